@@ -1,0 +1,44 @@
+"""Settings of the engine, with defaults that suit a small machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Limits of one engine. Raises ValueError for values that could never serve a request."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto takes CUDA where there is one."""
+    dtype: str = "auto"
+    """auto, float32, bfloat16 or float16; auto is bfloat16 on CUDA and on CPUs that have it."""
+    max_running: int = 64
+    """Sequences in one step."""
+    max_waiting: int = 512
+    """Sequences that may wait; more are refused with QueueFullError."""
+    max_batch_tokens: int = 512
+    """Tokens per step: decode rows first, the rest goes to prefill chunks."""
+    max_context: int = 0
+    """Tokens of prompt and completion together; 0 takes the base model's own limit."""
+    kv_block_size: int = 16
+    """Tokens per KV block."""
+    kv_cache_bytes: int = 0
+    """Bytes for the KV cache; 0 is 1 GiB on CPU, 80 % of free memory on CUDA."""
+    prefix_caching: bool = True
+    max_adapters: int = 64
+    """Adapter slots: versions resident on the device at once."""
+    max_adapter_bytes: int = 2 << 30
+    """Largest adapter accepted, in bytes of tensors on disk."""
+    trust_hub: bool = False
+    """Let `base` be a hub id that is fetched; a local directory needs no network."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_running", "max_batch_tokens", "kv_block_size", "max_adapters"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("max_waiting", "max_context", "kv_cache_bytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.max_batch_tokens < self.max_running:
+            raise ValueError("max_batch_tokens must be at least max_running: each running sequence decodes one token a step")

@@ -1,0 +1,78 @@
+"""Every error that the runtime raises on purpose, one class per way a caller can react."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class LoramuxError(Exception):
+    """Base class of all errors raised by the runtime."""
+
+
+@dataclass(frozen=True)
+class FieldViolation:
+    """One bad field of a request: its name and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+class InvalidRequestError(LoramuxError):
+    """The request can never succeed as it is: bad sampling value, empty or overlong prompt."""
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        self.violations = tuple(violations)
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in self.violations))
+
+
+class UnknownAdapterError(LoramuxError):
+    """No adapter is loaded under this id."""
+
+    def __init__(self, adapter_id: str) -> None:
+        self.adapter_id = adapter_id
+        super().__init__(f"adapter {adapter_id!r} is not loaded")
+
+
+class AdapterError(LoramuxError):
+    """The adapter's files are unreadable, corrupt, or use something the runtime cannot apply."""
+
+
+class BaseMismatchError(AdapterError):
+    """The adapter was made for another base: a target module is missing or has another shape."""
+
+
+class AdapterInUseError(LoramuxError):
+    """Unload was refused: requests still hold leases on the adapter."""
+
+
+class AdapterCapacityError(LoramuxError):
+    """Every adapter slot is taken."""
+
+
+class BaseModelError(LoramuxError):
+    """The base model cannot be loaded, or its architecture cannot be served faithfully."""
+
+
+class QueueFullError(LoramuxError):
+    """The waiting queue is full; try again after `retry_after_s` seconds."""
+
+    def __init__(self, limit: int, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(f"the waiting queue holds its limit of {limit} sequences")
+
+
+class RequestCancelledError(LoramuxError):
+    """The request was cancelled by its caller."""
+
+
+class RequestTimeoutError(LoramuxError):
+    """The request's deadline passed before it finished."""
+
+
+class EngineStoppedError(LoramuxError):
+    """The engine is draining or stopped and takes no new requests."""
+
+
+class EngineFailedError(LoramuxError):
+    """The engine thread failed; no request can be served until the process restarts."""
