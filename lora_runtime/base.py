@@ -1,0 +1,147 @@
+"""The frozen base model: loaded once by transformers, never changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from . import kernels
+from .errors import BaseModelError
+from .model import attention
+from .model.projection import LoraProjection, wrap_projections
+from .model.state import StepState
+
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+_PLAIN_ROPE = {"default", "linear", "llama3", "yarn", "proportional"}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class BaseModel:
+    """A causal language model with loramux's projections and attention swapped in.
+
+    `projections` maps module paths, as PEFT names them, to the wrapped linears; `kv_shapes` lists
+    (kv_heads, key dim, value dim) per layer; `identity` is a SHA-256 over the files' headers.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, identity: str) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.identity = identity
+        self.device: torch.device = model.device
+        self.dtype: torch.dtype = model.dtype
+        self.config = model.config.get_text_config()
+        self.max_context = _check_architecture(model, self.config)
+        self._module_names = frozenset(name for name, _ in model.named_modules())
+        self.num_parameters = sum(p.numel() for p in model.parameters())
+        self.forward_lock = threading.Lock()
+        """Engines that share a base in one process take turns."""
+        self.state = StepState(kernels.select(self.device))
+        self.projections: dict[str, LoraProjection] = wrap_projections(model, self.state, model.get_output_embeddings())
+        attention.register()
+        attention.attach(model, self.state)
+        model.set_attn_implementation(attention.IMPLEMENTATION)
+        self.kv_shapes = self._dry_run()
+        self.eos_token_ids = _eos_ids(model, tokenizer)
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto",
+             trust_hub: bool = False) -> BaseModel:
+        """Load a directory with config.json, safetensors and a tokenizer, or a hub id if `trust_hub`.
+
+        Raises BaseModelError when it is not there, not safetensors, or not servable faithfully.
+        """
+        path = Path(source)
+        if not path.is_dir() and not trust_hub:
+            raise BaseModelError(f"base model {str(source)!r} is not a directory (hub ids need trust_hub)")
+        target = resolve_device(device)
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                source, dtype=resolve_dtype(dtype, target), use_safetensors=True, trust_remote_code=False,
+                attn_implementation="eager",
+            )
+            model = model.to(target)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise BaseModelError(f"base model {str(source)!r} cannot be loaded: {error}") from error
+        return cls(model, tokenizer, path.name if path.is_dir() else str(source), _identity(path, model))
+
+    def has_module(self, path: str) -> bool:
+        """Whether the base has any module at this path, a target projection or not."""
+        return path in self._module_names
+
+    @torch.inference_mode()
+    def _dry_run(self) -> list[tuple[int, int, int]]:
+        """One small forward: shows that every layer uses our attention, and its KV shapes."""
+        tokens = torch.zeros(1, 4, dtype=torch.long, device=self.device)
+        self.model(input_ids=tokens, position_ids=torch.arange(4, device=self.device)[None], use_cache=False)
+        shapes, layers = self.state.kv_shapes, self.config.num_hidden_layers
+        if sorted(shapes) != list(range(layers)):
+            raise BaseModelError(
+                f"{type(self.model).__name__} runs attention in layers {sorted(shapes)} of {layers} through the "
+                "attention interface: not supported"
+            )
+        return [shapes[i] for i in range(layers)]
+
+
+def resolve_device(device: str) -> torch.device:
+    """auto takes CUDA where there is one. Raises BaseModelError for a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+        torch.empty(1, device=target)
+    except (RuntimeError, AssertionError) as error:
+        raise BaseModelError(f"device {device!r} is not available: {error}") from error
+    return target
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """auto takes bfloat16 on CUDA and on CPUs with bf16 instructions, else float32."""
+    if dtype == "auto":
+        fast = device.type == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)
+        return torch.bfloat16 if fast else torch.float32
+    if dtype not in _DTYPES:
+        raise BaseModelError(f"dtype {dtype!r} is none of auto, {', '.join(_DTYPES)}")
+    return _DTYPES[dtype]
+
+
+def _check_architecture(model: Any, config: Any) -> int:
+    """The longest context that is served faithfully; raises BaseModelError for unknown layer kinds."""
+    if not getattr(model, "_supports_attention_backend", False) or config.is_encoder_decoder:
+        raise BaseModelError(f"{type(model).__name__} does not support pluggable attention in transformers")
+    unknown = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES
+    if unknown:
+        raise BaseModelError(f"{type(model).__name__} has layers of type {sorted(unknown)}: not supported")
+    limit = int(config.max_position_embeddings)
+    rope = getattr(config, "rope_parameters", None) or {}
+    for params in [rope] if "rope_type" in rope else [p for p in rope.values() if isinstance(p, dict)]:
+        if params["rope_type"] not in _PLAIN_ROPE:
+            # These change every row's angles once any row of the batch is long: stay below that.
+            limit = min(limit, int(params.get("original_max_position_embeddings") or limit))
+    return limit
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    ids: set[int] = set()
+    for value in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
+        ids.update(value if isinstance(value, list) else [] if value is None else [value])
+    return frozenset(ids)
+
+
+def _identity(path: Path, model: Any) -> str:
+    """SHA-256 of the config and of every safetensors header and size: cheap, and blind only to
+    changed values under unchanged shapes."""
+    digest = hashlib.sha256(model.config.to_json_string(use_diff=False).encode())
+    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else []:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            digest.update(stream.read(min(length, 100 << 20)))
+        digest.update(str(file.stat().st_size).encode())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""The frozen base forward: transformers' modules with loramux's projections and attention."""

@@ -1,0 +1,58 @@
+"""loramux's attention behind transformers' attention interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AttentionInterface
+
+from ..errors import BaseModelError
+from .state import StepState
+
+IMPLEMENTATION = "loramux"
+_KNOWN_KWARGS = {"position_ids", "position_embeddings", "use_cache", "is_causal", "output_attentions", "sliding_window",
+                 "softcap", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "past_key_values",
+                 "return_dict"}
+
+
+def register() -> None:
+    """Make the implementation known to transformers. No mask function: masks come from the plan."""
+    AttentionInterface.register(IMPLEMENTATION, forward)
+
+
+def attach(model: nn.Module, state: StepState) -> None:
+    """Give every attention module of the base its step state."""
+    for module in model.modules():
+        if isinstance(getattr(module, "layer_idx", None), int):
+            module.loramux_state = state  # type: ignore[assignment]
+
+
+def forward(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+    attention_mask: torch.Tensor | None, scaling: float | None = None, dropout: float = 0.0,
+    sliding_window: int | None = None, softcap: float | None = None, **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """query: (1, heads, T, d), key and value: (1, kv_heads, T, d) → (1, T, heads, d_v).
+
+    Raises BaseModelError for an argument it does not know, rather than computing something else.
+    """
+    state: StepState = module.loramux_state  # type: ignore[assignment]
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if state.plan is None or state.cache is None:
+        unknown = [k for k, v in kwargs.items() if k not in _KNOWN_KWARGS and v is not None]
+        if unknown or attention_mask is not None:
+            raise BaseModelError(f"attention of {type(module).__name__} needs {unknown or 'a mask'}: not supported")
+        state.kv_shapes[layer] = (key.shape[1], key.shape[-1], value.shape[-1])
+        groups = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale).transpose(1, 2), None
+    state.cache.write(layer, state.plan.new_slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    out = state.kernels.attention(
+        query[0].transpose(0, 1), state.cache.keys[layer], state.cache.values[layer], state.plan,
+        scaling=scale, window=sliding_window, softcap=softcap,
+    )
+    return out[None], None

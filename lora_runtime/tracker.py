@@ -1,0 +1,42 @@
+"""A request while it lives in the engine, and its record when it ends."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from .adapters.registry import AdapterVersion
+from .handle import RequestHandle
+from .sequence import Sequence
+from .types import RequestRecord
+
+
+@dataclass
+class LiveRequest:
+    """All choices of one request and the lease they share."""
+
+    handle: RequestHandle
+    adapter: AdapterVersion | None
+    sequences: list[Sequence]
+
+    @property
+    def deadline(self) -> float | None:
+        """On the monotonic clock, seconds."""
+        timeout = self.handle.request.timeout_s
+        return None if timeout is None else self.sequences[0].arrived + timeout
+
+    def record(self, outcome: str) -> RequestRecord:
+        first, now = self.sequences[0], time.monotonic()
+        return RequestRecord(
+            request_id=self.handle.request_id,
+            adapter_id=self.handle.request.adapter_id,
+            adapter_version=self.handle.adapter_version,
+            outcome=outcome,
+            prompt_tokens=first.num_prompt,
+            cached_tokens=first.cached_tokens or 0,
+            completion_tokens=sum(s.num_generated for s in self.sequences),
+            queue_s=(first.scheduled_at or now) - first.arrived,
+            ttft_s=None if first.first_token_at is None else first.first_token_at - first.arrived,
+            e2e_s=now - first.arrived,
+            itl_s=tuple(first.token_gaps),
+        )
