@@ -38,13 +38,13 @@ def convert(gguf: Path, target: Path) -> None:
             **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
         )
         # The quantized file is the origin, not the form: what is saved is plain float32.
-        for attribute in ("quantization_config",):
-            if hasattr(model.config, attribute):
-                delattr(model.config, attribute)
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
         tokenizer = AutoTokenizer.from_pretrained(**where)
         print(f"saving {target}", flush=True)
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
+        Path(scratch).chmod(0o755)  # temporary directories are private
         shutil.move(scratch, target)
         Path(scratch).mkdir()  # the context manager removes it
 

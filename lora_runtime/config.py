@@ -41,4 +41,4 @@ class EngineConfig:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.max_batch_tokens < self.max_running:
-            raise ValueError("max_batch_tokens must be at least max_running: each running sequence decodes one token a step")
+            raise ValueError("max_batch_tokens must be at least max_running: each sequence decodes a token a step")

@@ -40,6 +40,7 @@ from .sequence import Sequence
 from .tokenization import encode
 from .tracker import LiveRequest
 from .types import (
+    MAX_ID_LENGTH,
     AdapterInfo,
     EngineInfo,
     EngineObserver,
@@ -131,7 +132,7 @@ class Engine:
         if self._thread is None:
             return
         with self._inbox:
-            self._inbox.wait_for(lambda: not self._live and not self._new or self._failure, drain_s)
+            self._inbox.wait_for(lambda: not (self._live or self._new) or self._failure, drain_s)
             self._stopping = True
             self._inbox.notify_all()
         if self._thread is not threading.current_thread():
@@ -141,6 +142,13 @@ class Engine:
 
     def submit(self, request: Request) -> RequestHandle:
         """Validate, tokenize, lease the adapter and queue. Runs on the caller's thread."""
+        try:
+            return self._submit(request)
+        except LoramuxError as error:
+            self._observers.notify("on_request_rejected", request, error)
+            raise
+
+    def _submit(self, request: Request) -> RequestHandle:
         self._check_admitting()
         request.validate()
         prompt = encode(request, self.base.tokenizer, self._vocab_size, self.max_context)
@@ -180,8 +188,8 @@ class Engine:
         """
         source = Path(path)
         name = source.name if adapter_id is None else adapter_id
-        if not name or len(name) > 256 or not name.isprintable():
-            raise AdapterError(f"adapter id {name[:64]!r} must have 1 to 256 printable characters")
+        if not 1 <= len(name) <= MAX_ID_LENGTH or not name.isprintable():
+            raise AdapterError(f"adapter id {name[:64]!r} must have 1 to {MAX_ID_LENGTH} printable characters")
         if not source.is_dir():
             raise AdapterError(f"adapter path {source.name!r} is not a directory")
         started = time.monotonic()
@@ -249,8 +257,9 @@ class Engine:
             request, request.request_id or uuid.uuid4().hex, prompt, adapter.version if adapter else "", self._cancel)
         params = request.sampling
         max_tokens = min(params.max_new_tokens, self.max_context - len(prompt))
+        tokenizer = self.base.tokenizer
         sequences = [
-            Sequence(handle, i, prompt, params, adapter, IncrementalDetokenizer(self.base.tokenizer, prompt), max_tokens)
+            Sequence(handle, i, prompt, params, adapter, IncrementalDetokenizer(tokenizer, prompt), max_tokens)
             for i in range(params.n)
         ]
         return LiveRequest(handle, adapter, sequences)
@@ -293,7 +302,8 @@ class Engine:
     def _collect_work(self) -> bool:
         """Wait for work and take it in; False when the engine is to stop."""
         with self._inbox:
-            self._inbox.wait_for(lambda: self._stopping or self._new or self._cancelled or self._live or self._forgotten)
+            self._inbox.wait_for(
+                lambda: self._stopping or self._new or self._cancelled or self._live or self._forgotten)
             if self._stopping:
                 return False
             new, self._new = self._new, []

@@ -112,7 +112,9 @@ class RequestHandle:
 
 def _merge(events: list[TokenEvent]) -> Choice:
     last = events[-1]
-    assert last.finish_reason is not None and last.usage is not None and last.timings is not None
+    assert last.finish_reason is not None
+    assert last.usage is not None
+    assert last.timings is not None
     token_ids: tuple[int, ...] = sum((e.token_ids for e in events), ())
     logprobs: tuple[TokenLogprob, ...] = sum((e.logprobs for e in events), ())
     return Choice(

@@ -12,7 +12,9 @@ BlockKey = tuple[str, bytes]
 """(adapter version, chained digest of all tokens up to the block's end)."""
 
 
-def block_keys(version: str, token_ids: Sequence[int], block_size: int, known: Sequence[BlockKey] = ()) -> list[BlockKey]:
+def block_keys(
+    version: str, token_ids: Sequence[int], block_size: int, known: Sequence[BlockKey] = ()
+) -> list[BlockKey]:
     """Keys of every full block of `token_ids`, continuing after the `known` ones.
 
     The version is part of the key: a KV prefix depends on the adapter that computed it.

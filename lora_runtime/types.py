@@ -11,6 +11,7 @@ MAX_CHOICES = 16
 MAX_LOGPROBS = 20
 MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 1024
+MAX_ID_LENGTH = 256
 
 
 class FinishReason(StrEnum):
@@ -98,6 +99,8 @@ class Request:
     def validate(self) -> None:
         """Raises InvalidRequestError that names every field that is wrong by itself."""
         violations = self.sampling.violations()
+        if len(self.adapter_id) > MAX_ID_LENGTH:
+            violations.append(FieldViolation("adapter_id", f"at most {MAX_ID_LENGTH} characters"))
         given = [n for n in ("prompt", "token_ids", "messages") if getattr(self, n) is not None]
         if len(given) != 1:
             violations.append(FieldViolation(
@@ -284,6 +287,9 @@ class EngineObserver:
 
     def on_request_finished(self, record: RequestRecord) -> None:
         """A request has ended, whatever its outcome."""
+
+    def on_request_rejected(self, request: Request, error: Exception) -> None:
+        """`submit` raised `error`: the request was never queued. Called on the caller's thread."""
 
     def on_adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
         """An adapter version is ready to serve."""

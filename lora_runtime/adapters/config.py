@@ -105,7 +105,7 @@ def parse_config(config: dict[str, Any]) -> LoraSpec:
         raise AdapterError(f"config field 'bias' = {config['bias']!r} is not supported: only 'none' is")
     init = config.get("init_lora_weights", True)
     if not isinstance(init, bool) and init not in _HARMLESS_INIT:
-        raise AdapterError(f"config field 'init_lora_weights' = {init!r} is not supported: it changes the base's weights")
+        raise AdapterError(f"config field 'init_lora_weights' = {init!r} is not supported: it changes the base")
     return LoraSpec(
         rank=_number(config, "r", int, 8),
         alpha=_number(config, "lora_alpha", float, 8),

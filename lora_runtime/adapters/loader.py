@@ -120,7 +120,8 @@ def _apply(name: str, a: torch.Tensor, b: torch.Tensor, spec: LoraSpec, base: Ba
     projection, rank = base.projections[name], spec.rank_of(name)
     # PEFT keeps A (r, in) and B (out, r) in this layout for Conv1D too: fan_in_fan_out is about W only.
     if a.ndim != 2 or b.ndim != 2 or a.shape[0] != rank or b.shape[1] != rank:
-        raise AdapterError(f"module {name!r}: A {tuple(a.shape)} and B {tuple(b.shape)} do not have the config's rank {rank}")
+        shapes = f"A {tuple(a.shape)} and B {tuple(b.shape)}"
+        raise AdapterError(f"module {name!r}: {shapes} do not have the config's rank {rank}")
     if (b.shape[0], a.shape[1]) != (projection.out_features, projection.in_features):
         raise BaseMismatchError(
             f"module {name!r}: the adapter maps {a.shape[1]} → {b.shape[0]} features, the base model "

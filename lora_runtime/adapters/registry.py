@@ -52,7 +52,6 @@ class AdapterRegistry:
         self._resident: set[AdapterVersion] = set()
         self._unloading: set[str] = set()
 
-
     def publish(self, adapter_id: str, source: Path, loaded: LoadedAdapter) -> AdapterInfo:
         """Point `adapter_id` at a new version; running requests finish on the old one.
 

@@ -1,0 +1,1 @@
+"""loramux's gRPC server: services, configuration, command line, metrics and health."""

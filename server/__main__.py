@@ -1,0 +1,5 @@
+"""`python -m server` is `loramux`."""
+
+from .cli import main
+
+main()

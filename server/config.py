@@ -1,0 +1,91 @@
+"""All settings in one typed object: flags, then LORAMUX_* variables, then a YAML file, then defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+if TYPE_CHECKING:
+    from lora_runtime import EngineConfig
+
+
+class Settings(BaseSettings):
+    """Every setting of `loramux serve`. A field's description is its flag's help text."""
+
+    model_config = SettingsConfigDict(env_prefix="LORAMUX_", extra="forbid")
+
+    base: str = Field(
+        description="Base model: a directory with config.json and safetensors, or a hub id with --trust-hub.")
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.")
+    port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
+    metrics_port: int = Field(9464, ge=0, le=65535, description="HTTP port of /metrics; 0 switches it off.")
+    adapters: dict[str, str] = Field(
+        default_factory=dict, description="Adapter to load at start, NAME=DIRECTORY; repeatable.")
+    adapter_roots: list[Path] = Field(
+        default_factory=list,
+        description="Directory that LoadAdapter calls may load from; repeatable. Without one, they are refused.")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N; auto takes CUDA where there is one.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto is bfloat16 on CUDA and on CPUs that have it, else float32.")
+    max_running: int = Field(64, ge=1, description="Sequences in one step.")
+    max_waiting: int = Field(512, ge=0, description="Sequences that may wait; more get RESOURCE_EXHAUSTED.")
+    max_batch_tokens: int = Field(512, ge=1, description="Tokens in one step, decode rows and prefill chunks together.")
+    max_context: int = Field(
+        0, ge=0, description="Tokens of prompt and completion together; 0 is the base model's limit.")
+    kv_block_size: int = Field(16, ge=1, description="Tokens per KV block.")
+    kv_cache_bytes: int = Field(
+        0, ge=0, description="Bytes for the KV cache; 0 is 1 GiB on CPU, 80 % of free memory on CUDA.")
+    prefix_caching: bool = Field(True, description="Reuse the KV of prompt prefixes.")
+    max_adapters: int = Field(64, ge=1, description="Adapter slots: versions on the device at once.")
+    max_adapter_bytes: int = Field(2 << 30, ge=1, description="Largest adapter file accepted, in bytes.")
+    trust_hub: bool = Field(False, description="Let --base be a hub id that is fetched over the network.")
+    max_message_bytes: int = Field(4 << 20, ge=1024, description="Largest gRPC message accepted or sent, in bytes.")
+    keepalive_s: float = Field(30, gt=0, description="Seconds between keepalive pings on an idle connection.")
+    drain_s: float = Field(30, ge=0, description="Seconds that running requests get to finish after SIGTERM.")
+    metrics_adapter_labels: int = Field(
+        100, ge=0, description="Adapters with a metrics label of their own; later ones count as 'other'.")
+    log_format: Literal["json", "console"] = Field("json", description="Form of log lines on standard error.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
+
+    def engine_config(self) -> EngineConfig:
+        """The engine's part. Raises ValueError for values that contradict each other."""
+        from lora_runtime import EngineConfig  # imports torch: only where an engine is wanted
+
+        names = EngineConfig.__dataclass_fields__
+        return EngineConfig(**{name: getattr(self, name) for name in names})
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags arrive as `init`; the YAML file is named by `load`."""
+        yaml = YamlConfigSettingsSource(settings_cls, yaml_file=cls.model_config.get("yaml_file"))
+        return init_settings, env_settings, yaml
+
+
+class SettingsError(Exception):
+    """The settings are wrong; the message names each field."""
+
+
+def load(flags: dict[str, Any], config_file: Path | None = None) -> Settings:
+    """Merge all sources. Raises SettingsError."""
+    if config_file is not None and not config_file.is_file():
+        raise SettingsError(f"config file {config_file} does not exist")
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(env_prefix="LORAMUX_", extra="forbid", yaml_file=config_file)
+
+    try:
+        settings = FromFile(**{k: v for k, v in flags.items() if v not in (None, [], {})})
+        settings.engine_config()
+        return settings
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()]
+        raise SettingsError("; ".join(problems)) from error
+    except ValueError as error:
+        raise SettingsError(str(error)) from error

@@ -1,0 +1,83 @@
+"""The runtime's errors as gRPC statuses with google.rpc details."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+import grpc
+import structlog
+from google.protobuf import any_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from lora_runtime import (
+    AdapterCapacityError,
+    AdapterError,
+    AdapterInUseError,
+    BaseMismatchError,
+    EngineStoppedError,
+    FieldViolation,
+    InvalidRequestError,
+    QueueFullError,
+    RequestCancelledError,
+    RequestTimeoutError,
+    UnknownAdapterError,
+)
+
+log = structlog.get_logger("loramux.server")
+
+# First match wins: BaseMismatchError is an AdapterError. What is not listed is INTERNAL.
+_CODES: list[tuple[type[Exception], grpc.StatusCode]] = [
+    (UnknownAdapterError, grpc.StatusCode.NOT_FOUND),
+    (InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT),
+    (QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (BaseMismatchError, grpc.StatusCode.FAILED_PRECONDITION),
+    (AdapterError, grpc.StatusCode.INVALID_ARGUMENT),
+    (AdapterInUseError, grpc.StatusCode.FAILED_PRECONDITION),
+    (AdapterCapacityError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (RequestTimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (RequestCancelledError, grpc.StatusCode.CANCELLED),
+    (EngineStoppedError, grpc.StatusCode.UNAVAILABLE),
+    (PermissionError, grpc.StatusCode.PERMISSION_DENIED),
+]
+
+
+async def abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:
+    """End the call with the status that `error` maps to."""
+    code = next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+    message = str(error)
+    if code is grpc.StatusCode.INTERNAL:
+        log.error("call failed", error=repr(error), exc_info=error)
+        message = "the server failed to serve this request"  # the details are in the log, not for callers
+    status = status_pb2.Status(code=code.value[0], message=message, details=[_pack(d) for d in _details(error)])
+    await context.abort_with_status(rpc_status.to_status(status))
+    raise AssertionError("abort_with_status does not return")
+
+
+def invalid(field: str, description: str) -> InvalidRequestError:
+    """An error about one field that the runtime does not see."""
+    return InvalidRequestError([FieldViolation(field, description)])
+
+
+def _details(error: Exception) -> Sequence[Message]:
+    if isinstance(error, UnknownAdapterError):
+        return [error_details_pb2.ResourceInfo(
+            resource_type="loramux.v1.Adapter", resource_name=error.adapter_id, description=str(error))]
+    if isinstance(error, InvalidRequestError):
+        violation = error_details_pb2.BadRequest.FieldViolation
+        return [error_details_pb2.BadRequest(
+            field_violations=[violation(field=v.field, description=v.description) for v in error.violations])]
+    if isinstance(error, QueueFullError):
+        delay = Duration()
+        delay.FromMilliseconds(int(error.retry_after_s * 1000))
+        return [error_details_pb2.RetryInfo(retry_delay=delay)]
+    return []
+
+
+def _pack(detail: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed

@@ -1,0 +1,120 @@
+"""Prometheus metrics, fed by the engine's events."""
+
+from __future__ import annotations
+
+import threading
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from lora_runtime import AdapterInfo, Engine, EngineObserver, Request, RequestRecord, StepStats
+
+_LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+class Metrics(EngineObserver):
+    """One registry per server. At most `max_adapter_labels` adapters get a label of their own."""
+
+    def __init__(self, max_adapter_labels: int) -> None:
+        self.registry = CollectorRegistry()
+        self._limit = max_adapter_labels
+        self._labels: set[str] = set()
+        self._lock = threading.Lock()
+        self._requests = self._counter("requests", "Requests that ended.", "adapter", "outcome")
+        self._rejected = self._counter("requests_rejected", "Requests refused before they were queued.", "reason")
+        self._prompt = self._counter("prompt_tokens", "Prompt tokens.", "adapter")
+        self._cached = self._counter("prefix_cache_hit_tokens", "Prompt tokens found in the prefix cache.", "adapter")
+        self._completion = self._counter("completion_tokens", "Generated tokens.", "adapter")
+        self._ttft = self._histogram("time_to_first_token_seconds", "Arrival to first token.", _LATENCY)
+        self._itl = self._histogram("inter_token_latency_seconds", "Between tokens of a sequence.", _LATENCY)
+        self._queue = self._histogram("queue_seconds", "Arrival to first step.", _LATENCY)
+        self._e2e = self._histogram("request_seconds", "Arrival to end.", _LATENCY)
+        self._step = self._histogram("step_seconds", "One engine step.", _LATENCY)
+        self._tokens = self._histogram("step_tokens", "Tokens in a step.", _SIZES)
+        self._sequences = self._histogram("step_sequences", "Sequences in a step.", _SIZES)
+        self._distinct = self._histogram("step_distinct_adapters", "Distinct adapters in a step.", (0, *_SIZES))
+        self._loads = self._counter("adapter_loads", "Adapter versions loaded.")
+        self._load_time = self._histogram("adapter_load_seconds", "Reading, checking and copying one.", _LATENCY)
+        self._evictions = self._counter("adapter_evictions", "Adapter versions freed.", "reason")
+        self._failed = Gauge("loramux_engine_failed", "1 once the engine has failed.", registry=self.registry)
+
+    def attach(self, engine: Engine) -> None:
+        """Take events from `engine` and read its gauges at every scrape."""
+        engine.add_observer(self)
+        self.registry.register(_EngineGauges(engine))
+
+    def on_step(self, stats: StepStats) -> None:
+        self._step.observe(stats.duration_s)
+        self._tokens.observe(stats.tokens)
+        self._sequences.observe(stats.sequences)
+        self._distinct.observe(stats.distinct_adapters)
+
+    def on_request_finished(self, record: RequestRecord) -> None:
+        adapter = self._label(record.adapter_id)
+        self._requests.labels(adapter, record.outcome).inc()
+        self._prompt.labels(adapter).inc(record.prompt_tokens)
+        self._cached.labels(adapter).inc(record.cached_tokens)
+        self._completion.labels(adapter).inc(record.completion_tokens)
+        self._queue.observe(record.queue_s)
+        self._e2e.observe(record.e2e_s)
+        if record.ttft_s is not None:
+            self._ttft.observe(record.ttft_s)
+        for gap in record.itl_s:
+            self._itl.observe(gap)
+
+    def on_request_rejected(self, request: Request, error: Exception) -> None:
+        self._rejected.labels(type(error).__name__.removesuffix("Error")).inc()
+
+    def on_adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
+        self._loads.inc()
+        self._load_time.observe(seconds)
+
+    def on_adapter_evicted(self, info: AdapterInfo, reason: str) -> None:
+        self._evictions.labels(reason).inc()
+
+    def on_engine_failed(self, error: BaseException) -> None:
+        self._failed.set(1)
+
+    def _label(self, adapter_id: str) -> str:
+        """Bounds the number of time series, whatever ids clients make up."""
+        if not adapter_id:
+            return "base"
+        with self._lock:
+            if len(self._labels) < self._limit:
+                self._labels.add(adapter_id)
+            return adapter_id if adapter_id in self._labels else "other"
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"loramux_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"loramux_{name}", text, buckets=buckets, registry=self.registry)
+
+
+class _EngineGauges(Collector):
+    """Values that the engine knows best at the moment of the scrape."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        stats, info = self._engine.stats(), self._engine.info()
+        gauges = [
+            ("running_sequences", "Sequences in the running batch.", stats.running),
+            ("waiting_sequences", "Sequences in the queue.", stats.waiting),
+            ("kv_blocks_used", "KV blocks held by live sequences.", stats.kv_blocks_used),
+            ("kv_blocks_cached", "Unused KV blocks that hold a reusable prefix.", stats.kv_blocks_cached),
+            ("kv_blocks", "KV blocks in all.", stats.kv_blocks_total),
+            ("resident_adapters", "Adapter versions on the device.", stats.adapters),
+            ("resident_adapter_bytes", "Their bytes.", stats.adapter_bytes),
+            ("adapter_leases", "Requests that hold an adapter.", stats.leases),
+            ("preemptions", "Sequences preempted since start.", stats.preemptions),
+        ]
+        families = [GaugeMetricFamily(f"loramux_{name}", text, value=value) for name, text, value in gauges]
+        labels = {"version": info.version, "base_model": info.base_model, "device": info.device, "dtype": info.dtype,
+                  **{f"kernel_{op}": name for op, name in info.kernels.items()}}
+        about = GaugeMetricFamily("loramux_info", "What runs.", labels=list(labels))
+        about.add_metric(list(labels.values()), 1)
+        return [*families, about]

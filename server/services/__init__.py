@@ -1,0 +1,1 @@
+"""One module per gRPC service; each maps messages to the engine's public API and back."""

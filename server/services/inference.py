@@ -1,0 +1,118 @@
+"""Inference: Generate and GenerateStream."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+from loramux.v1 import inference_pb2 as pb
+from loramux.v1 import inference_pb2_grpc
+
+from lora_runtime import ChatMessage, Engine, FinishReason, Request, RequestHandle, SamplingParams, TokenLogprob
+
+from .. import errors
+
+_OPTIONAL = ("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty",
+             "frequency_penalty", "seed", "logprobs", "n")
+_REASONS = {
+    FinishReason.EOS: pb.FINISH_REASON_EOS,
+    FinishReason.STOP: pb.FINISH_REASON_STOP,
+    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
+}
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{0,128}")
+
+
+class InferenceService(inference_pb2_grpc.InferenceServicer):
+    """Each call owns one RequestHandle, and cancels it however the call ends."""
+
+    def __init__(self, engine: Callable[[], Engine]) -> None:
+        self._engine = engine
+
+    async def Generate(self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> pb.GenerateResponse:
+        handle: RequestHandle | None = None
+        try:
+            handle = await self._submit(request, context)
+            done = await handle.aresult()
+        except Exception as error:
+            await errors.abort(context, error)
+        finally:
+            if handle is not None:
+                handle.cancel()
+        return pb.GenerateResponse(
+            request_id=done.request_id, adapter_id=done.adapter_id, adapter_version=done.adapter_version,
+            text=done.text,
+            choices=[
+                pb.Choice(
+                    index=c.index, text=c.text, token_ids=c.token_ids, logprobs=[_logprob(p) for p in c.logprobs],
+                    finish_reason=_REASONS[c.finish_reason], usage=pb.Usage(**vars(c.usage)),
+                    timings=pb.Timings(**vars(c.timings)),
+                )
+                for c in done.choices
+            ],
+        )
+
+    async def GenerateStream(
+        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.GenerateStreamResponse]:
+        handle: RequestHandle | None = None
+        try:
+            handle = await self._submit(request, context)
+            async for e in handle:
+                yield pb.GenerateStreamResponse(
+                    request_id=handle.request_id, adapter_id=request.adapter_id,
+                    adapter_version=handle.adapter_version, index=e.index, text=e.text, token_ids=e.token_ids,
+                    logprobs=[_logprob(p) for p in e.logprobs],
+                    finish_reason=_REASONS[e.finish_reason] if e.finish_reason else pb.FINISH_REASON_UNSPECIFIED,
+                    usage=pb.Usage(**vars(e.usage)) if e.usage else None,
+                    timings=pb.Timings(**vars(e.timings)) if e.timings else None,
+                )
+        except Exception as error:
+            await errors.abort(context, error)
+        finally:
+            if handle is not None:
+                handle.cancel()
+
+    async def _submit(self, message: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> RequestHandle:
+        """Tokenizing takes milliseconds: not on the event loop."""
+        request = to_request(message, context.time_remaining())
+        submitting = asyncio.ensure_future(asyncio.to_thread(self._engine().submit, request))
+        try:
+            return await asyncio.shield(submitting)
+        except asyncio.CancelledError:
+            # The call is gone but the thread is not: free what it will have submitted.
+            submitting.add_done_callback(_cancel_late)
+            raise
+
+
+def to_request(message: pb.GenerateRequest, timeout_s: float | None) -> Request:
+    """Raises InvalidRequestError for a request id that cannot be logged safely."""
+    if not _REQUEST_ID.fullmatch(message.request_id):
+        raise errors.invalid("request_id", "must be at most 128 visible ASCII characters")
+    sampling = {name: getattr(message, name) for name in _OPTIONAL if message.HasField(name)}
+    return Request(
+        # proto3 has no "set but empty" here: with no other input it is an empty prompt.
+        prompt=message.prompt if message.prompt or not (message.token_ids or message.messages) else None,
+        token_ids=tuple(message.token_ids) or None,
+        messages=tuple(ChatMessage(m.role, m.content) for m in message.messages) or None,
+        adapter_id=message.adapter_id,
+        sampling=SamplingParams(
+            **sampling, stop=tuple(message.stop), stop_token_ids=tuple(message.stop_token_ids),
+            ignore_eos=message.ignore_eos,
+        ),
+        request_id=message.request_id,
+        timeout_s=timeout_s,
+    )
+
+
+def _cancel_late(submitting: asyncio.Future[RequestHandle]) -> None:
+    if not submitting.cancelled() and submitting.exception() is None:
+        submitting.result().cancel()
+
+
+def _logprob(p: TokenLogprob) -> pb.TokenLogprob:
+    return pb.TokenLogprob(
+        token_id=p.token_id, logprob=p.logprob,
+        top=[pb.TokenLogprob(token_id=token, logprob=value) for token, value in p.top],
+    )
