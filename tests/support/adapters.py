@@ -1,0 +1,37 @@
+"""Random PEFT adapters, written by PEFT itself, and ways to damage them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+
+def save_adapter(base: Path, directory: Path, seed: int = 0, config: PeftConfig | None = None, **lora: Any) -> Path:
+    """An adapter with random A and B (PEFT's own start has B = 0, which would hide errors)."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    config = config or LoraConfig(task_type="CAUSAL_LM", **({"r": 4, "target_modules": ["q_proj", "v_proj"]} | lora))
+    peft_model = get_peft_model(model, config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in peft_model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.15, generator=generator)
+    peft_model.save_pretrained(directory)
+    return directory
+
+
+def edit_config(directory: Path, **fields: Any) -> None:
+    path = directory / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def edit_tensors(directory: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    path = directory / "adapter_model.safetensors"
+    save_file(change(load_file(path)), path)

@@ -1,0 +1,75 @@
+"""Tiny random base models of every supported architecture, with a byte-level tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+BOS, EOS, VOCAB = 256, 257, 258
+MAX_POSITIONS = 512
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
+
+_SHAPE = {
+    "vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": MAX_POSITIONS, "initializer_range": 0.25,
+    "bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": EOS,
+}
+_ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention"]
+
+ARCHITECTURES: dict[str, Callable[[], PretrainedConfig]] = {
+    "llama": lambda: LlamaConfig(**_SHAPE),
+    "qwen2": lambda: Qwen2Config(**_SHAPE),
+    "qwen3": lambda: Qwen3Config(**_SHAPE, head_dim=24),
+    "mistral": lambda: MistralConfig(**_SHAPE, sliding_window=12),
+    "gemma2": lambda: Gemma2Config(
+        **_SHAPE, head_dim=16, sliding_window=12, query_pre_attn_scalar=20, attn_logit_softcapping=5.0,
+        final_logit_softcapping=10.0, layer_types=_ALTERNATING),
+    "gemma3": lambda: Gemma3TextConfig(
+        **_SHAPE, head_dim=16, sliding_window=12, query_pre_attn_scalar=20, layer_types=_ALTERNATING),
+    "phi3": lambda: Phi3Config(**_SHAPE),
+    "gpt2": lambda: GPT2Config(
+        vocab_size=VOCAB, n_embd=64, n_layer=3, n_head=4, n_positions=MAX_POSITIONS, initializer_range=0.25,
+        bos_token_id=BOS, eos_token_id=EOS),
+}
+
+
+def make_tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
+    """One token per UTF-8 byte: every script can be spelled, and characters break across tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {char: i for i, char in enumerate(alphabet)} | {"<s>": BOS, "</s>": EOS}
+    raw = Tokenizer(models.BPE(vocabulary, []))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    raw.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>")
+    if chat:
+        tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def save_base(directory: Path, architecture: str = "llama", seed: int = 0, chat: bool = True) -> Path:
+    """A servable base directory: config.json, safetensors, tokenizer."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(ARCHITECTURES[architecture](), dtype=torch.float32)
+    with torch.no_grad():  # biases and norms start at constants: make them matter
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(directory)
+    make_tokenizer(chat).save_pretrained(directory)
+    return directory

@@ -1,0 +1,75 @@
+"""What PEFT gives for one adapter alone: the yardstick for every row of a mixed batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from lora_runtime import Engine
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Greedy tokens (N,) and the logits (N, vocab) that they were taken from."""
+
+    tokens: list[int]
+    logits: torch.Tensor
+
+
+class PeftReference:
+    """A float32 base with adapters, run by transformers and PEFT, one request at a time."""
+
+    def __init__(self, base: Path, adapters: Mapping[str, Path]) -> None:
+        # Eager attention: the only one that knows soft capping.
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
+        first, *rest = adapters
+        self._model = PeftModel.from_pretrained(model, adapters[first], adapter_name=first)
+        for name in rest:
+            self._model.load_adapter(adapters[name], adapter_name=name)
+        self._model.eval()
+
+    def greedy(self, adapter_id: str, prompt: Sequence[int], count: int) -> Expected:
+        if not adapter_id:
+            with self._model.disable_adapter():
+                return self._generate(prompt, count)
+        self._model.set_adapter(adapter_id)
+        return self._generate(prompt, count)
+
+    @torch.inference_mode()
+    def _generate(self, prompt: Sequence[int], count: int) -> Expected:
+        ids = torch.tensor([list(prompt)])
+        out = self._model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=count,
+            min_new_tokens=count, eos_token_id=None, pad_token_id=0, output_logits=True, return_dict_in_generate=True,
+        )
+        return Expected(out.sequences[0, ids.shape[1] :].tolist(), torch.stack(out.logits, 1)[0])
+
+
+class LogitsRecorder:
+    """Keeps the logits of every sampled row, by request id: more than the API shows of them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._rows: dict[str, list[torch.Tensor]] = {}
+        forward = engine._runner.forward
+
+        def recording(batch):
+            logits = forward(batch)
+            for seq, row in zip(batch.sampling, logits, strict=True):
+                self._rows.setdefault(seq.handle.request_id, []).append(row.clone())
+            return logits
+
+        engine._runner.forward = recording
+
+    def of(self, request_id: str) -> torch.Tensor:
+        """(tokens, vocab)."""
+        return torch.stack(self._rows[request_id])
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference, as a part of the largest expected value."""
+    return float((actual - expected).abs().max() / expected.abs().max())
