@@ -63,14 +63,15 @@ class StopMatcher:
     def push(self, text: str) -> tuple[str, bool]:
         """Text that is safe to emit, and whether a stop string was completed.
 
-        The earliest stop string wins; nothing of it nor behind it is emitted.
+        The stop string that is complete first wins (of two that end together, the longer), however
+        the text is cut into pushes; nothing of it nor behind it is emitted.
         """
         if not self._stops:
             return text, False
         self._held += text
-        hits = [at for at in (self._held.find(s) for s in self._stops) if at >= 0]
+        hits = [(at + len(s), at) for s in self._stops if (at := self._held.find(s)) >= 0]
         if hits:
-            safe, self._held = self._held[: min(hits)], ""
+            safe, self._held = self._held[: min(hits)[1]], ""
             return safe, True
         keep = max(self._overlap(s) for s in self._stops)
         cut = len(self._held) - keep

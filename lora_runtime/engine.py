@@ -294,7 +294,7 @@ class Engine:
         try:
             while self._collect_work():
                 self._step()
-            self._end_all(RequestCancelledError("the engine was shut down"), "cancelled")
+            self._end_all(EngineStoppedError("the engine was shut down"), "cancelled")
         except BaseException as error:
             log.exception("the engine thread failed")
             self._fail(error)

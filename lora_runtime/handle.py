@@ -14,7 +14,7 @@ class RequestHandle:
     """Iterate it, with `for` or `async for`, for the TokenEvents of all choices.
 
     Iteration ends after the last choice's final event and raises RequestTimeoutError,
-    RequestCancelledError or EngineFailedError when the request ended so. One consumer per handle;
+    RequestCancelledError, EngineStoppedError or EngineFailedError when the request ended so. One consumer per handle;
     `cancel` may be called from any thread.
     """
 

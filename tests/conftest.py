@@ -26,10 +26,8 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_adapters(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Eight adapters a0 ... a7 of the tiny Llama, of different ranks."""
     root = tmp_path_factory.mktemp("adapters")
-    return {
-        f"a{i}": save_adapter(tiny_base, root / f"a{i}", seed=i, r=i + 1, target_modules=["q_proj", "v_proj", "up_proj"])
-        for i in range(8)
-    }
+    targets = ["q_proj", "v_proj", "up_proj"]
+    return {f"a{i}": save_adapter(tiny_base, root / f"a{i}", seed=i, r=i + 1, target_modules=targets) for i in range(8)}
 
 
 @pytest.fixture

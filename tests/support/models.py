@@ -23,7 +23,9 @@ from transformers import (
 
 BOS, EOS, VOCAB = 256, 257, 258
 MAX_POSITIONS = 512
-TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
+)
 
 _SHAPE = {
     "vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -73,3 +75,8 @@ def save_base(directory: Path, architecture: str = "llama", seed: int = 0, chat:
     model.save_pretrained(directory)
     make_tokenizer(chat).save_pretrained(directory)
     return directory
+
+SCRIPTS = [
+    "Plain words, and punctuation!", "Ünïcödé façade", "Привет, мир", "مرحبا بالعالم", "नमस्ते दुनिया", "你好，世界",
+    "こんにちは世界", "안녕하세요 세계", "👩‍👩‍👧‍👦 family 🏳️‍🌈 flag 🇫🇷", "mixed 混合 смесь 🎉 end",
+]

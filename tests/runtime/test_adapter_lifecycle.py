@@ -1,0 +1,125 @@
+"""Versions, aliases, leases and slots."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lora_runtime import (
+    AdapterCapacityError,
+    AdapterInfo,
+    AdapterInUseError,
+    Engine,
+    EngineObserver,
+    Request,
+    SamplingParams,
+    UnknownAdapterError,
+)
+
+from ..support.engines import slow_down
+
+LONG = SamplingParams(max_new_tokens=60, ignore_eos=True)
+SHORT = SamplingParams(max_new_tokens=8, ignore_eos=True)
+
+
+def test_info_reports_what_was_applied(engine: Engine) -> None:
+    info = engine.get_adapter("a3")
+    assert info.max_rank == 4
+    assert {m.name.split(".")[-1] for m in info.modules} == {"q_proj", "v_proj", "up_proj"}
+    assert {m.scaling for m in info.modules} == {8 / 4}
+    assert [a.adapter_id for a in engine.list_adapters()] == [f"a{i}" for i in range(8)]
+
+
+def test_version_is_the_content(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], tmp_path: Path) -> None:
+    engine = make_engine()
+    first = engine.load_adapter(tiny_adapters["a0"], "x")
+    copy = engine.load_adapter(shutil.copytree(tiny_adapters["a0"], tmp_path / "copy"), "y")
+    assert first.version == copy.version != engine.load_adapter(tiny_adapters["a1"], "z").version
+    assert engine.load_adapter(tiny_adapters["a0"], "x").version == first.version
+
+
+def test_reload_moves_the_name_and_never_serves_stale_kv(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]
+) -> None:
+    engine = make_engine()
+    slow_down(engine)
+    request = Request(prompt="a prompt of more than one block of tokens", adapter_id="x", sampling=SHORT)
+    outputs = {}
+    for name in ("a6", "a7"):
+        engine.load_adapter(tiny_adapters[name], name)
+        outputs[name] = engine.generate(Request(prompt=request.prompt, adapter_id=name, sampling=SHORT)).text
+    old = engine.load_adapter(tiny_adapters["a6"], "x")
+    running = engine.submit(request)
+    new = engine.load_adapter(tiny_adapters["a7"], "x")
+    after = engine.generate(request)
+    assert (running.adapter_version, running.result().text) == (old.version, outputs["a6"])
+    assert (after.adapter_version, after.text) == (new.version, outputs["a7"])
+    assert outputs["a6"] != outputs["a7"]
+    assert engine.stats().adapters == 3  # the old version of x is gone
+
+
+def test_unload_frees_memory(engine: Engine) -> None:
+    before = engine.stats()
+    version = engine._registry.lease("a5")
+    engine._registry.release(version)
+    tensor = weakref.ref(next(iter(version.weights.values())).a)
+    del version
+    size = engine.get_adapter("a5").num_bytes
+    engine.generate(Request(prompt="hi", adapter_id="a5", sampling=SHORT))
+    engine.unload_adapter("a5")
+    gc.collect()
+    after = engine.stats()
+    assert tensor() is None
+    assert before.adapter_bytes - after.adapter_bytes == size > 0
+    assert before.adapters - after.adapters == 1
+    with pytest.raises(UnknownAdapterError):
+        engine.submit(Request(prompt="hi", adapter_id="a5"))
+
+
+def test_unload_refuses_or_waits_for_leases(engine: Engine) -> None:
+    slow_down(engine)
+    handle = engine.submit(Request(prompt="hi", adapter_id="a1", sampling=LONG))
+    with pytest.raises(AdapterInUseError, match="a1"):
+        engine.unload_adapter("a1")
+    assert engine.get_adapter("a1").leases == 1
+    waiter = threading.Thread(target=engine.unload_adapter, args=("a1", 60))
+    waiter.start()
+    assert len(handle.result().choices[0].token_ids) == LONG.max_new_tokens
+    waiter.join()
+    with pytest.raises(UnknownAdapterError):
+        engine.get_adapter("a1")
+
+
+def test_slots_are_limited(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]) -> None:
+    engine = make_engine(max_adapters=2)
+    engine.load_adapter(tiny_adapters["a0"], "x")
+    engine.load_adapter(tiny_adapters["a1"], "y")
+    with pytest.raises(AdapterCapacityError):
+        engine.load_adapter(tiny_adapters["a2"], "z")
+    engine.load_adapter(tiny_adapters["a2"], "x")  # replacing needs no further slot
+    engine.unload_adapter("y")
+    engine.load_adapter(tiny_adapters["a3"], "z")
+    assert [a.adapter_id for a in engine.list_adapters()] == ["x", "z"]
+
+
+def test_observers_hear_of_loads_and_evictions(engine: Engine, tiny_adapters: dict[str, Path]) -> None:
+    heard: list[tuple[str, str]] = []
+
+    class Ear(EngineObserver):
+        def on_adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
+            heard.append(("loaded", info.adapter_id))
+
+        def on_adapter_evicted(self, info: AdapterInfo, reason: str) -> None:
+            heard.append((reason, info.version))
+
+    engine.add_observer(Ear())
+    old = engine.get_adapter("a0").version
+    new = engine.load_adapter(tiny_adapters["a4"], "a0").version
+    engine.unload_adapter("a0")
+    assert heard == [("replaced", old), ("loaded", "a0"), ("unloaded", new)]
