@@ -36,7 +36,9 @@ def test_info_reports_what_was_applied(engine: Engine) -> None:
     assert [a.adapter_id for a in engine.list_adapters()] == [f"a{i}" for i in range(8)]
 
 
-def test_version_is_the_content(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], tmp_path: Path) -> None:
+def test_version_is_the_content(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
     engine = make_engine()
     first = engine.load_adapter(tiny_adapters["a0"], "x")
     copy = engine.load_adapter(shutil.copytree(tiny_adapters["a0"], tmp_path / "copy"), "y")
