@@ -1,0 +1,22 @@
+"""A served tiny base with eight adapters."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from ..support.servers import Harness, make_settings, running
+
+
+@pytest.fixture(scope="session")
+def adapter_root(tiny_adapters: dict[str, Path]) -> Path:
+    return tiny_adapters["a0"].parent
+
+
+@pytest_asyncio.fixture
+async def served(tiny_base: Path, tiny_adapters: dict[str, Path], adapter_root: Path) -> AsyncIterator[Harness]:
+    async with running(make_settings(tiny_base, tiny_adapters, adapter_roots=[adapter_root])) as harness:
+        yield harness

@@ -1,0 +1,188 @@
+"""Every error through a real channel: the code, and the google.rpc detail."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2
+from loramux.v1 import adapters_pb2
+
+from ..support.adapters import edit_config, save_adapter
+from ..support.engines import break_down, is_idle, slow_down
+from ..support.models import save_base
+from ..support.servers import Harness, detail, make_settings, running
+
+Code = grpc.StatusCode
+LONG = {"prompt": "hi", "max_new_tokens": 400, "ignore_eos": True}
+
+
+async def refused(call: Any, code: grpc.StatusCode) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    assert caught.value.code() is code, caught.value
+    return caught.value
+
+
+async def drain(stream: Any) -> None:
+    async for _ in stream:
+        pass
+
+
+async def test_unknown_adapter(served: Harness) -> None:
+    for call in (served.generate(adapter_id="nope", prompt="hi"), drain(served.stream(adapter_id="nope", prompt="hi"))):
+        info = detail(await refused(call, Code.NOT_FOUND), error_details_pb2.ResourceInfo)
+        assert (info.resource_type, info.resource_name) == ("loramux.v1.Adapter", "nope")
+
+
+@pytest.mark.parametrize(("fields", "names"), [
+    ({"max_new_tokens": 0}, "max_new_tokens"), ({"temperature": -1}, "temperature"),
+    ({"temperature": float("nan")}, "temperature"), ({"top_p": 0}, "top_p"), ({"top_p": 1.5}, "top_p"),
+    ({"min_p": 2}, "min_p"), ({"repetition_penalty": 0}, "repetition_penalty"),
+    ({"presence_penalty": 3}, "presence_penalty"), ({"frequency_penalty": float("inf")}, "frequency_penalty"),
+    ({"seed": 2**63}, "seed"), ({"stop": [""]}, "stop"), ({"stop": ["x"] * 17}, "stop"),
+    ({"logprobs": 21}, "logprobs"), ({"n": 0}, "n"), ({"n": 17}, "n"), ({"prompt": ""}, "prompt"),
+    ({"token_ids": [1]}, "prompt"), ({"prompt": "x" * 600}, "prompt"), ({"prompt": "", "token_ids": [999]}, "token_ids"),
+    ({"adapter_id": "x" * 300}, "adapter_id"), ({"request_id": "two words"}, "request_id"),
+], ids=lambda v: str(v)[:40])
+async def test_invalid_fields(served: Harness, fields: dict, names: str) -> None:
+    error = await refused(served.generate(**({"prompt": "hi"} | fields)), Code.INVALID_ARGUMENT)
+    violations = detail(error, error_details_pb2.BadRequest).field_violations
+    assert [v.field for v in violations] == [names]
+    assert all(v.description for v in violations)
+
+
+async def test_several_violations_are_all_named(served: Harness) -> None:
+    error = await refused(served.generate(prompt="hi", top_p=2, n=0), Code.INVALID_ARGUMENT)
+    fields = {v.field for v in detail(error, error_details_pb2.BadRequest).field_violations}
+    assert fields == {"top_p", "n"}
+
+
+async def test_messages_without_a_template(tmp_path: Path) -> None:
+    async with running(make_settings(save_base(tmp_path / "base", chat=False))) as served:
+        call = served.generate(messages=[{"role": "user", "content": "hi"}])
+        error = await refused(call, Code.INVALID_ARGUMENT)
+        assert detail(error, error_details_pb2.BadRequest).field_violations[0].field == "messages"
+
+
+async def test_full_queue(tiny_base: Path) -> None:
+    async with running(make_settings(tiny_base, max_running=1, max_waiting=1)) as served:
+        slow_down(served.app.engine)
+        streams = [served.stream(**LONG) for _ in range(2)]
+        await streams[0].read()
+        await asyncio.sleep(0.2)  # the second one waits in the queue
+        error = await refused(served.generate(prompt="hi"), Code.RESOURCE_EXHAUSTED)
+        assert detail(error, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
+        for stream in streams:
+            stream.cancel()
+        assert is_idle(await served.idle_stats())
+
+
+async def test_adapter_of_another_base(tiny_base: Path, tmp_path: Path) -> None:
+    other = save_base(tmp_path / "phi3", "phi3")
+    save_adapter(other, tmp_path / "roots" / "foreign", target_modules=["qkv_proj"])
+    async with running(make_settings(tiny_base, adapter_roots=[tmp_path / "roots"])) as served:
+        request = adapters_pb2.LoadAdapterRequest(path="foreign")
+        error = await refused(served.adapters.LoadAdapter(request), Code.FAILED_PRECONDITION)
+        assert "qkv_proj" in error.details()
+        await refused(served.generate(adapter_id="foreign", prompt="hi"), Code.NOT_FOUND)
+
+
+async def test_unsupported_adapter(tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path) -> None:
+    edit_config(shutil.copytree(tiny_adapters["a0"], tmp_path / "dora"), use_dora=True)
+    async with running(make_settings(tiny_base, adapter_roots=[tmp_path])) as served:
+        request = adapters_pb2.LoadAdapterRequest(path="dora")
+        error = await refused(served.adapters.LoadAdapter(request), Code.INVALID_ARGUMENT)
+        assert "use_dora" in error.details()
+
+
+async def test_paths_outside_the_roots(tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", shutil.copytree(tiny_adapters["a0"], tmp_path / "outside")
+    linked = shutil.copytree(outside, root / "linked")
+    (linked / "adapter_model.safetensors").unlink()
+    (linked / "adapter_model.safetensors").symlink_to(outside / "adapter_model.safetensors")
+    (root / "link").symlink_to(outside)
+    async with running(make_settings(tiny_base, adapter_roots=[root])) as served:
+        for path in (str(outside), "../outside", "link", "linked", "/etc"):
+            await refused(
+                served.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(path=path, adapter_id="x")),
+                Code.PERMISSION_DENIED)
+    async with running(make_settings(tiny_base)) as served:
+        request = adapters_pb2.LoadAdapterRequest(path=str(outside))
+        await refused(served.adapters.LoadAdapter(request), Code.PERMISSION_DENIED)
+
+
+async def test_no_free_slot(tiny_base: Path, tiny_adapters: dict[str, Path], adapter_root: Path) -> None:
+    settings = make_settings(tiny_base, {"a0": tiny_adapters["a0"]}, adapter_roots=[adapter_root], max_adapters=1)
+    async with running(settings) as served:
+        await refused(
+            served.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(path="a1")), Code.RESOURCE_EXHAUSTED)
+
+
+async def test_deadline(served: Harness) -> None:
+    slow_down(served.app.engine)
+    await refused(drain(served.stream(timeout=0.3, adapter_id="a1", **LONG)), Code.DEADLINE_EXCEEDED)
+    assert is_idle(await served.idle_stats())
+
+
+async def test_cancellation(served: Harness) -> None:
+    slow_down(served.app.engine)
+    stream = served.stream(adapter_id="a1", **LONG)
+    await stream.read()
+    assert served.app.engine.stats().leases == 1
+    stream.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stream.read()
+    assert await stream.code() is Code.CANCELLED
+    unary = asyncio.ensure_future(served.generate(**LONG))
+    await asyncio.sleep(0.1)
+    unary.cancel()
+    assert is_idle(await served.idle_stats())
+
+
+async def test_message_too_large(tiny_base: Path) -> None:
+    async with running(make_settings(tiny_base, max_message_bytes=4096)) as served:
+        await refused(served.generate(prompt="x" * 10_000), Code.RESOURCE_EXHAUSTED)
+
+
+async def test_unavailable_before_loading_and_while_draining(tiny_base: Path) -> None:
+    async with running(make_settings(tiny_base), load=False) as served:
+        await refused(served.generate(prompt="hi"), Code.UNAVAILABLE)
+        await refused(drain(served.stream(prompt="hi")), Code.UNAVAILABLE)
+        await refused(served.adapters.ListAdapters(adapters_pb2.ListAdaptersRequest()), Code.UNAVAILABLE)
+    async with running(make_settings(tiny_base)) as served:
+        served.app.engine.stop_admitting()
+        await refused(served.generate(prompt="hi"), Code.UNAVAILABLE)
+
+
+async def test_a_bad_request_hurts_nobody(served: Harness) -> None:
+    good = [{"adapter_id": f"a{i}", "prompt": "hello", "max_new_tokens": 20, "ignore_eos": True} for i in range(4)]
+    alone = [(await served.generate(**fields)).text for fields in good]
+    bad = [{"adapter_id": "nope", "prompt": "x"}, {"prompt": ""}, {"prompt": "x" * 999}, {"prompt": "x", "top_p": 7}]
+    slow_down(served.app.engine)
+    calls = [asyncio.ensure_future(served.generate(**fields)) for fields in (*good, *bad)]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [r.text for r in results[:4]] == alone
+    assert all(isinstance(r, grpc.aio.AioRpcError) for r in results[4:])
+
+
+async def test_engine_failure_is_loud(served: Harness) -> None:
+    slow_down(served.app.engine, 0.05)
+    streams = [served.stream(adapter_id=f"a{i}", **LONG) for i in range(3)]
+    for stream in streams:
+        await stream.read()
+    break_down(served.app.engine)
+    for stream in streams:
+        error = await refused(drain(stream), Code.INTERNAL)
+        assert "device is gone" not in error.details()  # that is for the log
+    await refused(served.generate(prompt="hi"), Code.INTERNAL)
+    for name in ("", "loramux.v1.Inference", "loramux.v1.Adapters", "loramux.v1.Server"):
+        status = await served.health.Check(health_pb2.HealthCheckRequest(service=name))
+        assert status.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert served.app.metrics.registry.get_sample_value("loramux_engine_failed") == 1
+    assert served.app.engine.stats().leases == 0

@@ -1,0 +1,57 @@
+"""Health checking, reflection and GetServerInfo, as platforms and tools use them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from loramux.v1 import server_pb2
+
+from ..support.servers import Harness, make_settings, running
+
+SERVICES = ["", "loramux.v1.Inference", "loramux.v1.Adapters", "loramux.v1.Server"]
+Status = health_pb2.HealthCheckResponse
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_serving_only_once_loaded(tiny_base: Path, service: str) -> None:
+    request = health_pb2.HealthCheckRequest(service=service)
+    async with running(make_settings(tiny_base), load=False) as served:
+        watch = served.health.Watch(request)
+        assert (await watch.read()).status == Status.NOT_SERVING
+        assert (await served.health.Check(request)).status == Status.NOT_SERVING
+        await served.app.load()
+        assert (await watch.read()).status == Status.SERVING
+        assert (await served.health.Check(request)).status == Status.SERVING
+
+
+async def test_unknown_service(served: Harness) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await served.health.Check(health_pb2.HealthCheckRequest(service="nope"))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_reflection(served: Harness) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(served.channel)
+    requests = [reflection_pb2.ServerReflectionRequest(list_services=""),
+                reflection_pb2.ServerReflectionRequest(file_containing_symbol="loramux.v1.GenerateRequest")]
+    listed, file = [answer async for answer in stub.ServerReflectionInfo(iter(requests))]
+    names = {s.name for s in listed.list_services_response.service}
+    assert {*SERVICES[1:], "grpc.health.v1.Health"} <= names
+    assert b"adapter_id" in file.file_descriptor_response.file_descriptor_proto[0]
+
+
+async def test_server_info(served: Harness, tiny_base: Path) -> None:
+    info = await served.server.GetServerInfo(server_pb2.GetServerInfoRequest())
+    expected = served.app.engine.info()
+    assert (info.base_model, info.architecture) == (tiny_base.name, "LlamaForCausalLM")
+    assert (info.device, info.dtype, info.version) == ("cpu", "float32", expected.version)
+    assert dict(info.kernels) == expected.kernels
+    assert info.kernels
+    assert (info.limits.max_context, info.limits.max_running) == (512, 64)
+    assert info.limits.max_message_bytes == 4 << 20
+    assert (info.load.adapters, info.load.running, info.load.leases) == (8, 0, 0)
+    assert info.num_parameters == sum(p.numel() for p in served.app.engine.base.model.parameters())

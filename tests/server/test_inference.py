@@ -1,0 +1,117 @@
+"""Generate and GenerateStream: every input, option and response field."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from loramux.v1 import adapters_pb2, inference_pb2
+
+from ..support.models import SCRIPTS
+from ..support.servers import Harness
+
+EIGHT = {"max_new_tokens": 8, "ignore_eos": True}
+
+
+async def test_fields_of_a_response(served: Harness) -> None:
+    done = await served.generate(adapter_id="a3", prompt="hello", request_id="r-1", **EIGHT)
+    adapter = await served.adapters.GetAdapter(adapters_pb2.GetAdapterRequest(adapter_id="a3"))
+    assert (done.request_id, done.adapter_id, done.adapter_version) == ("r-1", "a3", adapter.version)
+    assert len(adapter.version) == 64
+    (choice,) = done.choices
+    assert (choice.text, len(choice.token_ids)) == (done.text, 8)
+    assert choice.finish_reason == inference_pb2.FINISH_REASON_LENGTH
+    usage = choice.usage
+    assert (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens) == (5, 0, 8)
+    assert choice.timings.prefill_s > 0
+    assert choice.timings.decode_s > 0
+    assert choice.timings.queue_s >= 0
+    assert not choice.logprobs
+
+
+async def test_base_and_adapters_differ(served: Harness) -> None:
+    """All at once: one mixed batch."""
+    names = ["", *(f"a{i}" for i in range(8))]
+    results = await asyncio.gather(*(served.generate(adapter_id=n, prompt="hello", **EIGHT) for n in names))
+    assert len({tuple(r.choices[0].token_ids) for r in results}) == len(names)
+    assert results[0].adapter_version == ""
+    assert len({r.adapter_version for r in results}) == len(names)
+
+
+async def test_the_three_inputs_agree(served: Harness) -> None:
+    rendered = "<user>hi\n<bot>"
+    by_messages = await served.generate(messages=[{"role": "user", "content": "hi"}], **EIGHT)
+    by_prompt = await served.generate(prompt=rendered, **EIGHT)
+    ids = served.app.engine.base.tokenizer(rendered)["input_ids"]
+    by_ids = await served.generate(token_ids=ids, **EIGHT)
+    assert by_messages.choices[0].token_ids == by_prompt.choices[0].token_ids == by_ids.choices[0].token_ids
+
+
+@pytest.mark.parametrize("text", SCRIPTS)
+@pytest.mark.parametrize("adapter", ["", "a5"])
+async def test_stream_equals_unary(served: Harness, text: str, adapter: str) -> None:
+    fields = {"prompt": text, "adapter_id": adapter, "max_new_tokens": 40, "ignore_eos": True, "stop": ["~~"]}
+    unary = await served.generate(**fields)
+    events = [event async for event in served.stream(**fields)]
+    assert "".join(e.text for e in events) == unary.text
+    assert [t for e in events for t in e.token_ids] == list(unary.choices[0].token_ids)
+    assert {e.adapter_version for e in events} == {unary.adapter_version}
+    assert [bool(e.finish_reason) for e in events] == [False] * (len(events) - 1) + [True]
+    assert events[-1].usage.completion_tokens == unary.choices[0].usage.completion_tokens
+    assert events[-1].HasField("timings")
+    assert not events[0].HasField("usage")
+
+
+async def test_finish_reasons(served: Harness) -> None:
+    plain = await served.generate(prompt="hello", **EIGHT)
+    tokens = list(plain.choices[0].token_ids)
+    by_token = (await served.generate(prompt="hello", stop_token_ids=[tokens[2]], **EIGHT)).choices[0]
+    assert by_token.finish_reason == inference_pb2.FINISH_REASON_STOP
+    assert list(by_token.token_ids) == tokens[: tokens.index(tokens[2]) + 1]
+    letter = next(c for c in plain.text if c != "\ufffd")
+    by_string = (await served.generate(prompt="hello", stop=[letter], **EIGHT)).choices[0]
+    assert by_string.finish_reason == inference_pb2.FINISH_REASON_STOP
+    assert by_string.text == plain.text[: plain.text.index(letter)]
+
+
+async def test_logprobs(served: Harness) -> None:
+    done = (await served.generate(prompt="hello", logprobs=3, **EIGHT)).choices[0]
+    assert [p.token_id for p in done.logprobs] == list(done.token_ids)
+    for p in done.logprobs:
+        assert len(p.top) == 3
+        assert (p.top[0].token_id, p.top[0].logprob) == (p.token_id, p.logprob)  # greedy takes the likeliest
+        assert p.logprob <= 0
+        assert [t.logprob for t in p.top] == sorted((t.logprob for t in p.top), reverse=True)
+    only_chosen = (await served.generate(prompt="hello", logprobs=0, **EIGHT)).choices[0]
+    assert [len(p.top) for p in only_chosen.logprobs] == [0] * 8
+
+
+async def test_choices_and_seed(served: Harness) -> None:
+    fields = {"prompt": "hello", "temperature": 1.0, "seed": 11, "n": 3, **EIGHT}
+    first, again = await served.generate(**fields), await served.generate(**fields)
+    assert [list(c.token_ids) for c in first.choices] == [list(c.token_ids) for c in again.choices]
+    assert len({tuple(c.token_ids) for c in first.choices}) == 3
+    streamed: dict[int, list[int]] = {}
+    async for event in served.stream(**fields):
+        streamed.setdefault(event.index, []).extend(event.token_ids)
+    assert streamed == {c.index: list(c.token_ids) for c in first.choices}
+
+
+async def test_sampling_options_reach_the_sampler(served: Harness) -> None:
+    greedy = await served.generate(prompt="hello", max_new_tokens=30, ignore_eos=True)
+    for option in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
+        same = await served.generate(prompt="hello", max_new_tokens=30, ignore_eos=True, temperature=1.0, **option)
+        assert same.choices[0].token_ids == greedy.choices[0].token_ids, option
+    for option in ({"repetition_penalty": 3.0}, {"presence_penalty": 2.0, "frequency_penalty": 2.0}):
+        other = await served.generate(prompt="hello", max_new_tokens=30, ignore_eos=True, **option)
+        assert other.choices[0].token_ids != greedy.choices[0].token_ids, option
+
+
+async def test_prefix_cache_is_reported(served: Harness) -> None:
+    prompt = "a prompt that is longer than one block of the KV cache"
+    first = await served.generate(adapter_id="a1", prompt=prompt, **EIGHT)
+    second = await served.generate(adapter_id="a1", prompt=prompt, **EIGHT)
+    other = await served.generate(adapter_id="a2", prompt=prompt, **EIGHT)
+    cached = [r.choices[0].usage.cached_tokens for r in (first, second, other)]
+    assert cached == [0, 48, 0]
+    assert first.text == second.text

@@ -1,0 +1,74 @@
+"""What a scrape of /metrics shows."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.request
+from pathlib import Path
+
+import grpc
+import pytest
+from loramux.v1 import adapters_pb2
+from prometheus_client.parser import text_string_to_metric_families
+
+from ..support.servers import free_port, make_settings, running
+
+
+async def scrape(port: int) -> dict[tuple[str, frozenset], float]:
+    def get() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
+            return response.read().decode()
+
+    families = text_string_to_metric_families(await asyncio.to_thread(get))
+    return {(s.name, frozenset(s.labels.items())): s.value for f in families for s in f.samples}
+
+
+async def test_scrape(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+    port = free_port()
+    two = {name: tiny_adapters[name] for name in ("a0", "a1")}
+    async with running(make_settings(tiny_base, two, metrics_port=port)) as served:
+        prompt = "a prompt that is longer than one block"
+        for _ in range(2):
+            await served.generate(adapter_id="a0", prompt=prompt, max_new_tokens=5, ignore_eos=True)
+        await served.generate(prompt="hi", max_new_tokens=3, ignore_eos=True)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await served.generate(prompt="")
+        await served.adapters.UnloadAdapter(adapters_pb2.UnloadAdapterRequest(adapter_id="a1"))
+        await served.idle_stats()
+        samples = await scrape(port)
+
+    def value(name: str, **labels: str) -> float:
+        return samples[f"loramux_{name}", frozenset(labels.items())]
+
+    assert value("requests_total", adapter="a0", outcome="ok") == 2
+    assert value("requests_total", adapter="base", outcome="ok") == 1
+    assert value("requests_rejected_total", reason="InvalidRequest") == 1
+    assert value("completion_tokens_total", adapter="a0") == 10
+    assert value("prefix_cache_hit_tokens_total", adapter="a0") == 32
+    assert value("time_to_first_token_seconds_count") == 3
+    assert value("inter_token_latency_seconds_count") == 4 + 4 + 2
+    assert value("queue_seconds_count") == value("request_seconds_count") == 3
+    assert value("step_sequences_count") == value("step_distinct_adapters_count") > 10
+    assert value("adapter_loads_total") == 2
+    assert value("adapter_evictions_total", reason="unloaded") == 1
+    assert value("resident_adapters") == 1
+    assert value("resident_adapter_bytes") > 0
+    assert value("running_sequences") == value("waiting_sequences") == value("adapter_leases") == 0
+    assert value("kv_blocks") > value("kv_blocks_used") == 0
+    assert value("kv_blocks_cached") > 0
+    assert value("engine_failed") == 0
+    (info,) = [dict(labels) for name, labels in samples if name == "loramux_info"]
+    assert info["kernel_lora"].startswith("torch/")
+
+
+async def test_label_cardinality_is_bounded(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+    async with running(make_settings(tiny_base, tiny_adapters, metrics_adapter_labels=3)) as served:
+        for name in tiny_adapters:
+            await served.generate(adapter_id=name, prompt="hi", max_new_tokens=1)
+        for i in range(20):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await served.generate(adapter_id=f"made-up-{i}", prompt="hi")
+        await served.idle_stats()
+        families = served.app.metrics.registry.collect()
+        labels = {s.labels["adapter"] for f in families for s in f.samples if "adapter" in s.labels}
+    assert labels == {"a0", "a1", "a2", "other"}

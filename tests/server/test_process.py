@@ -1,0 +1,126 @@
+"""The real process: signals, exit codes, logs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from loramux.v1 import inference_pb2, inference_pb2_grpc
+
+from ..support.servers import free_port
+
+ROOT = Path(__file__).parents[2]
+SERVING = health_pb2.HealthCheckResponse.SERVING
+SECRET = "the prompt is nobody's business"
+
+
+class Process:
+    """`loramux serve` on the tiny base; standard error goes to a file."""
+
+    def __init__(self, tmp_path: Path, *args: str, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.log = tmp_path / "server.log"
+        command = [sys.executable, "-m", "server", "serve", "--port", str(self.port), "--metrics-port", "0",
+                   "--dtype", "float32", "--kv-cache-bytes", str(8 << 20), *args]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, stderr=log)
+
+    @contextlib.contextmanager
+    def channel(self) -> Iterator[grpc.Channel]:
+        with grpc.insecure_channel(f"127.0.0.1:{self.port}") as channel:
+            yield channel
+
+    def wait_until_serving(self, channel: grpc.Channel) -> None:
+        grpc.channel_ready_future(channel).result(timeout=120)
+        for status in health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=120):
+            if status.status == SERVING:
+                return
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+    def lines(self) -> list[dict]:
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+
+def long_stream(channel: grpc.Channel):
+    request = inference_pb2.GenerateRequest(
+        prompt=SECRET, max_new_tokens=400, ignore_eos=True, request_id="r-77", adapter_id="a1")
+    return inference_pb2_grpc.InferenceStub(channel).GenerateStream(request)
+
+
+def test_sigterm_drains(tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+    server = Process(tmp_path, "--base", str(tiny_base), "--adapter", f"a1={tiny_adapters['a1']}", "--drain-s", "60")
+    with server.channel() as channel:
+        server.wait_until_serving(channel)
+        stream = long_stream(channel)
+        first = next(stream)
+        server.process.send_signal(signal.SIGTERM)
+        events = [first, *stream]
+        assert events[-1].finish_reason == inference_pb2.FINISH_REASON_LENGTH
+        assert sum(len(e.token_ids) for e in events) == 400
+        with pytest.raises(grpc.RpcError) as caught:
+            inference_pb2_grpc.InferenceStub(channel).Generate(inference_pb2.GenerateRequest(prompt="x"))
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert server.process.wait(timeout=60) == 0
+    check_logs(server)
+
+
+def check_logs(server: Process) -> None:
+    lines = server.lines()
+    events = [line["event"] for line in lines]
+    assert events.index("listening") < events.index("serving") < events.index("draining") < events.index("stopped")
+    (finished,) = [line for line in lines if line.get("request_id") == "r-77"]
+    assert (finished["event"], finished["outcome"], finished["adapter"]) == ("request finished", "ok", "a1")
+    assert finished["completion_tokens"] == 400
+    assert list(finished)[:3] == ["timestamp", "level", "event"]
+    assert SECRET not in server.log.read_text()
+
+
+def test_sigterm_without_patience(tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+    server = Process(tmp_path, "--base", str(tiny_base), "--adapter", f"a1={tiny_adapters['a1']}", "--drain-s", "0")
+    with server.channel() as channel:
+        server.wait_until_serving(channel)
+        stream = long_stream(channel)
+        next(stream)
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(grpc.RpcError):
+            list(stream)
+        assert stream.code() is grpc.StatusCode.UNAVAILABLE
+    assert server.process.wait(timeout=60) == 0
+
+
+def test_sigterm_while_loading(tmp_path: Path, tiny_base: Path) -> None:
+    server = Process(tmp_path, "--base", str(tiny_base))
+    with server.channel() as channel:
+        grpc.channel_ready_future(channel).result(timeout=120)
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize(("args", "says"), [
+    (["--base", "no/such/dir"], "is not a directory"),
+    (["--base", "BASE", "--adapter", "x=no/such/dir"], "is not a directory"),
+], ids=["base", "adapter"])
+def test_what_cannot_be_loaded_ends_the_process(tmp_path: Path, tiny_base: Path, args: list[str], says: str) -> None:
+    server = Process(tmp_path, *(str(tiny_base) if a == "BASE" else a for a in args))
+    assert server.process.wait(timeout=120) == 1
+    assert any(says in line.get("error", "") for line in server.lines())
+
+
+def test_a_taken_port_ends_the_process(tmp_path: Path, tiny_base: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        server = Process(tmp_path, "--base", str(tiny_base), port=taken.getsockname()[1])
+        assert server.process.wait(timeout=120) == 1
+    assert server.lines()[-1]["event"] == "the server cannot listen"
