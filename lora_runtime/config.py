@@ -16,7 +16,7 @@ class EngineConfig:
     max_running: int = 64
     """Sequences in one step."""
     max_waiting: int = 512
-    """Sequences that may wait; more are refused with QueueFullError."""
+    """Sequences that may wait beside `max_running` running ones; more are refused with QueueFullError."""
     max_batch_tokens: int = 512
     """Tokens per step: decode rows first, the rest goes to prefill chunks."""
     max_context: int = 0

@@ -81,7 +81,7 @@ class Engine:
         self._new: list[LiveRequest] = []
         self._cancelled: set[RequestHandle] = set()
         self._forgotten: list[str] = []
-        self._queued = 0  # sequences submitted but not yet running
+        self._unfinished = 0  # sequences that run or wait
         self._admitting = False
         self._stopping = False
         self._failure: BaseException | None = None
@@ -233,7 +233,7 @@ class Engine:
         adapters, adapter_bytes, leases = self._registry.totals()
         allocator = self._allocator
         with self._inbox:
-            running, waiting = len(self._scheduler.running), self._queued
+            running, waiting = self._load()
         return EngineStats(
             running=running, waiting=waiting, kv_blocks_used=allocator.num_used,
             kv_blocks_cached=allocator.num_cached, kv_blocks_total=allocator.num_blocks, adapters=adapters,
@@ -267,15 +267,16 @@ class Engine:
     def _enqueue(self, live: LiveRequest) -> None:
         with self._inbox:
             self._check_admitting()
-            if self._queued + len(live.sequences) > self.config.max_waiting + self._free_rows():
+            if self._unfinished + len(live.sequences) > self.config.max_running + self.config.max_waiting:
                 raise QueueFullError(self.config.max_waiting, _RETRY_AFTER_S)
-            self._queued += len(live.sequences)
+            self._unfinished += len(live.sequences)
             self._new.append(live)
             self._inbox.notify_all()
 
-    def _free_rows(self) -> int:
-        """Sequences that will run at once rather than wait."""
-        return max(0, self.config.max_running - len(self._scheduler.running))
+    def _load(self) -> tuple[int, int]:
+        """(running, waiting) sequences."""
+        running = len(self._scheduler.running)
+        return running, max(0, self._unfinished - running)
 
     def _cancel(self, handle: RequestHandle) -> None:
         with self._inbox:
@@ -328,7 +329,6 @@ class Engine:
         started = time.monotonic()
         rows = self._scheduler.schedule()
         if not rows:
-            self._count_queue()
             if self._live:
                 raise RuntimeError("requests are waiting but the scheduler can run none of them")
             return
@@ -343,7 +343,6 @@ class Engine:
             for seq, sampled in zip(batch.sampling, results, strict=True):
                 self._deliver(seq, sampled)
         self._steps += 1
-        self._count_queue()
         self._report_step(batch, len(rows), time.monotonic() - started)
 
     def _deliver(self, seq: Sequence, sampled: Sampled) -> None:
@@ -361,8 +360,7 @@ class Engine:
             self._end(live, EngineFailedError(f"output cannot be decoded: {error}"), "error")
             return
         if event.finish_reason is not None:
-            seq.finished = True
-            self._scheduler.finish(seq)
+            self._finish(seq)
             if all(s.finished for s in live.sequences):
                 self._close(live, "ok")
         seq.handle.push(event)
@@ -371,15 +369,20 @@ class Engine:
         """Take an unfinished request out and tell its caller why."""
         for seq in live.sequences:
             if not seq.finished:
-                self._scheduler.finish(seq)
+                self._finish(seq)
         self._close(live, outcome)
         live.handle.fail(error)
+
+    def _finish(self, seq: Sequence) -> None:
+        seq.finished = True
+        self._scheduler.finish(seq)
+        with self._inbox:
+            self._unfinished -= 1
 
     def _close(self, live: LiveRequest, outcome: str) -> None:
         """Everything is freed before the caller hears of the end."""
         if live.adapter is not None:
             self._registry.release(live.adapter)
-        self._count_queue()
         with self._inbox:
             self._live.pop(live.handle, None)
             self._inbox.notify_all()
@@ -401,14 +404,12 @@ class Engine:
         self._observers.notify("on_engine_failed", error)
         self._end_all(EngineFailedError("the engine has failed"), "error")
 
-    def _count_queue(self) -> None:
-        with self._inbox:
-            self._queued = len(self._scheduler.waiting) + sum(len(n.sequences) for n in self._new)
-
     def _report_step(self, batch: StepBatch, sequences: int, seconds: float) -> None:
+        with self._inbox:
+            running, waiting = self._load()
         stats = StepStats(
             duration_s=seconds, tokens=batch.token_ids.shape[0], sequences=sequences,
-            distinct_adapters=batch.distinct_adapters, running=len(self._scheduler.running), waiting=self._queued,
+            distinct_adapters=batch.distinct_adapters, running=running, waiting=waiting,
             kv_blocks_used=self._allocator.num_used, kv_blocks_total=self._allocator.num_blocks,
         )
         self._observers.notify("on_step", stats)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import yaml
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
@@ -64,8 +65,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags arrive as `init`; the YAML file is named by `load`."""
-        yaml = YamlConfigSettingsSource(settings_cls, yaml_file=cls.model_config.get("yaml_file"))
-        return init_settings, env_settings, yaml
+        file_settings = YamlConfigSettingsSource(settings_cls, yaml_file=cls.model_config.get("yaml_file"))
+        return init_settings, env_settings, file_settings
 
 
 class SettingsError(Exception):
@@ -82,10 +83,13 @@ def load(flags: dict[str, Any], config_file: Path | None = None) -> Settings:
 
     try:
         settings = FromFile(**{k: v for k, v in flags.items() if v not in (None, [], {})})
-        settings.engine_config()
-        return settings
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()]
         raise SettingsError("; ".join(problems)) from error
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise SettingsError(f"config file {config_file} is not a YAML mapping: {error}") from error
+    try:
+        settings.engine_config()
     except ValueError as error:
         raise SettingsError(str(error)) from error
+    return settings

@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import structlog
 
 from ..support.servers import Harness, make_settings, running
+
+
+# Log lines would mix with the output of commands that run in this process.
+structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,8 @@ LONG = {"prompt": "hi", "max_new_tokens": 40, "ignore_eos": True}
 
 async def test_load_get_unload(served: Harness, adapter_root: Path) -> None:
     by_relative = await served.adapters.LoadAdapter(pb.LoadAdapterRequest(path="a2", adapter_id="new"))
-    by_absolute = await served.adapters.LoadAdapter(pb.LoadAdapterRequest(path=str(adapter_root / "a2"), adapter_id="b"))
+    absolute = pb.LoadAdapterRequest(path=str(adapter_root / "a2"), adapter_id="b")
+    by_absolute = await served.adapters.LoadAdapter(absolute)
     assert by_relative.version == by_absolute.version
     assert (by_relative.adapter_id, by_relative.max_rank, len(by_relative.modules)) == ("new", 3, 9)
     assert by_relative.num_bytes > 0

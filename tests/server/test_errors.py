@@ -30,7 +30,7 @@ async def refused(call: Any, code: grpc.StatusCode) -> grpc.aio.AioRpcError:
 
 
 async def drain(stream: Any) -> None:
-    async for _ in stream:
+    while await stream.read() is not grpc.aio.EOF:
         pass
 
 
@@ -47,7 +47,8 @@ async def test_unknown_adapter(served: Harness) -> None:
     ({"presence_penalty": 3}, "presence_penalty"), ({"frequency_penalty": float("inf")}, "frequency_penalty"),
     ({"seed": 2**63}, "seed"), ({"stop": [""]}, "stop"), ({"stop": ["x"] * 17}, "stop"),
     ({"logprobs": 21}, "logprobs"), ({"n": 0}, "n"), ({"n": 17}, "n"), ({"prompt": ""}, "prompt"),
-    ({"token_ids": [1]}, "prompt"), ({"prompt": "x" * 600}, "prompt"), ({"prompt": "", "token_ids": [999]}, "token_ids"),
+    ({"token_ids": [1]}, "prompt"), ({"prompt": "x" * 600}, "prompt"),
+    ({"prompt": "", "token_ids": [999]}, "token_ids"),
     ({"adapter_id": "x" * 300}, "adapter_id"), ({"request_id": "two words"}, "request_id"),
 ], ids=lambda v: str(v)[:40])
 async def test_invalid_fields(served: Harness, fields: dict, names: str) -> None:

@@ -32,7 +32,8 @@ def test_every_engine_setting_arrives(yaml: Path) -> None:
 
 @pytest.mark.parametrize(("flags", "names"), [
     ({}, "base"), ({"base": "b", "port": 70000}, "port"), ({"base": "b", "dtype": "int3"}, "dtype"),
-    ({"base": "b", "nonsense": 1}, "nonsense"), ({"base": "b", "max_running": 64, "max_batch_tokens": 8}, "max_batch_tokens"),
+    ({"base": "b", "nonsense": 1}, "nonsense"),
+    ({"base": "b", "max_running": 64, "max_batch_tokens": 8}, "max_batch_tokens"),
     ({"base": "b", "keepalive_s": 0}, "keepalive_s"),
 ], ids=str)
 def test_refusals_name_the_field(flags: dict, names: str) -> None:
