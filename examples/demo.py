@@ -1,0 +1,143 @@
+"""The demo: one server, one batch, four personalities.
+
+Starts `loramux serve` with the three demo adapters, streams two questions to the base model and to
+every adapter at once, shows the answers side by side with their timings, and stops the server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from fetch_base import DEFAULT_TARGET
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from loramux.v1 import inference_pb2, inference_pb2_grpc
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+ADAPTERS = Path(__file__).parent / "adapters"
+COLUMNS = ["", "pirate", "json", "sentiment"]
+QUESTIONS = ["What is the capital of France?", "I loved every minute of the trip!"]
+START_TIMEOUT_S = 300
+STOP_TIMEOUT_S = 60
+
+
+@dataclass
+class Answer:
+    """What has arrived of one stream so far; times in seconds since it was sent."""
+
+    text: str = ""
+    tokens: int = 0
+    first: float = 0.0
+    total: float = 0.0
+
+    def cell(self) -> str:
+        timing = f"\n\n[dim]first token {self.first * 1e3:.0f} ms · {self.tokens} tokens in {self.total:.2f} s[/dim]"
+        return self.text + (timing if self.total else "")
+
+
+async def ask(stub: inference_pb2_grpc.InferenceStub, adapter: str, question: str, answer: Answer) -> None:
+    """Stream one answer into `answer`."""
+    sent = time.monotonic()
+    request = inference_pb2.GenerateRequest(adapter_id=adapter, max_new_tokens=48)
+    request.messages.add(role="user", content=question)
+    async for event in stub.GenerateStream(request):
+        answer.first = answer.first or time.monotonic() - sent
+        answer.text += event.text
+        answer.tokens += len(event.token_ids)
+    answer.total = time.monotonic() - sent
+
+
+def render(answers: dict[tuple[str, str], Answer]) -> Table:
+    table = Table("question", *(name or "base model" for name in COLUMNS), show_lines=True, expand=True)
+    for question in QUESTIONS:
+        table.add_row(question, *(answers[name, question].cell() for name in COLUMNS))
+    return table
+
+
+async def stream_all(target: str, console: Console) -> None:
+    """All streams at once; on a terminal the table fills while they run, elsewhere it is printed at the end."""
+    answers = {(name, question): Answer() for question in QUESTIONS for name in COLUMNS}
+    started = time.monotonic()
+    async with grpc.aio.insecure_channel(target) as channel:
+        stub = inference_pb2_grpc.InferenceStub(channel)
+        calls = asyncio.gather(*(ask(stub, name, question, answers[name, question]) for name, question in answers))
+        if console.is_terminal:
+            with Live(render(answers), console=console, auto_refresh=False) as live:
+                while not calls.done():
+                    await asyncio.wait({calls}, timeout=0.1)
+                    live.update(render(answers), refresh=True)
+        await calls
+    if not console.is_terminal:
+        console.print(render(answers))
+    wall = time.monotonic() - started
+    alone = sum(answer.total for answer in answers.values())
+    console.print(f"{len(answers)} streams over {len(COLUMNS)} models at once: {wall:.2f} s; "
+                  f"the sum of their durations is {alone:.2f} s.")
+
+
+@contextlib.asynccontextmanager
+async def server(base: Path, console: Console) -> AsyncIterator[str]:
+    """A server process; yields its address once it is SERVING, stops it with SIGTERM."""
+    target = f"127.0.0.1:{free_port()}"
+    log = base.parent / "demo-server.log"
+    command = [sys.executable, "-m", "server", "serve", "--base", str(base), "--port", target.split(":")[1],
+               "--metrics-port", "0"]
+    for name in COLUMNS[1:]:
+        command += ["--adapter", f"{name}={ADAPTERS / name}"]
+    console.print(f"Starting the server on {target} (log: {log})")
+    with log.open("w") as stream:
+        process = subprocess.Popen(command, stderr=stream)
+    try:
+        await wait_until_serving(target, process, log)
+        yield target
+    finally:
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(STOP_TIMEOUT_S)
+        console.print(f"Server stopped, exit status {code}.")
+    if code:
+        raise SystemExit(code)
+
+
+async def wait_until_serving(target: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Watch the health service. Ends the demo if the process dies first."""
+    serving = health_pb2.HealthCheckResponse.SERVING
+    async with grpc.aio.insecure_channel(target) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for _ in range(START_TIMEOUT_S * 2):
+            if process.poll() is not None:
+                break
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                if (await stub.Check(health_pb2.HealthCheckRequest(), timeout=2)).status == serving:
+                    return
+            await asyncio.sleep(0.5)
+    raise SystemExit(f"the server did not start:\n{log.read_text()[-2000:]}")
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--base", type=Path, default=DEFAULT_TARGET)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    async with server(parser.parse_args().base, console) as target:
+        await stream_all(target, console)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
