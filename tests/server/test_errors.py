@@ -74,9 +74,11 @@ async def test_messages_without_a_template(tmp_path: Path) -> None:
 async def test_full_queue(tiny_base: Path) -> None:
     async with running(make_settings(tiny_base, max_running=1, max_waiting=1)) as served:
         slow_down(served.app.engine)
-        streams = [served.stream(**LONG) for _ in range(2)]
+        streams = [served.stream(**LONG)]
         await streams[0].read()
-        await asyncio.sleep(0.2)  # the second one waits in the queue
+        streams.append(served.stream(**LONG))
+        while served.app.engine.stats().waiting == 0:
+            await asyncio.sleep(0.01)
         error = await refused(served.generate(prompt="hi"), Code.RESOURCE_EXHAUSTED)
         assert detail(error, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
         for stream in streams:
