@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
 from pathlib import Path
@@ -19,6 +20,8 @@ from .model.state import StepState
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _PLAIN_ROPE = {"default", "linear", "llama3", "yarn", "proportional"}
+# Config fields that say where a base lies or how it is run, not what it is.
+_INCIDENTAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -138,7 +141,8 @@ def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
 def _identity(path: Path, model: Any) -> str:
     """SHA-256 of the config and of every safetensors header and size: cheap, and blind only to
     changed values under unchanged shapes."""
-    digest = hashlib.sha256(model.config.to_json_string(use_diff=False).encode())
+    config = {k: v for k, v in model.config.to_dict().items() if k not in _INCIDENTAL}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for file in sorted(path.glob("*.safetensors")) if path.is_dir() else []:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")

@@ -15,6 +15,7 @@ from lora_runtime import (
     AdapterCapacityError,
     AdapterInfo,
     AdapterInUseError,
+    BaseModel,
     Engine,
     EngineObserver,
     Request,
@@ -23,6 +24,7 @@ from lora_runtime import (
 )
 
 from ..support.engines import slow_down
+from ..support.models import save_base
 
 LONG = SamplingParams(max_new_tokens=60, ignore_eos=True)
 SHORT = SamplingParams(max_new_tokens=8, ignore_eos=True)
@@ -125,3 +127,13 @@ def test_observers_hear_of_loads_and_evictions(engine: Engine, tiny_adapters: di
     new = engine.load_adapter(tiny_adapters["a4"], "a0").version
     engine.unload_adapter("a0")
     assert heard == [("replaced", old), ("loaded", "a0"), ("unloaded", new)]
+
+
+def test_version_does_not_depend_on_where_the_base_lies(
+    tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    moved = shutil.copytree(tiny_base, tmp_path / "moved")
+    other = save_base(tmp_path / "other", "qwen2")
+    identities = [BaseModel.load(p, dtype="float32").identity for p in (tiny_base, moved, other)]
+    assert identities[0] == identities[1] != identities[2]
+    assert BaseModel.load(tiny_base, dtype="bfloat16").identity == identities[0]
