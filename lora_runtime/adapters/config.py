@@ -54,12 +54,12 @@ class LoraSpec:
 
     def targets(self, modules: Iterable[str]) -> set[str]:
         """Those of the base's linear `modules` that the configuration targets, by PEFT's rules."""
-        return {m for m in modules if not _matches(self.exclude_modules, m) and self._is_target(m)}
+        return {m for m in modules if not matches(self.exclude_modules, m) and self._is_target(m)}
 
     def _is_target(self, module: str) -> bool:
         if isinstance(self.target_modules, str):
-            return self.target_modules.lower() == "all-linear" or _matches(self.target_modules, module)
-        if not _matches(self.target_modules, module):
+            return self.target_modules.lower() == "all-linear" or matches(self.target_modules, module)
+        if not matches(self.target_modules, module):
             return False
         return not self.layers_to_transform or self._layer_of(module) in self.layers_to_transform
 
@@ -120,7 +120,7 @@ def parse_config(config: dict[str, Any]) -> LoraSpec:
     )
 
 
-def _matches(rule: str | tuple[str, ...], module: str) -> bool:
+def matches(rule: str | tuple[str, ...], module: str) -> bool:
     """A string is a regular expression for the whole path, a list holds names or path ends."""
     if isinstance(rule, str):
         return re.fullmatch(rule, module) is not None

@@ -15,7 +15,7 @@ import torch
 from ..base import BaseModel
 from ..errors import AdapterError, BaseMismatchError
 from ..types import AppliedModule
-from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, parse_config, read_limited
+from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, matches, parse_config, read_limited
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -112,7 +112,7 @@ def _check_targets(spec: LoraSpec, present: Iterable[str], base: BaseModel) -> N
         raise AdapterError(f"target module {unfilled[0]!r} has no tensors in {WEIGHTS}")
     if not isinstance(spec.target_modules, str):
         for name in spec.target_modules:
-            if not any(m == name or m.endswith(f".{name}") for m in modules):
+            if not any(matches((name,), m) for m in modules):
                 raise BaseMismatchError(f"target module {name!r} is not in the base model: {made_for}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import AdapterCapacityError, AdapterInUseError, UnknownAdapterError
@@ -23,18 +24,18 @@ class AdapterVersion:
         self.retired: str | None = None
         """Why the version takes no new requests; its memory goes with the last lease."""
         self._source = source
-        self._loaded = loaded
+        self._about = replace(loaded, weights={})  # what is reported outlives the weights
         self._loaded_at = time.time()
 
     @property
     def num_bytes(self) -> int:
-        return self._loaded.num_bytes
+        return self._about.num_bytes
 
     def info(self) -> AdapterInfo:
-        loaded = self._loaded
+        about = self._about
         return AdapterInfo(
-            self.adapter_id, self.version, str(self._source), loaded.base_model_name, loaded.modules,
-            loaded.num_bytes, self.leases, self._loaded_at,
+            self.adapter_id, self.version, str(self._source), about.base_model_name, about.modules,
+            about.num_bytes, self.leases, self._loaded_at,
         )
 
 

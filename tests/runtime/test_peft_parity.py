@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_runtime import BaseModel, Engine, EngineConfig, Request, SamplingParams
+from lora_runtime.kv_cache import KVCache
 
 from ..support.adapters import save_adapter
 from ..support.models import ARCHITECTURES, save_base
@@ -110,7 +111,7 @@ def test_adapters_differ_from_the_base_and_each_other(case: Case) -> None:
 
 
 def _kv_bytes(case: Case, mode: str) -> int:
-    per_token = sum(h * (k + v) for h, k, v in case.base.kv_shapes) * 4
+    per_token = KVCache.bytes_per_token(case.base.kv_shapes, case.base.dtype)
     # Preemption: room for about four of the 24 sequences.
     return per_token * (8 * 50 if mode == "preempted" else 8 * 1000)
 

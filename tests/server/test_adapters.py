@@ -11,8 +11,7 @@ from google.rpc import error_details_pb2
 from loramux.v1 import adapters_pb2 as pb
 
 from ..support.engines import slow_down
-from ..support.servers import Harness, detail
-from .test_errors import refused
+from ..support.servers import Harness, detail, refused
 
 Code = grpc.StatusCode
 LONG = {"prompt": "hi", "max_new_tokens": 40, "ignore_eos": True}

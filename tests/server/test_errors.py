@@ -16,17 +16,10 @@ from loramux.v1 import adapters_pb2
 from ..support.adapters import edit_config, save_adapter
 from ..support.engines import break_down, is_idle, slow_down
 from ..support.models import save_base
-from ..support.servers import Harness, detail, make_settings, running
+from ..support.servers import Harness, detail, make_settings, refused, running
 
 Code = grpc.StatusCode
 LONG = {"prompt": "hi", "max_new_tokens": 400, "ignore_eos": True}
-
-
-async def refused(call: Any, code: grpc.StatusCode) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    assert caught.value.code() is code, caught.value
-    return caught.value
 
 
 async def drain(stream: Any) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_runtime import EngineConfig
 from server.config import Settings, SettingsError, load
 
 
@@ -28,6 +29,11 @@ def test_precedence(yaml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_engine_setting_arrives(yaml: Path) -> None:
     config = load({"max_context": 77, "dtype": "float16", "prefix_caching": False}, yaml).engine_config()
     assert (config.max_context, config.dtype, config.prefix_caching, config.max_running) == (77, "float16", False, 1)
+
+
+def test_defaults_are_the_engines() -> None:
+    """They stand in both places, since reading the engine's would import torch for every command."""
+    assert load({"base": "b"}).engine_config() == EngineConfig()
 
 
 @pytest.mark.parametrize(("flags", "names"), [

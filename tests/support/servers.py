@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2_grpc
 from grpc_status import rpc_status
@@ -74,6 +75,14 @@ async def running(settings: Settings, load: bool = True) -> AsyncIterator[Harnes
             yield Harness(app, target, channel)
     finally:
         await app.stop()
+
+
+async def refused(call: Any, code: grpc.StatusCode) -> grpc.aio.AioRpcError:
+    """Awaits a call that must fail with this code; the error."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    assert caught.value.code() is code, caught.value
+    return caught.value
 
 
 def detail(error: grpc.RpcError, kind: type[Message]) -> Any:
