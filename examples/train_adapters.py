@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,12 +98,14 @@ def train(name: str, recipe: Recipe, base_dir: Path) -> None:
 
 def save(model: PeftModel, out: Path) -> None:
     model.peft_config["default"].base_model_name_or_path = BASE_NAME
-    model.save_pretrained(out)
-    weights = out / "adapter_model.safetensors"
-    save_file({k: v.to(torch.bfloat16) for k, v in load_file(weights).items()}, weights, {"format": "pt"})
-    config = json.loads((out / "adapter_config.json").read_text())
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:  # PEFT writes an empty card too: ours stays
+        model.save_pretrained(scratch)
+        tensors = load_file(Path(scratch) / "adapter_model.safetensors")
+        config = json.loads((Path(scratch) / "adapter_config.json").read_text())
+    tensors = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+    save_file(tensors, out / "adapter_model.safetensors", {"format": "pt"})
     (out / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    (out / "README.md").unlink(missing_ok=True)  # PEFT's empty card
 
 
 def show(model: PeftModel, tokenizer: Any, recipe: Recipe) -> None:
