@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import threading
 from pathlib import Path
@@ -12,11 +13,18 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from . import kernels
 from .errors import BaseModelError
+from .kernels import select
+from .kernels.cpu.adapter import CpuAdapter
+from .kernels.cpu.build import NoKernelsError, host_target
+from .kernels.cpu.program import Program
+from .kernels.lora import DeviceAdapter, LoraWeights, TorchAdapter
 from .model import attention
+from .model.compiled import ProgramMismatchError, compile_program
 from .model.projection import LoraProjection, wrap_projections
-from .model.state import StepState
+from .model.state import AttentionCall, StepState
+
+log = logging.getLogger(__name__)
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _PLAIN_ROPE = {"default", "linear", "llama3", "yarn", "proportional"}
@@ -32,7 +40,10 @@ class BaseModel:
     (kv_heads, key dim, value dim) per layer; `identity` is a SHA-256 over the files' headers.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, name: str, identity: str) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, name: str, identity: str, *, kernels: str = "auto", weights: str = "auto",
+        lora: bool = True,
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
@@ -45,20 +56,26 @@ class BaseModel:
         self.num_parameters = sum(p.numel() for p in model.parameters())
         self.forward_lock = threading.Lock()
         """Engines that share a base in one process take turns."""
-        self.state = StepState(kernels.select(self.device))
+        self.vocab_size = int(self.config.vocab_size)
+        self.state = StepState(select(self.device))
         self.projections: dict[str, LoraProjection] = wrap_projections(model, self.state, model.get_output_embeddings())
         attention.register()
         attention.attach(model, self.state)
         model.set_attn_implementation(attention.IMPLEMENTATION)
-        self.kv_shapes = self._dry_run()
+        self.attention_calls = self._dry_run()
+        self.kv_shapes = [(c.kv_heads, c.dim, c.dim_v) for c in self.attention_calls]
         self.eos_token_ids = _eos_ids(model, tokenizer)
+        self.kernel_names = dict(self.state.kernels.names)
+        self.program = self._compile(kernels, weights, lora)
+        """The whole step in C++, or None: then transformers' forward runs."""
 
     @classmethod
     def load(cls, source: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto",
-             trust_hub: bool = False) -> BaseModel:
+             trust_hub: bool = False, kernels: str = "auto", weights: str = "auto", lora: bool = True) -> BaseModel:
         """Load a directory with config.json, safetensors and a tokenizer, or a hub id if `trust_hub`.
 
-        Raises BaseModelError when it is not there, not safetensors, or not servable faithfully.
+        `kernels`, `weights`: see EngineConfig; without `lora` the base takes no adapters. Raises
+        BaseModelError when it is not there, not safetensors, or not servable faithfully.
         """
         path = Path(source)
         if not path.is_dir() and not trust_hub:
@@ -73,24 +90,51 @@ class BaseModel:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise BaseModelError(f"base model {str(source)!r} cannot be loaded: {error}") from error
-        return cls(model, tokenizer, path.name if path.is_dir() else str(source), _identity(path, model))
+        try:
+            return cls(model, tokenizer, path.name if path.is_dir() else str(source), _identity(path, model),
+                       kernels=kernels, weights=weights, lora=lora)
+        except ProgramMismatchError as error:
+            log.warning("going on without the C++ kernels: %s", error)
+        return cls.load(source, device=device, dtype=dtype, trust_hub=trust_hub, kernels="torch", weights=weights,
+                        lora=lora)
+
+    def place_adapter(self, weights: dict[str, LoraWeights]) -> DeviceAdapter:
+        """The adapter in the form in which this base's forward reads it. Raises ValueError for what that cannot take."""
+        return TorchAdapter(weights) if self.program is None else CpuAdapter(weights, list(self.projections))
 
     def has_module(self, path: str) -> bool:
         """Whether the base has any module at this path, a target projection or not."""
         return path in self._module_names
 
     @torch.inference_mode()
-    def _dry_run(self) -> list[tuple[int, int, int]]:
-        """One small forward: shows that every layer uses our attention, and its KV shapes."""
+    def _dry_run(self) -> list[AttentionCall]:
+        """One small forward: shows that every layer uses our attention, and how."""
         tokens = torch.zeros(1, 4, dtype=torch.long, device=self.device)
         self.model(input_ids=tokens, position_ids=torch.arange(4, device=self.device)[None], use_cache=False)
-        shapes, layers = self.state.kv_shapes, self.config.num_hidden_layers
-        if sorted(shapes) != list(range(layers)):
+        calls, layers = self.state.calls, self.config.num_hidden_layers
+        if sorted(calls) != list(range(layers)):
             raise BaseModelError(
-                f"{type(self.model).__name__} runs attention in layers {sorted(shapes)} of {layers} through the "
+                f"{type(self.model).__name__} runs attention in layers {sorted(calls)} of {layers} through the "
                 "attention interface: not supported"
             )
-        return [shapes[i] for i in range(layers)]
+        return [calls[i] for i in range(layers)]
+
+    def _compile(self, kernels: str, weights: str, lora: bool) -> Program | None:
+        if self.device.type == "cpu" and kernels == "auto":
+            try:
+                program = compile_program(self, lora=lora, int8=weights == "int8")
+            except ProgramMismatchError:
+                raise
+            except NoKernelsError as error:
+                log.warning("no C++ kernels, torch's are used: %s", error)
+            else:
+                name = f"cpp/{host_target()}"
+                self.kernel_names = dict.fromkeys(("lora", "paged_attention", "linear", "step"), name)
+                self.kernel_names["weights"] = "int8" if weights == "int8" else "as loaded"
+                return program
+        if weights == "int8":
+            raise BaseModelError("weights int8 needs the C++ kernels, which this base cannot use here")
+        return None
 
 
 def resolve_device(device: str) -> torch.device:

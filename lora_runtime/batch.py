@@ -1,94 +1,139 @@
-"""The step's row plan as tensors: token ids, positions, KV slots, adapter segments."""
+"""The step's row plan: token ids, positions, KV block tables, adapter segments, as arrays kept between steps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
-from .kernels.attention import AttentionPlan, DecodeRows, PrefillChunk
-from .kernels.lora import LoraSegment
+from .adapters.registry import AdapterVersion
 from .scheduler import ScheduledRow
 from .sequence import Sequence
+
+Ints = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class AdapterSegment:
+    """Rows `start:end` of the batch take `weight` times the adapter's update. Segments may overlap."""
+
+    start: int
+    end: int
+    adapter: AdapterVersion
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class StepBatch:
-    """A packed batch of T tokens, no padding: rows of a sequence, and of an adapter, are neighbours.
+    """A packed batch of T tokens of S sequences, no padding; rows of a sequence, and of an adapter, are neighbours.
 
-    `token_ids`, `positions`: (T,). `logit_rows`: (N,) the last row of each of `sampling`'s N
-    sequences. `lora`: module name → segments.
+    `tokens`, `positions`, `slots`: (T,), slot = block * block_size + offset is where the row's key and
+    value go. Sequence i has rows `query_start[i]:query_start[i + 1]`, (S + 1,), `context_lengths[i]`
+    tokens with the rows included, (S,), in the blocks `block_tables[i]`, (S, width), behind whose end
+    the table holds zeros. `sampled_rows`: (N,) the last row of each of `sampling`'s N sequences. All int32.
     """
 
-    token_ids: torch.Tensor
-    positions: torch.Tensor
-    attention: AttentionPlan
-    lora: dict[str, list[LoraSegment]]
-    logit_rows: torch.Tensor
-    sampling: list[Sequence]
+    tokens: Ints
+    positions: Ints
+    slots: Ints
+    query_start: Ints
+    context_lengths: Ints
+    block_tables: Ints
+    block_size: int
+    sampled_rows: Ints
+    segments: Seq[AdapterSegment]
+    sampling: Seq[Sequence]
     distinct_adapters: int
 
 
-def build_batch(rows: Seq[ScheduledRow], block_size: int, device: torch.device) -> StepBatch:
-    """Lay out the scheduled rows. Sequences are sorted by adapter version so that each is one segment."""
-    rows = sorted(rows, key=lambda r: r.sequence.version)
-    tokens: list[int] = []
-    positions: list[int] = []
-    new_slots: list[int] = []
-    prefill: list[PrefillChunk] = []
-    decode: list[tuple[int, list[int]]] = []
-    logit_rows: list[int] = []
-    sampling: list[Sequence] = []
-    spans: dict[str, tuple[Sequence, int, int]] = {}
-    for row in rows:
-        seq, start = row.sequence, len(tokens)
-        end, context = start + row.count, seq.num_computed + row.count
-        slots = _slots(seq.blocks, context, block_size)
-        tokens += seq.tokens[seq.num_computed : context]
-        positions += range(seq.num_computed, context)
-        new_slots += slots[seq.num_computed :]
-        if row.count == 1:
-            decode.append((start, slots))
+class BatchPlanner:
+    """Lays out the scheduled rows; a batch of decode rows that goes on as it was is only advanced.
+
+    Sequences are sorted by adapter version so that each version is one segment. A StepBatch is valid
+    until the next call: its arrays are reused.
+    """
+
+    def __init__(self, block_size: int) -> None:
+        self.block_size = block_size
+        self._batch: StepBatch | None = None
+        self._order: list[Sequence] = []
+        self._num_blocks: list[int] = []
+
+    def plan(self, rows: Seq[ScheduledRow]) -> StepBatch:
+        rows = sorted(rows, key=lambda r: r.sequence.version)
+        order = [r.sequence for r in rows]
+        decode = all(r.count == 1 for r in rows) and all(s.num_remaining == 1 for s in order)
+        if decode and self._batch is not None and order == self._order:
+            self._advance(self._batch)
         else:
-            prefill.append(PrefillChunk(start, end, torch.tensor(slots, device=device)))
-        if context == len(seq.tokens):
-            logit_rows.append(end - 1)
-            sampling.append(seq)
-        if seq.adapter is not None:
-            spans[seq.version] = (seq, spans.get(seq.version, (seq, start, end))[1], end)
+            self._batch = _lay_out(rows, self.block_size)
+        # Only a pure decode batch can be advanced: its rows are its sequences.
+        self._order = order if decode else []
+        self._num_blocks = [len(s.blocks) for s in order] if decode else []
+        return self._batch
+
+    def forget(self) -> None:
+        """Drop the plan, so that a freed adapter is not reachable from it."""
+        self._batch, self._order = None, []
+
+    def _advance(self, batch: StepBatch) -> None:
+        """One token further; Python touches only the rows whose block is new."""
+        batch.tokens[:] = [s.tokens[-1] for s in self._order]
+        for counter in (batch.positions, batch.context_lengths):
+            counter += 1
+        if [len(s.blocks) for s in self._order] != self._num_blocks:
+            widest = max(len(s.blocks) for s in self._order)
+            if widest > batch.block_tables.shape[1]:
+                self._batch = batch = _widened(batch, widest)
+            for i, seq in enumerate(self._order):
+                if len(seq.blocks) != self._num_blocks[i]:
+                    batch.block_tables[i, : len(seq.blocks)] = seq.blocks
+        last, offset = np.divmod(batch.positions, self.block_size)
+        np.add(np.take_along_axis(batch.block_tables, last[:, None], 1)[:, 0] * self.block_size, offset,
+               out=batch.slots, casting="same_kind")
+
+
+def _lay_out(rows: Seq[ScheduledRow], block_size: int) -> StepBatch:
+    sequences = [r.sequence for r in rows]
+    counts = np.array([r.count for r in rows], np.int32)
+    starts = np.zeros(len(rows) + 1, np.int32)
+    np.cumsum(counts, out=starts[1:])
+    computed = np.array([s.num_computed for s in sequences], np.int32)
+    tables = np.zeros((len(rows), max(len(s.blocks) for s in sequences) + 1), np.int32)
+    tokens: list[int] = []
+    for i, row in enumerate(rows):
+        seq = row.sequence
+        tables[i, : len(seq.blocks)] = seq.blocks
+        tokens += seq.tokens[seq.num_computed : seq.num_computed + row.count]
+    owner = np.repeat(np.arange(len(rows), dtype=np.int32), counts)
+    positions = np.arange(starts[-1], dtype=np.int32) - starts[owner] + computed[owner]
+    done = [i for i, r in enumerate(rows) if r.sequence.num_computed + r.count == len(r.sequence.tokens)]
+    segments = _segments(sequences, starts)
     return StepBatch(
-        token_ids=torch.tensor(tokens, device=device),
-        positions=torch.tensor(positions, device=device),
-        attention=AttentionPlan(torch.tensor(new_slots, device=device), prefill, _decode_rows(decode, device)),
-        lora=_lora_segments(list(spans.values())),
-        logit_rows=torch.tensor(logit_rows, dtype=torch.long, device=device),
-        sampling=sampling,
-        distinct_adapters=len(spans),
+        tokens=np.array(tokens, np.int32), positions=positions,
+        slots=tables[owner, positions // block_size] * np.int32(block_size) + positions % np.int32(block_size),
+        query_start=starts, context_lengths=computed + counts, block_tables=tables, block_size=block_size,
+        sampled_rows=(starts[1:] - 1)[done].astype(np.int32), segments=segments,
+        sampling=[sequences[i] for i in done], distinct_adapters=len(segments),
     )
 
 
-def _slots(blocks: list[int], length: int, block_size: int) -> list[int]:
-    slots = [b * block_size + o for b in blocks[: -(-length // block_size)] for o in range(block_size)]
-    return slots[:length]
+def _segments(sequences: Seq[Sequence], starts: Ints) -> list[AdapterSegment]:
+    """One per adapter version: sequences come sorted by version."""
+    segments: list[AdapterSegment] = []
+    for i, seq in enumerate(sequences):
+        if seq.adapter is None:
+            continue
+        start, end = int(starts[i]), int(starts[i + 1])
+        if segments and segments[-1].adapter is seq.adapter:
+            start = segments.pop().start
+        segments.append(AdapterSegment(start, end, seq.adapter))
+    return segments
 
 
-def _decode_rows(decode: list[tuple[int, list[int]]], device: torch.device) -> DecodeRows | None:
-    if not decode:
-        return None
-    lengths = [len(slots) for _, slots in decode]
-    longest = max(lengths)
-    return DecodeRows(
-        rows=torch.tensor([row for row, _ in decode], device=device),
-        kv_slots=torch.tensor([s + s[:1] * (longest - len(s)) for _, s in decode], device=device),
-        lengths=torch.tensor(lengths, device=device),
-    )
-
-
-def _lora_segments(spans: list[tuple[Sequence, int, int]]) -> dict[str, list[LoraSegment]]:
-    lora: dict[str, list[LoraSegment]] = {}
-    for seq, start, end in spans:
-        assert seq.adapter is not None
-        for name, w in seq.adapter.weights.items():
-            lora.setdefault(name, []).append(LoraSegment(start, end, w.a, w.b, w.scaling))
-    return lora
+def _widened(batch: StepBatch, blocks: int) -> StepBatch:
+    tables = np.zeros((batch.block_tables.shape[0], blocks + 8), np.int32)
+    tables[:, : batch.block_tables.shape[1]] = batch.block_tables
+    return StepBatch(**{**batch.__dict__, "block_tables": tables})

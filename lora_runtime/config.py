@@ -13,6 +13,10 @@ class EngineConfig:
     """auto, cpu, cuda or cuda:N; auto takes CUDA where there is one."""
     dtype: str = "auto"
     """auto, float32, bfloat16 or float16; auto is bfloat16 on CUDA and on CPUs that have it."""
+    kernels: str = "auto"
+    """auto takes the C++ kernels on x86-64 where they can run the base, torch never."""
+    weights: str = "auto"
+    """auto leaves the base's weights in `dtype`; int8 stores them in a byte each (CPU, C++ kernels only)."""
     max_running: int = 64
     """Sequences in one step."""
     max_waiting: int = 512
@@ -27,17 +31,20 @@ class EngineConfig:
     """Bytes for the KV cache; 0 is 1 GiB on CPU, 80 % of free memory on CUDA."""
     prefix_caching: bool = True
     max_adapters: int = 64
-    """Adapter slots: versions resident on the device at once."""
+    """Adapter slots: versions resident on the device at once; 0 serves the base alone."""
     max_adapter_bytes: int = 2 << 30
     """Largest adapter accepted, in bytes of tensors on disk."""
     trust_hub: bool = False
     """Let `base` be a hub id that is fetched; a local directory needs no network."""
 
     def __post_init__(self) -> None:
-        for name in ("max_running", "max_batch_tokens", "kv_block_size", "max_adapters"):
+        for name, allowed in (("kernels", ("auto", "torch")), ("weights", ("auto", "int8"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        for name in ("max_running", "max_batch_tokens", "kv_block_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("max_waiting", "max_context", "kv_cache_bytes"):
+        for name in ("max_waiting", "max_context", "kv_cache_bytes", "max_adapters"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.max_batch_tokens < self.max_running:

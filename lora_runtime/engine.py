@@ -17,7 +17,7 @@ import torch
 from .adapters import loader
 from .adapters.registry import AdapterRegistry, AdapterVersion
 from .base import BaseModel
-from .batch import StepBatch, build_batch
+from .batch import BatchPlanner, StepBatch
 from .config import EngineConfig
 from .detokenize import IncrementalDetokenizer
 from .errors import (
@@ -31,7 +31,7 @@ from .errors import (
 )
 from .handle import RequestHandle
 from .kv_cache import BlockAllocator, KVCache
-from .model.runner import ModelRunner
+from .model.runner import ModelRunner, make_runner
 from .observers import Observers
 from .output import accept_token
 from .sampling import Sampled, sample
@@ -66,12 +66,14 @@ class Engine:
     def __init__(self, base: str | os.PathLike[str] | BaseModel, config: EngineConfig | None = None) -> None:
         self.config = config = config or EngineConfig()
         self.base = base if isinstance(base, BaseModel) else BaseModel.load(
-            base, device=config.device, dtype=config.dtype, trust_hub=config.trust_hub)
+            base, device=config.device, dtype=config.dtype, trust_hub=config.trust_hub, kernels=config.kernels,
+            weights=config.weights, lora=config.max_adapters > 0)
         num_blocks = _num_kv_blocks(self.base, config)
         self._allocator = BlockAllocator(num_blocks, config.kv_block_size, config.prefix_caching)
         self._scheduler = Scheduler(
             self._allocator, max_running=config.max_running, max_batch_tokens=config.max_batch_tokens)
-        self._runner = ModelRunner(self.base, num_blocks, config.kv_block_size)
+        self._planner = BatchPlanner(config.kv_block_size)
+        self._runner: ModelRunner = make_runner(self.base, num_blocks, config.kv_block_size)
         limits = [self.base.max_context, num_blocks * config.kv_block_size]
         self.max_context = min([*limits, config.max_context] if config.max_context else limits)
         self._observers = Observers()
@@ -222,7 +224,7 @@ class Engine:
         base, config = self.base, self.config
         return EngineInfo(
             base_model=base.name, architecture=type(base.model).__name__, device=str(base.device),
-            dtype=str(base.dtype).removeprefix("torch."), kernels=dict(base.state.kernels.names),
+            dtype=str(base.dtype).removeprefix("torch."), kernels=dict(base.kernel_names),
             num_parameters=base.num_parameters, vocab_size=self._vocab_size, max_context=self.max_context,
             max_adapters=config.max_adapters, max_running=config.max_running, max_waiting=config.max_waiting,
             max_batch_tokens=config.max_batch_tokens, kv_block_size=config.kv_block_size,
@@ -244,7 +246,7 @@ class Engine:
 
     @property
     def _vocab_size(self) -> int:
-        return int(self.base.config.vocab_size)
+        return self.base.vocab_size
 
     def _check_admitting(self) -> None:
         if self._failure is not None:
@@ -332,14 +334,14 @@ class Engine:
             if self._live:
                 raise RuntimeError("requests are waiting but the scheduler can run none of them")
             return
-        batch = build_batch(rows, self.config.kv_block_size, self.base.device)
-        logits = self._runner.forward(batch)
+        batch = self._planner.plan(rows)
+        output = self._runner.forward(batch)
         for row in rows:
             row.sequence.num_computed += row.count
             self._scheduler.publish_blocks(row.sequence)
         if batch.sampling:
             with torch.inference_mode():
-                results = sample(logits, batch.sampling)
+                results = sample(output.logits, output.greedy, batch.sampling)
             for seq, sampled in zip(batch.sampling, results, strict=True):
                 self._deliver(seq, sampled)
         self._steps += 1
@@ -408,7 +410,7 @@ class Engine:
         with self._inbox:
             running, waiting = self._load()
         stats = StepStats(
-            duration_s=seconds, tokens=batch.token_ids.shape[0], sequences=sequences,
+            duration_s=seconds, tokens=len(batch.tokens), sequences=sequences,
             distinct_adapters=batch.distinct_adapters, running=running, waiting=waiting,
             kv_blocks_used=self._allocator.num_used, kv_blocks_total=self._allocator.num_blocks,
         )

@@ -129,5 +129,5 @@ class KVCache:
 
     def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Store `keys`, `values` (T, kv_heads, d) of a step's rows at `slots` (T,)."""
-        self.keys[layer].index_copy_(0, slots, keys)
-        self.values[layer].index_copy_(0, slots, values)
+        self.keys[layer].index_copy_(0, slots.long(), keys)
+        self.values[layer].index_copy_(0, slots.long(), values)

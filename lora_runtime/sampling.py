@@ -20,23 +20,20 @@ class Sampled:
     error: str | None = None
 
 
-def sample(logits: torch.Tensor, sequences: Seq[Sequence]) -> list[Sampled]:
-    """Choose one token per row of `logits` (N, vocab).
+def sample(logits: torch.Tensor, greedy: Seq[int], sequences: Seq[Sequence]) -> list[Sampled]:
+    """Choose one token per row of `logits` (N, vocab), of which `greedy` are the argmax, -1 for a row with NaN.
 
     Logprobs are those of the model, before penalties, temperature and filters. A row with NaN
     logits fails alone.
     """
-    logits = logits.float()
-    bad = torch.isnan(logits).any(-1).tolist()
-    chosen = logits.argmax(-1).tolist()  # greedy rows without penalties need no more
     results = []
     for i, seq in enumerate(sequences):
-        if bad[i]:
+        if greedy[i] < 0:
             results.append(Sampled(error="the model produced NaN logits"))
             continue
         p = seq.sampling
-        token = chosen[i] if p.temperature == 0 and not _has_penalties(p) else _sample_row(logits[i], seq)
-        results.append(Sampled(token, _logprob(logits[i], token, p.logprobs)))
+        token = greedy[i] if p.temperature == 0 and not _has_penalties(p) else _sample_row(logits[i], seq)
+        results.append(Sampled(token, None if p.logprobs is None else _logprob(logits[i], token, p.logprobs)))
     return results
 
 
@@ -95,9 +92,7 @@ def filter_logits(row: torch.Tensor, p: SamplingParams) -> torch.Tensor:
     return row
 
 
-def _logprob(row: torch.Tensor, token: int, top: int | None) -> TokenLogprob | None:
-    if top is None:
-        return None
+def _logprob(row: torch.Tensor, token: int, top: int) -> TokenLogprob:
     logprobs = row.log_softmax(-1)
     best = logprobs.topk(min(top, row.shape[-1]))
     pairs = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))

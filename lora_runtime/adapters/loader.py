@@ -7,15 +7,19 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import safetensors
 import safetensors.torch
 import torch
 
-from ..base import BaseModel
 from ..errors import AdapterError, BaseMismatchError
+from ..kernels.lora import DeviceAdapter, LoraWeights
 from ..types import AppliedModule
 from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, matches, parse_config, read_limited
+
+if TYPE_CHECKING:
+    from ..base import BaseModel
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -24,23 +28,13 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
-class LoraWeights:
-    """One projection's `a` (r, in) and `b` (out, r), on the device in the base's dtype, and alpha's scaling."""
-
-    a: torch.Tensor
-    b: torch.Tensor
-    scaling: float
-
-
-@dataclass(frozen=True)
 class LoadedAdapter:
-    """An adapter's weights by module path, with what was applied and how many bytes it takes."""
+    """An adapter's weights as the base reads them, and what was applied."""
 
     version: str
     base_model_name: str
-    weights: dict[str, LoraWeights]
+    weights: DeviceAdapter
     modules: tuple[AppliedModule, ...]
-    num_bytes: int
 
 
 def load(directory: Path, base: BaseModel, max_bytes: int) -> LoadedAdapter:
@@ -62,9 +56,8 @@ def load(directory: Path, base: BaseModel, max_bytes: int) -> LoadedAdapter:
     return LoadedAdapter(
         version=_version(base, config_bytes, weight_bytes),
         base_model_name=spec.base_model_name,
-        weights=weights,
+        weights=_place(weights, base),
         modules=tuple(AppliedModule(n, w.a.shape[0], w.scaling) for n, w in weights.items()),
-        num_bytes=sum(t.nbytes for w in weights.values() for t in (w.a, w.b)),
     )
 
 
@@ -129,6 +122,13 @@ def _apply(name: str, a: torch.Tensor, b: torch.Tensor, spec: LoraSpec, base: Ba
         )
     a, b = (t.to(base.device, base.dtype).contiguous() for t in (a, b))
     return LoraWeights(a, b, spec.scaling_of(name))
+
+
+def _place(weights: dict[str, LoraWeights], base: BaseModel) -> DeviceAdapter:
+    try:
+        return base.place_adapter(weights)
+    except ValueError as error:
+        raise AdapterError(str(error)) from error
 
 
 def _version(base: BaseModel, *files: bytes) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from ..errors import AdapterCapacityError, AdapterInUseError, UnknownAdapterError
+from ..kernels.lora import DeviceAdapter
 from ..types import AdapterInfo
-from .loader import LoadedAdapter, LoraWeights
+from .loader import LoadedAdapter
 
 
 class AdapterVersion:
@@ -19,23 +19,19 @@ class AdapterVersion:
     def __init__(self, adapter_id: str, source: Path, loaded: LoadedAdapter) -> None:
         self.adapter_id = adapter_id
         self.version = loaded.version
-        self.weights: dict[str, LoraWeights] = loaded.weights
+        self.weights: DeviceAdapter | None = loaded.weights
         self.leases = 0
         self.retired: str | None = None
         """Why the version takes no new requests; its memory goes with the last lease."""
+        self.num_bytes = loaded.weights.num_bytes
         self._source = source
-        self._about = replace(loaded, weights={})  # what is reported outlives the weights
+        self._base_model_name, self._modules = loaded.base_model_name, loaded.modules
         self._loaded_at = time.time()
 
-    @property
-    def num_bytes(self) -> int:
-        return self._about.num_bytes
-
     def info(self) -> AdapterInfo:
-        about = self._about
         return AdapterInfo(
-            self.adapter_id, self.version, str(self._source), about.base_model_name, about.modules,
-            about.num_bytes, self.leases, self._loaded_at,
+            self.adapter_id, self.version, str(self._source), self._base_model_name, self._modules,
+            self.num_bytes, self.leases, self._loaded_at,
         )
 
 
@@ -145,7 +141,7 @@ class AdapterRegistry:
         if version.retired is None or version.leases or version not in self._resident:
             return None
         self._resident.discard(version)
-        version.weights = {}
+        version.weights = None
         return version
 
     def _notify_freed(self, version: AdapterVersion | None) -> None:

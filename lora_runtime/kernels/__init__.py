@@ -1,7 +1,7 @@
 """Compute ops, one signature each, with the implementation chosen once at start.
 
 An op's reference in torch says what is computed; a faster implementation takes its place here and
-must match it on random inputs.
+must match it on random inputs. On x86-64 CPUs the whole step runs in C++ instead (cpu/).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from . import attention, lora
 
 @dataclass(frozen=True)
 class Kernels:
-    """The implementations in use and their names, as shown in logs, metrics and GetServerInfo."""
+    """The implementations of the torch path and their names, as shown in logs, metrics and GetServerInfo."""
 
     lora: Callable[..., None]
     attention: Callable[..., torch.Tensor]
@@ -24,7 +24,7 @@ class Kernels:
 
 
 def select(device: torch.device) -> Kernels:
-    """Choose the implementation of every op for `device`. Only the torch references exist so far."""
+    """The implementations for `device` that transformers' forward calls: the torch references."""
     return Kernels(
         lora=lora.add_lora_reference,
         attention=attention.paged_attention_reference,

@@ -5,30 +5,44 @@ Blocks and block tables follow PagedAttention (arXiv:2309.06180).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
-class PrefillChunk:
-    """Rows `start:end` of the batch are consecutive positions of one sequence.
+class AttentionPlan:
+    """Where a step's rows find their keys and values; all int32, on one device.
 
-    `kv_slots`: (S,) cache slots of positions 0..S-1, the chunk's own rows included.
+    `slots`: (T,) cache slot each row writes. Sequence i has the rows `query_start[i]:query_start[i + 1]`,
+    (S + 1,), the last of its `context_lengths[i]` positions, (S,). Position p lies in slot
+    `block_tables[i, p // block_size] * block_size + p % block_size`, (S, width).
     """
 
-    start: int
-    end: int
-    kv_slots: torch.Tensor
+    slots: torch.Tensor
+    query_start: torch.Tensor
+    context_lengths: torch.Tensor
+    block_tables: torch.Tensor
+    block_size: int
+
+    @cached_property
+    def split(self) -> tuple[list[tuple[int, int, torch.Tensor]], DecodeRows | None]:
+        """For the reference, once a step: prefill chunks as (start, end, slots of all positions), and decode rows."""
+        starts, lengths = self.query_start.tolist(), self.context_lengths.tolist()
+        offsets = torch.arange(self.block_size, device=self.block_tables.device)
+        slots = (self.block_tables.long()[:, :, None] * self.block_size + offsets).flatten(1)
+        single = [i for i in range(len(lengths)) if starts[i + 1] - starts[i] == 1]
+        chunks = [(starts[i], starts[i + 1], slots[i, : lengths[i]]) for i in range(len(lengths)) if i not in single]
+        return chunks, DecodeRows.of(single, starts, lengths, slots) if single else None
 
 
 @dataclass(frozen=True)
 class DecodeRows:
     """Rows with one new token each.
 
-    `rows`: (N,) indices into the batch; `kv_slots`: (N, S) cache slots, padded to the longest with
+    `rows`: (N,) indices into the batch; `kv_slots`: (N, S) cache slots, filled up to the longest with
     a slot of the same sequence so that one sequence's values never reach another; `lengths`: (N,)
     positions that count, the row itself included.
     """
@@ -37,14 +51,13 @@ class DecodeRows:
     kv_slots: torch.Tensor
     lengths: torch.Tensor
 
-
-@dataclass(frozen=True)
-class AttentionPlan:
-    """Where a step's rows find their keys and values. `new_slots`: (T,) slot each row writes."""
-
-    new_slots: torch.Tensor
-    prefill: Sequence[PrefillChunk]
-    decode: DecodeRows | None
+    @classmethod
+    def of(cls, sequences: list[int], starts: list[int], lengths: list[int], slots: torch.Tensor) -> DecodeRows:
+        counted = torch.tensor([lengths[i] for i in sequences], device=slots.device)
+        own = slots[sequences, : int(counted.max())]
+        outside = torch.arange(own.shape[1], device=slots.device) >= counted[:, None]
+        rows = torch.tensor([starts[i] for i in sequences], device=slots.device)
+        return cls(rows, torch.where(outside, own[:, :1], own), counted)
 
 
 def paged_attention_reference(
@@ -63,24 +76,24 @@ def paged_attention_reference(
     score s by c*tanh(s/c). Returns (T, heads, d_v).
     """
     out = q.new_empty(q.shape[0], q.shape[1], v_cache.shape[-1])
-    for chunk in plan.prefill:
-        length = chunk.kv_slots.shape[0]
-        positions = torch.arange(length - (chunk.end - chunk.start), length, device=q.device)
+    chunks, decode = plan.split
+    for start, end, slots in chunks:
+        length = slots.shape[0]
+        positions = torch.arange(length - (end - start), length, device=q.device)
         mask = _visible(positions[:, None], torch.arange(length, device=q.device), window)
-        out[chunk.start : chunk.end] = _attend(
-            q[chunk.start : chunk.end].transpose(0, 1)[None],
-            k_cache[chunk.kv_slots].transpose(0, 1)[None],
-            v_cache[chunk.kv_slots].transpose(0, 1)[None],
+        out[start:end] = _attend(
+            q[start:end].transpose(0, 1)[None],
+            k_cache[slots].transpose(0, 1)[None],
+            v_cache[slots].transpose(0, 1)[None],
             mask[None, None], scaling, softcap,
         )[0].transpose(0, 1)
-    if plan.decode is not None:
-        rows = plan.decode
-        keys = torch.arange(rows.kv_slots.shape[1], device=q.device)
-        mask = _visible(rows.lengths[:, None] - 1, keys, window)
-        out[rows.rows] = _attend(
-            q[rows.rows][:, :, None],
-            k_cache[rows.kv_slots].transpose(1, 2),
-            v_cache[rows.kv_slots].transpose(1, 2),
+    if decode is not None:
+        keys = torch.arange(decode.kv_slots.shape[1], device=q.device)
+        mask = _visible(decode.lengths[:, None] - 1, keys, window)
+        out[decode.rows] = _attend(
+            q[decode.rows][:, :, None],
+            k_cache[decode.kv_slots].transpose(1, 2),
+            v_cache[decode.kv_slots].transpose(1, 2),
             mask[:, None, None], scaling, softcap,
         )[:, :, 0]
     return out

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 
 from ..errors import BaseModelError
-from .state import StepState
+from .state import AttentionCall, StepState
 
 IMPLEMENTATION = "loramux"
 _KNOWN_KWARGS = {"position_ids", "position_embeddings", "use_cache", "is_causal", "output_attentions", "sliding_window",
@@ -46,11 +46,12 @@ def forward(
         unknown = [k for k, v in kwargs.items() if k not in _KNOWN_KWARGS and v is not None]
         if unknown or attention_mask is not None:
             raise BaseModelError(f"attention of {type(module).__name__} needs {unknown or 'a mask'}: not supported")
-        state.kv_shapes[layer] = (key.shape[1], key.shape[-1], value.shape[-1])
+        state.calls[layer] = AttentionCall(
+            query.shape[1], key.shape[1], key.shape[-1], value.shape[-1], scale, sliding_window, softcap)
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale).transpose(1, 2), None
-    state.cache.write(layer, state.plan.new_slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    state.cache.write(layer, state.plan.slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
     out = state.kernels.attention(
         query[0].transpose(0, 1), state.cache.keys[layer], state.cache.values[layer], state.plan,
         scaling=scale, window=sliding_window, softcap=softcap,

@@ -2,28 +2,68 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Protocol
+
 import torch
 
-from ..base import BaseModel
 from ..batch import StepBatch
+from ..kernels.attention import AttentionPlan
+from ..kernels.lora import LoraSegment, TorchAdapter
 from ..kv_cache import KVCache
+from .output import StepOutput
+from .program_runner import ProgramRunner
+
+if TYPE_CHECKING:
+    from ..base import BaseModel
 
 
-class ModelRunner:
+class ModelRunner(Protocol):
     """Owns the KV cache tensors and the forward. Used by the engine thread only."""
+
+    def forward(self, batch: StepBatch) -> StepOutput: ...
+
+
+def make_runner(base: BaseModel, num_blocks: int, block_size: int) -> ModelRunner:
+    """The base's program where it has one, else transformers' forward."""
+    if base.program is None:
+        return TorchRunner(base, num_blocks, block_size)
+    cache = KVCache(base.kv_shapes, num_blocks, block_size, base.dtype, base.device)
+    return ProgramRunner(base.program, cache, base.vocab_size)
+
+
+class TorchRunner:
+    """transformers' forward with loramux's projections and attention."""
 
     def __init__(self, base: BaseModel, num_blocks: int, block_size: int) -> None:
         self.base = base
-        self.block_size = block_size
         self.cache = KVCache(base.kv_shapes, num_blocks, block_size, base.dtype, base.device)
 
     @torch.inference_mode()
-    def forward(self, batch: StepBatch) -> torch.Tensor:
-        """Logits (rows that sample, vocab) of the step."""
-        with self.base.forward_lock, self.base.state.during(self.cache, batch.attention, batch.lora):
-            return self.base.model(
-                input_ids=batch.token_ids[None],
-                position_ids=batch.positions[None],
-                logits_to_keep=batch.logit_rows,
+    def forward(self, batch: StepBatch) -> StepOutput:
+        with self.base.forward_lock, self.base.state.during(self.cache, self._plan(batch), _lora_segments(batch)):
+            logits = self.base.model(
+                input_ids=self._tensor(batch.tokens).long()[None],
+                position_ids=self._tensor(batch.positions).long()[None],
+                logits_to_keep=self._tensor(batch.sampled_rows).long(),
                 use_cache=False,
-            ).logits[0]
+            ).logits[0].float()
+        greedy = torch.where(logits.isnan().any(-1), -1, logits.argmax(-1))
+        return StepOutput(logits, greedy.tolist())
+
+    def _plan(self, batch: StepBatch) -> AttentionPlan:
+        arrays = (batch.slots, batch.query_start, batch.context_lengths, batch.block_tables)
+        return AttentionPlan(*(self._tensor(a) for a in arrays), batch.block_size)
+
+    def _tensor(self, array: object) -> torch.Tensor:
+        return torch.as_tensor(array, device=self.base.device)
+
+
+def _lora_segments(batch: StepBatch) -> dict[str, list[LoraSegment]]:
+    lora: dict[str, list[LoraSegment]] = {}
+    for segment in batch.segments:
+        adapter = segment.adapter.weights
+        assert isinstance(adapter, TorchAdapter)
+        for name, w in adapter.weights.items():
+            scaling = w.scaling * segment.weight
+            lora.setdefault(name, []).append(LoraSegment(segment.start, segment.end, w.a, w.b, scaling))
+    return lora

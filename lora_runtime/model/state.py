@@ -12,12 +12,25 @@ from ..kernels.lora import LoraSegment
 from ..kv_cache import KVCache
 
 
+@dataclass(frozen=True)
+class AttentionCall:
+    """What a layer passes to the attention interface; `window` and `softcap` as in the kernel."""
+
+    heads: int
+    kv_heads: int
+    dim: int
+    dim_v: int
+    scaling: float
+    window: int | None
+    softcap: float | None
+
+
 @dataclass
 class StepState:
     """Shared by all swapped-in modules of one base; set by the runner around each forward.
 
     `lora` maps a module's name to its segments; a module that no row's adapter targets is absent.
-    While `plan` is None the attention runs plainly causal and records its KV shapes: the dry run
+    While `plan` is None the attention runs plainly causal and records how it is called: the dry run
     at load.
     """
 
@@ -25,7 +38,7 @@ class StepState:
     cache: KVCache | None = None
     plan: AttentionPlan | None = None
     lora: Mapping[str, Sequence[LoraSegment]] = field(default_factory=dict)
-    kv_shapes: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    calls: dict[int, AttentionCall] = field(default_factory=dict)
 
     @contextmanager
     def during(

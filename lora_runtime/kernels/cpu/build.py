@@ -1,0 +1,104 @@
+"""Builds the C++ kernels for the processor at hand: once, cached by source, compiler and target."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+log = logging.getLogger(__name__)
+
+SOURCES = Path(__file__).parent / "csrc"
+# What torch calls a processor's features, and the compiler's flags for it; the best that fits is taken.
+TARGETS = {
+    "avx512_bf16": (("avx512_bf16", "avx512_vnni"), ("-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni")),
+    "avx512": (("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq"), ("-march=x86-64-v4",)),
+    "avx2": (("avx2", "fma3"), ("-march=x86-64-v3",)),
+}
+# psabi, uninitialized: false alarms about vector arguments, and about GCC's own intrinsics.
+_FLAGS = ("-std=c++17", "-O3", "-mprefer-vector-width=512", "-fopenmp", "-fPIC", "-shared", "-Wall", "-Wextra",
+          "-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-uninitialized")
+
+
+class NoKernelsError(Exception):
+    """Why the C++ kernels cannot be used here; the torch path takes over."""
+
+
+def host_target() -> str:
+    """The best of TARGETS for this processor. Raises NoKernelsError."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        raise NoKernelsError(f"no C++ kernels for {platform.machine()}")
+    features = torch.cpu.get_capabilities()
+    for name, (needed, _) in TARGETS.items():
+        if all(features.get(f, False) for f in needed):
+            return name
+    raise NoKernelsError("the processor has no AVX2")
+
+
+def library_path(target: str) -> Path:
+    """The built library for `target`, building it first where it is missing. Raises NoKernelsError."""
+    name = f"loramux-{target}-{_digest(target)}.so"
+    packaged = SOURCES.parent / "lib" / name  # an image builds them once and needs no compiler later
+    for path in (packaged, _cache() / name):
+        if path.is_file():
+            return path
+    return build(target, _cache() / name)
+
+
+def build(target: str, output: Path) -> Path:
+    """Compile all of `csrc` into `output`. Raises NoKernelsError with the compiler's message."""
+    compiler = _compiler()
+    output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    log.info("building the %s kernels once, with %s", target, compiler)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
+        built = Path(scratch) / output.name
+        sources = sorted(str(p) for p in SOURCES.glob("*.cpp"))
+        command = [compiler, *_FLAGS, *TARGETS[target][1], *sources, "-o", str(built)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise NoKernelsError(f"the C++ kernels do not build: {result.stderr.strip()[-2000:]}")
+        built.replace(output)  # atomic: another process never loads half a file
+    log.info("built in %.0f s: %s", time.monotonic() - started, output)
+    return output
+
+
+def _compiler() -> str:
+    wanted = os.environ.get("CXX")
+    found = shutil.which(wanted) if wanted else shutil.which("g++")
+    if found is None:
+        raise NoKernelsError(f"no C++ compiler ({wanted or 'g++'})")
+    return found
+
+
+def _cache() -> Path:
+    root = os.environ.get("LORAMUX_KERNEL_CACHE")
+    if root:
+        return Path(root)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loramux"
+
+
+def _digest(target: str) -> str:
+    digest = hashlib.sha256(" ".join((*_FLAGS, *TARGETS[target][1])).encode())
+    for path in sorted(SOURCES.iterdir()):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def main() -> None:
+    """Build every target beside the sources: for images without a compiler."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for target in TARGETS:
+        build(target, SOURCES.parent / "lib" / f"loramux-{target}-{_digest(target)}.so")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+#include "program.h"
+
+#include <omp.h>
+
+#include <algorithm>
+
+namespace lm {
+namespace {
+
+template <class V>
+V* row_of(const Buffer& b, int row) {
+    return reinterpret_cast<V*>(b.data) + size_t(row) * b.width;
+}
+
+int rows_of(const Buffer& b, const Step& s) { return b.sampled ? s.sampled : s.rows; }
+
+template <class T>
+struct NormOp : Op {
+    int in, column, width, out;
+    bool add;
+    Norm n;
+    void run(Program& p, Run& r) override {
+        const Buffer &from = p.buffers[in], &to = p.buffers[out];
+        int rows = rows_of(from, r.step);
+#pragma omp for schedule(static)
+        for (int i = 0; i < rows; i++) {
+            const float* x = row_of<float>(from, i) + column;
+            if (to.is_float)
+                norm_row(n, x, width, row_of<float>(to, i), add);
+            else
+                norm_row(n, x, width, row_of<T>(to, i), add);
+        }
+    }
+};
+
+template <class T>
+struct LinearOp : Op {
+    int in, out;
+    bool add;
+    std::vector<Linear> linears;
+    int total = 0;
+
+    size_t scratch() const override {
+        size_t most = lora_scratch(kMaxRank);
+        for (auto& w : linears) most = std::max(most, gemm_scratch(w));
+        return most;
+    }
+    size_t fixed_width() const override { return linears[0].scale ? linears[0].k : 0; }
+    void run(Program& p, Run& r) override {
+        const Buffer &x = p.buffers[in], &y = p.buffers[out];
+        int rows = rows_of(x, r.step);
+        float* scratch = r.scratch[omp_get_thread_num()].data();
+        if (fixed_width()) quantize(x, rows, r);
+#pragma omp for schedule(dynamic)
+        for (int task = 0; task < total; task++) {
+            int panel = task;
+            const Linear* w = linears.data();
+            for (; panel >= panels(w->n); w++) panel -= panels(w->n);
+            float* to = row_of<float>(y, 0) + w->column;
+            if (w->scale)
+                gemm_panel_int8(*w, panel, {r.fixed.data(), r.fixed_scale.data()}, rows, to, y.width, add,
+                                reinterpret_cast<uint32_t*>(scratch));
+            else
+                gemm_panel(*w, panel, row_of<T>(x, 0), x.width, rows, to, y.width, add);
+        }
+        if (!r.pieces.empty() && !x.sampled) add_lora(x, y, r, scratch);
+    }
+    void quantize(const Buffer& x, int rows, Run& r) {
+        int k = linears[0].k;
+#pragma omp for schedule(static)
+        for (int i = 0; i < rows; i++)
+            r.fixed_scale[i] = quantize_row(row_of<T>(x, i), k, r.fixed.data() + size_t(i) * k);
+    }
+    void add_lora(const Buffer& x, const Buffer& y, Run& r, float* scratch) {
+        int count = int(linears.size()), tasks = int(r.pieces.size()) * count;
+#pragma omp for schedule(dynamic)
+        for (int task = 0; task < tasks; task++) {
+            const Piece& piece = r.pieces[task / count];
+            const Linear& w = linears[task % count];
+            if (w.module < 0) continue;
+            for (int s : piece.segments) {
+                const Segment& seg = r.step.segment[s];
+                const LoraEntry& e = seg.table[w.module];
+                if (e.rank)
+                    lora_rows<T>(e, seg.weight, row_of<T>(x, piece.start), x.width, w.k, piece.end - piece.start,
+                                 row_of<float>(y, piece.start) + w.column, y.width, w.n, scratch);
+            }
+        }
+    }
+};
+
+template <class T>
+struct EmbedOp : Op {
+    int out;
+    Embedding e;
+    void run(Program& p, Run& r) override {
+        const Buffer& to = p.buffers[out];
+        int width = to.width;
+#pragma omp for schedule(static)
+        for (int i = 0; i < r.step.rows; i++) {
+            float* y = row_of<float>(to, i);
+            int token = r.step.tokens[i];
+            if (e.rows)
+                for (int j = 0; j < width; j++) y[j] = to_float(static_cast<const T*>(e.rows)[size_t(token) * width + j]);
+            else
+                unpack_row<T>(e.head, token, y);
+            const float* position = e.positions ? e.positions + size_t(r.step.positions[i]) * width : nullptr;
+            for (int j = 0; j < width; j++) y[j] = y[j] * e.scale + (position ? position[j] : 0.0f);
+        }
+    }
+};
+
+// Norm and rotation of queries and keys, the KV write, and the attention itself.
+template <class T>
+struct AttentionOp : Op {
+    int in, q, out, layer;
+    AttentionShape shape;
+    Norm q_norm, k_norm;
+    bool norms;
+    int rotary;
+    const float *cosines, *sines;
+
+    size_t scratch() const override { return attention_scratch(shape) + shape.dim; }
+    void run(Program& p, Run& r) override {
+        const AttentionShape& s = shape;
+        const Buffer &y = p.buffers[in], &queries = p.buffers[q], &to = p.buffers[out];
+        T *keys = static_cast<T*>(r.step.keys[layer]), *values = static_cast<T*>(r.step.values[layer]);
+        float* scratch = r.scratch[omp_get_thread_num()].data();
+#pragma omp for schedule(static)
+        for (int i = 0; i < r.step.rows; i++) {
+            const float* row = row_of<float>(y, i);
+            size_t slot = r.step.slots[i], position = r.step.positions[i];
+            for (int h = 0; h < s.heads; h++)
+                head(q_norm, row + h * s.dim, position, row_of<T>(queries, i) + h * s.dim, scratch);
+            row += s.heads * s.dim;
+            for (int h = 0; h < s.kv_heads; h++)
+                head(k_norm, row + h * s.dim, position, keys + (slot * s.kv_heads + h) * s.dim, scratch);
+            row += s.kv_heads * s.dim;
+            T* v = values + slot * s.kv_heads * s.dim_v;
+            for (int j = 0; j < s.kv_heads * s.dim_v; j++) v[j] = from_float<T>(row[j]);
+        }
+        int tasks = int(r.tiles.size()) * s.kv_heads;
+#pragma omp for schedule(dynamic)
+        for (int task = 0; task < tasks; task++) {
+            const QueryTile& t = r.tiles[task / s.kv_heads];
+            attend<T>(s, t.context, task % s.kv_heads, t.first, t.count, row_of<T>(queries, t.row), queries.width,
+                      keys, values, row_of<T>(to, t.row), to.width, scratch);
+        }
+    }
+    void head(const Norm& n, const float* x, size_t position, T* to, float* scratch) const {
+        if (norms) {
+            norm_row(n, x, shape.dim, scratch, false);
+            x = scratch;
+        }
+        size_t at = position * (rotary / 2);
+        rotate_head(x, shape.dim, rotary, cosines + at, sines + at, to);
+    }
+};
+
+template <class T>
+struct ActivateOp : Op {
+    Activation act;
+    int in, gate, up, width, out;
+    void run(Program& p, Run& r) override {
+        const Buffer &from = p.buffers[in], &to = p.buffers[out];
+#pragma omp for schedule(static)
+        for (int i = 0; i < r.step.rows; i++) {
+            const float* x = row_of<float>(from, i);
+            activate_row(act, x + gate, up < 0 ? nullptr : x + up, width, row_of<T>(to, i));
+        }
+    }
+};
+
+struct GatherOp : Op {
+    int in, out;
+    void run(Program& p, Run& r) override {
+        const Buffer &from = p.buffers[in], &to = p.buffers[out];
+#pragma omp for schedule(static)
+        for (int i = 0; i < r.step.sampled; i++)
+            std::memcpy(row_of<float>(to, i), row_of<float>(from, r.step.sampled_rows[i]), to.width * sizeof(float));
+    }
+};
+
+struct ArgmaxOp : Op {
+    float softcap;
+    void run(Program& p, Run& r) override {
+        const Buffer& logits = p.buffers[0];
+#pragma omp for schedule(dynamic)
+        for (int i = 0; i < r.step.sampled; i++)
+            r.step.greedy[i] = argmax_row(row_of<float>(logits, i), logits.width, softcap);
+    }
+};
+
+template <class T>
+class ProgramOf final : public Program {
+  public:
+    void norm(int in, int column, int width, int out, bool add, Norm n) override {
+        auto op = std::make_unique<NormOp<T>>();
+        op->in = in, op->column = column, op->width = width, op->out = out, op->add = add, op->n = n;
+        ops.push_back(std::move(op));
+    }
+    void linear(int in, int out, bool add, std::vector<Linear> linears) override {
+        auto op = std::make_unique<LinearOp<T>>();
+        for (auto& w : linears) {
+            op->total += panels(w.n);
+            if (out == 0) buffers[0].width = w.n;
+        }
+        op->in = in, op->out = out, op->add = add, op->linears = std::move(linears);
+        ops.push_back(std::move(op));
+    }
+    void embed(int out, Embedding e) override {
+        auto op = std::make_unique<EmbedOp<T>>();
+        op->out = out, op->e = e;
+        ops.push_back(std::move(op));
+    }
+    void attention(int in, int q, int out, int layer, AttentionShape shape, Norm q_norm, Norm k_norm, bool norms,
+                   int rotary, const float* cosines, const float* sines) override {
+        auto op = std::make_unique<AttentionOp<T>>();
+        op->in = in, op->q = q, op->out = out, op->layer = layer, op->shape = shape;
+        op->q_norm = q_norm, op->k_norm = k_norm, op->norms = norms;
+        op->rotary = rotary, op->cosines = cosines, op->sines = sines;
+        ops.push_back(std::move(op));
+    }
+    void activate(Activation act, int in, int gate, int up, int width, int out) override {
+        auto op = std::make_unique<ActivateOp<T>>();
+        op->act = act, op->in = in, op->gate = gate, op->up = up, op->width = width, op->out = out;
+        ops.push_back(std::move(op));
+    }
+    void gather(int in, int out) override {
+        auto op = std::make_unique<GatherOp>();
+        op->in = in, op->out = out;
+        ops.push_back(std::move(op));
+    }
+    void argmax(float softcap) override {
+        auto op = std::make_unique<ArgmaxOp>();
+        op->softcap = softcap;
+        ops.push_back(std::move(op));
+    }
+
+  private:
+    size_t value_size() const override { return sizeof(T); }
+};
+
+}  // namespace
+
+std::unique_ptr<Program> make_program(bool use_bf16) {
+    if (use_bf16) return std::make_unique<ProgramOf<bf16>>();
+    return std::make_unique<ProgramOf<float>>();
+}
+
+int Program::buffer(int width, bool is_float, bool sampled) {
+    buffers.push_back({width, is_float, sampled, {}, nullptr});
+    return int(buffers.size()) - 1;
+}
+
+void Program::prepare(const Step& s) {
+    for (size_t i = 1; i < buffers.size(); i++) {
+        Buffer& b = buffers[i];
+        size_t bytes = size_t(rows_of(b, s)) * b.width * (b.is_float ? sizeof(float) : value_size());
+        if (b.memory.size() < bytes) b.memory.resize(bytes);
+        b.data = b.memory.data();
+    }
+    buffers[0].data = reinterpret_cast<char*>(s.logits);
+    size_t most = 0, width = 0;
+    for (auto& op : ops) most = std::max(most, op->scratch()), width = std::max(width, op->fixed_width());
+    if (fixed_.size() < width * s.rows) fixed_.resize(width * s.rows);
+    if (width && fixed_scale_.size() < size_t(s.rows)) fixed_scale_.resize(s.rows);
+    scratch_.resize(std::max(scratch_.size(), size_t(s.threads)));
+    for (auto& v : scratch_)
+        if (v.size() < most) v.resize(most);
+}
+
+void Program::run(const Step& s) {
+    prepare(s);
+    Run r{s, query_tiles(s), pieces(s), scratch_, fixed_, fixed_scale_};
+#pragma omp parallel num_threads(s.threads)
+    for (auto& op : ops) {
+        double start = timed ? omp_get_wtime() : 0;
+        op->run(*this, r);
+        if (timed) {
+#pragma omp master
+            op->seconds += omp_get_wtime() - start;
+        }
+    }
+}
+
+}  // namespace lm

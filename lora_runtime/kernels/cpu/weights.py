@@ -1,0 +1,86 @@
+"""Weights in the order in which the kernels read them."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from .library import MAX_RANK, Linear, LoraEntry, is_bf16
+
+PANEL = 48
+
+
+@dataclass(frozen=True)
+class PackedLinear:
+    """A frozen (out, in) weight as panels of 48 outputs; `scale` (out,) only for int8."""
+
+    weight: torch.Tensor
+    scale: torch.Tensor | None
+    bias: torch.Tensor | None
+    n: int
+    k: int
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(t.nbytes for t in (self.weight, self.scale, self.bias) if t is not None)
+
+    def struct(self, module: int = -1, column: int = 0) -> Linear:
+        """For C; valid while this object lives."""
+        scale, bias = (None if t is None else t.data_ptr() for t in (self.scale, self.bias))
+        return Linear(self.weight.data_ptr(), scale, bias, self.n, self.k, module, column)
+
+
+def pack_linear(
+    library: ctypes.CDLL, weight: torch.Tensor, bias: torch.Tensor | None = None, int8: bool = False
+) -> PackedLinear:
+    """`weight`: (out, in), in even unless float32. int8 is symmetric with one scale per output."""
+    n, k = weight.shape
+    padded = -(-n // PANEL) * PANEL
+    bias = None if bias is None else bias.detach().float().contiguous()
+    if int8:
+        values, scale = quantize_int8(weight)
+        packed = torch.empty(padded * k, dtype=torch.int8)
+        library.lm_pack_int8(values.data_ptr(), n, k, packed.data_ptr())
+        return PackedLinear(packed, scale, bias, n, k)
+    weight = weight.detach().contiguous()
+    packed = torch.empty(padded * k, dtype=weight.dtype)
+    library.lm_pack(is_bf16(weight.dtype), weight.data_ptr(), n, k, packed.data_ptr())
+    return PackedLinear(packed, None, bias, n, k)
+
+
+def quantize_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`weight` (out, in) to int8 (out, in) and scale (out,): weight is about scale * int8."""
+    weight = weight.detach().float()
+    scale = weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+    return (weight / scale[:, None]).round().to(torch.int8).contiguous(), scale.contiguous()
+
+
+@dataclass(frozen=True)
+class PackedLora:
+    """One projection of one adapter: `a` (r, in) as it is, `b` (out, r) as (units of rank, out)."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+    rank: int
+    scaling: float
+
+    @property
+    def num_bytes(self) -> int:
+        return self.a.nbytes + self.b.nbytes
+
+    def struct(self) -> LoraEntry:
+        """For C; valid while this object lives."""
+        return LoraEntry(self.a.data_ptr(), self.b.data_ptr(), self.rank, self.scaling)
+
+
+def pack_lora(a: torch.Tensor, b: torch.Tensor, scaling: float) -> PackedLora:
+    """`a`: (r, in), `b`: (out, r), both float32 or both bfloat16. Raises ValueError above MAX_RANK."""
+    rank = a.shape[0]
+    if rank > MAX_RANK:
+        raise ValueError(f"rank {rank} is above {MAX_RANK}, the most that the C++ kernels take")
+    per_unit = 4 // b.itemsize
+    units = F.pad(b, (0, -rank % per_unit)).contiguous().view(torch.int32)
+    return PackedLora(a.contiguous(), units.t().contiguous(), rank, scaling)

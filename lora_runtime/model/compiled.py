@@ -1,0 +1,83 @@
+"""The base as a C++ program, taken into use only if it computes what transformers computes."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..batch import StepBatch
+from ..kernels.cpu.build import NoKernelsError, host_target
+from ..kernels.cpu.program import Program
+from ..kv_cache import KVCache
+from .lowering import Lowering
+from .program_runner import ProgramRunner
+from .runner import TorchRunner
+
+if TYPE_CHECKING:
+    from ..base import BaseModel
+
+log = logging.getLogger(__name__)
+
+# Largest root-mean-square difference of logits, relative to their size. bfloat16 rounds every layer of the
+# one and of the other in other places; a wrong or missing term shows as 1.
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+_INT8_TOLERANCE = 0.2
+_BLOCK_SIZE = 16
+
+
+class ProgramMismatchError(NoKernelsError):
+    """The program is not usable, and the base's modules have lost their weights to it: load the base anew."""
+
+
+def compile_program(base: BaseModel, *, lora: bool, int8: bool) -> Program:
+    """Turn the base into a program, freeing its modules' weights as they are packed.
+
+    Raises NoKernelsError where the base has no program here, ProgramMismatchError where that was
+    found too late to go on with the modules.
+    """
+    host_target()  # raises before anything is computed
+    batches = _check_batches(base.vocab_size)
+    torch_runner = TorchRunner(base, 4, _BLOCK_SIZE)
+    expected = [torch_runner.forward(b).logits for b in batches]
+    modules = {name: i for i, name in enumerate(base.projections)} if lora else {}
+    lowering = Lowering(base.model, base.config, base.attention_calls, modules, base.max_context, int8)
+    try:
+        program = lowering.run()
+        runner = ProgramRunner(program, KVCache(base.kv_shapes, 4, _BLOCK_SIZE, base.dtype, base.device), base.vocab_size)
+        error = max(_difference(runner.forward(b).logits, e) for b, e in zip(batches, expected, strict=True))
+    except (NoKernelsError, AttributeError) as problem:  # a module without what its kind should have
+        if not lowering.freed:
+            raise NoKernelsError(str(problem)) from problem
+        raise ProgramMismatchError(str(problem)) from problem
+    limit = _INT8_TOLERANCE if int8 else _TOLERANCE[base.dtype]
+    if not error <= limit:
+        raise ProgramMismatchError(f"the C++ program's logits differ from transformers' by {error:.2g} (limit {limit})")
+    log.info("C++ program: logits differ from transformers' by %.1e", error)
+    return program
+
+
+def _difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((actual - expected).norm() / expected.norm())
+
+
+def _check_batches(vocab_size: int) -> list[StepBatch]:
+    """Two steps of two sequences: both prefill, then one decodes while the other goes on with a chunk."""
+    tables = np.array([[0, 1], [2, 3]], np.int32)
+    return [_step([(0, 20), (0, 7)], tables, vocab_size), _step([(20, 21), (7, 12)], tables, vocab_size)]
+
+
+def _step(spans: list[tuple[int, int]], tables: np.ndarray, vocab_size: int) -> StepBatch:
+    counts = [end - start for start, end in spans]
+    positions = np.concatenate([np.arange(start, end) for start, end in spans]).astype(np.int32)
+    owner = np.repeat(np.arange(len(spans)), counts)
+    rows = len(positions)
+    return StepBatch(
+        tokens=((positions * 7919 + owner * 104729 + 1) % vocab_size).astype(np.int32), positions=positions,
+        slots=(tables[owner, positions // _BLOCK_SIZE] * _BLOCK_SIZE + positions % _BLOCK_SIZE).astype(np.int32),
+        query_start=np.cumsum([0, *counts]).astype(np.int32),
+        context_lengths=np.array([end for _, end in spans], np.int32), block_tables=tables, block_size=_BLOCK_SIZE,
+        sampled_rows=np.arange(rows, dtype=np.int32), segments=(), sampling=(), distinct_adapters=0,
+    )

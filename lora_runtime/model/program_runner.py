@@ -1,0 +1,57 @@
+"""Runs a step's batch as one call of the C++ program."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..batch import StepBatch
+from ..kernels.cpu.adapter import CpuAdapter
+from ..kernels.cpu.library import Segment, Step
+from ..kernels.cpu.program import Program
+from ..kv_cache import KVCache
+from .output import StepOutput
+
+
+class ProgramRunner:
+    """Owns the KV cache and the step's buffers. Used by the engine thread only."""
+
+    def __init__(self, program: Program, cache: KVCache, vocab_size: int) -> None:
+        self.program, self.cache = program, cache
+        self._keys, self._values = _pointers(cache.keys), _pointers(cache.values)
+        self._logits = torch.empty(0, vocab_size)
+        self._greedy = np.empty(0, np.int32)
+
+    def forward(self, batch: StepBatch) -> StepOutput:
+        sampled = len(batch.sampled_rows)
+        if sampled > len(self._greedy):
+            self._logits = torch.empty(sampled, self._logits.shape[1])
+            self._greedy = np.empty(sampled, np.int32)
+        segments = _segments(batch)
+        self.program.run(Step(
+            rows=len(batch.tokens), sequences=len(batch.context_lengths), segments=len(segments), sampled=sampled,
+            tokens=batch.tokens.ctypes.data, positions=batch.positions.ctypes.data, slots=batch.slots.ctypes.data,
+            query_start=batch.query_start.ctypes.data, context_lengths=batch.context_lengths.ctypes.data,
+            block_tables=batch.block_tables.ctypes.data, table_width=batch.block_tables.shape[1],
+            block_size=batch.block_size, segment=ctypes.addressof(segments),
+            sampled_rows=batch.sampled_rows.ctypes.data, keys=ctypes.addressof(self._keys),
+            values=ctypes.addressof(self._values), logits=self._logits.data_ptr(), greedy=self._greedy.ctypes.data,
+            threads=torch.get_num_threads(),
+        ))
+        return StepOutput(self._logits[:sampled], self._greedy[:sampled].tolist())
+
+
+def _segments(batch: StepBatch) -> Any:
+    out = (Segment * len(batch.segments))()
+    for c, segment in zip(out, batch.segments, strict=True):
+        adapter = segment.adapter.weights
+        assert isinstance(adapter, CpuAdapter)
+        c.table, c.start, c.end, c.weight = adapter.address, segment.start, segment.end, segment.weight
+    return out
+
+
+def _pointers(tensors: list[torch.Tensor]) -> Any:
+    return (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
