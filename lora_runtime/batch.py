@@ -74,10 +74,6 @@ class BatchPlanner:
         self._num_blocks = [len(s.blocks) for s in order] if decode else []
         return self._batch
 
-    def forget(self) -> None:
-        """Drop the plan, so that a freed adapter is not reachable from it."""
-        self._batch, self._order = None, []
-
     def _advance(self, batch: StepBatch) -> None:
         """One token further; Python touches only the rows whose block is new."""
         batch.tokens[:] = [s.tokens[-1] for s in self._order]

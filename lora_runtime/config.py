@@ -17,6 +17,8 @@ class EngineConfig:
     """auto takes the C++ kernels on x86-64 where they can run the base, torch never."""
     weights: str = "auto"
     """auto leaves the base's weights in `dtype`; int8 stores them in a byte each (CPU, C++ kernels only)."""
+    threads: int = 0
+    """CPU threads of a step; 0 leaves torch's number, one per core."""
     max_running: int = 64
     """Sequences in one step."""
     max_waiting: int = 512
@@ -44,7 +46,7 @@ class EngineConfig:
         for name in ("max_running", "max_batch_tokens", "kv_block_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("max_waiting", "max_context", "kv_cache_bytes", "max_adapters"):
+        for name in ("max_waiting", "max_context", "kv_cache_bytes", "max_adapters", "threads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.max_batch_tokens < self.max_running:

@@ -65,6 +65,8 @@ class Engine:
 
     def __init__(self, base: str | os.PathLike[str] | BaseModel, config: EngineConfig | None = None) -> None:
         self.config = config = config or EngineConfig()
+        if config.threads:
+            torch.set_num_threads(config.threads)
         self.base = base if isinstance(base, BaseModel) else BaseModel.load(
             base, device=config.device, dtype=config.dtype, trust_hub=config.trust_hub, kernels=config.kernels,
             weights=config.weights, lora=config.max_adapters > 0)
@@ -341,7 +343,7 @@ class Engine:
             self._scheduler.publish_blocks(row.sequence)
         if batch.sampling:
             with torch.inference_mode():
-                results = sample(output.logits, output.greedy, batch.sampling)
+                results = sample(output, batch.sampling)
             for seq, sampled in zip(batch.sampling, results, strict=True):
                 self._deliver(seq, sampled)
         self._steps += 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .model.output import StepOutput
 from .sequence import Sequence
 from .types import SamplingParams, TokenLogprob
 
@@ -20,12 +21,13 @@ class Sampled:
     error: str | None = None
 
 
-def sample(logits: torch.Tensor, greedy: Seq[int], sequences: Seq[Sequence]) -> list[Sampled]:
-    """Choose one token per row of `logits` (N, vocab), of which `greedy` are the argmax, -1 for a row with NaN.
+def sample(output: StepOutput, sequences: Seq[Sequence]) -> list[Sampled]:
+    """Choose one token per row of the output, N rows for N sequences.
 
     Logprobs are those of the model, before penalties, temperature and filters. A row with NaN
     logits fails alone.
     """
+    logits, greedy = output.logits, output.greedy
     results = []
     for i, seq in enumerate(sequences):
         if greedy[i] < 0:

@@ -31,6 +31,11 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N; auto takes CUDA where there is one.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto is bfloat16 on CUDA and on CPUs that have it, else float32.")
+    kernels: Literal["auto", "torch"] = Field(
+        "auto", description="auto takes the C++ kernels on x86-64 CPUs where they can run the base; torch never.")
+    weights: Literal["auto", "int8"] = Field(
+        "auto", description="auto leaves the base's weights in dtype; int8 stores them in a byte each (CPU only).")
+    threads: int = Field(0, ge=0, description="CPU threads of a step; 0 takes one per core.")
     max_running: int = Field(64, ge=1, description="Sequences in one step.")
     max_waiting: int = Field(512, ge=0, description="Sequences that may wait; more get RESOURCE_EXHAUSTED.")
     max_batch_tokens: int = Field(512, ge=1, description="Tokens in one step, decode rows and prefill chunks together.")
@@ -40,7 +45,8 @@ class Settings(BaseSettings):
     kv_cache_bytes: int = Field(
         0, ge=0, description="Bytes for the KV cache; 0 is 1 GiB on CPU, 80 % of free memory on CUDA.")
     prefix_caching: bool = Field(True, description="Reuse the KV of prompt prefixes.")
-    max_adapters: int = Field(64, ge=1, description="Adapter slots: versions on the device at once.")
+    max_adapters: int = Field(
+        64, ge=0, description="Adapter slots: versions on the device at once; 0 serves the base alone.")
     max_adapter_bytes: int = Field(2 << 30, ge=1, description="Largest adapter file accepted, in bytes.")
     trust_hub: bool = Field(False, description="Let --base be a hub id that is fetched over the network.")
     max_message_bytes: int = Field(4 << 20, ge=1024, description="Largest gRPC message accepted or sent, in bytes.")

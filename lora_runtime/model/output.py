@@ -13,3 +13,9 @@ class StepOutput:
 
     logits: torch.Tensor
     greedy: list[int]
+
+    @classmethod
+    def of(cls, logits: torch.Tensor) -> StepOutput:
+        """With the argmax taken here."""
+        logits = logits.float()
+        return cls(logits, torch.where(logits.isnan().any(-1), -1, logits.argmax(-1)).tolist())

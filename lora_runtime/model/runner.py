@@ -41,14 +41,12 @@ class TorchRunner:
     @torch.inference_mode()
     def forward(self, batch: StepBatch) -> StepOutput:
         with self.base.forward_lock, self.base.state.during(self.cache, self._plan(batch), _lora_segments(batch)):
-            logits = self.base.model(
+            return StepOutput.of(self.base.model(
                 input_ids=self._tensor(batch.tokens).long()[None],
                 position_ids=self._tensor(batch.positions).long()[None],
                 logits_to_keep=self._tensor(batch.sampled_rows).long(),
                 use_cache=False,
-            ).logits[0].float()
-        greedy = torch.where(logits.isnan().any(-1), -1, logits.argmax(-1))
-        return StepOutput(logits, greedy.tolist())
+            ).logits[0])
 
     def _plan(self, batch: StepBatch) -> AttentionPlan:
         arrays = (batch.slots, batch.query_start, batch.context_lengths, batch.block_tables)

@@ -60,8 +60,7 @@ MODES = {
 class Case:
     """One architecture's base, adapters and expected outputs."""
 
-    base_dir: Path
-    base: BaseModel
+    bases: dict[str, BaseModel]
     adapters: dict[str, Path]
     prompts: dict[str, tuple[int, ...]]
     expected: dict[tuple[str, str], Expected]
@@ -79,17 +78,20 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         for i, (key, make) in enumerate(ADAPTERS.items())
     }
     reference = PeftReference(base_dir, adapters)
-    base = BaseModel.load(base_dir, dtype="float32")
+    bases = {k: BaseModel.load(base_dir, dtype="float32", kernels=k) for k in ("auto", "torch")}
+    assert bases["auto"].program is not None
+    base = bases["auto"]
     prompts = {p: tuple(base.tokenizer(p)["input_ids"]) for p in PROMPTS}
     expected = {(a, p): reference.greedy(a, prompts[p], TOKENS) for a in ("", *adapters) for p in PROMPTS}
-    return Case(base_dir, base, adapters, prompts, expected)
+    return Case(bases, adapters, prompts, expected)
 
 
+@pytest.mark.parametrize("kernels", ["auto", "torch"])
 @pytest.mark.parametrize("mode", MODES)
-def test_mixed_batch_equals_peft_alone(case: Case, mode: str) -> None:
+def test_mixed_batch_equals_peft_alone(case: Case, mode: str, kernels: str) -> None:
     config = EngineConfig(
         dtype="float32", max_running=24, kv_block_size=8, kv_cache_bytes=_kv_bytes(case, mode), **MODES[mode])
-    with Engine(case.base, config) as engine:
+    with Engine(case.bases[kernels], config) as engine:
         for key, path in case.adapters.items():
             engine.load_adapter(path, key)
         if mode == "prefix":
@@ -111,7 +113,8 @@ def test_adapters_differ_from_the_base_and_each_other(case: Case) -> None:
 
 
 def _kv_bytes(case: Case, mode: str) -> int:
-    per_token = KVCache.bytes_per_token(case.base.kv_shapes, case.base.dtype)
+    base = case.bases["auto"]
+    per_token = KVCache.bytes_per_token(base.kv_shapes, base.dtype)
     # Preemption: room for about four of the 24 sequences.
     return per_token * (8 * 50 if mode == "preempted" else 8 * 1000)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lora_runtime import SamplingParams
+from lora_runtime.model.output import StepOutput
 from lora_runtime.sampling import apply_penalties, filter_logits, sample
 from lora_runtime.sequence import Sequence
 
@@ -46,14 +47,14 @@ def test_draws_follow_the_distribution() -> None:
     probs = torch.tensor([0.5, 0.3, 0.15, 0.05])
     seq = make_sequence(temperature=1.0, seed=3)
     count = 4000
-    draws = torch.tensor([sample(probs.log()[None], [seq])[0].token_id for _ in range(count)])
+    draws = torch.tensor([sample(StepOutput.of(probs.log()[None]), [seq])[0].token_id for _ in range(count)])
     assert (draws.bincount(minlength=4) / count).tolist() == pytest.approx(probs.tolist(), abs=0.03)
 
 
 def test_temperature_sharpens() -> None:
     logits = torch.tensor([[1.0, 2.0]])
     seq = make_sequence(temperature=0.25, seed=0)
-    share = sum(sample(logits, [seq])[0].token_id for _ in range(2000)) / 2000
+    share = sum(sample(StepOutput.of(logits), [seq])[0].token_id for _ in range(2000)) / 2000
     assert share == pytest.approx(1 / (1 + math.exp(-4)), abs=0.02)
 
 
@@ -63,21 +64,21 @@ def test_a_seed_repeats_whatever_the_neighbours() -> None:
     def draw(neighbours: int) -> list[int]:
         seq = make_sequence(temperature=1.0, seed=7)
         others = [make_sequence(temperature=1.0) for _ in range(neighbours)]
-        return [sample(logits[: neighbours + 1], [seq, *others])[0].token_id for _ in range(20)]
+        return [sample(StepOutput.of(logits[: neighbours + 1]), [seq, *others])[0].token_id for _ in range(20)]
 
     assert draw(0) == draw(2)
 
 
 def test_choices_of_one_seed_differ() -> None:
     logits = torch.zeros(1, 1000)
-    first = [sample(logits, [make_sequence(index=i, temperature=1.0, seed=7)])[0].token_id for i in range(4)]
+    first = [sample(StepOutput.of(logits), [make_sequence(index=i, temperature=1.0, seed=7)])[0].token_id for i in range(4)]
     assert len(set(first)) == 4
 
 
 def test_rows_have_their_own_parameters() -> None:
     logits = torch.tensor([[0.0, 5.0, 4.0]]).repeat(3, 1)
     rows = [make_sequence(), make_sequence((1,), repetition_penalty=2.0), make_sequence(logprobs=2)]
-    results = sample(logits, rows)
+    results = sample(StepOutput.of(logits), rows)
     assert [r.token_id for r in results] == [1, 2, 1]
     assert results[0].logprob is None
     expected = torch.tensor([0.0, 5.0, 4.0]).log_softmax(-1).tolist()
@@ -88,6 +89,6 @@ def test_rows_have_their_own_parameters() -> None:
 
 def test_a_nan_row_fails_alone() -> None:
     logits = torch.tensor([[0.0, 1.0], [float("nan"), 1.0]])
-    good, bad = sample(logits, [make_sequence(), make_sequence()])
+    good, bad = sample(StepOutput.of(logits), [make_sequence(), make_sequence()])
     assert (good.token_id, good.error) == (1, None)
     assert bad.error is not None

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lora_runtime import Engine, FinishReason, Request, SamplingParams
+from lora_runtime.model.output import StepOutput
 
 from ..support.models import SCRIPTS, make_tokenizer
 
@@ -19,10 +20,10 @@ class Parrot:
         engine._runner.forward = self
 
     def __call__(self, batch):
-        logits = torch.full_like(self._forward(batch), -10.0)
+        logits = torch.full_like(self._forward(batch).logits, -10.0)
         for row, seq in zip(logits, batch.sampling, strict=True):
             row[self._ids[seq.num_generated % len(self._ids)]] = 10.0
-        return logits
+        return StepOutput.of(logits)
 
 
 @pytest.mark.parametrize("text", SCRIPTS)

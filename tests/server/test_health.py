@@ -9,6 +9,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from loramux.v1 import server_pb2
+from safetensors.torch import load_file
 
 from ..support.servers import Harness, make_settings, running
 
@@ -54,4 +55,5 @@ async def test_server_info(served: Harness, tiny_base: Path) -> None:
     assert (info.limits.max_context, info.limits.max_running) == (512, 64)
     assert info.limits.max_message_bytes == 4 << 20
     assert (info.load.adapters, info.load.running, info.load.leases) == (8, 0, 0)
-    assert info.num_parameters == sum(p.numel() for p in served.app.engine.base.model.parameters())
+    stored = load_file(tiny_base / "model.safetensors")
+    assert info.num_parameters == sum(t.numel() for t in stored.values())

@@ -58,10 +58,10 @@ class LogitsRecorder:
         forward = engine._runner.forward
 
         def recording(batch):
-            logits = forward(batch)
-            for seq, row in zip(batch.sampling, logits, strict=True):
+            output = forward(batch)
+            for seq, row in zip(batch.sampling, output.logits, strict=True):
                 self._rows.setdefault(seq.handle.request_id, []).append(row.clone())
-            return logits
+            return output
 
         engine._runner.forward = recording
 
