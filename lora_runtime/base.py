@@ -99,7 +99,7 @@ class BaseModel:
                         lora=lora)
 
     def place_adapter(self, weights: dict[str, LoraWeights]) -> DeviceAdapter:
-        """The adapter in the form in which this base's forward reads it. Raises ValueError for what that cannot take."""
+        """The adapter as this base's forward reads it. Raises ValueError for what that cannot take."""
         return TorchAdapter(weights) if self.program is None else CpuAdapter(weights, list(self.projections))
 
     def has_module(self, path: str) -> bool:
@@ -130,7 +130,8 @@ class BaseModel:
             else:
                 name = f"cpp/{host_target()}"
                 self.kernel_names = dict.fromkeys(("lora", "paged_attention", "linear", "step"), name)
-                self.kernel_names["weights"] = "int8" if weights == "int8" else "as loaded"
+                if weights == "int8":
+                    self.kernel_names["linear"] += "/int8"
                 return program
         if weights == "int8":
             raise BaseModelError("weights int8 needs the C++ kernels, which this base cannot use here")

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..kernels.cpu.build import NoKernelsError
 from ..kernels.cpu.library import AttentionShape
+from ..kernels.cpu.memory import Arena
 from ..kernels.cpu.program import LOGITS, Activation, LinearPart, NormWeights, Program
 from ..kernels.cpu.weights import PackedLinear, pack_linear
 from .projection import LoraProjection
@@ -51,8 +52,10 @@ class Lowering:
     what the C++ ops cannot express, before anything is freed.
     """
 
-    def __init__(self, model: Any, config: Any, calls: list[AttentionCall], modules: Mapping[str, int], max_context: int,
-                 int8: bool) -> None:
+    def __init__(
+        self, model: Any, config: Any, calls: list[AttentionCall], modules: Mapping[str, int], max_context: int,
+        int8: bool,
+    ) -> None:
         self.config = config
         self.kind = str(config.model_type)
         if self.kind not in LLAMA_LIKE | GPT2_LIKE:
@@ -66,6 +69,7 @@ class Lowering:
         self.weight_bytes = 0
         self.freed = False
         """Whether transformers' model has lost weights to the program."""
+        self._arena = Arena()
         self._seen: set[int] = set()
         if self.dtype == torch.bfloat16 or int8:
             odd = [n for n, p in model.named_parameters() if p.ndim == 2 and p.shape[1] % 2]
@@ -98,13 +102,15 @@ class Lowering:
             attention, mlp = layer.self_attn, layer.mlp
             sandwich = hasattr(layer, "pre_feedforward_layernorm")
             self._norm(layer.input_layernorm, buffers.hidden, buffers.normed)
-            self._linear("qkv", _parts(attention, "qkv_proj", "q_proj", "k_proj", "v_proj"), buffers.normed, buffers.qkv)
+            qkv = _parts(attention, "qkv_proj", "q_proj", "k_proj", "v_proj")
+            self._linear("qkv", qkv, buffers.normed, buffers.qkv)
             self._attention(i, attention, buffers, *rotary.tables(i))
             self._project("o", attention.o_proj, buffers.attended, buffers,
                           layer.post_attention_layernorm if sandwich else None)
-            self._norm(layer.pre_feedforward_layernorm if sandwich else layer.post_attention_layernorm, buffers.hidden,
-                       buffers.normed)
-            self._linear("gate_up", _parts(mlp, "gate_up_proj", "gate_proj", "up_proj"), buffers.normed, buffers.expanded)
+            before_mlp = layer.pre_feedforward_layernorm if sandwich else layer.post_attention_layernorm
+            self._norm(before_mlp, buffers.hidden, buffers.normed)
+            gate_up = _parts(mlp, "gate_up_proj", "gate_proj", "up_proj")
+            self._linear("gate_up", gate_up, buffers.normed, buffers.expanded)
             self.program.activate(self.activation, buffers.expanded, 0, inner, inner, buffers.activated)
             self._project("down", mlp.down_proj, buffers.activated, buffers,
                           layer.post_feedforward_layernorm if sandwich else None)
@@ -204,13 +210,13 @@ class Lowering:
         weight = self._take(module.weight)
         bias = None if getattr(module, "bias", None) is None else self._take(module.bias)
         rows = weight if isinstance(module, nn.Linear) else weight.t()
-        packed = pack_linear(self.program.library, rows, bias, self.int8)
+        packed = pack_linear(self.program.library, rows, bias, self.int8, self._arena)
         self.weight_bytes += packed.num_bytes
         self.freed = True
         module.weight.data = torch.empty(0, dtype=self.dtype)
         return packed
 
-    def _take(self, parameter: nn.Parameter) -> torch.Tensor:
+    def _take(self, parameter: torch.Tensor) -> torch.Tensor:
         self._seen.add(id(parameter))
         return parameter.detach()
 
@@ -221,7 +227,8 @@ class _Rotary:
     def __init__(self, module: Any, config: Any, positions: int) -> None:
         self._module, self._positions = module, positions
         self._types = list(getattr(config, "layer_types", None) or ())
-        self._per_type = len({k for k, _ in module.named_buffers() if k.endswith("_inv_freq")} - {"original_inv_freq"}) > 0
+        frequencies = {name for name, _ in module.named_buffers() if name.endswith("_inv_freq")}
+        self._per_type = bool(frequencies - {"original_inv_freq"})
         self._made: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def tables(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,28 @@ import torch
 
 from ..batch import StepBatch
 from ..kernels.cpu.adapter import CpuAdapter
-from ..kernels.cpu.library import Segment, Step
+from ..kernels.cpu.library import SLACK_BYTES, TILE, Segment, Step
 from ..kernels.cpu.program import Program
-from ..kv_cache import KVCache
 from .output import StepOutput
 
 
 class ProgramRunner:
     """Owns the KV cache and the step's buffers. Used by the engine thread only."""
 
-    def __init__(self, program: Program, cache: KVCache, vocab_size: int) -> None:
-        self.program, self.cache = program, cache
-        self._keys, self._values = _pointers(cache.keys), _pointers(cache.values)
+    def __init__(
+        self, program: Program, shapes: Sequence[tuple[int, int, int]], num_blocks: int, block_size: int,
+        vocab_size: int,
+    ) -> None:
+        """`shapes`: (kv_heads, key dim, value dim) per layer. Raises ValueError for a block size off TILE."""
+        if block_size % TILE:
+            raise ValueError(f"kv_block_size must be a multiple of {TILE} for the C++ kernels, got {block_size}")
+        self.program = program
+        slots = num_blocks * block_size
+        self._cache = (
+            [_slots(slots * heads * dim, program.dtype) for heads, dim, _ in shapes],
+            [_slots(slots * heads * dim_v, program.dtype) for heads, _, dim_v in shapes],
+        )
+        self._keys, self._values = (_pointers(tensors) for tensors in self._cache)
         self._logits = torch.empty(0, vocab_size)
         self._greedy = np.empty(0, np.int32)
 
@@ -51,6 +62,10 @@ def _segments(batch: StepBatch) -> Any:
         assert isinstance(adapter, CpuAdapter)
         c.table, c.start, c.end, c.weight = adapter.address, segment.start, segment.end, segment.weight
     return out
+
+
+def _slots(values: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.zeros(values + SLACK_BYTES // dtype.itemsize, dtype=dtype)
 
 
 def _pointers(tensors: list[torch.Tensor]) -> Any:

@@ -27,8 +27,7 @@ def make_runner(base: BaseModel, num_blocks: int, block_size: int) -> ModelRunne
     """The base's program where it has one, else transformers' forward."""
     if base.program is None:
         return TorchRunner(base, num_blocks, block_size)
-    cache = KVCache(base.kv_shapes, num_blocks, block_size, base.dtype, base.device)
-    return ProgramRunner(base.program, cache, base.vocab_size)
+    return ProgramRunner(base.program, base.kv_shapes, num_blocks, block_size, base.vocab_size)
 
 
 class TorchRunner:
@@ -49,8 +48,9 @@ class TorchRunner:
             ).logits[0])
 
     def _plan(self, batch: StepBatch) -> AttentionPlan:
-        arrays = (batch.slots, batch.query_start, batch.context_lengths, batch.block_tables)
-        return AttentionPlan(*(self._tensor(a) for a in arrays), batch.block_size)
+        return AttentionPlan(
+            self._tensor(batch.slots), self._tensor(batch.query_start), self._tensor(batch.context_lengths),
+            self._tensor(batch.block_tables), batch.block_size)
 
     def _tensor(self, array: object) -> torch.Tensor:
         return torch.as_tensor(array, device=self.base.device)

@@ -14,6 +14,7 @@ from lora_runtime.kernels.lora import LoraSegment, add_lora_reference
 
 LORA = {"torch": add_lora_reference, "cpp": ops.add_lora}
 ATTENTION = {"torch": paged_attention_reference, "cpp": ops.paged_attention}
+SLOTS = 480
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
@@ -49,7 +50,7 @@ def test_lora_equals_the_dense_update(seed: int, kernel: str, dtype: torch.dtype
 
 def _random_plan(g: torch.Generator, block_size: int) -> tuple[AttentionPlan, list[list[int]]]:
     """Five sequences, chunks and decode rows, in shuffled blocks; and the slots that each row may see."""
-    free = torch.randperm(300 // block_size, generator=g).tolist()
+    free = torch.randperm(SLOTS // block_size, generator=g).tolist()
     starts, lengths, tables, visible = [0], [], [], []
     for new in [1, 7, 1, 13, 1]:
         length = new + _integer(g, 0, 40)
@@ -75,9 +76,9 @@ def test_attention_equals_row_by_row(
     dtype: torch.dtype,
 ) -> None:
     g = torch.Generator().manual_seed(heads * d)
-    plan, row_slots = _random_plan(g, block_size=(4, 8, 16)[heads % 3])
-    k_cache = torch.full((300, kv_heads, d), math.nan, dtype=dtype)  # what no row may see is poison
-    v_cache = torch.full((300, kv_heads, dv), math.nan, dtype=dtype)
+    plan, row_slots = _random_plan(g, block_size=(16, 32, 48)[heads % 3])
+    k_cache = torch.full((SLOTS, kv_heads, d), math.nan, dtype=dtype)  # what no row may see is poison
+    v_cache = torch.full((SLOTS, kv_heads, dv), math.nan, dtype=dtype)
     for slots in row_slots:
         k_cache[slots] = torch.randn(len(slots), kv_heads, d, generator=g).to(dtype)
         v_cache[slots] = torch.randn(len(slots), kv_heads, dv, generator=g).to(dtype)
@@ -122,7 +123,8 @@ def test_int8_products_do_not_overflow() -> None:
     """The largest inputs and weights of a long row fit into int32."""
     k = 11008
     packed = weights.pack_linear(library.load(), torch.ones(3, k), None, int8=True)
-    torch.testing.assert_close(ops.linear(torch.full((2, k), 5.0), packed), torch.full((2, 3), 5.0 * k), rtol=1e-3, atol=0)
+    y = ops.linear(torch.full((2, k), 5.0), packed)
+    torch.testing.assert_close(y, torch.full((2, 3), 5.0 * k), rtol=1e-3, atol=0)
 
 
 def test_broken_input_stays_broken_in_int8() -> None:

@@ -90,7 +90,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize("mode", MODES)
 def test_mixed_batch_equals_peft_alone(case: Case, mode: str, kernels: str) -> None:
     config = EngineConfig(
-        dtype="float32", max_running=24, kv_block_size=8, kv_cache_bytes=_kv_bytes(case, mode), **MODES[mode])
+        dtype="float32", max_running=24, kv_block_size=16, kv_cache_bytes=_kv_bytes(case, mode), **MODES[mode])
     with Engine(case.bases[kernels], config) as engine:
         for key, path in case.adapters.items():
             engine.load_adapter(path, key)

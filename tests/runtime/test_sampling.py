@@ -71,7 +71,8 @@ def test_a_seed_repeats_whatever_the_neighbours() -> None:
 
 def test_choices_of_one_seed_differ() -> None:
     logits = torch.zeros(1, 1000)
-    first = [sample(StepOutput.of(logits), [make_sequence(index=i, temperature=1.0, seed=7)])[0].token_id for i in range(4)]
+    rows = [make_sequence(index=i, temperature=1.0, seed=7) for i in range(4)]
+    first = [sample(StepOutput.of(logits), [row])[0].token_id for row in rows]
     assert len(set(first)) == 4
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from ctypes import POINTER, Structure, byref, c_double, c_float, c_int, c_int32, c_void_p
+from ctypes import POINTER, Structure, byref, c_double, c_float, c_int, c_int32, c_long, c_void_p
 from typing import Any
 
 import torch
@@ -12,6 +12,10 @@ import torch
 from . import build
 
 MAX_RANK = 4096
+TILE = 16
+"""Slots of the KV cache that lie together (csrc/attention.h); a KV block is a multiple of it."""
+SLACK_BYTES = 64
+"""What the kernels may read behind the last value tile."""
 
 
 class Linear(Structure):
@@ -74,8 +78,12 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "lm_times": (c_int, [c_void_p, POINTER(c_double)]),
     "lm_pack": (None, [c_int, c_void_p, c_int, c_int, c_void_p]),
     "lm_pack_int8": (None, [c_void_p, c_int, c_int, c_void_p]),
+    "lm_lora_bytes": (None, [c_int, c_int, c_int, c_int, POINTER(c_long)]),
+    "lm_pack_lora": (None, [c_int, c_void_p, c_void_p, c_int, c_int, c_int, c_void_p, c_void_p]),
     "lm_gemm": (None, [c_int, POINTER(Linear), c_void_p, c_int, c_void_p, c_int]),
     "lm_lora": (None, [c_int, POINTER(Step), c_void_p, c_int, c_void_p, c_int]),
+    "lm_peak_seconds": (c_double, [c_int, c_long, c_int]),
+    "lm_read_seconds": (c_double, [c_void_p, c_long, c_int]),
     "lm_paged_attention": (None, [c_int, POINTER(Step), POINTER(AttentionShape), c_void_p, c_void_p]),
 }
 
@@ -105,6 +113,6 @@ def is_bf16(dtype: torch.dtype) -> bool:
 
 
 __all__ = [
-    "MAX_RANK", "AttentionShape", "Embedding", "Linear", "LoraEntry", "Norm", "Segment", "Step", "byref", "is_bf16",
+    "MAX_RANK", "SLACK_BYTES", "TILE", "AttentionShape", "Embedding", "Linear", "LoraEntry", "Norm", "Segment", "Step", "byref", "is_bf16",
     "load",
 ]

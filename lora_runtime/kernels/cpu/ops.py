@@ -9,7 +9,8 @@ import torch
 
 from ..attention import AttentionPlan
 from ..lora import LoraSegment
-from .library import AttentionShape, LoraEntry, Segment, Step, byref, is_bf16, load
+from .library import SLACK_BYTES, TILE, AttentionShape, LoraEntry, Segment, Step, byref, is_bf16, load
+from .memory import Arena
 from .weights import PackedLinear, pack_lora
 
 
@@ -22,9 +23,10 @@ def linear(x: torch.Tensor, packed: PackedLinear) -> torch.Tensor:
     return y
 
 
-def prepare_lora(segments: Sequence[LoraSegment]) -> tuple[Step, list[object]]:
+def prepare_lora(segments: Sequence[LoraSegment], arena: Arena | None = None) -> tuple[Step, list[object]]:
     """A step with these segments alone, and what must live as long as it."""
-    packed = [pack_lora(s.a, s.b, s.scaling) for s in segments]
+    library = load()
+    packed = [pack_lora(library, s.a, s.b, s.scaling, arena) for s in segments]
     tables = (LoraEntry * len(segments))(*(p.struct() for p in packed))
     c_segments = (Segment * len(segments))()
     for i, s in enumerate(segments):
@@ -34,28 +36,64 @@ def prepare_lora(segments: Sequence[LoraSegment]) -> tuple[Step, list[object]]:
     return step, [packed, tables, c_segments]
 
 
+def run_lora(y: torch.Tensor, x: torch.Tensor, step: Step) -> None:
+    """Adds the prepared segments' updates of `x` (T, in) into `y` (T, out), float32."""
+    step.rows = x.shape[0]
+    load().lm_lora(is_bf16(x.dtype), byref(step), x.data_ptr(), x.shape[1], y.data_ptr(), y.shape[1])
+
+
 def add_lora(y: torch.Tensor, x: torch.Tensor, segments: Sequence[LoraSegment]) -> None:
     """As add_lora_reference, with `y` in float32 whatever the dtype of `x`."""
     step, _kept = prepare_lora(segments)
-    step.rows = x.shape[0]
-    load().lm_lora(is_bf16(x.dtype), byref(step), x.data_ptr(), x.shape[1], y.data_ptr(), y.shape[1])
+    run_lora(y, x, step)
 
 
 def paged_attention(
     q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, plan: AttentionPlan, *, scaling: float,
     window: int | None = None, softcap: float | None = None,
 ) -> torch.Tensor:
-    """As paged_attention_reference."""
+    """As paged_attention_reference; `plan.block_size` a multiple of TILE."""
+    return attend_tiles(
+        q, tile_keys(k_cache), tile_values(v_cache), k_cache.shape[1], plan, dim_v=v_cache.shape[2], scaling=scaling,
+        window=window, softcap=softcap)
+
+
+def attend_tiles(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, kv_heads: int, plan: AttentionPlan, *,
+    scaling: float, dim_v: int | None = None, window: int | None = None, softcap: float | None = None,
+) -> torch.Tensor:
+    """The same over caches in the kernels' layout (tile_keys, tile_values)."""
     rows, heads, dim = q.shape
-    shape = AttentionShape(
-        heads, k_cache.shape[1], dim, v_cache.shape[2], window or 0, scaling, softcap or 0.0)
-    out = q.new_empty(rows, heads, v_cache.shape[2])
-    keys, values = (ctypes.c_void_p * 1)(k_cache.data_ptr()), (ctypes.c_void_p * 1)(v_cache.data_ptr())
+    shape = AttentionShape(heads, kv_heads, dim, dim_v or dim, window or 0, scaling, softcap or 0.0)
+    out = q.new_empty(rows, heads, shape.dim_v)
+    key_pointers, value_pointers = ((ctypes.c_void_p * 1)(t.data_ptr()) for t in (keys, values))
     step = Step(
         rows=rows, sequences=len(plan.context_lengths), query_start=plan.query_start.data_ptr(),
         context_lengths=plan.context_lengths.data_ptr(), block_tables=plan.block_tables.data_ptr(),
-        table_width=plan.block_tables.shape[1], block_size=plan.block_size, keys=ctypes.addressof(keys),
-        values=ctypes.addressof(values), threads=torch.get_num_threads(),
+        table_width=plan.block_tables.shape[1], block_size=plan.block_size,
+        keys=ctypes.addressof(key_pointers), values=ctypes.addressof(value_pointers),
+        threads=torch.get_num_threads(),
     )
     load().lm_paged_attention(is_bf16(q.dtype), byref(step), byref(shape), q.data_ptr(), out.data_ptr())
     return out
+
+
+def tile_keys(cache: torch.Tensor) -> torch.Tensor:
+    """(slots, kv_heads, d) → the kernels' layout: (slots / TILE, kv_heads, units of d, TILE)."""
+    slots, heads, _ = cache.shape
+    units = cache.contiguous().view(torch.int32).view(slots // TILE, TILE, heads, -1)
+    return _padded(units.permute(0, 2, 3, 1))
+
+
+def tile_values(cache: torch.Tensor) -> torch.Tensor:
+    """(slots, kv_heads, d_v) → (slots / TILE, kv_heads, units of TILE, d_v)."""
+    slots, heads, width = cache.shape
+    per_unit = 4 // cache.itemsize
+    parts = cache.view(slots // TILE, TILE // per_unit, per_unit, heads, width)
+    return _padded(parts.permute(0, 3, 1, 4, 2))
+
+
+def _padded(tiles: torch.Tensor) -> torch.Tensor:
+    """Flat, with the bytes behind it that the kernels may read."""
+    flat = tiles.contiguous().flatten()
+    return torch.cat([flat, flat.new_zeros(SLACK_BYTES // flat.itemsize)])

@@ -6,9 +6,9 @@ import ctypes
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
 from .library import MAX_RANK, Linear, LoraEntry, is_bf16
+from .memory import Arena
 
 PANEL = 48
 
@@ -34,19 +34,21 @@ class PackedLinear:
 
 
 def pack_linear(
-    library: ctypes.CDLL, weight: torch.Tensor, bias: torch.Tensor | None = None, int8: bool = False
+    library: ctypes.CDLL, weight: torch.Tensor, bias: torch.Tensor | None = None, int8: bool = False,
+    arena: Arena | None = None,
 ) -> PackedLinear:
     """`weight`: (out, in), in even unless float32. int8 is symmetric with one scale per output."""
     n, k = weight.shape
-    padded = -(-n // PANEL) * PANEL
+    size = -(-n // PANEL) * PANEL * k
+    arena = arena or Arena(size * weight.itemsize)
     bias = None if bias is None else bias.detach().float().contiguous()
     if int8:
         values, scale = quantize_int8(weight)
-        packed = torch.empty(padded * k, dtype=torch.int8)
+        packed = arena.empty(size, torch.int8)
         library.lm_pack_int8(values.data_ptr(), n, k, packed.data_ptr())
         return PackedLinear(packed, scale, bias, n, k)
     weight = weight.detach().contiguous()
-    packed = torch.empty(padded * k, dtype=weight.dtype)
+    packed = arena.empty(size, weight.dtype)
     library.lm_pack(is_bf16(weight.dtype), weight.data_ptr(), n, k, packed.data_ptr())
     return PackedLinear(packed, None, bias, n, k)
 
@@ -60,27 +62,40 @@ def quantize_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @dataclass(frozen=True)
 class PackedLora:
-    """One projection of one adapter: `a` (r, in) as it is, `b` (out, r) as (units of rank, out)."""
+    """One projection of one adapter in the layout of csrc/lora.h."""
 
     a: torch.Tensor
     b: torch.Tensor
     rank: int
     scaling: float
 
-    @property
-    def num_bytes(self) -> int:
-        return self.a.nbytes + self.b.nbytes
-
     def struct(self) -> LoraEntry:
         """For C; valid while this object lives."""
         return LoraEntry(self.a.data_ptr(), self.b.data_ptr(), self.rank, self.scaling)
 
 
-def pack_lora(a: torch.Tensor, b: torch.Tensor, scaling: float) -> PackedLora:
+def pack_lora(
+    library: ctypes.CDLL, a: torch.Tensor, b: torch.Tensor, scaling: float, arena: Arena | None = None
+) -> PackedLora:
     """`a`: (r, in), `b`: (out, r), both float32 or both bfloat16. Raises ValueError above MAX_RANK."""
     rank = a.shape[0]
     if rank > MAX_RANK:
         raise ValueError(f"rank {rank} is above {MAX_RANK}, the most that the C++ kernels take")
-    per_unit = 4 // b.itemsize
-    units = F.pad(b, (0, -rank % per_unit)).contiguous().view(torch.int32)
-    return PackedLora(a.contiguous(), units.t().contiguous(), rank, scaling)
+    sizes = _lora_sizes(library, a, b)
+    arena = arena or Arena(Arena.size_of(*sizes))
+    packed_a, packed_b = (arena.empty(size // a.itemsize, a.dtype) for size in sizes)
+    a, b = a.contiguous(), b.contiguous()
+    library.lm_pack_lora(is_bf16(a.dtype), a.data_ptr(), b.data_ptr(), rank, a.shape[1], b.shape[0],
+                         packed_a.data_ptr(), packed_b.data_ptr())
+    return PackedLora(packed_a, packed_b, rank, scaling)
+
+
+def lora_bytes(library: ctypes.CDLL, a: torch.Tensor, b: torch.Tensor) -> int:
+    """What pack_lora takes from the arena."""
+    return Arena.size_of(*_lora_sizes(library, a, b))
+
+
+def _lora_sizes(library: ctypes.CDLL, a: torch.Tensor, b: torch.Tensor) -> list[int]:
+    sizes = (ctypes.c_long * 2)()
+    library.lm_lora_bytes(is_bf16(a.dtype), *a.shape, b.shape[0], sizes)
+    return list(sizes)

@@ -20,7 +20,7 @@ void gemm(const Linear& w, const T* x, int rows, float* y, int threads) {
             for (int i = 0; i < rows; i++)
                 scale[i] = quantize_row(x + size_t(i) * w.k, w.k, fixed.data() + size_t(i) * w.k);
         }
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(static)
         for (int i = 0; i < count; i++) {
             if (w.scale)
                 gemm_panel_int8(w, i, {fixed.data(), scale.data()}, rows, y, w.n, false, scratch.data());
@@ -105,6 +105,18 @@ void lm_pack(int use_bf16, const void* w, int n, int k, void* out) {
         pack(static_cast<const bf16*>(w), n, k, static_cast<bf16*>(out));
     else
         pack(static_cast<const float*>(w), n, k, static_cast<float*>(out));
+}
+void lm_lora_bytes(int use_bf16, int rank, int in, int out, long* bytes) {
+    bytes[0] = use_bf16 ? lora_a_bytes<bf16>(rank, in) : lora_a_bytes<float>(rank, in);
+    bytes[1] = use_bf16 ? lora_b_bytes<bf16>(rank, out) : lora_b_bytes<float>(rank, out);
+}
+void lm_pack_lora(int use_bf16, const void* a, const void* b, int rank, int in, int out, void* to_a, void* to_b) {
+    if (use_bf16)
+        pack_lora(static_cast<const bf16*>(a), static_cast<const bf16*>(b), rank, in, out, static_cast<bf16*>(to_a),
+                  static_cast<bf16*>(to_b));
+    else
+        pack_lora(static_cast<const float*>(a), static_cast<const float*>(b), rank, in, out,
+                  static_cast<float*>(to_a), static_cast<float*>(to_b));
 }
 void lm_pack_int8(const int8_t* w, int n, int k, int8_t* out) { pack_int8(w, n, k, out); }
 

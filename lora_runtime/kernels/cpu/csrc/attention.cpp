@@ -6,155 +6,179 @@
 namespace lm {
 namespace {
 
-constexpr int kKeys = 64;
+constexpr int kTiles = 4;  // per block of the softmax
+constexpr int kKeys = kTiles * kLanes;
+constexpr int kRows = 4;          // rows of queries that share the loads of a tile
+constexpr int kColumns = 4;       // vectors of dim_v at a time
 constexpr float kLowest = -1e30f;  // finite, so that a block without visible keys changes nothing
 
 inline int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
-// 16 rows of `units` 32-bit units, transposed: out[u * 16 + row].
-void transpose16(const uint32_t* const (&rows)[kLanes], int units, uint32_t* out) {
-    int u = 0;
-#if defined(__AVX512F__)
-    for (; u + kLanes <= units; u += kLanes) {
-        __m512i r[16], t[16];
-        for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(rows[i] + u);
-        for (int i = 0; i < 16; i += 2) {
-            t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-            t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-        }
-        for (int i = 0; i < 16; i += 4) {
-            r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-            r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-            r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-            r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-        }
-        for (int i = 0; i < 4; i++) {  // 128-bit lane l of r[i + 4 g] holds column 4 l + i of rows 4 g .. 4 g + 3
-            t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-            t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-            t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-            t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-        }
-        for (int i = 0; i < 4; i++) {
-            uint32_t* o = out + size_t(u + i) * kLanes;
-            _mm512_storeu_si512(o, _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88));
-            _mm512_storeu_si512(o + 8 * kLanes, _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd));
-            _mm512_storeu_si512(o + 4 * kLanes, _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88));
-            _mm512_storeu_si512(o + 12 * kLanes, _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd));
-        }
-    }
-#endif
-    for (; u < units; u++)
-        for (int i = 0; i < kLanes; i++) out[size_t(u) * kLanes + i] = rows[i][u];
+template <class T>
+inline size_t key_tile(const AttentionShape& s) {
+    return size_t(s.dim / per_unit<T>) * kLanes;  // units
 }
-
-// A row of values per unit of keys: float32 as it is, bf16 with two keys interleaved. `width` is dim_v rounded up.
-void pack_values(const float* const* rows, int dim, int width, uint32_t* out) {
-    for (int j = 0; j < kKeys; j++) std::memcpy(out + size_t(j) * width, rows[j], dim * sizeof(float));
-}
-
-void pack_values(const bf16* const* rows, int dim, int width, uint32_t* out) {
-    for (int j = 0; j < kKeys; j += 2) {
-        const bf16 *even = rows[j], *odd = rows[j + 1];
-        uint32_t* o = out + size_t(j / 2) * width;
-        for (int i = 0; i < dim; i++) o[i] = even[i].bits | uint32_t(odd[i].bits) << 16;
-    }
+template <class T>
+inline size_t value_tile(const AttentionShape& s) {
+    return size_t(s.dim_v) * (kLanes / per_unit<T>);  // units
 }
 
 // The thread's working memory for R = count * group rows of queries.
 template <class T>
 struct Scratch {
-    int units, width, rows;
-    uint32_t *q, *k, *v, *p;
-    float *acc, *scores, *best, *total;
+    int units, width;
+    uint32_t *q, *p;
+    float *acc, *scores, *best, *total, *factor;
+    size_t used;
 
     Scratch(const AttentionShape& s, float* base) {
         units = s.dim / per_unit<T>;
         width = round_up(s.dim_v, kLanes);
-        rows = kQueries * (s.heads / s.kv_heads);
+        int rows = kQueries * (s.heads / s.kv_heads);
         auto* u = reinterpret_cast<uint32_t*>(base);
         auto take = [&u](size_t n) { return std::exchange(u, u + (n + 15) / 16 * 16); };
-        k = take(size_t(units) * kKeys);
-        v = take(size_t(width) * kKeys);
         q = take(size_t(units) * rows);
         p = take(size_t(kKeys) * rows);
         acc = reinterpret_cast<float*>(take(size_t(width) * rows));
         scores = reinterpret_cast<float*>(take(size_t(kKeys) * rows));
         best = reinterpret_cast<float*>(take(rows));
         total = reinterpret_cast<float*>(take(rows));
+        factor = reinterpret_cast<float*>(take(rows));
         used = size_t(u - reinterpret_cast<uint32_t*>(base));
     }
-    size_t used;
+};
+
+// Up to 64 keys of one sequence and KV head: where their tiles lie.
+struct Block {
+    int first;  // position of the first key
+    int tiles;
+    const uint32_t *k[kTiles], *v[kTiles];
+    int valid;  // keys that belong to the sequence
 };
 
 template <class T>
-void score_row(const AttentionShape& s, const Scratch<T>& w, int row, int position, int block) {
+Block find_block(const AttentionShape& s, const Context& c, int kv_head, int first, const T* keys, const T* values) {
+    Block b{first, 0, {}, {}, std::min(kKeys, c.length - first)};
+    for (; b.tiles * kLanes < b.valid; b.tiles++) {
+        int pos = first + b.tiles * kLanes;
+        size_t slot = size_t(c.block_table[pos / c.block_size]) * c.block_size + pos % c.block_size;
+        size_t tile = slot / kLanes * s.kv_heads + kv_head;
+        b.k[b.tiles] = reinterpret_cast<const uint32_t*>(keys) + tile * key_tile<T>(s);
+        b.v[b.tiles] = reinterpret_cast<const uint32_t*>(values) + tile * value_tile<T>(s);
+    }
+    return b;
+}
+
+template <class T, int R, int G>
+void dot_tiles(const Scratch<T>& w, const Block& b, const Block* next, int row, f32x16 (&acc)[R][kTiles]) {
     const uint32_t* q = w.q + size_t(row) * w.units;
-    f32x16 acc[kKeys / kLanes] = {};
     for (int u = 0; u < w.units; u++)
-        for (int g = 0; g < kKeys / kLanes; g++)
-            acc[g] = mac<T>(acc[g], load<u32x16>(w.k + (size_t(g) * w.units + u) * kLanes), q[u]);
+        for (int g = 0; g < G; g++) {
+            u32x16 k = load<u32x16>(b.k[g] + size_t(u) * kLanes);
+            if (next) __builtin_prefetch(next->k[g] + size_t(u) * kLanes);
+            for (int r = 0; r < R; r++) acc[r][g] = mac<T>(acc[r][g], k, q[size_t(r) * w.units + u]);
+        }
+}
+
+// Scores of R rows with all keys of a block, -inf where a row may not look. Meanwhile the keys of `next`, the
+// block that this thread comes to after it, are on their way from memory.
+template <class T, int R>
+void score(const AttentionShape& s, const Scratch<T>& w, const Block& b, const Block* next, int row, int group,
+           int first) {
+    f32x16 acc[R][kTiles] = {};
+    switch (b.tiles) {
+        case 1: dot_tiles<T, R, 1>(w, b, next, row, acc); break;
+        case 2: dot_tiles<T, R, 2>(w, b, next, row, acc); break;
+        case 3: dot_tiles<T, R, 3>(w, b, next, row, acc); break;
+        default: dot_tiles<T, R, 4>(w, b, next, row, acc);
+    }
     const i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    for (int g = 0; g < kKeys / kLanes; g++) {
-        f32x16 v = acc[g] * s.scaling;
-        if (s.softcap) v = s.softcap * tanh16(v / s.softcap);
-        i32x16 key = block + g * kLanes + lane;
-        i32x16 hidden = key > position;
-        if (s.window) hidden |= key <= position - s.window;
-        store(w.scores + row * kKeys + g * kLanes, hidden ? splat(-INFINITY) : v);
+    for (int r = 0; r < R; r++) {
+        int position = first + (row + r) / group;
+        for (int g = 0; g < kTiles; g++) {
+            f32x16 v = acc[r][g] * s.scaling;
+            if (s.softcap) v = s.softcap * tanh16(v / s.softcap);
+            i32x16 key = b.first + g * kLanes + lane;
+            i32x16 hidden = key > position;
+            if (s.window) hidden |= key <= position - s.window;
+            store(w.scores + (row + r) * kKeys + g * kLanes, hidden ? splat(-INFINITY) : v);
+        }
     }
 }
 
 // Scores of one block to probabilities (unnormalised), and the factor for what was summed before.
 template <class T>
-float soften(const Scratch<T>& w, int row) {
+void soften(const Scratch<T>& w, int row) {
     float* scores = w.scores + row * kKeys;
     T* p = reinterpret_cast<T*>(w.p + row * kKeys);
     f32x16 top = load<f32x16>(scores);
-    for (int g = 1; g < kKeys / kLanes; g++) top = max(top, load<f32x16>(scores + g * kLanes));
+    for (int g = 1; g < kTiles; g++) top = max(top, load<f32x16>(scores + g * kLanes));
     float before = w.best[row], best = std::max(before, max_of(top));
     f32x16 sums{};
-    for (int g = 0; g < kKeys / kLanes; g++) {
+    for (int g = 0; g < kTiles; g++) {
         f32x16 e = exp16(load<f32x16>(scores + g * kLanes) - best);
         sums += e;
         store16(p + g * kLanes, e);
     }
-    float factor = exp16(splat(before - best))[0];
+    w.factor[row] = before == best ? 1.0f : exp16(splat(before - best))[0];
     w.best[row] = best;
-    w.total[row] = w.total[row] * factor + sum(sums);
-    return factor;
+    w.total[row] = w.total[row] * w.factor[row] + sum(sums);
 }
 
-template <class T, int V>
-inline void weigh(const Scratch<T>& w, int row, int column, float factor) {
-    const uint32_t* p = w.p + row * kKeys;
-    float* out = w.acc + size_t(row) * w.width + column;
-    f32x16 acc[V];
-    for (int v = 0; v < V; v++) acc[v] = load<f32x16>(out + v * kLanes) * factor;
-    for (int j = 0; j < kKeys / per_unit<T>; j++)
+// acc = acc * factor + probabilities . values, for R rows and V vectors of columns.
+template <class T, int R, int V>
+void weigh(const AttentionShape& s, const Scratch<T>& w, const Block& b, const Block* next, int row, int column) {
+    constexpr int U = per_unit<T>, per_tile = kLanes / U;
+    f32x16 acc[R][V];
+    for (int r = 0; r < R; r++)
         for (int v = 0; v < V; v++)
-            acc[v] = mac<T>(acc[v], load<u32x16>(w.v + size_t(j) * w.width + column + v * kLanes), p[j]);
-    for (int v = 0; v < V; v++) store(out + v * kLanes, acc[v]);
+            acc[r][v] = load<f32x16>(w.acc + size_t(row + r) * w.width + column + v * kLanes) * w.factor[row + r];
+    auto add = [&](int j, uint32_t mask) {
+        size_t at = size_t(j % per_tile) * s.dim_v + column;
+        const uint32_t* from = b.v[j / per_tile] + at;
+        for (int v = 0; v < V; v++) {
+            if (next) __builtin_prefetch(next->v[j / per_tile] + at + v * kLanes);
+            u32x16 value = load<u32x16>(from + v * kLanes) & mask;
+            for (int r = 0; r < R; r++) acc[r][v] = mac<T>(acc[r][v], value, w.p[size_t(row + r) * kKeys + j]);
+        }
+    };
+    int whole = b.valid / U;
+    for (int j = 0; j < whole; j++) add(j, ~0u);
+    // The slot behind the last key may hold anything, NaN too, which a probability of 0 would not silence.
+    if (b.valid % U) add(whole, 0xffff);
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < V; v++) store(w.acc + size_t(row + r) * w.width + column + v * kLanes, acc[r][v]);
 }
 
-template <class T>
-void gather_block(const AttentionShape& s, const Context& c, int kv_head, int block, const T* keys, const T* values,
-                  const Scratch<T>& w) {
-    const uint32_t* k[kLanes];
-    const T* v[kKeys];
-    for (int j = 0; j < kKeys; j++) {
-        int pos = std::min(block + j, c.length - 1);  // behind the end: masked, but never another sequence's memory
-        size_t slot = size_t(c.block_table[pos / c.block_size]) * c.block_size + pos % c.block_size;
-        size_t head = slot * s.kv_heads + kv_head;
-        v[j] = values + head * s.dim_v;
-        k[j % kLanes] = reinterpret_cast<const uint32_t*>(keys + head * s.dim);
-        if (j % kLanes == kLanes - 1) transpose16(k, w.units, w.k + size_t(j / kLanes) * w.units * kLanes);
-    }
-    pack_values(v, s.dim_v, w.width, w.v);
+template <class T, int R>
+void attend_rows(const AttentionShape& s, const Scratch<T>& w, const Block& b, const Block* next, int row, int group,
+                 int first) {
+    score<T, R>(s, w, b, next, row, group, first);
+    for (int r = 0; r < R; r++) soften(w, row + r);
+    int column = 0;
+    for (; column + kColumns * kLanes <= w.width; column += kColumns * kLanes)
+        weigh<T, R, kColumns>(s, w, b, next, row, column);
+    for (; column < w.width; column += kLanes) weigh<T, R, 1>(s, w, b, next, row, column);
 }
 
 }  // namespace
 
 size_t attention_scratch(const AttentionShape& s) { return Scratch<float>(s, nullptr).used; }
+
+template <class T>
+void write_key(const AttentionShape& s, int kv_head, size_t slot, const T* key, T* keys) {
+    size_t tile = slot / kLanes * s.kv_heads + kv_head;
+    uint32_t* to = reinterpret_cast<uint32_t*>(keys) + tile * key_tile<T>(s) + slot % kLanes;
+    for (int u = 0; u < s.dim / per_unit<T>; u++) to[size_t(u) * kLanes] = load<uint32_t>(key + u * per_unit<T>);
+}
+
+template <class T>
+void write_value(const AttentionShape& s, int kv_head, size_t slot, const float* value, T* values) {
+    constexpr int U = per_unit<T>;
+    size_t tile = slot / kLanes * s.kv_heads + kv_head, lane = slot % kLanes;
+    T* to = values + (tile * value_tile<T>(s) + lane / U * s.dim_v) * U + lane % U;
+    for (int i = 0; i < s.dim_v; i++) to[size_t(i) * U] = from_float<T>(value[i]);
+}
 
 template <class T>
 void attend(const AttentionShape& s, const Context& c, int kv_head, int first, int count, const T* q, size_t ldq,
@@ -169,25 +193,34 @@ void attend(const AttentionShape& s, const Context& c, int kv_head, int first, i
     }
     std::fill(w.acc, w.acc + size_t(rows) * w.width, 0.0f);
     int oldest = s.window ? std::max(0, first - s.window + 1) : 0;
-    for (int block = oldest / kKeys * kKeys; block < first + count; block += kKeys) {
-        gather_block(s, c, kv_head, block, keys, values, w);
-        for (int row = 0; row < rows; row++) {
-            int position = first + row / group;
-            if (block > position || (s.window && block + kKeys <= position - s.window + 1)) continue;
-            score_row(s, w, row, position, block);
-            float factor = soften(w, row);
-            int column = 0;
-            for (; column + 4 * kLanes <= w.width; column += 4 * kLanes) weigh<T, 4>(w, row, column, factor);
-            for (; column < w.width; column += kLanes) weigh<T, 1>(w, row, column, factor);
+    oldest = oldest / kKeys * kKeys;
+    Block b = find_block(s, c, kv_head, oldest, keys, values);
+    for (int block = oldest; block < first + count; block += kKeys) {
+        bool last = block + kKeys >= first + count;
+        // Behind the last block comes the next head of the same sequence, or the last head once more.
+        Block after = last ? find_block(s, c, std::min(kv_head + 1, s.kv_heads - 1), oldest, keys, values)
+                           : find_block(s, c, kv_head, block + kKeys, keys, values);
+        const Block* next = &after;  // for the first rows only: the others use what is there
+        int row = 0;
+        for (; row + kRows <= rows; row += kRows, next = nullptr)
+            attend_rows<T, kRows>(s, w, b, next, row, group, first);
+        switch (rows - row) {
+            case 3: attend_rows<T, 3>(s, w, b, next, row, group, first); break;
+            case 2: attend_rows<T, 2>(s, w, b, next, row, group, first); break;
+            case 1: attend_rows<T, 1>(s, w, b, next, row, group, first); break;
         }
+        b = after;
     }
     for (int row = 0; row < rows; row++) {
         T* to = out + (row / group) * ldo + size_t(kv_head * group + row % group) * s.dim_v;
-        for (int i = 0; i < s.dim_v; i++) to[i] = from_float<T>(w.acc[size_t(row) * w.width + i] / w.total[row]);
+        float inverse = 1.0f / w.total[row];
+        for (int i = 0; i < s.dim_v; i++) to[i] = from_float<T>(w.acc[size_t(row) * w.width + i] * inverse);
     }
 }
 
 #define INSTANTIATE(T)                                                                                          \
+    template void write_key<T>(const AttentionShape&, int, size_t, const T*, T*);                               \
+    template void write_value<T>(const AttentionShape&, int, size_t, const float*, T*);                         \
     template void attend<T>(const AttentionShape&, const Context&, int, int, int, const T*, size_t, const T*,   \
                             const T*, T*, size_t, float*);
 INSTANTIATE(float)

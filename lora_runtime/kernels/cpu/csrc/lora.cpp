@@ -1,73 +1,100 @@
 #include "lora.h"
 
+#include <algorithm>
+#include <iterator>
+#include <type_traits>
+
 namespace lm {
 namespace {
 
-constexpr int kTile = 4;  // rows that share one pass over an adapter's weights
+constexpr int kTile = 4;    // rows that share one pass over an adapter's weights
+constexpr int kChunk = 12;  // vectors of outputs
+constexpr int kGroups[] = {8, 4, 2, 1};
+constexpr size_t kAhead = 4096;  // bytes on in the stream
 
 template <class T>
-constexpr int step_of = kLanes * per_unit<T>;
+constexpr int step_of = kLanes * per_unit<T>;  // values of a vector
 
-// n values (at most one vector of units) from p, filled up with zeros.
 template <class T>
-inline u32x16 load_some(const T* p, int n) {
+inline int steps(int in) {
+    return (in + step_of<T> - 1) / step_of<T>;
+}
+template <class T>
+inline int units(int rank) {
+    return (rank + per_unit<T> - 1) / per_unit<T>;
+}
+
+template <int R>
+inline void fetch_ahead(const uint32_t* p) {
+    if (R == 1) __builtin_prefetch(reinterpret_cast<const char*>(p) + kAhead);
+}
+
+template <class T>
+inline u32x16 load_row(const T* x, int k, int in) {
+    if (k + step_of<T> <= in) return load<u32x16>(x + k);
     u32x16 v{};
-    std::memcpy(&v, p, n * sizeof(T));
+    std::memcpy(&v, x + k, (in - k) * sizeof(T));
     return v;
 }
 
-// t[row][d] = a[d] . x[row] for R rows of x and D rows of a.
-template <class T, int R, int D>
-void dots(const T* x, size_t ldx, const T* a, int n, float* t, int ldt) {
-    f32x16 acc[R][D] = {};
-    int k = 0;
-    for (; k + step_of<T> <= n; k += step_of<T>) {
-        u32x16 xv[R];
-        for (int r = 0; r < R; r++) xv[r] = load<u32x16>(x + r * ldx + k);
-        for (int d = 0; d < D; d++) {
-            u32x16 av = load<u32x16>(a + size_t(d) * n + k);
-            if (R == 1) __builtin_prefetch(a + size_t(d + D) * n + k);  // the next ranks: decode reads from memory
-            for (int r = 0; r < R; r++) acc[r][d] = mac<T>(acc[r][d], av, xv[r]);
+// t[row][d] = a[d] . x[row] for R rows of x and a group of G ranks, D of them at a time.
+template <class T, int R, int G, int D>
+void dots(const T* x, size_t ldx, const uint32_t* a, int in, float* t, int ldt) {
+    for (int first = 0; first < G; first += D) {
+        f32x16 acc[R][D] = {};
+        for (int s = 0; s < steps<T>(in); s++) {
+            u32x16 xv[R];
+            for (int r = 0; r < R; r++) xv[r] = load_row(x + r * ldx, s * step_of<T>, in);
+            for (int d = 0; d < D; d++) {
+                const uint32_t* p = a + (size_t(s) * G + first + d) * kLanes;
+                u32x16 av = load<u32x16>(p);
+                fetch_ahead<R>(p);
+                for (int r = 0; r < R; r++) acc[r][d] = mac<T>(acc[r][d], av, xv[r]);
+            }
         }
+        for (int r = 0; r < R; r++)
+            for (int d = 0; d < D; d++) t[r * ldt + first + d] = sum(acc[r][d]);
     }
-    if (k < n) {
-        for (int d = 0; d < D; d++) {
-            u32x16 av = load_some(a + size_t(d) * n + k, n - k);
-            for (int r = 0; r < R; r++) acc[r][d] = mac<T>(acc[r][d], av, load_some(x + r * ldx + k, n - k));
-        }
-    }
-    for (int r = 0; r < R; r++)
-        for (int d = 0; d < D; d++) t[r * ldt + d] = sum(acc[r][d]);
 }
 
 template <class T, int R>
-void shrink(const T* x, size_t ldx, const T* a, int in, int rank, float* t, int ldt) {
-    constexpr int D = R == 1 ? 8 : 4;
-    int d = 0;
-    for (; d + D <= rank; d += D) dots<T, R, D>(x, ldx, a + size_t(d) * in, in, t + d, ldt);
-    for (; d < rank; d++) dots<T, R, 1>(x, ldx, a + size_t(d) * in, in, t + d, ldt);
+void shrink(const T* x, size_t ldx, const uint32_t* a, int in, int rank, float* t, int ldt) {
+    constexpr int D = R == 1 ? 8 : 4;  // accumulators for R rows
+    size_t per_rank = size_t(steps<T>(in)) * kLanes;
+    int done = 0;
+    auto group = [&](auto size) {
+        constexpr int G = decltype(size)::value;
+        for (; rank - done >= G; done += G)
+            dots<T, R, G, std::min(G, D)>(x, ldx, a + done * per_rank, in, t + done, ldt);
+    };
+    group(std::integral_constant<int, 8>());
+    group(std::integral_constant<int, 4>());
+    group(std::integral_constant<int, 2>());
+    group(std::integral_constant<int, 1>());
 }
 
 // Scaled and rounded to units in place: unit j of a row overwrites what was read of it.
 template <class T>
 void to_units(float* t, int rank, float scaling) {
     constexpr int U = per_unit<T>;
-    for (int j = 0; j * U < rank; j++) {
+    for (int j = 0; j < units<T>(rank); j++) {
         T pair[U];
         for (int i = 0; i < U; i++) pair[i] = from_float<T>(j * U + i < rank ? t[j * U + i] * scaling : 0.0f);
         std::memcpy(t + j, pair, sizeof pair);
     }
 }
 
-// y[row][o] += sum over units j of t[row][j] . b[j][o], for R rows and V vectors of outputs.
-template <class T, int R, int V>
-void expand_chunk(const float* t, int ldt, int units, const uint32_t* b, size_t ldb, float* y, size_t ldy) {
+// y[row][o] += sum over units j of t[row][j] . b[j][o], for R rows and V vectors of a chunk of W vectors.
+template <class T, int R, int V, int W>
+void expand_vectors(const float* t, int ldt, int count, const uint32_t* b, float* y, size_t ldy) {
     f32x16 acc[R][V];
     for (int r = 0; r < R; r++)
         for (int v = 0; v < V; v++) acc[r][v] = load<f32x16>(y + r * ldy + v * kLanes);
-    for (int j = 0; j < units; j++)
+    for (int j = 0; j < count; j++)
         for (int v = 0; v < V; v++) {
-            u32x16 bv = load<u32x16>(b + j * ldb + v * kLanes);
+            const uint32_t* p = b + (size_t(j) * W + v) * kLanes;
+            u32x16 bv = load<u32x16>(p);
+            fetch_ahead<R>(p);
             for (int r = 0; r < R; r++) acc[r][v] = mac<T>(acc[r][v], bv, load<uint32_t>(t + r * ldt + j));
         }
     for (int r = 0; r < R; r++)
@@ -76,29 +103,29 @@ void expand_chunk(const float* t, int ldt, int units, const uint32_t* b, size_t 
 
 // The last outputs, fewer than a vector.
 template <class T, int R>
-void expand_rest(const float* t, int ldt, int units, const uint32_t* b, size_t ldb, float* y, size_t ldy, int count) {
-    for (int r = 0; r < R; r++) {
-        f32x16 acc{};
-        std::memcpy(&acc, y + r * ldy, count * sizeof(float));
-        for (int j = 0; j < units; j++)
-            acc = mac<T>(acc, load_some(b + j * ldb, count), load<uint32_t>(t + r * ldt + j));
-        std::memcpy(y + r * ldy, &acc, count * sizeof(float));
-    }
+void expand_rest(const float* t, int ldt, int count, const uint32_t* b, float* y, size_t ldy, int outputs) {
+    f32x16 padded[R] = {};
+    for (int r = 0; r < R; r++) std::memcpy(&padded[r], y + r * ldy, outputs * sizeof(float));
+    expand_vectors<T, R, 1, 1>(t, ldt, count, b, reinterpret_cast<float*>(padded), kLanes);
+    for (int r = 0; r < R; r++) std::memcpy(y + r * ldy, &padded[r], outputs * sizeof(float));
 }
 
 template <class T, int R>
 void expand(const float* t, int ldt, int rank, const uint32_t* b, int out, float* y, size_t ldy) {
-    constexpr int V = R == 1 ? 12 : 4;
-    int units = (rank + per_unit<T> - 1) / per_unit<T>, o = 0;
-    for (; o + V * kLanes <= out; o += V * kLanes) expand_chunk<T, R, V>(t, ldt, units, b + o, out, y + o, ldy);
-    for (; o + kLanes <= out; o += kLanes) expand_chunk<T, R, 1>(t, ldt, units, b + o, out, y + o, ldy);
-    if (o < out) expand_rest<T, R>(t, ldt, units, b + o, out, y + o, ldy, out - o);
+    constexpr int V = R == 1 ? kChunk : 4;
+    int count = units<T>(rank), o = 0;
+    for (; o + kChunk * kLanes <= out; o += kChunk * kLanes, b += size_t(count) * kChunk * kLanes)
+        for (int v = 0; v < kChunk; v += V)
+            expand_vectors<T, R, V, kChunk>(t, ldt, count, b + v * kLanes, y + o + v * kLanes, ldy);
+    for (; o + kLanes <= out; o += kLanes, b += size_t(count) * kLanes)
+        expand_vectors<T, R, 1, 1>(t, ldt, count, b, y + o, ldy);
+    if (o < out) expand_rest<T, R>(t, ldt, count, b, y + o, ldy, out - o);
 }
 
 template <class T, int R>
 void update(const LoraEntry& e, float scaling, const T* x, size_t ldx, int in, float* y, size_t ldy, int out, float* t) {
     int ldt = e.rank + 1;
-    shrink<T, R>(x, ldx, static_cast<const T*>(e.a), in, e.rank, t, ldt);
+    shrink<T, R>(x, ldx, static_cast<const uint32_t*>(e.a), in, e.rank, t, ldt);
     for (int r = 0; r < R; r++) to_units<T>(t + r * ldt, e.rank, scaling);
     expand<T, R>(t, ldt, e.rank, static_cast<const uint32_t*>(e.b), out, y, ldy);
 }
@@ -115,7 +142,42 @@ void lora_rows(const LoraEntry& e, float weight, const T* x, size_t ldx, int in,
     for (; row < m; row++) update<T, 1>(e, scaling, x + row * ldx, ldx, in, y + row * ldy, ldy, out, scratch);
 }
 
-template void lora_rows<float>(const LoraEntry&, float, const float*, size_t, int, int, float*, size_t, int, float*);
-template void lora_rows<bf16>(const LoraEntry&, float, const bf16*, size_t, int, int, float*, size_t, int, float*);
+template <class T>
+size_t lora_a_bytes(int rank, int in) {
+    return size_t(rank) * steps<T>(in) * sizeof(u32x16);
+}
+
+template <class T>
+size_t lora_b_bytes(int rank, int out) {
+    return size_t(units<T>(rank)) * ((out + kLanes - 1) / kLanes) * sizeof(u32x16);
+}
+
+template <class T>
+void pack_lora(const T* a, const T* b, int rank, int in, int out, T* packed_a, T* packed_b) {
+    for (int first = 0; first < rank;) {
+        int size = *std::find_if(std::begin(kGroups), std::end(kGroups), [&](int g) { return rank - first >= g; });
+        for (int k = 0; k < steps<T>(in) * step_of<T>; k += step_of<T>)
+            for (int d = 0; d < size; d++)
+                for (int i = k; i < k + step_of<T>; i++) *packed_a++ = i < in ? a[size_t(first + d) * in + i] : T{};
+        first += size;
+    }
+    constexpr int U = per_unit<T>;
+    for (int o = 0; o < out;) {
+        int width = o + kChunk * kLanes <= out ? kChunk * kLanes : kLanes;
+        for (int j = 0; j < units<T>(rank); j++)
+            for (int i = o; i < o + width; i++)
+                for (int r = j * U; r < j * U + U; r++)
+                    *packed_b++ = i < out && r < rank ? b[size_t(i) * rank + r] : T{};
+        o += width;
+    }
+}
+
+#define INSTANTIATE(T)                                                                                            \
+    template void lora_rows<T>(const LoraEntry&, float, const T*, size_t, int, int, float*, size_t, int, float*); \
+    template size_t lora_a_bytes<T>(int, int);                                                                    \
+    template size_t lora_b_bytes<T>(int, int);                                                                    \
+    template void pack_lora<T>(const T*, const T*, int, int, int, T*, T*);
+INSTANTIATE(float)
+INSTANTIATE(bf16)
 
 }  // namespace lm

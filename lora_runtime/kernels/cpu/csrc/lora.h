@@ -7,8 +7,8 @@
 
 namespace lm {
 
-// One projection of one adapter: a (rank, in) row-major, b as (units of rank, out) units: two neighbouring
-// ranks of an output in one unit for bf16, an odd last one beside a zero.
+// One projection of one adapter, packed by pack_lora into one stream in the order of use, so that the
+// processor's own prefetching keeps up: in decode each adapter comes from memory once a step.
 struct LoraEntry {
     const void* a;
     const void* b;
@@ -31,5 +31,17 @@ inline size_t lora_scratch(int rank) { return 4 * size_t(rank + 1); }
 template <class T>
 void lora_rows(const LoraEntry& e, float weight, const T* x, size_t ldx, int in, int m, float* y, size_t ldy,
                int out, float* scratch);
+
+// Bytes of packed A (rank, in) and B (out, rank).
+template <class T>
+size_t lora_a_bytes(int rank, int in);
+template <class T>
+size_t lora_b_bytes(int rank, int out);
+
+// a (rank, in) and b (out, rank), row-major. A: groups of 8, 4, 2 or 1 ranks, in each a vector of every rank
+// in turn. B: chunks of 12 or 1 vectors of outputs, in each the units of rank in turn, where a unit holds two
+// neighbouring ranks for bf16. What is missing to a vector or a unit is zero.
+template <class T>
+void pack_lora(const T* a, const T* b, int rank, int in, int out, T* packed_a, T* packed_b);
 
 }  // namespace lm

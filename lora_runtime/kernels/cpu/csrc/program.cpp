@@ -51,7 +51,7 @@ struct LinearOp : Op {
         int rows = rows_of(x, r.step);
         float* scratch = r.scratch[omp_get_thread_num()].data();
         if (fixed_width()) quantize(x, rows, r);
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(static)
         for (int task = 0; task < total; task++) {
             int panel = task;
             const Linear* w = linears.data();
@@ -72,20 +72,23 @@ struct LinearOp : Op {
             r.fixed_scale[i] = quantize_row(row_of<T>(x, i), k, r.fixed.data() + size_t(i) * k);
     }
     void add_lora(const Buffer& x, const Buffer& y, Run& r, float* scratch) {
-        int count = int(linears.size()), tasks = int(r.pieces.size()) * count;
+        // Enough pieces: one takes all linears, whose weights lie one behind the other.
+        int pieces = int(r.pieces.size()), parts = pieces >= 4 * r.step.threads ? 1 : int(linears.size());
+        int each = int(linears.size()) / parts;
 #pragma omp for schedule(dynamic)
-        for (int task = 0; task < tasks; task++) {
-            const Piece& piece = r.pieces[task / count];
-            const Linear& w = linears[task % count];
-            if (w.module < 0) continue;
-            for (int s : piece.segments) {
-                const Segment& seg = r.step.segment[s];
-                const LoraEntry& e = seg.table[w.module];
-                if (e.rank)
-                    lora_rows<T>(e, seg.weight, row_of<T>(x, piece.start), x.width, w.k, piece.end - piece.start,
-                                 row_of<float>(y, piece.start) + w.column, y.width, w.n, scratch);
-            }
+        for (int task = 0; task < pieces * parts; task++) {
+            const Piece& piece = r.pieces[task / parts];
+            const Linear* first = &linears[task % parts * each];
+            for (int s : piece.segments)
+                for (const Linear* w = first; w < first + each; w++)
+                    add_segment(piece, r.step.segment[s], *w, x, y, scratch);
         }
+    }
+    static void add_segment(const Piece& piece, const Segment& seg, const Linear& w, const Buffer& x, const Buffer& y,
+                            float* scratch) {
+        if (w.module < 0 || !seg.table[w.module].rank) return;
+        lora_rows<T>(seg.table[w.module], seg.weight, row_of<T>(x, piece.start), x.width, w.k, piece.end - piece.start,
+                     row_of<float>(y, piece.start) + w.column, y.width, w.n, scratch);
     }
 };
 
@@ -120,7 +123,7 @@ struct AttentionOp : Op {
     int rotary;
     const float *cosines, *sines;
 
-    size_t scratch() const override { return attention_scratch(shape) + shape.dim; }
+    size_t scratch() const override { return std::max(attention_scratch(shape), 2 * size_t(shape.dim)); }
     void run(Program& p, Run& r) override {
         const AttentionShape& s = shape;
         const Buffer &y = p.buffers[in], &queries = p.buffers[q], &to = p.buffers[out];
@@ -133,15 +136,18 @@ struct AttentionOp : Op {
             for (int h = 0; h < s.heads; h++)
                 head(q_norm, row + h * s.dim, position, row_of<T>(queries, i) + h * s.dim, scratch);
             row += s.heads * s.dim;
-            for (int h = 0; h < s.kv_heads; h++)
-                head(k_norm, row + h * s.dim, position, keys + (slot * s.kv_heads + h) * s.dim, scratch);
+            for (int h = 0; h < s.kv_heads; h++) {
+                T* key = reinterpret_cast<T*>(scratch + s.dim);
+                head(k_norm, row + h * s.dim, position, key, scratch);
+                write_key(s, h, slot, key, keys);
+            }
             row += s.kv_heads * s.dim;
-            T* v = values + slot * s.kv_heads * s.dim_v;
-            for (int j = 0; j < s.kv_heads * s.dim_v; j++) v[j] = from_float<T>(row[j]);
+            for (int h = 0; h < s.kv_heads; h++) write_value(s, h, slot, row + h * s.dim_v, values);
         }
-        int tasks = int(r.tiles.size()) * s.kv_heads;
-#pragma omp for schedule(dynamic)
-        for (int task = 0; task < tasks; task++) {
+        // Enough tiles: a thread takes all KV heads of one, which lie side by side in the cache.
+        int tiles = int(r.tiles.size()), chunk = tiles >= 4 * r.step.threads ? s.kv_heads : 1;
+#pragma omp for schedule(dynamic, chunk)
+        for (int task = 0; task < tiles * s.kv_heads; task++) {
             const QueryTile& t = r.tiles[task / s.kv_heads];
             attend<T>(s, t.context, task % s.kv_heads, t.first, t.count, row_of<T>(queries, t.row), queries.width,
                       keys, values, row_of<T>(to, t.row), to.width, scratch);

@@ -25,8 +25,14 @@ void norm_row(const Norm& n, const float* x, int width, T* out, bool add) {
         each(x, width, [&](f32x16 v) { total += v; });
         mean = sum(total) / width;
     }
-    f32x16 squares{};
+    f32x16 squares{}, more{};
     int i = 0;
+    for (; i + 2 * kLanes <= width; i += 2 * kLanes) {  // two chains: a sum waits for the one before
+        f32x16 v = load<f32x16>(x + i) - mean, u = load<f32x16>(x + i + kLanes) - mean;
+        squares += v * v;
+        more += u * u;
+    }
+    squares += more;
     for (; i + kLanes <= width; i += kLanes) {
         f32x16 v = load<f32x16>(x + i) - mean;
         squares += v * v;
@@ -54,26 +60,36 @@ static inline f32x16 activate(Activation act, f32x16 x) {
 
 template <class T>
 void activate_row(Activation act, const float* gate, const float* up, int width, T* out) {
-    for (int i = 0; i < width; i += kLanes) {
-        int count = width - i < kLanes ? width - i : kLanes;
+    int i = 0;
+    for (; i + kLanes <= width; i += kLanes) {
+        f32x16 v = activate(act, load<f32x16>(gate + i));
+        store16(out + i, up ? v * load<f32x16>(up + i) : v);
+    }
+    if (i < width) {
         f32x16 g{}, u = splat(1.0f);
-        std::memcpy(&g, gate + i, count * sizeof(float));
-        if (up) std::memcpy(&u, up + i, count * sizeof(float));
+        std::memcpy(&g, gate + i, (width - i) * sizeof(float));
+        if (up) std::memcpy(&u, up + i, (width - i) * sizeof(float));
         T rounded[kLanes];
         store16(rounded, activate(act, g) * u);
-        std::memcpy(out + i, rounded, count * sizeof(T));
+        std::memcpy(out + i, rounded, (width - i) * sizeof(T));
     }
 }
 
 template <class T>
 void rotate_head(const float* x, int dim, int rotary, const float* cosines, const float* sines, T* out) {
-    int half = rotary / 2;
-    for (int i = 0; i < half; i++) {
+    int half = rotary / 2, i = 0;
+    for (; i + kLanes <= half; i += kLanes) {
+        f32x16 a = load<f32x16>(x + i), b = load<f32x16>(x + i + half);
+        f32x16 c = load<f32x16>(cosines + i), s = load<f32x16>(sines + i);
+        store16(out + i, a * c - b * s);
+        store16(out + i + half, b * c + a * s);
+    }
+    for (; i < half; i++) {
         float a = x[i], b = x[i + half];
         out[i] = from_float<T>(a * cosines[i] - b * sines[i]);
         out[i + half] = from_float<T>(b * cosines[i] + a * sines[i]);
     }
-    for (int i = rotary; i < dim; i++) out[i] = from_float<T>(x[i]);
+    for (i = rotary; i < dim; i++) out[i] = from_float<T>(x[i]);
 }
 
 int32_t argmax_row(float* x, int n, float softcap) {
