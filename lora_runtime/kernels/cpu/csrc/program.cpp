@@ -19,17 +19,16 @@ struct NormOp : Op {
     int in, column, width, out;
     bool add;
     Norm n;
-    void run(Program& p, Run& r) override {
+    void run(Program& p, Run& r, int thread) override {
         const Buffer &from = p.buffers[in], &to = p.buffers[out];
         int rows = rows_of(from, r.step);
-#pragma omp for schedule(static)
-        for (int i = 0; i < rows; i++) {
+        r.team.share(thread, rows, [&](int i) {
             const float* x = row_of<float>(from, i) + column;
             if (to.is_float)
                 norm_row(n, x, width, row_of<float>(to, i), add);
             else
                 norm_row(n, x, width, row_of<T>(to, i), add);
-        }
+        });
     }
 };
 
@@ -46,14 +45,12 @@ struct LinearOp : Op {
         return most;
     }
     size_t fixed_width() const override { return linears[0].scale ? linears[0].k : 0; }
-    void run(Program& p, Run& r) override {
+    void run(Program& p, Run& r, int thread) override {
         const Buffer &x = p.buffers[in], &y = p.buffers[out];
         int rows = rows_of(x, r.step);
-        float* scratch = r.scratch[omp_get_thread_num()].data();
-        if (fixed_width()) quantize(x, rows, r);
-#pragma omp for schedule(static)
-        for (int task = 0; task < total; task++) {
-            int panel = task;
+        float* scratch = r.scratch[thread].data();
+        if (fixed_width()) quantize(x, rows, r, thread);
+        r.team.share(thread, total, [&](int panel) {
             const Linear* w = linears.data();
             for (; panel >= panels(w->n); w++) panel -= panels(w->n);
             float* to = row_of<float>(y, 0) + w->column;
@@ -62,27 +59,26 @@ struct LinearOp : Op {
                                 reinterpret_cast<uint32_t*>(scratch));
             else
                 gemm_panel(*w, panel, row_of<T>(x, 0), x.width, rows, to, y.width, add);
-        }
+        });
         if (!r.pieces.empty() && !x.sampled) add_lora(x, y, r, scratch);
     }
-    void quantize(const Buffer& x, int rows, Run& r) {
+    void quantize(const Buffer& x, int rows, Run& r, int thread) {
         int k = linears[0].k;
-#pragma omp for schedule(static)
-        for (int i = 0; i < rows; i++)
+        r.team.share(thread, rows, [&](int i) {
             r.fixed_scale[i] = quantize_row(row_of<T>(x, i), k, r.fixed.data() + size_t(i) * k);
+        });
     }
     void add_lora(const Buffer& x, const Buffer& y, Run& r, float* scratch) {
         // Enough pieces: one takes all linears, whose weights lie one behind the other.
         int pieces = int(r.pieces.size()), parts = pieces >= 4 * r.step.threads ? 1 : int(linears.size());
         int each = int(linears.size()) / parts;
-#pragma omp for schedule(dynamic)
-        for (int task = 0; task < pieces * parts; task++) {
+        r.team.deal(pieces * parts, 1, [&](int task) {
             const Piece& piece = r.pieces[task / parts];
             const Linear* first = &linears[task % parts * each];
             for (int s : piece.segments)
                 for (const Linear* w = first; w < first + each; w++)
                     add_segment(piece, r.step.segment[s], *w, x, y, scratch);
-        }
+        });
     }
     static void add_segment(const Piece& piece, const Segment& seg, const Linear& w, const Buffer& x, const Buffer& y,
                             float* scratch) {
@@ -96,11 +92,10 @@ template <class T>
 struct EmbedOp : Op {
     int out;
     Embedding e;
-    void run(Program& p, Run& r) override {
+    void run(Program& p, Run& r, int thread) override {
         const Buffer& to = p.buffers[out];
         int width = to.width;
-#pragma omp for schedule(static)
-        for (int i = 0; i < r.step.rows; i++) {
+        r.team.share(thread, r.step.rows, [&](int i) {
             float* y = row_of<float>(to, i);
             int token = r.step.tokens[i];
             if (e.rows)
@@ -109,7 +104,7 @@ struct EmbedOp : Op {
                 unpack_row<T>(e.head, token, y);
             const float* position = e.positions ? e.positions + size_t(r.step.positions[i]) * width : nullptr;
             for (int j = 0; j < width; j++) y[j] = y[j] * e.scale + (position ? position[j] : 0.0f);
-        }
+        });
     }
 };
 
@@ -124,13 +119,12 @@ struct AttentionOp : Op {
     const float *cosines, *sines;
 
     size_t scratch() const override { return std::max(attention_scratch(shape), 2 * size_t(shape.dim)); }
-    void run(Program& p, Run& r) override {
+    void run(Program& p, Run& r, int thread) override {
         const AttentionShape& s = shape;
         const Buffer &y = p.buffers[in], &queries = p.buffers[q], &to = p.buffers[out];
         T *keys = static_cast<T*>(r.step.keys[layer]), *values = static_cast<T*>(r.step.values[layer]);
-        float* scratch = r.scratch[omp_get_thread_num()].data();
-#pragma omp for schedule(static)
-        for (int i = 0; i < r.step.rows; i++) {
+        float* scratch = r.scratch[thread].data();
+        r.team.share(thread, r.step.rows, [&](int i) {
             const float* row = row_of<float>(y, i);
             size_t slot = r.step.slots[i], position = r.step.positions[i];
             for (int h = 0; h < s.heads; h++)
@@ -143,15 +137,14 @@ struct AttentionOp : Op {
             }
             row += s.kv_heads * s.dim;
             for (int h = 0; h < s.kv_heads; h++) write_value(s, h, slot, row + h * s.dim_v, values);
-        }
+        });
         // Enough tiles: a thread takes all KV heads of one, which lie side by side in the cache.
         int tiles = int(r.tiles.size()), chunk = tiles >= 4 * r.step.threads ? s.kv_heads : 1;
-#pragma omp for schedule(dynamic, chunk)
-        for (int task = 0; task < tiles * s.kv_heads; task++) {
+        r.team.deal(tiles * s.kv_heads, chunk, [&](int task) {
             const QueryTile& t = r.tiles[task / s.kv_heads];
             attend<T>(s, t.context, task % s.kv_heads, t.first, t.count, row_of<T>(queries, t.row), queries.width,
                       keys, values, row_of<T>(to, t.row), to.width, scratch);
-        }
+        });
     }
     void head(const Norm& n, const float* x, size_t position, T* to, float* scratch) const {
         if (norms) {
@@ -167,33 +160,32 @@ template <class T>
 struct ActivateOp : Op {
     Activation act;
     int in, gate, up, width, out;
-    void run(Program& p, Run& r) override {
+    void run(Program& p, Run& r, int thread) override {
         const Buffer &from = p.buffers[in], &to = p.buffers[out];
-#pragma omp for schedule(static)
-        for (int i = 0; i < r.step.rows; i++) {
+        r.team.share(thread, r.step.rows, [&](int i) {
             const float* x = row_of<float>(from, i);
             activate_row(act, x + gate, up < 0 ? nullptr : x + up, width, row_of<T>(to, i));
-        }
+        });
     }
 };
 
 struct GatherOp : Op {
     int in, out;
-    void run(Program& p, Run& r) override {
+    void run(Program& p, Run& r, int thread) override {
         const Buffer &from = p.buffers[in], &to = p.buffers[out];
-#pragma omp for schedule(static)
-        for (int i = 0; i < r.step.sampled; i++)
+        r.team.share(thread, r.step.sampled, [&](int i) {
             std::memcpy(row_of<float>(to, i), row_of<float>(from, r.step.sampled_rows[i]), to.width * sizeof(float));
+        });
     }
 };
 
 struct ArgmaxOp : Op {
     float softcap;
-    void run(Program& p, Run& r) override {
+    void run(Program& p, Run& r, int thread) override {
         const Buffer& logits = p.buffers[0];
-#pragma omp for schedule(dynamic)
-        for (int i = 0; i < r.step.sampled; i++)
+        r.team.deal(r.step.sampled, 1, [&](int i) {
             r.step.greedy[i] = argmax_row(row_of<float>(logits, i), logits.width, softcap);
+        });
     }
 };
 
@@ -278,14 +270,17 @@ void Program::prepare(const Step& s) {
 
 void Program::run(const Step& s) {
     prepare(s);
-    Run r{s, query_tiles(s), pieces(s), scratch_, fixed_, fixed_scale_};
+    Team team;
+    Run r{s, query_tiles(s), pieces(s), scratch_, fixed_, fixed_scale_, team};
 #pragma omp parallel num_threads(s.threads)
-    for (auto& op : ops) {
-        double start = timed ? omp_get_wtime() : 0;
-        op->run(*this, r);
-        if (timed) {
-#pragma omp master
-            op->seconds += omp_get_wtime() - start;
+    {
+#pragma omp single
+        team.threads = omp_get_num_threads();  // may be fewer than asked for
+        int thread = omp_get_thread_num();
+        for (auto& op : ops) {
+            double start = timed ? omp_get_wtime() : 0;
+            op->run(*this, r, thread);
+            if (timed && thread == 0) op->seconds += omp_get_wtime() - start;
         }
     }
 }

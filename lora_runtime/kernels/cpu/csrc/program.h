@@ -7,6 +7,7 @@
 #include "gemm.h"
 #include "rows.h"
 #include "step.h"
+#include "team.h"
 
 namespace lm {
 
@@ -27,6 +28,7 @@ struct Run {
     std::vector<std::vector<float>>& scratch;  // per thread
     std::vector<int16_t>& fixed;               // the input of the int8 linear that runs
     std::vector<float>& fixed_scale;
+    Team& team;
 };
 
 // Token embeddings as rows, or where `rows` is null those of the packed `head` that they are tied to.
@@ -42,10 +44,10 @@ constexpr int kMaxRank = 4096;
 
 class Program;
 
-// run is called by all threads together and shares its work with `omp for`, which ends in a barrier.
+// run is called by all threads together; they share its work through the team, whose loops end in barriers.
 struct Op {
     virtual ~Op() = default;
-    virtual void run(Program& p, Run& r) = 0;
+    virtual void run(Program& p, Run& r, int thread) = 0;
     virtual size_t scratch() const { return 0; }      // floats per thread
     virtual size_t fixed_width() const { return 0; }  // inputs of an int8 linear
     double seconds = 0;
