@@ -1,0 +1,63 @@
+"""With the C++ kernels a request's output does not depend on its neighbours: equal tokens, bit-equal logprobs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lora_runtime import BaseModel, Choice, Engine, EngineConfig, Request, SamplingParams
+
+from ..support.adapters import save_adapter
+from ..support.models import save_base
+
+REQUESTS = 32
+SAMPLING = SamplingParams(max_new_tokens=12, ignore_eos=True, logprobs=3)
+
+
+@pytest.fixture(scope="module", params=[("bfloat16", "auto"), ("bfloat16", "int8"), ("float32", "auto")], ids=str)
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    dtype, weights = request.param
+    root = tmp_path_factory.mktemp("determinism")
+    base_dir = save_base(root / "base")
+    base = BaseModel.load(base_dir, dtype=dtype, weights=weights)
+    assert base.program is not None
+    # Small steps: prompts are cut into chunks at other places in every run.
+    config = EngineConfig(max_running=REQUESTS, max_batch_tokens=56, prefix_caching=False, kv_cache_bytes=64 << 20)
+    with Engine(base, config) as engine:
+        for i in range(5):
+            engine.load_adapter(save_adapter(base_dir, root / f"a{i}", seed=i, r=(1, 4, 7, 16, 33)[i],
+                                             target_modules="all-linear"), f"a{i}")
+        yield engine
+
+
+def _requests() -> list[Request]:
+    g = random.Random(0)
+    return [
+        Request(token_ids=tuple(g.randrange(250) for _ in range(g.randrange(1, 90))), sampling=SAMPLING,
+                adapter_id=g.choice(["", "a0", "a1", "a2", "a3", "a4"]), request_id=str(i))
+        for i in range(REQUESTS)
+    ]
+
+
+def _run(engine: Engine, requests: list[Request]) -> dict[str, Choice]:
+    handles = [engine.submit(r) for r in requests]
+    return {h.request_id: h.result().choices[0] for h in handles}
+
+
+def test_the_same_alone_together_and_shuffled(engine: Engine) -> None:
+    requests = _requests()
+    alone: dict[str, Choice] = {}
+    for request in requests:
+        alone |= _run(engine, [request])
+    for seed in range(3):
+        order = list(requests)
+        if seed:
+            random.Random(seed).shuffle(order)
+        together = _run(engine, order)
+        for key, expected in alone.items():
+            assert together[key].token_ids == expected.token_ids, (seed, key)
+            assert together[key].logprobs == expected.logprobs, (seed, key)  # floats, compared exactly
+    assert len({c.token_ids for c in alone.values()}) > REQUESTS // 2  # or the test would show little
