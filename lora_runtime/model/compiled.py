@@ -10,6 +10,7 @@ import torch
 
 from ..batch import StepBatch
 from ..kernels.cpu.build import NoKernelsError, host_target
+from ..kernels.cpu.memory import give_back_freed
 from ..kernels.cpu.program import Program
 from .lowering import Lowering
 from .program_runner import ProgramRunner
@@ -54,6 +55,7 @@ def compile_program(base: BaseModel, *, lora: bool, int8: bool) -> Program:
     limit = _INT8_TOLERANCE if int8 else _TOLERANCE[base.dtype]
     if not error <= limit:
         raise ProgramMismatchError(f"the C++ program's logits differ from transformers' by {error:.2g} (limit {limit})")
+    give_back_freed()
     log.info("C++ program: logits differ from transformers' by %.1e", error)
     return program
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..kernels.cpu.build import NoKernelsError
 from ..kernels.cpu.library import AttentionShape
-from ..kernels.cpu.memory import Arena
+from ..kernels.cpu.memory import Arena, give_back_freed
 from ..kernels.cpu.program import LOGITS, Activation, LinearPart, NormWeights, Program
 from ..kernels.cpu.weights import PackedLinear, pack_linear
 from .projection import LoraProjection
@@ -114,6 +114,7 @@ class Lowering:
             self.program.activate(self.activation, buffers.expanded, 0, inner, inner, buffers.activated)
             self._project("down", mlp.down_proj, buffers.activated, buffers,
                           layer.post_feedforward_layernorm if sandwich else None)
+            give_back_freed()
         self._finish(body.norm, head, buffers)
 
     def _gpt2(self) -> None:
@@ -132,6 +133,7 @@ class Lowering:
             self._linear("gate_up", [layer.mlp.c_fc], buffers.normed, buffers.expanded)
             self.program.activate(self.activation, buffers.expanded, 0, None, inner, buffers.activated)
             self._project("down", layer.mlp.c_proj, buffers.activated, buffers, None)
+            give_back_freed()
         self._finish(body.ln_f, head, buffers)
 
     # --- their parts ----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 from ..batch import StepBatch
 from ..kernels.cpu.adapter import CpuAdapter
 from ..kernels.cpu.library import SLACK_BYTES, TILE, Segment, Step
+from ..kernels.cpu.memory import zeroed
 from ..kernels.cpu.program import Program
 from .output import StepOutput
 
@@ -65,7 +66,7 @@ def _segments(batch: StepBatch) -> Any:
 
 
 def _slots(values: int, dtype: torch.dtype) -> torch.Tensor:
-    return torch.zeros(values + SLACK_BYTES // dtype.itemsize, dtype=dtype)
+    return zeroed(values * dtype.itemsize + SLACK_BYTES).view(dtype)
 
 
 def _pointers(tensors: list[torch.Tensor]) -> Any:

