@@ -17,8 +17,10 @@ from .errors import BaseModelError
 from .kernels import select
 from .kernels.cpu.adapter import CpuAdapter
 from .kernels.cpu.build import NoKernelsError, host_target
+from .kernels.cpu.ops import sample_rows
 from .kernels.cpu.program import Program
 from .kernels.lora import DeviceAdapter, LoraWeights, TorchAdapter
+from .kernels.sampling import sample_rows_reference
 from .model import attention
 from .model.compiled import ProgramMismatchError, compile_program
 from .model.projection import LoraProjection, wrap_projections
@@ -66,6 +68,7 @@ class BaseModel:
         self.kv_shapes = [(c.kv_heads, c.dim, c.dim_v) for c in self.attention_calls]
         self.eos_token_ids = _eos_ids(model, tokenizer)
         self.kernel_names = dict(self.state.kernels.names)
+        self.sample_rows = sample_rows_reference
         self.program = self._compile(kernels, weights, lora)
         """The whole step in C++, or None: then transformers' forward runs."""
 
@@ -129,7 +132,8 @@ class BaseModel:
                 log.warning("no C++ kernels, torch's are used: %s", error)
             else:
                 name = f"cpp/{host_target()}"
-                self.kernel_names = dict.fromkeys(("lora", "paged_attention", "linear", "step"), name)
+                self.sample_rows = sample_rows
+                self.kernel_names = dict.fromkeys(("lora", "paged_attention", "linear", "sampling", "step"), name)
                 if weights == "int8":
                     self.kernel_names["linear"] += "/int8"
                 return program

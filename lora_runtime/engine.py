@@ -343,7 +343,7 @@ class Engine:
             self._scheduler.publish_blocks(row.sequence)
         if batch.sampling:
             with torch.inference_mode():
-                results = sample(output, batch.sampling)
+                results = sample(output, batch.sampling, self.base.sample_rows)
             for seq, sampled in zip(batch.sampling, results, strict=True):
                 self._deliver(seq, sampled)
         self._steps += 1

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 import torch
 
+from .kernels.sampling import SampleRow, sample_rows_reference
 from .model.output import StepOutput
 from .sequence import Sequence
 from .types import SamplingParams, TokenLogprob
+
+SampleRows = Callable[[Seq[SampleRow]], list[int]]
 
 
 @dataclass(frozen=True)
@@ -21,43 +25,49 @@ class Sampled:
     error: str | None = None
 
 
-def sample(output: StepOutput, sequences: Seq[Sequence]) -> list[Sampled]:
+def sample(
+    output: StepOutput, sequences: Seq[Sequence], sample_rows: SampleRows = sample_rows_reference
+) -> list[Sampled]:
     """Choose one token per row of the output, N rows for N sequences.
 
     Logprobs are those of the model, before penalties, temperature and filters. A row with NaN
     logits fails alone.
     """
-    logits, greedy = output.logits, output.greedy
-    results = []
-    for i, seq in enumerate(sequences):
-        if greedy[i] < 0:
-            results.append(Sampled(error="the model produced NaN logits"))
-            continue
-        p = seq.sampling
-        token = greedy[i] if p.temperature == 0 and not _has_penalties(p) else _sample_row(logits[i], seq)
-        results.append(Sampled(token, None if p.logprobs is None else _logprob(logits[i], token, p.logprobs)))
-    return results
+    logits, tokens = output.logits, list(output.greedy)
+    valid = [i for i, token in enumerate(tokens) if token >= 0]
+    penalised = {
+        i: apply_penalties(logits[i], sequences[i].tokens, sequences[i].num_prompt, sequences[i].sampling)
+        for i in valid if _has_penalties(sequences[i].sampling)
+    }
+    drawn = [i for i in valid if sequences[i].sampling.temperature > 0]
+    rows = [_row(penalised.get(i, logits[i]), sequences[i]) for i in drawn]
+    for i, row in penalised.items():
+        tokens[i] = int(row.argmax())
+    for i, token in zip(drawn, sample_rows(rows), strict=True):
+        tokens[i] = token
+    return [_sampled(logits[i], token, sequences[i].sampling.logprobs) for i, token in enumerate(tokens)]
+
+
+def _sampled(row: torch.Tensor, token: int, logprobs: int | None) -> Sampled:
+    if token < 0:
+        return Sampled(error="the model produced NaN logits")
+    return Sampled(token, None if logprobs is None else _logprob(row, token, logprobs))
+
+
+def _row(logits: torch.Tensor, seq: Sequence) -> SampleRow:
+    p = seq.sampling
+    # One draw per token from a stream of the sequence's own: neighbours do not change it.
+    u = float(torch.rand((), generator=_generator(seq)))
+    return SampleRow(logits, p.temperature, p.top_k, p.top_p, p.min_p, u)
 
 
 def _has_penalties(p: SamplingParams) -> bool:
     return p.repetition_penalty != 1 or p.presence_penalty != 0 or p.frequency_penalty != 0
 
 
-def _sample_row(row: torch.Tensor, seq: Sequence) -> int:
-    p = seq.sampling
-    if _has_penalties(p):
-        row = apply_penalties(row, seq.tokens, seq.num_prompt, p)
-    if p.temperature == 0:
-        return int(row.argmax())
-    probs = filter_logits(row / p.temperature, p).softmax(-1)
-    # argmax of p/Exp(1) draws from p (the exponential form of Gumbel-max), one stream per sequence.
-    noise = torch.empty_like(probs).exponential_(generator=_generator(seq, row.device))
-    return int((probs / noise).argmax())
-
-
-def _generator(seq: Sequence, device: torch.device) -> torch.Generator:
+def _generator(seq: Sequence) -> torch.Generator:
     if seq.generator is None:
-        seq.generator = torch.Generator(device)
+        seq.generator = torch.Generator()
         if seq.sampling.seed is None:
             seq.generator.seed()
         else:
@@ -76,21 +86,6 @@ def apply_penalties(row: torch.Tensor, tokens: Seq[int], num_prompt: int, p: Sam
     if generated:
         ids, counts = torch.tensor(generated, device=row.device).unique(return_counts=True)
         row[ids] -= p.presence_penalty + p.frequency_penalty * counts.to(row.dtype)
-    return row
-
-
-def filter_logits(row: torch.Tensor, p: SamplingParams) -> torch.Tensor:
-    """Set logits (vocab,) outside top-k, then top-p, then min-p to -inf; the best token always stays."""
-    if 0 < p.top_k < row.shape[-1]:
-        row = row.masked_fill(row < row.topk(p.top_k).values[-1], float("-inf"))
-    if p.top_p < 1:
-        ordered, order = row.sort(descending=True)
-        probs = ordered.softmax(-1)
-        drop = probs.cumsum(-1) - probs >= p.top_p  # the mass before the token already suffices
-        row = row.index_fill(0, order[drop], float("-inf"))
-    if p.min_p > 0:
-        probs = row.softmax(-1)
-        row = row.masked_fill(probs < p.min_p * probs.max(), float("-inf"))
     return row
 
 

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from lora_runtime import SamplingParams
+from lora_runtime.kernels.cpu import ops
+from lora_runtime.kernels.sampling import SampleRow, filter_logits, sample_rows_reference
 from lora_runtime.model.output import StepOutput
-from lora_runtime.sampling import apply_penalties, filter_logits, sample
+from lora_runtime.sampling import SampleRows, apply_penalties, sample
 from lora_runtime.sequence import Sequence
 
 
@@ -17,8 +19,8 @@ def make_sequence(prompt: tuple[int, ...] = (1,), index: int = 0, **params: obje
     return Sequence(None, index, prompt, SamplingParams(**params), None, None, 99)  # type: ignore[arg-type]
 
 
-def kept(probs: list[float], **params: object) -> list[int]:
-    row = filter_logits(torch.tensor(probs).log(), SamplingParams(**params))
+def kept(probs: list[float], top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> list[int]:
+    row = filter_logits(torch.tensor(probs).log(), top_k, top_p, min_p)
     return torch.isfinite(row).nonzero().flatten().tolist()
 
 
@@ -93,3 +95,28 @@ def test_a_nan_row_fails_alone() -> None:
     good, bad = sample(StepOutput.of(logits), [make_sequence(), make_sequence()])
     assert (good.token_id, good.error) == (1, None)
     assert bad.error is not None
+
+
+@pytest.mark.parametrize("implementation", [sample_rows_reference, ops.sample_rows], ids=["torch", "cpp"])
+@pytest.mark.parametrize("vocab", [3, 50, 1000, 4099])
+def test_the_draw_is_the_place_in_the_distribution(vocab: int, implementation: SampleRows) -> None:
+    g = torch.Generator().manual_seed(vocab)
+    rows = [
+        SampleRow(
+            3 * torch.randn(vocab, generator=g).round(decimals=i % 3), (0.2, 0.7, 1.0, 3.0)[i % 4],
+            (0, 0, 1, 7, 200)[i % 5], (1.0, 0.95, 0.3)[i % 3], (0.0, 0.05)[i % 2], float(torch.rand((), generator=g)))
+        for i in range(120)
+    ]
+    for row, token in zip(rows, implementation(rows), strict=True):
+        filtered = filter_logits(row.logits / row.temperature, row.top_k, row.top_p, row.min_p)
+        assert filtered[token].isfinite(), row
+        mass = filtered.double().softmax(-1).cumsum(-1)
+        before = float(mass[token - 1]) if token else 0.0
+        assert before - 1e-5 <= row.u <= float(mass[token]) + 1e-5, row
+
+
+def test_the_ends_of_the_distribution() -> None:
+    logits = torch.tensor([-math.inf, 1.0, -200.0, 1.0, -math.inf])
+    for implementation in (sample_rows_reference, ops.sample_rows):
+        for u, token in ((0.0, 1), (0.49, 1), (0.51, 3), (1 - 2**-24, 3)):
+            assert implementation([SampleRow(logits, 1.0, 0, 1.0, 0.0, u)]) == [token], (implementation, u)

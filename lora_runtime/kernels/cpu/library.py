@@ -62,6 +62,13 @@ class Step(Structure):
     ]
 
 
+class SampleRow(Structure):
+    _fields_ = [
+        ("logits", c_void_p), ("temperature", c_float), ("top_p", c_float), ("min_p", c_float), ("u", c_float),
+        ("top_k", c_int32), ("token", c_int32),
+    ]
+
+
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "lm_new": (c_void_p, [c_int]),
     "lm_delete": (None, [c_void_p]),
@@ -80,6 +87,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "lm_pack_int8": (None, [c_void_p, c_int, c_int, c_void_p]),
     "lm_lora_bytes": (None, [c_int, c_int, c_int, c_int, POINTER(c_long)]),
     "lm_pack_lora": (None, [c_int, c_void_p, c_void_p, c_int, c_int, c_int, c_void_p, c_void_p]),
+    "lm_sample": (None, [POINTER(SampleRow), c_int, c_int, c_int]),
     "lm_gemm": (None, [c_int, POINTER(Linear), c_void_p, c_int, c_void_p, c_int]),
     "lm_lora": (None, [c_int, POINTER(Step), c_void_p, c_int, c_void_p, c_int]),
     "lm_peak_seconds": (c_double, [c_int, c_long, c_int]),
@@ -113,6 +121,6 @@ def is_bf16(dtype: torch.dtype) -> bool:
 
 
 __all__ = [
-    "MAX_RANK", "SLACK_BYTES", "TILE", "AttentionShape", "Embedding", "Linear", "LoraEntry", "Norm", "Segment", "Step", "byref", "is_bf16",
+    "MAX_RANK", "SLACK_BYTES", "TILE", "AttentionShape", "Embedding", "Linear", "LoraEntry", "Norm", "SampleRow", "Segment", "Step", "byref", "is_bf16",
     "load",
 ]

@@ -9,6 +9,8 @@ import torch
 
 from ..attention import AttentionPlan
 from ..lora import LoraSegment
+from ..sampling import SampleRow
+from . import library
 from .library import SLACK_BYTES, TILE, AttentionShape, LoraEntry, Segment, Step, byref, is_bf16, load
 from .memory import Arena
 from .weights import PackedLinear, pack_lora
@@ -25,8 +27,7 @@ def linear(x: torch.Tensor, packed: PackedLinear) -> torch.Tensor:
 
 def prepare_lora(segments: Sequence[LoraSegment], arena: Arena | None = None) -> tuple[Step, list[object]]:
     """A step with these segments alone, and what must live as long as it."""
-    library = load()
-    packed = [pack_lora(library, s.a, s.b, s.scaling, arena) for s in segments]
+    packed = [pack_lora(load(), s.a, s.b, s.scaling, arena) for s in segments]
     tables = (LoraEntry * len(segments))(*(p.struct() for p in packed))
     c_segments = (Segment * len(segments))()
     for i, s in enumerate(segments):
@@ -76,6 +77,16 @@ def attend_tiles(
     )
     load().lm_paged_attention(is_bf16(q.dtype), byref(step), byref(shape), q.data_ptr(), out.data_ptr())
     return out
+
+
+def sample_rows(rows: Sequence[SampleRow]) -> list[int]:
+    """As sample_rows_reference; all rows have one vocabulary."""
+    if not rows:
+        return []
+    c_rows = (library.SampleRow * len(rows))(*(
+        library.SampleRow(r.logits.data_ptr(), r.temperature, r.top_p, r.min_p, r.u, r.top_k, 0) for r in rows))
+    load().lm_sample(c_rows, len(rows), rows[0].logits.shape[0], torch.get_num_threads())
+    return [row.token for row in c_rows]
 
 
 def tile_keys(cache: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 #include <omp.h>
 
 #include "program.h"
+#include "sample.h"
 
 using namespace lm;
 
@@ -119,6 +120,16 @@ void lm_pack_lora(int use_bf16, const void* a, const void* b, int rank, int in, 
                   static_cast<float*>(to_a), static_cast<float*>(to_b));
 }
 void lm_pack_int8(const int8_t* w, int n, int k, int8_t* out) { pack_int8(w, n, k, out); }
+
+// One token for each row, into its `token`.
+void lm_sample(SampleRow* rows, int count, int vocab, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<float> scratch(vocab);
+#pragma omp for schedule(dynamic)
+        for (int i = 0; i < count; i++) sample_row(rows[i], vocab, scratch.data());
+    }
+}
 
 // y (rows, n) = x (rows, k) W^T of one packed linear.
 void lm_gemm(int use_bf16, const Linear* w, const void* x, int rows, float* y, int threads) {
