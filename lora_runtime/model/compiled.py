@@ -46,7 +46,7 @@ def compile_program(base: BaseModel, *, lora: bool, int8: bool) -> Program:
     lowering = Lowering(base.model, base.config, base.attention_calls, modules, base.max_context, int8)
     try:
         program = lowering.run()
-        runner = ProgramRunner(program, base.kv_shapes, 4, _BLOCK_SIZE, base.vocab_size)
+        runner = ProgramRunner(program, base.kv_shapes, 4, _BLOCK_SIZE, base.vocab_size, base.forward_lock)
         error = max(_difference(runner.forward(b).logits, e) for b, e in zip(batches, expected, strict=True))
     except (NoKernelsError, AttributeError) as problem:  # a module without what its kind should have
         if not lowering.freed:

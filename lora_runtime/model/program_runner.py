@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,15 @@ class ProgramRunner:
 
     def __init__(
         self, program: Program, shapes: Sequence[tuple[int, int, int]], num_blocks: int, block_size: int,
-        vocab_size: int,
+        vocab_size: int, lock: AbstractContextManager[Any],
     ) -> None:
-        """`shapes`: (kv_heads, key dim, value dim) per layer. Raises ValueError for a block size off TILE."""
+        """`shapes`: (kv_heads, key dim, value dim) per layer; `lock` is held while the program runs.
+
+        Raises ValueError for a block size that is no multiple of TILE.
+        """
         if block_size % TILE:
             raise ValueError(f"kv_block_size must be a multiple of {TILE} for the C++ kernels, got {block_size}")
-        self.program = program
+        self.program, self._lock = program, lock
         slots = num_blocks * block_size
         self._cache = (
             [_slots(slots * heads * dim, program.dtype) for heads, dim, _ in shapes],
@@ -43,7 +47,7 @@ class ProgramRunner:
             self._logits = torch.empty(sampled, self._logits.shape[1])
             self._greedy = np.empty(sampled, np.int32)
         segments = _segments(batch)
-        self.program.run(Step(
+        step = Step(
             rows=len(batch.tokens), sequences=len(batch.context_lengths), segments=len(segments), sampled=sampled,
             tokens=batch.tokens.ctypes.data, positions=batch.positions.ctypes.data, slots=batch.slots.ctypes.data,
             query_start=batch.query_start.ctypes.data, context_lengths=batch.context_lengths.ctypes.data,
@@ -52,7 +56,9 @@ class ProgramRunner:
             sampled_rows=batch.sampled_rows.ctypes.data, keys=ctypes.addressof(self._keys),
             values=ctypes.addressof(self._values), logits=self._logits.data_ptr(), greedy=self._greedy.ctypes.data,
             threads=torch.get_num_threads(),
-        ))
+        )
+        with self._lock:
+            self.program.run(step)
         return StepOutput(self._logits[:sampled], self._greedy[:sampled].tolist())
 
 

@@ -27,7 +27,8 @@ def make_runner(base: BaseModel, num_blocks: int, block_size: int) -> ModelRunne
     """The base's program where it has one, else transformers' forward."""
     if base.program is None:
         return TorchRunner(base, num_blocks, block_size)
-    return ProgramRunner(base.program, base.kv_shapes, num_blocks, block_size, base.vocab_size)
+    return ProgramRunner(
+        base.program, base.kv_shapes, num_blocks, block_size, base.vocab_size, base.forward_lock)
 
 
 class TorchRunner:

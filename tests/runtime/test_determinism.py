@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from lora_runtime import BaseModel, Choice, Engine, EngineConfig, Request, SamplingParams
+from lora_runtime import BaseModel, Choice, Engine, EngineConfig, EngineFailedError, Request, SamplingParams
 
-from ..support.adapters import save_adapter
+from ..support.adapters import edit_tensors, save_adapter
 from ..support.models import save_base
 
 REQUESTS = 32
@@ -30,6 +30,32 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             engine.load_adapter(save_adapter(base_dir, root / f"a{i}", seed=i, r=(1, 4, 7, 16, 33)[i],
                                              target_modules="all-linear"), f"a{i}")
         yield engine
+
+
+def test_engines_that_share_a_base_do_not_disturb_each_other(tmp_path: Path) -> None:
+    base = BaseModel.load(save_base(tmp_path / "base"), dtype="float32")
+    config = EngineConfig(prefix_caching=False, kv_cache_bytes=8 << 20)
+    requests = [Request(token_ids=r.token_ids, sampling=SAMPLING, request_id=r.request_id) for r in _requests()]
+    with Engine(base, config) as one, Engine(base, config) as two:
+        expected = _run(one, requests)
+        handles = [engine.submit(r) for r in requests for engine in (one, two)]
+        for handle in handles:
+            assert handle.result().choices[0].logprobs == expected[handle.request_id].logprobs
+
+
+def test_a_request_whose_numbers_overflow_fails_alone(engine: Engine, tmp_path: Path) -> None:
+    base_dir = save_base(tmp_path / "base")
+    broken = save_adapter(base_dir, tmp_path / "broken", target_modules=["down_proj"])
+    edit_tensors(broken, lambda tensors: {k: t * 1e30 for k, t in tensors.items()})
+    engine.load_adapter(broken, "broken")
+    requests = _requests()
+    expected = _run(engine, requests)
+    bad = engine.submit(Request(token_ids=(1, 2, 3), adapter_id="broken", sampling=SAMPLING))
+    after = _run(engine, requests)  # beside it, and in the KV blocks that it leaves behind
+    with pytest.raises(EngineFailedError, match="NaN"):
+        bad.result()
+    engine.unload_adapter("broken")
+    assert {k: c.logprobs for k, c in after.items()} == {k: c.logprobs for k, c in expected.items()}
 
 
 def _requests() -> list[Request]:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ TARGETS = {
     "avx2": (("avx2", "fma3"), ("-march=x86-64-v3",)),
 }
 # psabi, uninitialized: false alarms about vector arguments, and about GCC's own intrinsics.
-_FLAGS = ("-std=c++17", "-O3", "-mprefer-vector-width=512", "-fopenmp", "-fPIC", "-shared", "-Wall", "-Wextra",
+_FLAGS = ("-std=c++17", "-O3", "-mprefer-vector-width=512", "-fopenmp", "-fPIC", "-Wall", "-Wextra",
           "-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-uninitialized")
 
 
@@ -56,19 +57,33 @@ def library_path(target: str) -> Path:
 def build(target: str, output: Path) -> Path:
     """Compile all of `csrc` into `output`. Raises NoKernelsError with the compiler's message."""
     compiler = _compiler()
-    output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     log.info("building the %s kernels once, with %s", target, compiler)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
-        built = Path(scratch) / output.name
-        sources = sorted(str(p) for p in SOURCES.glob("*.cpp"))
-        command = [compiler, *_FLAGS, *TARGETS[target][1], *sources, "-o", str(built)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode:
-            raise NoKernelsError(f"the C++ kernels do not build: {result.stderr.strip()[-2000:]}")
-        built.replace(output)  # atomic: another process never loads half a file
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
+            built = Path(scratch) / output.name
+            _compile(compiler, target, built)
+            built.replace(output)  # atomic: another process never loads half a file
+    except OSError as error:
+        raise NoKernelsError(f"the C++ kernels cannot be written to {output.parent}: {error.strerror}") from error
     log.info("built in %.0f s: %s", time.monotonic() - started, output)
     return output
+
+
+def _compile(compiler: str, target: str, built: Path) -> None:
+    """All sources, one compiler a core."""
+    objects = {path: built.parent / f"{path.stem}.o" for path in sorted(SOURCES.glob("*.cpp"))}
+    flags = [*_FLAGS, *TARGETS[target][1]]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda item: _call([compiler, *flags, "-c", str(item[0]), "-o", str(item[1])]), objects.items()))
+    _call([compiler, *flags, "-shared", *map(str, objects.values()), "-o", str(built)])
+
+
+def _call(command: list[str]) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise NoKernelsError(f"the C++ kernels do not build: {result.stderr.strip()[-2000:]}")
 
 
 def _compiler() -> str:

@@ -121,6 +121,6 @@ def is_bf16(dtype: torch.dtype) -> bool:
 
 
 __all__ = [
-    "MAX_RANK", "SLACK_BYTES", "TILE", "AttentionShape", "Embedding", "Linear", "LoraEntry", "Norm", "SampleRow", "Segment", "Step", "byref", "is_bf16",
-    "load",
+    "MAX_RANK", "SLACK_BYTES", "TILE", "AttentionShape", "Embedding", "Linear", "LoraEntry", "Norm", "SampleRow",
+    "Segment", "Step", "byref", "is_bf16", "load",
 ]

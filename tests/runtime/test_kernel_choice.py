@@ -1,0 +1,102 @@
+"""Which kernels run, and that the torch path takes over where the C++ ones cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lora_runtime import BaseModel, BaseModelError, Engine, EngineConfig, Request, SamplingParams
+from lora_runtime.kernels.cpu import build
+from lora_runtime.model import compiled
+
+from ..support.adapters import save_adapter
+
+SAMPLING = SamplingParams(max_new_tokens=8, ignore_eos=True)
+
+
+def _tokens(base: BaseModel | Path, adapter: Path | None = None, **config: object) -> tuple[int, ...]:
+    config = {"dtype": "float32", "kv_cache_bytes": 8 << 20} | config
+    with Engine(base, EngineConfig(**config)) as engine:
+        if adapter is not None:
+            engine.load_adapter(adapter, "a")
+        request = Request(prompt="The quick brown", adapter_id="a" if adapter else "", sampling=SAMPLING)
+        return engine.generate(request).choices[0].token_ids
+
+
+def test_the_choice_is_reported(tiny_base: Path) -> None:
+    for kernels, expected in (("auto", f"cpp/{build.host_target()}"), ("torch", "torch/cpu")):
+        with Engine(tiny_base, EngineConfig(dtype="float32", kernels=kernels, kv_cache_bytes=8 << 20)) as engine:
+            assert set(engine.info().kernels.values()) == {expected}
+
+
+def test_without_a_compiler(
+    tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    expected = _tokens(tiny_base, tiny_adapters["a3"])
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("LORAMUX_KERNEL_CACHE", str(tmp_path))
+    with pytest.raises(build.NoKernelsError, match="no-such-compiler"):
+        build.library_path(build.host_target())
+
+    def load() -> None:
+        build.library_path(build.host_target())
+
+    monkeypatch.setattr("lora_runtime.kernels.cpu.program.load", load)  # the real one remembers its library
+    base = BaseModel.load(tiny_base, dtype="float32")
+    assert base.program is None
+    assert "no-such-compiler" in caplog.text
+    assert _tokens(base, tiny_adapters["a3"]) == expected
+    with pytest.raises(BaseModelError, match="int8"):
+        BaseModel.load(tiny_base, dtype="float32", weights="int8")
+
+
+def test_a_compiler_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "false")
+    with pytest.raises(build.NoKernelsError, match="do not build"):
+        build.build(build.host_target(), tmp_path / "kernels.so")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_that_differs_is_not_used(
+    tiny_base: Path, tiny_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = _tokens(tiny_base, tiny_adapters["a3"])
+    monkeypatch.setitem(compiled._TOLERANCE, torch.float32, 0.0)
+    base = BaseModel.load(tiny_base, dtype="float32")
+    assert base.program is None
+    assert "differ from transformers'" in caplog.text
+    assert _tokens(base, tiny_adapters["a3"]) == expected  # its weights are back
+
+
+def test_an_architecture_without_a_program(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from transformers import AutoModelForCausalLM, OlmoConfig
+
+    from ..support.models import VOCAB, make_tokenizer
+
+    config = OlmoConfig(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                        num_attention_heads=2, max_position_embeddings=128)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    make_tokenizer().save_pretrained(tmp_path / "base")
+    adapter = save_adapter(tmp_path / "base", tmp_path / "adapter")
+    assert _tokens(tmp_path / "base", adapter) != _tokens(tmp_path / "base")
+    assert "'olmo'" in caplog.text
+
+
+def test_without_adapter_slots(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+    from lora_runtime import AdapterCapacityError
+
+    assert _tokens(tiny_base, max_adapters=0) == _tokens(tiny_base)
+    with (
+        Engine(tiny_base, EngineConfig(dtype="float32", max_adapters=0, kv_cache_bytes=8 << 20)) as engine,
+        pytest.raises(AdapterCapacityError),
+    ):
+        engine.load_adapter(tiny_adapters["a1"], "a1")
+
+
+def test_a_block_size_that_the_kernels_cannot_read_is_refused(tiny_base: Path) -> None:
+    with pytest.raises(ValueError, match="kv_block_size must be a multiple of 16"):
+        Engine(tiny_base, EngineConfig(dtype="float32", kv_block_size=8, kv_cache_bytes=8 << 20))
+    assert _tokens(tiny_base, kernels="torch", kv_block_size=8) == _tokens(tiny_base)
