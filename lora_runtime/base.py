@@ -68,6 +68,7 @@ class BaseModel:
         self.kv_shapes = [(c.kv_heads, c.dim, c.dim_v) for c in self.attention_calls]
         self.eos_token_ids = _eos_ids(model, tokenizer)
         self.kernel_names = dict(self.state.kernels.names)
+        self.takes_adapters = lora
         self.sample_rows = sample_rows_reference
         self.program = self._compile(kernels, weights, lora)
         """The whole step in C++, or None: then transformers' forward runs."""
@@ -103,6 +104,8 @@ class BaseModel:
 
     def place_adapter(self, weights: dict[str, LoraWeights]) -> DeviceAdapter:
         """The adapter as this base's forward reads it. Raises ValueError for what that cannot take."""
+        if not self.takes_adapters:
+            raise ValueError("the base was loaded without adapter slots: it takes no adapters")
         return TorchAdapter(weights) if self.program is None else CpuAdapter(weights, list(self.projections))
 
     def has_module(self, path: str) -> bool:

@@ -123,7 +123,7 @@ def _segments(sequences: Seq[Sequence], starts: Ints) -> list[AdapterSegment]:
         if seq.adapter is None:
             continue
         start, end = int(starts[i]), int(starts[i + 1])
-        if segments and segments[-1].adapter is seq.adapter:
+        if segments and segments[-1].adapter.version == seq.version:
             start = segments.pop().start
         segments.append(AdapterSegment(start, end, seq.adapter))
     return segments

@@ -28,7 +28,7 @@ class EngineConfig:
     max_context: int = 0
     """Tokens of prompt and completion together; 0 takes the base model's own limit."""
     kv_block_size: int = 16
-    """Tokens per KV block."""
+    """Tokens per KV block; a multiple of 16 for the C++ kernels."""
     kv_cache_bytes: int = 0
     """Bytes for the KV cache; 0 is 1 GiB on CPU, 80 % of free memory on CUDA."""
     prefix_caching: bool = True

@@ -65,6 +65,8 @@ class Engine:
 
     def __init__(self, base: str | os.PathLike[str] | BaseModel, config: EngineConfig | None = None) -> None:
         self.config = config = config or EngineConfig()
+        if isinstance(base, BaseModel) and (config.kernels, config.weights) != ("auto", "auto"):
+            raise ValueError("kernels and weights are the base's: give them to BaseModel.load")
         if config.threads:
             torch.set_num_threads(config.threads)
         self.base = base if isinstance(base, BaseModel) else BaseModel.load(

@@ -50,7 +50,7 @@ def sample(
 
 def _sampled(row: torch.Tensor, token: int, logprobs: int | None) -> Sampled:
     if token < 0:
-        return Sampled(error="the model produced NaN logits")
+        return Sampled(error="the model produced NaN or infinite logits")
     return Sampled(token, None if logprobs is None else _logprob(row, token, logprobs))
 
 

@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     max_batch_tokens: int = Field(512, ge=1, description="Tokens in one step, decode rows and prefill chunks together.")
     max_context: int = Field(
         0, ge=0, description="Tokens of prompt and completion together; 0 is the base model's limit.")
-    kv_block_size: int = Field(16, ge=1, description="Tokens per KV block.")
+    kv_block_size: int = Field(16, ge=1, description="Tokens per KV block; a multiple of 16 on CPU.")
     kv_cache_bytes: int = Field(
         0, ge=0, description="Bytes for the KV cache; 0 is 1 GiB on CPU, 80 % of free memory on CUDA.")
     prefix_caching: bool = Field(True, description="Reuse the KV of prompt prefixes.")

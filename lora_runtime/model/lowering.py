@@ -49,7 +49,7 @@ class Lowering:
     """Builds the program of one base and frees each weight of transformers' model once it is packed.
 
     `modules` maps a projection's name to its row in the adapters' tables. Raises NoKernelsError for
-    what the C++ ops cannot express, before anything is freed.
+    what the C++ ops cannot express; `freed` says whether that was before the first weight was freed.
     """
 
     def __init__(
@@ -61,12 +61,13 @@ class Lowering:
         if self.kind not in LLAMA_LIKE | GPT2_LIKE:
             raise NoKernelsError(f"no C++ program for the architecture {self.kind!r}")
         self.activation = _activation(config)
+        if model.get_output_embeddings().weight.shape[0] != config.vocab_size:
+            raise NoKernelsError("the lm_head's outputs are not the vocabulary")
         self.model, self.calls, self.modules, self.int8 = model, calls, modules, int8
         self.dtype: torch.dtype = model.dtype
         self.hidden = int(config.hidden_size)
         self.program = Program(self.dtype)
         self.max_context = max_context
-        self.weight_bytes = 0
         self.freed = False
         """Whether transformers' model has lost weights to the program."""
         self._arena = Arena()
@@ -90,8 +91,8 @@ class Lowering:
 
     def _llama_like(self) -> None:
         body = self.model.model
-        head = self._head()
         layers = list(body.layers)
+        head = self._head()
         rotary = _Rotary(body.rotary_emb, self.config, self.max_context)
         inner = layers[0].mlp.down_proj.in_features
         buffers = self._buffers(inner, 2 * inner)
@@ -159,8 +160,6 @@ class Lowering:
                positions: torch.Tensor | None = None) -> None:
         tied = self.model.get_output_embeddings().weight is embed.weight
         rows = None if tied else self._take(embed.weight).contiguous()
-        if rows is not None:
-            self.weight_bytes += rows.nbytes
         self.program.embed(out, rows=rows, tied=head if tied else None, scale=scale, positions=positions)
 
     def _norm(self, module: Any, source: int, out: int, add: bool = False) -> None:
@@ -213,7 +212,6 @@ class Lowering:
         bias = None if getattr(module, "bias", None) is None else self._take(module.bias)
         rows = weight if isinstance(module, nn.Linear) else weight.t()
         packed = pack_linear(self.program.library, rows, bias, self.int8, self._arena)
-        self.weight_bytes += packed.num_bytes
         self.freed = True
         module.weight.data = torch.empty(0, dtype=self.dtype)
         return packed

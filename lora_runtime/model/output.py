@@ -9,7 +9,10 @@ import torch
 
 @dataclass(frozen=True)
 class StepOutput:
-    """`logits`: (rows that sample, vocab) float32, valid until the next step; `greedy`: their argmax, -1 for NaN."""
+    """`logits`: (rows that sample, vocab) float32, valid until the next step; `greedy`: their argmax.
+
+    A row with NaN, or whose largest logit is not finite, has -1.
+    """
 
     logits: torch.Tensor
     greedy: list[int]
@@ -18,4 +21,4 @@ class StepOutput:
     def of(cls, logits: torch.Tensor) -> StepOutput:
         """With the argmax taken here."""
         logits = logits.float()
-        return cls(logits, torch.where(logits.isnan().any(-1), -1, logits.argmax(-1)).tolist())
+        return cls(logits, torch.where(logits.max(-1).values.isfinite(), logits.argmax(-1), -1).tolist())

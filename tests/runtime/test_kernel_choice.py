@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_runtime import BaseModel, BaseModelError, Engine, EngineConfig, Request, SamplingParams
+from lora_runtime import (
+    AdapterCapacityError,
+    AdapterError,
+    BaseModel,
+    BaseModelError,
+    Engine,
+    EngineConfig,
+    Request,
+    SamplingParams,
+)
 from lora_runtime.kernels.cpu import build
 from lora_runtime.model import compiled
 
@@ -38,6 +47,7 @@ def test_without_a_compiler(
     expected = _tokens(tiny_base, tiny_adapters["a3"])
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("LORAMUX_KERNEL_CACHE", str(tmp_path))
+    monkeypatch.setitem(build.TARGETS, build.host_target(), (("avx2",), ("-march=x86-64-v3", "-DOF_THIS_TEST")))
     with pytest.raises(build.NoKernelsError, match="no-such-compiler"):
         build.library_path(build.host_target())
 
@@ -86,14 +96,23 @@ def test_an_architecture_without_a_program(tmp_path: Path, caplog: pytest.LogCap
 
 
 def test_without_adapter_slots(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
-    from lora_runtime import AdapterCapacityError
-
     assert _tokens(tiny_base, max_adapters=0) == _tokens(tiny_base)
     with (
         Engine(tiny_base, EngineConfig(dtype="float32", max_adapters=0, kv_cache_bytes=8 << 20)) as engine,
         pytest.raises(AdapterCapacityError),
     ):
         engine.load_adapter(tiny_adapters["a1"], "a1")
+
+
+def test_a_base_without_slots_refuses_adapters(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+    base = BaseModel.load(tiny_base, dtype="float32", lora=False)
+    with (
+        Engine(base, EngineConfig(kv_cache_bytes=8 << 20)) as engine,
+        pytest.raises(AdapterError, match="takes no adapters"),
+    ):
+        engine.load_adapter(tiny_adapters["a1"], "a1")
+    with pytest.raises(ValueError, match=r"BaseModel\.load"):
+        Engine(base, EngineConfig(kernels="torch"))
 
 
 def test_a_block_size_that_the_kernels_cannot_read_is_refused(tiny_base: Path) -> None:

@@ -145,7 +145,8 @@ def test_a_row_does_not_depend_on_its_neighbours(dtype: torch.dtype) -> None:
     a, b = torch.randn(13, n_in, generator=g).to(dtype), torch.randn(n_out, 13, generator=g).to(dtype)
     run: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "linear": lambda rows: ops.linear(rows, weights.pack_linear(library.load(), w)),
-        "int8": lambda rows: ops.linear(rows, weights.pack_linear(library.load(), w, None, True)),
+        "bias": lambda rows: ops.linear(rows, weights.pack_linear(library.load(), w, w[:, 0])),
+        "int8": lambda rows: ops.linear(rows, weights.pack_linear(library.load(), w, w[:, 0], True)),
         "lora": lambda rows: _lora_of(rows, a, b),
     }
     for name, kernel in run.items():

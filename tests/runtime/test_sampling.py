@@ -120,3 +120,16 @@ def test_the_ends_of_the_distribution() -> None:
     for implementation in (sample_rows_reference, ops.sample_rows):
         for u, token in ((0.0, 1), (0.49, 1), (0.51, 3), (1 - 2**-24, 3)):
             assert implementation([SampleRow(logits, 1.0, 0, 1.0, 0.0, u)]) == [token], (implementation, u)
+
+
+def test_hardly_any_temperature_is_greedy() -> None:
+    logits = torch.tensor([0.5, 2.0, -3.0, 1.9])
+    for implementation in (sample_rows_reference, ops.sample_rows):
+        for temperature in (1e-46, 1e-40, 1e-4):
+            assert implementation([SampleRow(logits, temperature, 2, 0.9, 0.0, 0.7)]) == [1]
+
+
+def test_an_infinite_row_fails() -> None:
+    for row in ([0.0, math.inf], [-math.inf, -math.inf]):
+        (result,) = sample(StepOutput.of(torch.tensor([row])), [make_sequence(temperature=1.0)])
+        assert result.error is not None

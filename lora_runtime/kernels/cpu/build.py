@@ -1,4 +1,4 @@
-"""Builds the C++ kernels for the processor at hand: once, cached by source, compiler and target."""
+"""Builds the C++ kernels for the processor at hand: once, cached by source, flags and target."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ TARGETS = {
     "avx512": (("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq"), ("-march=x86-64-v4",)),
     "avx2": (("avx2", "fma3"), ("-march=x86-64-v3",)),
 }
+_MACHINES = ("x86_64", "AMD64")
 # psabi, uninitialized: false alarms about vector arguments, and about GCC's own intrinsics.
 _FLAGS = ("-std=c++17", "-O3", "-mprefer-vector-width=512", "-fopenmp", "-fPIC", "-Wall", "-Wextra",
           "-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-uninitialized")
@@ -35,7 +36,7 @@ class NoKernelsError(Exception):
 
 def host_target() -> str:
     """The best of TARGETS for this processor. Raises NoKernelsError."""
-    if platform.machine() not in ("x86_64", "AMD64"):
+    if platform.machine() not in _MACHINES:
         raise NoKernelsError(f"no C++ kernels for {platform.machine()}")
     features = torch.cpu.get_capabilities()
     for name, (needed, _) in TARGETS.items():
@@ -48,10 +49,10 @@ def library_path(target: str) -> Path:
     """The built library for `target`, building it first where it is missing. Raises NoKernelsError."""
     name = f"loramux-{target}-{_digest(target)}.so"
     packaged = SOURCES.parent / "lib" / name  # an image builds them once and needs no compiler later
-    for path in (packaged, _cache() / name):
-        if path.is_file():
-            return path
-    return build(target, _cache() / name)
+    if packaged.is_file():
+        return packaged
+    cached = _cache() / name
+    return cached if cached.is_file() else build(target, cached)
 
 
 def build(target: str, output: Path) -> Path:
@@ -98,7 +99,10 @@ def _cache() -> Path:
     root = os.environ.get("LORAMUX_KERNEL_CACHE")
     if root:
         return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loramux"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loramux"
+    except RuntimeError as error:  # a user without a home
+        raise NoKernelsError(f"no place for the C++ kernels: {error}; LORAMUX_KERNEL_CACHE names one") from error
 
 
 def _digest(target: str) -> str:
@@ -111,7 +115,7 @@ def _digest(target: str) -> str:
 def main() -> None:
     """Build every target beside the sources: for images without a compiler."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for target in TARGETS:
+    for target in TARGETS if platform.machine() in _MACHINES else ():
         build(target, SOURCES.parent / "lib" / f"loramux-{target}-{_digest(target)}.so")
 
 

@@ -83,9 +83,11 @@ def sample_rows(rows: Sequence[SampleRow]) -> list[int]:
     """As sample_rows_reference; all rows have one vocabulary."""
     if not rows:
         return []
+    vocab = rows[0].logits.shape[0]
     c_rows = (library.SampleRow * len(rows))(*(
-        library.SampleRow(r.logits.data_ptr(), r.temperature, r.top_p, r.min_p, r.u, r.top_k, 0) for r in rows))
-    load().lm_sample(c_rows, len(rows), rows[0].logits.shape[0], torch.get_num_threads())
+        library.SampleRow(r.logits.data_ptr(), r.temperature, r.top_p, r.min_p, r.u, min(r.top_k, vocab), 0)
+        for r in rows))
+    load().lm_sample(c_rows, len(rows), vocab, torch.get_num_threads())
     return [row.token for row in c_rows]
 
 

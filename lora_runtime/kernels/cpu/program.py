@@ -55,7 +55,8 @@ class Program:
         self._bf16 = is_bf16(dtype)
         self._pointer = self.library.lm_new(self._bf16)
         self._kept: list[Any] = []
-        weakref.finalize(self, self.library.lm_delete, self._pointer)
+        # Not at the interpreter's exit: an engine thread may still be in `run` then.
+        weakref.finalize(self, self.library.lm_delete, self._pointer).atexit = False
         self.names: list[str] = []
         """What each op is, in the order of `times`."""
 

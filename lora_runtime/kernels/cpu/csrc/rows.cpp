@@ -112,7 +112,7 @@ int32_t argmax_row(float* x, int n, float softcap) {
         nan |= x[i] != x[i];
         top = x[i] > top ? x[i] : top;
     }
-    if (nan) return -1;
+    if (nan || std::fabs(top) == INFINITY) return -1;
     for (i = 0; i + kLanes <= n; i += kLanes) {
         i32x16 hit = load<f32x16>(x + i) == top;
         if (sum(__builtin_convertvector(hit, f32x16)) != 0) break;

@@ -23,12 +23,12 @@ void norm_row(const Norm& n, const float* x, int width, T* out, bool add);
 template <class T>
 void activate_row(Activation act, const float* gate, const float* up, int width, T* out);
 
-// Rotary embedding in halves (arXiv:2104.09864) of one head, then rounding: x may be shorter than out's T.
+// Rotary embedding in halves (arXiv:2104.09864) of one head, then rounding to T.
 // cosines and sines: (rotary / 2) of this position; values behind `rotary` pass through.
 template <class T>
 void rotate_head(const float* x, int dim, int rotary, const float* cosines, const float* sines, T* out);
 
-// The index of the largest of n values, the first of equals; -1 if there is a NaN. softcap as in attention.
+// The index of the largest of n values, the first of equals; -1 if there is a NaN or the largest is not finite. softcap as in attention.
 int32_t argmax_row(float* x, int n, float softcap);
 
 }  // namespace lm

@@ -22,7 +22,7 @@ inline int bin_of(float w) {
 void weigh(const float* logits, int n, float temperature, float* w) {
     float top = -INFINITY;
     for (int i = 0; i < n; i++) top = logits[i] > top ? logits[i] : top;
-    float inverse = 1.0f / temperature;
+    float inverse = std::min(1.0f / temperature, 1e30f);  // finite, or 0 * infinity would be the best token's
     int i = 0;
     for (; i + kLanes <= n; i += kLanes) store(w + i, exp16((load<f32x16>(logits + i) - top) * inverse));
     for (; i < n; i++) w[i] = exp16(splat((logits[i] - top) * inverse))[0];
