@@ -75,11 +75,19 @@ def linears(dtype: torch.dtype, int8: bool) -> Iterator[Case]:
         for rows in (1, 8, 32, 64, 512):
             if n > 10_000 and rows > 64:
                 continue  # the lm_head runs for rows that sample only
-            x = torch.randn(rows, k).to(dtype)
+            x, y = torch.randn(rows, k).to(dtype), torch.empty(rows, n)
             yield Case(
                 f"{'int8 ' if int8 else ''}linear {k}->{n}, {rows} rows",
-                lambda packed=packed, x=x: [ops.linear(x, p) for p in packed],
+                lambda packed=packed, x=x, y=y: [ops.linear(x, p, y) for p in packed],
                 count * size, count * 2.0 * rows * n * k)
+
+
+def torch_linear(dtype: torch.dtype) -> Case:
+    """torch's own product at 256 rows, its weights in the cache: the rate that prefill is held against."""
+    n, k, rows, count = 3072, 576, 256, 20
+    weight, x = torch.randn(n, k).to(dtype), torch.randn(rows, k).to(dtype)
+    return Case(f"torch linear {k}->{n}, {rows} rows",
+                lambda: [torch.nn.functional.linear(x, weight) for _ in range(count)], 0, count * 2.0 * rows * n * k)
 
 
 def loras(dtype: torch.dtype) -> Iterator[Case]:
@@ -157,7 +165,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the results there too")
     options = parser.parse_args()
     dtype = getattr(torch, options.dtype)
-    groups = [list(linears(dtype, False)), list(linears(dtype, True)), list(loras(dtype)), list(attentions(dtype))]
+    groups = [
+        [*linears(dtype, False), torch_linear(dtype)], list(linears(dtype, True)), list(loras(dtype)),
+        list(attentions(dtype)),
+    ]
     found, (bandwidth, flops) = results(groups, dtype, options.repeats)
     print(f"{host_target()}, {torch.get_num_threads()} threads, {options.dtype}: "
           f"memory {bandwidth:.1f} GB/s, multiply-accumulate {flops:.0f} GFLOP/s")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from .errors import BaseModelError
+from .errors import AdapterCapacityError, BaseModelError
 from .kernels import select
 from .kernels.cpu.adapter import CpuAdapter
 from .kernels.cpu.build import NoKernelsError, host_target
@@ -103,9 +103,12 @@ class BaseModel:
                         lora=lora)
 
     def place_adapter(self, weights: dict[str, LoraWeights]) -> DeviceAdapter:
-        """The adapter as this base's forward reads it. Raises ValueError for what that cannot take."""
+        """The adapter as this base's forward reads it.
+
+        Raises ValueError for what that cannot take, AdapterCapacityError if it takes no adapters at all.
+        """
         if not self.takes_adapters:
-            raise ValueError("the base was loaded without adapter slots: it takes no adapters")
+            raise AdapterCapacityError("the base was loaded without adapter slots: it takes no adapters")
         return TorchAdapter(weights) if self.program is None else CpuAdapter(weights, list(self.projections))
 
     def has_module(self, path: str) -> bool:

@@ -9,7 +9,6 @@ import torch
 
 from lora_runtime import (
     AdapterCapacityError,
-    AdapterError,
     BaseModel,
     BaseModelError,
     Engine,
@@ -108,7 +107,7 @@ def test_a_base_without_slots_refuses_adapters(tiny_base: Path, tiny_adapters: d
     base = BaseModel.load(tiny_base, dtype="float32", lora=False)
     with (
         Engine(base, EngineConfig(kv_cache_bytes=8 << 20)) as engine,
-        pytest.raises(AdapterError, match="takes no adapters"),
+        pytest.raises(AdapterCapacityError, match="takes no adapters"),
     ):
         engine.load_adapter(tiny_adapters["a1"], "a1")
     with pytest.raises(ValueError, match=r"BaseModel\.load"):

@@ -16,10 +16,10 @@ from .memory import Arena
 from .weights import PackedLinear, pack_lora
 
 
-def linear(x: torch.Tensor, packed: PackedLinear) -> torch.Tensor:
+def linear(x: torch.Tensor, packed: PackedLinear, out: torch.Tensor | None = None) -> torch.Tensor:
     """x (T, in) → (T, out) float32, from the packed weight and bias."""
     x = x.contiguous()
-    y = torch.empty(x.shape[0], packed.n)
+    y = torch.empty(x.shape[0], packed.n) if out is None else out
     load().lm_gemm(
         is_bf16(x.dtype), byref(packed.struct()), x.data_ptr(), x.shape[0], y.data_ptr(), torch.get_num_threads())
     return y
