@@ -27,12 +27,13 @@ def linear(x: torch.Tensor, packed: PackedLinear, out: torch.Tensor | None = Non
 
 def prepare_lora(segments: Sequence[LoraSegment], arena: Arena | None = None) -> tuple[Step, list[object]]:
     """A step with these segments alone, and what must live as long as it."""
-    packed = [pack_lora(load(), s.a, s.b, s.scaling, arena) for s in segments]
+    # The scaling goes in as the rows' weight: the program multiplies an adapter's own by it.
+    packed = [pack_lora(load(), s.a, s.b, 1.0, arena) for s in segments]
     tables = (LoraEntry * len(segments))(*(p.struct() for p in packed))
     c_segments = (Segment * len(segments))()
     for i, s in enumerate(segments):
         address = ctypes.addressof(tables) + i * ctypes.sizeof(LoraEntry)
-        c_segments[i] = Segment(address, s.start, s.end, 1.0, 0)
+        c_segments[i] = Segment(address, s.start, s.end, s.scaling, 0)
     step = Step(segments=len(segments), segment=ctypes.addressof(c_segments), threads=torch.get_num_threads())
     return step, [packed, tables, c_segments]
 
