@@ -47,11 +47,10 @@ def host_target() -> str:
 
 def library_path(target: str) -> Path:
     """The built library for `target`, building it first where it is missing. Raises NoKernelsError."""
-    name = f"loramux-{target}-{_digest(target)}.so"
-    packaged = SOURCES.parent / "lib" / name  # an image builds them once and needs no compiler later
+    packaged = _packaged(target)
     if packaged.is_file():
         return packaged
-    cached = _cache() / name
+    cached = _cache() / packaged.name
     return cached if cached.is_file() else build(target, cached)
 
 
@@ -95,6 +94,11 @@ def _compiler() -> str:
     return found
 
 
+def _packaged(target: str) -> Path:
+    """Where an image has it, which builds all targets once and needs no compiler later."""
+    return SOURCES.parent / "lib" / f"loramux-{target}-{_digest(target)}.so"
+
+
 def _cache() -> Path:
     root = os.environ.get("LORAMUX_KERNEL_CACHE")
     if root:
@@ -116,7 +120,7 @@ def main() -> None:
     """Build every target beside the sources: for images without a compiler."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for target in TARGETS if platform.machine() in _MACHINES else ():
-        build(target, SOURCES.parent / "lib" / f"loramux-{target}-{_digest(target)}.so")
+        build(target, _packaged(target))
 
 
 if __name__ == "__main__":

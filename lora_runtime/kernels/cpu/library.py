@@ -73,7 +73,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "lm_new": (c_void_p, [c_int]),
     "lm_delete": (None, [c_void_p]),
     "lm_buffer": (c_int, [c_void_p, c_int, c_int, c_int]),
-    "lm_norm": (None, [c_void_p, c_int, c_int, c_int, c_int, c_int, POINTER(Norm)]),
+    "lm_norm": (None, [c_void_p, c_int, c_int, c_int, c_int, POINTER(Norm)]),
     "lm_linear": (None, [c_void_p, c_int, c_int, c_int, POINTER(Linear), c_int]),
     "lm_embed": (None, [c_void_p, c_int, POINTER(Embedding)]),
     "lm_attention": (None, [c_void_p, c_int, c_int, c_int, c_int, POINTER(AttentionShape), POINTER(Norm),

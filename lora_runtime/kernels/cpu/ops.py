@@ -1,4 +1,7 @@
-"""The program's ops one at a time, with the signatures of the references: for tests and benchmarks."""
+"""Ops one at a time, with the signatures of the references.
+
+Sampling is called by the engine; the others are what a program runs inside a step, for tests and benchmarks.
+"""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Program:
     def norm(self, source: int, width: int, out: int, weights: NormWeights, *, add: bool = False) -> None:
         """out = norm(source), or out += norm(source)."""
         self._add("norm", weights)
-        self.library.lm_norm(self._pointer, source, 0, width, out, add, byref(_norm(weights)))
+        self.library.lm_norm(self._pointer, source, width, out, add, byref(_norm(weights)))
 
     def linear(self, name: str, source: int, out: int, parts: Sequence[LinearPart], *, add: bool = False) -> None:
         """Each part's W x (plus bias and LoRA) into `out` from its column on, or added to it."""

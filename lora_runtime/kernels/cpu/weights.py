@@ -23,10 +23,6 @@ class PackedLinear:
     n: int
     k: int
 
-    @property
-    def num_bytes(self) -> int:
-        return sum(t.nbytes for t in (self.weight, self.scale, self.bias) if t is not None)
-
     def struct(self, module: int = -1, column: int = 0) -> Linear:
         """For C; valid while this object lives."""
         scale, bias = (None if t is None else t.data_ptr() for t in (self.scale, self.bias))

@@ -72,9 +72,7 @@ extern "C" {
 Program* lm_new(int use_bf16) { return make_program(use_bf16).release(); }
 void lm_delete(Program* p) { delete p; }
 int lm_buffer(Program* p, int width, int is_float, int sampled) { return p->buffer(width, is_float, sampled); }
-void lm_norm(Program* p, int in, int column, int width, int out, int add, const Norm* n) {
-    p->norm(in, column, width, out, add, *n);
-}
+void lm_norm(Program* p, int in, int width, int out, int add, const Norm* n) { p->norm(in, width, out, add, *n); }
 void lm_linear(Program* p, int in, int out, int add, const Linear* linears, int count) {
     p->linear(in, out, add, {linears, linears + count});
 }

@@ -16,14 +16,14 @@ int rows_of(const Buffer& b, const Step& s) { return b.sampled ? s.sampled : s.r
 
 template <class T>
 struct NormOp : Op {
-    int in, column, width, out;
+    int in, width, out;
     bool add;
     Norm n;
     void run(Program& p, Run& r, int thread) override {
         const Buffer &from = p.buffers[in], &to = p.buffers[out];
         int rows = rows_of(from, r.step);
         r.team.share(thread, rows, [&](int i) {
-            const float* x = row_of<float>(from, i) + column;
+            const float* x = row_of<float>(from, i);
             if (to.is_float)
                 norm_row(n, x, width, row_of<float>(to, i), add);
             else
@@ -192,9 +192,9 @@ struct ArgmaxOp : Op {
 template <class T>
 class ProgramOf final : public Program {
   public:
-    void norm(int in, int column, int width, int out, bool add, Norm n) override {
+    void norm(int in, int width, int out, bool add, Norm n) override {
         auto op = std::make_unique<NormOp<T>>();
-        op->in = in, op->column = column, op->width = width, op->out = out, op->add = add, op->n = n;
+        op->in = in, op->width = width, op->out = out, op->add = add, op->n = n;
         ops.push_back(std::move(op));
     }
     void linear(int in, int out, bool add, std::vector<Linear> linears) override {

@@ -56,7 +56,7 @@ struct Op {
 class Program {
   public:
     virtual ~Program() = default;
-    virtual void norm(int in, int column, int width, int out, bool add, Norm n) = 0;
+    virtual void norm(int in, int width, int out, bool add, Norm n) = 0;
     virtual void linear(int in, int out, bool add, std::vector<Linear> linears) = 0;
     virtual void embed(int out, Embedding e) = 0;
     virtual void attention(int in, int q, int out, int layer, AttentionShape shape, Norm q_norm, Norm k_norm,

@@ -1,5 +1,5 @@
 // Vectors of 16 lanes in GCC's portable notation: the compiler maps them to AVX-512, AVX2 or less.
-// Only the bf16 dot product and the bf16 rounding name an instruction.
+// Only products of bf16 and int16, the rounding to bf16, sums and maxima of a vector name an instruction.
 #pragma once
 
 #include <cmath>
