@@ -7,6 +7,8 @@ from .errors import (
     AdapterCapacityError,
     AdapterError,
     AdapterInUseError,
+    AdapterLimitError,
+    AdapterUnavailableError,
     BaseMismatchError,
     BaseModelError,
     EngineFailedError,
@@ -22,7 +24,11 @@ from .errors import (
 from .handle import RequestHandle
 from .types import (
     AdapterInfo,
+    AdapterPolicy,
+    AdapterState,
+    AdapterUse,
     AppliedModule,
+    CanaryInfo,
     ChatMessage,
     Choice,
     EngineInfo,
@@ -30,6 +36,7 @@ from .types import (
     EngineStats,
     FinishReason,
     Generation,
+    Registration,
     Request,
     RequestRecord,
     SamplingParams,
@@ -38,6 +45,7 @@ from .types import (
     TokenEvent,
     TokenLogprob,
     Usage,
+    WeightedAdapter,
 )
 from .version import __version__
 
@@ -46,10 +54,16 @@ __all__ = [
     "AdapterError",
     "AdapterInUseError",
     "AdapterInfo",
+    "AdapterLimitError",
+    "AdapterPolicy",
+    "AdapterState",
+    "AdapterUnavailableError",
+    "AdapterUse",
     "AppliedModule",
     "BaseMismatchError",
     "BaseModel",
     "BaseModelError",
+    "CanaryInfo",
     "ChatMessage",
     "Choice",
     "Engine",
@@ -65,6 +79,7 @@ __all__ = [
     "InvalidRequestError",
     "LoramuxError",
     "QueueFullError",
+    "Registration",
     "Request",
     "RequestCancelledError",
     "RequestHandle",
@@ -77,5 +92,6 @@ __all__ = [
     "TokenLogprob",
     "UnknownAdapterError",
     "Usage",
+    "WeightedAdapter",
     "__version__",
 ]

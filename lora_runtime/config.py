@@ -34,6 +34,20 @@ class EngineConfig:
     prefix_caching: bool = True
     max_adapters: int = 64
     """Adapter slots: versions resident on the device at once; 0 serves the base alone."""
+    adapter_device_bytes: int = 0
+    """Bytes that all slots together may take; 0 leaves `max_adapters` as the only limit."""
+    adapter_host_bytes: int = 2 << 30
+    """Bytes of host memory for adapters that are not in a slot; what is over goes back to its source."""
+    adapter_load_threads: int = 8
+    """Adapters that are fetched and read at once."""
+    adapter_cache_dir: str = ""
+    """Where fetched adapters are kept, by content; empty is loramux's directory in the user's cache."""
+    adapter_versions_kept: int = 2
+    """Older versions of an id that `rollback_adapter` can go back to."""
+    max_added_tokens: int = 64
+    """Tokens that an adapter may add behind the base's vocabulary."""
+    priority_aging_s: float = 10.0
+    """Seconds of waiting that count as one step of priority."""
     max_adapter_bytes: int = 2 << 30
     """Largest adapter accepted, in bytes of tensors on disk."""
     trust_hub: bool = False
@@ -43,11 +57,14 @@ class EngineConfig:
         for name, allowed in (("kernels", ("auto", "torch")), ("weights", ("auto", "int8"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        for name in ("max_running", "max_batch_tokens", "kv_block_size"):
+        for name in ("max_running", "max_batch_tokens", "kv_block_size", "adapter_load_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("max_waiting", "max_context", "kv_cache_bytes", "max_adapters", "threads"):
+        for name in ("max_waiting", "max_context", "kv_cache_bytes", "max_adapters", "threads", "adapter_device_bytes",
+                     "adapter_host_bytes", "adapter_versions_kept", "max_added_tokens"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.priority_aging_s <= 0:
+            raise ValueError(f"priority_aging_s must be positive, got {self.priority_aging_s}")
         if self.max_batch_tokens < self.max_running:
             raise ValueError("max_batch_tokens must be at least max_running: each sequence decodes a token a step")

@@ -27,11 +27,11 @@ class InvalidRequestError(LoramuxError):
 
 
 class UnknownAdapterError(LoramuxError):
-    """No adapter is loaded under this id."""
+    """No adapter is registered under this id."""
 
     def __init__(self, adapter_id: str) -> None:
         self.adapter_id = adapter_id
-        super().__init__(f"adapter {adapter_id!r} is not loaded")
+        super().__init__(f"adapter {adapter_id!r} is not registered")
 
 
 class AdapterError(LoramuxError):
@@ -42,12 +42,16 @@ class BaseMismatchError(AdapterError):
     """The adapter was made for another base: a target module is missing or has another shape."""
 
 
+class AdapterUnavailableError(LoramuxError):
+    """A registered adapter cannot be brought in: its source is gone, or holds other content than was registered."""
+
+
 class AdapterInUseError(LoramuxError):
     """Unload was refused: requests still hold leases on the adapter."""
 
 
 class AdapterCapacityError(LoramuxError):
-    """Every adapter slot is taken."""
+    """The adapter does not fit into what the slots hold beside pinned adapters."""
 
 
 class BaseModelError(LoramuxError):
@@ -60,6 +64,14 @@ class QueueFullError(LoramuxError):
     def __init__(self, limit: int, retry_after_s: float) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(f"the waiting queue holds its limit of {limit} sequences")
+
+
+class AdapterLimitError(LoramuxError):
+    """The adapter's own limit is reached; try again after `retry_after_s` seconds."""
+
+    def __init__(self, adapter_id: str, limit: str, retry_after_s: float) -> None:
+        self.adapter_id, self.retry_after_s = adapter_id, retry_after_s
+        super().__init__(f"adapter {adapter_id!r} has reached its limit of {limit}")
 
 
 class RequestCancelledError(LoramuxError):

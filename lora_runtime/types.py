@@ -12,6 +12,9 @@ MAX_LOGPROBS = 20
 MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 1024
 MAX_ID_LENGTH = 256
+MAX_COMPOSITION = 8
+MAX_ADAPTER_WEIGHT = 100.0
+MAX_PRIORITY = 10
 
 
 class FinishReason(StrEnum):
@@ -82,10 +85,28 @@ class ChatMessage:
 
 
 @dataclass(frozen=True)
+class WeightedAdapter:
+    """One adapter of a composition: rows take `weight` times its update, beside those of the others."""
+
+    adapter_id: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class AdapterUse:
+    """The adapter version that serves a request, and its weight."""
+
+    adapter_id: str
+    version: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class Request:
     """One generation request. Exactly one of `prompt`, `token_ids` and `messages` is given.
 
-    `adapter_id` "" means the base model. `timeout_s` is seconds from submission.
+    `adapter_id` "" means the base model; `adapters` names several at once instead, whose weighted updates are
+    summed. `priority`: higher goes first, see docs/fairness.md. `timeout_s` is seconds from submission.
     """
 
     prompt: str | None = None
@@ -95,12 +116,17 @@ class Request:
     sampling: SamplingParams = SamplingParams()
     request_id: str = ""
     timeout_s: float | None = None
+    adapters: tuple[WeightedAdapter, ...] = ()
+    priority: int = 0
 
     def validate(self) -> None:
         """Raises InvalidRequestError that names every field that is wrong by itself."""
         violations = self.sampling.violations()
         if len(self.adapter_id) > MAX_ID_LENGTH:
             violations.append(FieldViolation("adapter_id", f"at most {MAX_ID_LENGTH} characters"))
+        violations += self._composition_violations()
+        if abs(self.priority) > MAX_PRIORITY:
+            violations.append(FieldViolation("priority", f"must be in [-{MAX_PRIORITY}, {MAX_PRIORITY}]"))
         given = [n for n in ("prompt", "token_ids", "messages") if getattr(self, n) is not None]
         if len(given) != 1:
             violations.append(FieldViolation(
@@ -109,6 +135,23 @@ class Request:
             violations.append(FieldViolation(given[0], "must not be empty"))
         if violations:
             raise InvalidRequestError(violations)
+
+    @property
+    def uses(self) -> tuple[WeightedAdapter, ...]:
+        """The adapters of the request, none for the base."""
+        return self.adapters or ((WeightedAdapter(self.adapter_id),) if self.adapter_id else ())
+
+    def _composition_violations(self) -> list[FieldViolation]:
+        names = [a.adapter_id for a in self.adapters]
+        checks = [
+            (not (self.adapter_id and names), "give either adapter_id or adapters"),
+            (len(names) <= MAX_COMPOSITION, f"at most {MAX_COMPOSITION} adapters"),
+            (len(set(names)) == len(names), "an adapter is named twice"),
+            (all(0 < len(n) <= MAX_ID_LENGTH for n in names), f"ids must have 1 to {MAX_ID_LENGTH} characters"),
+            (all(abs(a.weight) <= MAX_ADAPTER_WEIGHT for a in self.adapters),
+             f"weights must be in [-{MAX_ADAPTER_WEIGHT:g}, {MAX_ADAPTER_WEIGHT:g}]"),
+        ]
+        return [FieldViolation("adapters", text) for ok, text in checks if not ok]
 
 
 @dataclass(frozen=True)
@@ -172,6 +215,8 @@ class Generation:
     adapter_id: str
     adapter_version: str
     choices: tuple[Choice, ...]
+    adapters: tuple[AdapterUse, ...] = ()
+    """Every adapter that served it; of a composition `adapter_id` and `adapter_version` are empty."""
 
     @property
     def text(self) -> str:
@@ -181,16 +226,81 @@ class Generation:
 
 @dataclass(frozen=True)
 class AppliedModule:
-    """What the loader applied to one module: rank r and the scaling that multiplies B(A x)."""
+    """What the loader applied to one module."""
 
     name: str
     rank: int
+    """0 where the module has no low-rank part."""
     scaling: float
+    """What multiplies B(A x)."""
+    parts: tuple[str, ...] = ("lora",)
+    """lora, rslora, dora, lora_bias, bias, weight (saved whole), tokens (single rows of it)."""
+    num_bytes: int = 0
+    """Of its tensors in the file."""
+
+
+class AdapterState(StrEnum):
+    """Where a version's weights are."""
+
+    COLD = "cold"
+    """At its source only; a request brings them in."""
+    LOADING = "loading"
+    HOST = "host"
+    """Checked and in host memory."""
+    DEVICE = "device"
+    """In a slot."""
+    FAILED = "failed"
+    """The last try to load it failed; the next request tries again."""
+
+
+@dataclass(frozen=True)
+class CanaryInfo:
+    """A second version under the same id that takes `weight` (0 to 1) of the requests."""
+
+    version: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class AdapterPolicy:
+    """What one adapter's requests may take. 0 means no limit.
+
+    `weight` is its share of the served tokens beside the others. Requests above `max_running` wait; above
+    `max_waiting`, and while the adapter is over `tokens_per_minute` (prompt and completion), they are refused with
+    AdapterLimitError. A `pinned` adapter never leaves its slot for another.
+    """
+
+    weight: float = 1.0
+    max_running: int = 0
+    max_waiting: int = 0
+    tokens_per_minute: int = 0
+    pinned: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < float("inf"):
+            raise ValueError(f"weight must be positive, got {self.weight}")
+        for name in ("max_running", "max_waiting", "tokens_per_minute"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What must be remembered of an adapter id to serve it again after a restart.
+
+    `versions`: (version, source) of the one that serves, then of the older ones, newest first.
+    """
+
+    adapter_id: str
+    versions: tuple[tuple[str, str], ...]
+    canary: CanaryInfo | None = None
+    canary_source: str = ""
+    policy: AdapterPolicy | None = None
 
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """A loaded adapter. `version` is the hex SHA-256 of its files and of the base's identity."""
+    """A registered adapter. `version` is the hex SHA-256 of its files and of the base's identity."""
 
     adapter_id: str
     version: str
@@ -198,13 +308,24 @@ class AdapterInfo:
     base_model_name: str
     modules: tuple[AppliedModule, ...]
     num_bytes: int
+    """On the device; 0 while that is not known (registered, never loaded)."""
     leases: int
+    """Requests that use the id now, those on older versions included."""
     loaded_at: float
     """Seconds since the epoch."""
+    state: AdapterState = AdapterState.DEVICE
+    policy: AdapterPolicy = AdapterPolicy()
+    canary: CanaryInfo | None = None
+    older_versions: tuple[str, ...] = ()
+    """What `rollback_adapter` can go back to, newest first."""
+    error: str = ""
+    """Why the last try to load it failed."""
+    notes: tuple[str, ...] = ()
+    """Fields of its configuration that were accepted and have no effect at inference."""
 
     @property
     def max_rank(self) -> int:
-        return max(m.rank for m in self.modules)
+        return max((m.rank for m in self.modules), default=0)
 
 
 @dataclass(frozen=True)
@@ -240,10 +361,18 @@ class EngineStats:
     kv_blocks_cached: int
     kv_blocks_total: int
     adapters: int
+    """Versions on the device."""
     adapter_bytes: int
+    """Their bytes."""
     leases: int
     preemptions: int
     steps: int
+    registered_adapters: int = 0
+    """Ids, wherever their weights are."""
+    host_adapters: int = 0
+    """Versions in host memory only."""
+    host_adapter_bytes: int = 0
+    loading_adapters: int = 0
 
 
 @dataclass(frozen=True)
@@ -275,6 +404,9 @@ class RequestRecord:
     ttft_s: float | None
     """Submission to first token; None when none was produced."""
     e2e_s: float
+    adapters: tuple[AdapterUse, ...] = ()
+    adapter_wait_s: float = 0.0
+    """The part of `queue_s` that the request waited for its adapter to be loaded."""
     itl_s: tuple[float, ...] = field(default=())
     """Gaps between the tokens of the first choice."""
 
@@ -295,7 +427,13 @@ class EngineObserver:
         """An adapter version is ready to serve."""
 
     def on_adapter_evicted(self, info: AdapterInfo, reason: str) -> None:
-        """A version's memory was freed; reason: unloaded or replaced."""
+        """A version left its slot; reason: unloaded, replaced or evicted (for another, the id still serves)."""
+
+    def on_adapter_failed(self, adapter_id: str, error: Exception) -> None:
+        """An adapter could not be loaded."""
+
+    def on_registrations_changed(self) -> None:
+        """`Engine.registrations` gives something else than before."""
 
     def on_engine_failed(self, error: BaseException) -> None:
         """The engine thread died; every request got EngineFailedError."""

@@ -47,6 +47,17 @@ class Settings(BaseSettings):
     prefix_caching: bool = Field(True, description="Reuse the KV of prompt prefixes.")
     max_adapters: int = Field(
         64, ge=0, description="Adapter slots: versions on the device at once; 0 serves the base alone.")
+    adapter_device_bytes: int = Field(
+        0, ge=0, description="Bytes that all adapter slots may take together; 0 is no limit but --max-adapters.")
+    adapter_host_bytes: int = Field(
+        2 << 30, ge=0, description="Bytes of host memory for adapters that are not in a slot.")
+    adapter_load_threads: int = Field(8, ge=1, description="Adapters that are fetched and read at once.")
+    adapter_cache_dir: str = Field(
+        "", description="Where fetched adapters are kept, by content; empty is the user's cache.")
+    adapter_versions_kept: int = Field(2, ge=0, description="Older versions of an adapter that a rollback can go to.")
+    max_added_tokens: int = Field(
+        64, ge=0, description="Tokens that an adapter may add behind the base's vocabulary.")
+    priority_aging_s: float = Field(10, gt=0, description="Seconds of waiting that count as one step of priority.")
     max_adapter_bytes: int = Field(2 << 30, ge=1, description="Largest adapter file accepted, in bytes.")
     trust_hub: bool = Field(False, description="Let --base be a hub id that is fetched over the network.")
     max_message_bytes: int = Field(4 << 20, ge=1024, description="Largest gRPC message accepted or sent, in bytes.")
