@@ -3,28 +3,97 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import safetensors
-import safetensors.torch
-import torch
-
-from ..errors import AdapterError, BaseMismatchError
+from ..errors import AdapterError
 from ..kernels.lora import DeviceAdapter, LoraWeights
 from ..types import AppliedModule
-from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, matches, parse_config, read_limited
+from .assemble import assemble
+from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, parse_config
+from .files import MissingFileError, read_limited
+from .keys import place
+from .shapes import Shapes
+from .targets import resolve
+from .tensors import TensorFile, read_tensors
+from .tokens import OwnTokenizer, read_tokenizer
+from .update import BaseDescription, BaseModule, CheckedAdapter, ModuleKind, ModuleUpdate
 
 if TYPE_CHECKING:
     from ..base import BaseModel
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def read_adapter(
+    directory: Path, base: BaseDescription, *, max_bytes: int, max_added_tokens: int, roots: Sequence[Path] = ()
+) -> CheckedAdapter:
+    """Read and check; each file is read once, so what is hashed is what is applied. Never unpickles.
+
+    `max_bytes` limits the file of tensors; with `roots`, files that lead out of them by links are refused.
+    Raises AdapterError naming what is missing, corrupt or unsupported, and BaseMismatchError when the modules or
+    shapes are not the base's.
+    """
+    config_bytes, spec = read_spec(directory, roots)
+    file = read_weights(directory, max_bytes, roots)
+    made_for = f"the adapter was made for {spec.base_model_name!r}, the base is {base.name!r}"
+    layout = place(file.tensors, base.modules, made_for)
+    targets = resolve(spec, base.modules, layout.names)
+    done = assemble(spec, targets, layout, file.tensors, Shapes(base.modules, made_for), max_added_tokens)
+    vocabulary = base.vocab_size + done.added_rows
+    if bad := [t for t in spec.invocation_tokens if t >= vocabulary]:
+        raise AdapterError(f"alora_invocation_tokens: token {bad[0]} is outside the vocabulary of {vocabulary}")
+    own = read_tokenizer(directory, base.tokenizer, vocabulary, roots)
+    return CheckedAdapter(
+        version=_version(base.identity, hashlib.sha256(config_bytes).digest(), file.digest, own.digest),
+        base_model_name=spec.base_model_name,
+        updates=done.updates,
+        modules=done.modules,
+        invocation_tokens=spec.invocation_tokens,
+        vocab_size=vocabulary if done.added_rows else 0,
+        tokenizer=own.tokenizer,
+        notes=spec.notes + _notes(done.unused, own, base),
+    )
+
+
+def read_spec(directory: Path, roots: Sequence[Path] = ()) -> tuple[bytes, LoraSpec]:
+    """adapter_config.json, and what it means."""
+    data = read_limited(directory / CONFIG, MAX_CONFIG_BYTES, roots)
+    return data, parse_config(decode_config(data))
+
+
+def read_weights(directory: Path, max_bytes: int, roots: Sequence[Path] = ()) -> TensorFile:
+    """adapter_model.safetensors."""
+    try:
+        return read_tensors(directory / WEIGHTS, max_bytes, roots)
+    except MissingFileError as error:
+        raise AdapterError(
+            f"{WEIGHTS} is missing from {directory.name!r} (pickled weights are never read)"
+        ) from error
+
+
+def _notes(unused: Sequence[str], own: OwnTokenizer, base: BaseDescription) -> tuple[str, ...]:
+    notes = unused_note(unused)
+    if own.has_files and own.tokenizer is None:
+        reason = "the base's is not known" if base.tokenizer is None else "the base's has the same vocabulary"
+        notes.append(f"the tokenizer files are not used: {reason}")
+    return tuple(notes)
+
+
+def unused_note(unused: Sequence[str]) -> list[str]:
+    """At most one note, on values of the base that PEFT keeps beside the adapter's."""
+    count = len(unused)
+    return [f"{count} tensors have no effect, copies of the base's own, such as {unused[0]!r}"] if count else []
+
+
+def _version(identity: str, *digests: bytes) -> str:
+    digest = hashlib.sha256(identity.encode())
+    for part in digests:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -37,102 +106,38 @@ class LoadedAdapter:
     modules: tuple[AppliedModule, ...]
 
 
+@dataclass(frozen=True)
+class _Projections:
+    """A base of which only the projections of its layers can be changed."""
+
+    name: str
+    identity: str
+    modules: dict[str, BaseModule]
+    tokenizer: Any
+    vocab_size: int
+
+
 def load(directory: Path, base: BaseModel, max_bytes: int) -> LoadedAdapter:
-    """Read, check and copy to the device. Never unpickles.
-
-    Raises AdapterError naming what is missing, corrupt or unsupported, and BaseMismatchError when
-    the modules or shapes are not the base's.
-    """
-    config_bytes = read_limited(directory / CONFIG, MAX_CONFIG_BYTES)
-    spec = parse_config(decode_config(config_bytes))
-    if not (directory / WEIGHTS).is_file():
-        raise AdapterError(f"{WEIGHTS} is missing from {directory.name!r} (pickled weights are never read)")
-    # Read once: what is hashed is what is applied, even if the file changes meanwhile.
-    weight_bytes = read_limited(directory / WEIGHTS, max_bytes)
-    tensors = _decode_tensors(weight_bytes)
-    pairs = _pair_up(tensors)
-    _check_targets(spec, pairs.keys(), base)
-    weights = {name: _apply(name, a, b, spec, base) for name, (a, b) in sorted(pairs.items())}
-    return LoadedAdapter(
-        version=_version(base, config_bytes, weight_bytes),
-        base_model_name=spec.base_model_name,
-        weights=_place(weights, base),
-        modules=tuple(AppliedModule(n, w.a.shape[0], w.scaling) for n, w in weights.items()),
-    )
-
-
-def _decode_tensors(data: bytes) -> dict[str, torch.Tensor]:
+    """Plain LoRA on the layers' projections, copied to the device. Raises as `read_adapter` does."""
+    modules = {
+        name: BaseModule(ModuleKind.LINEAR, p.in_features, p.out_features, p.base.bias is not None, p.transposed)
+        for name, p in base.projections.items()
+    }
+    seen = _Projections(base.name, base.identity, modules, None, base.vocab_size)
+    checked = read_adapter(directory, seen, max_bytes=max_bytes, max_added_tokens=0)
+    if checked.invocation_tokens:
+        raise AdapterError("config field 'alora_invocation_tokens' is not supported")
+    weights = {name: _plain(name, update, base) for name, update in checked.updates.items()}
     try:
-        return safetensors.torch.load(data)
-    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise AdapterError(f"{WEIGHTS} is corrupt: {error}") from error
-
-
-def _pair_up(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Module path → (A, B). Raises AdapterError for any tensor that is not one half of a pair."""
-    sides: dict[str, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
-        match = _KEY.fullmatch(key)
-        if match is None:
-            raise AdapterError(f"tensor {key!r} is not a LoRA weight of a linear projection: not supported")
-        if tensor.dtype not in _FLOATS:
-            raise AdapterError(f"tensor {key!r} has dtype {tensor.dtype}: not supported")
-        if not torch.isfinite(tensor).all():
-            raise AdapterError(f"tensor {key!r} holds NaN or infinite values")
-        if match["side"] in sides.setdefault(match["module"], {}):
-            raise AdapterError(f"tensor {key!r} appears twice")
-        sides[match["module"]][match["side"]] = tensor
-    for module, found in sides.items():
-        if len(found) == 1:
-            raise AdapterError(f"module {module!r} has lora_{next(iter(found))} without its other half")
-    if not sides:
-        raise AdapterError(f"{WEIGHTS} holds no tensors")
-    return {module: (found["A"], found["B"]) for module, found in sides.items()}
-
-
-def _check_targets(spec: LoraSpec, present: Iterable[str], base: BaseModel) -> None:
-    """The modules with tensors must be exactly those that the configuration targets in the base."""
-    modules = set(present)
-    made_for = f"the adapter was made for {spec.base_model_name!r}, the base is {base.name!r}"
-    if missing := sorted(modules - base.projections.keys()):
-        if any(base.has_module(m) for m in missing):
-            raise AdapterError(f"LoRA on {missing[0]!r} is not supported: it is no linear projection of a layer")
-        raise BaseMismatchError(f"module {missing[0]!r} is not in the base model: {made_for}")
-    targets = spec.targets(base.projections)
-    if unclaimed := sorted(modules - targets):
-        raise AdapterError(f"tensors of module {unclaimed[0]!r} do not match the config's target_modules")
-    if unfilled := sorted(targets - modules):
-        raise AdapterError(f"target module {unfilled[0]!r} has no tensors in {WEIGHTS}")
-    if not isinstance(spec.target_modules, str):
-        for name in spec.target_modules:
-            if not any(matches((name,), m) for m in modules):
-                raise BaseMismatchError(f"target module {name!r} is not in the base model: {made_for}")
-
-
-def _apply(name: str, a: torch.Tensor, b: torch.Tensor, spec: LoraSpec, base: BaseModel) -> LoraWeights:
-    projection, rank = base.projections[name], spec.rank_of(name)
-    # PEFT keeps A (r, in) and B (out, r) in this layout for Conv1D too: fan_in_fan_out is about W only.
-    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != rank or b.shape[1] != rank:
-        shapes = f"A {tuple(a.shape)} and B {tuple(b.shape)}"
-        raise AdapterError(f"module {name!r}: {shapes} do not have the config's rank {rank}")
-    if (b.shape[0], a.shape[1]) != (projection.out_features, projection.in_features):
-        raise BaseMismatchError(
-            f"module {name!r}: the adapter maps {a.shape[1]} → {b.shape[0]} features, the base model "
-            f"{projection.in_features} → {projection.out_features}: the adapter was made for {spec.base_model_name!r}"
-        )
-    a, b = (t.to(base.device, base.dtype).contiguous() for t in (a, b))
-    return LoraWeights(a, b, spec.scaling_of(name))
-
-
-def _place(weights: dict[str, LoraWeights], base: BaseModel) -> DeviceAdapter:
-    try:
-        return base.place_adapter(weights)
+        placed = base.place_adapter(weights)
     except ValueError as error:
         raise AdapterError(str(error)) from error
+    return LoadedAdapter(checked.version, checked.base_model_name, placed, checked.modules)
 
 
-def _version(base: BaseModel, *files: bytes) -> str:
-    digest = hashlib.sha256(base.identity.encode())
-    for data in files:
-        digest.update(hashlib.sha256(data).digest())
-    return digest.hexdigest()
+def _plain(name: str, update: ModuleUpdate, base: BaseModel) -> LoraWeights:
+    others = (update.lora_bias, update.magnitude, update.weight, update.bias, update.token_rows)
+    if update.a is None or update.b is None or any(part is not None for part in others):
+        raise AdapterError(f"module {name!r}: only LoRA and rsLoRA are supported")
+    a, b = (t.to(base.device, base.dtype).contiguous() for t in (update.a, update.b))
+    return LoraWeights(a, b, update.scaling)
