@@ -106,15 +106,16 @@ class AdaptersServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RollbackAdapter(self, request, context):
-        """Serve an older version again. Errors: NOT_FOUND, FAILED_PRECONDITION (its source is gone or has changed),
-        INVALID_ARGUMENT (there is no such version).
+        """Serve an older version again. Errors: NOT_FOUND, FAILED_PRECONDITION (there is no such version, or its source is
+        gone or has changed).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetCanary(self, request, context):
-        """Change the share of requests that the canary takes, promote or drop it. Errors: NOT_FOUND, INVALID_ARGUMENT.
+        """Change the share of requests that the canary takes, promote or drop it.
+        Errors: NOT_FOUND, FAILED_PRECONDITION (there is no canary), INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
