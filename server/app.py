@@ -60,7 +60,7 @@ class App:
     def __init__(self, settings: Settings) -> None:
         """Raises AuthFileError."""
         self.settings = settings
-        self.port = self.health_port = 0
+        self.port = 0
         self.metrics = Metrics(settings.metrics_adapter_labels)
         self._engine: Engine | None = None
         self._health = Health(_OWN_SERVICES)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from google.protobuf.timestamp_pb2 import Timestamp
 from loramux.v1 import adapters_pb2 as pb
 
-from lora_runtime import AdapterInfo, AdapterPolicy, AdapterState
+from lora_runtime import AdapterInfo, AdapterPolicy
 
 from .. import errors
 
-_STATES = {state: pb.AdapterState.Value(f"ADAPTER_STATE_{state.name}") for state in AdapterState}
 
 
 def to_message(info: AdapterInfo) -> pb.Adapter:
@@ -21,7 +20,7 @@ def to_message(info: AdapterInfo) -> pb.Adapter:
     return pb.Adapter(
         adapter_id=info.adapter_id, version=info.version, source=info.source, base_model_name=info.base_model_name,
         modules=modules, num_bytes=info.num_bytes, leases=info.leases, loaded_at=loaded_at, max_rank=info.max_rank,
-        state=_STATES[info.state], policy=pb.Policy(**vars(info.policy)),
+        state=f"ADAPTER_STATE_{info.state.name}", policy=pb.Policy(**vars(info.policy)),
         canary=pb.Canary(**vars(info.canary)) if info.canary else None, older_versions=info.older_versions,
         error=info.error, notes=info.notes,
     )

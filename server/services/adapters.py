@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
@@ -11,7 +11,7 @@ import grpc
 from loramux.v1 import adapters_pb2 as pb
 from loramux.v1 import adapters_pb2_grpc
 
-from lora_runtime import AdapterInfo, Engine
+from lora_runtime import AdapterInfo, Engine, EngineStoppedError
 
 from .. import errors
 from ..auth.interceptor import caller
@@ -108,7 +108,10 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         return pb.SetPolicyResponse(adapter=to_message(info) if info and request.adapter_id != _ALL else None)
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: grpc.aio.ServicerContext) -> pb.Adapter:
-        return await _run(asyncio.to_thread(lambda: to_message(self._engine().get_adapter(request.adapter_id))), context)
+        def get() -> AdapterInfo:
+            return self._engine().get_adapter(request.adapter_id)
+
+        return to_message(await _run(asyncio.to_thread(get), context))
 
     async def ListAdapters(
         self, request: pb.ListAdaptersRequest, context: grpc.aio.ServicerContext
@@ -131,10 +134,17 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         return pb.ListDeclaredAdaptersResponse(adapters=adapters)
 
     async def _admin(self, work: Callable[[], T], context: grpc.aio.ServicerContext) -> T:
-        return await _run(asyncio.get_running_loop().run_in_executor(self._threads, work), context)
+        async def run() -> T:
+            try:
+                running = asyncio.get_running_loop().run_in_executor(self._threads, work)
+            except RuntimeError as error:  # closed
+                raise EngineStoppedError("the server is stopping") from error
+            return await running
+
+        return await _run(run(), context)
 
 
-async def _run(work: asyncio.Future[T], context: grpc.aio.ServicerContext) -> T:
+async def _run(work: Awaitable[T], context: grpc.aio.ServicerContext) -> T:
     try:
         return await work
     except Exception as error:
