@@ -10,7 +10,6 @@ from lora_runtime import AdapterInfo, AdapterPolicy
 from .. import errors
 
 
-
 def to_message(info: AdapterInfo) -> pb.Adapter:
     loaded_at = Timestamp()
     loaded_at.FromNanoseconds(int(info.loaded_at * 1e9))
