@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import threading
 from pathlib import Path
 
 import grpc
+import structlog
+
+from .files import stamp
+
+log = structlog.get_logger("loramux.server")
 
 
 class TLSError(Exception):
@@ -13,9 +19,14 @@ class TLSError(Exception):
 
 
 def server_credentials(cert: Path, key: Path, client_ca: Path | None) -> grpc.ServerCredentials:
-    """With `client_ca`, clients must show a certificate of it. Raises TLSError."""
-    return grpc.ssl_server_credentials(
-        [(_read(key), _read(cert))], _read(client_ca) if client_ca else None, require_client_auth=client_ca is not None)
+    """With `client_ca`, clients must show a certificate of it. Raises TLSError.
+
+    The files are looked at for every new connection: renewed certificates need no restart.
+    """
+    files = _ServerFiles(cert, key, client_ca)
+    return grpc.dynamic_ssl_server_credentials(
+        files.first, files.fetch,  # type: ignore[arg-type]  # the stubs forget that None means no change
+        require_client_authentication=client_ca is not None)
 
 
 def channel_credentials(ca: Path | None, cert: Path | None, key: Path | None) -> grpc.ChannelCredentials:
@@ -31,6 +42,40 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+class _ServerFiles:
+    """gRPC calls `fetch` on threads of its own; what cannot be read leaves the former certificate."""
+
+    def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
+        self._cert, self._key, self._client_ca = cert, key, client_ca
+        self._lock = threading.Lock()
+        self._stamps = self._look()
+        self.first = self._load()
+
+    def fetch(self) -> grpc.ServerCertificateConfiguration | None:
+        """The new configuration, None if there is none."""
+        with self._lock:
+            stamps = self._look()
+            if stamps == self._stamps:
+                return None
+            try:
+                config = self._load()
+            except TLSError as error:
+                log.error("the new certificate cannot be read: the former stays", error=str(error))
+                return None
+            if stamps != self._look():  # replaced between two reads: the next connection looks again
+                return None
+            self._stamps = stamps
+        log.info("certificate read", file=str(self._cert))
+        return config
+
+    def _load(self) -> grpc.ServerCertificateConfiguration:
+        authorities = _read(self._client_ca) if self._client_ca else None
+        return grpc.ssl_server_certificate_configuration([(_read(self._key), _read(self._cert))], authorities)
+
+    def _look(self) -> list[object]:
+        return [stamp(path) for path in (self._cert, self._key, self._client_ca) if path is not None]
 
 
 def _read(path: Path) -> bytes:

@@ -15,6 +15,8 @@ import structlog
 import yaml
 from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
+from ..files import stamp
+
 log = structlog.get_logger("loramux.server")
 _BASE_PATTERNS = ("", "base")
 _CHECK_EVERY_S = 1.0
@@ -61,7 +63,7 @@ class TokenFile:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._clock = path, clock
-        self._stamp = _stamp(path)
+        self._stamp = stamp(path)
         self._entries = _read(path)
         self._checked_at = clock()
 
@@ -82,10 +84,10 @@ class TokenFile:
         if now - self._checked_at < _CHECK_EVERY_S:
             return
         self._checked_at = now
-        stamp = _stamp(self._path)
-        if stamp == self._stamp:
+        seen = stamp(self._path)
+        if seen == self._stamp:
             return
-        self._stamp = stamp
+        self._stamp = seen
         try:
             self._entries = _read(self._path)
         except AuthFileError as error:
@@ -102,14 +104,6 @@ def token_hash(token: str) -> str:
 def new_token() -> str:
     """256 random bits."""
     return _PREFIX + secrets.token_urlsafe(32)
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def _read(path: Path) -> list[Caller]:

@@ -8,14 +8,14 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from loramux.v1 import server_pb2
+from loramux.v1 import server_pb2, server_pb2_grpc
 from typer.testing import CliRunner
 
 from server.app import serve
 from server.cli import app
 from server.config import SettingsError, load
 
-from ..support.certificates import Authority
+from ..support.certificates import Authority, Pair
 from ..support.servers import free_port, make_settings, refused, running
 from ..support.tokens import token_of, write_tokens
 
@@ -34,8 +34,6 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 async def call(target: str, credentials: grpc.ChannelCredentials | None) -> server_pb2.ServerInfo:
-    from loramux.v1 import server_pb2_grpc
-
     open_channel = grpc.aio.secure_channel(target, credentials) if credentials else grpc.aio.insecure_channel(target)
     async with open_channel as channel:
         return await server_pb2_grpc.ServerStub(channel).GetServerInfo(INFO, timeout=10)
@@ -48,6 +46,26 @@ async def test_tls(tiny_base: Path, authority: Authority, stranger: Authority) -
         assert (await call(served.target, trusting)).device == "cpu"
         await refused(call(served.target, grpc.ssl_channel_credentials(stranger.cert.read_bytes())), Code.UNAVAILABLE)
         await refused(call(served.target, None), Code.UNAVAILABLE)
+
+
+async def test_renewed_certificates_need_no_restart(
+    tiny_base: Path, authority: Authority, stranger: Authority, tmp_path: Path
+) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+
+    def install(pair: Pair) -> None:
+        cert.write_bytes(pair.cert.read_bytes())
+        key.write_bytes(pair.key.read_bytes())
+
+    old, new = (grpc.ssl_channel_credentials(a.cert.read_bytes()) for a in (authority, stranger))
+    install(authority.issue("server"))
+    async with running(make_settings(tiny_base, tls_cert=cert, tls_key=key)) as served:
+        await call(served.target, old)
+        key.unlink()
+        await call(served.target, old)
+        install(stranger.issue("renewed"))
+        await call(served.target, new)
+        await refused(call(served.target, old), Code.UNAVAILABLE)
 
 
 async def test_mutual_tls(tiny_base: Path, authority: Authority, stranger: Authority) -> None:
