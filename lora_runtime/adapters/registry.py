@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import AdapterCapacityError, AdapterInUseError, UnknownAdapterError
-from ..kernels.lora import DeviceAdapter
+from ..kernels.adapter import DeviceAdapter
 from ..types import AdapterInfo
 from .loader import LoadedAdapter
 
