@@ -13,7 +13,7 @@ from .kv_cache import BlockKey
 from .types import SamplingParams, Timings, Usage
 
 if TYPE_CHECKING:
-    from .adapters.registry import AdapterVersion
+    from .adapters.version import AdapterVersion
     from .handle import RequestHandle
 
 

@@ -18,7 +18,7 @@ from .update import CheckedAdapter
 from .version import VersionDetails
 
 if TYPE_CHECKING:
-    from ..kernels.lora import StagedAdapter
+    from ..kernels.adapter import StagedAdapter
 
 
 @dataclass

@@ -9,7 +9,7 @@ from .version import AdapterVersion
 
 if TYPE_CHECKING:
     from ..base import BaseModel
-    from ..kernels.lora import StagedAdapter
+    from ..kernels.adapter import StagedAdapter
 
 _UNWANTED = 1 << 30
 

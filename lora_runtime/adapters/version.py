@@ -10,7 +10,7 @@ from ..types import AdapterState, AppliedModule
 from .update import CheckedAdapter
 
 if TYPE_CHECKING:
-    from ..kernels.lora import DeviceAdapter, StagedAdapter
+    from ..kernels.adapter import DeviceAdapter, StagedAdapter
 
 
 @dataclass(frozen=True)
