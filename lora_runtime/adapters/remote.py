@@ -67,15 +67,15 @@ def fetch(source: str, cache: DiskCache, limits: Limits) -> Path:
         with cache.staging() as directory:
             content = directory / "content"
             content.mkdir()
-            for name in before:
-                store.download(name, content / name, limits)
+            sizes = {name: store.download(name, content / name, limits) for name in before}
+            whole = all(stamp.size in (None, sizes[name]) for name, stamp in before.items())
             # Files of two uploads must not end up beside each other.
-            if store.stamps(limits) == before:
+            if whole and store.stamps(limits) == before:
                 stored = cache.store(content)
                 if key:
                     cache.remember(key, stored)
                 return stored
-    raise AdapterUnavailableError(f"{named(source)} keeps changing while it is fetched")
+    raise AdapterUnavailableError(f"{named(source)} keeps changing while it is fetched, or its files end early")
 
 
 class _Store:
@@ -100,9 +100,12 @@ class _Store:
         check_complete(self._source, found)
         return found
 
-    def download(self, name: str, target: Path, limits: Limits) -> None:
+    def download(self, name: str, target: Path, limits: Limits) -> int:
+        """The number of bytes that arrived."""
         self._fs.get_file(self._path(name), str(target), callback=_Counter(self._source, name, limits))
-        limits.check(self._source, name, target.stat().st_size)  # not every file system counts
+        size = target.stat().st_size
+        limits.check(self._source, name, size)  # not every file system counts
+        return size
 
     def _info(self, name: str) -> dict[str, Any] | None:
         """None where the file is not there; a server that fails is not taken for one without the file."""
