@@ -15,13 +15,12 @@ from ..base import BaseModel
 from ..config import EngineConfig
 from ..errors import (
     AdapterCapacityError,
-    AdapterError,
     AdapterInUseError,
     AdapterUnavailableError,
     LoramuxError,
     UnknownAdapterError,
 )
-from ..types import AdapterInfo, AdapterPolicy, Registration, WeightedAdapter
+from ..types import AdapterInfo, AdapterPolicy, RegisteredVersion, Registration, WeightedAdapter
 from .names import AdapterName
 from .reading import Reader
 from .tiers import Tiers
@@ -78,10 +77,10 @@ class AdapterStore:
         """Read, check, stage and register; into a slot at once where there is room."""
         started = time.monotonic()
         read = self._reader.read(source)
-        known = self._versions.get(read.version)
+        known = self._versions.get(read.registered.version)
         staged = None if known is not None and known.staged is not None else read.stage()
         with self._locked():
-            version = self._known(read.version, adapter_id, source)
+            version = self._known(read.registered, adapter_id)
             version.details, version.error = read.details, ""
             if version.staged is None:
                 # Dropped by another thread since `known` was looked at: rare, and then simply done here.
@@ -91,7 +90,7 @@ class AdapterStore:
                 if not self._tiers.fits([version]):
                     raise AdapterCapacityError(
                         f"adapter {adapter_id!r} does not fit into the adapter slots beside the pinned adapters")
-                version.adapter_id, version.source = adapter_id, source
+                version.adapter_id, version.registered = adapter_id, read.registered
                 name = self._point(adapter_id, version, canary_weight, policy)
                 if version.weights is None:
                     self._tiers.place(version)
@@ -104,13 +103,12 @@ class AdapterStore:
         with self._locked():
             if registration.adapter_id in self._names:
                 return
-            versions = [self._known(v, registration.adapter_id, source) for v, source in registration.versions]
+            versions = [self._known(v, registration.adapter_id) for v in registration.versions]
             name = AdapterName(registration.adapter_id, versions[0], registration.policy)
             name.older = versions[1:][: self._config.adapter_versions_kept]
             if registration.canary is not None:
-                name.canary = self._known(
-                    registration.canary.version, registration.adapter_id, registration.canary_source)
-                name.canary_weight = registration.canary.weight
+                name.canary = self._known(registration.canary, registration.adapter_id)
+                name.canary_weight = registration.canary_weight
             self._names[registration.adapter_id] = name
             self._count(name, +1)
             self._emit(self._listener.registrations_changed)
@@ -348,14 +346,12 @@ class AdapterStore:
             return
         started = time.monotonic()
         try:
-            read = self._reader.read(version.source)
-            if read.version != version.version:
-                raise AdapterError(f"{version.source!r} holds other content than was registered; load it again")
+            read = self._reader.read_again(version.registered)
             staged = read.stage()
         except LoramuxError as error:
             raise AdapterUnavailableError(f"adapter {version.adapter_id!r} cannot be brought in: {error}") from error
         with self._locked():
-            version.details, version.error = read.details, ""
+            version.details, version.registered, version.error = read.details, read.registered, ""
             if version.staged is None:
                 self._tiers.stage(version, staged)
                 version.loaded_at = time.time()
@@ -394,8 +390,8 @@ class AdapterStore:
             raise UnknownAdapterError(adapter_id)
         return name
 
-    def _known(self, version: str, adapter_id: str, source: str) -> AdapterVersion:
-        return self._versions.setdefault(version, AdapterVersion(version, adapter_id, source))
+    def _known(self, registered: RegisteredVersion, adapter_id: str) -> AdapterVersion:
+        return self._versions.setdefault(registered.version, AdapterVersion(registered, adapter_id))
 
     def _point(
         self, adapter_id: str, version: AdapterVersion, canary_weight: float, policy: AdapterPolicy | None

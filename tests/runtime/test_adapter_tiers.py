@@ -52,15 +52,15 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, source: Path) -> None:
         self.open, self.entered = threading.Event(), threading.Event()
-        read = Reader.read
+        read = Reader._read
 
-        def gated(reader: Reader, wanted: str) -> object:
-            if wanted == str(source):
+        def gated(reader: Reader, wanted: str, directory: Path) -> object:
+            if directory == source:
                 self.entered.set()
                 self.open.wait(30)
-            return read(reader, wanted)
+            return read(reader, wanted, directory)
 
-        monkeypatch.setattr(Reader, "read", gated)
+        monkeypatch.setattr(Reader, "_read", gated)
 
 
 def test_eight_adapters_share_two_slots(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]) -> None:
