@@ -273,19 +273,16 @@ class AdapterStore:
         """
         with self._locked():
             self._tiers.want(versions)
-            planned: list[AdapterVersion] = []
             blocked: AdapterVersion | None = None
-            for version in versions:
-                planned.append(version)
-                if version.weights is not None or version.loading:
-                    continue
-                if not self._tiers.fits([version]):
-                    self._fail(version, AdapterCapacityError("pinned adapters leave no room for this adapter"))
-                elif version.staged is not None:
+            for version in self._tiers.next_in(versions):
+                if version.staged is not None:
                     if not self._tiers.place(version):
                         blocked = blocked or version
-                elif self._tiers.fits(planned) and self._loading < self._config.adapter_load_threads:
+                elif self._loading < self._config.adapter_load_threads:
                     self._start_loading(version)
+            for version in versions[:1]:
+                if not self._tiers.fits([version]):
+                    self._fail(version, AdapterCapacityError("pinned adapters leave no room for this adapter"))
             return self._tiers.in_the_way(blocked) if blocked is not None else set()
 
     @property
