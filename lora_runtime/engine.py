@@ -95,6 +95,7 @@ class Engine:
         self._new: list[LiveRequest] = []
         self._cancelled: set[RequestHandle] = set()
         self._forgotten: list[AdapterVersion] = []
+        self._unloaded: list[str] = []
         self._failed_adapters: list[tuple[AdapterVersion, Exception]] = []
         self._blocked = False  # requests wait and none of them can run
         self._wakes = 0
@@ -273,7 +274,10 @@ class Engine:
         Raises UnknownAdapterError, AdapterInUseError.
         """
         info = self._store.unload(adapter_id, timeout_s)
-        self._limits.forget([adapter_id])
+        self._limits.forget(adapter_id)
+        with self._inbox:
+            self._unloaded.append(adapter_id)
+        self._wake()
         return info
 
     def get_adapter(self, adapter_id: str) -> AdapterInfo:
@@ -390,12 +394,14 @@ class Engine:
             new, self._new = self._new, []
             cancelled, self._cancelled = self._cancelled, set()
             forgotten, self._forgotten = self._forgotten, []
+            unloaded, self._unloaded = self._unloaded, []
             failed, self._failed_adapters = self._failed_adapters, []
             for live in new:
                 self._live[live.handle] = live
         for version in forgotten:
             self._allocator.forget(version.version)
-            self._scheduler.waiting.forget(version.adapter_id)
+        for adapter_id in unloaded:
+            self._scheduler.waiting.forget(adapter_id)
         for live in new:
             for seq in live.sequences:
                 self._scheduler.add(seq)
@@ -411,7 +417,8 @@ class Engine:
         return True
 
     def _has_work(self) -> bool:
-        return bool(self._stopping or self._new or self._cancelled or self._forgotten or self._failed_adapters
+        return bool(self._stopping or self._new or self._cancelled or self._forgotten or self._unloaded
+                    or self._failed_adapters
                     or (self._live and not self._blocked))
 
     def _step(self) -> None:
