@@ -188,9 +188,7 @@ def _with_whole_embeddings(updates: dict[str, ModuleUpdate], larger: nn.Module) 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_row_does_not_depend_on_its_neighbours(case: Case, dtype: str, weights: str, tmp_path: Path) -> None:
     """Bit for bit: among others whose adapters rescale, replace and add, as alone."""
-    case.model.save_pretrained(tmp_path)
-    case.bases["auto"].tokenizer.save_pretrained(tmp_path)
-    base = BaseModel.load(tmp_path, dtype=dtype, weights=weights)
+    base = _loaded(case, tmp_path, dtype=dtype, weights=weights)
     assert base.program is not None
     adapters = {kind: make_adapter(base, case.updates(kind)) for kind in KINDS}
     rows = [Row(_tokens(i), [(adapters[kind], 1.0)]) for i, kind in enumerate(KINDS)]
@@ -205,10 +203,11 @@ def test_a_row_does_not_depend_on_its_neighbours(case: Case, dtype: str, weights
         assert torch.equal(logits, together[i]), i
 
 
-def test_a_saved_weight_that_is_the_bases_costs_nothing(case: Case) -> None:
+def test_a_saved_weight_that_is_the_bases_costs_nothing(case: Case, tmp_path: Path) -> None:
     weights = {n: case.model.get_submodule(n).weight.detach() for n, m in case.bases["auto"].modules.items()
                if m.kind is not ModuleKind.NORM}
-    for base in case.bases.values():
+    int8 = _loaded(case, tmp_path, dtype="bfloat16", weights="int8")  # which has not kept the weight that is compared
+    for base in (*case.bases.values(), int8):
         empty = base.stage_adapter({}).num_bytes
         assert base.stage_adapter({n: ModuleUpdate(weight=w) for n, w in weights.items()}).num_bytes == empty
 
@@ -266,6 +265,12 @@ def test_what_a_module_cannot_take_is_refused(case: Case) -> None:
         assert name in str(caught.value), what
     with pytest.raises(AdapterError, match="'nothing'"):
         base.stage_adapter({"nothing": ModuleUpdate(weight=torch.ones(2, 2))})
+
+
+def _loaded(case: Case, directory: Path, **settings: Any) -> BaseModel:
+    case.model.save_pretrained(directory)
+    case.bases["auto"].tokenizer.save_pretrained(directory)
+    return BaseModel.load(directory, **settings)
 
 
 def _leaves(base: BaseModel) -> set[str]:
