@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Protocol
 
 from ..base import BaseModel
@@ -119,17 +119,20 @@ class AdapterStore:
         New requests get UnknownAdapterError meanwhile. Raises AdapterInUseError, with the id serving again, when
         leases remain.
         """
-        with self._locked():
+        with self._changed:  # not _locked: others' events go out while this waits
             name = self._name(adapter_id)
             name.unloading = True
             try:
                 self._changed.wait_for(lambda: name.leases == 0 or not name.unloading, timeout_s)
-                if not name.unloading:
-                    raise AdapterInUseError(f"adapter {adapter_id!r} was loaded anew while it was being unloaded")
-                if name.leases:
-                    raise AdapterInUseError(f"adapter {adapter_id!r} is in use by {name.leases} requests")
-            finally:
+            except BaseException:
                 name.unloading = False
+                raise
+        with self._locked():
+            if not name.unloading:
+                raise AdapterInUseError(f"adapter {adapter_id!r} was loaded anew while it was being unloaded")
+            name.unloading = False
+            if name.leases:
+                raise AdapterInUseError(f"adapter {adapter_id!r} is in use by {name.leases} requests")
             info = self._info(name)
             del self._names[adapter_id]
             self._count(name, -1)
@@ -139,9 +142,10 @@ class AdapterStore:
 
     def rollback(self, adapter_id: str, version: str) -> AdapterInfo:
         """Let an older version serve again; it is brought in first. Raises AdapterUnavailableError."""
-        with self._changed:
-            target = self._name(adapter_id).target_of_rollback(version)
-        with self._kept(target):
+        with ExitStack() as kept:
+            with self._changed:
+                target = self._name(adapter_id).target_of_rollback(version)
+                kept.enter_context(self._kept(target))
             self._bring_in(target)
             with self._locked():
                 name = self._name(adapter_id)
@@ -212,8 +216,11 @@ class AdapterStore:
         """
         with self._changed:
             unread = [v for use in uses for v in self._name(use.adapter_id).serving if v.details is None]
-        if unread:
-            return self._reader.submit(lambda: self._bring_all_in(unread))
+            if unread:
+                kept = ExitStack()
+                for version in unread:
+                    kept.enter_context(self._kept(version))
+                return self._reader.submit(lambda: self._bring_all_in(unread, kept))
         done: Future[None] = Future()
         done.set_result(None)
         return done
@@ -333,9 +340,10 @@ class AdapterStore:
                 version.loading -= 1
                 self._settle([version], "replaced")
 
-    def _bring_all_in(self, versions: Sequence[AdapterVersion]) -> None:
-        for version in versions:
-            self._bring_in(version)
+    def _bring_all_in(self, versions: Sequence[AdapterVersion], kept: ExitStack) -> None:
+        with kept:
+            for version in versions:
+                self._bring_in(version)
 
     def _bring_in(self, version: AdapterVersion) -> None:
         """Read and stage a known version again. Raises AdapterUnavailableError."""
@@ -437,7 +445,7 @@ class AdapterStore:
         self._tiers.trim()
 
     def _forget_if_unused(self, version: AdapterVersion) -> None:
-        if version.refs == version.leases == version.holds == 0 and version.version in self._versions:
+        if version.refs == version.leases == version.holds == 0 and self._versions.get(version.version) is version:
             self._tiers.drop(version, "unloaded")
             del self._versions[version.version]
             self._emit(lambda: self._listener.adapter_forgotten(version))
