@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from types import TracebackType
@@ -16,29 +15,21 @@ import torch
 from .adapters.store import AdapterStore
 from .adapters.version import AdapterVersion
 from .base import BaseModel
-from .batch import BatchPlanner, StepBatch
 from .config import EngineConfig
 from .errors import (
     AdapterError,
-    EngineFailedError,
-    EngineStoppedError,
     LoramuxError,
-    QueueFullError,
-    RequestCancelledError,
-    RequestTimeoutError,
 )
-from .fairness import OUTPUT_COST, FairQueue
+from .fairness import FairQueue
 from .handle import RequestHandle
+from .inbox import Inbox
 from .kv_cache import BlockAllocator, KVCache
 from .limits import Limits
-from .model.runner import ModelRunner, make_runner
+from .loop import EngineLoop
+from .model.runner import make_runner
 from .observers import Observers
-from .output import accept_token
-from .sampling import Sampled, sample
 from .scheduler import Scheduler
-from .sequence import Sequence
 from .submission import RequestBuilder, invalid
-from .tracker import LiveRequest
 from .types import (
     MAX_ID_LENGTH,
     AdapterInfo,
@@ -50,15 +41,11 @@ from .types import (
     Registration,
     Request,
     SamplingParams,
-    StepStats,
     TokenEvent,
 )
 from .version import __version__
 
 log = logging.getLogger(__name__)
-_RETRY_AFTER_S = 1.0
-_BLOCKED_POLL_S = 0.05
-"""How often deadlines are looked at while every request waits for its adapter."""
 
 
 class Engine:
@@ -77,33 +64,21 @@ class Engine:
             base, device=config.device, dtype=config.dtype, trust_hub=config.trust_hub, kernels=config.kernels,
             weights=config.weights, lora=config.max_adapters > 0, max_added_tokens=config.max_added_tokens)
         num_blocks = _num_kv_blocks(self.base, config)
-        self._allocator = BlockAllocator(num_blocks, config.kv_block_size, config.prefix_caching)
-        self._store = store = AdapterStore(self.base, config, self)
-        self._limits = Limits(store.policy, config.max_running)
-        queue = FairQueue(lambda adapter_id: store.policy(adapter_id).weight, config.priority_aging_s)
-        self._scheduler = Scheduler(
-            self._allocator, store, max_running=config.max_running, max_batch_tokens=config.max_batch_tokens,
-            waiting=queue, max_running_of=lambda adapter_id: store.policy(adapter_id).max_running)
-        self._planner = BatchPlanner(config.kv_block_size)
-        self._runner: ModelRunner = make_runner(self.base, num_blocks, config.kv_block_size)
         limits = [self.base.max_context, num_blocks * config.kv_block_size]
         self.max_context = min([*limits, config.max_context] if config.max_context else limits)
-        self._builder = RequestBuilder(self.base, self.max_context, self._cancel)
         self._observers = Observers()
-        # Guards everything below; the engine thread waits on it for work.
-        self._inbox = threading.Condition()
-        self._new: list[LiveRequest] = []
-        self._cancelled: set[RequestHandle] = set()
-        self._forgotten: list[AdapterVersion] = []
-        self._failed_adapters: list[tuple[AdapterVersion, Exception]] = []
-        self._blocked = False  # requests wait and none of them can run
-        self._wakes = 0
-        self._unfinished = 0  # sequences that run or wait
-        self._admitting = False
-        self._stopping = False
-        self._failure: BaseException | None = None
-        self._live: dict[RequestHandle, LiveRequest] = {}  # engine thread only
-        self._steps = 0
+        self._inbox = Inbox(config.max_running, config.max_waiting)
+        self._store = store = AdapterStore(self.base, config, self)
+        self._limits = Limits(store.policy, config.max_running)
+        self._builder = RequestBuilder(self.base, self.max_context, self._cancel)
+        self._scheduler = Scheduler(
+            BlockAllocator(num_blocks, config.kv_block_size, config.prefix_caching), store,
+            max_running=config.max_running, max_batch_tokens=config.max_batch_tokens,
+            waiting=FairQueue(lambda adapter_id: store.policy(adapter_id).weight, config.priority_aging_s),
+            max_running_of=lambda adapter_id: store.policy(adapter_id).max_running)
+        self._runner = make_runner(self.base, num_blocks, config.kv_block_size)
+        self._loop = EngineLoop(
+            self.base, self._inbox, self._scheduler, self._runner, store, self._limits, self._observers)
         self._thread: threading.Thread | None = None
 
     # --- life -----------------------------------------------------------------------------------
@@ -119,8 +94,8 @@ class Engine:
         """Start the engine thread and admit requests. An engine starts once."""
         if self._thread is not None:
             raise RuntimeError("the engine was started before")
-        self._admitting = True
-        self._thread = threading.Thread(target=self._run, name="loramux-engine", daemon=True)
+        self._inbox.open()
+        self._thread = threading.Thread(target=self._loop.run, name="loramux-engine", daemon=True)
         self._thread.start()
 
     def warm_up(self) -> None:
@@ -131,27 +106,23 @@ class Engine:
     @property
     def healthy(self) -> bool:
         """Started, not failed, not stopped."""
-        return self._failure is None and self._thread is not None and self._thread.is_alive()
+        return self.failure is None and self._thread is not None and self._thread.is_alive()
 
     @property
     def failure(self) -> BaseException | None:
         """What killed the engine thread."""
-        return self._failure
+        return self._inbox.failure
 
     def stop_admitting(self) -> None:
         """From now on `submit` raises EngineStoppedError; what runs goes on."""
-        with self._inbox:
-            self._admitting = False
+        self._inbox.close()
 
     def shutdown(self, drain_s: float = 0) -> None:
         """Stop admitting, let requests finish for `drain_s` seconds, cancel the rest, join. Idempotent."""
         self.stop_admitting()
         if self._thread is None:
             return
-        with self._inbox:
-            self._inbox.wait_for(lambda: not (self._live or self._new) or self._failure, drain_s)
-            self._stopping = True
-            self._inbox.notify_all()
+        self._inbox.stop(drain_s)
         if self._thread is not threading.current_thread():
             self._thread.join()
         self._store.close()
@@ -180,14 +151,14 @@ class Engine:
         return self._store.prepare(request.uses)
 
     def _submit(self, request: Request) -> RequestHandle:
-        self._check_admitting()
+        self._inbox.check_open()
         uses = request.uses
         versions = self._store.lease(uses)
         try:
             live = self._builder.build(request, versions)
             self._limits.enter(live.adapter_ids, len(live.sequences), live.sequences[0].num_prompt)
             try:
-                self._enqueue(live)
+                self._inbox.submit(live)
             except BaseException:
                 self._limits.leave(live.adapter_ids, len(live.sequences))
                 raise
@@ -273,7 +244,8 @@ class Engine:
         Raises UnknownAdapterError, AdapterInUseError.
         """
         info = self._store.unload(adapter_id, timeout_s)
-        self._limits.forget([adapter_id])
+        self._limits.forget(adapter_id)
+        self._inbox.post(lambda mail: mail.unloaded.append(adapter_id))
         return info
 
     def get_adapter(self, adapter_id: str) -> AdapterInfo:
@@ -297,215 +269,39 @@ class Engine:
             num_parameters=base.num_parameters, vocab_size=self.base.vocab_size, max_context=self.max_context,
             max_adapters=config.max_adapters, max_running=config.max_running, max_waiting=config.max_waiting,
             max_batch_tokens=config.max_batch_tokens, kv_block_size=config.kv_block_size,
-            kv_blocks=self._allocator.num_blocks, version=__version__,
+            kv_blocks=self._scheduler.allocator.num_blocks, version=__version__,
         )
 
     def stats(self) -> EngineStats:
-        allocator = self._allocator
-        with self._inbox:
-            running, waiting = self._load()
+        allocator, running = self._scheduler.allocator, len(self._scheduler.running)
         return EngineStats(
-            running=running, waiting=waiting, kv_blocks_used=allocator.num_used,
-            kv_blocks_cached=allocator.num_cached, kv_blocks_total=allocator.num_blocks,
-            preemptions=self._scheduler.preemptions, steps=self._steps, **self._store.totals(),
+            running=running, waiting=max(0, self._inbox.unfinished_sequences - running),
+            kv_blocks_used=allocator.num_used, kv_blocks_cached=allocator.num_cached,
+            kv_blocks_total=allocator.num_blocks, preemptions=self._scheduler.preemptions, steps=self._loop.steps,
+            **self._store.totals(),
         )
 
-    # --- submission, on callers' threads --------------------------------------------------------
-
-    def _check_admitting(self) -> None:
-        if self._failure is not None:
-            raise EngineFailedError("the engine has failed") from self._failure
-        if not self._admitting:
-            raise EngineStoppedError("the engine takes no new requests")
-
-    def _enqueue(self, live: LiveRequest) -> None:
-        with self._inbox:
-            self._check_admitting()
-            if self._unfinished + len(live.sequences) > self.config.max_running + self.config.max_waiting:
-                raise QueueFullError(self.config.max_waiting, _RETRY_AFTER_S)
-            self._unfinished += len(live.sequences)
-            self._new.append(live)
-            self._inbox.notify_all()
-
-    def _load(self) -> tuple[int, int]:
-        """(running, waiting) sequences."""
-        running = len(self._scheduler.running)
-        return running, max(0, self._unfinished - running)
-
     def _cancel(self, handle: RequestHandle) -> None:
-        with self._inbox:
-            self._cancelled.add(handle)
-            self._inbox.notify_all()
+        self._inbox.post(lambda mail: mail.cancelled.add(handle))
 
-    # --- the store's reports, on any thread (StoreListener) ---------------------------------------
+    # --- the store's reports, on any thread (StoreListener) -------------------------------------
 
     def adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
-        self._wake()
+        self._inbox.post(lambda mail: setattr(mail, "adapter_arrived", True))
         self._observers.notify("on_adapter_loaded", info, seconds)
 
     def adapter_failed(self, version: AdapterVersion, error: Exception) -> None:
-        with self._inbox:
-            self._failed_adapters.append((version, error))
-        self._wake()
+        self._inbox.post(lambda mail: mail.failed.append((version, error)))
         self._observers.notify("on_adapter_failed", version.adapter_id, error)
 
     def adapter_evicted(self, version: AdapterVersion, info: AdapterInfo, reason: str) -> None:
         self._observers.notify("on_adapter_evicted", info, reason)
 
     def adapter_forgotten(self, version: AdapterVersion) -> None:
-        with self._inbox:
-            self._forgotten.append(version)
-        self._wake()
+        self._inbox.post(lambda mail: mail.forgotten.append(version))
 
     def registrations_changed(self) -> None:
         self._observers.notify("on_registrations_changed")
-
-    def _wake(self) -> None:
-        with self._inbox:
-            self._blocked = False
-            self._wakes += 1
-            self._inbox.notify_all()
-
-    # --- the engine thread ----------------------------------------------------------------------
-
-    def _run(self) -> None:
-        try:
-            while self._collect_work():
-                self._step()
-            self._end_all(EngineStoppedError("the engine was shut down"), "cancelled")
-        except BaseException as error:
-            log.exception("the engine thread failed")
-            self._fail(error)
-
-    def _collect_work(self) -> bool:
-        """Wait for work and take it in; False when the engine is to stop."""
-        with self._inbox:
-            while not self._has_work():
-                # Blocked requests still have deadlines; without any there is nothing to look at.
-                self._inbox.wait(_BLOCKED_POLL_S if self._live else None)
-                if self._live:
-                    break
-            if self._stopping:
-                return False
-            new, self._new = self._new, []
-            cancelled, self._cancelled = self._cancelled, set()
-            forgotten, self._forgotten = self._forgotten, []
-            failed, self._failed_adapters = self._failed_adapters, []
-            for live in new:
-                self._live[live.handle] = live
-        for version in forgotten:
-            self._allocator.forget(version.version)
-            self._scheduler.waiting.forget(version.adapter_id)
-        for live in new:
-            for seq in live.sequences:
-                self._scheduler.add(seq)
-        now = time.monotonic()
-        for handle in cancelled:
-            if handle in self._live:
-                self._end(self._live[handle], RequestCancelledError("the request was cancelled"), "cancelled")
-        for live in [v for v in self._live.values() if v.deadline is not None and v.deadline <= now]:
-            self._end(live, RequestTimeoutError("the request's deadline has passed"), "timeout")
-        for version, error in failed:
-            for live in [v for v in self._live.values() if v.waits and version in v.versions]:
-                self._end(live, error, "error")
-        return True
-
-    def _has_work(self) -> bool:
-        return bool(self._stopping or self._new or self._cancelled or self._forgotten or self._failed_adapters
-                    or (self._live and not self._blocked))
-
-    def _step(self) -> None:
-        started, wakes = time.monotonic(), self._wakes
-        rows = self._scheduler.schedule()
-        if not rows:
-            with self._inbox:  # until an adapter comes in, a request, or a deadline
-                self._blocked = self._wakes == wakes
-            return
-        batch = self._planner.plan(rows)
-        output = self._runner.forward(batch)
-        for row in rows:
-            row.sequence.num_computed += row.count
-            self._scheduler.publish_blocks(row.sequence)
-        if batch.sampling:
-            with torch.inference_mode():
-                results = sample(output, batch.sampling, self.base.sample_rows)
-            for seq in batch.sampling:
-                self._scheduler.waiting.charge(seq.tenant, OUTPUT_COST)
-            self._limits.charge([use for seq in batch.sampling for use in self._live[seq.handle].adapter_ids])
-            for seq, sampled in zip(batch.sampling, results, strict=True):
-                self._deliver(seq, sampled)
-        self._steps += 1
-        self._report_step(batch, len(rows), time.monotonic() - started)
-
-    def _deliver(self, seq: Sequence, sampled: Sampled) -> None:
-        live = self._live.get(seq.handle)
-        if live is None:  # a sibling choice failed earlier in this very step
-            return
-        if sampled.error is not None:
-            self._end(live, EngineFailedError(sampled.error), "error")
-            return
-        try:
-            event = accept_token(seq, sampled)
-        except Exception as error:
-            # One request's text must not take the others down.
-            log.exception("request %s failed while its output was decoded", seq.handle.request_id)
-            self._end(live, EngineFailedError(f"output cannot be decoded: {error}"), "error")
-            return
-        if event.finish_reason is not None:
-            self._finish(seq)
-            if all(s.finished for s in live.sequences):
-                self._close(live, "ok")
-        seq.handle.push(event)
-
-    def _end(self, live: LiveRequest, error: Exception, outcome: str) -> None:
-        """Take an unfinished request out and tell its caller why."""
-        for seq in live.sequences:
-            if not seq.finished:
-                self._finish(seq)
-        self._close(live, outcome)
-        live.handle.fail(error)
-
-    def _finish(self, seq: Sequence) -> None:
-        seq.finished = True
-        self._scheduler.finish(seq)
-        self._limits.leave(self._live[seq.handle].adapter_ids, 1)
-        with self._inbox:
-            self._unfinished -= 1
-
-    def _close(self, live: LiveRequest, outcome: str) -> None:
-        """Everything is freed before the caller hears of the end."""
-        if live.versions:
-            self._store.release(live.handle.request.uses, live.versions)
-        with self._inbox:
-            self._live.pop(live.handle, None)
-            self._inbox.notify_all()
-        self._observers.notify("on_request_finished", live.record(outcome))
-
-    def _end_all(self, error: LoramuxError, outcome: str) -> None:
-        with self._inbox:
-            self._admitting = False
-            for new in self._new:
-                self._live[new.handle] = new
-            self._new = []
-        for live in list(self._live.values()):
-            self._end(live, error, outcome)
-
-    def _fail(self, error: BaseException) -> None:
-        with self._inbox:
-            self._failure = error
-            self._inbox.notify_all()
-        self._observers.notify("on_engine_failed", error)
-        self._end_all(EngineFailedError("the engine has failed"), "error")
-
-    def _report_step(self, batch: StepBatch, sequences: int, seconds: float) -> None:
-        with self._inbox:
-            running, waiting = self._load()
-        stats = StepStats(
-            duration_s=seconds, tokens=len(batch.tokens), sequences=sequences,
-            distinct_adapters=batch.distinct_adapters, running=running, waiting=waiting,
-            kv_blocks_used=self._allocator.num_used, kv_blocks_total=self._allocator.num_blocks,
-        )
-        self._observers.notify("on_step", stats)
 
 
 def _check_adapter_id(name: str) -> None:

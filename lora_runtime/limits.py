@@ -71,11 +71,10 @@ class Limits:
                 if not self._unfinished[adapter_id]:
                     del self._unfinished[adapter_id]
 
-    def forget(self, adapter_ids: Sequence[str]) -> None:
-        """These are registered no more."""
+    def forget(self, adapter_id: str) -> None:
+        """It is registered no more."""
         with self._lock:
-            for adapter_id in adapter_ids:
-                self._buckets.pop(adapter_id, None)
+            self._buckets.pop(adapter_id, None)
 
     def _check(self, adapter_id: str, sequences: int) -> None:
         policy = self._policy_of(adapter_id)

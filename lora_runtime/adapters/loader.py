@@ -15,7 +15,7 @@ import torch
 from ..errors import AdapterError, BaseMismatchError
 from ..types import AppliedModule
 from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, matches, parse_config, read_limited
-from .update import BaseModule, ModuleKind, ModuleUpdate
+from .update import BaseModule, CheckedAdapter, ModuleKind, ModuleUpdate
 
 if TYPE_CHECKING:
     from ..base import BaseModel

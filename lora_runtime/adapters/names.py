@@ -58,7 +58,7 @@ class AdapterName:
     def info(self, default_policy: AdapterPolicy) -> AdapterInfo:
         version, details = self.current, self.current.details
         return AdapterInfo(
-            adapter_id=self.adapter_id, version=version.version, source=version.source,
+            adapter_id=self.adapter_id, version=version.version, source=version.registered.source,
             base_model_name=details.base_model_name if details else "", modules=details.modules if details else (),
             num_bytes=version.device_bytes, leases=self.leases, loaded_at=version.loaded_at, state=version.state,
             policy=self.policy or default_policy, canary=self._canary_info(),
@@ -67,9 +67,9 @@ class AdapterName:
         )
 
     def registration(self) -> Registration:
-        versions = tuple((v.version, v.source) for v in (self.current, *self.older))
-        source = self.canary.source if self.canary else ""
-        return Registration(self.adapter_id, versions, self._canary_info(), source, self.policy)
+        versions = tuple(v.registered for v in (self.current, *self.older))
+        canary = self.canary.registered if self.canary else None
+        return Registration(self.adapter_id, versions, canary, self.canary_weight, self.policy)
 
     def _canary_info(self) -> CanaryInfo | None:
         return CanaryInfo(self.canary.version, self.canary_weight) if self.canary else None

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import BaseModel
 from ..config import EngineConfig
+from ..errors import AdapterError
+from ..types import RegisteredVersion
 from . import loader
-from .sources import default_cache_dir, resolve
+from .source_files import named
+from .sources import default_cache_dir, is_remote, resolve
 from .update import CheckedAdapter
 from .version import VersionDetails
 
@@ -25,13 +28,10 @@ if TYPE_CHECKING:
 class ReadAdapter:
     """A directory's content, checked; `stage` turns it into what the base computes with."""
 
+    registered: RegisteredVersion
     checked: CheckedAdapter
     base: BaseModel
     lock: threading.Lock
-
-    @property
-    def version(self) -> str:
-        return self.checked.version
 
     @property
     def details(self) -> VersionDetails:
@@ -55,11 +55,26 @@ class Reader:
 
     def read(self, source: str) -> ReadAdapter:
         """Raises AdapterError, BaseMismatchError, AdapterUnavailableError."""
-        directory = resolve(source, self._cache, max_bytes=self._config.max_adapter_bytes)
+        return self._read(source, resolve(source, self._cache, max_bytes=self._config.max_adapter_bytes))
+
+    def read_again(self, wanted: RegisteredVersion) -> ReadAdapter:
+        """From where it was read before, else from its source. Raises AdapterError when both hold other content."""
+        if is_remote(wanted.source) and Path(wanted.directory).is_dir():
+            # What was fetched is kept by content: most often the store need not be asked again.
+            read = self._read(wanted.source, Path(wanted.directory))
+            if read.registered.version == wanted.version:
+                return read
+        read = self.read(wanted.source)
+        if read.registered.version != wanted.version:
+            raise AdapterError(f"{named(wanted.source)} holds other content than was registered; load it again")
+        return read
+
+    def _read(self, source: str, directory: Path) -> ReadAdapter:
         checked = loader.read_adapter(
             directory, self._base, max_bytes=self._config.max_adapter_bytes,
             max_added_tokens=self._config.max_added_tokens)
-        return ReadAdapter(checked, self._base, self._staging)
+        registered = RegisteredVersion(checked.version, source, str(directory))
+        return ReadAdapter(registered, checked, self._base, self._staging)
 
     def submit(self, work: Callable[[], Any]) -> Future[Any]:
         return self._pool.submit(work)

@@ -8,20 +8,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Protocol
 
 from ..base import BaseModel
 from ..config import EngineConfig
 from ..errors import (
     AdapterCapacityError,
-    AdapterError,
     AdapterInUseError,
     AdapterUnavailableError,
     LoramuxError,
     UnknownAdapterError,
 )
-from ..types import AdapterInfo, AdapterPolicy, Registration, WeightedAdapter
+from ..types import AdapterInfo, AdapterPolicy, RegisteredVersion, Registration, WeightedAdapter
 from .names import AdapterName
 from .reading import Reader
 from .tiers import Tiers
@@ -78,10 +77,10 @@ class AdapterStore:
         """Read, check, stage and register; into a slot at once where there is room."""
         started = time.monotonic()
         read = self._reader.read(source)
-        known = self._versions.get(read.version)
+        known = self._versions.get(read.registered.version)
         staged = None if known is not None and known.staged is not None else read.stage()
         with self._locked():
-            version = self._known(read.version, adapter_id, source)
+            version = self._known(read.registered, adapter_id)
             version.details, version.error = read.details, ""
             if version.staged is None:
                 # Dropped by another thread since `known` was looked at: rare, and then simply done here.
@@ -91,7 +90,7 @@ class AdapterStore:
                 if not self._tiers.fits([version]):
                     raise AdapterCapacityError(
                         f"adapter {adapter_id!r} does not fit into the adapter slots beside the pinned adapters")
-                version.adapter_id, version.source = adapter_id, source
+                version.adapter_id, version.registered = adapter_id, read.registered
                 name = self._point(adapter_id, version, canary_weight, policy)
                 if version.weights is None:
                     self._tiers.place(version)
@@ -104,13 +103,12 @@ class AdapterStore:
         with self._locked():
             if registration.adapter_id in self._names:
                 return
-            versions = [self._known(v, registration.adapter_id, source) for v, source in registration.versions]
+            versions = [self._known(v, registration.adapter_id) for v in registration.versions]
             name = AdapterName(registration.adapter_id, versions[0], registration.policy)
             name.older = versions[1:][: self._config.adapter_versions_kept]
             if registration.canary is not None:
-                name.canary = self._known(
-                    registration.canary.version, registration.adapter_id, registration.canary_source)
-                name.canary_weight = registration.canary.weight
+                name.canary = self._known(registration.canary, registration.adapter_id)
+                name.canary_weight = registration.canary_weight
             self._names[registration.adapter_id] = name
             self._count(name, +1)
             self._emit(self._listener.registrations_changed)
@@ -121,17 +119,20 @@ class AdapterStore:
         New requests get UnknownAdapterError meanwhile. Raises AdapterInUseError, with the id serving again, when
         leases remain.
         """
-        with self._locked():
+        with self._changed:  # not _locked: others' events go out while this waits
             name = self._name(adapter_id)
             name.unloading = True
             try:
                 self._changed.wait_for(lambda: name.leases == 0 or not name.unloading, timeout_s)
-                if not name.unloading:
-                    raise AdapterInUseError(f"adapter {adapter_id!r} was loaded anew while it was being unloaded")
-                if name.leases:
-                    raise AdapterInUseError(f"adapter {adapter_id!r} is in use by {name.leases} requests")
-            finally:
+            except BaseException:
                 name.unloading = False
+                raise
+        with self._locked():
+            if not name.unloading:
+                raise AdapterInUseError(f"adapter {adapter_id!r} was loaded anew while it was being unloaded")
+            name.unloading = False
+            if name.leases:
+                raise AdapterInUseError(f"adapter {adapter_id!r} is in use by {name.leases} requests")
             info = self._info(name)
             del self._names[adapter_id]
             self._count(name, -1)
@@ -141,9 +142,10 @@ class AdapterStore:
 
     def rollback(self, adapter_id: str, version: str) -> AdapterInfo:
         """Let an older version serve again; it is brought in first. Raises AdapterUnavailableError."""
-        with self._changed:
-            target = self._name(adapter_id).target_of_rollback(version)
-        with self._kept(target):
+        with ExitStack() as kept:
+            with self._changed:
+                target = self._name(adapter_id).target_of_rollback(version)
+                kept.enter_context(self._kept(target))
             self._bring_in(target)
             with self._locked():
                 name = self._name(adapter_id)
@@ -214,8 +216,11 @@ class AdapterStore:
         """
         with self._changed:
             unread = [v for use in uses for v in self._name(use.adapter_id).serving if v.details is None]
-        if unread:
-            return self._reader.submit(lambda: self._bring_all_in(unread))
+            if unread:
+                kept = ExitStack()
+                for version in unread:
+                    kept.enter_context(self._kept(version))
+                return self._reader.submit(lambda: self._bring_all_in(unread, kept))
         done: Future[None] = Future()
         done.set_result(None)
         return done
@@ -275,19 +280,16 @@ class AdapterStore:
         """
         with self._locked():
             self._tiers.want(versions)
-            planned: list[AdapterVersion] = []
             blocked: AdapterVersion | None = None
-            for version in versions:
-                planned.append(version)
-                if version.weights is not None or version.loading:
-                    continue
-                if not self._tiers.fits([version]):
-                    self._fail(version, AdapterCapacityError("pinned adapters leave no room for this adapter"))
-                elif version.staged is not None:
+            for version in self._tiers.next_in(versions):
+                if version.staged is not None:
                     if not self._tiers.place(version):
                         blocked = blocked or version
-                elif self._tiers.fits(planned) and self._loading < self._config.adapter_load_threads:
+                elif self._loading < self._config.adapter_load_threads:
                     self._start_loading(version)
+            for version in versions[:1]:
+                if not self._tiers.fits([version]):
+                    self._fail(version, AdapterCapacityError("pinned adapters leave no room for this adapter"))
             return self._tiers.in_the_way(blocked) if blocked is not None else set()
 
     @property
@@ -338,9 +340,10 @@ class AdapterStore:
                 version.loading -= 1
                 self._settle([version], "replaced")
 
-    def _bring_all_in(self, versions: Sequence[AdapterVersion]) -> None:
-        for version in versions:
-            self._bring_in(version)
+    def _bring_all_in(self, versions: Sequence[AdapterVersion], kept: ExitStack) -> None:
+        with kept:
+            for version in versions:
+                self._bring_in(version)
 
     def _bring_in(self, version: AdapterVersion) -> None:
         """Read and stage a known version again. Raises AdapterUnavailableError."""
@@ -348,14 +351,12 @@ class AdapterStore:
             return
         started = time.monotonic()
         try:
-            read = self._reader.read(version.source)
-            if read.version != version.version:
-                raise AdapterError(f"{version.source!r} holds other content than was registered; load it again")
+            read = self._reader.read_again(version.registered)
             staged = read.stage()
         except LoramuxError as error:
             raise AdapterUnavailableError(f"adapter {version.adapter_id!r} cannot be brought in: {error}") from error
         with self._locked():
-            version.details, version.error = read.details, ""
+            version.details, version.registered, version.error = read.details, read.registered, ""
             if version.staged is None:
                 self._tiers.stage(version, staged)
                 version.loaded_at = time.time()
@@ -394,8 +395,8 @@ class AdapterStore:
             raise UnknownAdapterError(adapter_id)
         return name
 
-    def _known(self, version: str, adapter_id: str, source: str) -> AdapterVersion:
-        return self._versions.setdefault(version, AdapterVersion(version, adapter_id, source))
+    def _known(self, registered: RegisteredVersion, adapter_id: str) -> AdapterVersion:
+        return self._versions.setdefault(registered.version, AdapterVersion(registered, adapter_id))
 
     def _point(
         self, adapter_id: str, version: AdapterVersion, canary_weight: float, policy: AdapterPolicy | None
@@ -444,7 +445,7 @@ class AdapterStore:
         self._tiers.trim()
 
     def _forget_if_unused(self, version: AdapterVersion) -> None:
-        if version.refs == version.leases == version.holds == 0 and version.version in self._versions:
+        if version.refs == version.leases == version.holds == 0 and self._versions.get(version.version) is version:
             self._tiers.drop(version, "unloaded")
             del self._versions[version.version]
             self._emit(lambda: self._listener.adapter_forgotten(version))

@@ -83,6 +83,19 @@ class Tiers:
         self.touch(version)
         return True
 
+    def next_in(self, versions: Sequence[AdapterVersion]) -> list[AdapterVersion]:
+        """Those of the wanted versions that are to be brought in: as many, from the front, as the slots could hold."""
+        count, size = len(self.pinned), sum(self._size(v) for v in self.pinned)
+        found: list[AdapterVersion] = []
+        for version in dict.fromkeys(versions):
+            if version not in self.pinned:
+                count, size = count + 1, size + self._size(version)
+            if not self._within(count, size):
+                break
+            if version.weights is None and not version.loading:
+                found.append(version)
+        return found
+
     def fits(self, versions: Sequence[AdapterVersion]) -> bool:
         """Whether these could be in slots together, once everything else that is not pinned has left."""
         kept = self.pinned.union(versions)

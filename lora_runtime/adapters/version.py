@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..types import AdapterState, AppliedModule
+from ..types import AdapterState, AppliedModule, RegisteredVersion
 from .update import CheckedAdapter
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ class VersionDetails:
 class AdapterVersion:
     """Guarded by the store's lock; the engine thread reads `weights` without it while it holds the slot."""
 
-    def __init__(self, version: str, adapter_id: str, source: str) -> None:
-        self.version = version
+    def __init__(self, registered: RegisteredVersion, adapter_id: str) -> None:
+        self.registered = registered
+        self.version = registered.version
         self.adapter_id = adapter_id
         """The id it was registered under last."""
-        self.source = source
         self.details: VersionDetails | None = None
         self.staged: StagedAdapter | None = None
         self.weights: DeviceAdapter | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -36,12 +36,12 @@ class TorchAdapter:
     def to(self, device: torch.device) -> TorchAdapter:
         return self._mapped(lambda t: t.to(device, non_blocking=True))
 
-    def _mapped(self, change: object) -> TorchAdapter:
+    def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> TorchAdapter:
         moved: dict[int, torch.Tensor] = {}  # what modules share stays shared
 
         def once(tensor: torch.Tensor) -> torch.Tensor:
             if id(tensor) not in moved:
-                moved[id(tensor)] = change(tensor)  # type: ignore[operator]
+                moved[id(tensor)] = change(tensor)
             return moved[id(tensor)]
 
         return TorchAdapter({name: d.map(once) for name, d in self.deltas.items()})

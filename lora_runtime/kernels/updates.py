@@ -81,13 +81,16 @@ def update_linear(
     widest = max(s.delta.out for s in segments)
     if widest > y.shape[1]:
         y = torch.cat([y, y.new_zeros(y.shape[0], widest - y.shape[1])], 1)
-    for start, end, covering in pieces(segments):
-        if any(s.delta.rescales for s in covering):
-            y[start:end] = _rescaled(y[start:end].float(), x[start:end], covering, bias).to(y.dtype)
+    if any(s.delta.rescales for s in segments):
+        for start, end, covering in pieces(segments):
+            if any(s.delta.rescales for s in covering):
+                y[start:end] = _rescaled(y[start:end].float(), x[start:end], covering, bias).to(y.dtype)
+    for out in {s.delta.out for s in segments}:
+        add_lora(y[:, :out], x, [
+            LoraSegment(s.start, s.end, s.delta.a, s.delta.b, s.delta.scaling * s.weight)
+            for s in segments if s.delta.out == out and s.delta.a is not None and s.delta.b is not None])
     for s in segments:
         delta, rows = s.delta, slice(s.start, s.end)
-        if delta.a is not None and delta.b is not None:
-            add_lora(y[:, : delta.out], x, [LoraSegment(s.start, s.end, delta.a, delta.b, delta.scaling * s.weight)])
         if delta.bias is not None:
             y[rows, : delta.out] += (s.weight * delta.bias).to(y.dtype)
         if delta.token_ids is not None and delta.token_rows is not None:

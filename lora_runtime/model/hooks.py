@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,13 +76,21 @@ class _Norm(_Hook):
     def __init__(self, name: str, module: nn.Module, state: StepState) -> None:
         super().__init__(name, module, state)
         self._dim = 1
+        self._bare = _without_hooks(module)
 
     def __call__(self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> torch.Tensor | None:
         if self.state.dry_rows:
             self._dim = list(y.shape).index(self.state.dry_rows, 1)
             return None
         segments = self.state.updates.get(self.name)
-        return update_norm(y, args[0], segments, module, self._dim) if segments else None
+        return update_norm(y, args[0], segments, self._bare, self._dim) if segments else None
+
+
+def _without_hooks(module: nn.Module) -> nn.Module:
+    """The same parameters in a module that calls nobody."""
+    bare = copy.copy(module)
+    bare._forward_hooks = OrderedDict()
+    return bare
 
 
 def embedding_scale(module: Any) -> float:

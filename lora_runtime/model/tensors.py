@@ -9,7 +9,7 @@ import torch
 
 from ..adapters.update import BaseModule
 from ..kernels.cpu.library import load
-from ..kernels.cpu.weights import PackedLinear, quantize_int8, unpack_rows
+from ..kernels.cpu.weights import PackedLinear, quantize_int8, unpack_rows, updated_norms
 
 
 class BaseTensors:
@@ -27,6 +27,16 @@ class BaseTensors:
         weight = self._model.get_submodule(name).weight.detach()
         rows = weight[:, start:end].t() if self.modules[name].transposed else weight[start:end]
         return rows.float()
+
+    def updated_norms(self, name: str, a: torch.Tensor, b: torch.Tensor, scaling: float) -> torch.Tensor:
+        """Of a linear map: (out,) norms over the inputs of W + scaling * B A in float32, on the host."""
+        if name in self._packed:
+            return updated_norms(load(), self._packed[name], a, b, scaling, self.dtype)
+        module, norms = self.modules[name], []
+        for start, end in chunks(module.out_features, module.in_features):
+            own = self.rows(name, start, end)
+            norms.append(torch.addmm(own, b[start:end].to(own), a.to(own), alpha=scaling).norm(dim=1).cpu())
+        return torch.cat(norms)
 
     def parameter(self, name: str, parameter: str) -> torch.Tensor:
         """The weight of a norm, or a bias: (width,) float32, on the host."""

@@ -23,6 +23,7 @@ from lora_runtime import (
     RequestCancelledError,
     RequestTimeoutError,
     SamplingParams,
+    UnknownAdapterError,
 )
 from lora_runtime.adapters.reading import Reader
 
@@ -52,15 +53,15 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, source: Path) -> None:
         self.open, self.entered = threading.Event(), threading.Event()
-        read = Reader.read
+        read = Reader._read
 
-        def gated(reader: Reader, wanted: str) -> object:
-            if wanted == str(source):
+        def gated(reader: Reader, wanted: str, directory: Path) -> object:
+            if directory == source:
                 self.entered.set()
                 self.open.wait(30)
-            return read(reader, wanted)
+            return read(reader, wanted, directory)
 
-        monkeypatch.setattr(Reader, "read", gated)
+        monkeypatch.setattr(Reader, "_read", gated)
 
 
 def test_eight_adapters_share_two_slots(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]) -> None:
@@ -236,3 +237,44 @@ def test_registrations_come_back_cold(make_engine: Callable[..., Engine], tiny_a
     assert restarted.generate(ask("a0")).text == expected["a0"]
     assert restarted.get_adapter("a1").policy.weight == 2
     assert restarted.get_adapter("a1").canary == engine.get_adapter("a1").canary
+
+
+def test_unloading_waits_alone(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    """While an unload waits for its leases, other requests hear of their adapters as ever."""
+    engine = make_engine(max_adapters=2, adapter_host_bytes=0)
+    path = shutil.copytree(tiny_adapters["a0"], tmp_path / "gone")
+    engine.load_adapter(path, "gone")
+    for name in ("a1", "a2"):
+        engine.load_adapter(tiny_adapters[name], name)
+    shutil.rmtree(path)
+    slow_down(engine)
+    running = engine.submit(ask("a1", LONG))
+    unloading = threading.Thread(target=engine.unload_adapter, args=("a1", 30))
+    unloading.start()
+    with pytest.raises(AdapterUnavailableError):
+        engine.generate(ask("gone"))
+    assert unloading.is_alive()
+    running.cancel()
+    unloading.join()
+    assert set(states(engine)) == {"a2", "gone"}
+
+
+def test_an_id_may_go_while_it_is_first_read(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = make_engine()
+    known.load_adapter(tiny_adapters["a0"], "a0")
+    engine = make_engine()
+    engine.register(known.registrations()[0])
+    gate = Gate(monkeypatch, tiny_adapters["a0"])
+    reading = engine.prepare(ask("a0"))
+    assert gate.entered.wait(10)
+    engine.unload_adapter("a0")
+    gate.open.set()
+    reading.result()
+    with pytest.raises(UnknownAdapterError):
+        engine.submit(ask("a0"))
+    assert engine.stats().host_adapters == 0
+    assert not engine._store._versions

@@ -101,6 +101,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "lm_pack": (None, [c_int, c_void_p, c_int, c_int, c_void_p]),
     "lm_pack_int8": (None, [c_void_p, c_int, c_int, c_void_p]),
     "lm_pack_adapter": (None, [c_int, POINTER(PackJob), c_int]),
+    "lm_updated_norms": (None, [c_int, POINTER(Linear), c_void_p, c_void_p, c_int, c_float, c_void_p]),
     "lm_unpack": (None, [c_int, POINTER(Linear), c_int, c_int, c_void_p]),
     "lm_sample": (None, [POINTER(SampleRow), c_int, c_int, c_int]),
     "lm_gemm": (None, [c_int, POINTER(Linear), c_void_p, c_int, c_void_p, c_int]),

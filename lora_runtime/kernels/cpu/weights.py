@@ -61,3 +61,14 @@ def unpack_rows(library: ctypes.CDLL, packed: PackedLinear, start: int, end: int
     out = torch.empty(end - start, packed.k)
     library.lm_unpack(is_bf16(dtype), packed.struct(), start, end - start, out.data_ptr())
     return out
+
+
+def updated_norms(
+    library: ctypes.CDLL, packed: PackedLinear, a: torch.Tensor, b: torch.Tensor, scaling: float, dtype: torch.dtype
+) -> torch.Tensor:
+    """(out,) norms over the inputs of W + scaling * B A, in float32; `a` (r, in), `b` (out, r)."""
+    columns, rows = a.float().t().contiguous(), b.float().contiguous()
+    norms = torch.empty(packed.n)
+    library.lm_updated_norms(is_bf16(dtype), packed.struct(), columns.data_ptr(), rows.data_ptr(), len(a), scaling,
+                             norms.data_ptr())
+    return norms

@@ -1,6 +1,7 @@
 // The C interface that Python calls through ctypes; see ../library.py for the other side.
 #include <omp.h>
 
+#include "norms.h"
 #include "program.h"
 #include "sample.h"
 
@@ -134,6 +135,15 @@ void lm_pack_adapter(int use_bf16, const PackJob* jobs, int count) {
         else
             pack_part<float>(jobs[i]);
     }
+}
+
+// See updated_norms.
+void lm_updated_norms(int use_bf16, const Linear* w, const float* a, const float* b, int rank, float scaling,
+                      float* norms) {
+    if (use_bf16)
+        updated_norms<bf16>(*w, a, b, rank, scaling, norms);
+    else
+        updated_norms<float>(*w, a, b, rank, scaling, norms);
 }
 
 // Rows first..first+count-1 of a packed matrix into (count, k) floats.

@@ -109,10 +109,10 @@ struct LinearOp : Op {
         auto outputs = [&](const Linear& w) { return x.sampled ? y.width : w.n; };
         int all = 0;
         for (auto& w : linears) all += panels(outputs(w));
-        int tasks = (all + kPanels - 1) / kPanels;
-        r.team.deal(int(cover.pieces.size()) * tasks, 1, [&](int task) {
-            const Piece& piece = cover.pieces[task / tasks];
-            int start = task % tasks * kPanels, end = std::min(start + kPanels, all), before = 0;
+        int tasks = (all + kPanels - 1) / kPanels, pieces = int(cover.pieces.size());
+        r.team.deal(pieces * tasks, 1, [&](int task) {
+            const Piece& piece = cover.pieces[task % pieces];  // neighbours in time share an adapter's panels
+            int start = task / pieces * kPanels, end = std::min(start + kPanels, all), before = 0;
             for (auto& w : linears) {
                 int count = panels(outputs(w));
                 if (rescales(r.step.segment, piece, w.module))
