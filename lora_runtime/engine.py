@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -145,10 +146,21 @@ class Engine:
     def prepare(self, request: Request) -> Future[None]:
         """Read what `submit` must know of the request's adapters; done at once unless one was never read here.
 
-        Raises InvalidRequestError, UnknownAdapterError; the future fails with AdapterUnavailableError.
+        Raises InvalidRequestError, UnknownAdapterError; the future fails with AdapterUnavailableError. Either is the
+        request's rejection: observers hear of it, and `submit` need not be called.
         """
-        request.validate()
-        return self._store.prepare(request.uses)
+        try:
+            request.validate()
+            reading = self._store.prepare(request.uses)
+        except LoramuxError as error:
+            self._observers.notify("on_request_rejected", request, error)
+            raise
+        reading.add_done_callback(partial(self._note_unprepared, request))
+        return reading
+
+    def _note_unprepared(self, request: Request, reading: Future[None]) -> None:
+        if not reading.cancelled() and isinstance(error := reading.exception(), LoramuxError):
+            self._observers.notify("on_request_rejected", request, error)
 
     def _submit(self, request: Request) -> RequestHandle:
         self._inbox.check_open()

@@ -30,6 +30,7 @@ from .health import Health
 from .locations import Locations
 from .logs import RequestLog
 from .metrics import Metrics
+from .policies import SettingsPolicies
 from .services.adapters import AdaptersService
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
@@ -103,8 +104,8 @@ class App:
         engine.start()
         await asyncio.to_thread(engine.warm_up)
         self.metrics.attach(engine)
-        for name, policy in self.settings.policies.items():
-            engine.set_policy(name, policy.to_engine())
+        policies = {name: policy.to_engine() for name, policy in self.settings.policies.items()}
+        engine.add_observer(SettingsPolicies(engine, policies))
         for name, path in self.settings.adapters.items():
             await asyncio.to_thread(engine.load_adapter, path, name)
         self._engine = engine

@@ -150,7 +150,7 @@ class AdapterStore:
             with self._locked():
                 name = self._name(adapter_id)
                 if target not in name.older:
-                    raise AdapterUnavailableError(f"adapter {adapter_id!r} was changed meanwhile")
+                    raise AdapterUnavailableError(f"adapter {adapter_id!r} was changed meanwhile", adapter_id)
                 self._publish(name, target, 0, None)
                 if target.weights is None:
                     self._tiers.place(target)
@@ -161,7 +161,7 @@ class AdapterStore:
         with self._locked():
             name = self._name(adapter_id)
             if name.canary is None:
-                raise AdapterUnavailableError(f"adapter {adapter_id!r} has no canary")
+                raise AdapterUnavailableError(f"adapter {adapter_id!r} has no canary", adapter_id)
             self._publish(name, name.canary if weight else name.current, weight % 1, None)
             return self._info(name)
 
@@ -354,7 +354,8 @@ class AdapterStore:
             read = self._reader.read_again(version.registered)
             staged = read.stage()
         except LoramuxError as error:
-            raise AdapterUnavailableError(f"adapter {version.adapter_id!r} cannot be brought in: {error}") from error
+            name = version.adapter_id
+            raise AdapterUnavailableError(f"adapter {name!r} cannot be brought in: {error}", name) from error
         with self._locked():
             version.details, version.registered, version.error = read.details, read.registered, ""
             if version.staged is None:

@@ -99,13 +99,10 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
                 raise errors.invalid("adapter_id", f"must not be empty; {_ALL!r} is the default policy")
             if not request.HasField("policy"):
                 raise errors.invalid("policy", "is needed")
-            engine, policy = self._engine(), from_policy(request.policy)
-            if request.adapter_id != _ALL:
-                engine.get_adapter(request.adapter_id)  # a policy of an id that nobody knows is a mistake
-            return engine.set_policy(request.adapter_id, policy)
+            return self._engine().set_policy(request.adapter_id, from_policy(request.policy))
 
         info = await self._admin(set_policy, context)
-        return pb.SetPolicyResponse(adapter=to_message(info) if info and request.adapter_id != _ALL else None)
+        return pb.SetPolicyResponse(adapter=to_message(info) if info else None)
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: grpc.aio.ServicerContext) -> pb.Adapter:
         def get() -> AdapterInfo:
