@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +13,9 @@ import safetensors.torch
 import torch
 
 from ..errors import AdapterError, BaseMismatchError
-from ..kernels.adapter import DeviceAdapter
 from ..types import AppliedModule
 from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, matches, parse_config, read_limited
-from .update import BaseModule, ModuleKind, ModuleUpdate
+from .update import BaseModule, CheckedAdapter, ModuleKind, ModuleUpdate
 
 if TYPE_CHECKING:
     from ..base import BaseModel
@@ -28,17 +26,7 @@ _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])(?:\.d
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-@dataclass(frozen=True)
-class LoadedAdapter:
-    """An adapter's weights as the base reads them, and what was applied."""
-
-    version: str
-    base_model_name: str
-    weights: DeviceAdapter
-    modules: tuple[AppliedModule, ...]
-
-
-def load(directory: Path, base: BaseModel, max_bytes: int) -> LoadedAdapter:
+def read_adapter(directory: Path, base: BaseModel, *, max_bytes: int, max_added_tokens: int) -> CheckedAdapter:
     """Read, check and copy to the device. Never unpickles.
 
     Raises AdapterError naming what is missing, corrupt or unsupported, and BaseMismatchError when
@@ -54,10 +42,10 @@ def load(directory: Path, base: BaseModel, max_bytes: int) -> LoadedAdapter:
     pairs = _pair_up(tensors)
     _check_targets(spec, pairs.keys(), base)
     weights = {name: _apply(name, a, b, spec, base) for name, (a, b) in sorted(pairs.items())}
-    return LoadedAdapter(
+    return CheckedAdapter(
         version=_version(base, config_bytes, weight_bytes),
         base_model_name=spec.base_model_name,
-        weights=base.place_adapter(base.stage_adapter(weights)),
+        updates=weights,
         modules=tuple(AppliedModule(n, w.rank, w.scaling) for n, w in weights.items()),
     )
 
