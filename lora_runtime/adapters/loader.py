@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +13,9 @@ import safetensors.torch
 import torch
 
 from ..errors import AdapterError, BaseMismatchError
-from ..kernels.lora import DeviceAdapter, LoraWeights
 from ..types import AppliedModule
 from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, matches, parse_config, read_limited
+from .update import BaseModule, CheckedAdapter, ModuleKind, ModuleUpdate
 
 if TYPE_CHECKING:
     from ..base import BaseModel
@@ -27,17 +26,7 @@ _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])(?:\.d
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-@dataclass(frozen=True)
-class LoadedAdapter:
-    """An adapter's weights as the base reads them, and what was applied."""
-
-    version: str
-    base_model_name: str
-    weights: DeviceAdapter
-    modules: tuple[AppliedModule, ...]
-
-
-def load(directory: Path, base: BaseModel, max_bytes: int) -> LoadedAdapter:
+def read_adapter(directory: Path, base: BaseModel, *, max_bytes: int, max_added_tokens: int) -> CheckedAdapter:
     """Read, check and copy to the device. Never unpickles.
 
     Raises AdapterError naming what is missing, corrupt or unsupported, and BaseMismatchError when
@@ -53,11 +42,11 @@ def load(directory: Path, base: BaseModel, max_bytes: int) -> LoadedAdapter:
     pairs = _pair_up(tensors)
     _check_targets(spec, pairs.keys(), base)
     weights = {name: _apply(name, a, b, spec, base) for name, (a, b) in sorted(pairs.items())}
-    return LoadedAdapter(
+    return CheckedAdapter(
         version=_version(base, config_bytes, weight_bytes),
         base_model_name=spec.base_model_name,
-        weights=_place(weights, base),
-        modules=tuple(AppliedModule(n, w.a.shape[0], w.scaling) for n, w in weights.items()),
+        updates=weights,
+        modules=tuple(AppliedModule(n, w.rank, w.scaling) for n, w in weights.items()),
     )
 
 
@@ -92,13 +81,13 @@ def _pair_up(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, 
 
 def _check_targets(spec: LoraSpec, present: Iterable[str], base: BaseModel) -> None:
     """The modules with tensors must be exactly those that the configuration targets in the base."""
-    modules = set(present)
+    modules, projections = set(present), _projections(base)
     made_for = f"the adapter was made for {spec.base_model_name!r}, the base is {base.name!r}"
-    if missing := sorted(modules - base.projections.keys()):
+    if missing := sorted(modules - projections.keys()):
         if any(base.has_module(m) for m in missing):
             raise AdapterError(f"LoRA on {missing[0]!r} is not supported: it is no linear projection of a layer")
         raise BaseMismatchError(f"module {missing[0]!r} is not in the base model: {made_for}")
-    targets = spec.targets(base.projections)
+    targets = spec.targets(projections)
     if unclaimed := sorted(modules - targets):
         raise AdapterError(f"tensors of module {unclaimed[0]!r} do not match the config's target_modules")
     if unfilled := sorted(targets - modules):
@@ -109,8 +98,8 @@ def _check_targets(spec: LoraSpec, present: Iterable[str], base: BaseModel) -> N
                 raise BaseMismatchError(f"target module {name!r} is not in the base model: {made_for}")
 
 
-def _apply(name: str, a: torch.Tensor, b: torch.Tensor, spec: LoraSpec, base: BaseModel) -> LoraWeights:
-    projection, rank = base.projections[name], spec.rank_of(name)
+def _apply(name: str, a: torch.Tensor, b: torch.Tensor, spec: LoraSpec, base: BaseModel) -> ModuleUpdate:
+    projection, rank = base.modules[name], spec.rank_of(name)
     # PEFT keeps A (r, in) and B (out, r) in this layout for Conv1D too: fan_in_fan_out is about W only.
     if a.ndim != 2 or b.ndim != 2 or a.shape[0] != rank or b.shape[1] != rank:
         shapes = f"A {tuple(a.shape)} and B {tuple(b.shape)}"
@@ -120,15 +109,11 @@ def _apply(name: str, a: torch.Tensor, b: torch.Tensor, spec: LoraSpec, base: Ba
             f"module {name!r}: the adapter maps {a.shape[1]} → {b.shape[0]} features, the base model "
             f"{projection.in_features} → {projection.out_features}: the adapter was made for {spec.base_model_name!r}"
         )
-    a, b = (t.to(base.device, base.dtype).contiguous() for t in (a, b))
-    return LoraWeights(a, b, spec.scaling_of(name))
+    return ModuleUpdate(a, b, spec.scaling_of(name))
 
 
-def _place(weights: dict[str, LoraWeights], base: BaseModel) -> DeviceAdapter:
-    try:
-        return base.place_adapter(weights)
-    except ValueError as error:
-        raise AdapterError(str(error)) from error
+def _projections(base: BaseModel) -> dict[str, BaseModule]:
+    return {name: m for name, m in base.modules.items() if m.kind is ModuleKind.LINEAR}
 
 
 def _version(base: BaseModel, *files: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -17,6 +18,12 @@ _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 def is_remote(source: str) -> bool:
     """Whether `source` is a URL; anything else is a path."""
     return _REMOTE.match(source) is not None
+
+
+def default_cache_dir() -> Path:
+    """loramux's directory in the user's cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "loramux" / "adapters"
 
 
 def resolve(source: str, cache_dir: Path, *, max_bytes: int) -> Path:
