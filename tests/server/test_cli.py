@@ -24,7 +24,7 @@ async def run(served: Harness, *args: str, code: int = 0, stdin: str | None = No
 
 def test_help_explains_every_setting() -> None:
     result = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "300", "TERM": "dumb"})
-    names = {"adapters": "adapter", "adapter_roots": "adapter-root"}
+    names = {"adapters": "adapter", "adapter_roots": "adapter-root", "adapter_sources": "adapter-source"}
     for name in Settings.model_fields:
         assert f"--{names.get(name, name.replace('_', '-'))}" in result.output
 
@@ -66,7 +66,7 @@ async def test_info(served: Harness) -> None:
 
 async def test_errors_are_one_line_and_an_exit_code(served: Harness) -> None:
     result = await run(served, "generate", "hi", "-a", "nope", code=1)
-    assert "NOT_FOUND: adapter 'nope' is not loaded" in result.stderr
+    assert "NOT_FOUND: adapter 'nope' is not registered" in result.stderr
     result = await run(served, "generate", "hi", "--top-p", "7", code=1)
     assert "top_p: must be in (0, 1]" in result.stderr
     await run(served, "adapters", "load", "/nowhere", code=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -16,15 +15,10 @@ from loramux.v1 import adapters_pb2
 from ..support.adapters import edit_config, save_adapter
 from ..support.engines import break_down, is_idle, slow_down
 from ..support.models import save_base
-from ..support.servers import Harness, detail, make_settings, refused, running
+from ..support.servers import Harness, detail, drain, make_settings, refused, running
 
 Code = grpc.StatusCode
 LONG = {"prompt": "hi", "max_new_tokens": 400, "ignore_eos": True}
-
-
-async def drain(stream: Any) -> None:
-    while await stream.read() is not grpc.aio.EOF:
-        pass
 
 
 async def test_unknown_adapter(served: Harness) -> None:
