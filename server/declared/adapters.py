@@ -39,10 +39,10 @@ class DeclaredAdapters:
         """Register what the state file holds, then begin to look. Raises StateFileError."""
         if self._state_file is not None:
             saved = self._state_file.restore(self._engine)
-            sources = {r.adapter_id: r.versions[0][1] for r in saved.adapters if r.versions}
-            self._reconciler.adopt(
-                {name: sources[name] for name in saved.declared if name in sources and name not in self._static})
-            self._state_file.start(self._engine, lambda: self._reconciler.owned() | self._static)
+            sources = {r.adapter_id: r.versions[0].source for r in saved.adapters
+                       if r.adapter_id in saved.declared and r.adapter_id not in self._static}
+            self._reconciler.adopt(sources, [name for name, policy in saved.declared.items() if policy])
+            self._state_file.start(self._engine, self._declared)
         self._reconciler.start()
 
     def stop(self) -> None:
@@ -59,6 +59,9 @@ class DeclaredAdapters:
     def status(self) -> list[DeclaredStatus]:
         """What has become of each, sorted by name; first, without a name, the places that cannot be read."""
         return self._reconciler.status()
+
+    def _declared(self) -> dict[str, bool]:
+        return dict.fromkeys(self._static, False) | self._reconciler.owned()
 
     def _note_change(self) -> None:
         if self._state_file is not None:

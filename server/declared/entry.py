@@ -6,6 +6,7 @@ import time
 from enum import Enum, auto
 from pathlib import Path
 
+from lora_runtime import AdapterPolicy
 from lora_runtime.adapters.source_files import redact
 
 from .files import Snapshot, snapshot
@@ -36,6 +37,8 @@ class Entry:
         """The engine has the name because it was declared: only then may it be taken away."""
         self.known = False
         """It was declared in this process, or every place was read without it: `wanted` can be trusted."""
+        self.has_policy = False
+        """The engine's policy for it was declared."""
         self.loaded: Declared | None = None
         self.busy = False
         self.version, self.error = "", ""
@@ -76,6 +79,10 @@ class Entry:
         # Something else than what failed is tried at once.
         return Action.LOAD if self.wanted != self._tried or now >= self._retry_at else None
 
+    def policy(self, wanted: Declared) -> AdapterPolicy | None:
+        """None leaves the engine's as it is: a policy that is no longer declared must not stay."""
+        return AdapterPolicy() if wanted.policy is None and self.has_policy else wanted.policy
+
     def begin(self, action: Action) -> None:
         self.busy = True
         if self.wanted != self._tried:
@@ -85,6 +92,7 @@ class Entry:
 
     def loading_done(self, done: Declared, version: str) -> None:
         self.busy, self.owned, self.loaded, self.version = False, True, done, version
+        self.has_policy = done.policy is not None
         self._failures, self._retry_at = 0, 0
         self._set(DeclaredState.READY)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -13,8 +13,14 @@ from lora_runtime import AdapterPolicy
 from lora_runtime.adapters.sources import is_remote
 from lora_runtime.types import MAX_ID_LENGTH
 
+from ..files import Stamp, stamp
 from .files import Settling, snapshot
 from .types import Declared, Reading
+
+if TYPE_CHECKING:
+    from yaml import SafeLoader as _SafeLoader
+else:  # libyaml's, which is many times faster, where PyYAML has it
+    _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _MAX_BYTES = 16 << 20
 
@@ -64,22 +70,21 @@ class Manifest:
     def __init__(self, path: Path, settle_s: float) -> None:
         self._path = path
         self._settling = Settling(settle_s)
-        self._seen: tuple[int, ...] = ()
+        self._seen: Stamp = None
         self._specs: tuple[AdapterSpec, ...] | None = None
         self._problem = ""
 
     def read(self) -> Reading:
         """The entries, those with local sources with the state of their files."""
         try:
-            status = self._path.stat()  # of the target: a volume swaps the link
-            seen = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            if seen != self._seen:
+            seen = stamp(self._path)
+            if seen is None or seen != self._seen:
                 self._specs = parse(self._path)
                 self._seen, self._problem = seen, ""
         except OSError as error:
-            self._seen, self._problem = (), f"cannot be read: {error.strerror}"
+            self._seen, self._problem = None, f"cannot be read: {error.strerror}"
         except ManifestError as error:
-            self._seen, self._problem = (), str(error)
+            self._seen, self._problem = None, str(error)
         names = [spec.name for spec in self._specs or ()]
         adapters = {spec.name: self._declare(spec) for spec in self._specs or ()}
         self._settling.keep_only({self._local(a.source) for a in adapters.values() if not is_remote(a.source)})
@@ -118,7 +123,7 @@ def parse(path: Path) -> tuple[AdapterSpec, ...]:
         raise ManifestError("; ".join(_problem(content, e["loc"], e["msg"]) for e in error.errors())) from error
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(_SafeLoader):
     """Refuses a key that is given twice, of which YAML's own loader takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

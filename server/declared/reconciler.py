@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from lora_runtime import AdapterInUseError, LoramuxError, UnknownAdapterError
+from lora_runtime import AdapterInUseError, AdapterPolicy, LoramuxError, UnknownAdapterError
 from lora_runtime.adapters.source_files import redact
 
 from .entry import Action, Entry
@@ -53,11 +53,11 @@ class Reconciler:
         self._removers = Workers("loramux-declared-unload", _UNLOAD_THREADS)
         self._thread = threading.Thread(target=self._run, name="loramux-declared", daemon=True)
 
-    def adopt(self, sources: Mapping[str, str]) -> None:
+    def adopt(self, sources: Mapping[str, str], with_policy: Collection[str] = ()) -> None:
         """Names that an earlier process declared and the engine has again: they go if they are no longer declared."""
         for name, source in sources.items():
             entry = self._entries[name] = Entry(name, source)
-            entry.owned = True
+            entry.owned, entry.has_policy = True, name in with_policy
 
     def start(self) -> None:
         self._thread.start()
@@ -81,10 +81,10 @@ class Reconciler:
             entries = [self._entries[name].status() for name in sorted(self._entries)]
             return [*self._problems.values(), *entries]
 
-    def owned(self) -> set[str]:
-        """Names that the engine has because they were declared."""
+    def owned(self) -> dict[str, bool]:
+        """Names that the engine has because they were declared → whether their policies were, too."""
         with self._lock:
-            return {name for name, entry in self._entries.items() if entry.owned}
+            return {name: entry.has_policy for name, entry in self._entries.items() if entry.owned}
 
     def reconcile(self) -> None:
         """Look once and begin what is to be done."""
@@ -96,7 +96,7 @@ class Reconciler:
         for entry, action in work:
             if action is Action.LOAD:
                 assert entry.wanted is not None
-                self._loaders.submit(partial(self._load, entry, entry.wanted))
+                self._loaders.submit(partial(self._load, entry, entry.wanted, entry.policy(entry.wanted)))
             else:
                 self._removers.submit(partial(self._unload, entry))
         self._tell()
@@ -166,10 +166,10 @@ class Reconciler:
             problems[reading.place] = before
         self._problems = problems
 
-    def _load(self, entry: Entry, wanted: Declared) -> None:
+    def _load(self, entry: Entry, wanted: Declared, policy: AdapterPolicy | None) -> None:
         try:
             info = self._engine.load_adapter(
-                wanted.source, entry.name, canary_weight=wanted.canary_weight, policy=wanted.policy)
+                wanted.source, entry.name, canary_weight=wanted.canary_weight, policy=policy)
         except Exception as error:
             text = _explain(error, entry.name)
             with self._changed():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import structlog
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lora_runtime import EngineObserver, LoramuxError, Registration
 
@@ -25,12 +25,12 @@ class StateFileError(Exception):
 
 
 class Saved(BaseModel):
-    """What the file holds. `declared`: names that are there because they were declared."""
+    """What the file holds. `declared`: names that are there because they were → whether their policies were, too."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
-    declared: tuple[str, ...] = ()
+    declared: dict[str, bool] = Field(default_factory=dict)
     adapters: tuple[Registration, ...] = ()
 
 
@@ -65,6 +65,9 @@ class StateFile(EngineObserver):
         for registration in saved.adapters:
             if registration.adapter_id in present:
                 continue
+            if not registration.versions:
+                raise StateFileError(
+                    f"state file {self._path} is corrupt: adapter {registration.adapter_id!r} has no version")
             try:
                 engine.register(registration)
             except (LoramuxError, ValueError) as error:
@@ -72,8 +75,8 @@ class StateFile(EngineObserver):
                     f"state file {self._path}: adapter {registration.adapter_id!r}: {error}") from error
         return saved
 
-    def start(self, engine: AdapterEngine, declared: Callable[[], set[str]]) -> None:
-        """Follow the engine from now on. `declared` gives the names that are there because they were declared.
+    def start(self, engine: AdapterEngine, declared: Callable[[], dict[str, bool]]) -> None:
+        """Follow the engine from now on. `declared` gives what `Saved.declared` holds.
 
         Raises StateFileError when the file cannot be written.
         """
@@ -96,7 +99,7 @@ class StateFile(EngineObserver):
     def on_registrations_changed(self) -> None:
         self._changed.set()
 
-    def _run(self, engine: AdapterEngine, declared: Callable[[], set[str]]) -> None:
+    def _run(self, engine: AdapterEngine, declared: Callable[[], dict[str, bool]]) -> None:
         written: Saved | None = None
         while not self._stopping.is_set() or self._changed.is_set():
             self._changed.wait()
@@ -130,5 +133,5 @@ class StateFile(EngineObserver):
             os.close(directory)
 
 
-def _current(engine: AdapterEngine, declared: Callable[[], set[str]]) -> Saved:
-    return Saved(adapters=tuple(engine.registrations()), declared=tuple(sorted(declared())))
+def _current(engine: AdapterEngine, declared: Callable[[], dict[str, bool]]) -> Saved:
+    return Saved(adapters=tuple(engine.registrations()), declared=declared())

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lora_runtime import AdapterPolicy, Registration
+from lora_runtime import AdapterPolicy
 from server.declared import DeclaredState, DeclaredStatus
 from server.declared.directory import WatchedDirectory
 from server.declared.manifest import Manifest
 from server.declared.reconciler import Reconciler
 
-from ..support.declared import FakeEngine, broken, put_adapter, replace
+from ..support.declared import FakeEngine, broken, put_adapter, registration, replace
 
 State = DeclaredState
 
@@ -102,10 +102,12 @@ def test_policies_and_canaries_reach_the_engine(bench: Bench, monkeypatch: pytes
     policy = {"weight": 2, "max_running": 3, "max_waiting": 4, "tokens_per_minute": 5, "pinned": True}
     bench.declare(remote("a", canary_weight=0.25, policy=policy))
     bench.look()
-    bench.declare(remote("a"))
-    bench.look()
+    for changed in (remote("a"), remote("a", source="s3://bucket/b")):
+        bench.declare(changed)
+        bench.look()
+    # A policy that is declared no longer ends; one that never was is left alone.
     assert seen == [{"canary_weight": 0.25, "policy": AdapterPolicy(2, 3, 4, 5, True)},
-                    {"canary_weight": 0, "policy": None}]
+                    {"canary_weight": 0, "policy": AdapterPolicy()}, {"canary_weight": 0, "policy": None}]
 
 
 def test_local_sources_are_relative_to_the_manifest_and_watched(bench: Bench, tmp_path: Path) -> None:
@@ -371,7 +373,7 @@ def test_a_slow_load_holds_up_nobody(bench: Bench) -> None:
 
 
 def test_only_what_was_declared_is_taken_away(bench: Bench) -> None:
-    bench.engine.register(Registration("mine", (("v", "s"),)))
+    bench.engine.register(registration("mine"))
     bench.engine.broken["s3://bucket/mine"] = broken()
     bench.declare(remote("mine"))
     bench.look()
@@ -430,7 +432,7 @@ def test_readiness_is_told_once_per_change(bench: Bench) -> None:
 
 def test_what_an_earlier_process_declared_goes_once_all_is_known(bench: Bench) -> None:
     for name in ("gone", "kept"):
-        bench.engine.register(Registration(name, (("old", f"s3://bucket/{name}"),)))
+        bench.engine.register(registration(name, f"s3://bucket/{name}"))
     bench.manifest.unlink()
     bench.reconciler.adopt({"gone": "s3://bucket/gone", "kept": "s3://bucket/kept"})
     bench.look(2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 from lora_runtime import (
     AdapterError,
@@ -12,6 +13,7 @@ from lora_runtime import (
     AdapterInUseError,
     AdapterPolicy,
     EngineObserver,
+    RegisteredVersion,
     Registration,
     UnknownAdapterError,
 )
@@ -41,7 +43,7 @@ class FakeEngine:
         if source in self.broken:
             raise self.broken[source]
         version = f"version of {weights(Path(source)) if Path(source).is_dir() else source}"
-        self.register(Registration(adapter_id, ((version, source),), policy=policy))
+        self.register(Registration(adapter_id, (RegisteredVersion(version, source, source),), policy=policy))
         return AdapterInfo(adapter_id, version, source, "", (), 0, 0, 0)
 
     def unload_adapter(self, adapter_id: str, timeout_s: float = 0) -> AdapterInfo:
@@ -53,7 +55,7 @@ class FakeEngine:
                 raise UnknownAdapterError(adapter_id)
             gone = self.loaded.pop(adapter_id)
         self._notify()
-        return AdapterInfo(adapter_id, gone.versions[0][0], gone.versions[0][1], "", (), 0, 0, 0)
+        return AdapterInfo(adapter_id, gone.versions[0].version, gone.versions[0].source, "", (), 0, 0, 0)
 
     def register(self, registration: Registration) -> None:
         with self._lock:
@@ -70,6 +72,10 @@ class FakeEngine:
     def _notify(self) -> None:
         for observer in self._observers:
             observer.on_registrations_changed()
+
+
+def registration(name: str, source: str = "s", **fields: Any) -> Registration:
+    return Registration(name, (RegisteredVersion(f"version of {source}", source, source),), **fields)
 
 
 def broken(text: str = "broken") -> AdapterError:
