@@ -44,7 +44,7 @@ class Reconciler:
         self._lock = threading.Condition()
         self._entries: dict[str, Entry] = {}
         self._problems: dict[str, DeclaredStatus] = {}
-        self._complete = False
+        self._complete = not places
         """Every place could be read at least once."""
         self._telling = threading.Lock()
         self._told = False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,14 @@ def put_adapter(directory: Path, content: str = "1") -> Path:
 
 def weights(directory: Path) -> str:
     return (directory / "adapter_model.safetensors").read_text()
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Waits for what other threads do."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "what was waited for did not happen"
+        time.sleep(0.005)
 
 
 def replace(path: Path, content: str) -> None:
