@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -200,21 +201,21 @@ class Engine:
 
     def load_adapter(
         self, source: str | os.PathLike[str], adapter_id: str | None = None, *, canary_weight: float = 0,
-        policy: AdapterPolicy | None = None,
+        policy: AdapterPolicy | None = None, roots: Sequence[Path] = (),
     ) -> AdapterInfo:
         """Read, check and register a PEFT adapter under `adapter_id` (default: the source's last name).
 
         `source`: a directory, hf://org/name[@revision], or a URL that fsspec knows. An id in use moves to the new
         version and running requests finish on the old one; with a `canary_weight` in (0, 1) the new version takes
-        that part of the requests only. Raises AdapterError, BaseMismatchError, AdapterCapacityError,
-        AdapterUnavailableError.
+        that part of the requests only. With `roots`, files that lead out of these directories by links are refused.
+        Raises AdapterError, BaseMismatchError, AdapterCapacityError, AdapterUnavailableError.
         """
         text = os.fspath(source)
         name = text.rstrip("/").rpartition("/")[2] if adapter_id is None else adapter_id
         _check_adapter_id(name)
         _check_share("canary_weight", canary_weight, below=1)
         try:
-            return self._store.load(text, name, canary_weight, policy)
+            return self._store.load(text, name, canary_weight, policy, roots)
         except LoramuxError as error:
             self._observers.notify("on_adapter_failed", name, error)
             raise

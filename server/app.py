@@ -64,9 +64,10 @@ class App:
         self.port = 0
         self.metrics = Metrics(settings.metrics_adapter_labels)
         self._engine: Engine | None = None
+        self._declared: DeclaredAdapters | None = None
         self._health = Health(_OWN_SERVICES)
         self._adapters = AdaptersService(
-            lambda: self.engine, Locations(settings.adapter_roots, settings.adapter_sources))
+            lambda: self.engine, Locations(settings.adapter_roots, settings.adapter_sources), self._declared_status)
         self._server = grpc.aio.server(options=_channel_options(settings), interceptors=self._interceptors())
         self._probes = grpc.aio.server(options=_channel_options(settings)) if settings.health_port else None
         self._metrics_server: WSGIServer | None = None
@@ -96,7 +97,10 @@ class App:
                  tls=self.settings.tls_cert is not None, tokens=self.settings.auth_file is not None)
 
     async def load(self) -> None:
-        """Load the base and the declared adapters, warm up, then turn health to SERVING."""
+        """Load the base, warm up, load adapters. Health turns to SERVING once all that are declared serve.
+
+        Raises StateFileError and what the engine raises.
+        """
         log.info("loading base model", base=self.settings.base)
         engine = await asyncio.to_thread(Engine, self.settings.base, self.settings.engine_config())
         engine.add_observer(RequestLog())
@@ -108,8 +112,12 @@ class App:
         engine.add_observer(SettingsPolicies(engine, policies))
         for name, path in self.settings.adapters.items():
             await asyncio.to_thread(engine.load_adapter, path, name)
+        self._declared = self._declare(engine)
+        await asyncio.to_thread(self._declared.start)
+        self.metrics.registry.register(DeclaredGauges(self._declared))
         self._engine = engine
-        await self._health.ready()
+        if self._declared.ready:
+            await self._health.ready()
         info = engine.info()
         log.info("serving", base=info.base_model, device=info.device, dtype=info.dtype, kernels=info.kernels,
                  kv_blocks=info.kv_blocks, max_context=info.max_context)
@@ -118,6 +126,8 @@ class App:
         """Refuse new calls, let running ones finish for `drain_s` seconds, cancel the rest."""
         await self._health.draining()
         self._adapters.close()
+        if self._declared is not None:
+            await asyncio.to_thread(self._declared.stop)
         if self._engine is not None:
             log.info("draining", seconds=self.settings.drain_s)
             self._engine.stop_admitting()
@@ -128,6 +138,24 @@ class App:
         if self._metrics_server is not None:
             self._metrics_server.shutdown()
         log.info("stopped")
+
+    def _declare(self, engine: Engine) -> DeclaredAdapters:
+        settings, loop = self.settings, asyncio.get_running_loop()
+
+        def on_ready_changed(ready: bool) -> None:
+            # Once ready, always: an adapter that is declared later and cannot be loaded must not take the server away
+            # from those who use the others.
+            if ready:
+                asyncio.run_coroutine_threadsafe(self._health.ready(), loop)
+
+        return DeclaredAdapters(
+            engine, manifest=settings.adapter_manifest, directory=settings.adapter_watch,
+            state_file=settings.state_file, reconcile_s=settings.reconcile_s,
+            load_threads=settings.adapter_load_threads, static_names=settings.adapters.keys(),
+            on_ready_changed=on_ready_changed)
+
+    def _declared_status(self) -> list[DeclaredStatus]:
+        return [] if self._declared is None else self._declared.status()
 
     def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
         if self.settings.auth_file is None:

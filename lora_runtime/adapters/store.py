@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from ..base import BaseModel
@@ -73,10 +74,11 @@ class AdapterStore:
 
     def load(
         self, source: str, adapter_id: str, canary_weight: float = 0, policy: AdapterPolicy | None = None,
+        roots: Sequence[Path] = (),
     ) -> AdapterInfo:
         """Read, check, stage and register; into a slot at once where there is room."""
         started = time.monotonic()
-        read = self._reader.read(source)
+        read = self._reader.read(source, roots)
         known = self._versions.get(read.registered.version)
         staged = None if known is not None and known.staged is not None else read.stage()
         with self._locked():
