@@ -26,6 +26,8 @@ from lora_runtime import Engine, EngineObserver, EngineStoppedError
 from .auth.interceptor import TokenInterceptor
 from .auth.tokens import AuthFileError, TokenFile
 from .config import Settings
+from .declared import DeclaredAdapters, DeclaredStatus
+from .declared.gauges import DeclaredGauges
 from .health import Health
 from .locations import Locations
 from .logs import RequestLog
