@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from lora_runtime import BaseModel, Engine, EngineConfig
 from storm import StormReport, run_storm
 from storm_answers import collect, pairs_of
 from storm_clients import Cast
 from workloads import MODEL, adapter_dir, prompt
+
+from lora_runtime import BaseModel, Engine, EngineConfig
 
 _PROMPT_LENGTHS = (5, 40, 70)
 _PAIRED = 4

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from collections.abc import Sequence as Seq
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
@@ -95,7 +96,7 @@ class Engine:
         self._new: list[LiveRequest] = []
         self._cancelled: set[RequestHandle] = set()
         self._forgotten: list[AdapterVersion] = []
-        self._failed_adapters: list[tuple[AdapterVersion, Exception]] = []
+        self._failed_adapters: list[tuple[Seq[AdapterVersion], Exception]] = []
         self._blocked = False  # requests wait and none of them can run
         self._wakes = 0
         self._unfinished = 0  # sequences that run or wait
@@ -343,11 +344,11 @@ class Engine:
         self._wake()
         self._observers.notify("on_adapter_loaded", info, seconds)
 
-    def adapter_failed(self, version: AdapterVersion, error: Exception) -> None:
+    def adapter_failed(self, versions: Seq[AdapterVersion], error: Exception) -> None:
         with self._inbox:
-            self._failed_adapters.append((version, error))
+            self._failed_adapters.append((versions, error))
         self._wake()
-        self._observers.notify("on_adapter_failed", version.adapter_id, error)
+        self._observers.notify("on_adapter_failed", versions[0].adapter_id, error)
 
     def adapter_evicted(self, version: AdapterVersion, info: AdapterInfo, reason: str) -> None:
         self._observers.notify("on_adapter_evicted", info, reason)
@@ -405,8 +406,8 @@ class Engine:
                 self._end(self._live[handle], RequestCancelledError("the request was cancelled"), "cancelled")
         for live in [v for v in self._live.values() if v.deadline is not None and v.deadline <= now]:
             self._end(live, RequestTimeoutError("the request's deadline has passed"), "timeout")
-        for version, error in failed:
-            for live in [v for v in self._live.values() if v.waits and version in v.versions]:
+        for versions, error in failed:
+            for live in [v for v in self._live.values() if v.waits and not set(versions).difference(v.versions)]:
                 self._end(live, error, "error")
         return True
 
