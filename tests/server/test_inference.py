@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from loramux.v1 import adapters_pb2, inference_pb2
 
+from ..support.engines import slow_down
 from ..support.models import SCRIPTS
-from ..support.servers import Harness
+from ..support.servers import Harness, make_settings, running
 
 EIGHT = {"max_new_tokens": 8, "ignore_eos": True}
 

@@ -37,7 +37,7 @@ async def test_scrape(tiny_base: Path, tiny_adapters: dict[str, Path], adapter_r
             adapters=[{"adapter_id": "a0"}, {"adapter_id": "a1"}], prompt="hi", max_new_tokens=3, ignore_eos=True)
         version = composed.adapters[0].version
         with pytest.raises(grpc.aio.AioRpcError):
-            await served.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(path="."))
+            await served.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(path=".", adapter_id="bad"))
         await served.adapters.UnloadAdapter(adapters_pb2.UnloadAdapterRequest(adapter_id="a1"))
         await served.idle_stats()
         samples = await scrape(port)
