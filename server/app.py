@@ -26,8 +26,7 @@ from lora_runtime import Engine, EngineObserver, EngineStoppedError
 from .auth.interceptor import TokenInterceptor
 from .auth.tokens import AuthFileError, TokenFile
 from .config import Settings
-from .declared import DeclaredAdapters, DeclaredStatus
-from .declared.gauges import DeclaredGauges
+from .declared import DeclaredAdapters, DeclaredGauges, DeclaredStatus
 from .health import Health
 from .locations import Locations
 from .logs import RequestLog
@@ -114,10 +113,10 @@ class App:
         engine.add_observer(SettingsPolicies(engine, policies))
         for name, path in self.settings.adapters.items():
             await asyncio.to_thread(engine.load_adapter, path, name)
-        self._declared = self._declare(engine)
-        await asyncio.to_thread(self._declared.start)
-        self.metrics.registry.register(DeclaredGauges(self._declared))
         self._engine = engine
+        self._declared = self._declare(engine)
+        self.metrics.registry.register(DeclaredGauges(self._declared))
+        await asyncio.to_thread(self._declared.start)
         if self._declared.ready:
             await self._health.ready()
         info = engine.info()

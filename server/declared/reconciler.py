@@ -63,8 +63,9 @@ class Reconciler:
         self._thread.start()
 
     def stop(self) -> None:
-        """Does not wait for loads that run."""
-        self._stopping.set()
+        """Does not wait for loads that run; afterwards nothing calls back."""
+        with self._telling:
+            self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
         self._loaders.stop()
@@ -208,7 +209,7 @@ class Reconciler:
         """Call back where `ready` has changed, one call at a time and outside of the lock."""
         with self._telling:
             ready = self.ready
-            if ready != self._told:
+            if ready != self._told and not self._stopping.is_set():
                 self._told = ready
                 self._on_ready_changed(ready)
 
