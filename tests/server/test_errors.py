@@ -36,6 +36,9 @@ async def test_unknown_adapter(served: Harness) -> None:
     ({"logprobs": 21}, "logprobs"), ({"n": 0}, "n"), ({"n": 17}, "n"), ({"prompt": ""}, "prompt"),
     ({"token_ids": [1]}, "prompt"), ({"prompt": "x" * 600}, "prompt"),
     ({"prompt": "", "token_ids": [999]}, "token_ids"),
+    ({"priority": 11}, "priority"), ({"adapters": [{"adapter_id": "a0"}] * 2}, "adapters"),
+    ({"adapter_id": "a0", "adapters": [{"adapter_id": "a1"}]}, "adapters"), ({"adapters": [{}]}, "adapters"),
+    ({"adapters": [{"adapter_id": "a0", "weight": float("nan")}]}, "adapters"),
     ({"adapter_id": "x" * 300}, "adapter_id"), ({"request_id": "two words"}, "request_id"),
 ], ids=lambda v: str(v)[:40])
 async def test_invalid_fields(served: Harness, fields: dict, names: str) -> None:
@@ -175,7 +178,7 @@ async def test_engine_failure_is_loud(served: Harness) -> None:
         error = await refused(drain(stream), Code.INTERNAL)
         assert "device is gone" not in error.details()  # that is for the log
     await refused(served.generate(prompt="hi"), Code.INTERNAL)
-    for name in ("", "loramux.v1.Inference", "loramux.v1.Adapters", "loramux.v1.Server"):
+    for name in ("", "live", "loramux.v1.Inference", "loramux.v1.Adapters", "loramux.v1.Server"):
         status = await served.health.Check(health_pb2.HealthCheckRequest(service=name))
         assert status.status == health_pb2.HealthCheckResponse.NOT_SERVING
     assert served.app.metrics.registry.get_sample_value("loramux_engine_failed") == 1
