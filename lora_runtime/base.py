@@ -108,7 +108,7 @@ class BaseModel:
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise BaseModelError(f"base model {str(source)!r} cannot be loaded: {error}") from error
         try:
-            return cls(model, tokenizer, path.name if path.is_dir() else str(source), _identity(path, model),
+            return cls(model, tokenizer, path.name if path.is_dir() else str(source), identity_of(path, model),
                        kernels=kernels, weights=weights, lora=lora, max_added_tokens=max_added_tokens)
         except ProgramMismatchError as error:
             log.warning("going on without the C++ kernels: %s", error)
@@ -222,7 +222,7 @@ def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _identity(path: Path, model: Any) -> str:
+def identity_of(path: Path, model: Any) -> str:
     """SHA-256 of the config and of every safetensors header and size: cheap, and blind only to
     changed values under unchanged shapes."""
     config = {k: v for k, v in model.config.to_dict().items() if k not in _INCIDENTAL}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -145,10 +147,21 @@ class Engine:
     def prepare(self, request: Request) -> Future[None]:
         """Read what `submit` must know of the request's adapters; done at once unless one was never read here.
 
-        Raises InvalidRequestError, UnknownAdapterError; the future fails with AdapterUnavailableError.
+        Raises InvalidRequestError, UnknownAdapterError; the future fails with AdapterUnavailableError. Either is the
+        request's rejection: observers hear of it, and `submit` need not be called.
         """
-        request.validate()
-        return self._store.prepare(request.uses)
+        try:
+            request.validate()
+            reading = self._store.prepare(request.uses)
+        except LoramuxError as error:
+            self._observers.notify("on_request_rejected", request, error)
+            raise
+        reading.add_done_callback(partial(self._note_unprepared, request))
+        return reading
+
+    def _note_unprepared(self, request: Request, reading: Future[None]) -> None:
+        if not reading.cancelled() and isinstance(error := reading.exception(), LoramuxError):
+            self._observers.notify("on_request_rejected", request, error)
 
     def _submit(self, request: Request) -> RequestHandle:
         self._inbox.check_open()
@@ -188,21 +201,21 @@ class Engine:
 
     def load_adapter(
         self, source: str | os.PathLike[str], adapter_id: str | None = None, *, canary_weight: float = 0,
-        policy: AdapterPolicy | None = None,
+        policy: AdapterPolicy | None = None, roots: Sequence[Path] = (),
     ) -> AdapterInfo:
         """Read, check and register a PEFT adapter under `adapter_id` (default: the source's last name).
 
         `source`: a directory, hf://org/name[@revision], or a URL that fsspec knows. An id in use moves to the new
         version and running requests finish on the old one; with a `canary_weight` in (0, 1) the new version takes
-        that part of the requests only. Raises AdapterError, BaseMismatchError, AdapterCapacityError,
-        AdapterUnavailableError.
+        that part of the requests only. With `roots`, files that lead out of these directories by links are refused.
+        Raises AdapterError, BaseMismatchError, AdapterCapacityError, AdapterUnavailableError.
         """
         text = os.fspath(source)
         name = text.rstrip("/").rpartition("/")[2] if adapter_id is None else adapter_id
         _check_adapter_id(name)
         _check_share("canary_weight", canary_weight, below=1)
         try:
-            return self._store.load(text, name, canary_weight, policy)
+            return self._store.load(text, name, canary_weight, policy, roots)
         except LoramuxError as error:
             self._observers.notify("on_adapter_failed", name, error)
             raise

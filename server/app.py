@@ -31,6 +31,7 @@ from .health import Health
 from .locations import Locations
 from .logs import RequestLog
 from .metrics import Metrics
+from .policies import SettingsPolicies
 from .services.adapters import AdaptersService
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
@@ -108,8 +109,8 @@ class App:
         engine.start()
         await asyncio.to_thread(engine.warm_up)
         self.metrics.attach(engine)
-        for name, policy in self.settings.policies.items():
-            engine.set_policy(name, policy.to_engine())
+        policies = {name: policy.to_engine() for name, policy in self.settings.policies.items()}
+        engine.add_observer(SettingsPolicies(engine, policies))
         for name, path in self.settings.adapters.items():
             await asyncio.to_thread(engine.load_adapter, path, name)
         self._engine = engine
@@ -126,11 +127,12 @@ class App:
         """Refuse new calls, let running ones finish for `drain_s` seconds, cancel the rest."""
         await self._health.draining()
         self._adapters.close()
-        if self._declared is not None:
-            await asyncio.to_thread(self._declared.stop)
         if self._engine is not None:
             log.info("draining", seconds=self.settings.drain_s)
             self._engine.stop_admitting()
+        if self._declared is not None:
+            await asyncio.to_thread(self._declared.stop)
+        if self._engine is not None:
             await asyncio.to_thread(self._engine.shutdown, self.settings.drain_s)
         await self._server.stop(grace=1)
         if self._probes is not None:

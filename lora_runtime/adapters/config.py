@@ -1,193 +1,246 @@
-"""PEFT's adapter_config.json: what loramux applies, what is harmless, and what it refuses."""
+"""PEFT's adapter_config.json as the mathematics it stands for; what cannot be applied is refused by name."""
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import AdapterError
+from .fields import FIELDS, HARMLESS_INIT, Verdict
+from .files import decode_object, shown
+from .patterns import Patterns
 
 MAX_CONFIG_BYTES = 1 << 20
+_TASKS = {None, "CAUSAL_LM", "FEATURE_EXTRACTION"}
+_BIASES = {"none", "all", "lora_only"}
 
-# Fields that say how the adapter was trained or where it comes from; they do not change inference.
-_HARMLESS = {
-    "auto_mapping", "base_model_name_or_path", "peft_version", "revision", "task_type", "inference_mode",
-    "lora_dropout", "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
-    "runtime_config", "qalora_group_size", "ensure_weight_tying",
-}
-_APPLIED = {
-    "peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules",
-    "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out", "bias", "init_lora_weights",
-}
-# Initialisations that leave the base as it was; the others (pissa, olora, ...) train against a changed base.
-_HARMLESS_INIT = {"gaussian", "eva", "orthogonal"}
+Rule = str | frozenset[str]
+"""A string is a regular expression for the whole path, a set holds names or path ends."""
 
 
 @dataclass(frozen=True)
 class LoraSpec:
-    """The mathematics of one LoRA configuration."""
+    """The mathematics of one LoRA configuration. Module names are those of the model that was trained."""
 
     rank: int
     alpha: float
     use_rslora: bool
     rank_pattern: dict[str, int]
     alpha_pattern: dict[str, float]
-    target_modules: str | tuple[str, ...]
-    exclude_modules: str | tuple[str, ...]
+    target_modules: Rule
+    exclude_modules: Rule
     layers_to_transform: tuple[int, ...]
     layers_pattern: tuple[str, ...]
+    bias: str
+    lora_bias: bool
+    use_dora: bool
+    modules_to_save: tuple[str, ...]
+    token_indices: tuple[int, ...] | dict[str, tuple[int, ...]] | None
+    """Of the input embeddings, or by name; None where no tokens are trained."""
+    ensure_weight_tying: bool
+    invocation_tokens: tuple[int, ...]
     base_model_name: str
+    notes: tuple[str, ...]
+    patterns: Patterns = field(default_factory=Patterns, repr=False, compare=False)
 
     def rank_of(self, module: str) -> int:
-        return int(_by_pattern(self.rank_pattern, module, self.rank))
+        return int(self._by_pattern("rank_pattern", self.rank_pattern, module, self.rank))
 
     def scaling_of(self, module: str) -> float:
         """alpha / r, or alpha / sqrt(r) for rsLoRA (arXiv:2312.03732)."""
         rank = self.rank_of(module)
-        alpha = float(_by_pattern(self.alpha_pattern, module, self.alpha))
+        alpha = float(self._by_pattern("alpha_pattern", self.alpha_pattern, module, self.alpha))
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
-    def targets(self, modules: Iterable[str]) -> set[str]:
-        """Those of the base's linear `modules` that the configuration targets, by PEFT's rules."""
-        return {m for m in modules if not matches(self.exclude_modules, m) and self._is_target(m)}
+    def matches(self, name: str, rule: Rule, module: str) -> bool:
+        """Whether the rule of the field `name` covers the module."""
+        if isinstance(rule, str):
+            return self.patterns.full(name, rule, module)
+        return any(end in rule for end in path_ends(module))
 
-    def _is_target(self, module: str) -> bool:
-        if isinstance(self.target_modules, str):
-            return self.target_modules.lower() == "all-linear" or matches(self.target_modules, module)
-        if not matches(self.target_modules, module):
-            return False
-        return not self.layers_to_transform or self._layer_of(module) in self.layers_to_transform
-
-    def _layer_of(self, module: str) -> int | None:
-        patterns = [rf"(?:^|.*?\.){p}\.(\d+)\." for p in self.layers_pattern] or [r".*?\.[^.]*\.(\d+)\."]
-        found = next((m for p in patterns if (m := re.match(p, module))), None)
-        return int(found[1]) if found else None
+    def _by_pattern(self, name: str, patterns: dict[str, Any], module: str, default: Any) -> Any:
+        for key, value in patterns.items():
+            if self.patterns.start(name, rf"(.*\.)?({key})$", module):
+                return value
+        return default
 
 
-def read_limited(path: Path, limit: int) -> bytes:
-    """The file's bytes. Raises AdapterError when it cannot be read or is larger than `limit` bytes."""
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(limit + 1)
-    except OSError as error:
-        raise AdapterError(f"{path.name} cannot be read: {error.strerror}") from error
-    if len(data) > limit:
-        raise AdapterError(f"{path.name} is larger than the limit of {limit} bytes")
-    return data
+def path_ends(module: str) -> Iterable[str]:
+    """a.b.c → a.b.c, b.c, c."""
+    while module:
+        yield module
+        _, _, module = module.partition(".")
 
 
 def decode_config(data: bytes) -> dict[str, Any]:
     """adapter_config.json as a dict. Raises AdapterError when it is not a JSON object."""
-    try:
-        config = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise AdapterError(f"adapter_config.json is not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise AdapterError("adapter_config.json is not a JSON object")
-    return config
+    return decode_object(data, "adapter_config.json")
 
 
 def parse_config(config: dict[str, Any]) -> LoraSpec:
     """Check every field. Raises AdapterError naming the first that cannot be applied."""
-    peft_type = config.get("peft_type")
-    if peft_type != "LORA":
-        raise AdapterError(f"peft_type {peft_type!r} is not supported: only LORA is")
-    for name, value in config.items():
-        # An unset field (null, false, empty) is PEFT's way to say that the feature is off.
-        if value and name not in _APPLIED | _HARMLESS:
-            raise AdapterError(f"config field {name!r} = {str(value)[:80]!r} is not supported")
-    if config.get("bias", "none") != "none":
-        raise AdapterError(f"config field 'bias' = {config['bias']!r} is not supported: only 'none' is")
-    init = config.get("init_lora_weights", True)
-    if not isinstance(init, bool) and init not in _HARMLESS_INIT:
-        raise AdapterError(f"config field 'init_lora_weights' = {init!r} is not supported: it changes the base")
-    return LoraSpec(
+    if config.get("peft_type") != "LORA":
+        raise AdapterError(f"peft_type {shown(config.get('peft_type'))} is not supported: only LORA is")
+    notes = _check_fields(config)
+    spec = LoraSpec(
         rank=_number(config, "r", int, 8),
         alpha=_number(config, "lora_alpha", float, 8),
-        use_rslora=bool(config.get("use_rslora")),
-        rank_pattern=_pattern(config, "rank_pattern", int),
-        alpha_pattern=_pattern(config, "alpha_pattern", float),
-        target_modules=_targets(config),
-        exclude_modules=_names(config, "exclude_modules"),
+        use_rslora=_flag(config, "use_rslora"),
+        rank_pattern=_by_name(config, "rank_pattern", int),
+        alpha_pattern=_by_name(config, "alpha_pattern", float),
+        target_modules=_rule(config, "target_modules"),
+        exclude_modules=_rule(config, "exclude_modules"),
         layers_to_transform=_layers(config),
-        layers_pattern=_as_tuple(_names(config, "layers_pattern")),
-        base_model_name=str(config.get("base_model_name_or_path") or ""),
+        layers_pattern=_names(config, "layers_pattern"),
+        bias=_choice(config, "bias", "none", _BIASES),
+        lora_bias=_flag(config, "lora_bias"),
+        use_dora=_flag(config, "use_dora"),
+        modules_to_save=_names(config, "modules_to_save", list_only=True),
+        token_indices=_token_indices(config),
+        ensure_weight_tying=_flag(config, "ensure_weight_tying"),
+        invocation_tokens=_integers("alora_invocation_tokens", config.get("alora_invocation_tokens") or []),
+        base_model_name=_text(config, "base_model_name_or_path"),
+        notes=notes,
     )
+    _check_combinations(spec)
+    return spec
 
 
-def matches(rule: str | tuple[str, ...], module: str) -> bool:
-    """A string is a regular expression for the whole path, a list holds names or path ends."""
-    if isinstance(rule, str):
-        return re.fullmatch(rule, module) is not None
-    return any(module == name or module.endswith(f".{name}") for name in rule)
+def _check_fields(config: dict[str, Any]) -> tuple[str, ...]:
+    """Every field has a verdict; returns the notes on those that had an effect in training only."""
+    notes = []
+    for name, value in config.items():
+        known = FIELDS.get(name)
+        # An unset field (null, false, empty) is PEFT's way to say that the feature is off.
+        if value and (known is None or known.verdict is Verdict.REFUSED):
+            why = f": {known.words}" if known else ""
+            raise AdapterError(f"config field {shown(name)} = {shown(value)} is not supported{why}")
+        if value and known and known.training:
+            notes.append(f"{name} = {shown(value)} has no effect: {known.words}")
+    if note := _start(config.get("init_lora_weights", True)):
+        notes.append(note)
+    task = _choice(config, "task_type", None, _TASKS)
+    if task not in (None, "CAUSAL_LM"):
+        notes.append(f"task_type = {task!r}: served as a causal language model")
+    return tuple(notes)
 
 
-def _by_pattern(patterns: dict[str, Any], module: str, default: Any) -> Any:
-    return next((v for key, v in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
+def _start(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return ""
+    if isinstance(value, str) and value.lower() in HARMLESS_INIT:
+        return f"init_lora_weights = {value!r} has no effect: how training began"
+    raise AdapterError(f"config field 'init_lora_weights' = {shown(value)} is not supported: it changes the base")
+
+
+def _check_combinations(spec: LoraSpec) -> None:
+    """What PEFT refuses, and what activated LoRA cannot be combined with here."""
+    if isinstance(spec.target_modules, str):
+        for name in ("layers_to_transform", "layers_pattern"):
+            if getattr(spec, name):
+                raise AdapterError(f"config field {name!r} cannot be used with a string as 'target_modules'")
+    if spec.layers_pattern and not spec.layers_to_transform:
+        raise AdapterError("config field 'layers_pattern' is set without 'layers_to_transform'")
+    if not spec.target_modules:
+        raise AdapterError("config field 'target_modules' is empty")
+    if spec.use_dora and spec.lora_bias:
+        raise AdapterError("config field 'lora_bias' cannot be used with 'use_dora'")
+    if spec.invocation_tokens:
+        for name in ("use_dora", "modules_to_save", "token_indices"):
+            if getattr(spec, name):
+                field_name = "trainable_token_indices" if name == "token_indices" else name
+                raise AdapterError(f"config field {field_name!r} cannot be used with 'alora_invocation_tokens'")
+        if spec.bias != "none":
+            raise AdapterError(f"config field 'bias' = {spec.bias!r} cannot be used with 'alora_invocation_tokens'")
 
 
 def _number(config: dict[str, Any], name: str, kind: type, default: float) -> Any:
     value = config.get(name)
-    return _positive(name, default if value is None else value, kind)
+    return _checked_number(name, default if value is None else value, kind)
 
 
-def _positive(name: str, value: Any, kind: type) -> Any:
-    allowed = (int,) if kind is int else (int, float)
-    if isinstance(value, bool) or not isinstance(value, allowed) or not 0 < value < math.inf:
-        raise AdapterError(f"config field {name!r} = {value!r} is not a positive number")
-    return kind(value)
+def _checked_number(name: str, value: Any, kind: type) -> Any:
+    """A rank is a positive whole number; an alpha any finite one, as in PEFT."""
+    if kind is int and type(value) is int and 0 < value < 1 << 31:
+        return value
+    if kind is float and type(value) in (int, float) and abs(value) < 1e30:
+        return float(value)
+    what = "a positive whole number" if kind is int else "a finite number"
+    raise AdapterError(f"config field {name!r} = {shown(value)} is not {what}")
 
 
-def _pattern(config: dict[str, Any], name: str, kind: type) -> dict[str, Any]:
+def _flag(config: dict[str, Any], name: str) -> bool:
+    value = config.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise AdapterError(f"config field {name!r} = {shown(value)} is neither true nor false")
+    return bool(value)
+
+
+def _choice(config: dict[str, Any], name: str, default: Any, allowed: set[Any]) -> Any:
+    value = config.get(name)
+    value = default if value is None else value
+    if not isinstance(value, str | None) or value not in allowed:
+        choices = ", ".join(sorted(a for a in allowed if a))
+        raise AdapterError(f"config field {name!r} = {shown(value)} is not supported: only {choices}")
+    return value
+
+
+def _text(config: dict[str, Any], name: str) -> str:
+    value = config.get(name)
+    if value is not None and not isinstance(value, str):
+        raise AdapterError(f"config field {name!r} = {shown(value)} is not a string")
+    return (value or "").encode("utf-8", "replace").decode()
+
+
+def _by_name(config: dict[str, Any], name: str, kind: type) -> dict[str, Any]:
     value = config.get(name) or {}
     if not isinstance(value, dict):
         raise AdapterError(f"config field {name!r} is not an object")
-    for key in value:
-        _compile(name, key)
-    return {key: _positive(f"{name}.{key}", v, kind) for key, v in value.items()}
+    return {key: _checked_number(f"{name}.{shown(key)}", v, kind) for key, v in value.items()}
 
 
-def _targets(config: dict[str, Any]) -> str | tuple[str, ...]:
-    targets = _names(config, "target_modules")
-    if not targets:
-        raise AdapterError("config field 'target_modules' is empty")
-    return targets
+def _rule(config: dict[str, Any], name: str) -> Rule:
+    value = config.get(name)
+    return value if isinstance(value, str) and value else frozenset(_names(config, name))
 
 
-def _names(config: dict[str, Any], name: str) -> str | tuple[str, ...]:
+def _names(config: dict[str, Any], name: str, list_only: bool = False) -> tuple[str, ...]:
     value = config.get(name)
     if not value:
         return ()
-    if isinstance(value, str):
-        if name != "layers_pattern":
-            _compile(name, value)
-        return value
-    if isinstance(value, list) and all(isinstance(v, str) for v in value):
+    if isinstance(value, str) and not list_only:
+        return (value,)
+    if isinstance(value, list) and all(isinstance(v, str) and v for v in value):
         return tuple(value)
-    raise AdapterError(f"config field {name!r} is neither a string nor a list of strings")
-
-
-def _as_tuple(value: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else value
+    raise AdapterError(f"config field {name!r} = {shown(value)} is not a list of names")
 
 
 def _layers(config: dict[str, Any]) -> tuple[int, ...]:
     value = config.get("layers_to_transform")
     if value is None:
         return ()
-    layers = value if isinstance(value, list) else [value]
-    if not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in layers):
-        raise AdapterError(f"config field 'layers_to_transform' = {value!r} is not a list of layer numbers")
-    return tuple(layers)
+    return _integers("layers_to_transform", value if isinstance(value, list) else [value])
 
 
-def _compile(name: str, pattern: str) -> None:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise AdapterError(f"config field {name!r} holds a bad regular expression {pattern!r}: {error}") from error
+def _token_indices(config: dict[str, Any]) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
+    name, value = "trainable_token_indices", config.get("trainable_token_indices")
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        return {key: _distinct(f"{name}.{shown(key)}", v) for key, v in value.items() if key}
+    return _distinct(name, value)
+
+
+def _distinct(name: str, value: Any) -> tuple[int, ...]:
+    tokens = _integers(name, value)
+    if not tokens or len(set(tokens)) < len(tokens):
+        raise AdapterError(f"config field {name!r} holds {'a token twice' if tokens else 'no tokens'}")
+    return tokens
+
+
+def _integers(name: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(v) is int and 0 <= v < 1 << 31 for v in value):
+        raise AdapterError(f"config field {name!r} = {shown(value)} is not a list of whole numbers")
+    return tuple(value)

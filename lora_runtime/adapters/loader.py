@@ -3,121 +3,87 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import safetensors
-import safetensors.torch
-import torch
-
-from ..errors import AdapterError, BaseMismatchError
-from ..types import AppliedModule
-from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, matches, parse_config, read_limited
-from .update import BaseModule, CheckedAdapter, ModuleKind, ModuleUpdate
-
-if TYPE_CHECKING:
-    from ..base import BaseModel
+from ..errors import AdapterError
+from .assemble import assemble
+from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, parse_config
+from .files import MissingFileError, read_limited
+from .keys import place
+from .shapes import Shapes
+from .targets import resolve
+from .tensors import TensorFile, read_tensors
+from .tokens import OwnTokenizer, read_tokenizer
+from .update import BaseDescription, CheckedAdapter
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def read_adapter(directory: Path, base: BaseModel, *, max_bytes: int, max_added_tokens: int) -> CheckedAdapter:
-    """Read, check and copy to the device. Never unpickles.
+def read_adapter(
+    directory: Path, base: BaseDescription, *, max_bytes: int, max_added_tokens: int, roots: Sequence[Path] = ()
+) -> CheckedAdapter:
+    """Read and check; each file is read once, so what is hashed is what is applied. Never unpickles.
 
-    Raises AdapterError naming what is missing, corrupt or unsupported, and BaseMismatchError when
-    the modules or shapes are not the base's.
+    `max_bytes` limits the file of tensors; with `roots`, files that lead out of them by links are refused.
+    Raises AdapterError naming what is missing, corrupt or unsupported, and BaseMismatchError when the modules or
+    shapes are not the base's.
     """
-    config_bytes = read_limited(directory / CONFIG, MAX_CONFIG_BYTES)
-    spec = parse_config(decode_config(config_bytes))
-    if not (directory / WEIGHTS).is_file():
-        raise AdapterError(f"{WEIGHTS} is missing from {directory.name!r} (pickled weights are never read)")
-    # Read once: what is hashed is what is applied, even if the file changes meanwhile.
-    weight_bytes = read_limited(directory / WEIGHTS, max_bytes)
-    tensors = _decode_tensors(weight_bytes)
-    pairs = _pair_up(tensors)
-    _check_targets(spec, pairs.keys(), base)
-    weights = {name: _apply(name, a, b, spec, base) for name, (a, b) in sorted(pairs.items())}
+    config_bytes, spec = read_spec(directory, roots)
+    file = read_weights(directory, max_bytes, roots)
+    made_for = f"the adapter was made for {spec.base_model_name!r}, the base is {base.name!r}"
+    layout = place(file.tensors, base.modules, made_for)
+    targets = resolve(spec, base.modules, layout.names)
+    done = assemble(spec, targets, layout, file.tensors, Shapes(base.modules, made_for), max_added_tokens)
+    vocabulary = base.vocab_size + done.added_rows
+    if bad := [t for t in spec.invocation_tokens if t >= vocabulary]:
+        raise AdapterError(f"alora_invocation_tokens: token {bad[0]} is outside the vocabulary of {vocabulary}")
+    own = read_tokenizer(directory, base.tokenizer, vocabulary, roots)
     return CheckedAdapter(
-        version=_version(base, config_bytes, weight_bytes),
+        version=_version(base.identity, hashlib.sha256(config_bytes).digest(), file.digest, own.digest),
         base_model_name=spec.base_model_name,
-        updates=weights,
-        modules=tuple(AppliedModule(n, w.rank, w.scaling) for n, w in weights.items()),
+        updates=done.updates,
+        modules=done.modules,
+        invocation_tokens=spec.invocation_tokens,
+        vocab_size=vocabulary if done.added_rows else 0,
+        tokenizer=own.tokenizer,
+        notes=spec.notes + _notes(done.unused, own, base),
     )
 
 
-def _decode_tensors(data: bytes) -> dict[str, torch.Tensor]:
+def read_spec(directory: Path, roots: Sequence[Path] = ()) -> tuple[bytes, LoraSpec]:
+    """adapter_config.json, and what it means."""
+    data = read_limited(directory / CONFIG, MAX_CONFIG_BYTES, roots)
+    return data, parse_config(decode_config(data))
+
+
+def read_weights(directory: Path, max_bytes: int, roots: Sequence[Path] = ()) -> TensorFile:
+    """adapter_model.safetensors."""
     try:
-        return safetensors.torch.load(data)
-    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise AdapterError(f"{WEIGHTS} is corrupt: {error}") from error
+        return read_tensors(directory / WEIGHTS, max_bytes, roots)
+    except MissingFileError as error:
+        raise AdapterError(
+            f"{WEIGHTS} is missing from {directory.name!r} (pickled weights are never read)"
+        ) from error
 
 
-def _pair_up(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Module path → (A, B). Raises AdapterError for any tensor that is not one half of a pair."""
-    sides: dict[str, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
-        match = _KEY.fullmatch(key)
-        if match is None:
-            raise AdapterError(f"tensor {key!r} is not a LoRA weight of a linear projection: not supported")
-        if tensor.dtype not in _FLOATS:
-            raise AdapterError(f"tensor {key!r} has dtype {tensor.dtype}: not supported")
-        if not torch.isfinite(tensor).all():
-            raise AdapterError(f"tensor {key!r} holds NaN or infinite values")
-        if match["side"] in sides.setdefault(match["module"], {}):
-            raise AdapterError(f"tensor {key!r} appears twice")
-        sides[match["module"]][match["side"]] = tensor
-    for module, found in sides.items():
-        if len(found) == 1:
-            raise AdapterError(f"module {module!r} has lora_{next(iter(found))} without its other half")
-    if not sides:
-        raise AdapterError(f"{WEIGHTS} holds no tensors")
-    return {module: (found["A"], found["B"]) for module, found in sides.items()}
+def _notes(unused: Sequence[str], own: OwnTokenizer, base: BaseDescription) -> tuple[str, ...]:
+    notes = unused_note(unused)
+    if own.has_files and own.tokenizer is None:
+        reason = "the base's is not known" if base.tokenizer is None else "the base's has the same vocabulary"
+        notes.append(f"the tokenizer files are not used: {reason}")
+    return tuple(notes)
 
 
-def _check_targets(spec: LoraSpec, present: Iterable[str], base: BaseModel) -> None:
-    """The modules with tensors must be exactly those that the configuration targets in the base."""
-    modules, projections = set(present), _projections(base)
-    made_for = f"the adapter was made for {spec.base_model_name!r}, the base is {base.name!r}"
-    if missing := sorted(modules - projections.keys()):
-        if any(base.has_module(m) for m in missing):
-            raise AdapterError(f"LoRA on {missing[0]!r} is not supported: it is no linear projection of a layer")
-        raise BaseMismatchError(f"module {missing[0]!r} is not in the base model: {made_for}")
-    targets = spec.targets(projections)
-    if unclaimed := sorted(modules - targets):
-        raise AdapterError(f"tensors of module {unclaimed[0]!r} do not match the config's target_modules")
-    if unfilled := sorted(targets - modules):
-        raise AdapterError(f"target module {unfilled[0]!r} has no tensors in {WEIGHTS}")
-    if not isinstance(spec.target_modules, str):
-        for name in spec.target_modules:
-            if not any(matches((name,), m) for m in modules):
-                raise BaseMismatchError(f"target module {name!r} is not in the base model: {made_for}")
+def unused_note(unused: Sequence[str]) -> list[str]:
+    """At most one note, on values of the base that PEFT keeps beside the adapter's."""
+    count = len(unused)
+    return [f"{count} tensors have no effect, copies of the base's own, such as {unused[0]!r}"] if count else []
 
 
-def _apply(name: str, a: torch.Tensor, b: torch.Tensor, spec: LoraSpec, base: BaseModel) -> ModuleUpdate:
-    projection, rank = base.modules[name], spec.rank_of(name)
-    # PEFT keeps A (r, in) and B (out, r) in this layout for Conv1D too: fan_in_fan_out is about W only.
-    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != rank or b.shape[1] != rank:
-        shapes = f"A {tuple(a.shape)} and B {tuple(b.shape)}"
-        raise AdapterError(f"module {name!r}: {shapes} do not have the config's rank {rank}")
-    if (b.shape[0], a.shape[1]) != (projection.out_features, projection.in_features):
-        raise BaseMismatchError(
-            f"module {name!r}: the adapter maps {a.shape[1]} → {b.shape[0]} features, the base model "
-            f"{projection.in_features} → {projection.out_features}: the adapter was made for {spec.base_model_name!r}"
-        )
-    return ModuleUpdate(a, b, spec.scaling_of(name))
-
-
-def _projections(base: BaseModel) -> dict[str, BaseModule]:
-    return {name: m for name, m in base.modules.items() if m.kind is ModuleKind.LINEAR}
-
-
-def _version(base: BaseModel, *files: bytes) -> str:
-    digest = hashlib.sha256(base.identity.encode())
-    for data in files:
-        digest.update(hashlib.sha256(data).digest())
+def _version(identity: str, *digests: bytes) -> str:
+    digest = hashlib.sha256(identity.encode())
+    for part in digests:
+        digest.update(part)
     return digest.hexdigest()

@@ -49,10 +49,12 @@ class AdapterName:
     def target_of_rollback(self, version: str) -> AdapterVersion:
         """The newest older version, or the named one. Raises AdapterUnavailableError."""
         if not self.older:
-            raise AdapterUnavailableError(f"adapter {self.adapter_id!r} has no older version to go back to")
+            raise AdapterUnavailableError(
+                f"adapter {self.adapter_id!r} has no older version to go back to", self.adapter_id)
         found = [v for v in self.older if not version or v.version == version]
         if not found:
-            raise AdapterUnavailableError(f"adapter {self.adapter_id!r} has no older version {version!r}")
+            raise AdapterUnavailableError(
+                f"adapter {self.adapter_id!r} has no older version {version!r}", self.adapter_id)
         return found[0]
 
     def info(self, default_policy: AdapterPolicy) -> AdapterInfo:

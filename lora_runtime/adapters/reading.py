@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,9 +53,13 @@ class Reader:
         self._pool = ThreadPoolExecutor(
             config.adapter_load_threads, thread_name_prefix="loramux-load", initializer=_step_back)
 
-    def read(self, source: str) -> ReadAdapter:
-        """Raises AdapterError, BaseMismatchError, AdapterUnavailableError."""
-        return self._read(source, resolve(source, self._cache, max_bytes=self._config.max_adapter_bytes))
+    def read(self, source: str, roots: Sequence[Path] = ()) -> ReadAdapter:
+        """With `roots`, a directory's files must lie below one of them, links followed.
+
+        Raises AdapterError, BaseMismatchError, AdapterUnavailableError.
+        """
+        directory = resolve(source, self._cache, max_bytes=self._config.max_adapter_bytes)
+        return self._read(source, directory, () if is_remote(source) else roots)
 
     def read_again(self, wanted: RegisteredVersion) -> ReadAdapter:
         """From where it was read before, else from its source. Raises AdapterError when both hold other content."""
@@ -69,10 +73,10 @@ class Reader:
             raise AdapterError(f"{named(wanted.source)} holds other content than was registered; load it again")
         return read
 
-    def _read(self, source: str, directory: Path) -> ReadAdapter:
+    def _read(self, source: str, directory: Path, roots: Sequence[Path] = ()) -> ReadAdapter:
         checked = loader.read_adapter(
             directory, self._base, max_bytes=self._config.max_adapter_bytes,
-            max_added_tokens=self._config.max_added_tokens)
+            max_added_tokens=self._config.max_added_tokens, roots=roots)
         registered = RegisteredVersion(checked.version, source, str(directory))
         return ReadAdapter(registered, checked, self._base, self._staging)
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from ..base import BaseModel
@@ -73,10 +74,11 @@ class AdapterStore:
 
     def load(
         self, source: str, adapter_id: str, canary_weight: float = 0, policy: AdapterPolicy | None = None,
+        roots: Sequence[Path] = (),
     ) -> AdapterInfo:
         """Read, check, stage and register; into a slot at once where there is room."""
         started = time.monotonic()
-        read = self._reader.read(source)
+        read = self._reader.read(source, roots)
         known = self._versions.get(read.registered.version)
         staged = None if known is not None and known.staged is not None else read.stage()
         with self._locked():
@@ -150,7 +152,7 @@ class AdapterStore:
             with self._locked():
                 name = self._name(adapter_id)
                 if target not in name.older:
-                    raise AdapterUnavailableError(f"adapter {adapter_id!r} was changed meanwhile")
+                    raise AdapterUnavailableError(f"adapter {adapter_id!r} was changed meanwhile", adapter_id)
                 self._publish(name, target, 0, None)
                 if target.weights is None:
                     self._tiers.place(target)
@@ -161,7 +163,7 @@ class AdapterStore:
         with self._locked():
             name = self._name(adapter_id)
             if name.canary is None:
-                raise AdapterUnavailableError(f"adapter {adapter_id!r} has no canary")
+                raise AdapterUnavailableError(f"adapter {adapter_id!r} has no canary", adapter_id)
             self._publish(name, name.canary if weight else name.current, weight % 1, None)
             return self._info(name)
 
@@ -354,7 +356,8 @@ class AdapterStore:
             read = self._reader.read_again(version.registered)
             staged = read.stage()
         except LoramuxError as error:
-            raise AdapterUnavailableError(f"adapter {version.adapter_id!r} cannot be brought in: {error}") from error
+            name = version.adapter_id
+            raise AdapterUnavailableError(f"adapter {name!r} cannot be brought in: {error}", name) from error
         with self._locked():
             version.details, version.registered, version.error = read.details, read.registered, ""
             if version.staged is None:

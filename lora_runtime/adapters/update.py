@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -41,6 +41,22 @@ class BaseModule:
     """The weight is (in, out): Conv1D."""
     tied_to: str = ""
     """On a tied lm_head: the embedding whose weight it shares."""
+
+
+class BaseDescription(Protocol):
+    """What must be known of a base to check an adapter against it; its weights are not needed."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def identity(self) -> str: ...
+    @property
+    def modules(self) -> Mapping[str, BaseModule]: ...
+    @property
+    def tokenizer(self) -> Any:
+        """None where it is not known: then an adapter's own is not looked at."""
+    @property
+    def vocab_size(self) -> int: ...
 
 
 @dataclass(frozen=True)

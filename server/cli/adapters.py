@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from loramux.v1 import adapters_pb2 as pb
 
 from ..client import Client
-from .common import AsJson, print_json, remote
+from .common import AsJson, fail, print_json, remote
 
 app = typer.Typer(no_args_is_help=True, help="Load, change, list and inspect adapters.")
 
@@ -99,6 +101,23 @@ def policy(
         weight=weight, max_running=max_running, max_waiting=max_waiting, tokens_per_minute=tokens_per_minute,
         pinned=pinned))
     _show([answer.adapter] if answer.HasField("adapter") else [], as_json)
+
+
+@app.command("inspect")
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A PEFT adapter's directory on this machine.")],
+    base: Annotated[Path | None, typer.Option(help="The base's directory: check targets and shapes too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check an adapter without a server, and show what would be applied."""
+    from lora_runtime import AdapterError, BaseModelError  # torch: only where it is needed
+    from lora_runtime.adapters.inspect import inspect_adapter, render_text, to_json
+
+    try:
+        report = inspect_adapter(path, base)
+    except (AdapterError, BaseModelError) as error:
+        fail(str(error), 1)
+    typer.echo(json.dumps(to_json(report)) if as_json else render_text(report))
 
 
 @app.command("list")

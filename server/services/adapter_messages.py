@@ -6,6 +6,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from loramux.v1 import adapters_pb2 as pb
 
 from lora_runtime import AdapterInfo, AdapterPolicy
+from lora_runtime.adapters.source_files import redact
 
 from .. import errors
 
@@ -17,8 +18,9 @@ def to_message(info: AdapterInfo) -> pb.Adapter:
         pb.AppliedModule(name=m.name, rank=m.rank, scaling=m.scaling, parts=m.parts, num_bytes=m.num_bytes)
         for m in info.modules]
     return pb.Adapter(
-        adapter_id=info.adapter_id, version=info.version, source=info.source, base_model_name=info.base_model_name,
-        modules=modules, num_bytes=info.num_bytes, leases=info.leases, loaded_at=loaded_at, max_rank=info.max_rank,
+        adapter_id=info.adapter_id, version=info.version, source=redact(info.source),
+        base_model_name=info.base_model_name, modules=modules, num_bytes=info.num_bytes,
+        leases=info.leases, loaded_at=loaded_at, max_rank=info.max_rank,
         state=f"ADAPTER_STATE_{info.state.name}", policy=pb.Policy(**vars(info.policy)),
         canary=pb.Canary(**vars(info.canary)) if info.canary else None, older_versions=info.older_versions,
         error=info.error, notes=info.notes,

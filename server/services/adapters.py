@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import grpc
 from loramux.v1 import adapters_pb2 as pb
@@ -15,6 +15,7 @@ from lora_runtime import AdapterInfo, Engine, EngineStoppedError
 
 from .. import errors
 from ..auth.interceptor import caller
+from ..declared import DeclaredStatus
 from ..locations import Locations, adapter_id_of
 from .adapter_messages import from_policy, to_message
 from .pages import page
@@ -23,21 +24,6 @@ _MAX_UNLOAD_WAIT_S = 3600
 _ADMIN_THREADS = 32
 _ALL = "*"
 T = TypeVar("T")
-
-
-class DeclaredStatus(Protocol):
-    """What has become of an adapter that the manifest or the watched directory names."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def source(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def version(self) -> str: ...
-    @property
-    def error(self) -> str: ...
 
 
 class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
@@ -99,13 +85,10 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
                 raise errors.invalid("adapter_id", f"must not be empty; {_ALL!r} is the default policy")
             if not request.HasField("policy"):
                 raise errors.invalid("policy", "is needed")
-            engine, policy = self._engine(), from_policy(request.policy)
-            if request.adapter_id != _ALL:
-                engine.get_adapter(request.adapter_id)  # a policy of an id that nobody knows is a mistake
-            return engine.set_policy(request.adapter_id, policy)
+            return self._engine().set_policy(request.adapter_id, from_policy(request.policy))
 
         info = await self._admin(set_policy, context)
-        return pb.SetPolicyResponse(adapter=to_message(info) if info and request.adapter_id != _ALL else None)
+        return pb.SetPolicyResponse(adapter=to_message(info) if info else None)
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: grpc.aio.ServicerContext) -> pb.Adapter:
         def get() -> AdapterInfo:
@@ -127,10 +110,10 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
     async def ListDeclaredAdapters(
         self, request: pb.ListDeclaredAdaptersRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListDeclaredAdaptersResponse:
-        may_use = caller().may_use
+        who = caller()
         adapters = [
             pb.DeclaredAdapter(name=d.name, source=d.source, state=d.state, version=d.version, error=d.error)
-            for d in sorted(self._declared(), key=lambda d: d.name) if may_use(d.name)]
+            for d in self._declared() if (who.may_use(d.name) if d.name else who.admin)]
         return pb.ListDeclaredAdaptersResponse(adapters=adapters)
 
     async def _admin(self, work: Callable[[], T], context: grpc.aio.ServicerContext) -> T:

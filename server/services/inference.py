@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import re
 from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import grpc
 from loramux.v1 import inference_pb2 as pb
@@ -34,6 +37,7 @@ _REASONS = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
 }
+T = TypeVar("T", bound=RequestHandle | Future)
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{0,128}")
 
 
@@ -74,15 +78,20 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
                 handle.cancel()
 
     async def _submit(self, message: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> RequestHandle:
-        """Tokenizing takes milliseconds: not on the event loop."""
-        request = to_request(message, context.time_remaining())
-        submitting = asyncio.ensure_future(asyncio.to_thread(self._engine().submit, request))
-        try:
-            return await asyncio.shield(submitting)
-        except asyncio.CancelledError:
-            # The call is gone but the thread is not: free what it will have submitted.
-            submitting.add_done_callback(_cancel_late)
-            raise
+        """Tokenizing takes milliseconds: not on the event loop. An adapter that was never read here may take seconds
+        or more: not on the threads for submission."""
+        engine, request = self._engine(), to_request(message, context.time_remaining())
+
+        def submit_if_prepared() -> RequestHandle | Future[None]:
+            reading = engine.prepare(request)
+            return engine.submit(request) if reading.done() else reading
+
+        begun = await _in_thread(submit_if_prepared)
+        if isinstance(begun, RequestHandle):
+            return begun
+        await asyncio.wrap_future(begun)
+        late = dataclasses.replace(request, timeout_s=context.time_remaining())
+        return await _in_thread(lambda: engine.submit(late))
 
 
 def to_request(message: pb.GenerateRequest, timeout_s: float | None) -> Request:
@@ -108,9 +117,19 @@ def to_request(message: pb.GenerateRequest, timeout_s: float | None) -> Request:
     )
 
 
-def _cancel_late(submitting: asyncio.Future[RequestHandle]) -> None:
-    if not submitting.cancelled() and submitting.exception() is None:
-        submitting.result().cancel()
+async def _in_thread(work: Callable[[], T]) -> T:
+    """What `work` gives; cancelled when the call is gone before the thread is done."""
+    working = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        working.add_done_callback(_cancel_late)
+        raise
+
+
+def _cancel_late(working: asyncio.Future[T]) -> None:
+    if not working.cancelled() and working.exception() is None:
+        working.result().cancel()
 
 
 def _to_response(done: Generation) -> pb.GenerateResponse:

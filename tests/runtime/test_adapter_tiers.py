@@ -55,11 +55,11 @@ class Gate:
         self.open, self.entered = threading.Event(), threading.Event()
         read = Reader._read
 
-        def gated(reader: Reader, wanted: str, directory: Path) -> object:
+        def gated(reader: Reader, wanted: str, directory: Path, *rest: object) -> object:
             if directory == source:
                 self.entered.set()
                 self.open.wait(30)
-            return read(reader, wanted, directory)
+            return read(reader, wanted, directory, *rest)
 
         monkeypatch.setattr(Reader, "_read", gated)
 

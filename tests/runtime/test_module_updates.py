@@ -39,6 +39,7 @@ class Names:
 
 NAMES = {
     "llama": Names(),
+    "qwen2": Names(),
     "qwen3": Names(norms=("post_attention_layernorm", "norm", "q_norm", "k_norm")),
     "gemma3": Names(norms=("post_feedforward_layernorm", "norm", "q_norm", "k_norm")),
     "gemma2": Names(mlp="gate_proj"),

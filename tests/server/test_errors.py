@@ -107,8 +107,12 @@ async def test_paths_outside_the_roots(tiny_base: Path, tiny_adapters: dict[str,
         await refused(served.adapters.LoadAdapter(request), Code.PERMISSION_DENIED)
 
 
-async def test_no_free_slot(tiny_base: Path, tiny_adapters: dict[str, Path], adapter_root: Path) -> None:
-    settings = make_settings(tiny_base, {"a0": tiny_adapters["a0"]}, adapter_roots=[adapter_root], max_adapters=1)
+async def test_pinned_adapters_leave_no_slot(
+    tiny_base: Path, tiny_adapters: dict[str, Path], adapter_root: Path
+) -> None:
+    settings = make_settings(
+        tiny_base, {"a0": tiny_adapters["a0"]}, adapter_roots=[adapter_root], max_adapters=1,
+        policies={"a0": {"pinned": True}})
     async with running(settings) as served:
         await refused(
             served.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(path="a1")), Code.RESOURCE_EXHAUSTED)

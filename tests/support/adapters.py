@@ -13,9 +13,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 
-def save_adapter(base: Path, directory: Path, seed: int = 0, config: PeftConfig | None = None, **lora: Any) -> Path:
+def save_adapter(base: Path, directory: Path, seed: int = 0, config: PeftConfig | None = None, added_tokens: int = 0,
+                 **lora: Any) -> Path:
     """An adapter with random A and B (PEFT's own start has B = 0, which would hide errors)."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if added_tokens:
+        model.resize_token_embeddings(model.config.vocab_size + added_tokens)
     config = config or LoraConfig(task_type="CAUSAL_LM", **({"r": 4, "target_modules": ["q_proj", "v_proj"]} | lora))
     peft_model = get_peft_model(model, config)
     generator = torch.Generator().manual_seed(seed)
