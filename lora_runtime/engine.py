@@ -303,9 +303,9 @@ class Engine:
         self._inbox.post(lambda mail: setattr(mail, "adapter_arrived", True))
         self._observers.notify("on_adapter_loaded", info, seconds)
 
-    def adapter_failed(self, version: AdapterVersion, error: Exception) -> None:
-        self._inbox.post(lambda mail: mail.failed.append((version, error)))
-        self._observers.notify("on_adapter_failed", version.adapter_id, error)
+    def adapter_failed(self, versions: Sequence[AdapterVersion], error: Exception) -> None:
+        self._inbox.post(lambda mail: mail.failed.append((versions, error)))
+        self._observers.notify("on_adapter_failed", versions[0].adapter_id, error)
 
     def adapter_evicted(self, version: AdapterVersion, info: AdapterInfo, reason: str) -> None:
         self._observers.notify("on_adapter_evicted", info, reason)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from .adapters.version import AdapterVersion
@@ -20,8 +20,8 @@ class Mail:
 
     requests: list[LiveRequest] = field(default_factory=list)
     cancelled: set[RequestHandle] = field(default_factory=set)
-    failed: list[tuple[AdapterVersion, Exception]] = field(default_factory=list)
-    """Versions that requests wait for and that cannot be had."""
+    failed: list[tuple[Sequence[AdapterVersion], Exception]] = field(default_factory=list)
+    """Versions that requests wait for and that cannot be had, several not together."""
     forgotten: list[AdapterVersion] = field(default_factory=list)
     unloaded: list[str] = field(default_factory=list)
     adapter_arrived: bool = False

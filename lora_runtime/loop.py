@@ -82,8 +82,8 @@ class EngineLoop:
         now = time.monotonic()
         for live in [v for v in self._live.values() if v.deadline is not None and v.deadline <= now]:
             self._end(live, RequestTimeoutError("the request's deadline has passed"), "timeout")
-        for version, error in mail.failed:
-            for live in [v for v in self._live.values() if v.waits and version in v.versions]:
+        for versions, error in mail.failed:
+            for live in [v for v in self._live.values() if v.waits and set(versions) <= set(v.versions)]:
                 self._end(live, error, "error")
 
     def _step(self) -> bool:

@@ -26,7 +26,7 @@ class ScheduledRow:
 class Slots(Protocol):
     """The adapters' slots, as the scheduler sees them (see AdapterStore). None of the calls waits."""
 
-    def want(self, versions: Seq[AdapterVersion]) -> set[AdapterVersion]: ...
+    def want(self, groups: Seq[Seq[AdapterVersion]]) -> set[AdapterVersion]: ...
 
     def hold(self, versions: Seq[AdapterVersion]) -> bool: ...
 
@@ -98,7 +98,7 @@ class Scheduler:
 
     def _want(self) -> set[AdapterVersion]:
         """Tell the slots what waits; gives the versions that may take no new sequences now."""
-        wanted = [v for seq in self.waiting.heads() for v in seq.versions]
+        wanted = [seq.versions for seq in self.waiting.heads() if seq.versions]
         if not wanted and not self._wants:
             return set()
         self._wants = bool(wanted)

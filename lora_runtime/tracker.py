@@ -26,8 +26,8 @@ class LiveRequest:
 
     @property
     def waits(self) -> bool:
-        """Whether no choice has run yet."""
-        return all(s.scheduled_at is None for s in self.sequences)
+        """Whether no choice runs now: none has yet, or those that did were preempted."""
+        return not any(s.blocks for s in self.sequences)
 
     @property
     def deadline(self) -> float | None:

@@ -36,8 +36,8 @@ class StoreListener(Protocol):
     def adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
         """A version was read and checked, and may be in a slot."""
 
-    def adapter_failed(self, version: AdapterVersion, error: Exception) -> None:
-        """A version that requests wait for cannot be had."""
+    def adapter_failed(self, versions: Sequence[AdapterVersion], error: Exception) -> None:
+        """Versions that requests wait for cannot be had, several not together."""
 
     def adapter_evicted(self, version: AdapterVersion, info: AdapterInfo, reason: str) -> None: ...
 
@@ -274,25 +274,41 @@ class AdapterStore:
                 assert version.holds >= 0, "slot given back twice"
             self._settle(versions, "replaced")
 
-    def want(self, versions: Sequence[AdapterVersion]) -> set[AdapterVersion]:
-        """Bring in what waiting requests need, most urgent first; never waits.
+    def want(self, groups: Sequence[Sequence[AdapterVersion]]) -> set[AdapterVersion]:
+        """Bring in what waiting requests need, most urgent first, each request's versions together; never waits.
 
         Returns the versions that must take no new sequences, because the most urgent one that has no room is to get
         their slot.
         """
         with self._locked():
+            groups = self._refuse_unfit(groups)
+            versions = [v for group in groups for v in group]
             self._tiers.want(versions)
             blocked: AdapterVersion | None = None
             for version in self._tiers.next_in(versions):
+                has_room = self._tiers.has_room(version)
+                if not has_room:
+                    blocked = blocked or version
+                if version.loading:
+                    continue
                 if version.staged is not None:
-                    if not self._tiers.place(version):
-                        blocked = blocked or version
-                elif self._loading < self._config.adapter_load_threads:
+                    if has_room:
+                        self._tiers.place(version)
+                elif (has_room or version is blocked or self._tiers.keeps(version)) and (
+                        self._loading < self._config.adapter_load_threads):
                     self._start_loading(version)
-            for version in versions[:1]:
-                if not self._tiers.fits([version]):
-                    self._fail(version, AdapterCapacityError("pinned adapters leave no room for this adapter"))
-            return self._tiers.in_the_way(blocked) if blocked is not None else set()
+            self._tiers.reserve(blocked)
+            return self._tiers.in_the_way(blocked) if blocked is not None and blocked.staged is not None else set()
+
+    def _refuse_unfit(self, groups: Sequence[Sequence[AdapterVersion]]) -> list[Sequence[AdapterVersion]]:
+        """Fail those that what is pinned leaves no room for: they would wait for ever, and all behind them."""
+        fitting = []
+        for group in groups:
+            if self._tiers.fits(group):
+                fitting.append(group)
+            else:
+                self._fail(group, AdapterCapacityError("pinned adapters leave no room for the request's adapters"))
+        return fitting
 
     @property
     def loading(self) -> int:
@@ -322,7 +338,8 @@ class AdapterStore:
             self._bring_in(version)
         except Exception as error:
             with self._locked():
-                self._fail(version, error)
+                version.error = str(error)
+                self._fail([version], error)
         finally:
             with self._locked():
                 self._loading -= 1
@@ -368,9 +385,8 @@ class AdapterStore:
             info, seconds = self._info_of(version), time.monotonic() - started
             self._emit(lambda: self._listener.adapter_loaded(info, seconds))
 
-    def _fail(self, version: AdapterVersion, error: Exception) -> None:
-        version.error = str(error)
-        self._emit(lambda: self._listener.adapter_failed(version, error))
+    def _fail(self, versions: Sequence[AdapterVersion], error: Exception) -> None:
+        self._emit(lambda: self._listener.adapter_failed(versions, error))
 
     # --- bookkeeping, under the lock ------------------------------------------------------------
 

@@ -33,6 +33,7 @@ class Tiers:
         self._rank: dict[AdapterVersion, int] = {}
         self._clock = 0
         self._host_grew = False
+        self._reserved: AdapterVersion | None = None
         self.resident: set[AdapterVersion] = set()
         self.pinned: set[AdapterVersion] = set()
         self.hosted: set[AdapterVersion] = set()
@@ -65,6 +66,7 @@ class Tiers:
     def stage(self, version: AdapterVersion, staged: StagedAdapter) -> None:
         """Put it into host memory; others, or it itself, leave if that is over the budget once `trim` is called."""
         version.staged = staged
+        version.device_bytes = staged.num_bytes
         self.hosted.add(version)
         self._host_grew = True
         self.touch(version)
@@ -78,28 +80,43 @@ class Tiers:
         for victim in victims:
             self.demote(victim, "evicted")
         version.weights = self._base.place_adapter(version.staged)
-        version.device_bytes = version.weights.num_bytes
         self.resident.add(version)
         self.touch(version)
         return True
 
     def next_in(self, versions: Sequence[AdapterVersion]) -> list[AdapterVersion]:
-        """Those of the wanted versions that are to be brought in: as many, from the front, as the slots could hold."""
-        count, size = len(self.pinned), sum(self._size(v) for v in self.pinned)
+        """Those of the wanted versions that have no slot: as many, from the front, as the slots could hold together."""
+        count, size = len(self.pinned), sum(v.device_bytes for v in self.pinned)
         found: list[AdapterVersion] = []
         for version in dict.fromkeys(versions):
             if version not in self.pinned:
-                count, size = count + 1, size + self._size(version)
+                count, size = count + 1, size + version.device_bytes
             if not self._within(count, size):
                 break
-            if version.weights is None and not version.loading:
+            if version.weights is None:
                 found.append(version)
         return found
+
+    def has_room(self, version: AdapterVersion) -> bool:
+        """Whether `place` would succeed now."""
+        return self._victims(version) is not None
+
+    def keeps(self, version: AdapterVersion) -> bool:
+        """Whether host memory would hold it until there is room in the slots."""
+        rank = self._rank.get(version, _UNWANTED)
+        before = sum(v.device_bytes for v in self.host_only if self._rank.get(v, _UNWANTED) < rank)
+        return before + version.device_bytes <= self._host_budget
+
+    def reserve(self, version: AdapterVersion | None) -> None:
+        """The one that gets the next free slot: it stays in host memory even beyond the budget."""
+        if version is not self._reserved:
+            self._reserved, self._host_grew = version, True
+            self.trim()
 
     def fits(self, versions: Sequence[AdapterVersion]) -> bool:
         """Whether these could be in slots together, once everything else that is not pinned has left."""
         kept = self.pinned.union(versions)
-        return self._within(len(kept), sum(self._size(v) for v in kept))
+        return self._within(len(kept), sum(v.device_bytes for v in kept))
 
     def in_the_way(self, version: AdapterVersion) -> set[AdapterVersion]:
         """Versions that must drain before `version` can be placed: those with the fewest running sequences."""
@@ -107,7 +124,7 @@ class Tiers:
         movable = self._movable(version)
         for victim in sorted((v for v in movable if v.holds), key=lambda v: (v.holds, v.last_used)):
             left = [v for v in self.resident if v not in found and not (v in movable and not v.holds)]
-            if self._within(len(left) + 1, sum(v.device_bytes for v in left) + self._size(version)):
+            if self._within(len(left) + 1, sum(v.device_bytes for v in left) + version.device_bytes):
                 break
             found.add(victim)
         return found
@@ -128,13 +145,16 @@ class Tiers:
         self.hosted.discard(version)
         self.pinned.discard(version)
         self._rank.pop(version, None)
+        if version is self._reserved:
+            self._reserved = None
 
     def trim(self) -> None:
         """Bring host memory below its budget. What waits for a slot stays, within it, longest."""
         if not self._host_grew:
             return
-        over = self.host_bytes - self._host_budget
-        for version in sorted((v for v in self.host_only if not v.loading), key=self._worth):
+        counted = [v for v in self.host_only if v is not self._reserved]
+        over = sum(v.staged.num_bytes for v in counted if v.staged is not None) - self._host_budget
+        for version in sorted((v for v in counted if not v.loading), key=self._worth):
             if over <= 0:
                 break
             assert version.staged is not None
@@ -148,7 +168,7 @@ class Tiers:
 
     def _victims(self, version: AdapterVersion) -> list[AdapterVersion] | None:
         """The fewest that have to leave for `version`, or None where that is not enough."""
-        count, size = len(self.resident) + 1, self.device_bytes + self._size(version)
+        count, size = len(self.resident) + 1, self.device_bytes + version.device_bytes
         victims: list[AdapterVersion] = []
         for victim in sorted((v for v in self._movable(version) if not v.holds), key=lambda v: v.last_used):
             if self._within(count, size):
@@ -160,11 +180,6 @@ class Tiers:
     def _movable(self, version: AdapterVersion) -> list[AdapterVersion]:
         rank = self._rank.get(version, _UNWANTED)
         return [v for v in self.resident if v not in self.pinned and self._rank.get(v, _UNWANTED) >= rank]
-
-    def _size(self, version: AdapterVersion) -> int:
-        if version.device_bytes or version.staged is None:
-            return version.device_bytes
-        return version.staged.num_bytes
 
     def _within(self, count: int, size: int) -> bool:
         return count <= self._slots and (not self._device_budget or size <= self._device_budget)

@@ -68,7 +68,7 @@ class AdapterVersion:
         """Threads that bring it in: what they have staged stays in host memory until they are done."""
         self.error = ""
         self.device_bytes = 0
-        """In a slot; known once it was there."""
+        """In a slot; known once it was staged, which takes as many."""
         self.loaded_at = 0.0
         self.last_used = 0
 

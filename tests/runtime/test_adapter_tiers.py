@@ -24,6 +24,7 @@ from lora_runtime import (
     RequestTimeoutError,
     SamplingParams,
     UnknownAdapterError,
+    WeightedAdapter,
 )
 from lora_runtime.adapters.reading import Reader
 
@@ -278,3 +279,50 @@ def test_an_id_may_go_while_it_is_first_read(
         engine.submit(ask("a0"))
     assert engine.stats().host_adapters == 0
     assert not engine._store._versions
+
+
+def test_a_cold_adapter_waits_for_a_slot_in_host_memory(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All slots are in use and host memory holds nothing: still each is read once, not again and again."""
+    engine, reads = make_engine(max_adapters=2, adapter_host_bytes=0), []
+    expected = load_all(engine, {n: tiny_adapters[n] for n in ("a0", "a1", "a2", "a3")})
+    read = Reader._read
+
+    def counting(reader: Reader, source: str, directory: Path) -> object:
+        reads.append(directory.name)
+        return read(reader, source, directory)
+
+    slow_down(engine)
+    running = [engine.submit(ask(name, LONG)) for name in ("a2", "a3")]
+    for handle in running:
+        next(iter(handle))
+    monkeypatch.setattr(Reader, "_read", counting)
+    waiting = [engine.submit(ask(name)) for name in ("a0", "a1")]
+    assert [h.result().text for h in waiting] == [expected["a0"], expected["a1"]]
+    assert sorted(reads) == ["a0", "a1"]
+    wait_until_idle(engine)
+    assert engine.stats().host_adapter_bytes == 0
+
+
+def test_pinning_refuses_what_it_leaves_no_room_for(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]
+) -> None:
+    engine = make_engine(max_adapters=3)
+    expected = load_all(engine, {n: tiny_adapters[n] for n in ("a0", "a1", "a2", "a3", "a4")})
+    slow_down(engine)
+    running = [engine.submit(ask(name, LONG)) for name in ("a2", "a3", "a4")]
+    for handle in running:
+        next(iter(handle))
+    pair = (WeightedAdapter("a0"), WeightedAdapter("a1"))
+    both = engine.submit(Request(prompt="a prompt", adapters=pair, sampling=SHORT))
+    single = engine.submit(ask("a0"))
+    for name in ("a2", "a3"):
+        engine.set_policy(name, AdapterPolicy(pinned=True))
+    with pytest.raises(AdapterCapacityError):  # the two could not be together any more
+        both.result()
+    for handle in running:
+        handle.cancel()
+    assert single.result().text == expected["a0"]  # but each alone
+    with pytest.raises(AdapterCapacityError):
+        engine.submit(Request(prompt="a prompt", adapters=pair, sampling=SHORT))

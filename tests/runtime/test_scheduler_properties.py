@@ -39,7 +39,7 @@ class Device:
 class NoSlots:
     """No sequence here has an adapter in a slot."""
 
-    def want(self, versions: list) -> set:
+    def want(self, groups: list) -> set:
         return set()
 
 
