@@ -289,9 +289,9 @@ def test_a_cold_adapter_waits_for_a_slot_in_host_memory(
     expected = load_all(engine, {n: tiny_adapters[n] for n in ("a0", "a1", "a2", "a3")})
     read = Reader._read
 
-    def counting(reader: Reader, source: str, directory: Path) -> object:
+    def counting(reader: Reader, source: str, directory: Path, *rest: object) -> object:
         reads.append(directory.name)
-        return read(reader, source, directory)
+        return read(reader, source, directory, *rest)
 
     slow_down(engine)
     running = [engine.submit(ask(name, LONG)) for name in ("a2", "a3")]

@@ -84,11 +84,11 @@ async def test_adapter_of_another_base(tiny_base: Path, tmp_path: Path) -> None:
 
 
 async def test_unsupported_adapter(tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path) -> None:
-    edit_config(shutil.copytree(tiny_adapters["a0"], tmp_path / "dora"), use_dora=True)
+    edit_config(shutil.copytree(tiny_adapters["a0"], tmp_path / "moe"), target_parameters=["experts"])
     async with running(make_settings(tiny_base, adapter_roots=[tmp_path])) as served:
-        request = adapters_pb2.LoadAdapterRequest(path="dora")
+        request = adapters_pb2.LoadAdapterRequest(path="moe")
         error = await refused(served.adapters.LoadAdapter(request), Code.INVALID_ARGUMENT)
-        assert "use_dora" in error.details()
+        assert "target_parameters" in error.details()
 
 
 async def test_paths_outside_the_roots(tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path) -> None:
