@@ -127,11 +127,12 @@ class App:
         """Refuse new calls, let running ones finish for `drain_s` seconds, cancel the rest."""
         await self._health.draining()
         self._adapters.close()
-        if self._declared is not None:
-            await asyncio.to_thread(self._declared.stop)
         if self._engine is not None:
             log.info("draining", seconds=self.settings.drain_s)
             self._engine.stop_admitting()
+        if self._declared is not None:
+            await asyncio.to_thread(self._declared.stop)
+        if self._engine is not None:
             await asyncio.to_thread(self._engine.shutdown, self.settings.drain_s)
         await self._server.stop(grace=1)
         if self._probes is not None:
