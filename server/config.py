@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Policy(BaseModel):
     """What one adapter's requests may take; 0 is no limit. As lora_runtime.AdapterPolicy."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     weight: float = Field(1, gt=0, allow_inf_nan=False)
     max_running: int = Field(0, ge=0)
