@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import re
 import subprocess
 import sys
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from figures import Figure, figures
 from measure import Row, run_group
+from report import RESULTS, machine, plot, save
 from rich.console import Console
 from rich.table import Table
 from suites import SUITES, Group
-from systems import CORES, SYSTEMS, VENVS
+from systems import SYSTEMS
 from workloads import ARTIFACTS, MODEL, ROOT
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results"
 
 
 def main() -> int:
@@ -100,16 +98,6 @@ def _many_adapters(folder: Path) -> list[Figure]:
     ]
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers depend on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
-    return {
-        "cpu": names[0] if names else platform.processor(), "cores": len(CORES), "python": platform.python_version(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "model": MODEL.name,
-    }
-
-
 def show(rows: list[Row], derived: list[Figure], problems: list[str]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 130)
     if rows:
@@ -149,19 +137,12 @@ def _cell(value: float | None, form: str, scale: float = 1.0) -> str:
 
 
 def _save(report: dict[str, Any], name: str, png: Path | None) -> None:
-    RESULTS.mkdir(exist_ok=True)
     result = RESULTS / f"{name}.json"
-    result.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"wrote {result.relative_to(ROOT)}", file=sys.stderr)
-    python = VENVS / "tools/bin/python"
+    save(report, result)
     if png is None and name in ("figures", "full"):
         png = ROOT / "docs" / f"benchmark-{name}.png"
-    if png is None or not report["rows"]:
-        return
-    if not python.exists():
-        print("no plot: run benchmarks/setup_peers.py, which installs matplotlib", file=sys.stderr)
-        return
-    subprocess.run([str(python), str(HERE / "plot.py"), str(result), str(png)], check=True)
+    if png is not None and report["rows"]:
+        plot("plot.py", result, png)
 
 
 if __name__ == "__main__":

@@ -88,25 +88,31 @@ def _text_tokens(model: Path) -> list[int]:
 
 
 def adapter_dir(name: str, model: Path) -> Path:
-    """The PEFT directory of adapter `name` ("r16-0003"), written at its first use."""
+    """The PEFT directory of adapter `name`, written at its first use.
+
+    "r16-0003": rank 16 on all projections; "qv8-0003": rank 8 on q and v.
+    """
     directory = ARTIFACTS / "adapters" / model.name / name
     if not directory.is_dir():
-        rank, index = name.removeprefix("r").split("-")
+        kind, index = name.split("-")
+        targets = _TARGETS if kind.startswith("r") else ("q_proj", "v_proj")
         # Under a temporary name first: a killed run leaves nothing half done.
         scratch = directory.with_name(f".{name}-{os.getpid()}")
-        _write_adapter(scratch, model, int(rank), int(index))
+        _write_adapter(scratch, model, int(kind.lstrip("rqv")), int(index), targets)
         scratch.rename(directory)
     return directory
 
 
-def _write_adapter(directory: Path, model: Path, rank: int, seed: int) -> None:
-    """Random A and B, B not zero, for all seven projections of each Llama layer."""
+def _write_adapter(directory: Path, model: Path, rank: int, seed: int, targets: tuple[str, ...]) -> None:
+    """Random A and B, B not zero, for these projections of each Llama layer."""
     directory.mkdir(parents=True, exist_ok=True)
     base = json.loads((model / "config.json").read_text())
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, torch.Tensor] = {}
     for layer in range(base["num_hidden_layers"]):
         for module, (inputs, outputs) in _shapes(base).items():
+            if module.partition(".")[2] not in targets:
+                continue
             key = f"base_model.model.model.layers.{layer}.{module}"
             a = torch.randn(rank, inputs, generator=generator) / inputs**0.5
             # The update's size must not depend on the rank.
@@ -116,7 +122,7 @@ def _write_adapter(directory: Path, model: Path, rank: int, seed: int) -> None:
     save_file(tensors, directory / "adapter_model.safetensors")
     (directory / "adapter_config.json").write_text(json.dumps({
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": model.name, "r": rank,
-        "lora_alpha": 2 * rank, "target_modules": list(_TARGETS), "bias": "none", "lora_dropout": 0.0,
+        "lora_alpha": 2 * rank, "target_modules": list(targets), "bias": "none", "lora_dropout": 0.0,
         "fan_in_fan_out": False, "inference_mode": True,
     }, indent=1))
 

@@ -7,24 +7,29 @@ import json
 import logging
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from .adapters.update import BaseModule, ModuleKind, ModuleUpdate
 from .errors import AdapterCapacityError, BaseModelError
 from .kernels import select
+from .kernels.adapter import DeviceAdapter, StagedAdapter, TorchAdapter
 from .kernels.cpu.adapter import CpuAdapter
 from .kernels.cpu.build import NoKernelsError, host_target
 from .kernels.cpu.ops import sample_rows
 from .kernels.cpu.program import Program
-from .kernels.lora import DeviceAdapter, LoraWeights, TorchAdapter
+from .kernels.cpu.weights import PackedLinear
 from .kernels.sampling import sample_rows_reference
-from .model import attention
+from .model import attention, hooks
 from .model.compiled import ProgramMismatchError, compile_program
-from .model.projection import LoraProjection, wrap_projections
+from .model.modules import base_modules
+from .model.staging import Stager
 from .model.state import AttentionCall, StepState
+from .model.tensors import BaseTensors
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +41,15 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 class BaseModel:
-    """A causal language model with loramux's projections and attention swapped in.
+    """A causal language model whose modules take adapters, with loramux's attention swapped in.
 
-    `projections` maps module paths, as PEFT names them, to the wrapped linears; `kv_shapes` lists
+    `modules`: what an adapter may change, by the paths that PEFT names too; `kv_shapes` lists
     (kv_heads, key dim, value dim) per layer; `identity` is a SHA-256 over the files' headers.
     """
 
     def __init__(
         self, model: Any, tokenizer: Any, name: str, identity: str, *, kernels: str = "auto", weights: str = "auto",
-        lora: bool = True,
+        lora: bool = True, max_added_tokens: int = 64,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -60,7 +65,12 @@ class BaseModel:
         """Engines that share a base in one process take turns."""
         self.vocab_size = int(self.config.vocab_size)
         self.state = StepState(select(self.device))
-        self.projections: dict[str, LoraProjection] = wrap_projections(model, self.state, model.get_output_embeddings())
+        self.modules: dict[str, BaseModule] = base_modules(model)
+        self.head_name = next((n for n, m in self.modules.items() if m.kind is ModuleKind.LM_HEAD), "")
+        self.max_added_tokens = max_added_tokens if lora else 0
+        """Columns of the logits behind the vocabulary, for tokens that adapters add."""
+        self._table = {name: i for i, name in enumerate(self.modules)}
+        hooks.attach(model, self.modules, self.state)
         attention.register()
         attention.attach(model, self.state)
         model.set_attn_implementation(attention.IMPLEMENTATION)
@@ -70,15 +80,18 @@ class BaseModel:
         self.kernel_names = dict(self.state.kernels.names)
         self.takes_adapters = lora
         self.sample_rows = sample_rows_reference
-        self.program = self._compile(kernels, weights, lora)
+        packed: dict[str, PackedLinear] = {}
+        self.program = self._compile(kernels, weights, lora, packed)
         """The whole step in C++, or None: then transformers' forward runs."""
+        self._tensors = BaseTensors(model, self.modules, self.dtype, packed)
 
     @classmethod
     def load(cls, source: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto",
-             trust_hub: bool = False, kernels: str = "auto", weights: str = "auto", lora: bool = True) -> BaseModel:
+             trust_hub: bool = False, kernels: str = "auto", weights: str = "auto", lora: bool = True,
+             max_added_tokens: int = 64) -> BaseModel:
         """Load a directory with config.json, safetensors and a tokenizer, or a hub id if `trust_hub`.
 
-        `kernels`, `weights`: see EngineConfig; without `lora` the base takes no adapters. Raises
+        `kernels`, `weights`, `max_added_tokens`: see EngineConfig; without `lora` the base takes no adapters. Raises
         BaseModelError when it is not there, not safetensors, or not servable faithfully.
         """
         path = Path(source)
@@ -96,20 +109,31 @@ class BaseModel:
             raise BaseModelError(f"base model {str(source)!r} cannot be loaded: {error}") from error
         try:
             return cls(model, tokenizer, path.name if path.is_dir() else str(source), identity_of(path, model),
-                       kernels=kernels, weights=weights, lora=lora)
+                       kernels=kernels, weights=weights, lora=lora, max_added_tokens=max_added_tokens)
         except ProgramMismatchError as error:
             log.warning("going on without the C++ kernels: %s", error)
         return cls.load(source, device=device, dtype=dtype, trust_hub=trust_hub, kernels="torch", weights=weights,
-                        lora=lora)
+                        lora=lora, max_added_tokens=max_added_tokens)
 
-    def place_adapter(self, weights: dict[str, LoraWeights]) -> DeviceAdapter:
-        """The adapter as this base's forward reads it.
+    def stage_adapter(self, updates: Mapping[str, ModuleUpdate]) -> StagedAdapter:
+        """The adapter as this base's forward reads it, in host memory. For any thread, beside steps.
 
-        Raises ValueError for what that cannot take, AdapterCapacityError if it takes no adapters at all.
+        Raises AdapterError naming the module for what that cannot take, AdapterCapacityError if the base takes no
+        adapters at all.
         """
         if not self.takes_adapters:
             raise AdapterCapacityError("the base was loaded without adapter slots: it takes no adapters")
-        return TorchAdapter(weights) if self.program is None else CpuAdapter(weights, list(self.projections))
+        deltas = Stager(self._tensors, self.max_added_tokens).stage(updates)
+        if self.program is not None:
+            return CpuAdapter(deltas, self._table)
+        staged = TorchAdapter(deltas)
+        return staged.pinned() if self.device.type == "cuda" else staged
+
+    def place_adapter(self, staged: StagedAdapter) -> DeviceAdapter:
+        """On the device; where that is the host nothing is copied."""
+        if isinstance(staged, TorchAdapter) and self.device.type != "cpu":
+            return staged.to(self.device)
+        return staged
 
     def has_module(self, path: str) -> bool:
         """Whether the base has any module at this path, a target projection or not."""
@@ -118,8 +142,11 @@ class BaseModel:
     @torch.inference_mode()
     def _dry_run(self) -> list[AttentionCall]:
         """One small forward: shows that every layer uses our attention, and how."""
-        tokens = torch.zeros(1, 4, dtype=torch.long, device=self.device)
-        self.model(input_ids=tokens, position_ids=torch.arange(4, device=self.device)[None], use_cache=False)
+        rows = self.config.num_attention_heads + 1  # tells rows from heads, see hooks
+        tokens = torch.zeros(1, rows, dtype=torch.long, device=self.device)
+        self.state.dry_rows = rows
+        self.model(input_ids=tokens, position_ids=torch.arange(rows, device=self.device)[None], use_cache=False)
+        self.state.dry_rows = 0
         calls, layers = self.state.calls, self.config.num_hidden_layers
         if sorted(calls) != list(range(layers)):
             raise BaseModelError(
@@ -128,10 +155,12 @@ class BaseModel:
             )
         return [calls[i] for i in range(layers)]
 
-    def _compile(self, kernels: str, weights: str, lora: bool) -> Program | None:
+    def _compile(self, kernels: str, weights: str, lora: bool, packed: dict[str, PackedLinear]) -> Program | None:
+        """`packed` gets the weights that the modules lose to the program."""
         if self.device.type == "cpu" and kernels == "auto":
             try:
-                program = compile_program(self, lora=lora, int8=weights == "int8")
+                program, own = compile_program(self, lora=lora, int8=weights == "int8")
+                packed |= own
             except ProgramMismatchError:
                 raise
             except NoKernelsError as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .adapters.registry import AdapterVersion
+from .adapters.version import AdapterVersion
 from .scheduler import ScheduledRow
 from .sequence import Sequence
 
@@ -51,8 +51,8 @@ class StepBatch:
 class BatchPlanner:
     """Lays out the scheduled rows; a batch of decode rows that goes on as it was is only advanced.
 
-    Sequences are sorted by adapter version so that each version is one segment. A StepBatch is valid
-    until the next call: its arrays are reused.
+    Sequences are sorted by adapter version so that each version is one segment where its rows are neighbours.
+    A StepBatch is valid until the next call: its arrays are reused.
     """
 
     def __init__(self, block_size: int) -> None:
@@ -62,7 +62,7 @@ class BatchPlanner:
         self._num_blocks: list[int] = []
 
     def plan(self, rows: Seq[ScheduledRow]) -> StepBatch:
-        rows = sorted(rows, key=lambda r: r.sequence.version)
+        rows = sorted(rows, key=lambda r: r.sequence.kv_version)
         order = [r.sequence for r in rows]
         decode = all(r.count == 1 for r in rows) and all(s.num_remaining == 1 for s in order)
         if decode and self._batch is not None and order == self._order:
@@ -106,26 +106,34 @@ def _lay_out(rows: Seq[ScheduledRow], block_size: int) -> StepBatch:
     owner = np.repeat(np.arange(len(rows), dtype=np.int32), counts)
     positions = np.arange(starts[-1], dtype=np.int32) - starts[owner] + computed[owner]
     done = [i for i, r in enumerate(rows) if r.sequence.num_computed + r.count == len(r.sequence.tokens)]
-    segments = _segments(sequences, starts)
+    segments = _segments(sequences, starts, computed)
     return StepBatch(
         tokens=np.array(tokens, np.int32), positions=positions,
         slots=tables[owner, positions // block_size] * np.int32(block_size) + positions % np.int32(block_size),
         query_start=starts, context_lengths=computed + counts, block_tables=tables, block_size=block_size,
         sampled_rows=(starts[1:] - 1)[done].astype(np.int32), segments=segments,
-        sampling=[sequences[i] for i in done], distinct_adapters=len(segments),
+        sampling=[sequences[i] for i in done], distinct_adapters=len({s.adapter for s in segments}),
     )
 
 
-def _segments(sequences: Seq[Sequence], starts: Ints) -> list[AdapterSegment]:
-    """One per adapter version: sequences come sorted by version."""
+def _segments(sequences: Seq[Sequence], starts: Ints, computed: Ints) -> list[AdapterSegment]:
+    """Rows of one version and weight that are neighbours are one segment; sequences come sorted by version."""
     segments: list[AdapterSegment] = []
+    open_ends: dict[tuple[str, float], int] = {}
     for i, seq in enumerate(sequences):
-        if seq.adapter is None:
-            continue
-        start, end = int(starts[i]), int(starts[i + 1])
-        if segments and segments[-1].adapter.version == seq.version:
-            start = segments.pop().start
-        segments.append(AdapterSegment(start, end, seq.adapter))
+        for adapter in seq.adapters:
+            # Rows before its first position are the base's.
+            start = max(int(starts[i]), int(starts[i]) + adapter.start - int(computed[i]))
+            end, key = int(starts[i + 1]), (adapter.version.version, adapter.weight)
+            last = open_ends.get(key)
+            if start >= end:
+                continue
+            if last is not None and segments[last].end == start:
+                start = segments[last].start
+                segments[last] = AdapterSegment(start, end, adapter.version, adapter.weight)
+                continue
+            open_ends[key] = len(segments)
+            segments.append(AdapterSegment(start, end, adapter.version, adapter.weight))
     return segments
 
 

@@ -45,6 +45,10 @@ class BaseMismatchError(AdapterError):
 class AdapterUnavailableError(LoramuxError):
     """A registered adapter cannot be brought in: its source is gone, or holds other content than was registered."""
 
+    def __init__(self, message: str, adapter_id: str = "") -> None:
+        self.adapter_id = adapter_id
+        super().__init__(message)
+
 
 class AdapterInUseError(LoramuxError):
     """Unload was refused: requests still hold leases on the adapter."""

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from .types import Choice, Generation, Request, TokenEvent, TokenLogprob
+from .types import AdapterUse, Choice, Generation, Request, TokenEvent, TokenLogprob
 
 
 class RequestHandle:
@@ -19,13 +19,13 @@ class RequestHandle:
     """
 
     def __init__(
-        self, request: Request, request_id: str, prompt_token_ids: tuple[int, ...], adapter_version: str,
+        self, request: Request, request_id: str, prompt_token_ids: tuple[int, ...], adapters: tuple[AdapterUse, ...],
         on_cancel: Callable[[RequestHandle], None],
     ) -> None:
         self.request = request
         self.request_id = request_id
         self.prompt_token_ids = prompt_token_ids
-        self.adapter_version = adapter_version
+        self.adapters = adapters
         self._on_cancel = on_cancel
         self._changed = threading.Condition()
         self._events: deque[TokenEvent] = deque()
@@ -33,6 +33,11 @@ class RequestHandle:
         self._error: Exception | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
+
+    @property
+    def adapter_version(self) -> str:
+        """Of the one adapter that serves; empty for the base and for several (see `adapters`)."""
+        return self.adapters[0].version if self.request.adapter_id else ""
 
     def cancel(self) -> None:
         """Free sequences, KV blocks and lease before the next step. Idempotent."""
@@ -107,7 +112,7 @@ class RequestHandle:
 
     def _collect(self, events: list[TokenEvent]) -> Generation:
         choices = [_merge([e for e in events if e.index == i]) for i in range(self.request.sampling.n)]
-        return Generation(self.request_id, self.request.adapter_id, self.adapter_version, tuple(choices))
+        return Generation(self.request_id, self.request.adapter_id, self.adapter_version, tuple(choices), self.adapters)
 
 
 def _merge(events: list[TokenEvent]) -> Choice:

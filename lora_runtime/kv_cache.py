@@ -9,21 +9,22 @@ from collections.abc import Sequence
 import torch
 
 BlockKey = tuple[str, bytes]
-"""(adapter version, chained digest of all tokens up to the block's end)."""
+"""(Sequence.kv_version, chained digest of all tokens up to the block's end)."""
 
 
 def block_keys(
-    version: str, token_ids: Sequence[int], block_size: int, known: Sequence[BlockKey] = ()
+    version: str, token_ids: Sequence[int], block_size: int, known: Sequence[BlockKey] = (), base_prefix: int = 0
 ) -> list[BlockKey]:
     """Keys of every full block of `token_ids`, continuing after the `known` ones.
 
-    The version is part of the key: a KV prefix depends on the adapter that computed it.
+    The version is part of the key: a KV prefix depends on the adapter that computed it. The first `base_prefix`
+    tokens were computed without any (version "").
     """
     keys = list(known)
     for start in range(len(keys) * block_size, len(token_ids) - block_size + 1, block_size):
         digest = hashlib.blake2b(keys[-1][1] if keys else b"", digest_size=16)
         digest.update(b"".join(t.to_bytes(4, "little") for t in token_ids[start : start + block_size]))
-        keys.append((version, digest.digest()))
+        keys.append(("" if start + block_size <= base_prefix else version, digest.digest()))
     return keys
 
 
@@ -100,8 +101,8 @@ class BlockAllocator:
         return blocks
 
     def forget(self, version: str) -> None:
-        """Drop every cached prefix of an adapter version; held blocks are freed on release."""
-        for key in [k for k in self._block_of if k[0] == version]:
+        """Drop every cached prefix that an adapter version had a part in; held blocks are freed on release."""
+        for key in [k for k in self._block_of if version in k[0]]:
             block = self._block_of.pop(key)
             del self._key_of[block]
             if block in self._cached:

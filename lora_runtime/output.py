@@ -9,7 +9,7 @@ from .sequence import Sequence
 from .types import FinishReason, TokenEvent
 
 
-def accept_token(seq: Sequence, sampled: Sampled, eos_ids: frozenset[int]) -> TokenEvent:
+def accept_token(seq: Sequence, sampled: Sampled) -> TokenEvent:
     """Append the token and give the event to deliver; `finish_reason` set ends the sequence.
 
     The token that ends a sequence (EOS or a stop token) counts and is reported, but gives no text.
@@ -17,7 +17,7 @@ def accept_token(seq: Sequence, sampled: Sampled, eos_ids: frozenset[int]) -> To
     token = sampled.token_id
     seq.tokens.append(token)
     seq.mark_token(time.monotonic())
-    reason = _token_reason(seq, token, eos_ids)
+    reason = _token_reason(seq, token)
     text, stopped = seq.stops.push("" if reason else seq.detokenizer.push(token))
     if stopped:
         reason = FinishReason.STOP
@@ -41,9 +41,9 @@ def accept_token(seq: Sequence, sampled: Sampled, eos_ids: frozenset[int]) -> To
     )
 
 
-def _token_reason(seq: Sequence, token: int, eos_ids: frozenset[int]) -> FinishReason | None:
+def _token_reason(seq: Sequence, token: int) -> FinishReason | None:
     if token in seq.sampling.stop_token_ids:
         return FinishReason.STOP
-    if token in eos_ids and not seq.sampling.ignore_eos:
+    if token in seq.eos_ids and not seq.sampling.ignore_eos:
         return FinishReason.EOS
     return None

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import Protocol
 
+from .adapters.version import AdapterVersion
+from .fairness import PROMPT_COST, FairQueue
 from .kv_cache import BlockAllocator, block_keys
 from .sequence import Sequence
 
@@ -18,44 +23,62 @@ class ScheduledRow:
     count: int
 
 
-class Scheduler:
-    """First come, first served. Running sequences keep their KV until done or preempted.
+class Slots(Protocol):
+    """The adapters' slots, as the scheduler sees them (see AdapterStore). None of the calls waits."""
 
-    Decode rows are served first so that prefill never stalls them; what is left of the token
-    budget goes to prefill chunks, oldest first. When blocks run out, the youngest running sequence
-    gives its blocks back and is recomputed later. Not thread-safe: the engine thread owns it.
+    def want(self, groups: Seq[Seq[AdapterVersion]]) -> set[AdapterVersion]: ...
+
+    def hold(self, versions: Seq[AdapterVersion]) -> bool: ...
+
+    def drop(self, versions: Seq[AdapterVersion]) -> None: ...
+
+
+class Scheduler:
+    """Admits by fairness (FairQueue). What runs keeps its KV and its adapters' slots until it is done or preempted.
+
+    Decode rows are served first so that prefill never stalls them; what is left of the token budget goes to prefill
+    chunks, the least served adapter's first. When blocks run out, the youngest running sequence gives its blocks back
+    and is recomputed later. A sequence whose adapter has no slot yet is passed over, and delays nobody.
+    `max_running_of` gives an adapter's own limit, 0 for none. Not thread-safe: the engine thread owns it.
     """
 
-    def __init__(self, allocator: BlockAllocator, *, max_running: int, max_batch_tokens: int) -> None:
+    def __init__(
+        self, allocator: BlockAllocator, slots: Slots, *, max_running: int, max_batch_tokens: int,
+        waiting: FairQueue | None = None, max_running_of: Callable[[str], int] = lambda tenant: 0,
+    ) -> None:
         self.allocator = allocator
+        self.slots = slots
         self.max_running = max_running
         self.max_batch_tokens = max_batch_tokens
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = FairQueue() if waiting is None else waiting
         self.running: list[Sequence] = []
         self.preemptions = 0
+        self._max_running_of = max_running_of
+        self._running_of: Counter[str] = Counter()
+        self._wants = False
 
     def add(self, sequence: Sequence) -> None:
-        self.waiting.append(sequence)
+        self.waiting.add(sequence)
 
     def schedule(self) -> list[ScheduledRow]:
-        """The rows of the next step, their KV blocks allocated; empty when there is no work."""
+        """The rows of the next step, their KV blocks allocated; empty when nothing can run."""
         budget = self.max_batch_tokens
         rows: dict[int, ScheduledRow] = {}
         preempted = self.preemptions
-        # Decode first (one token left), then prefill; both oldest first.
-        for seq in sorted(self.running, key=lambda s: s.num_remaining > 1):
+        for seq in sorted(self.running, key=self._turn):
             count = min(seq.num_remaining, budget)
             if count and seq in self.running and self._grow(seq, count, rows):
                 rows[id(seq)] = ScheduledRow(seq, count)
                 budget -= count
+        draining = self._want()
         if self.preemptions == preempted:  # admitting right after a preemption would thrash
-            self._admit(budget, rows)
+            self._admit(budget, rows, draining)
         return list(rows.values())
 
     def finish(self, sequence: Sequence) -> None:
-        """Take a sequence out, wherever it is, and free its blocks."""
+        """Take a sequence out, wherever it is, and free its blocks and its hold on slots."""
         if sequence in self.running:
-            self.running.remove(sequence)
+            self._leave(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
         self._release(sequence)
@@ -69,26 +92,69 @@ class Scheduler:
                 self.allocator.publish(sequence.blocks[i], sequence.keys[i])
             sequence.num_published = full
 
-    def _admit(self, budget: int, rows: dict[int, ScheduledRow]) -> None:
-        while self.waiting and budget and len(self.running) < self.max_running:
-            seq = self.waiting[0]
-            self._match_prefix(seq)
-            needed = self._blocks_for(len(seq.tokens)) - len(seq.blocks)
-            # Room for the whole prompt, or it would soon be preempted again.
-            if needed > self.allocator.num_available and self.running:
-                self._release(seq)
+    def _turn(self, seq: Sequence) -> tuple[float, float]:
+        """Decode first (one token left), the oldest first; then prefill."""
+        return (0, 0) if seq.num_remaining == 1 else (1 - seq.priority / 1000, self.waiting.served(seq.tenant))
+
+    def _want(self) -> set[AdapterVersion]:
+        """Tell the slots what waits; gives the versions that may take no new sequences now."""
+        wanted = [seq.versions for seq in self.waiting.heads() if seq.versions]
+        if not wanted and not self._wants:
+            return set()
+        self._wants = bool(wanted)
+        return self.slots.want(wanted)
+
+    def _admit(self, budget: int, rows: dict[int, ScheduledRow], draining: set[AdapterVersion]) -> None:
+        passed: set[int] = set()
+        while budget and len(self.running) < self.max_running and (seq := self.waiting.next(passed)) is not None:
+            if self._is_at_limit(seq.tenant) or not draining.isdisjoint(seq.versions) or not self._hold(seq):
+                passed.add(id(seq))
+                continue
+            count = self._start(seq, budget)
+            if not count:
+                self._let_go(seq)
                 return
-            count = min(seq.num_remaining, budget)
-            if not self._allocate_for(seq, count):
-                self._release(seq)
-                return
-            self.waiting.popleft()
-            self.running.append(seq)
-            seq.scheduled_at = seq.scheduled_at or time.monotonic()
-            if seq.cached_tokens is None:
-                seq.cached_tokens = seq.num_computed
             rows[id(seq)] = ScheduledRow(seq, count)
             budget -= count
+
+    def _hold(self, seq: Sequence) -> bool:
+        held = not seq.versions or self.slots.hold(seq.versions)
+        if not held and seq.missed_at is None:
+            seq.missed_at = time.monotonic()
+        return held
+
+    def _start(self, seq: Sequence, budget: int) -> int:
+        """Let a waiting sequence run, with so many tokens; 0 if there are no blocks for it."""
+        self._match_prefix(seq)
+        needed = self._blocks_for(len(seq.tokens)) - len(seq.blocks)
+        count = min(seq.num_remaining, budget)
+        # Room for the whole prompt, or it would soon be preempted again.
+        if (needed > self.allocator.num_available and self.running) or not self._allocate_for(seq, count):
+            self._release(seq)
+            return 0
+        self.waiting.remove(seq)
+        self.running.append(seq)
+        self._running_of[seq.tenant] += 1
+        if seq.scheduled_at is None:
+            seq.scheduled_at = time.monotonic()
+            seq.cached_tokens = seq.num_computed
+            self.waiting.charge(seq.tenant, PROMPT_COST * seq.num_remaining)
+        return count
+
+    def _is_at_limit(self, tenant: str) -> bool:
+        limit = self._max_running_of(tenant)
+        return 0 < limit <= self._running_of[tenant]
+
+    def _leave(self, seq: Sequence) -> None:
+        self.running.remove(seq)
+        self._running_of[seq.tenant] -= 1
+        if not self._running_of[seq.tenant]:
+            del self._running_of[seq.tenant]
+        self._let_go(seq)
+
+    def _let_go(self, seq: Sequence) -> None:
+        if seq.versions:
+            self.slots.drop(seq.versions)
 
     def _match_prefix(self, seq: Sequence) -> None:
         self._extend_keys(seq)
@@ -99,7 +165,7 @@ class Scheduler:
         seq.num_computed = len(seq.blocks) * self.allocator.block_size
 
     def _extend_keys(self, seq: Sequence) -> None:
-        seq.keys = block_keys(seq.version, seq.tokens, self.allocator.block_size, seq.keys)
+        seq.keys = block_keys(seq.kv_version, seq.tokens, self.allocator.block_size, seq.keys, seq.base_prefix)
 
     def _grow(self, seq: Sequence, count: int, rows: dict[int, ScheduledRow]) -> bool:
         """Blocks for `count` more tokens, preempting the youngest; False if `seq` had to yield."""
@@ -122,9 +188,9 @@ class Scheduler:
         return True
 
     def _preempt(self, seq: Sequence) -> None:
-        self.running.remove(seq)
+        self._leave(seq)
         self._release(seq)
-        self.waiting.appendleft(seq)
+        self.waiting.add_first(seq)
         self.preemptions += 1
 
     def _release(self, seq: Sequence) -> None:

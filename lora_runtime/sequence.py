@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,24 +13,50 @@ from .kv_cache import BlockKey
 from .types import SamplingParams, Timings, Usage
 
 if TYPE_CHECKING:
-    from .adapters.registry import AdapterVersion
+    from .adapters.version import AdapterVersion
     from .handle import RequestHandle
 
 
+@dataclass(frozen=True)
+class SequenceAdapter:
+    """A version that a sequence runs with, its weight, and the first position that it works on."""
+
+    version: AdapterVersion
+    weight: float = 1.0
+    start: int = 0
+
+    @property
+    def key(self) -> str:
+        """What the KV behind `start` depends on."""
+        weight = "" if self.weight == 1 else f"*{self.weight!r}"
+        return f"{self.version.version}{weight}" + (f"@{self.start}" if self.start else "")
+
+
 class Sequence:
-    """Tokens, KV blocks and sampling state. `tokens[:num_computed]` have their KV in `blocks`."""
+    """Tokens, KV blocks and sampling state. `tokens[:num_computed]` have their KV in `blocks`.
+
+    `tenant`: the adapter id (the first of several, "" for the base) that its tokens are counted for.
+    """
 
     def __init__(
         self, handle: RequestHandle, index: int, prompt: tuple[int, ...], sampling: SamplingParams,
-        adapter: AdapterVersion | None, detokenizer: IncrementalDetokenizer, max_tokens: int,
+        detokenizer: IncrementalDetokenizer, max_tokens: int, *, adapters: tuple[SequenceAdapter, ...] = (),
+        tenant: str = "", priority: int = 0, eos_ids: frozenset[int] = frozenset(),
     ) -> None:
         self.handle = handle
         self.index = index
         self.tokens = list(prompt)
         self.num_prompt = len(prompt)
         self.sampling = sampling
-        self.adapter = adapter
-        self.version = adapter.version if adapter else ""
+        self.adapters = adapters
+        self.versions = [a.version for a in adapters]
+        self.kv_version = "+".join(a.key for a in adapters)
+        """Part of the KV blocks' keys: what they depend on beside the tokens. Empty for the base."""
+        self.base_prefix = min((a.start for a in adapters), default=0)
+        """Tokens whose KV is the base's own: those before an activated LoRA is invoked."""
+        self.tenant = tenant
+        self.priority = priority
+        self.eos_ids = eos_ids
         self.detokenizer = detokenizer
         self.stops = StopMatcher(sampling.stop)
         self.max_tokens = max_tokens
@@ -41,6 +68,8 @@ class Sequence:
         self.generator: torch.Generator | None = None
         self.arrived = time.monotonic()
         self.scheduled_at: float | None = None
+        self.missed_at: float | None = None
+        """When it could have run first but for its adapter."""
         self.first_token_at: float | None = None
         self.last_token_at: float | None = None
         self.token_gaps: list[float] = []

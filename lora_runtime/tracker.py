@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from .adapters.registry import AdapterVersion
+from .adapters.version import AdapterVersion
 from .handle import RequestHandle
 from .sequence import Sequence
 from .types import RequestRecord
@@ -13,11 +13,21 @@ from .types import RequestRecord
 
 @dataclass
 class LiveRequest:
-    """All choices of one request and the lease they share."""
+    """All choices of one request and the leases they share."""
 
     handle: RequestHandle
-    adapter: AdapterVersion | None
+    versions: list[AdapterVersion]
     sequences: list[Sequence]
+
+    @property
+    def adapter_ids(self) -> list[str]:
+        """Whose limits it counts against; "" is the base."""
+        return [use.adapter_id for use in self.handle.adapters] or [""]
+
+    @property
+    def waits(self) -> bool:
+        """Whether no choice runs now: none has yet, or those that did were preempted."""
+        return not any(s.blocks for s in self.sequences)
 
     @property
     def deadline(self) -> float | None:
@@ -38,5 +48,7 @@ class LiveRequest:
             queue_s=(first.scheduled_at or now) - first.arrived,
             ttft_s=None if first.first_token_at is None else first.first_token_at - first.arrived,
             e2e_s=now - first.arrived,
+            adapters=self.handle.adapters,
+            adapter_wait_s=0.0 if first.missed_at is None else (first.scheduled_at or now) - first.missed_at,
             itl_s=tuple(first.token_gaps),
         )

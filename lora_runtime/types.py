@@ -285,16 +285,25 @@ class AdapterPolicy:
 
 
 @dataclass(frozen=True)
+class RegisteredVersion:
+    """Where a version can be read again: the directory it was read from if that still holds it, else its source."""
+
+    version: str
+    source: str
+    directory: str
+
+
+@dataclass(frozen=True)
 class Registration:
     """What must be remembered of an adapter id to serve it again after a restart.
 
-    `versions`: (version, source) of the one that serves, then of the older ones, newest first.
+    `versions`: the one that serves, then the older ones, newest first.
     """
 
     adapter_id: str
-    versions: tuple[tuple[str, str], ...]
-    canary: CanaryInfo | None = None
-    canary_source: str = ""
+    versions: tuple[RegisteredVersion, ...]
+    canary: RegisteredVersion | None = None
+    canary_weight: float = 0.0
     policy: AdapterPolicy | None = None
 
 

@@ -9,7 +9,7 @@ from wsgiref.simple_server import WSGIServer
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 from loramux.v1 import (
     adapters_pb2,
@@ -23,12 +23,20 @@ from prometheus_client import start_http_server
 
 from lora_runtime import Engine, EngineObserver, EngineStoppedError
 
+from .auth.interceptor import TokenInterceptor
+from .auth.tokens import AuthFileError, TokenFile
 from .config import Settings
+from .declared import DeclaredAdapters, DeclaredGauges, DeclaredStatus
+from .health import Health
+from .locations import Locations
 from .logs import RequestLog
 from .metrics import Metrics
+from .policies import SettingsPolicies
 from .services.adapters import AdaptersService
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
+from .tls import TLSError, is_loopback
+from .transport import add_port, channel_options
 
 log = structlog.get_logger("loramux.server")
 _OWN_SERVICES = (
@@ -36,30 +44,34 @@ _OWN_SERVICES = (
     adapters_pb2.DESCRIPTOR.services_by_name["Adapters"].full_name,
     server_pb2.DESCRIPTOR.services_by_name["Server"].full_name,
 )
-_STATUS = health_pb2.HealthCheckResponse
 
 
 class _FailureWatch(EngineObserver):
     """Turns health off when the engine dies; called on the engine thread."""
 
-    def __init__(self, app: App) -> None:
-        self._app = app
+    def __init__(self, health: Health) -> None:
+        self._health = health
         self._loop = asyncio.get_running_loop()
 
     def on_engine_failed(self, error: BaseException) -> None:
-        asyncio.run_coroutine_threadsafe(self._app.set_health(_STATUS.NOT_SERVING), self._loop)
+        asyncio.run_coroutine_threadsafe(self._health.failed(), self._loop)
 
 
 class App:
     """One gRPC server and the engine behind it."""
 
     def __init__(self, settings: Settings) -> None:
+        """Raises AuthFileError."""
         self.settings = settings
         self.port = 0
         self.metrics = Metrics(settings.metrics_adapter_labels)
         self._engine: Engine | None = None
-        self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(options=_channel_options(settings))
+        self._declared: DeclaredAdapters | None = None
+        self._health = Health(_OWN_SERVICES)
+        self._adapters = AdaptersService(
+            lambda: self.engine, Locations(settings.adapter_roots, settings.adapter_sources), self._declared_status)
+        self._server = grpc.aio.server(options=channel_options(settings), interceptors=self._interceptors())
+        self._probes = grpc.aio.server(options=channel_options(settings)) if settings.health_port else None
         self._metrics_server: WSGIServer | None = None
 
     @property
@@ -70,68 +82,108 @@ class App:
         return self._engine
 
     async def listen(self) -> None:
-        """Open the ports. Health is NOT_SERVING until `load` is done."""
-        await self.set_health(_STATUS.NOT_SERVING)
+        """Open the ports. Health is NOT_SERVING until `load` is done. Raises RuntimeError, OSError, TLSError."""
+        await self._health.listening()
         self._add_services()
-        address = f"{self.settings.host}:{self.settings.port}"
-        self.port = self._server.add_insecure_port(address)
+        host = self.settings.host
+        self.port = add_port(self._server, self.settings)
         await self._server.start()
+        if self._probes is not None:
+            self._health.add_to(self._probes)
+            self._probes.add_insecure_port(f"{host}:{self.settings.health_port}")
+            await self._probes.start()
         if self.settings.metrics_port:
             self._metrics_server, _ = start_http_server(
-                self.settings.metrics_port, self.settings.host, registry=self.metrics.registry)
-        log.info("listening", address=f"{self.settings.host}:{self.port}", metrics_port=self.settings.metrics_port)
+                self.settings.metrics_port, host, registry=self.metrics.registry)
+        log.info("listening", address=f"{host}:{self.port}", metrics_port=self.settings.metrics_port,
+                 tls=self.settings.tls_cert is not None, tokens=self.settings.auth_file is not None)
 
     async def load(self) -> None:
-        """Load the base and the declared adapters, warm up, then turn health to SERVING."""
+        """Load the base, warm up, load adapters. Health turns to SERVING once all that are declared serve.
+
+        Raises StateFileError and what the engine raises.
+        """
         log.info("loading base model", base=self.settings.base)
         engine = await asyncio.to_thread(Engine, self.settings.base, self.settings.engine_config())
         engine.add_observer(RequestLog())
-        engine.add_observer(_FailureWatch(self))
+        engine.add_observer(_FailureWatch(self._health))
         engine.start()
         await asyncio.to_thread(engine.warm_up)
         self.metrics.attach(engine)
+        policies = {name: policy.to_engine() for name, policy in self.settings.policies.items()}
+        engine.add_observer(SettingsPolicies(engine, policies))
         for name, path in self.settings.adapters.items():
             await asyncio.to_thread(engine.load_adapter, path, name)
         self._engine = engine
-        await self.set_health(_STATUS.SERVING)
+        self._declared = self._declare(engine)
+        self.metrics.registry.register(DeclaredGauges(self._declared))
+        await asyncio.to_thread(self._declared.start)
+        if self._declared.ready:
+            await self._health.ready()
         info = engine.info()
         log.info("serving", base=info.base_model, device=info.device, dtype=info.dtype, kernels=info.kernels,
                  kv_blocks=info.kv_blocks, max_context=info.max_context)
 
     async def stop(self) -> None:
         """Refuse new calls, let running ones finish for `drain_s` seconds, cancel the rest."""
-        await self._health.enter_graceful_shutdown()
+        await self._health.draining()
+        self._adapters.close()
         if self._engine is not None:
             log.info("draining", seconds=self.settings.drain_s)
             self._engine.stop_admitting()
+        if self._declared is not None:
+            await asyncio.to_thread(self._declared.stop)
+        if self._engine is not None:
             await asyncio.to_thread(self._engine.shutdown, self.settings.drain_s)
         await self._server.stop(grace=1)
+        if self._probes is not None:
+            await self._probes.stop(grace=0)
         if self._metrics_server is not None:
             self._metrics_server.shutdown()
         log.info("stopped")
 
-    async def set_health(self, status: int) -> None:
-        """The overall health ("") and that of each service."""
-        for name in ("", *_OWN_SERVICES):
-            await self._health.set(name, status)
+    def _declare(self, engine: Engine) -> DeclaredAdapters:
+        settings, loop = self.settings, asyncio.get_running_loop()
+
+        def on_ready_changed(ready: bool) -> None:
+            # Once ready, always: an adapter that is declared later and cannot be loaded must not take the server away
+            # from those who use the others.
+            if ready:
+                asyncio.run_coroutine_threadsafe(self._health.ready(), loop)
+
+        return DeclaredAdapters(
+            engine, manifest=settings.adapter_manifest, directory=settings.adapter_watch,
+            state_file=settings.state_file, reconcile_s=settings.reconcile_s,
+            load_threads=settings.adapter_load_threads, static_names=settings.adapters.keys(),
+            on_ready_changed=on_ready_changed)
+
+    def _declared_status(self) -> list[DeclaredStatus]:
+        return [] if self._declared is None else self._declared.status()
+
+    def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
+        if self.settings.auth_file is None:
+            return []
+        tokens = TokenFile(self.settings.auth_file)
+        if self.settings.tls_cert is None and not is_loopback(self.settings.host):
+            log.warning("bearer tokens without TLS: anyone on the way can read them", host=self.settings.host)
+        return [TokenInterceptor(tokens, self.metrics.call_refused)]
 
     def _add_services(self) -> None:
         def engine() -> Engine:
             return self.engine
 
         inference_pb2_grpc.add_InferenceServicer_to_server(InferenceService(engine), self._server)
-        adapters_pb2_grpc.add_AdaptersServicer_to_server(
-            AdaptersService(engine, self.settings.adapter_roots), self._server)
+        adapters_pb2_grpc.add_AdaptersServicer_to_server(self._adapters, self._server)
         server_pb2_grpc.add_ServerServicer_to_server(
             ServerInfoService(engine, self.settings.max_message_bytes), self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._health.add_to(self._server)
         reflection.enable_server_reflection(
             (*_OWN_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
 
 async def serve(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; the process's exit status. A second signal ends it at once."""
-    app, stop = App(settings), asyncio.Event()
+    stop = asyncio.Event()
 
     def on_signal() -> None:
         if stop.is_set():
@@ -141,8 +193,9 @@ async def serve(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     try:
+        app = App(settings)
         await app.listen()
-    except (RuntimeError, OSError) as error:  # a port that is taken
+    except (RuntimeError, OSError, AuthFileError, TLSError) as error:  # a port that is taken, a bad file
         log.error("the server cannot listen", error=str(error))
         return 1
     loading = asyncio.ensure_future(app.load())
@@ -156,16 +209,3 @@ async def serve(settings: Settings) -> int:
     await asyncio.wait({loading})  # a thread that loads cannot be interrupted
     await app.stop()
     return 0
-
-
-def _channel_options(settings: Settings) -> list[tuple[str, int]]:
-    keepalive = int(settings.keepalive_s * 1000)
-    return [
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
-        ("grpc.max_send_message_length", settings.max_message_bytes),
-        ("grpc.keepalive_time_ms", keepalive),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", min(keepalive, 10_000)),
-        ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a share of the calls
-    ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,7 +15,10 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from loramux.v1 import adapters_pb2, adapters_pb2_grpc, inference_pb2, inference_pb2_grpc, server_pb2, server_pb2_grpc
 
+from .tls import TLSError, channel_credentials
+
 _CALL_TIMEOUT_S = 60
+_LOAD_TIMEOUT_S = 3600
 _LIST_PAGE = 500
 
 
@@ -21,60 +26,102 @@ class CallError(Exception):
     """A call failed; the message is one line a person can act on."""
 
 
-def stream(target: str, **fields: Any) -> Iterator[inference_pb2.GenerateStreamResponse]:
-    """GenerateStream; `fields` are GenerateRequest's. Closing the iterator cancels the call."""
-    with _channel(target) as channel:
-        call = inference_pb2_grpc.InferenceStub(channel).GenerateStream(inference_pb2.GenerateRequest(**fields))
-        try:
-            yield from call
-        finally:
-            call.cancel()
+@dataclass(frozen=True)
+class Client:
+    """How to reach one server. Every call opens a channel of its own and raises CallError."""
 
+    target: str
+    tls: bool = False
+    """On by itself where `ca` or `cert` is given; alone it takes the system's authorities."""
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    token: str = ""
 
-def load_adapter(target: str, path: str, name: str) -> adapters_pb2.Adapter:
-    with _channel(target) as channel:
-        request = adapters_pb2.LoadAdapterRequest(path=path, adapter_id=name)
-        return adapters_pb2_grpc.AdaptersStub(channel).LoadAdapter(request, timeout=10 * _CALL_TIMEOUT_S)
+    @property
+    def is_secure(self) -> bool:
+        return self.tls or any((self.ca, self.cert, self.key))
 
+    def stream(self, **fields: Any) -> Iterator[inference_pb2.GenerateStreamResponse]:
+        """GenerateStream; `fields` are GenerateRequest's. Closing the iterator cancels the call."""
+        with self._channel() as channel:
+            request = inference_pb2.GenerateRequest(**fields)
+            call = inference_pb2_grpc.InferenceStub(channel).GenerateStream(request, metadata=self._metadata)
+            try:
+                yield from call
+            finally:
+                call.cancel()
 
-def unload_adapter(target: str, name: str, timeout_s: float) -> adapters_pb2.Adapter:
-    with _channel(target) as channel:
-        request = adapters_pb2.UnloadAdapterRequest(adapter_id=name, timeout_s=timeout_s)
-        return adapters_pb2_grpc.AdaptersStub(channel).UnloadAdapter(request, timeout=timeout_s + _CALL_TIMEOUT_S)
+    def load_adapter(self, **fields: Any) -> adapters_pb2.Adapter:
+        """`fields` are LoadAdapterRequest's."""
+        return self._adapters("LoadAdapter", adapters_pb2.LoadAdapterRequest(**fields), _LOAD_TIMEOUT_S)
 
+    def unload_adapter(self, adapter_id: str, timeout_s: float) -> adapters_pb2.Adapter:
+        request = adapters_pb2.UnloadAdapterRequest(adapter_id=adapter_id, timeout_s=timeout_s)
+        return self._adapters("UnloadAdapter", request, timeout_s + _CALL_TIMEOUT_S)
 
-def list_adapters(target: str) -> list[adapters_pb2.Adapter]:
-    """All pages."""
-    found: list[adapters_pb2.Adapter] = []
-    with _channel(target) as channel:
-        stub, token = adapters_pb2_grpc.AdaptersStub(channel), ""
+    def rollback_adapter(self, adapter_id: str, version: str) -> adapters_pb2.Adapter:
+        request = adapters_pb2.RollbackAdapterRequest(adapter_id=adapter_id, version=version)
+        return self._adapters("RollbackAdapter", request, _LOAD_TIMEOUT_S)
+
+    def set_canary(self, adapter_id: str, weight: float) -> adapters_pb2.Adapter:
+        request = adapters_pb2.SetCanaryRequest(adapter_id=adapter_id, weight=weight)
+        return self._adapters("SetCanary", request, _LOAD_TIMEOUT_S)
+
+    def set_policy(self, adapter_id: str, **fields: Any) -> adapters_pb2.SetPolicyResponse:
+        """`fields` are Policy's."""
+        request = adapters_pb2.SetPolicyRequest(adapter_id=adapter_id, policy=adapters_pb2.Policy(**fields))
+        return self._adapters("SetPolicy", request)
+
+    def list_adapters(self) -> list[adapters_pb2.Adapter]:
+        """All pages."""
+        found: list[adapters_pb2.Adapter] = []
+        token = ""
         while True:
             request = adapters_pb2.ListAdaptersRequest(page_size=_LIST_PAGE, page_token=token)
-            page = stub.ListAdapters(request, timeout=_CALL_TIMEOUT_S)
+            page = self._adapters("ListAdapters", request)
             found += page.adapters
             token = page.next_page_token
             if not token:
                 return found
 
+    def declared_adapters(self) -> list[adapters_pb2.DeclaredAdapter]:
+        return list(self._adapters("ListDeclaredAdapters", adapters_pb2.ListDeclaredAdaptersRequest()).adapters)
 
-def server_info(target: str) -> server_pb2.ServerInfo:
-    with _channel(target) as channel:
-        request = server_pb2.GetServerInfoRequest()
-        return server_pb2_grpc.ServerStub(channel).GetServerInfo(request, timeout=_CALL_TIMEOUT_S)
+    def server_info(self) -> server_pb2.ServerInfo:
+        with self._channel() as channel:
+            request = server_pb2.GetServerInfoRequest()
+            return server_pb2_grpc.ServerStub(channel).GetServerInfo(
+                request, timeout=_CALL_TIMEOUT_S, metadata=self._metadata)
+
+    def _adapters(self, rpc: str, request: Message, timeout_s: float = _CALL_TIMEOUT_S) -> Any:
+        with self._channel() as channel:
+            call = getattr(adapters_pb2_grpc.AdaptersStub(channel), rpc)
+            return call(request, timeout=timeout_s, metadata=self._metadata)
+
+    @property
+    def _metadata(self) -> list[tuple[str, str]]:
+        return [("authorization", f"Bearer {self.token}")] if self.token else []
+
+    @contextmanager
+    def _channel(self) -> Iterator[grpc.Channel]:
+        try:
+            with self._open() as channel:
+                yield channel
+        except TLSError as error:
+            raise CallError(str(error)) from error
+        except grpc.RpcError as error:
+            raise CallError(_describe(error)) from error
+
+    def _open(self) -> grpc.Channel:
+        if not self.is_secure:
+            return grpc.insecure_channel(self.target)
+        return grpc.secure_channel(self.target, channel_credentials(self.ca, self.cert, self.key))
 
 
 def to_dict(message: Message) -> dict[str, Any]:
     """Field names as in the .proto files; zeros and empty texts are shown."""
     return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-
-
-@contextmanager
-def _channel(target: str) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(target) as channel:
-        try:
-            yield channel
-        except grpc.RpcError as error:
-            raise CallError(_describe(error)) from error
 
 
 def _describe(error: Any) -> str:

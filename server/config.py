@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 if TYPE_CHECKING:
-    from lora_runtime import EngineConfig
+    from lora_runtime import AdapterPolicy, EngineConfig
+
+
+class Policy(BaseModel):
+    """What one adapter's requests may take; 0 is no limit. As lora_runtime.AdapterPolicy."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    weight: float = Field(1, gt=0, allow_inf_nan=False)
+    max_running: int = Field(0, ge=0)
+    max_waiting: int = Field(0, ge=0)
+    tokens_per_minute: int = Field(0, ge=0)
+    pinned: bool = False
+
+    def to_engine(self) -> AdapterPolicy:
+        from lora_runtime import AdapterPolicy
+
+        return AdapterPolicy(**self.model_dump())
 
 
 class Settings(BaseSettings):
@@ -28,6 +45,22 @@ class Settings(BaseSettings):
     adapter_roots: list[Path] = Field(
         default_factory=list,
         description="Directory that LoadAdapter calls may load from; repeatable. Without one, they are refused.")
+    adapter_sources: list[str] = Field(
+        default_factory=list,
+        description="URL below which LoadAdapter calls may load, such as hf://my-org or s3://bucket/adapters; "
+        "repeatable. Without one, they may load no URL.")
+    adapter_manifest: Path | None = Field(
+        None, description="YAML file that declares adapters; kept in step with while the server runs.")
+    adapter_watch: Path | None = Field(
+        None, description="Directory whose subdirectories are adapters; kept in step with while the server runs.")
+    reconcile_s: float = Field(
+        5, gt=0, description="Seconds between looks at --adapter-manifest and --adapter-watch.")
+    state_file: Path | None = Field(
+        None, description="File that remembers what is registered over a restart; without one nothing is.")
+    policies: dict[str, Policy] = Field(
+        default_factory=dict,
+        description="What adapters' requests may take, as JSON: id to weight, max_running, max_waiting, "
+        "tokens_per_minute, pinned. '*' is for all other ids, '' for the base.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N; auto takes CUDA where there is one.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto is bfloat16 on CUDA and on CPUs that have it, else float32.")
@@ -54,12 +87,24 @@ class Settings(BaseSettings):
     adapter_load_threads: int = Field(8, ge=1, description="Adapters that are fetched and read at once.")
     adapter_cache_dir: str = Field(
         "", description="Where fetched adapters are kept, by content; empty is the user's cache.")
+    adapter_cache_bytes: int = Field(
+        0, ge=0, description="Bytes of fetched adapters that stay on disk beside those in use; 0 is no limit.")
     adapter_versions_kept: int = Field(2, ge=0, description="Older versions of an adapter that a rollback can go to.")
     max_added_tokens: int = Field(
         64, ge=0, description="Tokens that an adapter may add behind the base's vocabulary.")
     priority_aging_s: float = Field(10, gt=0, description="Seconds of waiting that count as one step of priority.")
     max_adapter_bytes: int = Field(2 << 30, ge=1, description="Largest adapter file accepted, in bytes.")
     trust_hub: bool = Field(False, description="Let --base be a hub id that is fetched over the network.")
+    auth_file: Path | None = Field(
+        None, description="YAML file of bearer tokens' hashes and scopes, see docs/security.md; without one anyone who "
+        "reaches the port may call everything.")
+    tls_cert: Path | None = Field(None, description="PEM file with the server's certificate chain; turns TLS on.")
+    tls_key: Path | None = Field(None, description="PEM file with the private key of --tls-cert.")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file with the authorities that clients' certificates must come from (mutual TLS).")
+    health_port: int = Field(
+        0, ge=0, le=65535, description="Port for health checks alone, without TLS, for probes that cannot speak it; "
+        "0 leaves them on --port only.")
     max_message_bytes: int = Field(4 << 20, ge=1024, description="Largest gRPC message accepted or sent, in bytes.")
     keepalive_s: float = Field(30, gt=0, description="Seconds between keepalive pings on an idle connection.")
     drain_s: float = Field(30, ge=0, description="Seconds that running requests get to finish after SIGTERM.")
@@ -67,6 +112,21 @@ class Settings(BaseSettings):
         100, ge=0, description="Adapters with a metrics label of their own; later ones count as 'other'.")
     log_format: Literal["json", "console"] = Field("json", description="Form of log lines on standard error.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key are needed together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        return self
+
+    @model_validator(mode="after")
+    def _sources_are_urls(self) -> Self:
+        for prefix in self.adapter_sources:
+            if not all(prefix.partition("://")[:2]):
+                raise ValueError(f"adapter_sources: {prefix!r} is not a URL such as hf://my-org")
+        return self
 
     def engine_config(self) -> EngineConfig:
         """The engine's part. Raises ValueError for values that contradict each other."""

@@ -17,6 +17,8 @@ from lora_runtime import (
     AdapterCapacityError,
     AdapterError,
     AdapterInUseError,
+    AdapterLimitError,
+    AdapterUnavailableError,
     BaseMismatchError,
     EngineStoppedError,
     FieldViolation,
@@ -28,12 +30,15 @@ from lora_runtime import (
 )
 
 log = structlog.get_logger("loramux.server")
+_ADAPTER = "loramux.v1.Adapter"
 
 # First match wins: BaseMismatchError is an AdapterError. What is not listed is INTERNAL.
 _CODES: list[tuple[type[Exception], grpc.StatusCode]] = [
     (UnknownAdapterError, grpc.StatusCode.NOT_FOUND),
     (InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT),
     (QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (AdapterLimitError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (AdapterUnavailableError, grpc.StatusCode.FAILED_PRECONDITION),
     (BaseMismatchError, grpc.StatusCode.FAILED_PRECONDITION),
     (AdapterError, grpc.StatusCode.INVALID_ARGUMENT),
     (AdapterInUseError, grpc.StatusCode.FAILED_PRECONDITION),
@@ -63,18 +68,26 @@ def invalid(field: str, description: str) -> InvalidRequestError:
 
 
 def _details(error: Exception) -> Sequence[Message]:
-    if isinstance(error, UnknownAdapterError):
+    if isinstance(error, UnknownAdapterError | AdapterUnavailableError):
         return [error_details_pb2.ResourceInfo(
-            resource_type="loramux.v1.Adapter", resource_name=error.adapter_id, description=str(error))]
+            resource_type=_ADAPTER, resource_name=error.adapter_id, description=str(error))]
     if isinstance(error, InvalidRequestError):
         violation = error_details_pb2.BadRequest.FieldViolation
         return [error_details_pb2.BadRequest(
             field_violations=[violation(field=v.field, description=v.description) for v in error.violations])]
     if isinstance(error, QueueFullError):
-        delay = Duration()
-        delay.FromMilliseconds(int(error.retry_after_s * 1000))
-        return [error_details_pb2.RetryInfo(retry_delay=delay)]
+        return [_retry_info(error.retry_after_s)]
+    if isinstance(error, AdapterLimitError):
+        violation = error_details_pb2.QuotaFailure.Violation
+        quota = violation(subject=f"{_ADAPTER}:{error.adapter_id}", description=str(error))
+        return [_retry_info(error.retry_after_s), error_details_pb2.QuotaFailure(violations=[quota])]
     return []
+
+
+def _retry_info(seconds: float) -> error_details_pb2.RetryInfo:
+    delay = Duration()
+    delay.FromMilliseconds(int(seconds * 1000))
+    return error_details_pb2.RetryInfo(retry_delay=delay)
 
 
 def _pack(detail: Message) -> any_pb2.Any:

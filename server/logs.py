@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import structlog
 from transformers.utils.logging import disable_progress_bar
@@ -11,6 +12,9 @@ from transformers.utils.logging import disable_progress_bar
 from lora_runtime import AdapterInfo, EngineObserver, Request, RequestRecord
 
 log = structlog.get_logger("loramux.server")
+# Below a warning these log whole URLs too, with the keys in their queries.
+_NOISY = ("asyncio", "filelock", "urllib3", "httpx", "httpcore", "httpx2", "httpcore2", "aiohttp", "fsspec", "s3fs",
+          "gcsfs", "adlfs", "azure", "botocore", "aiobotocore")
 
 
 def configure(log_format: str, level: str) -> None:
@@ -29,7 +33,7 @@ def configure(log_format: str, level: str) -> None:
     if not sys.stderr.isatty():
         disable_progress_bar()
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    for noisy in ("httpx", "httpcore", "asyncio", "filelock", "urllib3"):
+    for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -48,14 +52,15 @@ class RequestLog(EngineObserver):
     def on_request_finished(self, record: RequestRecord) -> None:
         log.info(
             "request finished", request_id=record.request_id, adapter=record.adapter_id,
-            version=record.adapter_version[:12], outcome=record.outcome, prompt_tokens=record.prompt_tokens,
-            cached_tokens=record.cached_tokens, completion_tokens=record.completion_tokens,
-            queue_ms=round(record.queue_s * 1e3, 2), e2e_ms=round(record.e2e_s * 1e3, 2),
-            ttft_ms=None if record.ttft_s is None else round(record.ttft_s * 1e3, 2),
+            version=record.adapter_version[:12], **_composition(record), outcome=record.outcome,
+            prompt_tokens=record.prompt_tokens, cached_tokens=record.cached_tokens,
+            completion_tokens=record.completion_tokens, queue_ms=_ms(record.queue_s),
+            adapter_wait_ms=_ms(record.adapter_wait_s), e2e_ms=_ms(record.e2e_s), ttft_ms=_ms(record.ttft_s),
         )
 
     def on_request_rejected(self, request: Request, error: Exception) -> None:
-        log.warning("request rejected", request_id=request.request_id, adapter=request.adapter_id, error=str(error))
+        log.warning("request rejected", request_id=request.request_id,
+                    adapter="+".join(use.adapter_id for use in request.uses), error=str(error))
 
     def on_adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
         log.info("adapter loaded", adapter=info.adapter_id, version=info.version[:12], modules=len(info.modules),
@@ -64,5 +69,20 @@ class RequestLog(EngineObserver):
     def on_adapter_evicted(self, info: AdapterInfo, reason: str) -> None:
         log.info("adapter evicted", adapter=info.adapter_id, version=info.version[:12], reason=reason)
 
+    def on_adapter_failed(self, adapter_id: str, error: Exception) -> None:
+        log.error("adapter failed", adapter=adapter_id, error=str(error), kind=type(error).__name__)
+
     def on_engine_failed(self, error: BaseException) -> None:
         log.critical("engine failed", error=repr(error))
+
+
+def _composition(record: RequestRecord) -> dict[str, list[dict[str, Any]]]:
+    """One adapter at weight 1 has the line's own fields `adapter` and `version`."""
+    if record.adapter_id or not record.adapters:
+        return {}
+    return {"adapters": [
+        {"id": a.adapter_id, "version": a.version[:12], "weight": a.weight} for a in record.adapters]}
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1e3, 2)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from lora_runtime import AdapterInfo, Engine, EngineObserver, Request, RequestRecord, StepStats
+
+from .gauges import EngineGauges
 
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -30,6 +30,8 @@ class Metrics(EngineObserver):
         self._ttft = self._histogram("time_to_first_token_seconds", "Arrival to first token.", _LATENCY)
         self._itl = self._histogram("inter_token_latency_seconds", "Between tokens of a sequence.", _LATENCY)
         self._queue = self._histogram("queue_seconds", "Arrival to first step.", _LATENCY)
+        self._adapter_wait = self._histogram(
+            "adapter_wait_seconds", "The part of the queue's time that a request's adapter was being loaded.", _LATENCY)
         self._e2e = self._histogram("request_seconds", "Arrival to end.", _LATENCY)
         self._step = self._histogram("step_seconds", "One engine step.", _LATENCY)
         self._tokens = self._histogram("step_tokens", "Tokens in a step.", _SIZES)
@@ -37,13 +39,15 @@ class Metrics(EngineObserver):
         self._distinct = self._histogram("step_distinct_adapters", "Distinct adapters in a step.", (0, *_SIZES))
         self._loads = self._counter("adapter_loads", "Adapter versions loaded.")
         self._load_time = self._histogram("adapter_load_seconds", "Reading, checking and copying one.", _LATENCY)
-        self._evictions = self._counter("adapter_evictions", "Adapter versions freed.", "reason")
+        self._load_failures = self._counter("adapter_load_failures", "Adapters that could not be loaded.")
+        self._evictions = self._counter("adapter_evictions", "Adapter versions that left their slot.", "reason")
+        self._refused = self._counter("calls_refused", "Calls without the token that they need.", "reason")
         self._failed = Gauge("loramux_engine_failed", "1 once the engine has failed.", registry=self.registry)
 
     def attach(self, engine: Engine) -> None:
         """Take events from `engine` and read its gauges at every scrape."""
         engine.add_observer(self)
-        self.registry.register(_EngineGauges(engine))
+        self.registry.register(EngineGauges(engine, self._own_label))
 
     def on_step(self, stats: StepStats) -> None:
         self._step.observe(stats.duration_s)
@@ -52,12 +56,15 @@ class Metrics(EngineObserver):
         self._distinct.observe(stats.distinct_adapters)
 
     def on_request_finished(self, record: RequestRecord) -> None:
-        adapter = self._label(record.adapter_id)
+        ids = [use.adapter_id for use in record.adapters]
+        adapter = "composition" if len(ids) > 1 else self._label(ids[0] if ids else "")
         self._requests.labels(adapter, record.outcome).inc()
         self._prompt.labels(adapter).inc(record.prompt_tokens)
         self._cached.labels(adapter).inc(record.cached_tokens)
         self._completion.labels(adapter).inc(record.completion_tokens)
         self._queue.observe(record.queue_s)
+        if ids:
+            self._adapter_wait.observe(record.adapter_wait_s)
         self._e2e.observe(record.e2e_s)
         if record.ttft_s is not None:
             self._ttft.observe(record.ttft_s)
@@ -74,47 +81,30 @@ class Metrics(EngineObserver):
     def on_adapter_evicted(self, info: AdapterInfo, reason: str) -> None:
         self._evictions.labels(reason).inc()
 
+    def on_adapter_failed(self, adapter_id: str, error: Exception) -> None:
+        self._load_failures.inc()
+
+    def call_refused(self, reason: str) -> None:
+        """unauthenticated or permission_denied."""
+        self._refused.labels(reason).inc()
+
     def on_engine_failed(self, error: BaseException) -> None:
         self._failed.set(1)
 
     def _label(self, adapter_id: str) -> str:
-        """Bounds the number of time series, whatever ids clients make up."""
         if not adapter_id:
             return "base"
+        return adapter_id if self._own_label(adapter_id) else "other"
+
+    def _own_label(self, adapter_id: str) -> bool:
+        """Bounds the number of time series, however many adapters come and go."""
         with self._lock:
             if len(self._labels) < self._limit:
                 self._labels.add(adapter_id)
-            return adapter_id if adapter_id in self._labels else "other"
+            return adapter_id in self._labels
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"loramux_{name}", text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"loramux_{name}", text, buckets=buckets, registry=self.registry)
-
-
-class _EngineGauges(Collector):
-    """Values that the engine knows best at the moment of the scrape."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def collect(self) -> list[GaugeMetricFamily]:
-        stats, info = self._engine.stats(), self._engine.info()
-        gauges = [
-            ("running_sequences", "Sequences in the running batch.", stats.running),
-            ("waiting_sequences", "Sequences in the queue.", stats.waiting),
-            ("kv_blocks_used", "KV blocks held by live sequences.", stats.kv_blocks_used),
-            ("kv_blocks_cached", "Unused KV blocks that hold a reusable prefix.", stats.kv_blocks_cached),
-            ("kv_blocks", "KV blocks in all.", stats.kv_blocks_total),
-            ("resident_adapters", "Adapter versions on the device.", stats.adapters),
-            ("resident_adapter_bytes", "Their bytes.", stats.adapter_bytes),
-            ("adapter_leases", "Requests that hold an adapter.", stats.leases),
-            ("preemptions", "Sequences preempted since start.", stats.preemptions),
-        ]
-        families = [GaugeMetricFamily(f"loramux_{name}", text, value=value) for name, text, value in gauges]
-        labels = {"version": info.version, "base_model": info.base_model, "device": info.device, "dtype": info.dtype,
-                  **{f"kernel_{op}": name for op, name in info.kernels.items()}}
-        about = GaugeMetricFamily("loramux_info", "What runs.", labels=list(labels))
-        about.add_metric(list(labels.values()), 1)
-        return [*families, about]

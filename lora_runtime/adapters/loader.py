@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ..errors import AdapterError
-from ..kernels.lora import DeviceAdapter, LoraWeights
-from ..types import AppliedModule
 from .assemble import assemble
 from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, parse_config
 from .files import MissingFileError, read_limited
@@ -19,10 +15,7 @@ from .shapes import Shapes
 from .targets import resolve
 from .tensors import TensorFile, read_tensors
 from .tokens import OwnTokenizer, read_tokenizer
-from .update import BaseDescription, BaseModule, CheckedAdapter, ModuleKind, ModuleUpdate
-
-if TYPE_CHECKING:
-    from ..base import BaseModel
+from .update import BaseDescription, CheckedAdapter
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -94,50 +87,3 @@ def _version(identity: str, *digests: bytes) -> str:
     for part in digests:
         digest.update(part)
     return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class LoadedAdapter:
-    """An adapter's weights as the base reads them, and what was applied."""
-
-    version: str
-    base_model_name: str
-    weights: DeviceAdapter
-    modules: tuple[AppliedModule, ...]
-
-
-@dataclass(frozen=True)
-class _Projections:
-    """A base of which only the projections of its layers can be changed."""
-
-    name: str
-    identity: str
-    modules: dict[str, BaseModule]
-    tokenizer: Any
-    vocab_size: int
-
-
-def load(directory: Path, base: BaseModel, max_bytes: int) -> LoadedAdapter:
-    """Plain LoRA on the layers' projections, copied to the device. Raises as `read_adapter` does."""
-    modules = {
-        name: BaseModule(ModuleKind.LINEAR, p.in_features, p.out_features, p.base.bias is not None, p.transposed)
-        for name, p in base.projections.items()
-    }
-    seen = _Projections(base.name, base.identity, modules, None, base.vocab_size)
-    checked = read_adapter(directory, seen, max_bytes=max_bytes, max_added_tokens=0)
-    if checked.invocation_tokens:
-        raise AdapterError("config field 'alora_invocation_tokens' is not supported")
-    weights = {name: _plain(name, update, base) for name, update in checked.updates.items()}
-    try:
-        placed = base.place_adapter(weights)
-    except ValueError as error:
-        raise AdapterError(str(error)) from error
-    return LoadedAdapter(checked.version, checked.base_model_name, placed, checked.modules)
-
-
-def _plain(name: str, update: ModuleUpdate, base: BaseModel) -> LoraWeights:
-    others = (update.lora_bias, update.magnitude, update.weight, update.bias, update.token_rows)
-    if update.a is None or update.b is None or any(part is not None for part in others):
-        raise AdapterError(f"module {name!r}: only LoRA and rsLoRA are supported")
-    a, b = (t.to(base.device, base.dtype).contiguous() for t in (update.a, update.b))
-    return LoraWeights(a, b, update.scaling)

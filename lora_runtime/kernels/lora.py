@@ -2,34 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
-
-
-@dataclass(frozen=True)
-class LoraWeights:
-    """One projection's `a` (r, in) and `b` (out, r), on the device in the base's dtype, and alpha's scaling."""
-
-    a: torch.Tensor
-    b: torch.Tensor
-    scaling: float
-
-
-class DeviceAdapter(Protocol):
-    """An adapter's weights in the form in which the base's forward reads them."""
-
-    num_bytes: int
-
-
-class TorchAdapter:
-    """`weights` by module name, for the torch path."""
-
-    def __init__(self, weights: Mapping[str, LoraWeights]) -> None:
-        self.weights = dict(weights)
-        self.num_bytes = sum(t.nbytes for w in weights.values() for t in (w.a, w.b))
 
 
 @dataclass(frozen=True)

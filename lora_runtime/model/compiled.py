@@ -12,9 +12,10 @@ from ..batch import StepBatch
 from ..kernels.cpu.build import NoKernelsError, host_target
 from ..kernels.cpu.memory import give_back_freed
 from ..kernels.cpu.program import Program
+from ..kernels.cpu.weights import PackedLinear
 from .lowering import Lowering
 from .program_runner import ProgramRunner
-from .runner import TorchRunner
+from .runner import ModelRunner, TorchRunner
 
 if TYPE_CHECKING:
     from ..base import BaseModel
@@ -33,8 +34,8 @@ class ProgramMismatchError(NoKernelsError):
     """The program is not usable, and the base's modules have lost their weights to it: load the base anew."""
 
 
-def compile_program(base: BaseModel, *, lora: bool, int8: bool) -> Program:
-    """Turn the base into a program, freeing its modules' weights as they are packed.
+def compile_program(base: BaseModel, *, lora: bool, int8: bool) -> tuple[Program, dict[str, PackedLinear]]:
+    """Turn the base into a program, freeing its modules' weights as they are packed; and these, by module.
 
     Raises NoKernelsError where the base has no program here, ProgramMismatchError where that was
     found too late to go on with the modules.
@@ -44,13 +45,15 @@ def compile_program(base: BaseModel, *, lora: bool, int8: bool) -> Program:
         raise NoKernelsError(f"a context of {base.max_context} positions is too short for the check")
     batches = _check_batches(base.vocab_size)
     torch_runner = TorchRunner(base, 4, _BLOCK_SIZE)
-    expected = [torch_runner.forward(b).logits for b in batches]
-    modules = {name: i for i, name in enumerate(base.projections)} if lora else {}
-    lowering = Lowering(base.model, base.config, base.attention_calls, modules, base.max_context, int8)
+    expected = [_logits(torch_runner, b, base) for b in batches]
+    lowering = Lowering(
+        base.model, base.config, base.attention_calls, base.modules if lora else (), base.max_context, int8,
+        base.max_added_tokens)
     try:
         program = lowering.run()
-        runner = ProgramRunner(program, base.kv_shapes, 4, _BLOCK_SIZE, base.vocab_size, base.forward_lock)
-        errors = [_difference(runner.forward(b).logits, e) for b, e in zip(batches, expected, strict=True)]
+        width = base.vocab_size + base.max_added_tokens
+        runner = ProgramRunner(program, base.kv_shapes, 4, _BLOCK_SIZE, width, base.forward_lock)
+        errors = [_difference(_logits(runner, b, base), e) for b, e in zip(batches, expected, strict=True)]
     except Exception as problem:  # such as a module without what its kind should have
         if not lowering.freed:
             raise NoKernelsError(str(problem)) from problem
@@ -60,7 +63,12 @@ def compile_program(base: BaseModel, *, lora: bool, int8: bool) -> Program:
         raise ProgramMismatchError(f"the C++ program's logits differ from transformers' by {errors} (limit {limit})")
     give_back_freed()
     log.info("C++ program: logits differ from transformers' by %.1e", max(errors))
-    return program
+    return program, lowering.packed
+
+
+def _logits(runner: ModelRunner, batch: StepBatch, base: BaseModel) -> torch.Tensor:
+    """Of the base's own vocabulary."""
+    return runner.forward(batch).logits[:, : base.vocab_size]
 
 
 def _difference(actual: torch.Tensor, expected: torch.Tensor) -> float:

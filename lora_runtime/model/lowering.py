@@ -7,7 +7,7 @@ with transformers' own forward (see compiled.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..kernels.cpu.library import AttentionShape
 from ..kernels.cpu.memory import Arena, give_back_freed
 from ..kernels.cpu.program import LOGITS, Activation, LinearPart, NormWeights, Program
 from ..kernels.cpu.weights import PackedLinear, pack_linear
-from .projection import LoraProjection
+from .hooks import embedding_scale
 from .state import AttentionCall
 
 LLAMA_LIKE = {"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"}
@@ -48,13 +48,14 @@ class _Buffers:
 class Lowering:
     """Builds the program of one base and frees each weight of transformers' model once it is packed.
 
-    `modules` maps a projection's name to its row in the adapters' tables. Raises NoKernelsError for
-    what the C++ ops cannot express; `freed` says whether that was before the first weight was freed.
+    `modules`: those that adapters may change, in the order of their tables. Logits get columns for `added` tokens.
+    `packed` are the weights that transformers' model has lost, by module. Raises NoKernelsError for what the C++ ops
+    cannot express; `freed` says whether that was before the first weight was freed.
     """
 
     def __init__(
-        self, model: Any, config: Any, calls: list[AttentionCall], modules: Mapping[str, int], max_context: int,
-        int8: bool,
+        self, model: Any, config: Any, calls: list[AttentionCall], modules: Iterable[str], max_context: int,
+        int8: bool, added: int,
     ) -> None:
         self.config = config
         self.kind = str(config.model_type)
@@ -63,7 +64,10 @@ class Lowering:
         self.activation = _activation(config)
         if model.get_output_embeddings().weight.shape[0] != config.vocab_size:
             raise NoKernelsError("the lm_head's outputs are not the vocabulary")
-        self.model, self.calls, self.modules, self.int8 = model, calls, modules, int8
+        self.model, self.calls, self.int8, self.added = model, calls, int8, added
+        self._names = {module: name for name, module in model.named_modules()}
+        self._rows = {name: i for i, name in enumerate(modules)}
+        self.packed: dict[str, PackedLinear] = {}
         self.dtype: torch.dtype = model.dtype
         self.hidden = int(config.hidden_size)
         self.program = Program(self.dtype)
@@ -82,7 +86,7 @@ class Lowering:
             self._gpt2()
         else:
             self._llama_like()
-        self.program.argmax(getattr(self.config, "final_logit_softcapping", None))
+        self.program.argmax(getattr(self.config, "final_logit_softcapping", None), self.added)
         if left := [n for n, p in self.model.named_parameters() if id(p) not in self._seen]:
             raise NoKernelsError(f"parameter {left[0]!r} has no place in the C++ program")
         return self.program
@@ -94,11 +98,10 @@ class Lowering:
         layers = list(body.layers)
         head = self._head()
         rotary = _Rotary(body.rotary_emb, self.config, self.max_context)
-        inner = layers[0].mlp.down_proj.in_features
+        inner = _inputs(layers[0].mlp.down_proj)
         buffers = self._buffers(inner, 2 * inner)
         embed = body.embed_tokens
-        scale = getattr(embed, "embed_scale", None)
-        self._embed(embed, head, buffers.hidden, 1.0 if scale is None else float(scale.to(embed.weight.dtype)))
+        self._embed(embed, head, buffers.hidden, embedding_scale(embed))
         for i, layer in enumerate(layers):
             attention, mlp = layer.self_attn, layer.mlp
             sandwich = hasattr(layer, "pre_feedforward_layernorm")
@@ -122,7 +125,7 @@ class Lowering:
         body = self.model.transformer
         if self.config.add_cross_attention or self.config.reorder_and_upcast_attn:
             raise NoKernelsError("no C++ program for GPT-2 with cross attention or reordered attention")
-        inner = body.h[0].mlp.c_proj.in_features
+        inner = _inputs(body.h[0].mlp.c_proj)
         head, buffers = self._head(), self._buffers(inner, inner)
         self._embed(body.wte, head, buffers.hidden, 1.0, self._take(body.wpe.weight).float().contiguous())
         for i, layer in enumerate(body.h):
@@ -160,7 +163,10 @@ class Lowering:
                positions: torch.Tensor | None = None) -> None:
         tied = self.model.get_output_embeddings().weight is embed.weight
         rows = None if tied else self._take(embed.weight).contiguous()
-        self.program.embed(out, rows=rows, tied=head if tied else None, scale=scale, positions=positions)
+        if tied:
+            self.packed[self._names[embed]] = head
+        self.program.embed(out, rows=rows, tied=head if tied else None, scale=scale, positions=positions,
+                           module=self._row(embed))
 
     def _norm(self, module: Any, source: int, out: int, add: bool = False) -> None:
         self.program.norm(source, self.hidden, out, self._norm_weights(module), add=add)
@@ -172,16 +178,16 @@ class Lowering:
         layer_norm = isinstance(module, nn.LayerNorm)
         bias = self._take(module.bias).float().contiguous() if layer_norm and module.bias is not None else None
         eps = getattr(module, "variance_epsilon", None) or module.eps
-        return NormWeights(weight.contiguous(), bias, float(eps), not layer_norm)
+        return NormWeights(weight.contiguous(), bias, float(eps), not layer_norm, self._row(module))
 
-    def _linear(self, name: str, projections: list[LoraProjection], source: int, out: int, add: bool = False) -> None:
+    def _linear(self, name: str, projections: list[Any], source: int, out: int, add: bool = False) -> None:
         parts, column = [], 0
         for projection in projections:
-            parts.append(LinearPart(self._pack(projection.base), self.modules.get(projection.name, -1), column))
-            column += projection.out_features
+            parts.append(LinearPart(self._pack(projection), self._row(projection), column))
+            column += parts[-1].packed.n
         self.program.linear(name, source, out, parts, add=add)
 
-    def _project(self, name: str, projection: LoraProjection, source: int, buffers: _Buffers, norm: Any) -> None:
+    def _project(self, name: str, projection: Any, source: int, buffers: _Buffers, norm: Any) -> None:
         """Back into the residual stream, through a norm of its own where the layer has one."""
         self._linear(name, [projection], source, buffers.hidden if norm is None else buffers.update, add=norm is None)
         if norm is not None:
@@ -202,7 +208,8 @@ class Lowering:
         normed = self.program.buffer(self.hidden, sampled=True)
         self.program.gather(buffers.hidden, sampled)
         self._norm(norm, sampled, normed)
-        self.program.linear("lm_head", normed, LOGITS, [LinearPart(head, -1, 0)])
+        row = self._row(self.model.get_output_embeddings())
+        self.program.linear("lm_head", normed, LOGITS, [LinearPart(head, row, 0)])
 
     # --- weights --------------------------------------------------------------------------------
 
@@ -212,9 +219,14 @@ class Lowering:
         bias = None if getattr(module, "bias", None) is None else self._take(module.bias)
         rows = weight if isinstance(module, nn.Linear) else weight.t()
         packed = pack_linear(self.program.library, rows, bias, self.int8, self._arena)
+        self.packed[self._names[module]] = packed
         self.freed = True
         module.weight.data = torch.empty(0, dtype=self.dtype)
         return packed
+
+    def _row(self, module: Any) -> int:
+        """In the adapters' tables, -1 for a module that they do not change."""
+        return self._rows.get(self._names[module], -1)
 
     def _take(self, parameter: torch.Tensor) -> torch.Tensor:
         self._seen.add(id(parameter))
@@ -245,8 +257,12 @@ class _Rotary:
         return cosines[0, :, :half].float().contiguous(), sines[0, :, :half].float().contiguous()
 
 
-def _parts(module: Any, fused: str, *split: str) -> list[LoraProjection]:
+def _parts(module: Any, fused: str, *split: str) -> list[Any]:
     return [getattr(module, fused)] if hasattr(module, fused) else [getattr(module, name) for name in split]
+
+
+def _inputs(linear: Any) -> int:
+    return int(linear.weight.shape[1 if isinstance(linear, nn.Linear) else 0])
 
 
 def _activation(config: Any) -> Activation:

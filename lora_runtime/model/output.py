@@ -9,8 +9,9 @@ import torch
 
 @dataclass(frozen=True)
 class StepOutput:
-    """`logits`: (rows that sample, vocab) float32, valid until the next step; `greedy`: their argmax.
+    """`logits`: (rows that sample, vocab + what adapters may add) float32, valid until the next step.
 
+    Tokens that the row's adapters do not have are at -inf. `greedy`: each row's argmax.
     A row with NaN, or whose largest logit is not finite, has -1.
     """
 

@@ -23,9 +23,9 @@ class ProgramRunner:
 
     def __init__(
         self, program: Program, shapes: Sequence[tuple[int, int, int]], num_blocks: int, block_size: int,
-        vocab_size: int, lock: AbstractContextManager[Any],
+        width: int, lock: AbstractContextManager[Any],
     ) -> None:
-        """`shapes`: (kv_heads, key dim, value dim) per layer; `lock` is held while the program runs.
+        """`shapes`: (kv_heads, key dim, value dim) per layer; `width`: of the logits; `lock` is held during a run.
 
         Raises ValueError for a block size that is no multiple of TILE.
         """
@@ -38,7 +38,7 @@ class ProgramRunner:
             [_slots(slots * heads * dim_v, program.dtype) for heads, _, dim_v in shapes],
         )
         self._keys, self._values = (_pointers(tensors) for tensors in self._cache)
-        self._logits = torch.empty(0, vocab_size)
+        self._logits = torch.empty(0, width)
         self._greedy = np.empty(0, np.int32)
 
     def forward(self, batch: StepBatch) -> StepOutput:
@@ -67,7 +67,8 @@ def _segments(batch: StepBatch) -> Any:
     for c, segment in zip(out, batch.segments, strict=True):
         adapter = segment.adapter.weights
         assert isinstance(adapter, CpuAdapter)
-        c.table, c.start, c.end, c.weight = adapter.address, segment.start, segment.end, segment.weight
+        c.table, c.kinds = adapter.address, adapter.kinds
+        c.start, c.end, c.weight = segment.start, segment.end, segment.weight
     return out
 
 

@@ -1,4 +1,4 @@
-"""What the swapped-in modules read during a step."""
+"""What the swapped-in functions read during a step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ..kernels import Kernels
 from ..kernels.attention import AttentionPlan
-from ..kernels.lora import LoraSegment
+from ..kernels.updates import UpdateSegment
 from ..kv_cache import KVCache
 
 
@@ -27,26 +27,27 @@ class AttentionCall:
 
 @dataclass
 class StepState:
-    """Shared by all swapped-in modules of one base; set by the runner around each forward.
+    """Shared by attention and hooks of one base; set by the runner around each forward.
 
-    `lora` maps a module's name to its segments; a module that no row's adapter targets is absent.
+    `updates` maps a module's name to its segments; a module that no row's adapter changes is absent.
     While `plan` is None the attention runs plainly causal and records how it is called: the dry run
-    at load.
+    at load, of `dry_rows` rows.
     """
 
     kernels: Kernels
     cache: KVCache | None = None
     plan: AttentionPlan | None = None
-    lora: Mapping[str, Sequence[LoraSegment]] = field(default_factory=dict)
+    updates: Mapping[str, Sequence[UpdateSegment]] = field(default_factory=dict)
     calls: dict[int, AttentionCall] = field(default_factory=dict)
+    dry_rows: int = 0
 
     @contextmanager
     def during(
-        self, cache: KVCache, plan: AttentionPlan, lora: Mapping[str, Sequence[LoraSegment]]
+        self, cache: KVCache, plan: AttentionPlan, updates: Mapping[str, Sequence[UpdateSegment]]
     ) -> Iterator[None]:
         """Set a step's inputs, and drop them after it so that no freed adapter stays reachable."""
-        self.cache, self.plan, self.lora = cache, plan, lora
+        self.cache, self.plan, self.updates = cache, plan, updates
         try:
             yield
         finally:
-            self.cache, self.plan, self.lora = None, None, {}
+            self.cache, self.plan, self.updates = None, None, {}

@@ -1,41 +1,61 @@
-"""Adapters: load, unload, get and list."""
+"""Adapters: load, unload, roll back, canary, policy, get and list."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 from loramux.v1 import adapters_pb2 as pb
 from loramux.v1 import adapters_pb2_grpc
 
-from lora_runtime import AdapterInfo, Engine
+from lora_runtime import AdapterInfo, Engine, EngineStoppedError
 
 from .. import errors
+from ..auth.interceptor import caller
+from ..declared import DeclaredStatus
+from ..locations import Locations, adapter_id_of
+from .adapter_messages import from_policy, to_message
+from .pages import page
 
-_MAX_PAGE = 1000
-_DEFAULT_PAGE = 100
 _MAX_UNLOAD_WAIT_S = 3600
+_ADMIN_THREADS = 32
+_ALL = "*"
 T = TypeVar("T")
 
 
 class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
-    """Calls that may wait run on worker threads, off the event loop."""
+    """Calls that change something run on threads of their own: a slow download or an unload that waits must not take
+    those that requests are submitted on."""
 
-    def __init__(self, engine: Callable[[], Engine], roots: Sequence[Path]) -> None:
+    def __init__(
+        self, engine: Callable[[], Engine], locations: Locations,
+        declared: Callable[[], Iterable[DeclaredStatus]] = tuple,
+    ) -> None:
         self._engine = engine
-        self._roots = [root.resolve() for root in roots]
+        self._locations = locations
+        self._declared = declared
+        self._threads = ThreadPoolExecutor(_ADMIN_THREADS, "loramux-admin")
+
+    def close(self) -> None:
+        """Start nothing more; what runs is not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def LoadAdapter(self, request: pb.LoadAdapterRequest, context: grpc.aio.ServicerContext) -> pb.Adapter:
         def load() -> AdapterInfo:
-            return self._engine().load_adapter(self._confine(request.path), request.adapter_id or None)
+            engine, source, adapter_id = self._engine(), self._locations.resolve(request), adapter_id_of(request)
+            if adapter_id == _ALL:
+                raise errors.invalid("adapter_id", f"{_ALL!r} stands for all adapters")
+            if not 0 <= request.canary_weight < 1:
+                raise errors.invalid("canary_weight", "must be in [0, 1)")
+            policy = from_policy(request.policy) if request.HasField("policy") else None
+            # The roots once more, for links that are changed between the look and the reading.
+            return engine.load_adapter(
+                source, adapter_id, canary_weight=request.canary_weight, policy=policy, roots=self._locations.roots)
 
-        return to_message(await _run(load, context))
+        return to_message(await self._admin(load, context))
 
     async def UnloadAdapter(self, request: pb.UnloadAdapterRequest, context: grpc.aio.ServicerContext) -> pb.Adapter:
         def unload() -> AdapterInfo:
@@ -43,66 +63,74 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
                 raise errors.invalid("timeout_s", f"must be in [0, {_MAX_UNLOAD_WAIT_S}]")
             return self._engine().unload_adapter(request.adapter_id, request.timeout_s)
 
-        return to_message(await _run(unload, context))
+        return to_message(await self._admin(unload, context))
+
+    async def RollbackAdapter(
+        self, request: pb.RollbackAdapterRequest, context: grpc.aio.ServicerContext
+    ) -> pb.Adapter:
+        def roll_back() -> AdapterInfo:
+            return self._engine().rollback_adapter(request.adapter_id, request.version)
+
+        return to_message(await self._admin(roll_back, context))
+
+    async def SetCanary(self, request: pb.SetCanaryRequest, context: grpc.aio.ServicerContext) -> pb.Adapter:
+        def set_canary() -> AdapterInfo:
+            if not request.HasField("weight") or not 0 <= request.weight <= 1:
+                raise errors.invalid("weight", "is needed, and must be in [0, 1]")
+            return self._engine().set_canary(request.adapter_id, request.weight)
+
+        return to_message(await self._admin(set_canary, context))
+
+    async def SetPolicy(self, request: pb.SetPolicyRequest, context: grpc.aio.ServicerContext) -> pb.SetPolicyResponse:
+        def set_policy() -> AdapterInfo | None:
+            if not request.adapter_id:
+                raise errors.invalid("adapter_id", f"must not be empty; {_ALL!r} is the default policy")
+            if not request.HasField("policy"):
+                raise errors.invalid("policy", "is needed")
+            return self._engine().set_policy(request.adapter_id, from_policy(request.policy))
+
+        info = await self._admin(set_policy, context)
+        return pb.SetPolicyResponse(adapter=to_message(info) if info else None)
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: grpc.aio.ServicerContext) -> pb.Adapter:
-        return to_message(await _run(lambda: self._engine().get_adapter(request.adapter_id), context))
+        def get() -> AdapterInfo:
+            return self._engine().get_adapter(request.adapter_id)
+
+        return to_message(await _run(asyncio.to_thread(get), context))
 
     async def ListAdapters(
         self, request: pb.ListAdaptersRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListAdaptersResponse:
-        def page() -> pb.ListAdaptersResponse:
-            if request.page_size > _MAX_PAGE:
-                raise errors.invalid("page_size", f"must be at most {_MAX_PAGE}")
-            after, size = _decode_token(request.page_token), request.page_size or _DEFAULT_PAGE
-            adapters = self._engine().list_adapters()
-            # The token is the last id seen, so that loads and unloads between pages skip nothing else.
-            rest = [a for a in adapters if after is None or a.adapter_id > after]
-            token = _encode_token(rest[size - 1].adapter_id) if len(rest) > size else ""
-            return pb.ListAdaptersResponse(
-                adapters=[to_message(a) for a in rest[:size]], next_page_token=token, total_size=len(adapters))
+        may_use = caller().may_use
 
-        return await _run(page, context)
+        def list_page() -> pb.ListAdaptersResponse:
+            adapters = [a for a in self._engine().list_adapters() if may_use(a.adapter_id)]
+            return page(adapters, request.page_size, request.page_token)
 
-    def _confine(self, path: str) -> Path:
-        """The real path, symbolic links followed. Raises PermissionError outside the adapter roots."""
-        if not path or "\0" in path:
-            raise errors.invalid("path", "must not be empty")
-        if not self._roots:
-            raise PermissionError("this server has no adapter root: loading over gRPC is switched off")
-        real = (self._roots[0] / path).resolve()
-        # The files inside may be links of their own: mounted volumes have those, but not to elsewhere.
-        for target in (real, *(f.resolve() for f in (real.iterdir() if real.is_dir() else ()))):
-            if not any(target.is_relative_to(root) for root in self._roots):
-                raise PermissionError("the path is outside the server's adapter roots")
-        return real
+        return await _run(asyncio.to_thread(list_page), context)
+
+    async def ListDeclaredAdapters(
+        self, request: pb.ListDeclaredAdaptersRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListDeclaredAdaptersResponse:
+        who = caller()
+        adapters = [
+            pb.DeclaredAdapter(name=d.name, source=d.source, state=d.state, version=d.version, error=d.error)
+            for d in self._declared() if (who.may_use(d.name) if d.name else who.admin)]
+        return pb.ListDeclaredAdaptersResponse(adapters=adapters)
+
+    async def _admin(self, work: Callable[[], T], context: grpc.aio.ServicerContext) -> T:
+        async def run() -> T:
+            try:
+                running = asyncio.get_running_loop().run_in_executor(self._threads, work)
+            except RuntimeError as error:  # closed
+                raise EngineStoppedError("the server is stopping") from error
+            return await running
+
+        return await _run(run(), context)
 
 
-async def _run(work: Callable[[], T], context: grpc.aio.ServicerContext) -> T:
+async def _run(work: Awaitable[T], context: grpc.aio.ServicerContext) -> T:
     try:
-        return await asyncio.to_thread(work)
+        return await work
     except Exception as error:
         await errors.abort(context, error)
-
-
-def to_message(info: AdapterInfo) -> pb.Adapter:
-    loaded_at = Timestamp()
-    loaded_at.FromNanoseconds(int(info.loaded_at * 1e9))
-    return pb.Adapter(
-        adapter_id=info.adapter_id, version=info.version, source=info.source, base_model_name=info.base_model_name,
-        modules=[pb.AppliedModule(name=m.name, rank=m.rank, scaling=m.scaling) for m in info.modules],
-        num_bytes=info.num_bytes, leases=info.leases, loaded_at=loaded_at, max_rank=info.max_rank,
-    )
-
-
-def _encode_token(adapter_id: str) -> str:
-    return base64.urlsafe_b64encode(adapter_id.encode()).decode()
-
-
-def _decode_token(token: str) -> str | None:
-    if not token:
-        return None
-    try:
-        return base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
-    except (binascii.Error, UnicodeError) as error:
-        raise errors.invalid("page_token", "is not a token that ListAdapters gave") from error

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import grpc
 from loramux.v1 import inference_pb2 as pb
 from loramux.v1 import inference_pb2_grpc
 
-from lora_runtime import ChatMessage, Engine, FinishReason, Request, RequestHandle, SamplingParams, TokenLogprob
+from lora_runtime import (
+    AdapterUse,
+    ChatMessage,
+    Engine,
+    FinishReason,
+    Generation,
+    Request,
+    RequestHandle,
+    SamplingParams,
+    TokenEvent,
+    TokenLogprob,
+    WeightedAdapter,
+)
 
 from .. import errors
 
@@ -21,6 +37,7 @@ _REASONS = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
 }
+T = TypeVar("T", bound=RequestHandle | Future)
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{0,128}")
 
 
@@ -31,43 +48,29 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         self._engine = engine
 
     async def Generate(self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> pb.GenerateResponse:
-        handle: RequestHandle | None = None
-        try:
-            handle = await self._submit(request, context)
-            done = await handle.aresult()
-        except Exception as error:
-            await errors.abort(context, error)
-        finally:
-            if handle is not None:
-                handle.cancel()
-        return pb.GenerateResponse(
-            request_id=done.request_id, adapter_id=done.adapter_id, adapter_version=done.adapter_version,
-            text=done.text,
-            choices=[
-                pb.Choice(
-                    index=c.index, text=c.text, token_ids=c.token_ids, logprobs=[_logprob(p) for p in c.logprobs],
-                    finish_reason=_REASONS[c.finish_reason], usage=pb.Usage(**vars(c.usage)),
-                    timings=pb.Timings(**vars(c.timings)),
-                )
-                for c in done.choices
-            ],
-        )
+        async with self._request(request, context) as handle:
+            return _to_response(await handle.aresult())
 
     async def GenerateStream(
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
+        async with self._request(request, context) as handle:
+            adapters = handle.adapters
+            async for event in handle:
+                answer = _to_increment(handle, event)
+                answer.adapters.extend(_uses(adapters))
+                adapters = ()  # the first message only
+                yield answer
+
+    @asynccontextmanager
+    async def _request(
+        self, message: pb.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[RequestHandle]:
+        """A submitted request, cancelled however the block ends; errors end the call."""
         handle: RequestHandle | None = None
         try:
-            handle = await self._submit(request, context)
-            async for e in handle:
-                yield pb.GenerateStreamResponse(
-                    request_id=handle.request_id, adapter_id=request.adapter_id,
-                    adapter_version=handle.adapter_version, index=e.index, text=e.text, token_ids=e.token_ids,
-                    logprobs=[_logprob(p) for p in e.logprobs],
-                    finish_reason=_REASONS[e.finish_reason] if e.finish_reason else pb.FINISH_REASON_UNSPECIFIED,
-                    usage=pb.Usage(**vars(e.usage)) if e.usage else None,
-                    timings=pb.Timings(**vars(e.timings)) if e.timings else None,
-                )
+            handle = await self._submit(message, context)
+            yield handle
         except Exception as error:
             await errors.abort(context, error)
         finally:
@@ -75,15 +78,20 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
                 handle.cancel()
 
     async def _submit(self, message: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> RequestHandle:
-        """Tokenizing takes milliseconds: not on the event loop."""
-        request = to_request(message, context.time_remaining())
-        submitting = asyncio.ensure_future(asyncio.to_thread(self._engine().submit, request))
-        try:
-            return await asyncio.shield(submitting)
-        except asyncio.CancelledError:
-            # The call is gone but the thread is not: free what it will have submitted.
-            submitting.add_done_callback(_cancel_late)
-            raise
+        """Tokenizing takes milliseconds: not on the event loop. An adapter that was never read here may take seconds
+        or more: not on the threads for submission."""
+        engine, request = self._engine(), to_request(message, context.time_remaining())
+
+        def submit_if_prepared() -> RequestHandle | Future[None]:
+            reading = engine.prepare(request)
+            return engine.submit(request) if reading.done() else reading
+
+        begun = await _in_thread(submit_if_prepared)
+        if isinstance(begun, RequestHandle):
+            return begun
+        await asyncio.wrap_future(begun)
+        late = dataclasses.replace(request, timeout_s=context.time_remaining())
+        return await _in_thread(lambda: engine.submit(late))
 
 
 def to_request(message: pb.GenerateRequest, timeout_s: float | None) -> Request:
@@ -97,6 +105,9 @@ def to_request(message: pb.GenerateRequest, timeout_s: float | None) -> Request:
         token_ids=tuple(message.token_ids) or None,
         messages=tuple(ChatMessage(m.role, m.content) for m in message.messages) or None,
         adapter_id=message.adapter_id,
+        adapters=tuple(
+            WeightedAdapter(a.adapter_id, a.weight if a.HasField("weight") else 1.0) for a in message.adapters),
+        priority=message.priority,
         sampling=SamplingParams(
             **sampling, stop=tuple(message.stop), stop_token_ids=tuple(message.stop_token_ids),
             ignore_eos=message.ignore_eos,
@@ -106,9 +117,48 @@ def to_request(message: pb.GenerateRequest, timeout_s: float | None) -> Request:
     )
 
 
-def _cancel_late(submitting: asyncio.Future[RequestHandle]) -> None:
-    if not submitting.cancelled() and submitting.exception() is None:
-        submitting.result().cancel()
+async def _in_thread(work: Callable[[], T]) -> T:
+    """What `work` gives; cancelled when the call is gone before the thread is done."""
+    working = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        working.add_done_callback(_cancel_late)
+        raise
+
+
+def _cancel_late(working: asyncio.Future[T]) -> None:
+    if not working.cancelled() and working.exception() is None:
+        working.result().cancel()
+
+
+def _to_response(done: Generation) -> pb.GenerateResponse:
+    return pb.GenerateResponse(
+        request_id=done.request_id, adapter_id=done.adapter_id, adapter_version=done.adapter_version, text=done.text,
+        choices=[
+            pb.Choice(
+                index=c.index, text=c.text, token_ids=c.token_ids, logprobs=[_logprob(p) for p in c.logprobs],
+                finish_reason=_REASONS[c.finish_reason], usage=pb.Usage(**vars(c.usage)),
+                timings=pb.Timings(**vars(c.timings)),
+            )
+            for c in done.choices
+        ],
+        adapters=_uses(done.adapters),
+    )
+
+
+def _to_increment(handle: RequestHandle, e: TokenEvent) -> pb.GenerateStreamResponse:
+    return pb.GenerateStreamResponse(
+        request_id=handle.request_id, adapter_id=handle.request.adapter_id, adapter_version=handle.adapter_version,
+        index=e.index, text=e.text, token_ids=e.token_ids, logprobs=[_logprob(p) for p in e.logprobs],
+        finish_reason=_REASONS[e.finish_reason] if e.finish_reason else pb.FINISH_REASON_UNSPECIFIED,
+        usage=pb.Usage(**vars(e.usage)) if e.usage else None,
+        timings=pb.Timings(**vars(e.timings)) if e.timings else None,
+    )
+
+
+def _uses(adapters: Iterable[AdapterUse]) -> list[pb.AdapterUse]:
+    return [pb.AdapterUse(**vars(use)) for use in adapters]
 
 
 def _logprob(p: TokenLogprob) -> pb.TokenLogprob:

@@ -29,7 +29,8 @@ class ServerInfoService(server_pb2_grpc.ServerServicer):
         limits = ("max_context", "max_adapters", "max_running", "max_waiting", "max_batch_tokens", "kv_block_size",
                   "kv_blocks")
         load = ("running", "waiting", "adapters", "adapter_bytes", "leases", "kv_blocks_used", "kv_blocks_cached",
-                "preemptions", "steps")
+                "preemptions", "steps", "registered_adapters", "host_adapters", "host_adapter_bytes",
+                "loading_adapters")
         return pb.ServerInfo(
             version=info.version, base_model=info.base_model, architecture=info.architecture, device=info.device,
             dtype=info.dtype, kernels=info.kernels, num_parameters=info.num_parameters, vocab_size=info.vocab_size,

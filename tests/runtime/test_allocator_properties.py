@@ -11,6 +11,9 @@ from lora_runtime.kv_cache import BlockAllocator, block_keys
 BLOCKS = 6
 
 
+KEYS = ["", "v1", "v1*0.5+v2"]
+
+
 class AllocatorMachine(RuleBasedStateMachine):
     """`held`: references by block; `content`: the key whose KV a block holds since it was published."""
 
@@ -40,7 +43,7 @@ class AllocatorMachine(RuleBasedStateMachine):
             del self.held[block]
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), version=st.sampled_from(["", "v1"]), token=st.integers(0, 3))
+    @rule(data=st.data(), version=st.sampled_from(KEYS), token=st.integers(0, 3))
     def publish(self, data: st.DataObject, version: str, token: int) -> None:
         block = data.draw(st.sampled_from(sorted(self.held)))
         key = block_keys(version, [token] * 4, 4)[0]
@@ -48,7 +51,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         if block not in self.content and key not in self.content.values():
             self.content[block] = key
 
-    @rule(version=st.sampled_from(["", "v1"]), token=st.integers(0, 3))
+    @rule(version=st.sampled_from(KEYS), token=st.integers(0, 3))
     def match(self, version: str, token: int) -> None:
         key = block_keys(version, [token] * 4, 4)[0]
         found = self.allocator.match([key])
@@ -56,10 +59,10 @@ class AllocatorMachine(RuleBasedStateMachine):
         for block in found:
             self.held[block] = self.held.get(block, 0) + 1
 
-    @rule(version=st.sampled_from(["", "v1"]))
+    @rule(version=st.sampled_from(["v1", "v2"]))
     def forget(self, version: str) -> None:
         self.allocator.forget(version)
-        self.content = {b: k for b, k in self.content.items() if k[0] != version}
+        self.content = {b: k for b, k in self.content.items() if version not in k[0]}
 
     @invariant()
     def counts_agree(self) -> None:
@@ -78,3 +81,11 @@ def test_keys_depend_on_version_and_on_everything_before() -> None:
     assert block_keys("v", [1, 2, 3, 9], 2)[0] == one
     assert block_keys("w", [1, 2], 2)[0] != one
     assert block_keys("v", [9, 9, 3, 4], 2)[1] != two
+
+
+def test_blocks_before_an_activation_are_the_bases() -> None:
+    base, plain = block_keys("", range(8), 2), block_keys("v", range(8), 2)
+    activated = block_keys("v@5", range(8), 2, base_prefix=5)
+    assert activated[:2] == base[:2]
+    assert [key[0] for key in activated[2:]] == ["v@5", "v@5"]
+    assert not set(activated) & set(plain)

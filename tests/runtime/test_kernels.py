@@ -119,6 +119,20 @@ def test_linear_equals_the_dense_product(seed: int, int8: bool, dtype: torch.dty
     _assert_close(ops.linear(x, packed), expected + (bias.double() if bias is not None else 0), dtype)
 
 
+@DTYPES
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_norms_equal_those_of_the_dense_weight(seed: int, int8: bool, dtype: torch.dtype) -> None:
+    g = torch.Generator().manual_seed(seed)
+    n_in, n_out, rank = 2 * _integer(g, 1, 200), _integer(g, 1, 200), _integer(g, 1, 40)
+    a, b = torch.randn(rank, n_in, generator=g), torch.randn(n_out, rank, generator=g)
+    packed = weights.pack_linear(library.load(), torch.randn(n_out, n_in, generator=g).to(dtype), None, int8)
+    dense = weights.unpack_rows(library.load(), packed, 0, n_out, dtype).double()
+    expected = (dense + 0.3 * b.double() @ a.double()).norm(dim=1)
+    actual = weights.updated_norms(library.load(), packed, a, b, 0.3, dtype)
+    _assert_close(actual, expected, torch.float32)
+
+
 def test_int8_products_do_not_overflow() -> None:
     """The largest inputs and weights of a long row fit into int32."""
     k = 11008

@@ -20,7 +20,7 @@ from lora_runtime.adapters.update import CheckedAdapter, ModuleKind, ModuleUpdat
 
 from ..support.adapters import save_adapter
 from ..support.models import VOCAB, save_base
-from ..support.updates import apply_update
+from ..support.update_reference import apply_update
 
 README = Path(__file__).parents[2] / "README.md"
 

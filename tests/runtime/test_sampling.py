@@ -16,7 +16,7 @@ from lora_runtime.sequence import Sequence
 
 
 def make_sequence(prompt: tuple[int, ...] = (1,), index: int = 0, **params: object) -> Sequence:
-    return Sequence(None, index, prompt, SamplingParams(**params), None, None, 99)  # type: ignore[arg-type]
+    return Sequence(None, index, prompt, SamplingParams(**params), None, 99)  # type: ignore[arg-type]
 
 
 def kept(probs: list[float], top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> list[int]:

@@ -60,13 +60,13 @@ class LogitsRecorder:
         def recording(batch):
             output = forward(batch)
             for seq, row in zip(batch.sampling, output.logits, strict=True):
-                self._rows.setdefault(seq.handle.request_id, []).append(row.clone())
+                self._rows.setdefault(seq.handle.request_id, []).append(row[: engine.base.vocab_size].clone())
             return output
 
         engine._runner.forward = recording
 
     def of(self, request_id: str) -> torch.Tensor:
-        """(tokens, vocab)."""
+        """(tokens, vocab), without the columns of tokens that adapters may add."""
         return torch.stack(self._rows[request_id])
 
 

@@ -85,6 +85,12 @@ async def refused(call: Any, code: grpc.StatusCode) -> grpc.aio.AioRpcError:
     return caught.value
 
 
+async def drain(stream: Any) -> None:
+    """Reads a stream to its end."""
+    while await stream.read() is not grpc.aio.EOF:
+        pass
+
+
 def detail(error: grpc.RpcError, kind: type[Message]) -> Any:
     """The google.rpc detail of this kind; fails if the error has none."""
     status = rpc_status.from_call(error)

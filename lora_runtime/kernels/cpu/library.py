@@ -27,12 +27,16 @@ class Linear(Structure):
 
 class Embedding(Structure):
     _fields_ = [
-        ("rows", c_void_p), ("scale", c_float), ("unused", c_int32), ("positions", c_void_p), ("head", Linear),
+        ("rows", c_void_p), ("scale", c_float), ("module", c_int32), ("positions", c_void_p), ("tokens", c_int32),
+        ("unused", c_int32), ("head", Linear),
     ]
 
 
 class Norm(Structure):
-    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("eps", c_float), ("rms", c_int32)]
+    _fields_ = [
+        ("weight", c_void_p), ("bias", c_void_p), ("eps", c_float), ("rms", c_int32), ("module", c_int32),
+        ("unused", c_int32),
+    ]
 
 
 class AttentionShape(Structure):
@@ -42,13 +46,24 @@ class AttentionShape(Structure):
     ]
 
 
-class LoraEntry(Structure):
-    _fields_ = [("a", c_void_p), ("b", c_void_p), ("rank", c_int32), ("scaling", c_float)]
+class ModuleEntry(Structure):
+    _fields_ = [
+        ("a", c_void_p), ("b", c_void_p), ("rank", c_int32), ("scaling", c_float), ("out", c_int32),
+        ("tokens", c_int32), ("gain", c_void_p), ("bias", c_void_p), ("dense", c_void_p), ("token_ids", c_void_p),
+        ("token_rows", c_void_p),
+    ]
+
+
+class PackJob(Structure):
+    _fields_ = [
+        ("source", c_void_p), ("target", c_void_p), ("kind", c_int32), ("rows", c_int32), ("columns", c_int32),
+        ("unused", c_int32),
+    ]
 
 
 class Segment(Structure):
     _fields_ = [
-        ("table", c_void_p), ("start", c_int32), ("end", c_int32), ("weight", c_float), ("unused", c_int32),
+        ("table", c_void_p), ("start", c_int32), ("end", c_int32), ("weight", c_float), ("kinds", c_int32),
     ]
 
 
@@ -80,13 +95,14 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
                             POINTER(Norm), c_int, c_void_p, c_void_p]),
     "lm_activate": (None, [c_void_p, c_int, c_int, c_int, c_int, c_int, c_int]),
     "lm_gather": (None, [c_void_p, c_int, c_int]),
-    "lm_argmax": (None, [c_void_p, c_float]),
+    "lm_argmax": (None, [c_void_p, c_float, c_int]),
     "lm_run": (None, [c_void_p, POINTER(Step)]),
     "lm_times": (c_int, [c_void_p, POINTER(c_double)]),
     "lm_pack": (None, [c_int, c_void_p, c_int, c_int, c_void_p]),
     "lm_pack_int8": (None, [c_void_p, c_int, c_int, c_void_p]),
-    "lm_lora_bytes": (None, [c_int, c_int, c_int, c_int, POINTER(c_long)]),
-    "lm_pack_lora": (None, [c_int, c_void_p, c_void_p, c_int, c_int, c_int, c_void_p, c_void_p]),
+    "lm_pack_adapter": (None, [c_int, POINTER(PackJob), c_int]),
+    "lm_updated_norms": (None, [c_int, POINTER(Linear), c_void_p, c_void_p, c_int, c_float, c_void_p]),
+    "lm_unpack": (None, [c_int, POINTER(Linear), c_int, c_int, c_void_p]),
     "lm_sample": (None, [POINTER(SampleRow), c_int, c_int, c_int]),
     "lm_gemm": (None, [c_int, POINTER(Linear), c_void_p, c_int, c_void_p, c_int]),
     "lm_lora": (None, [c_int, POINTER(Step), c_void_p, c_int, c_void_p, c_int]),
@@ -121,6 +137,6 @@ def is_bf16(dtype: torch.dtype) -> bool:
 
 
 __all__ = [
-    "MAX_RANK", "SLACK_BYTES", "TILE", "AttentionShape", "Embedding", "Linear", "LoraEntry", "Norm", "SampleRow",
-    "Segment", "Step", "byref", "is_bf16", "load",
+    "MAX_RANK", "SLACK_BYTES", "TILE", "AttentionShape", "Embedding", "Linear", "ModuleEntry", "Norm", "PackJob",
+    "SampleRow", "Segment", "Step", "byref", "is_bf16", "load",
 ]

@@ -11,7 +11,7 @@ import mmap
 
 import torch
 
-_ALIGN = 64
+ALIGN = 64
 _MIN_CHUNK = 32 << 20
 
 
@@ -33,16 +33,11 @@ class Arena:
     def empty(self, count: int, dtype: torch.dtype) -> torch.Tensor:
         """(count,) uninitialised, next to what was handed out before."""
         num_bytes = count * dtype.itemsize
-        start = -(-self._used // _ALIGN) * _ALIGN
+        start = -(-self._used // ALIGN) * ALIGN
         if start + num_bytes > self._chunk.numel():
             self._chunk, start = zeroed(max(num_bytes, _MIN_CHUNK)), 0
         self._used = start + num_bytes
         return self._chunk[start : self._used].view(dtype)
-
-    @staticmethod
-    def size_of(*num_bytes: int) -> int:
-        """Bytes that parts of these sizes take together."""
-        return sum(-(-n // _ALIGN) * _ALIGN for n in num_bytes)
 
 
 def zeroed(num_bytes: int) -> torch.Tensor:

@@ -10,13 +10,16 @@ from collections.abc import Sequence
 
 import torch
 
+from ...adapters.update import ModuleKind
 from ..attention import AttentionPlan
 from ..lora import LoraSegment
 from ..sampling import SampleRow
+from ..updates import ModuleDelta
 from . import library
-from .library import SLACK_BYTES, TILE, AttentionShape, LoraEntry, Segment, Step, byref, is_bf16, load
+from .adapter import CpuAdapter
+from .library import SLACK_BYTES, TILE, AttentionShape, Segment, Step, byref, is_bf16, load
 from .memory import Arena
-from .weights import PackedLinear, pack_lora
+from .weights import PackedLinear
 
 
 def linear(x: torch.Tensor, packed: PackedLinear, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -31,14 +34,12 @@ def linear(x: torch.Tensor, packed: PackedLinear, out: torch.Tensor | None = Non
 def prepare_lora(segments: Sequence[LoraSegment], arena: Arena | None = None) -> tuple[Step, list[object]]:
     """A step with these segments alone, and what must live as long as it."""
     # The scaling goes in as the rows' weight: the program multiplies an adapter's own by it.
-    packed = [pack_lora(load(), s.a, s.b, 1.0, arena) for s in segments]
-    tables = (LoraEntry * len(segments))(*(p.struct() for p in packed))
-    c_segments = (Segment * len(segments))()
-    for i, s in enumerate(segments):
-        address = ctypes.addressof(tables) + i * ctypes.sizeof(LoraEntry)
-        c_segments[i] = Segment(address, s.start, s.end, s.scaling, 0)
+    deltas = [ModuleDelta(ModuleKind.LINEAR, len(s.b), s.a.contiguous(), s.b.contiguous()) for s in segments]
+    adapters = [CpuAdapter({"": delta}, {"": 0}, arena) for delta in deltas]
+    c_segments = (Segment * len(segments))(*(
+        Segment(a.address, s.start, s.end, s.scaling, a.kinds) for a, s in zip(adapters, segments, strict=True)))
     step = Step(segments=len(segments), segment=ctypes.addressof(c_segments), threads=torch.get_num_threads())
-    return step, [packed, tables, c_segments]
+    return step, [adapters, c_segments]
 
 
 def run_lora(y: torch.Tensor, x: torch.Tensor, step: Step) -> None:

@@ -34,12 +34,13 @@ class LinearPart:
 
 @dataclass(frozen=True)
 class NormWeights:
-    """RMSNorm (arXiv:1910.07467) where `rms`, else LayerNorm; `weight`, `bias`: (width,) float32."""
+    """RMSNorm (arXiv:1910.07467) where `rms`, else LayerNorm; `weight`, `bias`: (width,) float32; `module` as above."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
     eps: float
     rms: bool
+    module: int = -1
 
 
 class Program:
@@ -66,13 +67,14 @@ class Program:
 
     def embed(
         self, out: int, *, rows: torch.Tensor | None, tied: PackedLinear | None, scale: float = 1.0,
-        positions: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None, module: int = -1,
     ) -> None:
         """Token embeddings from `rows` (vocab, width) or from the packed lm_head; plus `positions` (P, width)."""
         head = tied.struct() if tied is not None else Linear()
+        tokens = len(rows) if rows is not None else head.n
         self._add("embed", rows, tied, positions)
-        self.library.lm_embed(
-            self._pointer, out, byref(Embedding(_pointer(rows), scale, 0, _pointer(positions), head)))
+        self.library.lm_embed(self._pointer, out, byref(
+            Embedding(_pointer(rows), scale, module, _pointer(positions), tokens, 0, head)))
 
     def norm(self, source: int, width: int, out: int, weights: NormWeights, *, add: bool = False) -> None:
         """out = norm(source), or out += norm(source)."""
@@ -110,10 +112,13 @@ class Program:
         self._add("gather")
         self.library.lm_gather(self._pointer, source, out)
 
-    def argmax(self, softcap: float | None) -> None:
-        """Caps the logits and finds each row's largest: Step.greedy, -1 for a row with NaN."""
+    def argmax(self, softcap: float | None, added: int = 0) -> None:
+        """Caps the logits and finds each row's largest: Step.greedy, -1 for a row with NaN.
+
+        Logits have `added` more columns than the lm_head, -inf where the row's adapters do not have that token.
+        """
         self._add("argmax")
-        self.library.lm_argmax(self._pointer, softcap or 0.0)
+        self.library.lm_argmax(self._pointer, softcap or 0.0, added)
 
     def run(self, step: Step) -> None:
         """Run one step; releases the GIL. `step` and what it points to must live until it returns."""
@@ -135,4 +140,4 @@ def _pointer(tensor: torch.Tensor | None) -> int | None:
 
 
 def _norm(weights: NormWeights) -> Norm:
-    return Norm(_pointer(weights.weight), _pointer(weights.bias), weights.eps, weights.rms)
+    return Norm(_pointer(weights.weight), _pointer(weights.bias), weights.eps, weights.rms, weights.module)

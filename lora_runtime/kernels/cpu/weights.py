@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .library import MAX_RANK, Linear, LoraEntry, is_bf16
+from .library import Linear, is_bf16
 from .memory import Arena
 
 PANEL = 48
@@ -56,42 +56,19 @@ def quantize_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (weight / scale[:, None]).round().to(torch.int8).contiguous(), scale.contiguous()
 
 
-@dataclass(frozen=True)
-class PackedLora:
-    """One projection of one adapter in the layout of csrc/lora.h."""
-
-    a: torch.Tensor
-    b: torch.Tensor
-    rank: int
-    scaling: float
-
-    def struct(self) -> LoraEntry:
-        """For C; valid while this object lives."""
-        return LoraEntry(self.a.data_ptr(), self.b.data_ptr(), self.rank, self.scaling)
+def unpack_rows(library: ctypes.CDLL, packed: PackedLinear, start: int, end: int, dtype: torch.dtype) -> torch.Tensor:
+    """Rows `start:end` of the weight, (rows, in) float32, int8 as what it stands for; `dtype` as for the kernels."""
+    out = torch.empty(end - start, packed.k)
+    library.lm_unpack(is_bf16(dtype), packed.struct(), start, end - start, out.data_ptr())
+    return out
 
 
-def pack_lora(
-    library: ctypes.CDLL, a: torch.Tensor, b: torch.Tensor, scaling: float, arena: Arena | None = None
-) -> PackedLora:
-    """`a`: (r, in), `b`: (out, r), both float32 or both bfloat16. Raises ValueError above MAX_RANK."""
-    rank = a.shape[0]
-    if rank > MAX_RANK:
-        raise ValueError(f"rank {rank} is above {MAX_RANK}, the most that the C++ kernels take")
-    sizes = _lora_sizes(library, a, b)
-    arena = arena or Arena(Arena.size_of(*sizes))
-    packed_a, packed_b = (arena.empty(size // a.itemsize, a.dtype) for size in sizes)
-    a, b = a.contiguous(), b.contiguous()
-    library.lm_pack_lora(is_bf16(a.dtype), a.data_ptr(), b.data_ptr(), rank, a.shape[1], b.shape[0],
-                         packed_a.data_ptr(), packed_b.data_ptr())
-    return PackedLora(packed_a, packed_b, rank, scaling)
-
-
-def lora_bytes(library: ctypes.CDLL, a: torch.Tensor, b: torch.Tensor) -> int:
-    """What pack_lora takes from the arena."""
-    return Arena.size_of(*_lora_sizes(library, a, b))
-
-
-def _lora_sizes(library: ctypes.CDLL, a: torch.Tensor, b: torch.Tensor) -> list[int]:
-    sizes = (ctypes.c_long * 2)()
-    library.lm_lora_bytes(is_bf16(a.dtype), *a.shape, b.shape[0], sizes)
-    return list(sizes)
+def updated_norms(
+    library: ctypes.CDLL, packed: PackedLinear, a: torch.Tensor, b: torch.Tensor, scaling: float, dtype: torch.dtype
+) -> torch.Tensor:
+    """(out,) norms over the inputs of W + scaling * B A, in float32; `a` (r, in), `b` (out, r)."""
+    columns, rows = a.float().t().contiguous(), b.float().contiguous()
+    norms = torch.empty(packed.n)
+    library.lm_updated_norms(is_bf16(dtype), packed.struct(), columns.data_ptr(), rows.data_ptr(), len(a), scaling,
+                             norms.data_ptr())
+    return norms

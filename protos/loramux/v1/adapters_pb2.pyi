@@ -2,6 +2,7 @@ import datetime
 
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -9,8 +10,23 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class AdapterState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ADAPTER_STATE_UNSPECIFIED: _ClassVar[AdapterState]
+    ADAPTER_STATE_COLD: _ClassVar[AdapterState]
+    ADAPTER_STATE_LOADING: _ClassVar[AdapterState]
+    ADAPTER_STATE_HOST: _ClassVar[AdapterState]
+    ADAPTER_STATE_DEVICE: _ClassVar[AdapterState]
+    ADAPTER_STATE_FAILED: _ClassVar[AdapterState]
+ADAPTER_STATE_UNSPECIFIED: AdapterState
+ADAPTER_STATE_COLD: AdapterState
+ADAPTER_STATE_LOADING: AdapterState
+ADAPTER_STATE_HOST: AdapterState
+ADAPTER_STATE_DEVICE: AdapterState
+ADAPTER_STATE_FAILED: AdapterState
+
 class Adapter(_message.Message):
-    __slots__ = ("adapter_id", "version", "source", "base_model_name", "modules", "num_bytes", "leases", "loaded_at", "max_rank")
+    __slots__ = ("adapter_id", "version", "source", "base_model_name", "modules", "num_bytes", "leases", "loaded_at", "max_rank", "state", "policy", "canary", "older_versions", "error", "notes")
     ADAPTER_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +36,12 @@ class Adapter(_message.Message):
     LEASES_FIELD_NUMBER: _ClassVar[int]
     LOADED_AT_FIELD_NUMBER: _ClassVar[int]
     MAX_RANK_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
+    OLDER_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
     adapter_id: str
     version: str
     source: str
@@ -29,25 +51,63 @@ class Adapter(_message.Message):
     leases: int
     loaded_at: _timestamp_pb2.Timestamp
     max_rank: int
-    def __init__(self, adapter_id: _Optional[str] = ..., version: _Optional[str] = ..., source: _Optional[str] = ..., base_model_name: _Optional[str] = ..., modules: _Optional[_Iterable[_Union[AppliedModule, _Mapping]]] = ..., num_bytes: _Optional[int] = ..., leases: _Optional[int] = ..., loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., max_rank: _Optional[int] = ...) -> None: ...
+    state: AdapterState
+    policy: Policy
+    canary: Canary
+    older_versions: _containers.RepeatedScalarFieldContainer[str]
+    error: str
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, adapter_id: _Optional[str] = ..., version: _Optional[str] = ..., source: _Optional[str] = ..., base_model_name: _Optional[str] = ..., modules: _Optional[_Iterable[_Union[AppliedModule, _Mapping]]] = ..., num_bytes: _Optional[int] = ..., leases: _Optional[int] = ..., loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., max_rank: _Optional[int] = ..., state: _Optional[_Union[AdapterState, str]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., canary: _Optional[_Union[Canary, _Mapping]] = ..., older_versions: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AppliedModule(_message.Message):
-    __slots__ = ("name", "rank", "scaling")
+    __slots__ = ("name", "rank", "scaling", "parts", "num_bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     SCALING_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     rank: int
     scaling: float
-    def __init__(self, name: _Optional[str] = ..., rank: _Optional[int] = ..., scaling: _Optional[float] = ...) -> None: ...
+    parts: _containers.RepeatedScalarFieldContainer[str]
+    num_bytes: int
+    def __init__(self, name: _Optional[str] = ..., rank: _Optional[int] = ..., scaling: _Optional[float] = ..., parts: _Optional[_Iterable[str]] = ..., num_bytes: _Optional[int] = ...) -> None: ...
+
+class Canary(_message.Message):
+    __slots__ = ("version", "weight")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    weight: float
+    def __init__(self, version: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
+
+class Policy(_message.Message):
+    __slots__ = ("weight", "max_running", "max_waiting", "tokens_per_minute", "pinned")
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    MAX_RUNNING_FIELD_NUMBER: _ClassVar[int]
+    MAX_WAITING_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PER_MINUTE_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    weight: float
+    max_running: int
+    max_waiting: int
+    tokens_per_minute: int
+    pinned: bool
+    def __init__(self, weight: _Optional[float] = ..., max_running: _Optional[int] = ..., max_waiting: _Optional[int] = ..., tokens_per_minute: _Optional[int] = ..., pinned: _Optional[bool] = ...) -> None: ...
 
 class LoadAdapterRequest(_message.Message):
-    __slots__ = ("adapter_id", "path")
+    __slots__ = ("adapter_id", "path", "source", "canary_weight", "policy")
     ADAPTER_ID_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    CANARY_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
     adapter_id: str
     path: str
-    def __init__(self, adapter_id: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
+    source: str
+    canary_weight: float
+    policy: Policy
+    def __init__(self, adapter_id: _Optional[str] = ..., path: _Optional[str] = ..., source: _Optional[str] = ..., canary_weight: _Optional[float] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ...) -> None: ...
 
 class UnloadAdapterRequest(_message.Message):
     __slots__ = ("adapter_id", "timeout_s")
@@ -56,6 +116,36 @@ class UnloadAdapterRequest(_message.Message):
     adapter_id: str
     timeout_s: float
     def __init__(self, adapter_id: _Optional[str] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+
+class RollbackAdapterRequest(_message.Message):
+    __slots__ = ("adapter_id", "version")
+    ADAPTER_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    adapter_id: str
+    version: str
+    def __init__(self, adapter_id: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class SetCanaryRequest(_message.Message):
+    __slots__ = ("adapter_id", "weight")
+    ADAPTER_ID_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    adapter_id: str
+    weight: float
+    def __init__(self, adapter_id: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
+
+class SetPolicyRequest(_message.Message):
+    __slots__ = ("adapter_id", "policy")
+    ADAPTER_ID_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    adapter_id: str
+    policy: Policy
+    def __init__(self, adapter_id: _Optional[str] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ...) -> None: ...
+
+class SetPolicyResponse(_message.Message):
+    __slots__ = ("adapter",)
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    adapter: Adapter
+    def __init__(self, adapter: _Optional[_Union[Adapter, _Mapping]] = ...) -> None: ...
 
 class GetAdapterRequest(_message.Message):
     __slots__ = ("adapter_id",)
@@ -80,3 +170,27 @@ class ListAdaptersResponse(_message.Message):
     next_page_token: str
     total_size: int
     def __init__(self, adapters: _Optional[_Iterable[_Union[Adapter, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., total_size: _Optional[int] = ...) -> None: ...
+
+class ListDeclaredAdaptersRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListDeclaredAdaptersResponse(_message.Message):
+    __slots__ = ("adapters",)
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    adapters: _containers.RepeatedCompositeFieldContainer[DeclaredAdapter]
+    def __init__(self, adapters: _Optional[_Iterable[_Union[DeclaredAdapter, _Mapping]]] = ...) -> None: ...
+
+class DeclaredAdapter(_message.Message):
+    __slots__ = ("name", "source", "state", "version", "error")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    source: str
+    state: str
+    version: str
+    error: str
+    def __init__(self, name: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[str] = ..., version: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...

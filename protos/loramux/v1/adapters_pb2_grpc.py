@@ -26,7 +26,10 @@ if _version_not_supported:
 
 
 class AdaptersStub:
-    """The adapters that are loaded.
+    """The adapters that are registered, wherever their weights are.
+
+    Where the server has bearer tokens, all calls but Get and the two Lists need one with `admin`, and every call one
+    whose scope covers the adapter.
     """
 
     def __init__(self, channel):
@@ -45,6 +48,21 @@ class AdaptersStub:
                 request_serializer=loramux_dot_v1_dot_adapters__pb2.UnloadAdapterRequest.SerializeToString,
                 response_deserializer=loramux_dot_v1_dot_adapters__pb2.Adapter.FromString,
                 _registered_method=True)
+        self.RollbackAdapter = channel.unary_unary(
+                '/loramux.v1.Adapters/RollbackAdapter',
+                request_serializer=loramux_dot_v1_dot_adapters__pb2.RollbackAdapterRequest.SerializeToString,
+                response_deserializer=loramux_dot_v1_dot_adapters__pb2.Adapter.FromString,
+                _registered_method=True)
+        self.SetCanary = channel.unary_unary(
+                '/loramux.v1.Adapters/SetCanary',
+                request_serializer=loramux_dot_v1_dot_adapters__pb2.SetCanaryRequest.SerializeToString,
+                response_deserializer=loramux_dot_v1_dot_adapters__pb2.Adapter.FromString,
+                _registered_method=True)
+        self.SetPolicy = channel.unary_unary(
+                '/loramux.v1.Adapters/SetPolicy',
+                request_serializer=loramux_dot_v1_dot_adapters__pb2.SetPolicyRequest.SerializeToString,
+                response_deserializer=loramux_dot_v1_dot_adapters__pb2.SetPolicyResponse.FromString,
+                _registered_method=True)
         self.GetAdapter = channel.unary_unary(
                 '/loramux.v1.Adapters/GetAdapter',
                 request_serializer=loramux_dot_v1_dot_adapters__pb2.GetAdapterRequest.SerializeToString,
@@ -55,18 +73,26 @@ class AdaptersStub:
                 request_serializer=loramux_dot_v1_dot_adapters__pb2.ListAdaptersRequest.SerializeToString,
                 response_deserializer=loramux_dot_v1_dot_adapters__pb2.ListAdaptersResponse.FromString,
                 _registered_method=True)
+        self.ListDeclaredAdapters = channel.unary_unary(
+                '/loramux.v1.Adapters/ListDeclaredAdapters',
+                request_serializer=loramux_dot_v1_dot_adapters__pb2.ListDeclaredAdaptersRequest.SerializeToString,
+                response_deserializer=loramux_dot_v1_dot_adapters__pb2.ListDeclaredAdaptersResponse.FromString,
+                _registered_method=True)
 
 
 class AdaptersServicer:
-    """The adapters that are loaded.
+    """The adapters that are registered, wherever their weights are.
+
+    Where the server has bearer tokens, all calls but Get and the two Lists need one with `admin`, and every call one
+    whose scope covers the adapter.
     """
 
     def LoadAdapter(self, request, context):
-        """Load a PEFT adapter directory of the server's file system. An id in use moves to the new
-        version: running requests finish on the old one.
+        """Load a PEFT adapter. An id in use moves to the new version, at once or as a canary: running requests finish on
+        the old one.
 
-        Errors: PERMISSION_DENIED (outside the adapter roots), INVALID_ARGUMENT (unreadable or
-        unsupported), FAILED_PRECONDITION (made for another base), RESOURCE_EXHAUSTED (no free slot).
+        Errors: PERMISSION_DENIED (outside the adapter roots or sources), INVALID_ARGUMENT (unreadable or unsupported),
+        FAILED_PRECONDITION (made for another base), RESOURCE_EXHAUSTED (does not fit beside pinned adapters).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -74,6 +100,30 @@ class AdaptersServicer:
 
     def UnloadAdapter(self, request, context):
         """Unload and free. Errors: NOT_FOUND, FAILED_PRECONDITION (in use).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackAdapter(self, request, context):
+        """Serve an older version again. Errors: NOT_FOUND, FAILED_PRECONDITION (there is no such version, or its source is
+        gone or has changed).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetCanary(self, request, context):
+        """Change the share of requests that the canary takes, promote or drop it.
+        Errors: NOT_FOUND, FAILED_PRECONDITION (there is no canary), INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetPolicy(self, request, context):
+        """Set what an adapter's requests may take. It holds for the id, whatever version serves.
+        Errors: NOT_FOUND, INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +137,14 @@ class AdaptersServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListAdapters(self, request, context):
-        """Sorted by id, in pages.
+        """Those that the caller may use, sorted by id, in pages.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeclaredAdapters(self, request, context):
+        """The adapters of the server's manifest and watched directory, sorted by name, with what has become of each.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,6 +163,21 @@ def add_AdaptersServicer_to_server(servicer, server):
                     request_deserializer=loramux_dot_v1_dot_adapters__pb2.UnloadAdapterRequest.FromString,
                     response_serializer=loramux_dot_v1_dot_adapters__pb2.Adapter.SerializeToString,
             ),
+            'RollbackAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackAdapter,
+                    request_deserializer=loramux_dot_v1_dot_adapters__pb2.RollbackAdapterRequest.FromString,
+                    response_serializer=loramux_dot_v1_dot_adapters__pb2.Adapter.SerializeToString,
+            ),
+            'SetCanary': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCanary,
+                    request_deserializer=loramux_dot_v1_dot_adapters__pb2.SetCanaryRequest.FromString,
+                    response_serializer=loramux_dot_v1_dot_adapters__pb2.Adapter.SerializeToString,
+            ),
+            'SetPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPolicy,
+                    request_deserializer=loramux_dot_v1_dot_adapters__pb2.SetPolicyRequest.FromString,
+                    response_serializer=loramux_dot_v1_dot_adapters__pb2.SetPolicyResponse.SerializeToString,
+            ),
             'GetAdapter': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAdapter,
                     request_deserializer=loramux_dot_v1_dot_adapters__pb2.GetAdapterRequest.FromString,
@@ -116,6 +188,11 @@ def add_AdaptersServicer_to_server(servicer, server):
                     request_deserializer=loramux_dot_v1_dot_adapters__pb2.ListAdaptersRequest.FromString,
                     response_serializer=loramux_dot_v1_dot_adapters__pb2.ListAdaptersResponse.SerializeToString,
             ),
+            'ListDeclaredAdapters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeclaredAdapters,
+                    request_deserializer=loramux_dot_v1_dot_adapters__pb2.ListDeclaredAdaptersRequest.FromString,
+                    response_serializer=loramux_dot_v1_dot_adapters__pb2.ListDeclaredAdaptersResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'loramux.v1.Adapters', rpc_method_handlers)
@@ -125,7 +202,10 @@ def add_AdaptersServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Adapters:
-    """The adapters that are loaded.
+    """The adapters that are registered, wherever their weights are.
+
+    Where the server has bearer tokens, all calls but Get and the two Lists need one with `admin`, and every call one
+    whose scope covers the adapter.
     """
 
     @staticmethod
@@ -183,6 +263,87 @@ class Adapters:
             _registered_method=True)
 
     @staticmethod
+    def RollbackAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loramux.v1.Adapters/RollbackAdapter',
+            loramux_dot_v1_dot_adapters__pb2.RollbackAdapterRequest.SerializeToString,
+            loramux_dot_v1_dot_adapters__pb2.Adapter.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetCanary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loramux.v1.Adapters/SetCanary',
+            loramux_dot_v1_dot_adapters__pb2.SetCanaryRequest.SerializeToString,
+            loramux_dot_v1_dot_adapters__pb2.Adapter.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loramux.v1.Adapters/SetPolicy',
+            loramux_dot_v1_dot_adapters__pb2.SetPolicyRequest.SerializeToString,
+            loramux_dot_v1_dot_adapters__pb2.SetPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetAdapter(request,
             target,
             options=(),
@@ -226,6 +387,33 @@ class Adapters:
             '/loramux.v1.Adapters/ListAdapters',
             loramux_dot_v1_dot_adapters__pb2.ListAdaptersRequest.SerializeToString,
             loramux_dot_v1_dot_adapters__pb2.ListAdaptersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeclaredAdapters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loramux.v1.Adapters/ListDeclaredAdapters',
+            loramux_dot_v1_dot_adapters__pb2.ListDeclaredAdaptersRequest.SerializeToString,
+            loramux_dot_v1_dot_adapters__pb2.ListDeclaredAdaptersResponse.FromString,
             options,
             channel_credentials,
             insecure,

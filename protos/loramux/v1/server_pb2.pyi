@@ -62,7 +62,7 @@ class Limits(_message.Message):
     def __init__(self, max_context: _Optional[int] = ..., max_adapters: _Optional[int] = ..., max_running: _Optional[int] = ..., max_waiting: _Optional[int] = ..., max_batch_tokens: _Optional[int] = ..., kv_block_size: _Optional[int] = ..., kv_blocks: _Optional[int] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("running", "waiting", "adapters", "adapter_bytes", "leases", "kv_blocks_used", "kv_blocks_cached", "preemptions", "steps")
+    __slots__ = ("running", "waiting", "adapters", "adapter_bytes", "leases", "kv_blocks_used", "kv_blocks_cached", "preemptions", "steps", "registered_adapters", "host_adapters", "host_adapter_bytes", "loading_adapters")
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     ADAPTERS_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +72,10 @@ class Load(_message.Message):
     KV_BLOCKS_CACHED_FIELD_NUMBER: _ClassVar[int]
     PREEMPTIONS_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
+    REGISTERED_ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    HOST_ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    HOST_ADAPTER_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LOADING_ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     running: int
     waiting: int
     adapters: int
@@ -81,4 +85,8 @@ class Load(_message.Message):
     kv_blocks_cached: int
     preemptions: int
     steps: int
-    def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., adapters: _Optional[int] = ..., adapter_bytes: _Optional[int] = ..., leases: _Optional[int] = ..., kv_blocks_used: _Optional[int] = ..., kv_blocks_cached: _Optional[int] = ..., preemptions: _Optional[int] = ..., steps: _Optional[int] = ...) -> None: ...
+    registered_adapters: int
+    host_adapters: int
+    host_adapter_bytes: int
+    loading_adapters: int
+    def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., adapters: _Optional[int] = ..., adapter_bytes: _Optional[int] = ..., leases: _Optional[int] = ..., kv_blocks_used: _Optional[int] = ..., kv_blocks_cached: _Optional[int] = ..., preemptions: _Optional[int] = ..., steps: _Optional[int] = ..., registered_adapters: _Optional[int] = ..., host_adapters: _Optional[int] = ..., host_adapter_bytes: _Optional[int] = ..., loading_adapters: _Optional[int] = ...) -> None: ...

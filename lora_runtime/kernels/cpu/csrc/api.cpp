@@ -1,6 +1,7 @@
 // The C interface that Python calls through ctypes; see ../library.py for the other side.
 #include <omp.h>
 
+#include "norms.h"
 #include "program.h"
 #include "sample.h"
 
@@ -33,7 +34,7 @@ void gemm(const Linear& w, const T* x, int rows, float* y, int threads) {
 
 template <class T>
 void lora(const Step& s, const T* x, int in, float* y, int out) {
-    auto work = pieces(s);
+    auto work = cover(s, false).pieces;
 #pragma omp parallel for schedule(dynamic) num_threads(s.threads)
     for (size_t i = 0; i < work.size(); i++) {
         const Piece& piece = work[i];
@@ -41,7 +42,7 @@ void lora(const Step& s, const T* x, int in, float* y, int out) {
         for (int j : piece.segments) {
             const Segment& seg = s.segment[j];
             std::vector<float> scratch(lora_scratch(seg.table->rank));
-            lora_rows(*seg.table, seg.weight, x + row * in, in, in, piece.end - piece.start, y + row * out, out, out,
+            lora_rows(*seg.table, seg.weight, x + row * in, in, in, piece.end - piece.start, y + row * out, out,
                       scratch.data());
         }
     }
@@ -65,6 +66,25 @@ void paged_attention(const Step& s, const AttentionShape& shape, const T* q, T* 
     }
 }
 
+// What is to be packed of one adapter; see Packing.
+struct PackJob {
+    const void* from;
+    void* to;
+    int32_t kind, rows, columns, unused;
+};
+
+enum Packing : int32_t { kLoraA = 0, kLoraB = 1, kPanels = 2, kCopy = 3 };  // kCopy: bytes rows * columns
+
+template <class T>
+void pack_part(const PackJob& job) {
+    const T* from = static_cast<const T*>(job.from);
+    T* to = static_cast<T*>(job.to);
+    if (job.kind == kLoraA) pack_lora_a(from, job.rows, job.columns, to);
+    if (job.kind == kLoraB) pack_lora_b(from, job.columns, job.rows, to);
+    if (job.kind == kPanels) pack(from, job.rows, job.columns, to, 1);
+    if (job.kind == kCopy) std::memcpy(job.to, job.from, size_t(job.rows) * job.columns);
+}
+
 }  // namespace
 
 extern "C" {
@@ -86,7 +106,7 @@ void lm_activate(Program* p, int act, int in, int gate, int up, int width, int o
     p->activate(Activation(act), in, gate, up, width, out);
 }
 void lm_gather(Program* p, int in, int out) { p->gather(in, out); }
-void lm_argmax(Program* p, float softcap) { p->argmax(softcap); }
+void lm_argmax(Program* p, float softcap, int added) { p->argmax(softcap, added); }
 void lm_run(Program* p, const Step* s) { p->run(*s); }
 
 // Seconds spent in each op since the last call; the first call switches the clock on. Returns the number of ops.
@@ -101,23 +121,40 @@ int lm_times(Program* p, double* seconds) {
 
 void lm_pack(int use_bf16, const void* w, int n, int k, void* out) {
     if (use_bf16)
-        pack(static_cast<const bf16*>(w), n, k, static_cast<bf16*>(out));
+        pack(static_cast<const bf16*>(w), n, k, static_cast<bf16*>(out), omp_get_max_threads());
     else
-        pack(static_cast<const float*>(w), n, k, static_cast<float*>(out));
+        pack(static_cast<const float*>(w), n, k, static_cast<float*>(out), omp_get_max_threads());
 }
-void lm_lora_bytes(int use_bf16, int rank, int in, int out, long* bytes) {
-    bytes[0] = use_bf16 ? lora_a_bytes<bf16>(rank, in) : lora_a_bytes<float>(rank, in);
-    bytes[1] = use_bf16 ? lora_b_bytes<bf16>(rank, out) : lora_b_bytes<float>(rank, out);
+void lm_pack_int8(const int8_t* w, int n, int k, int8_t* out) { pack_int8(w, n, k, out, omp_get_max_threads()); }
+
+// All of an adapter, on the calling thread alone: the others may be at a step.
+void lm_pack_adapter(int use_bf16, const PackJob* jobs, int count) {
+    for (int i = 0; i < count; i++) {
+        if (use_bf16)
+            pack_part<bf16>(jobs[i]);
+        else
+            pack_part<float>(jobs[i]);
+    }
 }
-void lm_pack_lora(int use_bf16, const void* a, const void* b, int rank, int in, int out, void* to_a, void* to_b) {
+
+// See updated_norms.
+void lm_updated_norms(int use_bf16, const Linear* w, const float* a, const float* b, int rank, float scaling,
+                      float* norms) {
     if (use_bf16)
-        pack_lora(static_cast<const bf16*>(a), static_cast<const bf16*>(b), rank, in, out, static_cast<bf16*>(to_a),
-                  static_cast<bf16*>(to_b));
+        updated_norms<bf16>(*w, a, b, rank, scaling, norms);
     else
-        pack_lora(static_cast<const float*>(a), static_cast<const float*>(b), rank, in, out,
-                  static_cast<float*>(to_a), static_cast<float*>(to_b));
+        updated_norms<float>(*w, a, b, rank, scaling, norms);
 }
-void lm_pack_int8(const int8_t* w, int n, int k, int8_t* out) { pack_int8(w, n, k, out); }
+
+// Rows first..first+count-1 of a packed matrix into (count, k) floats.
+void lm_unpack(int use_bf16, const Linear* w, int first, int count, float* out) {
+    for (int i = 0; i < count; i++, out += w->k) {
+        if (use_bf16)
+            unpack_row<bf16>(*w, first + i, out);
+        else
+            unpack_row<float>(*w, first + i, out);
+    }
+}
 
 // One token for each row, into its `token`.
 void lm_sample(SampleRow* rows, int count, int vocab, int threads) {

@@ -151,8 +151,8 @@ float quantize_row(const T* x, int k, int16_t* out) {
 }
 
 template <class T, int U>
-static void pack_units(const T* w, int n, int k, T* out) {
-#pragma omp parallel for
+static void pack_units(const T* w, int n, int k, T* out, int threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int panel = 0; panel < panels(n); panel++) {
         T* o = out + size_t(panel) * kPanel * k;
         for (int u = 0; u < k / U; u++)
@@ -165,11 +165,11 @@ static void pack_units(const T* w, int n, int k, T* out) {
 }
 
 template <class T>
-void pack(const T* w, int n, int k, T* out) {
-    pack_units<T, per_unit<T>>(w, n, k, out);
+void pack(const T* w, int n, int k, T* out, int threads) {
+    pack_units<T, per_unit<T>>(w, n, k, out, threads);
 }
 
-void pack_int8(const int8_t* w, int n, int k, int8_t* out) { pack_units<int8_t, 2>(w, n, k, out); }
+void pack_int8(const int8_t* w, int n, int k, int8_t* out, int threads) { pack_units<int8_t, 2>(w, n, k, out, threads); }
 
 template <class P>
 static float stored(P value) {
@@ -197,7 +197,7 @@ void unpack_row(const Linear& w, int n, float* out) {
 #define INSTANTIATE(T)                                                                            \
     template void gemm_panel<T>(const Linear&, int, const T*, size_t, int, float*, size_t, bool); \
     template float quantize_row<T>(const T*, int, int16_t*);                                      \
-    template void pack<T>(const T*, int, int, T*);                                                \
+    template void pack<T>(const T*, int, int, T*, int);                                           \
     template void unpack_row<T>(const Linear&, int, float*);
 INSTANTIATE(float)
 INSTANTIATE(bf16)

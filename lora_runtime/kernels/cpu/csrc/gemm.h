@@ -46,8 +46,8 @@ float quantize_row(const T* x, int k, int16_t* out);
 
 // w (n, k) row-major into panels; out has panels(n) * 48 * k values, the last panel filled up with zeros.
 template <class T>
-void pack(const T* w, int n, int k, T* out);
-void pack_int8(const int8_t* w, int n, int k, int8_t* out);
+void pack(const T* w, int n, int k, T* out, int threads);
+void pack_int8(const int8_t* w, int n, int k, int8_t* out, int threads);
 
 // Row n of a packed matrix, as floats: what makes a tied embedding one copy.
 template <class T>

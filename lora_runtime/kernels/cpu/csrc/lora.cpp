@@ -123,60 +123,61 @@ void expand(const float* t, int ldt, int rank, const uint32_t* b, int out, float
 }
 
 template <class T, int R>
-void update(const LoraEntry& e, float scaling, const T* x, size_t ldx, int in, float* y, size_t ldy, int out, float* t) {
+void update(const ModuleEntry& e, float scaling, const T* x, size_t ldx, int in, float* y, size_t ldy, float* t) {
     int ldt = e.rank + 1;
     shrink<T, R>(x, ldx, static_cast<const uint32_t*>(e.a), in, e.rank, t, ldt);
     for (int r = 0; r < R; r++) to_units<T>(t + r * ldt, e.rank, scaling);
-    expand<T, R>(t, ldt, e.rank, static_cast<const uint32_t*>(e.b), out, y, ldy);
+    expand<T, R>(t, ldt, e.rank, static_cast<const uint32_t*>(e.b), e.out, y, ldy);
 }
 
 }  // namespace
 
 template <class T>
-void lora_rows(const LoraEntry& e, float weight, const T* x, size_t ldx, int in, int m, float* y, size_t ldy,
-               int out, float* scratch) {
+void lora_rows(const ModuleEntry& e, float weight, const T* x, size_t ldx, int in, int m, float* y, size_t ldy,
+               float* scratch) {
     float scaling = e.scaling * weight;
     int row = 0;
     for (; row + kTile <= m; row += kTile)
-        update<T, kTile>(e, scaling, x + row * ldx, ldx, in, y + row * ldy, ldy, out, scratch);
-    for (; row < m; row++) update<T, 1>(e, scaling, x + row * ldx, ldx, in, y + row * ldy, ldy, out, scratch);
+        update<T, kTile>(e, scaling, x + row * ldx, ldx, in, y + row * ldy, ldy, scratch);
+    for (; row < m; row++) update<T, 1>(e, scaling, x + row * ldx, ldx, in, y + row * ldy, ldy, scratch);
 }
 
 template <class T>
-size_t lora_a_bytes(int rank, int in) {
-    return size_t(rank) * steps<T>(in) * sizeof(u32x16);
+void lora_token(const ModuleEntry& e, float weight, const T* a, float* y, int width, float* scratch) {
+    for (int j = 0; j < e.rank; j++) scratch[j] = to_float(a[j]);
+    to_units<T>(scratch, e.rank, e.scaling * weight);
+    expand<T, 1>(scratch, e.rank + 1, e.rank, static_cast<const uint32_t*>(e.b), width, y, width);
 }
 
 template <class T>
-size_t lora_b_bytes(int rank, int out) {
-    return size_t(units<T>(rank)) * ((out + kLanes - 1) / kLanes) * sizeof(u32x16);
-}
-
-template <class T>
-void pack_lora(const T* a, const T* b, int rank, int in, int out, T* packed_a, T* packed_b) {
+void pack_lora_a(const T* a, int rank, int in, T* packed) {
     for (int first = 0; first < rank;) {
         int size = *std::find_if(std::begin(kGroups), std::end(kGroups), [&](int g) { return rank - first >= g; });
         for (int k = 0; k < steps<T>(in) * step_of<T>; k += step_of<T>)
             for (int d = 0; d < size; d++)
-                for (int i = k; i < k + step_of<T>; i++) *packed_a++ = i < in ? a[size_t(first + d) * in + i] : T{};
+                for (int i = k; i < k + step_of<T>; i++) *packed++ = i < in ? a[size_t(first + d) * in + i] : T{};
         first += size;
     }
+}
+
+template <class T>
+void pack_lora_b(const T* b, int rank, int out, T* packed) {
     constexpr int U = per_unit<T>;
     for (int o = 0; o < out;) {
         int width = o + kChunk * kLanes <= out ? kChunk * kLanes : kLanes;
         for (int j = 0; j < units<T>(rank); j++)
             for (int i = o; i < o + width; i++)
                 for (int r = j * U; r < j * U + U; r++)
-                    *packed_b++ = i < out && r < rank ? b[size_t(i) * rank + r] : T{};
+                    *packed++ = i < out && r < rank ? b[size_t(i) * rank + r] : T{};
         o += width;
     }
 }
 
-#define INSTANTIATE(T)                                                                                            \
-    template void lora_rows<T>(const LoraEntry&, float, const T*, size_t, int, int, float*, size_t, int, float*); \
-    template size_t lora_a_bytes<T>(int, int);                                                                    \
-    template size_t lora_b_bytes<T>(int, int);                                                                    \
-    template void pack_lora<T>(const T*, const T*, int, int, int, T*, T*);
+#define INSTANTIATE(T)                                                                                         \
+    template void lora_rows<T>(const ModuleEntry&, float, const T*, size_t, int, int, float*, size_t, float*); \
+    template void lora_token<T>(const ModuleEntry&, float, const T*, float*, int, float*);                     \
+    template void pack_lora_a<T>(const T*, int, int, T*);                                                      \
+    template void pack_lora_b<T>(const T*, int, int, T*);
 INSTANTIATE(float)
 INSTANTIATE(bf16)
 

@@ -3,45 +3,32 @@
 
 #include <cstddef>
 
+#include "module.h"
 #include "simd.h"
 
 namespace lm {
 
-// One projection of one adapter, packed by pack_lora into one stream in the order of use, so that the
-// processor's own prefetching keeps up: in decode each adapter comes from memory once a step.
-struct LoraEntry {
-    const void* a;
-    const void* b;
-    int32_t rank;  // 0: the adapter does not target this projection
-    float scaling;
-};
-
-// Rows start..end-1 take `weight` times the adapter's update. Segments may overlap.
-struct Segment {
-    const LoraEntry* table;  // one entry per module
-    int32_t start, end;
-    float weight;
-    int32_t unused;
-};
-
 // Floats of scratch that lora_rows needs for a rank.
 inline size_t lora_scratch(int rank) { return 4 * size_t(rank + 1); }
 
-// Adds the update of one projection to `m` rows. A row's arithmetic does not depend on its neighbours.
+// Adds the low-rank update of one linear map, e.out outputs, to `m` rows. A row's arithmetic does not depend on its
+// neighbours.
 template <class T>
-void lora_rows(const LoraEntry& e, float weight, const T* x, size_t ldx, int in, int m, float* y, size_t ldy,
-               int out, float* scratch);
+void lora_rows(const ModuleEntry& e, float weight, const T* x, size_t ldx, int in, int m, float* y, size_t ldy,
+               float* scratch);
 
-// Bytes of packed A (rank, in) and B (out, rank).
+// y (width) += weight * scaling * B a of one token of an embedding, a = A's column (rank).
 template <class T>
-size_t lora_a_bytes(int rank, int in);
-template <class T>
-size_t lora_b_bytes(int rank, int out);
+void lora_token(const ModuleEntry& e, float weight, const T* a, float* y, int width, float* scratch);
 
-// a (rank, in) and b (out, rank), row-major. A: groups of 8, 4, 2 or 1 ranks, in each a vector of every rank
+// From a (rank, in) and b (out, rank), row-major. A: groups of 8, 4, 2 or 1 ranks, in each a vector of every rank
 // in turn. B: chunks of 12 or 1 vectors of outputs, in each the units of rank in turn, where a unit holds two
-// neighbouring ranks for bf16. What is missing to a vector or a unit is zero.
+// neighbouring ranks for bf16. What is missing to a vector or a unit is zero. Each is one stream in the order of use,
+// so that the processor's own prefetching keeps up: in decode each adapter comes from memory once a step. Sizes: see
+// lora_bytes in ../adapter.py.
 template <class T>
-void pack_lora(const T* a, const T* b, int rank, int in, int out, T* packed_a, T* packed_b);
+void pack_lora_a(const T* a, int rank, int in, T* packed);
+template <class T>
+void pack_lora_b(const T* b, int rank, int out, T* packed);
 
 }  // namespace lm

@@ -1,4 +1,4 @@
-#include "program.h"
+#include "linear_op.h"
 
 #include <omp.h>
 
@@ -7,84 +7,23 @@
 namespace lm {
 namespace {
 
-template <class V>
-V* row_of(const Buffer& b, int row) {
-    return reinterpret_cast<V*>(b.data) + size_t(row) * b.width;
-}
-
-int rows_of(const Buffer& b, const Step& s) { return b.sampled ? s.sampled : s.rows; }
-
 template <class T>
 struct NormOp : Op {
     int in, width, out;
     bool add;
     Norm n;
+    size_t scratch() const override { return 2 * size_t(width); }
     void run(Program& p, Run& r, int thread) override {
         const Buffer &from = p.buffers[in], &to = p.buffers[out];
         int rows = rows_of(from, r.step);
         r.team.share(thread, rows, [&](int i) {
             const float* x = row_of<float>(from, i);
+            Norm own = norm_of(n, r, from.sampled, i, width, r.scratch[thread].data());
             if (to.is_float)
-                norm_row(n, x, width, row_of<float>(to, i), add);
+                norm_row(own, x, width, row_of<float>(to, i), add);
             else
-                norm_row(n, x, width, row_of<T>(to, i), add);
+                norm_row(own, x, width, row_of<T>(to, i), add);
         });
-    }
-};
-
-template <class T>
-struct LinearOp : Op {
-    int in, out;
-    bool add;
-    std::vector<Linear> linears;
-    int total = 0;
-
-    size_t scratch() const override {
-        size_t most = lora_scratch(kMaxRank);
-        for (auto& w : linears) most = std::max(most, gemm_scratch(w));
-        return most;
-    }
-    size_t fixed_width() const override { return linears[0].scale ? linears[0].k : 0; }
-    void run(Program& p, Run& r, int thread) override {
-        const Buffer &x = p.buffers[in], &y = p.buffers[out];
-        int rows = rows_of(x, r.step);
-        float* scratch = r.scratch[thread].data();
-        if (fixed_width()) quantize(x, rows, r, thread);
-        r.team.share(thread, total, [&](int panel) {
-            const Linear* w = linears.data();
-            for (; panel >= panels(w->n); w++) panel -= panels(w->n);
-            float* to = row_of<float>(y, 0) + w->column;
-            if (w->scale)
-                gemm_panel_int8(*w, panel, {r.fixed.data(), r.fixed_scale.data()}, rows, to, y.width, add,
-                                reinterpret_cast<uint32_t*>(scratch));
-            else
-                gemm_panel(*w, panel, row_of<T>(x, 0), x.width, rows, to, y.width, add);
-        });
-        if (!r.pieces.empty() && !x.sampled) add_lora(x, y, r, scratch);
-    }
-    void quantize(const Buffer& x, int rows, Run& r, int thread) {
-        int k = linears[0].k;
-        r.team.share(thread, rows, [&](int i) {
-            r.fixed_scale[i] = quantize_row(row_of<T>(x, i), k, r.fixed.data() + size_t(i) * k);
-        });
-    }
-    void add_lora(const Buffer& x, const Buffer& y, Run& r, float* scratch) {
-        // Enough pieces: one takes all linears, whose weights lie one behind the other.
-        int pieces = int(r.pieces.size()), parts = pieces >= 4 * r.step.threads ? 1 : int(linears.size());
-        int each = int(linears.size()) / parts;
-        r.team.deal(pieces * parts, 1, [&](int task) {
-            const Piece& piece = r.pieces[task / parts];
-            const Linear* first = &linears[task % parts * each];
-            for (int s : piece.segments)
-                for (const Linear* w = first; w < first + each; w++)
-                    add_segment(piece, r.step.segment[s], *w, x, y, scratch);
-        });
-    }
-    static void add_segment(const Piece& piece, const Segment& seg, const Linear& w, const Buffer& x, const Buffer& y,
-                            float* scratch) {
-        if (w.module < 0 || !seg.table[w.module].rank) return;
-        lora_rows<T>(seg.table[w.module], seg.weight, row_of<T>(x, piece.start), x.width, w.k, piece.end - piece.start,
-                     row_of<float>(y, piece.start) + w.column, y.width, w.n, scratch);
     }
 };
 
@@ -92,16 +31,22 @@ template <class T>
 struct EmbedOp : Op {
     int out;
     Embedding e;
+    int width = 0;
+    size_t scratch() const override { return embedding_scratch(width) + lora_scratch(kMaxRank); }
     void run(Program& p, Run& r, int thread) override {
         const Buffer& to = p.buffers[out];
-        int width = to.width;
         r.team.share(thread, r.step.rows, [&](int i) {
             float* y = row_of<float>(to, i);
             int token = r.step.tokens[i];
-            if (e.rows)
+            if (token >= e.tokens)
+                std::fill(y, y + width, 0.0f);
+            else if (e.rows)
                 for (int j = 0; j < width; j++) y[j] = to_float(static_cast<const T*>(e.rows)[size_t(token) * width + j]);
             else
                 unpack_row<T>(e.head, token, y);
+            const Piece* piece = e.module < 0 ? nullptr : piece_of(r, kEmbedding, false, i);
+            if (piece)
+                update_embedding<T>(r.step.segment, *piece, e.module, token, y, width, r.scratch[thread].data());
             const float* position = e.positions ? e.positions + size_t(r.step.positions[i]) * width : nullptr;
             for (int j = 0; j < width; j++) y[j] = y[j] * e.scale + (position ? position[j] : 0.0f);
         });
@@ -118,7 +63,7 @@ struct AttentionOp : Op {
     int rotary;
     const float *cosines, *sines;
 
-    size_t scratch() const override { return std::max(attention_scratch(shape), 2 * size_t(shape.dim)); }
+    size_t scratch() const override { return std::max(attention_scratch(shape), 6 * size_t(shape.dim)); }
     void run(Program& p, Run& r, int thread) override {
         const AttentionShape& s = shape;
         const Buffer &y = p.buffers[in], &queries = p.buffers[q], &to = p.buffers[out];
@@ -127,12 +72,14 @@ struct AttentionOp : Op {
         r.team.share(thread, r.step.rows, [&](int i) {
             const float* row = row_of<float>(y, i);
             size_t slot = r.step.slots[i], position = r.step.positions[i];
+            Norm of_q = norm_of(q_norm, r, false, i, s.dim, scratch + 2 * s.dim);
+            Norm of_k = norm_of(k_norm, r, false, i, s.dim, scratch + 4 * s.dim);
             for (int h = 0; h < s.heads; h++)
-                head(q_norm, row + h * s.dim, position, row_of<T>(queries, i) + h * s.dim, scratch);
+                head(of_q, row + h * s.dim, position, row_of<T>(queries, i) + h * s.dim, scratch);
             row += s.heads * s.dim;
             for (int h = 0; h < s.kv_heads; h++) {
                 T* key = reinterpret_cast<T*>(scratch + s.dim);
-                head(k_norm, row + h * s.dim, position, key, scratch);
+                head(of_k, row + h * s.dim, position, key, scratch);
                 write_key(s, h, slot, key, keys);
             }
             row += s.kv_heads * s.dim;
@@ -181,10 +128,15 @@ struct GatherOp : Op {
 
 struct ArgmaxOp : Op {
     float softcap;
+    int vocabulary, module;  // the lm_head's
     void run(Program& p, Run& r, int thread) override {
         const Buffer& logits = p.buffers[0];
         r.team.deal(r.step.sampled, 1, [&](int i) {
-            r.step.greedy[i] = argmax_row(row_of<float>(logits, i), logits.width, softcap);
+            float* row = row_of<float>(logits, i);
+            const Piece* piece = module < 0 ? nullptr : piece_of(r, kHead, true, i);
+            int columns = piece ? outputs_of(r.step.segment, *piece, module, vocabulary) : vocabulary;
+            r.step.greedy[i] = argmax_row(row, columns, softcap);
+            std::fill(row + columns, row + logits.width, -INFINITY);  // tokens that the row's adapters do not have
         });
     }
 };
@@ -201,14 +153,15 @@ class ProgramOf final : public Program {
         auto op = std::make_unique<LinearOp<T>>();
         for (auto& w : linears) {
             op->total += panels(w.n);
-            if (out == 0) buffers[0].width = w.n;
+            if (out == 0) head_ = w;
+            if (add) product.width = std::max(product.width, w.n);
         }
         op->in = in, op->out = out, op->add = add, op->linears = std::move(linears);
         ops.push_back(std::move(op));
     }
     void embed(int out, Embedding e) override {
         auto op = std::make_unique<EmbedOp<T>>();
-        op->out = out, op->e = e;
+        op->out = out, op->e = e, op->width = buffers[out].width;
         ops.push_back(std::move(op));
     }
     void attention(int in, int q, int out, int layer, AttentionShape shape, Norm q_norm, Norm k_norm, bool norms,
@@ -229,13 +182,15 @@ class ProgramOf final : public Program {
         op->in = in, op->out = out;
         ops.push_back(std::move(op));
     }
-    void argmax(float softcap) override {
+    void argmax(float softcap, int added) override {
         auto op = std::make_unique<ArgmaxOp>();
-        op->softcap = softcap;
+        op->softcap = softcap, op->vocabulary = head_.n, op->module = head_.module;
+        buffers[0].width = head_.n + added;
         ops.push_back(std::move(op));
     }
 
   private:
+    Linear head_{};
     size_t value_size() const override { return sizeof(T); }
 };
 
@@ -251,13 +206,15 @@ int Program::buffer(int width, bool is_float, bool sampled) {
     return int(buffers.size()) - 1;
 }
 
-void Program::prepare(const Step& s) {
-    for (size_t i = 1; i < buffers.size(); i++) {
-        Buffer& b = buffers[i];
-        size_t bytes = size_t(rows_of(b, s)) * b.width * (b.is_float ? sizeof(float) : value_size());
-        if (b.memory.size() < bytes) b.memory.resize(bytes);
-        b.data = b.memory.data();
-    }
+void Program::resize(Buffer& b, const Step& s) {
+    size_t bytes = size_t(rows_of(b, s)) * b.width * (b.is_float ? sizeof(float) : value_size());
+    if (b.memory.size() < bytes) b.memory.resize(bytes);
+    b.data = b.memory.data();
+}
+
+void Program::prepare(const Step& s, int32_t kinds) {
+    for (size_t i = 1; i < buffers.size(); i++) resize(buffers[i], s);
+    if (kinds & kRescales) resize(product, s);
     buffers[0].data = reinterpret_cast<char*>(s.logits);
     size_t most = 0, width = 0;
     for (auto& op : ops) most = std::max(most, op->scratch()), width = std::max(width, op->fixed_width());
@@ -269,9 +226,12 @@ void Program::prepare(const Step& s) {
 }
 
 void Program::run(const Step& s) {
-    prepare(s);
+    int32_t kinds = 0;
+    for (int i = 0; i < s.segments; i++) kinds |= s.segment[i].kinds;
+    prepare(s, kinds);
     Team team;
-    Run r{s, query_tiles(s), pieces(s), scratch_, fixed_, fixed_scale_, team};
+    Cover sampled = kinds & (kNorms | kHead) ? cover(s, true) : Cover{};
+    Run r{s, query_tiles(s), kinds, cover(s, false), std::move(sampled), scratch_, fixed_, fixed_scale_, team};
 #pragma omp parallel num_threads(s.threads)
     {
 #pragma omp single

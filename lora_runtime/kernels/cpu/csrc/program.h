@@ -8,6 +8,7 @@
 #include "rows.h"
 #include "step.h"
 #include "team.h"
+#include "update.h"
 
 namespace lm {
 
@@ -24,7 +25,8 @@ struct Buffer {
 struct Run {
     const Step& step;
     std::vector<QueryTile> tiles;
-    std::vector<Piece> pieces;
+    int32_t kinds;                             // of all segments
+    Cover all, sampled;                        // the latter only where the lm_head or norms are changed
     std::vector<std::vector<float>>& scratch;  // per thread
     std::vector<int16_t>& fixed;               // the input of the int8 linear that runs
     std::vector<float>& fixed_scale;
@@ -35,8 +37,9 @@ struct Run {
 struct Embedding {
     const void* rows;
     float scale;
-    int32_t unused;
+    int32_t module;          // row of the adapters' tables, -1: none
     const float* positions;  // learned position embeddings, or null
+    int32_t tokens, unused;  // rows; what is above is the adapters'
     Linear head;
 };
 
@@ -63,12 +66,13 @@ class Program {
                            bool norms, int rotary, const float* cosines, const float* sines) = 0;
     virtual void activate(Activation act, int in, int gate, int up, int width, int out) = 0;
     virtual void gather(int in, int out) = 0;
-    virtual void argmax(float softcap) = 0;
+    virtual void argmax(float softcap, int added) = 0;
 
     int buffer(int width, bool is_float, bool sampled);
     void run(const Step& s);
 
     std::vector<Buffer> buffers;
+    Buffer product{0, true, false, {}, nullptr};  // of a linear that adds, where adapters rescale it first
     std::vector<std::unique_ptr<Op>> ops;
     bool timed = false;
 
@@ -76,7 +80,8 @@ class Program {
     Program() { buffer(0, true, true); }  // buffer 0: the logits, in the caller's memory
 
   private:
-    void prepare(const Step& s);
+    void prepare(const Step& s, int32_t kinds);
+    void resize(Buffer& b, const Step& s);
     virtual size_t value_size() const = 0;
     std::vector<std::vector<float>> scratch_;
     std::vector<int16_t> fixed_;

@@ -10,7 +10,9 @@ namespace lm {
 struct Norm {
     const float *weight, *bias;  // null: ones, zeros
     float eps;
-    int32_t rms;  // 1: x / rms(x) (arXiv:1910.07467), 0: layer norm (arXiv:1607.06450)
+    int32_t rms;     // 1: x / rms(x) (arXiv:1910.07467), 0: layer norm (arXiv:1607.06450)
+    int32_t module = -1;  // row of the adapters' tables, -1: none
+    int32_t unused;
 };
 
 enum Activation : int32_t { kSilu = 0, kGeluTanh = 1 };

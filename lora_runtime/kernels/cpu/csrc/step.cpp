@@ -16,23 +16,31 @@ std::vector<QueryTile> query_tiles(const Step& s) {
     return tiles;
 }
 
-std::vector<Piece> pieces(const Step& s) {
-    std::vector<int32_t> cuts;
+Cover cover(const Step& s, bool sampled) {
+    auto number = [&](int32_t row) {
+        return sampled ? int32_t(std::lower_bound(s.sampled_rows, s.sampled_rows + s.sampled, row) - s.sampled_rows) : row;
+    };
+    std::vector<int32_t> starts, ends, cuts;
     for (int i = 0; i < s.segments; i++) {
-        cuts.push_back(s.segment[i].start);
-        cuts.push_back(s.segment[i].end);
+        starts.push_back(number(s.segment[i].start));
+        ends.push_back(number(s.segment[i].end));
     }
+    cuts.insert(cuts.end(), starts.begin(), starts.end());
+    cuts.insert(cuts.end(), ends.begin(), ends.end());
     std::sort(cuts.begin(), cuts.end());
     cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
-    int limit = std::clamp(s.rows / (4 * s.threads), 1, 16);
-    std::vector<Piece> out;
+    int rows = sampled ? s.sampled : s.rows, limit = std::clamp(rows / (4 * s.threads), 1, kPieceRows);
+    Cover out{{}, std::vector<int32_t>(rows, -1)};
     for (size_t c = 0; c + 1 < cuts.size(); c++) {
         std::vector<int32_t> covering;
         for (int i = 0; i < s.segments; i++)
-            if (s.segment[i].start <= cuts[c] && s.segment[i].end >= cuts[c + 1]) covering.push_back(i);
+            if (starts[i] <= cuts[c] && ends[i] >= cuts[c + 1]) covering.push_back(i);
         if (covering.empty()) continue;
-        for (int row = cuts[c]; row < cuts[c + 1]; row += limit)
-            out.push_back({row, std::min(row + limit, cuts[c + 1]), covering});
+        for (int row = cuts[c]; row < cuts[c + 1]; row += limit) {
+            int end = std::min(row + limit, cuts[c + 1]);
+            std::fill(out.piece_of.begin() + row, out.piece_of.begin() + end, int32_t(out.pieces.size()));
+            out.pieces.push_back({row, end, covering});
+        }
     }
     return out;
 }

@@ -35,7 +35,17 @@ struct Piece {
     std::vector<int32_t> segments;  // in order: sums of a row must not depend on timing
 };
 
+constexpr int kPieceRows = 16;  // at most
+
+// Which rows take which adapters.
+struct Cover {
+    std::vector<Piece> pieces;
+    std::vector<int32_t> piece_of;  // (rows): index of a row's piece, -1 without one
+};
+
 std::vector<QueryTile> query_tiles(const Step& s);
-std::vector<Piece> pieces(const Step& s);
+
+// Of all rows, or where `sampled` of the rows that sample, numbered among themselves.
+Cover cover(const Step& s, bool sampled);
 
 }  // namespace lm

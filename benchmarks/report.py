@@ -1,0 +1,49 @@
+"""Result files, pictures of them, and what the numbers depend on."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+from systems import CORES, VENVS
+from workloads import MODEL, ROOT
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    return {
+        "cpu": names[0] if names else platform.processor(), "cores": len(CORES), "python": platform.python_version(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "model": MODEL.name,
+    }
+
+
+def percentiles(values: Sequence[float]) -> list[float]:
+    """The 1st to the 99th."""
+    return quantiles(values, n=100, method="inclusive") if len(values) > 1 else [*values] * 99
+
+
+def save(report: dict[str, Any], result: Path) -> None:
+    result.parent.mkdir(exist_ok=True)
+    result.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"wrote {result}", file=sys.stderr)
+
+
+def plot(script: str, result: Path, png: Path) -> None:
+    """Draw a result with one of the scripts here, in the environment that has matplotlib."""
+    python = VENVS / "tools/bin/python"
+    if not python.exists():
+        print("no plot: run benchmarks/setup_peers.py, which installs matplotlib", file=sys.stderr)
+        return
+    subprocess.run([str(python), str(Path(__file__).parent / script), str(result), str(png)], check=True, cwd=ROOT)

@@ -1,0 +1,185 @@
+"""Which versions are in a slot and which in host memory, within both budgets; the least recently used go first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from .version import AdapterVersion
+
+if TYPE_CHECKING:
+    from ..base import BaseModel
+    from ..kernels.adapter import StagedAdapter
+
+_UNWANTED = 1 << 30
+
+
+class Tiers:
+    """Guarded by the store's lock. Nothing that sequences run with, or that is pinned, is ever taken out of its slot.
+
+    Slots are sized by what is in them: at most `slots` versions and, unless 0, `device_bytes` bytes. `on_evicted` is
+    called with a version and the reason whenever one leaves its slot.
+    """
+
+    def __init__(
+        self, base: BaseModel, *, slots: int, device_bytes: int, host_bytes: int,
+        on_evicted: Callable[[AdapterVersion, str], None],
+    ) -> None:
+        self._base = base
+        self._slots, self._device_budget, self._host_budget = slots, device_bytes, host_bytes
+        self._on_evicted = on_evicted
+        # On a CPU a slot is the host memory that the version was staged in: it counts once.
+        self._shared = base.device.type == "cpu"
+        self._rank: dict[AdapterVersion, int] = {}
+        self._clock = 0
+        self._host_grew = False
+        self._reserved: AdapterVersion | None = None
+        self.resident: set[AdapterVersion] = set()
+        self.pinned: set[AdapterVersion] = set()
+        self.hosted: set[AdapterVersion] = set()
+        """With a staged copy in host memory."""
+
+    @property
+    def device_bytes(self) -> int:
+        return sum(v.device_bytes for v in self.resident)
+
+    @property
+    def host_only(self) -> list[AdapterVersion]:
+        return [v for v in self.hosted if not (self._shared and v.weights is not None)]
+
+    @property
+    def host_bytes(self) -> int:
+        return sum(v.staged.num_bytes for v in self.host_only if v.staged is not None)
+
+    def touch(self, version: AdapterVersion) -> None:
+        self._clock += 1
+        version.last_used = self._clock
+
+    def want(self, versions: Sequence[AdapterVersion]) -> None:
+        """The versions that waiting requests need, most urgent first: none makes room for one behind it."""
+        self._rank = {v: i for i, v in reversed(list(enumerate(versions)))}
+
+    def pin(self, version: AdapterVersion, pinned: bool) -> None:
+        """A pinned version counts as in its slot, whether it has come there yet or not."""
+        (self.pinned.add if pinned else self.pinned.discard)(version)
+
+    def stage(self, version: AdapterVersion, staged: StagedAdapter) -> None:
+        """Put it into host memory; others, or it itself, leave if that is over the budget once `trim` is called."""
+        version.staged = staged
+        version.device_bytes = staged.num_bytes
+        self.hosted.add(version)
+        self._host_grew = True
+        self.touch(version)
+
+    def place(self, version: AdapterVersion) -> bool:
+        """From host memory into a slot, if room can be made."""
+        assert version.staged is not None
+        victims = self._victims(version)
+        if victims is None:
+            return False
+        for victim in victims:
+            self.demote(victim, "evicted")
+        version.weights = self._base.place_adapter(version.staged)
+        self.resident.add(version)
+        self.touch(version)
+        return True
+
+    def next_in(self, versions: Sequence[AdapterVersion]) -> list[AdapterVersion]:
+        """Those of the wanted versions that have no slot: as many, from the front, as the slots could hold together."""
+        count, size = len(self.pinned), sum(v.device_bytes for v in self.pinned)
+        found: list[AdapterVersion] = []
+        for version in dict.fromkeys(versions):
+            if version not in self.pinned:
+                count, size = count + 1, size + version.device_bytes
+            if not self._within(count, size):
+                break
+            if version.weights is None:
+                found.append(version)
+        return found
+
+    def has_room(self, version: AdapterVersion) -> bool:
+        """Whether `place` would succeed now."""
+        return self._victims(version) is not None
+
+    def keeps(self, version: AdapterVersion) -> bool:
+        """Whether host memory would hold it until there is room in the slots."""
+        rank = self._rank.get(version, _UNWANTED)
+        before = sum(v.device_bytes for v in self.host_only if self._rank.get(v, _UNWANTED) < rank)
+        return before + version.device_bytes <= self._host_budget
+
+    def reserve(self, version: AdapterVersion | None) -> None:
+        """The one that gets the next free slot: it stays in host memory even beyond the budget."""
+        if version is not self._reserved:
+            self._reserved, self._host_grew = version, True
+            self.trim()
+
+    def fits(self, versions: Sequence[AdapterVersion]) -> bool:
+        """Whether these could be in slots together, once everything else that is not pinned has left."""
+        kept = self.pinned.union(versions)
+        return self._within(len(kept), sum(v.device_bytes for v in kept))
+
+    def in_the_way(self, version: AdapterVersion) -> set[AdapterVersion]:
+        """Versions that must drain before `version` can be placed: those with the fewest running sequences."""
+        found: set[AdapterVersion] = set()
+        movable = self._movable(version)
+        for victim in sorted((v for v in movable if v.holds), key=lambda v: (v.holds, v.last_used)):
+            left = [v for v in self.resident if v not in found and not (v in movable and not v.holds)]
+            if self._within(len(left) + 1, sum(v.device_bytes for v in left) + version.device_bytes):
+                break
+            found.add(victim)
+        return found
+
+    def demote(self, version: AdapterVersion, reason: str) -> None:
+        """Out of its slot; a staged copy stays."""
+        assert version.holds == 0, "sequences run with it"
+        version.weights = None
+        self.resident.discard(version)
+        self._host_grew = True
+        self._on_evicted(version, reason)
+
+    def drop(self, version: AdapterVersion, reason: str) -> None:
+        """Out of its slot and of host memory."""
+        if version.weights is not None:
+            self.demote(version, reason)
+        version.staged = None
+        self.hosted.discard(version)
+        self.pinned.discard(version)
+        self._rank.pop(version, None)
+        if version is self._reserved:
+            self._reserved = None
+
+    def trim(self) -> None:
+        """Bring host memory below its budget. What waits for a slot stays, within it, longest."""
+        if not self._host_grew:
+            return
+        counted = [v for v in self.host_only if v is not self._reserved]
+        over = sum(v.staged.num_bytes for v in counted if v.staged is not None) - self._host_budget
+        for version in sorted((v for v in counted if not v.loading), key=self._worth):
+            if over <= 0:
+                break
+            assert version.staged is not None
+            over -= version.staged.num_bytes
+            version.staged = None
+            self.hosted.discard(version)
+        self._host_grew = over > 0  # what is being brought in is left for the next time
+
+    def _worth(self, version: AdapterVersion) -> tuple[int, int]:
+        return -self._rank.get(version, _UNWANTED), version.last_used
+
+    def _victims(self, version: AdapterVersion) -> list[AdapterVersion] | None:
+        """The fewest that have to leave for `version`, or None where that is not enough."""
+        count, size = len(self.resident) + 1, self.device_bytes + version.device_bytes
+        victims: list[AdapterVersion] = []
+        for victim in sorted((v for v in self._movable(version) if not v.holds), key=lambda v: v.last_used):
+            if self._within(count, size):
+                break
+            victims.append(victim)
+            count, size = count - 1, size - victim.device_bytes
+        return victims if self._within(count, size) else None
+
+    def _movable(self, version: AdapterVersion) -> list[AdapterVersion]:
+        rank = self._rank.get(version, _UNWANTED)
+        return [v for v in self.resident if v not in self.pinned and self._rank.get(v, _UNWANTED) >= rank]
+
+    def _within(self, count: int, size: int) -> bool:
+        return count <= self._slots and (not self._device_budget or size <= self._device_budget)

@@ -1,0 +1,47 @@
+"""An adapter's weights in the form in which a base's forward reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+
+from .updates import ModuleDelta
+
+
+class DeviceAdapter(Protocol):
+    """On the device; `num_bytes` there."""
+
+    num_bytes: int
+
+
+class StagedAdapter(Protocol):
+    """Ready in host memory, `num_bytes` of it; BaseModel.place_adapter makes a DeviceAdapter of it."""
+
+    num_bytes: int
+
+
+class TorchAdapter:
+    """`deltas` by module name, for the torch path: staged, and once its tensors are on the device placed."""
+
+    def __init__(self, deltas: Mapping[str, ModuleDelta]) -> None:
+        self.deltas = dict(deltas)
+        self.num_bytes = sum({id(t): t.nbytes for d in self.deltas.values() for t in d.tensors().values()}.values())
+
+    def pinned(self) -> TorchAdapter:
+        """In memory that the device copies from without the host's help."""
+        return self._mapped(torch.Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> TorchAdapter:
+        return self._mapped(lambda t: t.to(device, non_blocking=True))
+
+    def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> TorchAdapter:
+        moved: dict[int, torch.Tensor] = {}  # what modules share stays shared
+
+        def once(tensor: torch.Tensor) -> torch.Tensor:
+            if id(tensor) not in moved:
+                moved[id(tensor)] = change(tensor)
+            return moved[id(tensor)]
+
+        return TorchAdapter({name: d.map(once) for name, d in self.deltas.items()})

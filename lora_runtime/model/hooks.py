@@ -1,0 +1,99 @@
+"""What makes transformers' own modules take adapters: forward hooks that change what rows get out of them."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..adapters.update import BaseModule, ModuleKind
+from ..kernels.updates import update_embedding, update_linear, update_norm
+from .state import StepState
+
+
+def attach(model: nn.Module, modules: Mapping[str, BaseModule], state: StepState) -> None:
+    """A module that no row's adapter changes costs one look-up in a dict."""
+    for name, module in modules.items():
+        target = model.get_submodule(name)
+        if module.kind is ModuleKind.EMBEDDING:
+            _Embedding(name, target, state)
+        elif module.kind is ModuleKind.NORM:
+            _Norm(name, target, state)
+        else:
+            _Linear(name, target, state)
+
+
+class _Hook:
+    def __init__(self, name: str, module: nn.Module, state: StepState) -> None:
+        self.name, self.state = name, state
+        module.register_forward_hook(self)
+
+    def __call__(self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> torch.Tensor | None:
+        """The output that takes the place of `y`, None for `y` as it is."""
+        raise NotImplementedError
+
+
+class _Linear(_Hook):
+    """x: (1, T, in), y: (1, T, out)."""
+
+    def __call__(self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> torch.Tensor | None:
+        segments = self.state.updates.get(self.name)
+        if not segments:
+            return None
+        return update_linear(y[0], args[0][0], segments, module.bias, self.state.kernels.lora)[None]
+
+
+class _Embedding(_Hook):
+    """tokens: (1, T), y: (1, T, width); tokens that adapters added are not the base's to look up."""
+
+    def __init__(self, name: str, module: nn.Module, state: StepState) -> None:
+        super().__init__(name, module, state)
+        self._tokens = torch.empty(0)
+        module.register_forward_pre_hook(self._inside)
+
+    def _inside(self, module: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+        if self.name not in self.state.updates:
+            return None
+        self._tokens = args[0]
+        return (args[0].clamp(max=module.weight.shape[0] - 1), *args[1:])
+
+    def __call__(self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> torch.Tensor | None:
+        segments = self.state.updates.get(self.name)
+        if not segments:
+            return None
+        tokens, self._tokens = self._tokens, torch.empty(0)
+        y = y.masked_fill((tokens >= module.weight.shape[0])[..., None], 0)
+        return update_embedding(y[0], tokens[0], segments, embedding_scale(module))[None]
+
+
+class _Norm(_Hook):
+    """x, y: (1, T, width), or with heads before or behind T; which, the dry run shows."""
+
+    def __init__(self, name: str, module: nn.Module, state: StepState) -> None:
+        super().__init__(name, module, state)
+        self._dim = 1
+        self._bare = _without_hooks(module)
+
+    def __call__(self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> torch.Tensor | None:
+        if self.state.dry_rows:
+            self._dim = list(y.shape).index(self.state.dry_rows, 1)
+            return None
+        segments = self.state.updates.get(self.name)
+        return update_norm(y, args[0], segments, self._bare, self._dim) if segments else None
+
+
+def _without_hooks(module: nn.Module) -> nn.Module:
+    """The same parameters in a module that calls nobody."""
+    bare = copy.copy(module)
+    bare._forward_hooks = OrderedDict()
+    return bare
+
+
+def embedding_scale(module: Any) -> float:
+    """What the module multiplies its rows with: Gemma's, as it is rounded there."""
+    scale = getattr(module, "embed_scale", None)
+    return 1.0 if scale is None else float(scale.to(module.weight.dtype))

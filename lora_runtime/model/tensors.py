@@ -1,0 +1,61 @@
+"""The base's weights as they are multiplied, wherever they lie, for what adapters are compared and combined with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..adapters.update import BaseModule
+from ..kernels.cpu.library import load
+from ..kernels.cpu.weights import PackedLinear, quantize_int8, unpack_rows, updated_norms
+
+
+class BaseTensors:
+    """`packed`: the weights that transformers' modules have lost to the C++ program, by module."""
+
+    def __init__(self, model: Any, modules: Mapping[str, BaseModule], dtype: torch.dtype,
+                 packed: Mapping[str, PackedLinear]) -> None:
+        self.modules, self.dtype = modules, dtype
+        self._model, self._packed = model, packed
+
+    def rows(self, name: str, start: int, end: int) -> torch.Tensor:
+        """Rows `start:end` of a weight (out, in), or (tokens, width): float32, on the base's device."""
+        if name in self._packed:
+            return unpack_rows(load(), self._packed[name], start, end, self.dtype)
+        weight = self._model.get_submodule(name).weight.detach()
+        rows = weight[:, start:end].t() if self.modules[name].transposed else weight[start:end]
+        return rows.float()
+
+    def updated_norms(self, name: str, a: torch.Tensor, b: torch.Tensor, scaling: float) -> torch.Tensor:
+        """Of a linear map: (out,) norms over the inputs of W + scaling * B A in float32, on the host."""
+        if name in self._packed:
+            return updated_norms(load(), self._packed[name], a, b, scaling, self.dtype)
+        module, norms = self.modules[name], []
+        for start, end in chunks(module.out_features, module.in_features):
+            own = self.rows(name, start, end)
+            norms.append(torch.addmm(own, b[start:end].to(own), a.to(own), alpha=scaling).norm(dim=1).cpu())
+        return torch.cat(norms)
+
+    def parameter(self, name: str, parameter: str) -> torch.Tensor:
+        """The weight of a norm, or a bias: (width,) float32, on the host."""
+        return getattr(self._model.get_submodule(name), parameter).detach().float().cpu()
+
+    def holds(self, name: str, weight: torch.Tensor) -> bool:
+        """Whether this weight, laid out as by `rows`, is the base's own bit for bit, as the base stores it."""
+        int8 = name in self._packed and self._packed[name].scale is not None
+        for start, end in chunks(*weight.shape):
+            part = weight[start:end].to(self.dtype).float()
+            if int8:
+                values, scale = quantize_int8(part)
+                part = scale[:, None] * values
+            if not torch.equal(self.rows(name, start, end).cpu(), part):
+                return False
+        return True
+
+
+def chunks(rows: int, columns: int) -> list[tuple[int, int]]:
+    """Ranges of rows of about 16 MiB in float32."""
+    size = max(1, (4 << 20) // columns)
+    return [(start, min(rows, start + size)) for start in range(0, rows, size)]

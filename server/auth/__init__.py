@@ -1,0 +1,1 @@
+"""Who may call what: bearer tokens, their scopes, and the interceptor that asks for them."""

@@ -1,0 +1,103 @@
+"""Asks every call for its token and holds it to its scope."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from contextvars import ContextVar
+from typing import Any
+
+import grpc
+import structlog
+
+from .rules import ANY_TOKEN_PREFIX, OPEN_PREFIX, RULES, Right, Rule
+from .tokens import ANYONE, Caller, TokenFile
+
+log = structlog.get_logger("loramux.server")
+_NO_TOKEN = "a valid bearer token is needed"
+_CALLER: ContextVar[Caller] = ContextVar("caller", default=ANYONE)
+
+Check = Callable[[Any, grpc.aio.ServicerContext], Awaitable[None]]
+
+
+def caller() -> Caller:
+    """Who makes the call that runs now. Read it on the event loop: threads do not have it."""
+    return _CALLER.get()
+
+
+class TokenInterceptor(grpc.aio.ServerInterceptor):
+    """UNAUTHENTICATED without a valid token, PERMISSION_DENIED outside its rights and scope."""
+
+    def __init__(self, tokens: TokenFile, on_refused: Callable[[str], None]) -> None:
+        self._tokens = tokens
+        self._on_refused = on_refused
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        handler, method = await continuation(details), details.method
+        if handler is None or method.startswith(OPEN_PREFIX):
+            return handler
+        who = self._tokens.caller(_bearer(details.invocation_metadata))
+        if who is None:
+            return self._refusing(handler, method)
+        if method.startswith(ANY_TOKEN_PREFIX):
+            return handler
+        return _guarded(handler, self._check(who, method, RULES[method]))
+
+    def _check(self, who: Caller, method: str, rule: Rule) -> Check:
+        async def check(request: Any, context: grpc.aio.ServicerContext) -> None:
+            refusal = rule.refusal(who, request)
+            if refusal:
+                log.warning("call refused", method=method, caller=who.name, reason=refusal)
+                self._on_refused("permission_denied")
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
+            if rule.right is Right.ADMIN:
+                log.info("admin call", method=method, caller=who.name, adapters=list(rule.adapters(request)))
+            _CALLER.set(who)
+
+        return check
+
+    def _refusing(self, handler: Any, method: str) -> Any:
+        """In the shape of `handler`; the request is not even parsed."""
+        async def refuse(request: Any, context: grpc.aio.ServicerContext) -> None:
+            log.warning("call refused", method=method, peer=context.peer(), reason="no valid token")
+            self._on_refused("unauthenticated")
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, _NO_TOKEN)
+
+        async def refuse_stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+            await refuse(request, context)
+            yield
+
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(refuse_stream)
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(refuse_stream)
+        return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+def _bearer(metadata: Any) -> str:
+    """The one token of the call; empty if there is none, or several."""
+    values = [value for key, value in metadata or () if key == "authorization"]
+    if len(values) != 1 or not isinstance(values[0], str):
+        return ""
+    scheme, _, token = values[0].partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _guarded(handler: Any, check: Check) -> Any:
+    """`handler` behind `check`; all of loramux's calls have one request message."""
+    async def unary(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        await check(request, context)
+        return await handler.unary_unary(request, context)
+
+    async def stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+        await check(request, context)
+        async with aclosing(handler.unary_stream(request, context)) as answers:
+            async for answer in answers:
+                yield answer
+
+    make, behavior = (
+        (grpc.unary_stream_rpc_method_handler, stream) if handler.response_streaming
+        else (grpc.unary_unary_rpc_method_handler, unary))
+    return make(behavior, handler.request_deserializer, handler.response_serializer)

@@ -1,0 +1,77 @@
+"""What each RPC needs: a right, and a scope that covers the adapters of the request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from loramux.v1 import adapters_pb2, inference_pb2
+
+from ..locations import adapter_id_of
+from .tokens import Caller
+
+OPEN_PREFIX = "/grpc.health.v1.Health/"
+"""Probes have no tokens."""
+ANY_TOKEN_PREFIX = "/grpc.reflection."
+
+
+class Right(StrEnum):
+    USE = "use"
+    """Comes with the scope."""
+    READ = "read"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`adapters`: the ids that a request names, "" for the base."""
+
+    right: Right
+    adapters: Callable[[Any], Iterable[str]]
+
+    def refusal(self, caller: Caller, request: Any) -> str:
+        """Why `caller` may not make this call; empty if it may."""
+        if self.right is not Right.USE and not getattr(caller, self.right):
+            return f"this token has no {self.right} right"
+        for adapter_id in self.adapters(request):
+            if not caller.may_use(adapter_id):
+                return f"{f'adapter {adapter_id!r}' if adapter_id else 'the base model'} is outside this token's scope"
+        return ""
+
+
+def _generate_ids(request: inference_pb2.GenerateRequest) -> list[str]:
+    composed = [a.adapter_id for a in request.adapters]
+    # With both given the request is invalid, which its caller may hear only of adapters in scope.
+    return composed if composed and not request.adapter_id else [request.adapter_id, *composed]
+
+
+def _load_ids(request: adapters_pb2.LoadAdapterRequest) -> list[str]:
+    return [adapter_id_of(request)]
+
+
+def _adapter_id(request: Any) -> list[str]:
+    return [request.adapter_id]
+
+
+def _none(request: Any) -> list[str]:
+    return []
+
+
+_USE, _ADMIN, _GET = Rule(Right.USE, _generate_ids), Rule(Right.ADMIN, _adapter_id), Rule(Right.READ, _adapter_id)
+_READ = Rule(Right.READ, _none)
+RULES: dict[str, Rule] = {
+    "/loramux.v1.Inference/Generate": _USE,
+    "/loramux.v1.Inference/GenerateStream": _USE,
+    "/loramux.v1.Adapters/LoadAdapter": Rule(Right.ADMIN, _load_ids),
+    "/loramux.v1.Adapters/UnloadAdapter": _ADMIN,
+    "/loramux.v1.Adapters/RollbackAdapter": _ADMIN,
+    "/loramux.v1.Adapters/SetCanary": _ADMIN,
+    "/loramux.v1.Adapters/SetPolicy": _ADMIN,
+    "/loramux.v1.Adapters/GetAdapter": _GET,
+    # The lists show only what is in scope.
+    "/loramux.v1.Adapters/ListAdapters": _READ,
+    "/loramux.v1.Adapters/ListDeclaredAdapters": _READ,
+    "/loramux.v1.Server/GetServerInfo": _READ,
+}

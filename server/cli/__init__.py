@@ -1,0 +1,20 @@
+"""The command line: `loramux serve | generate | adapters | info | token`."""
+
+from __future__ import annotations
+
+import typer
+
+from . import adapters, calls, serve, token
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="One frozen base model, many LoRA adapters, one batch.")
+app.command("serve")(serve.serve)
+app.command("generate")(calls.generate)
+app.add_typer(adapters.app, name="adapters")
+app.command("info")(calls.info)
+app.command("token")(token.token)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

@@ -1,0 +1,69 @@
+"""`loramux generate` and `loramux info`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from ..client import Client, to_dict
+from .common import AsJson, print_json, remote
+
+
+@remote
+def generate(
+    client: Client,
+    prompt: Annotated[str, typer.Argument(help="The prompt; - reads standard input.")],
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", "-a", help="Adapter id, or ID=WEIGHT; repeated: all at once. None: the base model."),
+    ] = None,
+    chat: Annotated[bool, typer.Option(help="Send the prompt as a user's chat message.")] = True,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    temperature: Annotated[float | None, typer.Option(min=0)] = None,
+    top_p: Annotated[float | None, typer.Option()] = None,
+    top_k: Annotated[int | None, typer.Option(min=0)] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop string; repeatable.")] = None,
+    priority: Annotated[int | None, typer.Option(help="Higher goes first.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stream a completion to the terminal."""
+    text = sys.stdin.read() if prompt == "-" else prompt
+    options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k,
+               "seed": seed, "stop": stop, "priority": priority}
+    fields: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
+    fields |= {"messages": [{"role": "user", "content": text}]} if chat else {"prompt": text}
+    for event in client.stream(**_adapter_fields(adapter or []), **fields):
+        typer.echo(json.dumps(to_dict(event)) if as_json else event.text, nl=as_json)
+        sys.stdout.flush()
+    if not as_json:
+        typer.echo()
+
+
+@remote
+def info(client: Client, as_json: AsJson = False) -> None:
+    """Show what a running server runs."""
+    answer = client.server_info()
+    if as_json:
+        return print_json(answer)
+    for key, value in to_dict(answer).items():
+        typer.echo(f"{key:16} {json.dumps(value) if isinstance(value, dict) else value}")
+
+
+def _adapter_fields(given: list[str]) -> dict[str, Any]:
+    weighted = [_weighted(text) for text in given]
+    if len(weighted) == 1 and "weight" not in weighted[0]:
+        return weighted[0]
+    return {"adapters": weighted}
+
+
+def _weighted(text: str) -> dict[str, Any]:
+    """ID or ID=WEIGHT; what follows the last = and is no number belongs to the id."""
+    adapter_id, _, weight = text.rpartition("=")
+    try:
+        return {"adapter_id": adapter_id, "weight": float(weight)} if adapter_id else {"adapter_id": text}
+    except ValueError:
+        return {"adapter_id": text}

@@ -1,0 +1,88 @@
+"""What commands share: the options that reach a server, JSON output, and how errors end them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from google.protobuf.message import Message
+
+from ..client import CallError, Client, to_dict
+from ..tls import is_loopback
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_TOKEN = "LORAMUX_TOKEN"
+
+
+def _reach(
+    target: Annotated[
+        str, typer.Option("--target", envvar="LORAMUX_TARGET", help="HOST:PORT of a running server.")
+    ] = "127.0.0.1:50051",
+    tls: Annotated[
+        bool, typer.Option("--tls", envvar="LORAMUX_TLS", help="Use TLS with the system's authorities.")] = False,
+    ca: Annotated[
+        Path | None, typer.Option("--ca", envvar="LORAMUX_CA", help="PEM file of the server's authority; turns TLS on.")
+    ] = None,
+    cert: Annotated[
+        Path | None, typer.Option("--cert", envvar="LORAMUX_CERT", help="PEM file of the client's certificate.")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", envvar="LORAMUX_KEY", help="PEM file of its private key.")] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option("--token-file", envvar="LORAMUX_TOKEN_FILE",
+                     help=f"File with the bearer token; or the token itself in {_TOKEN}."),
+    ] = None,
+) -> Client:
+    client = Client(target, tls, ca, cert, key, _token(token_file))
+    if client.token and not client.is_secure and not is_loopback(target.rpartition(":")[0]):
+        typer.echo("warning: the token goes to the server without TLS", err=True)
+    return client
+
+
+def remote(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command`, whose first parameter is a Client, the options that make one."""
+    reach = inspect.signature(_reach, eval_str=True).parameters.values()
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+
+    def run(**values: Any) -> None:
+        client = _reach(**{p.name: values.pop(p.name) for p in reach})
+        try:
+            command(client, **values)
+        except CallError as error:
+            fail(str(error), 1)
+        except KeyboardInterrupt:
+            fail("cancelled", 130)
+
+    run.__doc__ = command.__doc__
+    set_parameters(run, [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *reach)])
+    return run
+
+
+def set_parameters(command: Callable[..., Any], parameters: list[inspect.Parameter]) -> None:
+    """Make typer see these parameters."""
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+
+
+def print_json(value: Message | list[Any]) -> None:
+    typer.echo(json.dumps([to_dict(v) for v in value] if isinstance(value, list) else to_dict(value)))
+
+
+def fail(message: str, code: int) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(code)
+
+
+def _token(file: Path | None) -> str:
+    if file is None:
+        return os.environ.get(_TOKEN, "").strip()
+    try:
+        return file.read_text().strip()
+    except OSError as error:
+        fail(f"--token-file {file}: {error.strerror}", 2)

@@ -1,0 +1,8 @@
+"""Declared adapters: what a manifest and a watched directory name is what the server serves."""
+
+from .adapters import DeclaredAdapters
+from .gauges import DeclaredGauges
+from .state_file import StateFileError
+from .types import DeclaredState, DeclaredStatus
+
+__all__ = ["DeclaredAdapters", "DeclaredGauges", "DeclaredState", "DeclaredStatus", "StateFileError"]

@@ -1,0 +1,68 @@
+"""Declared adapters as the server uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from .directory import WatchedDirectory
+from .manifest import Manifest
+from .reconciler import Place, Reconciler
+from .state_file import StateFile
+from .types import AdapterEngine, DeclaredStatus
+
+
+class DeclaredAdapters:
+    """Keeps the engine's adapters as a manifest and a watched directory declare them, over restarts too.
+
+    `reconcile_s`: seconds between looks; `load_threads`: loads at once; `static_names`: names that the server's
+    settings load, which a manifest must not declare again. `on_ready_changed` is called on any thread.
+    """
+
+    def __init__(
+        self, engine: AdapterEngine, *, manifest: Path | None = None, directory: Path | None = None,
+        state_file: Path | None = None, reconcile_s: float = 5, load_threads: int = 4, unload_wait_s: float = 5,
+        static_names: Collection[str] = (), on_ready_changed: Callable[[bool], None] = lambda ready: None,
+    ) -> None:
+        places: list[Place] = []
+        if manifest is not None:
+            places.append(Manifest(manifest, settle_s=reconcile_s))
+        if directory is not None:
+            places.append(WatchedDirectory(directory, settle_s=reconcile_s))
+        self._engine, self._static = engine, frozenset(static_names)
+        self._state_file = None if state_file is None else StateFile(state_file)
+        self._reconciler = Reconciler(
+            engine, places, reconcile_s=reconcile_s, load_threads=load_threads, unload_wait_s=unload_wait_s,
+            static_names=static_names, on_ready_changed=on_ready_changed, on_owned_changed=self._note_change)
+
+    def start(self) -> None:
+        """Register what the state file holds, then begin to look. Raises StateFileError."""
+        if self._state_file is not None:
+            saved = self._state_file.restore(self._engine)
+            sources = {r.adapter_id: r.versions[0].source for r in saved.adapters
+                       if r.adapter_id in saved.declared and r.adapter_id not in self._static}
+            self._reconciler.adopt(sources, [name for name, policy in saved.declared.items() if policy])
+            self._state_file.start(self._engine, self._declared)
+        self._reconciler.start()
+
+    def stop(self) -> None:
+        """End the looking and write the state file. What is loaded stays."""
+        self._reconciler.stop()
+        if self._state_file is not None:
+            self._state_file.stop()
+
+    @property
+    def ready(self) -> bool:
+        """Every declared adapter has a version that serves."""
+        return self._reconciler.ready
+
+    def status(self) -> list[DeclaredStatus]:
+        """What has become of each, sorted by name; first, without a name, the places that cannot be read."""
+        return self._reconciler.status()
+
+    def _declared(self) -> dict[str, bool]:
+        return dict.fromkeys(self._static, False) | self._reconciler.owned()
+
+    def _note_change(self) -> None:
+        if self._state_file is not None:
+            self._state_file.on_registrations_changed()

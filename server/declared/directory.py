@@ -1,0 +1,49 @@
+"""The watched directory: every subdirectory with an adapter_config.json is an adapter of that name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lora_runtime.adapters.loader import CONFIG
+
+from .files import Settling, snapshot
+from .types import Declared, Reading
+
+
+class WatchedDirectory:
+    """Reads one directory again and again, and keeps its last good state."""
+
+    def __init__(self, path: Path, settle_s: float) -> None:
+        self._path = path
+        self._settling = Settling(settle_s)
+        self._adapters: dict[str, Declared] = {}
+        self._known = False
+
+    def read(self) -> Reading:
+        """Names with a leading dot are left out: Kubernetes keeps a volume's versions behind them."""
+        problem = ""
+        try:
+            paths = [path for path in sorted(self._path.iterdir()) if not path.name.startswith(".")]
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror}"
+        else:
+            odd = [path.name for path in paths if not path.name.isprintable()]
+            problem = f"{odd[0]!r} cannot be an adapter's name" if odd else ""
+            found = [self._declare(path) for path in paths if path.name.isprintable()]
+            self._adapters = {declared.name: declared for declared in found if declared is not None}
+            self._settling.keep_only({self._path / name for name in self._adapters})
+            self._known = True
+        return Reading(str(self._path), self._adapters, problem=problem, known=self._known)
+
+    def _declare(self, directory: Path) -> Declared | None:
+        # The path as it is, not where its links lead: a volume's old version goes when it is swapped.
+        name, source = directory.name, str(directory)
+        try:
+            if not (directory / CONFIG).exists():
+                return None
+            files = snapshot(directory)
+        except FileNotFoundError:  # removed since
+            return None
+        except OSError as error:
+            return Declared(name, source, unsettled=f"the directory cannot be read: {error.strerror}")
+        return Declared(name, source, fingerprint=files, unsettled=self._settling.reason(directory, files))

@@ -1,0 +1,62 @@
+"""The state of an adapter's directory: has it changed, is it whole, is it still being written?"""
+
+from __future__ import annotations
+
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_runtime.adapters.source_files import REQUIRED
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Of the regular files of one directory, symbolic links followed, names with a leading dot left out."""
+
+    files: tuple[tuple[str, int, int, int, int], ...]
+    """(name, size, modified, changed, inode); times in nanoseconds. Other content has another tuple."""
+
+    def missing(self) -> str:
+        """The first file that an adapter cannot do without, or ""."""
+        names = {name for name, *_ in self.files}
+        return next((name for name in REQUIRED if name not in names), "")
+
+    def is_older_than(self, seconds: float) -> bool:
+        """Nothing has changed for that long, by this machine's clock."""
+        return max((changed for *_, changed, _ in self.files), default=0) < (time.time() - seconds) * 1e9
+
+
+def snapshot(directory: Path) -> Snapshot:
+    """Raises OSError."""
+    files = []
+    for path in sorted(directory.iterdir()):
+        if path.name.startswith("."):
+            continue
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # renamed since, or a link whose target is being swapped
+            continue
+        if stat.S_ISREG(status.st_mode):
+            files.append((path.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+    return Snapshot(tuple(files))
+
+
+class Settling:
+    """Tells directories that are still being written from those that are whole."""
+
+    def __init__(self, settle_s: float) -> None:
+        self._settle_s = settle_s
+        self._last: dict[Path, Snapshot] = {}
+
+    def reason(self, directory: Path, now: Snapshot) -> str:
+        """Why the directory cannot be loaded yet, or "": it is whole, and the same as at the last look or old."""
+        before, self._last[directory] = self._last.get(directory), now
+        if missing := now.missing():
+            return f"{missing} is missing (pickled weights are never read)"
+        if now == before or now.is_older_than(self._settle_s):
+            return ""
+        return "its files are still changing"
+
+    def keep_only(self, directories: set[Path]) -> None:
+        self._last = {path: seen for path, seen in self._last.items() if path in directories}

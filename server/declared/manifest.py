@@ -1,0 +1,134 @@
+"""The manifest: a YAML file that names adapters, their sources and policies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from lora_runtime.adapters.sources import is_remote
+from lora_runtime.types import MAX_ID_LENGTH
+
+from ..config import Policy
+from ..files import Stamp, stamp
+from .files import Settling, snapshot
+from .types import Declared, Reading
+
+if TYPE_CHECKING:
+    from yaml import SafeLoader as _SafeLoader
+else:  # libyaml's, which is many times faster, where PyYAML has it
+    _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_MAX_BYTES = 16 << 20
+
+
+def _usable(name: str) -> str:
+    if not name.isprintable() or name == "*":
+        raise ValueError("must be printable and not '*'")
+    return name
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class AdapterSpec(_Strict):
+    """One entry. `canary_weight`: what share of the requests a new version takes; 0 is all of them."""
+
+    name: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH), AfterValidator(_usable)]
+    source: str = Field(min_length=1)
+    canary_weight: float = Field(0, ge=0, lt=1)
+    policy: Policy | None = None
+
+
+class ManifestSpec(_Strict):
+    """The whole file."""
+
+    adapters: list[AdapterSpec] = Field(default_factory=list)
+
+
+class ManifestError(Exception):
+    """The manifest is wrong; the message names the entry and the field."""
+
+
+class Manifest:
+    """Reads one manifest again and again, and keeps its last good state."""
+
+    def __init__(self, path: Path, settle_s: float) -> None:
+        self._path = path
+        self._settling = Settling(settle_s)
+        self._seen: Stamp = None
+        self._specs: tuple[AdapterSpec, ...] | None = None
+        self._problem = ""
+
+    def read(self) -> Reading:
+        """The entries, those with local sources with the state of their files."""
+        try:
+            seen = stamp(self._path)
+            if seen is None or seen != self._seen:
+                self._specs = parse(self._path)
+                self._seen, self._problem = seen, ""
+        except OSError as error:
+            self._seen, self._problem = None, f"cannot be read: {error.strerror}"
+        except ManifestError as error:
+            self._seen, self._problem = None, str(error)
+        names = [spec.name for spec in self._specs or ()]
+        adapters = {spec.name: self._declare(spec) for spec in self._specs or ()}
+        self._settling.keep_only({self._local(a.source) for a in adapters.values() if not is_remote(a.source)})
+        duplicates = tuple(name for name, count in Counter(names).items() if count > 1)
+        return Reading(str(self._path), adapters, duplicates, self._problem, self._specs is not None)
+
+    def _declare(self, spec: AdapterSpec) -> Declared:
+        policy = spec.policy.to_engine() if spec.policy else None
+        if is_remote(spec.source):
+            return Declared(spec.name, spec.source, spec.canary_weight, policy)
+        directory = self._local(spec.source)
+        try:
+            files = snapshot(directory)
+            unsettled = self._settling.reason(directory, files)
+        except OSError as error:
+            files, unsettled = None, f"the directory cannot be read: {error.strerror}"
+        return Declared(spec.name, str(directory), spec.canary_weight, policy, files, unsettled)
+
+    def _local(self, source: str) -> Path:
+        return self._path.parent / source  # an absolute source stays what it is
+
+
+def parse(path: Path) -> tuple[AdapterSpec, ...]:
+    """The file's entries. Raises OSError and ManifestError."""
+    with path.open("rb") as stream:
+        data = stream.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise ManifestError(f"is larger than {_MAX_BYTES} bytes")
+    try:
+        content = yaml.load(data, Loader=_Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ManifestError(f"is not YAML: {error}") from error
+    try:
+        return tuple(ManifestSpec.model_validate({} if content is None else content).adapters)
+    except ValidationError as error:
+        raise ManifestError("; ".join(_problem(content, e["loc"], e["msg"]) for e in error.errors())) from error
+
+
+class _Loader(_SafeLoader):
+    """Refuses a key that is given twice, of which YAML's own loader takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(keys)) < len(keys):
+            raise yaml.constructor.ConstructorError(None, None, "a key is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _problem(content: Any, location: tuple[int | str, ...], message: str) -> str:
+    """One error, with the entry's name in place of its number."""
+    match location:
+        case ("adapters", int() as index, *rest):
+            entry = content["adapters"][index]
+            name = entry.get("name") if isinstance(entry, dict) else None
+            where = f"adapter {name!r}" if isinstance(name, str) else f"adapter number {index + 1}"
+            return ": ".join([where, *([".".join(map(str, rest))] if rest else []), message])
+    return ": ".join([*([".".join(map(str, location))] if location else []), message])

@@ -1,0 +1,222 @@
+"""Makes the engine serve what is declared: looks every few seconds, loads, unloads, tries again."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Protocol
+
+import structlog
+
+from lora_runtime import AdapterInUseError, AdapterPolicy, LoramuxError, UnknownAdapterError
+from lora_runtime.adapters.source_files import redact
+
+from .entry import Action, Entry
+from .types import AdapterEngine, Declared, DeclaredState, DeclaredStatus, Reading
+from .workers import Workers
+
+log = structlog.get_logger("loramux.server")
+_UNLOAD_THREADS = 4
+
+
+class Place(Protocol):
+    """A manifest or a watched directory."""
+
+    def read(self) -> Reading: ...
+
+
+class Reconciler:
+    """A thread looks; few threads load, and others wait for requests on what is to go."""
+
+    def __init__(
+        self, engine: AdapterEngine, places: Sequence[Place], *, reconcile_s: float, load_threads: int,
+        unload_wait_s: float, static_names: Collection[str] = (),
+        on_ready_changed: Callable[[bool], None] = lambda ready: None,
+        on_owned_changed: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine, self._places, self._static = engine, places, frozenset(static_names)
+        self._reconcile_s, self._unload_wait_s, self._clock = reconcile_s, unload_wait_s, clock
+        self._on_ready_changed, self._on_owned_changed = on_ready_changed, on_owned_changed
+        self._lock = threading.Condition()
+        self._entries: dict[str, Entry] = {}
+        self._problems: dict[str, DeclaredStatus] = {}
+        self._complete = not places
+        """Every place could be read at least once."""
+        self._telling = threading.Lock()
+        self._told = False
+        self._stopping = threading.Event()
+        self._loaders = Workers("loramux-declared-load", load_threads)
+        self._removers = Workers("loramux-declared-unload", _UNLOAD_THREADS)
+        self._thread = threading.Thread(target=self._run, name="loramux-declared", daemon=True)
+
+    def adopt(self, sources: Mapping[str, str], with_policy: Collection[str] = ()) -> None:
+        """Names that an earlier process declared and the engine has again: they go if they are no longer declared."""
+        for name, source in sources.items():
+            entry = self._entries[name] = Entry(name, source)
+            entry.owned, entry.has_policy = True, name in with_policy
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Does not wait for loads that run; afterwards nothing calls back."""
+        with self._telling:
+            self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._loaders.stop()
+        self._removers.stop()
+
+    @property
+    def ready(self) -> bool:
+        """Every declared adapter has a version that serves."""
+        with self._lock:
+            return self._complete and all(entry.serves for entry in self._entries.values())
+
+    def status(self) -> list[DeclaredStatus]:
+        with self._lock:
+            entries = [self._entries[name].status() for name in sorted(self._entries)]
+            return [*self._problems.values(), *entries]
+
+    def owned(self) -> dict[str, bool]:
+        """Names that the engine has because they were declared → whether their policies were, too."""
+        with self._lock:
+            return {name: entry.has_policy for name, entry in self._entries.items() if entry.owned}
+
+    def reconcile(self) -> None:
+        """Look once and begin what is to be done."""
+        self._find_vanished()
+        readings = [place.read() for place in self._places]
+        with self._lock:
+            self._merge(readings)
+            work = [(entry, action) for entry in list(self._entries.values()) if (action := self._begin(entry))]
+        for entry, action in work:
+            if action is Action.LOAD:
+                assert entry.wanted is not None
+                self._loaders.submit(partial(self._load, entry, entry.wanted, entry.policy(entry.wanted)))
+            else:
+                self._removers.submit(partial(self._unload, entry))
+        self._tell()
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Until nothing that was begun still runs."""
+        with self._lock:
+            return self._lock.wait_for(lambda: not any(e.busy for e in self._entries.values()), timeout_s)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.reconcile()
+            except Exception:
+                log.exception("looking for declared adapters failed")
+            self._stopping.wait(self._reconcile_s)
+
+    def _begin(self, entry: Entry) -> Action | None:
+        action = entry.next(self._clock())
+        if action is Action.FORGET:
+            del self._entries[entry.name]
+            return None
+        if action is not None:
+            entry.begin(action)
+        return action
+
+    def _find_vanished(self) -> None:
+        """What was unloaded by somebody else is loaded again."""
+        with self._lock:
+            loaded = [entry for entry in self._entries.values() if entry.loaded is not None and not entry.busy]
+        names = {registration.adapter_id for registration in self._engine.registrations()} if loaded else set()
+        with self._lock:
+            for entry in loaded:
+                if entry.name not in names and not entry.busy:
+                    entry.forget_load()
+
+    def _merge(self, readings: Sequence[Reading]) -> None:
+        self._note_problems(readings)
+        self._complete = all(reading.known for reading in readings)
+        counts = Counter(name for reading in readings for name in reading.adapters)
+        counts.update(name for reading in readings for name in reading.duplicates)
+        counts.update(name for name in self._static if name in counts)
+        wanted = {name: declared for reading in readings for name, declared in reading.adapters.items()}
+        for name, declared in wanted.items():
+            entry = self._entries.setdefault(name, Entry(name, declared.source))
+            entry.known = True
+            if counts[name] > 1:  # what was wanted before the name became ambiguous goes on
+                entry.conflict = "the name is declared more than once"
+            else:
+                entry.conflict, entry.wanted = "", declared
+        for name, entry in self._entries.items():
+            # What an unreadable place may declare is not taken away.
+            if name not in wanted and (entry.known or self._complete):
+                entry.conflict, entry.wanted, entry.known = "", None, True
+                entry.owned = entry.owned and name not in self._static
+
+    def _note_problems(self, readings: Sequence[Reading]) -> None:
+        problems = {}
+        for reading in readings:
+            if not reading.problem:
+                continue
+            before = self._problems.get(reading.place)
+            if before is None or before.error != reading.problem:
+                log.error("declared adapters cannot be read", place=reading.place, error=reading.problem)
+                before = DeclaredStatus(
+                    "", reading.place, DeclaredState.FAILED, error=reading.problem, since=time.time())
+            problems[reading.place] = before
+        self._problems = problems
+
+    def _load(self, entry: Entry, wanted: Declared, policy: AdapterPolicy | None) -> None:
+        try:
+            info = self._engine.load_adapter(
+                wanted.source, entry.name, canary_weight=wanted.canary_weight, policy=policy)
+        except Exception as error:
+            text = _explain(error, entry.name)
+            with self._changed():
+                entry.loading_failed(wanted, text, self._clock())
+            log.warning("declared adapter failed", adapter=entry.name, error=text)
+        else:
+            with self._changed():
+                entry.loading_done(wanted, info.version)
+            self._on_owned_changed()
+        self._tell()
+
+    def _unload(self, entry: Entry) -> None:
+        failure: Exception | None = None
+        try:
+            with contextlib.suppress(UnknownAdapterError):  # unloaded by somebody else
+                self._engine.unload_adapter(entry.name, self._unload_wait_s)
+        except Exception as error:
+            failure = error
+        with self._changed():
+            if failure is None:
+                entry.removing_done()
+            else:
+                text = _explain(failure, entry.name)
+                entry.removing_failed(text, self._clock(), isinstance(failure, AdapterInUseError))
+        if failure is None:
+            self._on_owned_changed()
+        self._tell()
+
+    @contextlib.contextmanager
+    def _changed(self) -> Iterator[None]:
+        with self._lock:
+            yield
+            self._lock.notify_all()
+
+    def _tell(self) -> None:
+        """Call back where `ready` has changed, one call at a time and outside of the lock."""
+        with self._telling:
+            ready = self.ready
+            if ready != self._told and not self._stopping.is_set():
+                self._told = ready
+                self._on_ready_changed(ready)
+
+
+def _explain(error: Exception, name: str) -> str:
+    """What the status says."""
+    if isinstance(error, LoramuxError):
+        return str(error)
+    log.error("unexpected failure of a declared adapter", adapter=name, exc_info=error)
+    return redact(f"{type(error).__name__}: {error}")

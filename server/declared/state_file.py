@@ -1,0 +1,137 @@
+"""Registrations that survive a restart: a JSON file that follows the engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lora_runtime import EngineObserver, LoramuxError, Registration
+
+from .types import AdapterEngine
+
+log = structlog.get_logger("loramux.server")
+_RETRY_S = 5.0
+
+
+class StateFileError(Exception):
+    """The state file is corrupt or cannot be read; the message names it."""
+
+
+class Saved(BaseModel):
+    """What the file holds. `declared`: names that are there because they were → whether their policies were, too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    declared: dict[str, bool] = Field(default_factory=dict)
+    adapters: tuple[Registration, ...] = ()
+
+
+class StateFile(EngineObserver):
+    """Writes the engine's registrations `delay_s` after they change, on a thread of its own.
+
+    Sources are written as they were given, credentials in URLs too: the file is readable by its owner alone.
+    """
+
+    def __init__(self, path: Path, delay_s: float = 0.5) -> None:
+        self._path, self._delay_s = path, delay_s
+        self._changed, self._stopping = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def read(self) -> Saved:
+        """Empty where there is no file. Raises StateFileError."""
+        try:
+            return Saved.model_validate_json(self._path.read_bytes())
+        except FileNotFoundError:
+            return Saved()
+        except OSError as error:
+            raise StateFileError(f"state file {self._path} cannot be read: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+        # Not chained: pydantic's own text quotes sources.
+        raise StateFileError(f"state file {self._path} is corrupt: {where}: {first['msg']}")
+
+    def restore(self, engine: AdapterEngine) -> Saved:
+        """Register what was saved, cold, except what the engine has already. Raises StateFileError."""
+        saved, present = self.read(), {registration.adapter_id for registration in engine.registrations()}
+        for registration in saved.adapters:
+            if registration.adapter_id in present:
+                continue
+            if not registration.versions:
+                raise StateFileError(
+                    f"state file {self._path} is corrupt: adapter {registration.adapter_id!r} has no version")
+            try:
+                engine.register(registration)
+            except (LoramuxError, ValueError) as error:
+                raise StateFileError(
+                    f"state file {self._path}: adapter {registration.adapter_id!r}: {error}") from error
+        return saved
+
+    def start(self, engine: AdapterEngine, declared: Callable[[], dict[str, bool]]) -> None:
+        """Follow the engine from now on. `declared` gives what `Saved.declared` holds.
+
+        Raises StateFileError when the file cannot be written.
+        """
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._write(_current(engine, declared))
+        except OSError as error:
+            raise StateFileError(f"state file {self._path} cannot be written: {error.strerror}") from error
+        engine.add_observer(self)
+        self._thread = threading.Thread(target=self._run, args=(engine, declared), name="loramux-state", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what has changed and end."""
+        self._stopping.set()
+        self._changed.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def on_registrations_changed(self) -> None:
+        self._changed.set()
+
+    def _run(self, engine: AdapterEngine, declared: Callable[[], dict[str, bool]]) -> None:
+        written: Saved | None = None
+        while not self._stopping.is_set() or self._changed.is_set():
+            self._changed.wait()
+            self._stopping.wait(self._delay_s)  # several changes are one write
+            self._changed.clear()
+            now = _current(engine, declared)
+            if now == written:
+                continue
+            try:
+                self._write(now)
+                written = now
+            except OSError as error:
+                log.error("the state file cannot be written", path=str(self._path), error=error.strerror)
+                if not self._stopping.wait(_RETRY_S):
+                    self._changed.set()
+
+    def _write(self, saved: Saved) -> None:
+        """A reader, and a crash at any moment, find the old file or the new one."""
+        temporary = self._path.with_name(f".{self._path.name}.tmp")
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w") as stream:
+            json.dump(saved.model_dump(mode="json"), stream, indent=1)
+            stream.flush()
+            os.fsync(descriptor)
+        temporary.rename(self._path)
+        directory = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _current(engine: AdapterEngine, declared: Callable[[], dict[str, bool]]) -> Saved:
+    return Saved(adapters=tuple(engine.registrations()), declared=declared())

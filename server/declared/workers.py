@@ -1,0 +1,32 @@
+"""A few threads for work that may take long."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+
+class Workers:
+    """Runs jobs in the order given. The threads are daemons: a download that hangs does not hold up the exit."""
+
+    def __init__(self, name: str, count: int) -> None:
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._threads = [threading.Thread(target=self._run, name=f"{name}-{i}", daemon=True) for i in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """`job` must not raise."""
+        self._jobs.put(job)
+
+    def stop(self) -> None:
+        """What has not begun never will; does not wait for what has."""
+        while not self._jobs.empty():
+            self._jobs.get()
+        for _ in self._threads:
+            self._jobs.put(None)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()

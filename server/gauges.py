@@ -1,0 +1,59 @@
+"""Metrics that the engine knows best at the moment of the scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from lora_runtime import AdapterState, Engine
+
+
+class EngineGauges(Collector):
+    """`has_label` bounds which adapters get a time series of their own."""
+
+    def __init__(self, engine: Engine, has_label: Callable[[str], bool]) -> None:
+        self._engine = engine
+        self._has_label = has_label
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        return [*self._load(), self._versions(), self._about()]
+
+    def _load(self) -> list[GaugeMetricFamily]:
+        stats = self._engine.stats()
+        gauges = [
+            ("running_sequences", "Sequences in the running batch.", stats.running),
+            ("waiting_sequences", "Sequences in the queue.", stats.waiting),
+            ("kv_blocks_used", "KV blocks held by live sequences.", stats.kv_blocks_used),
+            ("kv_blocks_cached", "Unused KV blocks that hold a reusable prefix.", stats.kv_blocks_cached),
+            ("kv_blocks", "KV blocks in all.", stats.kv_blocks_total),
+            ("registered_adapters", "Adapter ids, wherever their weights are.", stats.registered_adapters),
+            ("loading_adapters", "Adapters that are being read.", stats.loading_adapters),
+            ("resident_adapters", "Adapter versions on the device.", stats.adapters),
+            ("resident_adapter_bytes", "Their bytes.", stats.adapter_bytes),
+            ("host_adapters", "Adapter versions in host memory only.", stats.host_adapters),
+            ("host_adapter_bytes", "Their bytes.", stats.host_adapter_bytes),
+            ("adapter_leases", "Requests that hold an adapter.", stats.leases),
+            ("preemptions", "Sequences preempted since start.", stats.preemptions),
+        ]
+        return [GaugeMetricFamily(f"loramux_{name}", text, value=value) for name, text, value in gauges]
+
+    def _versions(self) -> GaugeMetricFamily:
+        family = GaugeMetricFamily(
+            "loramux_adapter_version_info", "Versions that serve from a slot, and canaries beside them.",
+            labels=["adapter", "version"])
+        for info in self._engine.list_adapters():
+            if info.state is not AdapterState.DEVICE or not self._has_label(info.adapter_id):
+                continue
+            for version in {info.version, *([info.canary.version] if info.canary else ())}:
+                family.add_metric([info.adapter_id, version], 1)
+        return family
+
+    def _about(self) -> GaugeMetricFamily:
+        info = self._engine.info()
+        labels = {"version": info.version, "base_model": info.base_model, "device": info.device, "dtype": info.dtype,
+                  **{f"kernel_{op}": name for op, name in info.kernels.items()}}
+        about = GaugeMetricFamily("loramux_info", "What runs.", labels=list(labels))
+        about.add_metric(list(labels.values()), 1)
+        return about

@@ -1,0 +1,85 @@
+"""Transport credentials from PEM files, for the server and for the client."""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from pathlib import Path
+
+import grpc
+import structlog
+
+from .files import stamp
+
+log = structlog.get_logger("loramux.server")
+
+
+class TLSError(Exception):
+    """A certificate or key file cannot be read, or what is given is not whole."""
+
+
+def server_credentials(cert: Path, key: Path, client_ca: Path | None) -> grpc.ServerCredentials:
+    """With `client_ca`, clients must show a certificate of it. Raises TLSError.
+
+    The files are looked at for every new connection: renewed certificates need no restart.
+    """
+    files = _ServerFiles(cert, key, client_ca)
+    return grpc.dynamic_ssl_server_credentials(
+        files.first, files.fetch,  # type: ignore[arg-type]  # the stubs forget that None means no change
+        require_client_authentication=client_ca is not None)
+
+
+def channel_credentials(ca: Path | None, cert: Path | None, key: Path | None) -> grpc.ChannelCredentials:
+    """Without `ca` the system's authorities count. Raises TLSError."""
+    if (cert is None) != (key is None):
+        raise TLSError("a client certificate and its key are needed together")
+    return grpc.ssl_channel_credentials(*(_read(path) if path else None for path in (ca, key, cert)))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent to `host`, a name or an address, stays on this machine."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _ServerFiles:
+    """gRPC calls `fetch` on threads of its own; what cannot be read leaves the former certificate."""
+
+    def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
+        self._cert, self._key, self._client_ca = cert, key, client_ca
+        self._lock = threading.Lock()
+        self._stamps = self._look()
+        self.first = self._load()
+
+    def fetch(self) -> grpc.ServerCertificateConfiguration | None:
+        """The new configuration, None if there is none."""
+        with self._lock:
+            stamps = self._look()
+            if stamps == self._stamps:
+                return None
+            try:
+                config = self._load()
+            except TLSError as error:
+                log.error("the new certificate cannot be read: the former stays", error=str(error))
+                return None
+            if stamps != self._look():  # replaced between two reads: the next connection looks again
+                return None
+            self._stamps = stamps
+        log.info("certificate read", file=str(self._cert))
+        return config
+
+    def _load(self) -> grpc.ServerCertificateConfiguration:
+        authorities = _read(self._client_ca) if self._client_ca else None
+        return grpc.ssl_server_certificate_configuration([(_read(self._key), _read(self._cert))], authorities)
+
+    def _look(self) -> list[object]:
+        return [stamp(path) for path in (self._cert, self._key, self._client_ca) if path is not None]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TLSError(f"{path} cannot be read: {error.strerror}") from error

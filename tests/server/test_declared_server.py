@@ -1,0 +1,117 @@
+"""Declared adapters in a running server: health, ListDeclaredAdapters, metrics, restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from grpc_health.v1 import health_pb2
+from loramux.v1 import adapters_pb2
+from prometheus_client import generate_latest
+
+from server.declared import StateFileError
+
+from ..support.declared import put_adapter, replace, until
+from ..support.servers import Harness, make_settings, running
+
+_STATUS = health_pb2.HealthCheckResponse
+
+
+async def declared(served: Harness) -> dict[str, str]:
+    """Name → state."""
+    answer = await served.adapters.ListDeclaredAdapters(adapters_pb2.ListDeclaredAdaptersRequest())
+    return {adapter.name: adapter.state for adapter in answer.adapters}
+
+
+async def becomes_ready(served: Harness) -> None:
+    watch = served.health.Watch(health_pb2.HealthCheckRequest())
+    while (await watch.read()).status != _STATUS.SERVING:
+        pass
+    watch.cancel()
+
+
+async def test_health_waits_for_what_is_declared(
+    tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    manifest, watched = tmp_path / "adapters.yaml", tmp_path / "watched"
+    entry = {"name": "a", "source": str(tiny_adapters["a0"]), "policy": {"weight": 2, "max_running": 1}}
+    replace(manifest, yaml.safe_dump({"adapters": [entry]}))
+    broken = put_adapter(watched / "b")
+    settings = make_settings(tiny_base, adapter_manifest=manifest, adapter_watch=watched, reconcile_s=0.02)
+    async with running(settings) as served:
+        await asyncio.to_thread(until, lambda: {s.name: s.state for s in served.app._declared_status()} == {
+            "a": "ready", "b": "failed"})
+        assert await declared(served) == {"a": "ready", "b": "failed"}
+        assert (await served.health.Check(health_pb2.HealthCheckRequest())).status == _STATUS.NOT_SERVING
+        answer = await served.generate(prompt="hi", adapter_id="a")  # those that are there serve all the same
+        listed = await served.adapters.ListDeclaredAdapters(adapters_pb2.ListDeclaredAdaptersRequest())
+        assert answer.adapter_version == listed.adapters[0].version
+        assert listed.adapters[1].error
+        assert served.app.engine.get_adapter("a").policy.max_running == 1
+        metrics = generate_latest(served.app.metrics.registry).decode()
+        assert 'loramux_declared_adapters{state="failed"} 1.0' in metrics
+        assert "loramux_declared_adapters_ready 0.0" in metrics
+
+        (broken / "adapter_config.json").unlink()
+        await becomes_ready(served)
+        replace(manifest, "adapters: [")
+        put_adapter(watched / "c")
+        await asyncio.to_thread(until, lambda: {s.name: s.state for s in served.app._declared_status()} == {
+            "": "failed", "a": "ready", "c": "failed"})
+        # What is declared later does not take the server from those who use the rest.
+        assert (await served.health.Check(health_pb2.HealthCheckRequest())).status == _STATUS.SERVING
+
+
+async def test_registrations_survive_a_restart(
+    tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    settings = make_settings(
+        tiny_base, state_file=tmp_path / "state.json", adapter_roots=[tiny_adapters["a0"].parent])
+    async with running(settings) as served:
+        loaded = await served.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(path="a0"))
+    async with running(settings) as served:
+        await becomes_ready(served)
+        again = await served.adapters.GetAdapter(adapters_pb2.GetAdapterRequest(adapter_id="a0"))
+        assert (again.version, again.state) == (loaded.version, adapters_pb2.ADAPTER_STATE_COLD)
+        assert (await served.generate(prompt="hi", adapter_id="a0")).adapter_version == loaded.version
+        assert await declared(served) == {}
+
+
+async def test_a_corrupt_state_file_is_an_error_at_start(tiny_base: Path, tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{")
+    with pytest.raises(StateFileError, match=r"state\.json is corrupt"):
+        async with running(make_settings(tiny_base, state_file=tmp_path / "state.json")):
+            raise AssertionError("must not start")
+
+
+def test_credentials_are_not_logged_even_for_debugging(tmp_path: Path) -> None:
+    """In a process of its own, since logging is set up once for all."""
+    script = """
+import sys, threading
+from pathlib import Path
+from lora_runtime.adapters.sources import resolve
+from lora_runtime.errors import AdapterUnavailableError
+from server.logs import configure
+from tests.support.http import web_store
+configure("json", "debug")
+with web_store() as store:
+    store.files = {f"/a/{name}": b"{}" for name in ("adapter_config.json", "adapter_model.safetensors")}
+    resolve(store.url + "/a?sig=s3cret", Path(sys.argv[1]), max_bytes=100)
+    assert store.fetched()
+    store.failures = {"/a/tokenizer.json": 500}
+    try:
+        resolve(store.url + "/a?sig=s3cret", Path(sys.argv[1]), max_bytes=100)
+    except AdapterUnavailableError:
+        import logging; logging.exception("the load failed")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=120,
+        env={**os.environ, "NO_PROXY": "127.0.0.1", "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert done.returncode == 0, done.stderr
+    assert "the load failed" in done.stderr
+    assert "s3cret" not in done.stderr

@@ -1,0 +1,74 @@
+"""A web server on this machine whose files are a dictionary, and the hub's API on top of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class WebStore:
+    """`files`: path → bytes, `failures`: path → status given instead, `seen`: "METHOD target" of every request."""
+
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
+    seen: list[str] = field(default_factory=list)
+    etags: bool = True
+    announce: bool = True
+    """Send Content-Length."""
+    commit: str = "c" * 40
+
+    def fetched(self) -> list[str]:
+        """Targets that were sent, HEAD not counted."""
+        return [line.removeprefix("GET ") for line in self.seen if line.startswith("GET ")]
+
+    def put_repo(self, repo: str, files: dict[str, bytes], revision: str = "main") -> None:
+        """Make `repo` a model repository of the hub whose `revision` is `commit`."""
+        siblings = [{"rfilename": name, "size": len(data)} for name, data in files.items()]
+        info = json.dumps({"id": repo, "sha": self.commit, "siblings": siblings}).encode()
+        for path in (f"/api/models/{repo}", *(f"/api/models/{repo}/revision/{r}" for r in (revision, self.commit))):
+            self.files[path] = info
+        for name, data in files.items():
+            self.files[f"/{repo}/resolve/{self.commit}/{name}"] = data
+
+
+@contextmanager
+def web_store() -> Iterator[WebStore]:
+    store = WebStore()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            store.seen.append(f"{self.command} {self.path}")
+            path = self.path.partition("?")[0]
+            data = store.files.get(path)
+            status = store.failures.get(path, 404 if data is None else 200)
+            body = (data or b"") if status == 200 else b""
+            self.send_response(status)
+            if store.announce:
+                self.send_header("Content-Length", str(len(body)))
+            if store.etags:
+                self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+            self.send_header("X-Repo-Commit", store.commit)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    store.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield store
+    server.shutdown()
+    server.server_close()
+    thread.join()
