@@ -69,12 +69,14 @@ def test_sigterm_drains(tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str
         stream = long_stream(channel)
         first = next(stream)
         server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(grpc.RpcError) as caught:
+            while True:  # until the signal has been heard; the stream still runs then
+                inference_pb2_grpc.InferenceStub(channel).Generate(
+                    inference_pb2.GenerateRequest(prompt="x", max_new_tokens=1))
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         events = [first, *stream]
         assert events[-1].finish_reason == inference_pb2.FINISH_REASON_LENGTH
         assert sum(len(e.token_ids) for e in events) == 400
-        with pytest.raises(grpc.RpcError) as caught:
-            inference_pb2_grpc.InferenceStub(channel).Generate(inference_pb2.GenerateRequest(prompt="x"))
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert server.process.wait(timeout=60) == 0
     check_logs(server)
 
