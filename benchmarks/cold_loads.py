@@ -158,8 +158,8 @@ def show(name: str, result: dict[str, Any]) -> None:
     print(f"{name}: ITL p50 {a['itl_percentiles_ms'][49]:.1f} → {b['itl_percentiles_ms'][49]:.1f} ms, p99 "
           f"{a['itl_percentiles_ms'][98]:.1f} → {b['itl_percentiles_ms'][98]:.1f} ms (ratio "
           f"{result['itl_p99_ratio']:.3f} of {', '.join(f'{r:.2f}' for r in result['itl_p99_ratios'])}); TTFT p50 "
-          f"{a['ttft_p50_ms']:.1f} → {b['ttft_p50_ms']:.1f} ms, {b['loads']} loads of {b.get('load_p50_ms', 0):.1f} ms, "
-          f"TTFT - load: {b['excess_p50_ms']:.1f} ms = {result['excess_steps']:.2f} steps of "
+          f"{a['ttft_p50_ms']:.1f} → {b['ttft_p50_ms']:.1f} ms, {b['loads']} loads of {b.get('load_p50_ms', 0):.1f} "
+          f"ms, TTFT - load: {b['excess_p50_ms']:.1f} ms = {result['excess_steps']:.2f} steps of "
           f"{b['prefill_step_p50_ms']:.1f} ms (all steps: {b['step_p50_ms']:.1f} ms)", flush=True)
 
 

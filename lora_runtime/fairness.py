@@ -72,6 +72,10 @@ class FairQueue:
         """The tenant was served tokens worth `cost`."""
         self._served[tenant] = self._served.get(tenant, self._floor) + cost / self._weight_of(tenant)
 
+    def has_other(self, tenant: str) -> bool:
+        """Whether any other tenant waits."""
+        return len(self._waiting) > (tenant in self._waiting)
+
     def served(self, tenant: str) -> float:
         """The counter: cost divided by weight."""
         return self._served.get(tenant, self._floor)

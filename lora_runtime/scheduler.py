@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,6 +14,12 @@ from .adapters.version import AdapterVersion
 from .fairness import PROMPT_COST, FairQueue
 from .kv_cache import BlockAllocator, block_keys
 from .sequence import Sequence
+
+_HEAD_START = 8
+"""Steps' worth of tokens that others may be served ahead of a crowd, so that their bursts need not queue behind it."""
+
+_Turn = tuple[float, float]
+"""(- priority, tokens served to the tenant): the smallest goes first."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +44,9 @@ class Scheduler:
     """Admits by fairness (FairQueue). What runs keeps its KV and its adapters' slots until it is done or preempted.
 
     Decode rows are served first so that prefill never stalls them; what is left of the token budget goes to prefill
-    chunks, the least served adapter's first. When blocks run out, the youngest running sequence gives its blocks back
-    and is recomputed later. A sequence whose adapter has no slot yet is passed over, and delays nobody.
+    chunks, the least served adapter's first. A crowd, a tenant of more than half of what runs, does not lengthen the
+    steps in which a less served one prefills, and makes way for it where places or blocks are all taken. When blocks
+    run out, the youngest running sequence gives its blocks back and is recomputed later. A sequence whose adapter has no slot yet is passed over, and delays nobody.
     `max_running_of` gives an adapter's own limit, 0 for none. Not thread-safe: the engine thread owns it.
     """
 
@@ -62,17 +70,21 @@ class Scheduler:
 
     def schedule(self) -> list[ScheduledRow]:
         """The rows of the next step, their KV blocks allocated; empty when nothing can run."""
-        budget = self.max_batch_tokens
         rows: dict[int, ScheduledRow] = {}
         preempted = self.preemptions
-        for seq in sorted(self.running, key=self._turn):
-            count = min(seq.num_remaining, budget)
-            if count and seq in self.running and self._grow(seq, count, rows):
-                rows[id(seq)] = ScheduledRow(seq, count)
-                budget -= count
+        self._run(rows, lambda seq: seq.num_remaining == 1)
+        decoding = set(rows)
         draining = self._want()
-        if self.preemptions == preempted:  # admitting right after a preemption would thrash
-            self._admit(budget, rows, draining)
+        crowd = self._crowd()
+        if crowd is not None:
+            best = self._last_turn(crowd)
+            self._run(rows, lambda seq: seq.tenant != crowd and seq.turn <= best)
+            if self.preemptions == preempted:
+                self._admit(rows, draining, crowd, best)
+        if crowd is None or rows.keys() <= decoding:
+            self._run(rows, lambda seq: True)
+            if self.preemptions == preempted:  # admitting right after a preemption would thrash
+                self._admit(rows, draining)
         return list(rows.values())
 
     def finish(self, sequence: Sequence) -> None:
@@ -92,9 +104,38 @@ class Scheduler:
                 self.allocator.publish(sequence.blocks[i], sequence.keys[i])
             sequence.num_published = full
 
-    def _turn(self, seq: Sequence) -> tuple[float, float]:
+    def _run(self, rows: dict[int, ScheduledRow], chosen: Callable[[Sequence], bool]) -> None:
+        """Let the chosen ones of those that run go on, within what is left of the budget."""
+        budget = self._budget(rows)
+        for seq in sorted((s for s in self.running if id(s) not in rows and chosen(s)), key=self._order):
+            count = min(seq.num_remaining, budget)
+            if count and seq in self.running and self._grow(seq, count, rows):
+                rows[id(seq)] = ScheduledRow(seq, count)
+                budget -= count
+
+    def _budget(self, rows: dict[int, ScheduledRow]) -> int:
+        return self.max_batch_tokens - sum(r.count for r in rows.values())
+
+    def _order(self, seq: Sequence) -> _Turn:
         """Decode first (one token left), the oldest first; then prefill."""
-        return (0, 0) if seq.num_remaining == 1 else (1 - seq.priority / 1000, self.waiting.served(seq.tenant))
+        return (-math.inf, 0) if seq.num_remaining == 1 else self._turn(seq)
+
+    def _turn(self, seq: Sequence) -> _Turn:
+        return -seq.priority, self.waiting.served(seq.tenant)
+
+    def _crowd(self) -> str | None:
+        """The tenant of more than half of what runs, where others wait or prefill beside it."""
+        tenant, count = max(self._running_of.items(), key=lambda item: item[1], default=("", 0))
+        if 2 * count <= max(2, len(self.running)):
+            return None
+        others = self.waiting.has_other(tenant) or any(s.num_remaining > 1 and s.tenant != tenant for s in self.running)
+        return tenant if others else None
+
+    def _last_turn(self, tenant: str) -> _Turn:
+        """The crowd's most urgent request that is not decoding yet, and the head start that others have of it."""
+        mine = [s for s in (*self.running, *self.waiting.heads()) if s.tenant == tenant and s.num_remaining > 1]
+        return (min((-s.priority for s in mine), default=math.inf),
+                self.waiting.served(tenant) + _HEAD_START * self.max_batch_tokens)
 
     def _want(self) -> set[AdapterVersion]:
         """Tell the slots what waits; gives the versions that may take no new sequences now."""
@@ -104,18 +145,36 @@ class Scheduler:
         self._wants = bool(wanted)
         return self.slots.want(wanted)
 
-    def _admit(self, budget: int, rows: dict[int, ScheduledRow], draining: set[AdapterVersion]) -> None:
+    def _admit(
+        self, rows: dict[int, ScheduledRow], draining: set[AdapterVersion], crowd: str | None = None,
+        best: _Turn = (math.inf, 0.0),
+    ) -> None:
+        """Start waiting sequences; of a `crowd` none, and of others those whose turn is not after its `best`."""
         passed: set[int] = set()
-        while budget and len(self.running) < self.max_running and (seq := self.waiting.next(passed)) is not None:
-            if self._is_at_limit(seq.tenant) or not draining.isdisjoint(seq.versions) or not self._hold(seq):
+        while self._budget(rows) and (seq := self.waiting.next(passed)) is not None:
+            is_full = len(self.running) >= self.max_running
+            if is_full and crowd is None:
+                return
+            if (seq.tenant == crowd or self._turn(seq) > best or self._is_at_limit(seq.tenant)
+                    or not draining.isdisjoint(seq.versions) or not self._hold(seq)):
                 passed.add(id(seq))
                 continue
-            count = self._start(seq, budget)
+            count = 0 if is_full else self._start(seq, self._budget(rows))
+            while not count and self._make_way(seq, crowd, rows):
+                count = self._start(seq, self._budget(rows))
             if not count:
                 self._let_go(seq)
                 return
             rows[id(seq)] = ScheduledRow(seq, count)
-            budget -= count
+
+    def _make_way(self, seq: Sequence, crowd: str | None, rows: dict[int, ScheduledRow]) -> bool:
+        """Preempt the crowd's youngest; False once it is a crowd no more."""
+        victim = next((s for s in reversed(self.running) if s.tenant == crowd), None)
+        if victim is None or victim.priority > seq.priority or self._running_of[victim.tenant] * 2 <= len(self.running):
+            return False
+        self._preempt(victim)
+        rows.pop(id(victim), None)
+        return True
 
     def _hold(self, seq: Sequence) -> bool:
         held = not seq.versions or self.slots.hold(seq.versions)
@@ -134,6 +193,7 @@ class Scheduler:
             return 0
         self.waiting.remove(seq)
         self.running.append(seq)
+        seq.turn = self._turn(seq)
         self._running_of[seq.tenant] += 1
         if seq.scheduled_at is None:
             seq.scheduled_at = time.monotonic()

@@ -66,6 +66,8 @@ class Sequence:
         self.keys: list[BlockKey] = []
         self.num_published = 0
         self.generator: torch.Generator | None = None
+        self.turn = (0.0, 0.0)
+        """The scheduler's: where it stood among others when it was let in."""
         self.arrived = time.monotonic()
         self.scheduled_at: float | None = None
         self.missed_at: float | None = None
