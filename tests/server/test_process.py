@@ -62,6 +62,13 @@ def long_stream(channel: grpc.Channel):
     return inference_pb2_grpc.InferenceStub(channel).GenerateStream(request)
 
 
+def call_until_refused(channel: grpc.Channel) -> None:
+    """A signal is not heard at once."""
+    while True:
+        inference_pb2_grpc.InferenceStub(channel).Generate(
+            inference_pb2.GenerateRequest(prompt="x", max_new_tokens=1))
+
+
 def test_sigterm_drains(tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
     server = Process(tmp_path, "--base", str(tiny_base), "--adapter", f"a1={tiny_adapters['a1']}", "--drain-s", "60")
     with server.channel() as channel:
@@ -70,9 +77,7 @@ def test_sigterm_drains(tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str
         first = next(stream)
         server.process.send_signal(signal.SIGTERM)
         with pytest.raises(grpc.RpcError) as caught:
-            while True:  # until the signal has been heard; the stream still runs then
-                inference_pb2_grpc.InferenceStub(channel).Generate(
-                    inference_pb2.GenerateRequest(prompt="x", max_new_tokens=1))
+            call_until_refused(channel)  # the stream still runs then
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         events = [first, *stream]
         assert events[-1].finish_reason == inference_pb2.FINISH_REASON_LENGTH
