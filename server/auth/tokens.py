@@ -9,18 +9,20 @@ import time
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import structlog
 import yaml
 from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
 from ..files import stamp
+from ..yaml_files import DuplicateKeyError, Loader
 
 log = structlog.get_logger("loramux.server")
 _BASE_PATTERNS = ("", "base")
 _CHECK_EVERY_S = 1.0
 _PREFIX = "lmx_"
+_MAX_BYTES = 4 << 20
 
 
 class AuthFileError(Exception):
@@ -65,6 +67,7 @@ class TokenFile:
         self._path, self._clock = path, clock
         self._stamp = stamp(path)
         self._entries = _read(path)
+        self._problem = ""
         self._checked_at = clock()
 
     def __len__(self) -> int:
@@ -85,14 +88,17 @@ class TokenFile:
             return
         self._checked_at = now
         seen = stamp(self._path)
-        if seen == self._stamp:
+        if seen is not None and seen == self._stamp:
+            self._problem = ""
             return
-        self._stamp = seen
         try:
             self._entries = _read(self._path)
-        except AuthFileError as error:
-            log.error("the token file is bad: the former tokens stay valid", error=str(error))
+        except AuthFileError as error:  # tried again: the file may be the same and readable in a second
+            if str(error) != self._problem:
+                log.error("the token file is bad: the former tokens stay valid", error=str(error))
+            self._problem = str(error)
         else:
+            self._stamp, self._problem = seen, ""
             log.info("token file read", tokens=len(self._entries))
 
 
@@ -108,17 +114,36 @@ def new_token() -> str:
 
 def _read(path: Path) -> list[Caller]:
     try:
-        entries = _ENTRIES.validate_python(yaml.safe_load(path.read_text()))
-    except (OSError, UnicodeError) as error:
-        raise AuthFileError(f"{path.name} cannot be read: {type(error).__name__}") from None
-    except yaml.YAMLError as error:  # its text quotes the file
-        mark = getattr(error, "problem_mark", None)
-        raise AuthFileError(f"{path.name} is not YAML{f', line {mark.line + 1}' if mark else ''}") from None
+        entries = _ENTRIES.validate_python(_load(path))
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['type']}" for e in error.errors()]
+        problems = [f"{_where(e['loc'])}: {e['type']}" for e in error.errors()]
         raise AuthFileError(f"{path.name}: {'; '.join(problems)}") from None
     for field in ("name", "token_sha256"):
         values = [getattr(e, field) for e in entries]
         if len(set(values)) < len(values):
             raise AuthFileError(f"{path.name}: two entries have the same {field}")
     return entries
+
+
+def _load(path: Path) -> Any:
+    """The errors are without their reasons' texts, which quote the file."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise AuthFileError(f"{path.name} is larger than {_MAX_BYTES} bytes")
+        return yaml.load(data, Loader=Loader)
+    except OSError as error:
+        raise AuthFileError(f"{path.name} cannot be read: {type(error).__name__}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = "has a key twice" if isinstance(error, DuplicateKeyError) else "is not YAML"
+        raise AuthFileError(f"{path.name} {reason}{f', line {mark.line + 1}' if mark else ''}") from None
+    except (ValueError, RecursionError) as error:  # a date that there is not, lists in lists in lists
+        raise AuthFileError(f"{path.name} is not YAML: {type(error).__name__}") from None
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    """The entry's number and field, of fields that there are: others may be anything, a token too."""
+    known = [str(part) for part in location if isinstance(part, int) or part in Caller.model_fields]
+    return ".".join(known) or "file"

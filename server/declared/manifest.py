@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -14,13 +14,9 @@ from lora_runtime.types import MAX_ID_LENGTH
 
 from ..config import Policy
 from ..files import Stamp, stamp
+from ..yaml_files import Loader
 from .files import Settling, snapshot
 from .types import Declared, Reading
-
-if TYPE_CHECKING:
-    from yaml import SafeLoader as _SafeLoader
-else:  # libyaml's, which is many times faster, where PyYAML has it
-    _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _MAX_BYTES = 16 << 20
 
@@ -104,23 +100,13 @@ def parse(path: Path) -> tuple[AdapterSpec, ...]:
     if len(data) > _MAX_BYTES:
         raise ManifestError(f"is larger than {_MAX_BYTES} bytes")
     try:
-        content = yaml.load(data, Loader=_Loader)
+        content = yaml.load(data, Loader=Loader)
     except (yaml.YAMLError, ValueError) as error:
         raise ManifestError(f"is not YAML: {error}") from error
     try:
         return tuple(ManifestSpec.model_validate({} if content is None else content).adapters)
     except ValidationError as error:
         raise ManifestError("; ".join(_problem(content, e["loc"], e["msg"]) for e in error.errors())) from error
-
-
-class _Loader(_SafeLoader):
-    """Refuses a key that is given twice, of which YAML's own loader takes the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if len(set(keys)) < len(keys):
-            raise yaml.constructor.ConstructorError(None, None, "a key is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 def _problem(content: Any, location: tuple[int | str, ...], message: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from loramux.v1 import adapters_pb2, inference_pb2, server_pb2
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from server.auth.rules import RULES
@@ -86,6 +87,26 @@ def test_a_changed_file_counts(tmp_path: Path) -> None:
     assert tokens.caller(token_of("new")) is None
 
 
+def test_a_file_that_could_not_be_read_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    path = write_tokens(tmp_path / "tokens.yaml", old={"adapters": ["*"]})
+    tokens = TokenFile(path, clock=lambda: now[0])
+    write_tokens(path, new={"adapters": []})
+
+    def fails(*args: object, **options: object) -> None:
+        raise OSError("no more file descriptors")
+
+    with capture_logs() as logs:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", fails)
+            for _ in range(3):
+                now[0] += 1
+                assert tokens.caller(token_of("old"))
+        now[0] += 1
+        assert tokens.caller(token_of("old")) is None  # the file has not changed since
+    assert [line["log_level"] for line in logs] == ["error", "info"]  # the same error once
+
+
 ENTRY = {"name": "x", "token_sha256": HASH, "adapters": []}
 
 
@@ -93,6 +114,7 @@ ENTRY = {"name": "x", "token_sha256": HASH, "adapters": []}
     ([ENTRY | {"token_sha256": "secret-plain-token"}], "token_sha256"), ([ENTRY | {"token": "secret"}], "token"),
     ([ENTRY | {"admin": "secret"}], "admin"), ([ENTRY | {"adapters": "secret"}], "adapters"),
     ([ENTRY, ENTRY | {"name": "y"}], "same token_sha256"),
+    ([ENTRY | {"lmx_secret": 1}, {"secret": 1}], "^tokens.yaml: 0: extra_forbidden; 1.name: missing"),
     ([ENTRY, ENTRY | {"token_sha256": "b" * 64}], "same name"), ({"secret": 1}, "list"), (None, "list"),
 ], ids=str)
 def test_bad_files_are_refused_without_their_content(tmp_path: Path, content: object, says: str) -> None:
@@ -102,6 +124,19 @@ def test_bad_files_are_refused_without_their_content(tmp_path: Path, content: ob
         TokenFile(path)
     assert "secret" not in str(caught.value)
     assert HASH not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("- name: secret\n  admin: true\n  admin: false", "twice, line 1"), ("- name: 2020-13-45", "ValueError"),
+    ("- name: *secret", "not YAML, line 1"), ("[" * 50_000, "not YAML"), ("- " * 50_000, "not YAML"),
+    ("- {secret: \0}", "not YAML"), ("#" * (5 << 20), "larger"),
+], ids=["key", "date", "alias", "flow", "block", "null", "size"])
+def test_odd_yaml_is_refused_without_its_content(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "tokens.yaml"
+    path.write_text(text)
+    with pytest.raises(AuthFileError, match=says) as caught:
+        TokenFile(path)
+    assert "secret" not in str(caught.value)
 
 
 def test_what_is_no_yaml_or_not_there(tmp_path: Path) -> None:
