@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -9,6 +11,17 @@ from urllib.parse import urlsplit
 from loramux.v1 import adapters_pb2 as pb
 
 from . import errors
+
+_MAX_LENGTH = 4096
+"""Of a path or a URL, in characters."""
+_HUB = "hf://"
+_REVISION = re.compile(r"@(?:refs/(?:pr|convert)/[^/]+|[^/]+)")
+_REFS = re.compile(r"@refs(/|\Z)")
+"""Pull requests are among these, and anyone may open one."""
+
+
+class _OutsideError(PermissionError):
+    """Not the operating system's: its text is for callers."""
 
 
 class Locations:
@@ -22,6 +35,9 @@ class Locations:
         """What the engine may load. Raises InvalidRequestError, PermissionError."""
         if bool(request.path) == bool(request.source):
             raise errors.invalid("path", "exactly one of path and source is needed")
+        for field in ("path", "source"):
+            if len(getattr(request, field)) > _MAX_LENGTH:
+                raise errors.invalid(field, f"must have at most {_MAX_LENGTH} characters")
         return self._url(request.source) if request.source else self._directory(request.path)
 
     def _directory(self, path: str) -> Path:
@@ -30,12 +46,21 @@ class Locations:
             raise errors.invalid("path", "must not have a null character")
         if not self.roots:
             raise PermissionError("this server has no adapter root: loading directories over gRPC is switched off")
-        real = (self.roots[0] / path).resolve()
-        # The files inside may be links of their own: mounted volumes have those, but not to elsewhere.
-        for target in (real, *(f.resolve() for f in (real.iterdir() if real.is_dir() else ()))):
-            if not any(target.is_relative_to(root) for root in self.roots):
-                raise PermissionError("the path is outside the server's adapter roots")
+        try:
+            real = Path(os.path.realpath(self.roots[0] / path))  # reads links, and fails for none
+            self._check_below(real)
+            # The files inside may be links of their own: mounted volumes have those, but not to elsewhere.
+            for file in os.listdir(real) if real.is_dir() else ():
+                self._check_below(Path(os.path.realpath(real / file)))
+        except _OutsideError:
+            raise
+        except (OSError, ValueError):  # their texts have the real path
+            raise errors.invalid("path", "cannot be read") from None
         return real
+
+    def _check_below(self, real: Path) -> None:
+        if not any(real.is_relative_to(root) for root in self.roots):
+            raise _OutsideError("the path is outside the server's adapter roots")
 
     def _url(self, url: str) -> str:
         _check_url(url)
@@ -49,7 +74,10 @@ def adapter_id_of(request: pb.LoadAdapterRequest) -> str:
     if request.adapter_id:
         return request.adapter_id
     if request.source:
-        return request.source.rstrip("/").rpartition("/")[2].partition("@")[0]
+        source = request.source.rstrip("/")
+        if source.startswith(_HUB):
+            source = _REVISION.sub("", source, count=1)  # it may have parts of its own
+        return source.rpartition("/")[2].partition("@")[0]
     return Path(request.path).name
 
 
@@ -60,10 +88,22 @@ def _check_url(url: str) -> None:
         raise errors.invalid("source", "is not a URL")
     if "::" in url or "\\" in url or "%" in url or any(part in (".", "..", "") for part in rest.strip("/").split("/")):
         raise errors.invalid("source", "must be a plain URL: no chains, escapes, empty or dot parts")
-    if "?" in url or "#" in url or "@" in urlsplit(url).netloc:
+    try:
+        authority = urlsplit(url).netloc
+    except ValueError:  # brackets that are no IPv6 address
+        raise errors.invalid("source", "is not a URL") from None
+    if "?" in url or "#" in url or "@" in authority:
         raise errors.invalid("source", "must not have credentials, a query or a fragment")
 
 
 def _is_below(url: str, prefix: str) -> bool:
     """At a part's end: s3://bucket does not allow s3://bucket-of-others, hf://a/b allows hf://a/b@main."""
-    return url == prefix or url.startswith((prefix.rstrip("/") + "/", prefix.rstrip("/") + "@"))
+    prefix = prefix.rstrip("/")
+    rest = url.removeprefix(prefix)
+    if rest == url:
+        return False
+    if not url.startswith(_HUB) or not rest or "@" not in rest:
+        return rest == "" or rest.startswith("/")
+    if url.count("@") > 1 or _REFS.search(rest):  # the prefix names another revision, or none of these
+        return False
+    return rest.startswith("/") or prefix.removeprefix(_HUB).count("/") == 1

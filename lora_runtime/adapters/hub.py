@@ -20,6 +20,7 @@ from .source_files import OPTIONAL, REQUIRED, Limits, check_complete, named
 _SOURCE = re.compile(
     r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+))?(?:/(?P<folder>.*))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def fetch(source: str, cache: DiskCache, limits: Limits) -> Path:
     wanted = parse(source)
     if _COMMIT.fullmatch(wanted.revision or "") and (hit := cache.lookup(wanted.key(wanted.revision or ""))):
         return hit
-    info = huggingface_hub.HfApi().model_info(wanted.repo, revision=wanted.revision, files_metadata=True)
+    info = huggingface_hub.HfApi().model_info(
+        wanted.repo, revision=wanted.revision, files_metadata=True, timeout=_TIMEOUT_S)
     commit = info.sha
     if commit is None:
         raise AdapterError(f"{named(source)}: the hub names no commit")

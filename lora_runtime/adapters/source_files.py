@@ -18,7 +18,10 @@ OPTIONAL = (
 )
 """The tokenizer's, where the adapter brings its own."""
 MAX_TOKENIZER_BYTES = 64 << 20
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^\s'\"<>]*)")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(\S*)")
+_SPACED_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/?#'\"<>\n]*@")
+"""User and password with spaces between them, which no URL may have: up to the last @ before a path or a quote."""
+_CLOSING = re.compile(r"['\"<>),.:;\]}]*\Z")
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,12 @@ def redact(text: str) -> str:
     """The text, its URLs without user, password, query and fragment."""
 
     def clean(match: re.Match[str]) -> str:
-        authority, slash, path = re.split(r"[?#]", match[2], maxsplit=1)[0].partition("/")
-        return match[1] + authority.rpartition("@")[2] + slash + path
+        shown, *dropped = re.split(r"[?#]", match[2], maxsplit=1)
+        authority, slash, path = shown.partition("/")
+        closing = _CLOSING.search(dropped[0]) if dropped else None  # the text's own: quotes and full stops
+        return match[1] + authority.rpartition("@")[2] + slash + path + (closing[0] if closing else "")
 
-    return _URL.sub(clean, text)
+    return _URL.sub(clean, _SPACED_USER.sub(r"\1", text))
 
 
 def scrub(source: str, text: str) -> str:
