@@ -69,7 +69,8 @@ class App:
         self._declared: DeclaredAdapters | None = None
         self._health = Health(_OWN_SERVICES)
         self._adapters = AdaptersService(
-            lambda: self.engine, Locations(settings.adapter_roots, settings.adapter_sources), self._declared_status)
+            lambda: self.engine, Locations(settings.adapter_roots, settings.adapter_sources), self._declared_status,
+            settings.max_message_bytes)
         self._server = grpc.aio.server(options=channel_options(settings), interceptors=self._interceptors())
         self._probes = grpc.aio.server(options=channel_options(settings)) if settings.health_port else None
         self._metrics_server: WSGIServer | None = None

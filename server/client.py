@@ -128,7 +128,12 @@ def _describe(error: Any) -> str:
     lines = [f"{error.code().name}: {error.details()}"]
     status = rpc_status.from_call(error)
     for packed in status.details if status is not None else ():
-        bad = error_details_pb2.BadRequest()
+        bad, quota, retry = (
+            error_details_pb2.BadRequest(), error_details_pb2.QuotaFailure(), error_details_pb2.RetryInfo())
         if packed.Unpack(bad):
             lines += [f"  {v.field}: {v.description}" for v in bad.field_violations]
+        elif packed.Unpack(quota):
+            lines += [f"  {v.subject}: {v.description}" for v in quota.violations]
+        elif packed.Unpack(retry):
+            lines.append(f"  retry after {retry.retry_delay.ToMilliseconds() / 1000:g} s")
     return "\n".join(lines)

@@ -31,6 +31,8 @@ from lora_runtime import (
 
 log = structlog.get_logger("loramux.server")
 _ADAPTER = "loramux.v1.Adapter"
+_MAX_TEXT_BYTES = 1000
+"""Of each text in a status: it is sent in trailing metadata, in two forms, which clients take some 8 KiB of."""
 
 # First match wins: BaseMismatchError is an AdapterError. What is not listed is INTERNAL.
 _CODES: list[tuple[type[Exception], grpc.StatusCode]] = [
@@ -57,6 +59,9 @@ async def abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn
     if code is grpc.StatusCode.INTERNAL:
         log.error("call failed", error=repr(error), exc_info=error)
         message = "the server failed to serve this request"  # the details are in the log, not for callers
+    elif isinstance(error, OSError) and error.errno is not None:
+        message = "a file or directory cannot be read"  # its own text has the whole path
+    message = cut(message)
     status = status_pb2.Status(code=code.value[0], message=message, details=[_pack(d) for d in _details(error)])
     await context.abort_with_status(rpc_status.to_status(status))
     raise AssertionError("abort_with_status does not return")
@@ -67,14 +72,22 @@ def invalid(field: str, description: str) -> InvalidRequestError:
     return InvalidRequestError([FieldViolation(field, description)])
 
 
+def cut(text: str) -> str:
+    """The part of `text` that a status has room for."""
+    data = text.encode(errors="replace")
+    if len(data) <= _MAX_TEXT_BYTES:
+        return text
+    return data[:_MAX_TEXT_BYTES].decode(errors="ignore") + "..."
+
+
 def _details(error: Exception) -> Sequence[Message]:
     if isinstance(error, UnknownAdapterError | AdapterUnavailableError):
         return [error_details_pb2.ResourceInfo(
-            resource_type=_ADAPTER, resource_name=error.adapter_id, description=str(error))]
+            resource_type=_ADAPTER, resource_name=cut(error.adapter_id), description=cut(str(error)))]
     if isinstance(error, InvalidRequestError):
         violation = error_details_pb2.BadRequest.FieldViolation
         return [error_details_pb2.BadRequest(
-            field_violations=[violation(field=v.field, description=v.description) for v in error.violations])]
+            field_violations=[violation(field=v.field, description=cut(v.description)) for v in error.violations])]
     if isinstance(error, QueueFullError):
         return [_retry_info(error.retry_after_s)]
     if isinstance(error, AdapterLimitError):

@@ -10,6 +10,7 @@ import structlog
 from transformers.utils.logging import disable_progress_bar
 
 from lora_runtime import AdapterInfo, EngineObserver, Request, RequestRecord
+from lora_runtime.types import MAX_ID_LENGTH
 
 log = structlog.get_logger("loramux.server")
 # Below a warning these log whole URLs too, with the keys in their queries.
@@ -60,7 +61,7 @@ class RequestLog(EngineObserver):
 
     def on_request_rejected(self, request: Request, error: Exception) -> None:
         log.warning("request rejected", request_id=request.request_id,
-                    adapter="+".join(use.adapter_id for use in request.uses), error=str(error))
+                    adapter="+".join(use.adapter_id for use in request.uses)[:MAX_ID_LENGTH], error=str(error))
 
     def on_adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
         log.info("adapter loaded", adapter=info.adapter_id, version=info.version[:12], modules=len(info.modules),

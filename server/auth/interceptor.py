@@ -10,6 +10,8 @@ from typing import Any
 import grpc
 import structlog
 
+from lora_runtime.types import MAX_ID_LENGTH
+
 from .rules import ANY_TOKEN_PREFIX, OPEN_PREFIX, RULES, Right, Rule
 from .tokens import ANYONE, Caller, TokenFile
 
@@ -53,7 +55,8 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
                 self._on_refused("permission_denied")
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
             if rule.right is Right.ADMIN:
-                log.info("admin call", method=method, caller=who.name, adapters=list(rule.adapters(request)))
+                names = [name[:MAX_ID_LENGTH] for name in rule.adapters(request)]
+                log.info("admin call", method=method, caller=who.name, adapters=names)
             _CALLER.set(who)
 
         return check

@@ -9,6 +9,8 @@ from typing import Any
 
 from loramux.v1 import adapters_pb2, inference_pb2
 
+from lora_runtime.types import MAX_ID_LENGTH
+
 from ..locations import adapter_id_of
 from .tokens import Caller
 
@@ -37,7 +39,8 @@ class Rule:
             return f"this token has no {self.right} right"
         for adapter_id in self.adapters(request):
             if not caller.may_use(adapter_id):
-                return f"{f'adapter {adapter_id!r}' if adapter_id else 'the base model'} is outside this token's scope"
+                name = f"adapter {adapter_id[:MAX_ID_LENGTH]!r}" if adapter_id else "the base model"
+                return f"{name} is outside this token's scope"
         return ""
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import grpc
 from loramux.v1 import adapters_pb2 as pb
 from loramux.v1 import adapters_pb2_grpc
 
-from lora_runtime import AdapterInfo, Engine, EngineStoppedError
+from lora_runtime import AdapterInfo, AdapterInUseError, Engine, EngineStoppedError
+from lora_runtime.types import MAX_ID_LENGTH
 
 from .. import errors
 from ..auth.interceptor import caller
@@ -22,26 +23,32 @@ from .pages import page
 
 _MAX_UNLOAD_WAIT_S = 3600
 _ADMIN_THREADS = 32
+_UNLOAD_THREADS = 32
 _ALL = "*"
 T = TypeVar("T")
 
 
 class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
-    """Calls that change something run on threads of their own: a slow download or an unload that waits must not take
-    those that requests are submitted on."""
+    """Calls that change something run on threads of their own: a slow download must not take those that requests are
+    submitted on, nor an unload that waits those of other changes."""
 
     def __init__(
         self, engine: Callable[[], Engine], locations: Locations,
-        declared: Callable[[], Iterable[DeclaredStatus]] = tuple,
+        declared: Callable[[], Iterable[DeclaredStatus]], max_message_bytes: int,
     ) -> None:
         self._engine = engine
         self._locations = locations
         self._declared = declared
+        self._max_message_bytes = max_message_bytes
         self._threads = ThreadPoolExecutor(_ADMIN_THREADS, "loramux-admin")
+        self._unload_threads = ThreadPoolExecutor(_UNLOAD_THREADS, "loramux-unload")
+        self._unloading: set[str] = set()
+        """Ids that an unload waits for."""
 
     def close(self) -> None:
         """Start nothing more; what runs is not waited for."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._unload_threads):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def LoadAdapter(self, request: pb.LoadAdapterRequest, context: grpc.aio.ServicerContext) -> pb.Adapter:
         def load() -> AdapterInfo:
@@ -55,7 +62,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             return engine.load_adapter(
                 source, adapter_id, canary_weight=request.canary_weight, policy=policy, roots=self._locations.roots)
 
-        return to_message(await self._admin(load, context))
+        return to_message(await self._admin(load, request.adapter_id, context))
 
     async def UnloadAdapter(self, request: pb.UnloadAdapterRequest, context: grpc.aio.ServicerContext) -> pb.Adapter:
         def unload() -> AdapterInfo:
@@ -63,7 +70,8 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
                 raise errors.invalid("timeout_s", f"must be in [0, {_MAX_UNLOAD_WAIT_S}]")
             return self._engine().unload_adapter(request.adapter_id, request.timeout_s)
 
-        return to_message(await self._admin(unload, context))
+        waits = request.timeout_s > 0
+        return to_message(await self._admin(unload, request.adapter_id, context, waits))
 
     async def RollbackAdapter(
         self, request: pb.RollbackAdapterRequest, context: grpc.aio.ServicerContext
@@ -71,7 +79,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         def roll_back() -> AdapterInfo:
             return self._engine().rollback_adapter(request.adapter_id, request.version)
 
-        return to_message(await self._admin(roll_back, context))
+        return to_message(await self._admin(roll_back, request.adapter_id, context))
 
     async def SetCanary(self, request: pb.SetCanaryRequest, context: grpc.aio.ServicerContext) -> pb.Adapter:
         def set_canary() -> AdapterInfo:
@@ -79,7 +87,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
                 raise errors.invalid("weight", "is needed, and must be in [0, 1]")
             return self._engine().set_canary(request.adapter_id, request.weight)
 
-        return to_message(await self._admin(set_canary, context))
+        return to_message(await self._admin(set_canary, request.adapter_id, context))
 
     async def SetPolicy(self, request: pb.SetPolicyRequest, context: grpc.aio.ServicerContext) -> pb.SetPolicyResponse:
         def set_policy() -> AdapterInfo | None:
@@ -89,11 +97,12 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
                 raise errors.invalid("policy", "is needed")
             return self._engine().set_policy(request.adapter_id, from_policy(request.policy))
 
-        info = await self._admin(set_policy, context)
+        info = await self._admin(set_policy, request.adapter_id, context)
         return pb.SetPolicyResponse(adapter=to_message(info) if info else None)
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: grpc.aio.ServicerContext) -> pb.Adapter:
         def get() -> AdapterInfo:
+            _check_length(request.adapter_id)
             return self._engine().get_adapter(request.adapter_id)
 
         return to_message(await _run(asyncio.to_thread(get), context))
@@ -105,7 +114,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
 
         def list_page() -> pb.ListAdaptersResponse:
             adapters = [a for a in self._engine().list_adapters() if may_use(a.adapter_id)]
-            return page(adapters, request.page_size, request.page_token)
+            return page(adapters, request.page_size, request.page_token, self._max_message_bytes)
 
         return await _run(asyncio.to_thread(list_page), context)
 
@@ -118,15 +127,32 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             for d in self._declared() if (who.may_use(d.name) if d.name else who.admin)]
         return pb.ListDeclaredAdaptersResponse(adapters=adapters)
 
-    async def _admin(self, work: Callable[[], T], context: grpc.aio.ServicerContext) -> T:
+    async def _admin(
+        self, work: Callable[[], T], adapter_id: str, context: grpc.aio.ServicerContext, waits: bool = False
+    ) -> T:
         async def run() -> T:
+            _check_length(adapter_id)
             try:
-                running = asyncio.get_running_loop().run_in_executor(self._threads, work)
+                running = self._unload_later(work, adapter_id) if waits else self._threads.submit(work)
             except RuntimeError as error:  # closed
                 raise EngineStoppedError("the server is stopping") from error
-            return await running
+            return await asyncio.wrap_future(running)
 
         return await _run(run(), context)
+
+    def _unload_later(self, work: Callable[[], T], adapter_id: str) -> Future[T]:
+        """One for each id: more of them would take all threads and change nothing."""
+        if adapter_id in self._unloading:
+            raise AdapterInUseError(f"adapter {adapter_id!r} is being unloaded already")
+        running = self._unload_threads.submit(work)
+        self._unloading.add(adapter_id)
+        running.add_done_callback(lambda _: self._unloading.discard(adapter_id))
+        return running
+
+
+def _check_length(adapter_id: str) -> None:
+    if len(adapter_id) > MAX_ID_LENGTH:
+        raise errors.invalid("adapter_id", f"must have at most {MAX_ID_LENGTH} characters")
 
 
 async def _run(work: Awaitable[T], context: grpc.aio.ServicerContext) -> T:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from loramux.v1 import adapters_pb2 as pb
 
@@ -15,10 +15,15 @@ from .adapter_messages import to_message
 
 _MAX_PAGE = 1000
 _DEFAULT_PAGE = 100
+_MAX_BYTES = 4 << 20
+"""What gRPC's clients take of a message by default."""
+_FRAME_BYTES = 6
+"""Tag and length around an adapter."""
 
 
-def page(adapters: Sequence[AdapterInfo], size: int, token: str) -> pb.ListAdaptersResponse:
-    """One page of `adapters`, sorted by id. Raises InvalidRequestError.
+def page(adapters: Sequence[AdapterInfo], size: int, token: str, max_bytes: int) -> pb.ListAdaptersResponse:
+    """One page of `adapters`, sorted by id: at most `size`, and fewer where they would not fit into a message of
+    `max_bytes`, but one. Raises InvalidRequestError.
 
     The token is the last id seen, so that loads and unloads between pages skip nothing else.
     """
@@ -26,9 +31,19 @@ def page(adapters: Sequence[AdapterInfo], size: int, token: str) -> pb.ListAdapt
         raise errors.invalid("page_size", f"must be at most {_MAX_PAGE}")
     after, size = _decode_token(token), size or _DEFAULT_PAGE
     rest = [a for a in adapters if after is None or a.adapter_id > after]
-    following = _encode_token(rest[size - 1].adapter_id) if len(rest) > size else ""
-    return pb.ListAdaptersResponse(
-        adapters=[to_message(a) for a in rest[:size]], next_page_token=following, total_size=len(adapters))
+    shown = list(_fitting(rest[:size], min(max_bytes, _MAX_BYTES)))
+    following = _encode_token(shown[-1].adapter_id) if len(rest) > len(shown) else ""
+    return pb.ListAdaptersResponse(adapters=shown, next_page_token=following, total_size=len(adapters))
+
+
+def _fitting(adapters: Iterable[AdapterInfo], max_bytes: int) -> Iterator[pb.Adapter]:
+    left = max_bytes * 7 // 8  # the rest is for the token
+    for number, info in enumerate(adapters):
+        message = to_message(info)
+        left -= message.ByteSize() + _FRAME_BYTES
+        if left < 0 and number:
+            return
+        yield message
 
 
 def _encode_token(adapter_id: str) -> str:

@@ -8,10 +8,11 @@ import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 
 from lora_runtime import AdapterError
 from lora_runtime.adapters import remote, source_files
@@ -273,6 +274,16 @@ def test_credentials_stay_out_of_errors(web: WebStore, cache: Path) -> None:
     assert caught.value.__context__ is None
 
 
+@pytest.mark.parametrize(("text", "shown"), [
+    ("https://h/p?sig=a'bcd", "https://h/p"), ('https://h/p?sig=a"<bcd', "https://h/p"),
+    ("s3://us er:pw@b/k", "s3://b/k"), ("s3://us'er:p\"w@b", "s3://b"), ("s3://u:p@w@b", "s3://b"),
+    ("no 'https://u:p@h/p?x=y', it is gone", "no 'https://h/p', it is gone"),
+    ("'s3://b' failed for a@b", "'s3://b' failed for a@b"), ("hf://o/n@main/dir", "hf://o/n@main/dir"),
+], ids=str)
+def test_redaction(text: str, shown: str) -> None:
+    assert source_files.redact(text) == shown
+
+
 # --- the hub ----------------------------------------------------------------------------------------
 
 
@@ -284,6 +295,18 @@ def test_hub(hub: WebStore, cache: Path) -> None:
     deeper = resolve("hf://org/name@main/deep/er", cache, max_bytes=LIMIT)
     assert contents(deeper)["adapter_model.safetensors"] == b"weights "
     assert not leftovers(cache)
+
+
+def test_the_hub_is_not_waited_for_without_end(hub: WebStore, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, model_info = [], HfApi.model_info
+
+    def spy(*args: Any, **options: Any) -> Any:
+        asked.append(options["timeout"])
+        return model_info(*args, **options)
+
+    monkeypatch.setattr(HfApi, "model_info", spy)
+    resolve("hf://org/name", cache, max_bytes=LIMIT)
+    assert asked == [30]
 
 
 def test_a_commit_needs_no_network(hub: WebStore, cache: Path) -> None:

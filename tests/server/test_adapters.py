@@ -10,8 +10,11 @@ import pytest
 from google.rpc import error_details_pb2
 from loramux.v1 import adapters_pb2 as pb
 
+from lora_runtime import AdapterInfo
+from server.services.pages import page
+
 from ..support.engines import slow_down
-from ..support.servers import Harness, detail, refused
+from ..support.servers import Harness, detail, make_settings, refused, running
 
 Code = grpc.StatusCode
 LONG = {"prompt": "hi", "max_new_tokens": 40, "ignore_eos": True}
@@ -41,17 +44,70 @@ async def test_load_get_unload(served: Harness, adapter_root: Path) -> None:
 async def test_pages(served: Harness) -> None:
     seen, token = [], ""
     while True:
-        page = await served.adapters.ListAdapters(pb.ListAdaptersRequest(page_size=3, page_token=token))
-        assert page.total_size == 8
-        assert len(page.adapters) <= 3
-        seen += [a.adapter_id for a in page.adapters]
-        token = page.next_page_token
+        found = await served.adapters.ListAdapters(pb.ListAdaptersRequest(page_size=3, page_token=token))
+        assert found.total_size == 8
+        assert len(found.adapters) <= 3
+        seen += [a.adapter_id for a in found.adapters]
+        token = found.next_page_token
         if not token:
             break
     assert seen == [f"a{i}" for i in range(8)]
     everything = await served.adapters.ListAdapters(pb.ListAdaptersRequest())
     assert [a.adapter_id for a in everything.adapters] == seen
     assert everything.next_page_token == ""
+
+
+async def test_pages_fit_into_a_message(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+    async with running(make_settings(tiny_base, tiny_adapters, max_message_bytes=4096)) as served:
+        pages: list[pb.ListAdaptersResponse] = []
+        while not pages or pages[-1].next_page_token:
+            token = pages[-1].next_page_token if pages else ""
+            pages.append(await served.adapters.ListAdapters(pb.ListAdaptersRequest(page_size=500, page_token=token)))
+        assert [a.adapter_id for p in pages for a in p.adapters] == [f"a{i}" for i in range(8)]
+        assert 1 < len(pages) < 8
+        assert all(p.ByteSize() <= 4096 for p in pages)
+
+
+def test_a_page_has_one_adapter_at_least() -> None:
+    one, two = (AdapterInfo(name, "v" * 64, "/a", "base", (), 0, 0, 0.0) for name in "ab")
+    first = page([one, two], 0, "", 10)
+    last = page([one, two], 0, first.next_page_token, 10)
+    assert [[a.adapter_id for a in p.adapters] for p in (first, last)] == [["a"], ["b"]]
+    assert last.next_page_token == ""
+
+
+async def test_long_ids_are_refused(served: Harness) -> None:
+    adapters, name = served.adapters, "\u20ac" * 20_000
+    for call, request in (
+        (adapters.LoadAdapter, pb.LoadAdapterRequest(path="a0", adapter_id=name)),
+        (adapters.UnloadAdapter, pb.UnloadAdapterRequest(adapter_id=name)),
+        (adapters.RollbackAdapter, pb.RollbackAdapterRequest(adapter_id=name)),
+        (adapters.SetCanary, pb.SetCanaryRequest(adapter_id=name, weight=1)),
+        (adapters.SetPolicy, pb.SetPolicyRequest(adapter_id=name, policy=pb.Policy())),
+        (adapters.GetAdapter, pb.GetAdapterRequest(adapter_id=name)),
+    ):
+        error = await refused(call(request), Code.INVALID_ARGUMENT)
+        assert detail(error, error_details_pb2.BadRequest).field_violations[0].field == "adapter_id"
+    long_version = pb.RollbackAdapterRequest(adapter_id="a0", version=name)
+    await refused(adapters.RollbackAdapter(long_version), Code.FAILED_PRECONDITION)
+
+
+async def test_one_unload_waits_for_an_id(served: Harness) -> None:
+    slow_down(served.app.engine)
+    busy = asyncio.ensure_future(served.generate(adapter_id="a0", **LONG))
+    await asyncio.sleep(0.1)
+    request = pb.UnloadAdapterRequest(adapter_id="a0", timeout_s=3600)
+    waiting = [asyncio.ensure_future(served.adapters.UnloadAdapter(request)) for _ in range(40)]
+    loaded = await served.adapters.LoadAdapter(pb.LoadAdapterRequest(path="a1", adapter_id="new"))
+    assert loaded.adapter_id == "new"
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    refusals = [r for r in results if isinstance(r, grpc.aio.AioRpcError)]
+    assert {(r.code(), r.details()) for r in refusals} == {
+        (Code.FAILED_PRECONDITION, "adapter 'a0' is being unloaded already")}
+    assert len(refusals) == 39
+    await busy
+    again = await refused(served.adapters.UnloadAdapter(request), Code.NOT_FOUND)  # nothing waits any more
+    assert "a0" in again.details()
 
 
 @pytest.mark.parametrize(("request_", "field"), [

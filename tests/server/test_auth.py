@@ -93,6 +93,20 @@ async def test_generate_within_the_scope_only(guarded: Harness) -> None:
     assert (await guarded.idle_stats()).leases == 0
 
 
+async def test_long_ids_out_of_scope(guarded: Harness) -> None:
+    name = "x" * 20_000
+    load = pb.LoadAdapterRequest(path="a0", adapter_id=name)
+    with capture_logs() as logs:
+        for call in (generate(guarded, "user", adapter_id=name), generate(guarded, "user", adapters=[
+                     {"adapter_id": name}]), guarded.adapters.LoadAdapter(load, metadata=bearer("team"))):
+            error = await refused(call, Code.PERMISSION_DENIED)
+            assert f"'{name[:256]}'" in error.details()
+        await refused(guarded.adapters.LoadAdapter(load, metadata=bearer("root")), Code.INVALID_ARGUMENT)
+        await refused(generate(guarded, "root", adapter_id=name), Code.INVALID_ARGUMENT)
+    assert logs
+    assert not any(name[:300] in str(line) for line in logs)
+
+
 async def test_changes_need_admin_and_scope(guarded: Harness) -> None:
     adapters = guarded.adapters
     calls = [

@@ -76,6 +76,15 @@ async def test_full_queue(tiny_base: Path) -> None:
         assert is_idle(await served.idle_stats())
 
 
+async def test_errors_of_files_have_no_paths(served: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*args: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", "/secret/place")
+
+    monkeypatch.setattr(served.app.engine, "load_adapter", load)
+    call = served.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(path="a0"))
+    assert "secret" not in (await refused(call, Code.PERMISSION_DENIED)).details()
+
+
 async def test_adapter_of_another_base(tiny_base: Path, tmp_path: Path) -> None:
     other = save_base(tmp_path / "phi3", "phi3")
     save_adapter(other, tmp_path / "roots" / "foreign", target_modules=["qkv_proj"])

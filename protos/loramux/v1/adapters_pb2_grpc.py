@@ -92,14 +92,15 @@ class AdaptersServicer:
         the old one.
 
         Errors: PERMISSION_DENIED (outside the adapter roots or sources), INVALID_ARGUMENT (unreadable or unsupported),
-        FAILED_PRECONDITION (made for another base), RESOURCE_EXHAUSTED (does not fit beside pinned adapters).
+        FAILED_PRECONDITION (made for another base, or the source cannot be reached now), RESOURCE_EXHAUSTED (does not fit
+        beside pinned adapters).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnloadAdapter(self, request, context):
-        """Unload and free. Errors: NOT_FOUND, FAILED_PRECONDITION (in use).
+        """Unload and free. Errors: NOT_FOUND, FAILED_PRECONDITION (in use, or another call waits to unload it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
