@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 from click.testing import Result
@@ -141,6 +142,16 @@ async def test_errors_are_one_line_and_an_exit_code(served: Harness) -> None:
     await run(served, "adapters", "load", "/nowhere", code=1)
     result = await run(served, "info", "--target", f"127.0.0.1:{free_port()}", code=1)
     assert "UNAVAILABLE" in result.stderr
+
+
+async def test_a_limit_says_when_to_try_again(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+    settings = make_settings(tiny_base, tiny_adapters, policies={"a0": {"tokens_per_minute": 1}})
+    async with running(settings) as served:
+        await run(served, "generate", "hi", "-a", "a0", "--max-new-tokens", "4")
+        result = await run(served, "generate", "hi", "-a", "a0", code=1)
+    assert "RESOURCE_EXHAUSTED" in result.stderr
+    assert re.search(r"\n  retry after [\d.]+ s\n", result.stderr)
+    assert "\n  loramux.v1.Adapter:a0: " in result.stderr
 
 
 def test_serve_refuses_bad_settings(tmp_path: Path) -> None:
