@@ -102,7 +102,7 @@ async def test_status_of_declared_adapters(tiny_base: Path, adapter_root: Path, 
     entries = [{"name": "one", "source": str(adapter_root / "a1")}, {"name": "two", "source": str(tmp_path / "gone")}]
     manifest.write_text(json.dumps({"adapters": entries}))  # JSON is YAML
     async with running(make_settings(tiny_base, adapter_manifest=manifest, reconcile_s=0.05)) as served:
-        while (await served.adapters.ListDeclaredAdapters(ANY_DECLARED)).adapters[0].state != "ready":
+        while [a.state for a in (await served.adapters.ListDeclaredAdapters(ANY_DECLARED)).adapters][:1] != ["ready"]:
             await asyncio.sleep(0.02)
         one, two = json.loads((await run(served, "adapters", "status", "--json")).stdout)
         assert (one["name"], one["source"], one["error"]) == ("one", str(adapter_root / "a1"), "")
