@@ -152,8 +152,8 @@ def _held(engine: Engine) -> list[str]:
     counts["requests in the engine"] = len(engine._loop._live)
     counts["sequences counted for limits"] = sum(engine._limits._unfinished.values())
     counts["sequences counted as running"] = engine._scheduler._running_of.total()
-    counts["holds"] = sum(v.holds for v in store._versions.values())
-    counts["loading flags"] = sum(v.loading for v in store._versions.values())
+    counts["holds"] = sum(v.holds for v in store._state.versions.values())
+    counts["loading flags"] = sum(v.loading for v in store._state.versions.values())
     counts["slots too many"] = max(0, stats.adapters - engine.config.max_adapters)
     counts["host bytes over budget"] = max(0, stats.host_adapter_bytes - engine.config.adapter_host_bytes)
     return [f"{name}: {count}" for name, count in counts.items() if count]
