@@ -163,7 +163,9 @@ def summary(outcome: Outcome) -> dict[str, float]:
 def main() -> None:
     args = _arguments()
     workload = Workload("open-loop", args.requests, args.prompt_len, args.output_len)
-    config = EngineConfig(dtype="bfloat16", prefix_caching=False, max_adapters=SLOTS, max_waiting=args.requests, adapter_host_bytes=args.host_bytes)
+    config = EngineConfig(
+        dtype="bfloat16", prefix_caching=False, max_adapters=SLOTS, max_waiting=args.requests,
+        adapter_host_bytes=args.host_bytes)
     with Engine(MODEL, config) as engine:
         load = Load(engine, workload)
         load.register(i for number in {*args.adapters, SLOTS} for i in _picks(args, number))

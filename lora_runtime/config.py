@@ -42,6 +42,8 @@ class EngineConfig:
     """Adapters that are fetched and read at once."""
     adapter_cache_dir: str = ""
     """Where fetched adapters are kept, by content; empty is loramux's directory in the user's cache."""
+    adapter_cache_bytes: int = 0
+    """Bytes of fetched adapters that stay there beside those in use, least recently used out first; 0 is no limit."""
     adapter_versions_kept: int = 2
     """Older versions of an id that `rollback_adapter` can go back to."""
     max_added_tokens: int = 64
@@ -61,7 +63,7 @@ class EngineConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("max_waiting", "max_context", "kv_cache_bytes", "max_adapters", "threads", "adapter_device_bytes",
-                     "adapter_host_bytes", "adapter_versions_kept", "max_added_tokens"):
+                     "adapter_host_bytes", "adapter_cache_bytes", "adapter_versions_kept", "max_added_tokens"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.priority_aging_s <= 0:

@@ -14,6 +14,7 @@ from typing import Self
 
 import torch
 
+from .adapters.sources import is_remote
 from .adapters.store import AdapterStore
 from .adapters.version import AdapterVersion
 from .base import BaseModel
@@ -211,6 +212,8 @@ class Engine:
         Raises AdapterError, BaseMismatchError, AdapterCapacityError, AdapterUnavailableError.
         """
         text = os.fspath(source)
+        if not is_remote(text):
+            text = os.path.abspath(text)  # it is read again after evictions and restarts
         name = text.rstrip("/").rpartition("/")[2] if adapter_id is None else adapter_id
         _check_adapter_id(name)
         _check_share("canary_weight", canary_weight, below=1)

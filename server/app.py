@@ -35,7 +35,8 @@ from .policies import SettingsPolicies
 from .services.adapters import AdaptersService
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
-from .tls import TLSError, is_loopback, server_credentials
+from .tls import TLSError, is_loopback
+from .transport import add_port, channel_options
 
 log = structlog.get_logger("loramux.server")
 _OWN_SERVICES = (
@@ -69,8 +70,8 @@ class App:
         self._health = Health(_OWN_SERVICES)
         self._adapters = AdaptersService(
             lambda: self.engine, Locations(settings.adapter_roots, settings.adapter_sources), self._declared_status)
-        self._server = grpc.aio.server(options=_channel_options(settings), interceptors=self._interceptors())
-        self._probes = grpc.aio.server(options=_channel_options(settings)) if settings.health_port else None
+        self._server = grpc.aio.server(options=channel_options(settings), interceptors=self._interceptors())
+        self._probes = grpc.aio.server(options=channel_options(settings)) if settings.health_port else None
         self._metrics_server: WSGIServer | None = None
 
     @property
@@ -85,7 +86,7 @@ class App:
         await self._health.listening()
         self._add_services()
         host = self.settings.host
-        self.port = self._add_port(f"{host}:{self.settings.port}")
+        self.port = add_port(self._server, self.settings)
         await self._server.start()
         if self._probes is not None:
             self._health.add_to(self._probes)
@@ -127,11 +128,12 @@ class App:
         """Refuse new calls, let running ones finish for `drain_s` seconds, cancel the rest."""
         await self._health.draining()
         self._adapters.close()
-        if self._declared is not None:
-            await asyncio.to_thread(self._declared.stop)
         if self._engine is not None:
             log.info("draining", seconds=self.settings.drain_s)
             self._engine.stop_admitting()
+        if self._declared is not None:
+            await asyncio.to_thread(self._declared.stop)
+        if self._engine is not None:
             await asyncio.to_thread(self._engine.shutdown, self.settings.drain_s)
         await self._server.stop(grace=1)
         if self._probes is not None:
@@ -165,13 +167,6 @@ class App:
         if self.settings.tls_cert is None and not is_loopback(self.settings.host):
             log.warning("bearer tokens without TLS: anyone on the way can read them", host=self.settings.host)
         return [TokenInterceptor(tokens, self.metrics.call_refused)]
-
-    def _add_port(self, address: str) -> int:
-        settings = self.settings
-        if settings.tls_cert is None or settings.tls_key is None:
-            return self._server.add_insecure_port(address)
-        credentials = server_credentials(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-        return self._server.add_secure_port(address, credentials)
 
     def _add_services(self) -> None:
         def engine() -> Engine:
@@ -214,16 +209,3 @@ async def serve(settings: Settings) -> int:
     await asyncio.wait({loading})  # a thread that loads cannot be interrupted
     await app.stop()
     return 0
-
-
-def _channel_options(settings: Settings) -> list[tuple[str, int]]:
-    keepalive = int(settings.keepalive_s * 1000)
-    return [
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
-        ("grpc.max_send_message_length", settings.max_message_bytes),
-        ("grpc.keepalive_time_ms", keepalive),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", min(keepalive, 10_000)),
-        ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a share of the calls
-    ]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Policy(BaseModel):
     """What one adapter's requests may take; 0 is no limit. As lora_runtime.AdapterPolicy."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     weight: float = Field(1, gt=0, allow_inf_nan=False)
     max_running: int = Field(0, ge=0)
@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     adapter_load_threads: int = Field(8, ge=1, description="Adapters that are fetched and read at once.")
     adapter_cache_dir: str = Field(
         "", description="Where fetched adapters are kept, by content; empty is the user's cache.")
+    adapter_cache_bytes: int = Field(
+        0, ge=0, description="Bytes of fetched adapters that stay on disk beside those in use; 0 is no limit.")
     adapter_versions_kept: int = Field(2, ge=0, description="Older versions of an adapter that a rollback can go to.")
     max_added_tokens: int = Field(
         64, ge=0, description="Tokens that an adapter may add behind the base's vocabulary.")

@@ -15,7 +15,7 @@ class Locations:
     """Adapter roots and sources of one server."""
 
     def __init__(self, roots: Sequence[Path], sources: Sequence[str]) -> None:
-        self._roots = [root.resolve() for root in roots]
+        self.roots = [root.resolve() for root in roots]
         self._sources = list(sources)
 
     def resolve(self, request: pb.LoadAdapterRequest) -> str | Path:
@@ -28,12 +28,12 @@ class Locations:
         """The real path, symbolic links followed."""
         if "\0" in path:
             raise errors.invalid("path", "must not have a null character")
-        if not self._roots:
+        if not self.roots:
             raise PermissionError("this server has no adapter root: loading directories over gRPC is switched off")
-        real = (self._roots[0] / path).resolve()
+        real = (self.roots[0] / path).resolve()
         # The files inside may be links of their own: mounted volumes have those, but not to elsewhere.
         for target in (real, *(f.resolve() for f in (real.iterdir() if real.is_dir() else ()))):
-            if not any(target.is_relative_to(root) for root in self._roots):
+            if not any(target.is_relative_to(root) for root in self.roots):
                 raise PermissionError("the path is outside the server's adapter roots")
         return real
 

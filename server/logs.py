@@ -12,6 +12,9 @@ from transformers.utils.logging import disable_progress_bar
 from lora_runtime import AdapterInfo, EngineObserver, Request, RequestRecord
 
 log = structlog.get_logger("loramux.server")
+# Below a warning these log whole URLs too, with the keys in their queries.
+_NOISY = ("asyncio", "filelock", "urllib3", "httpx", "httpcore", "httpx2", "httpcore2", "aiohttp", "fsspec", "s3fs",
+          "gcsfs", "adlfs", "azure", "botocore", "aiobotocore")
 
 
 def configure(log_format: str, level: str) -> None:
@@ -30,7 +33,7 @@ def configure(log_format: str, level: str) -> None:
     if not sys.stderr.isatty():
         disable_progress_bar()
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    for noisy in ("httpx", "httpcore", "asyncio", "filelock", "urllib3"):
+    for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -71,15 +71,15 @@ class _Assembly:
     def _need(self, module: str, why: str, *parts: Part) -> torch.Tensor:
         tensor = self._take(module, *parts)
         if tensor is None:
-            raise AdapterError(f"{why} {module!r} has no tensors in the file: its {parts[0]} is missing")
+            raise AdapterError(f"{why}: module {module!r} has no {parts[0]} in the file")
         return tensor
 
     def _take_saved(self) -> None:
         targets, modules = self.targets, self.shapes.modules
         for module in sorted(targets.saved):
-            self.weights[module] = self._need(module, "saved module", Part.WEIGHT, Part.SAVED_WEIGHT)
+            self.weights[module] = self._need(module, "modules_to_save", Part.WEIGHT, Part.SAVED_WEIGHT)
             if modules[module].has_bias:
-                self.biases[module] = self._need(module, "saved module", Part.BIAS, Part.SAVED_BIAS)
+                self.biases[module] = self._need(module, "modules_to_save", Part.BIAS, Part.SAVED_BIAS)
         if head := targets.tied_saved:
             embedding = modules[head].tied_to
             if modules[head].has_bias:
@@ -128,8 +128,7 @@ class _Assembly:
 
     def _take_biases(self) -> None:
         for module in sorted(self.targets.biases):
-            self.biases[module] = self._need(module, f"config field 'bias' = {self.spec.bias!r}: module",
-                                             Part.BIAS, Part.BASE_BIAS)
+            self.biases[module] = self._need(module, f"bias = {self.spec.bias!r}", Part.BIAS, Part.BASE_BIAS)
 
     def _check_shapes(self) -> None:
         if self.spec.invocation_tokens and self.weights:
@@ -141,8 +140,8 @@ class _Assembly:
 
     def _lora(self, module: str, update: ModuleUpdate) -> ModuleUpdate:
         embedding = self.shapes.modules[module].kind is ModuleKind.EMBEDDING
-        a = self._need(module, "target module", Part.EMBEDDING_A if embedding else Part.A)
-        b = self._need(module, "target module", Part.EMBEDDING_B if embedding else Part.B)
+        a = self._need(module, "target_modules", Part.EMBEDDING_A if embedding else Part.A)
+        b = self._need(module, "target_modules", Part.EMBEDDING_B if embedding else Part.B)
         name = self.layout.names[module]
         self.shapes.check_pair(module, a, b, self.spec.rank_of(name))
         return self._lora_extras(module, replace(update, a=a, b=b, scaling=self.spec.scaling_of(name)))
@@ -150,18 +149,18 @@ class _Assembly:
     def _lora_extras(self, module: str, update: ModuleUpdate) -> ModuleUpdate:
         outputs = (self.shapes.maps(module)[1],)
         if self.spec.lora_bias:
-            bias = self._need(module, "target module", Part.LORA_BIAS)
+            bias = self._need(module, "lora_bias", Part.LORA_BIAS)
             self.shapes.check(module, Part.LORA_BIAS, bias, outputs)
             update = replace(update, lora_bias=bias)
         if self.spec.use_dora:
-            magnitude = self._need(module, "target module", Part.MAGNITUDE)
+            magnitude = self._need(module, "use_dora", Part.MAGNITUDE)
             self.shapes.check(module, Part.MAGNITUDE, magnitude, outputs)
             update = replace(update, magnitude=magnitude)
         return update
 
     def _tokens(self, module: str, update: ModuleUpdate) -> ModuleUpdate:
         ids = self.targets.tokens[module]
-        rows = self._need(module, "trainable_token_indices: module", Part.TOKENS)
+        rows = self._need(module, "trainable_token_indices", Part.TOKENS)
         self._pass_over(module, Part.TOKENS_BEFORE)
         vocabulary, width = self.shapes.weight(module)
         if max(ids) >= vocabulary:

@@ -8,16 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import AdapterError
+from . import values
 from .fields import FIELDS, HARMLESS_INIT, Verdict
 from .files import decode_object, shown
 from .patterns import Patterns
+from .values import Rule
 
 MAX_CONFIG_BYTES = 1 << 20
 _TASKS = {None, "CAUSAL_LM", "FEATURE_EXTRACTION"}
 _BIASES = {"none", "all", "lora_only"}
-
-Rule = str | frozenset[str]
-"""A string is a regular expression for the whole path, a set holds names or path ends."""
 
 
 @dataclass(frozen=True)
@@ -85,23 +84,23 @@ def parse_config(config: dict[str, Any]) -> LoraSpec:
         raise AdapterError(f"peft_type {shown(config.get('peft_type'))} is not supported: only LORA is")
     notes = _check_fields(config)
     spec = LoraSpec(
-        rank=_number(config, "r", int, 8),
-        alpha=_number(config, "lora_alpha", float, 8),
-        use_rslora=_flag(config, "use_rslora"),
-        rank_pattern=_by_name(config, "rank_pattern", int),
-        alpha_pattern=_by_name(config, "alpha_pattern", float),
-        target_modules=_rule(config, "target_modules"),
-        exclude_modules=_rule(config, "exclude_modules"),
-        layers_to_transform=_layers(config),
-        layers_pattern=_names(config, "layers_pattern"),
-        bias=_choice(config, "bias", "none", _BIASES),
-        lora_bias=_flag(config, "lora_bias"),
-        use_dora=_flag(config, "use_dora"),
-        modules_to_save=_names(config, "modules_to_save", list_only=True),
-        token_indices=_token_indices(config),
-        ensure_weight_tying=_flag(config, "ensure_weight_tying"),
-        invocation_tokens=_integers("alora_invocation_tokens", config.get("alora_invocation_tokens") or []),
-        base_model_name=_text(config, "base_model_name_or_path"),
+        rank=values.number(config, "r", int, 8),
+        alpha=values.number(config, "lora_alpha", float, 8),
+        use_rslora=values.flag(config, "use_rslora"),
+        rank_pattern=values.by_name(config, "rank_pattern", int),
+        alpha_pattern=values.by_name(config, "alpha_pattern", float),
+        target_modules=values.rule(config, "target_modules"),
+        exclude_modules=values.rule(config, "exclude_modules"),
+        layers_to_transform=values.layers(config),
+        layers_pattern=values.names(config, "layers_pattern"),
+        bias=values.choice(config, "bias", "none", _BIASES),
+        lora_bias=values.flag(config, "lora_bias"),
+        use_dora=values.flag(config, "use_dora"),
+        modules_to_save=values.names(config, "modules_to_save", list_only=True),
+        token_indices=values.token_indices(config),
+        ensure_weight_tying=values.flag(config, "ensure_weight_tying"),
+        invocation_tokens=values.integers("alora_invocation_tokens", config.get("alora_invocation_tokens") or []),
+        base_model_name=values.text(config, "base_model_name_or_path"),
         notes=notes,
     )
     _check_combinations(spec)
@@ -121,7 +120,7 @@ def _check_fields(config: dict[str, Any]) -> tuple[str, ...]:
             notes.append(f"{name} = {shown(value)} has no effect: {known.words}")
     if note := _start(config.get("init_lora_weights", True)):
         notes.append(note)
-    task = _choice(config, "task_type", None, _TASKS)
+    task = values.choice(config, "task_type", None, _TASKS)
     if task not in (None, "CAUSAL_LM"):
         notes.append(f"task_type = {task!r}: served as a causal language model")
     return tuple(notes)
@@ -154,93 +153,3 @@ def _check_combinations(spec: LoraSpec) -> None:
                 raise AdapterError(f"config field {field_name!r} cannot be used with 'alora_invocation_tokens'")
         if spec.bias != "none":
             raise AdapterError(f"config field 'bias' = {spec.bias!r} cannot be used with 'alora_invocation_tokens'")
-
-
-def _number(config: dict[str, Any], name: str, kind: type, default: float) -> Any:
-    value = config.get(name)
-    return _checked_number(name, default if value is None else value, kind)
-
-
-def _checked_number(name: str, value: Any, kind: type) -> Any:
-    """A rank is a positive whole number; an alpha any finite one, as in PEFT."""
-    if kind is int and type(value) is int and 0 < value < 1 << 31:
-        return value
-    if kind is float and type(value) in (int, float) and abs(value) < 1e30:
-        return float(value)
-    what = "a positive whole number" if kind is int else "a finite number"
-    raise AdapterError(f"config field {name!r} = {shown(value)} is not {what}")
-
-
-def _flag(config: dict[str, Any], name: str) -> bool:
-    value = config.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise AdapterError(f"config field {name!r} = {shown(value)} is neither true nor false")
-    return bool(value)
-
-
-def _choice(config: dict[str, Any], name: str, default: Any, allowed: set[Any]) -> Any:
-    value = config.get(name)
-    value = default if value is None else value
-    if not isinstance(value, str | None) or value not in allowed:
-        choices = ", ".join(sorted(a for a in allowed if a))
-        raise AdapterError(f"config field {name!r} = {shown(value)} is not supported: only {choices}")
-    return value
-
-
-def _text(config: dict[str, Any], name: str) -> str:
-    value = config.get(name)
-    if value is not None and not isinstance(value, str):
-        raise AdapterError(f"config field {name!r} = {shown(value)} is not a string")
-    return (value or "").encode("utf-8", "replace").decode()
-
-
-def _by_name(config: dict[str, Any], name: str, kind: type) -> dict[str, Any]:
-    value = config.get(name) or {}
-    if not isinstance(value, dict):
-        raise AdapterError(f"config field {name!r} is not an object")
-    return {key: _checked_number(f"{name}.{shown(key)}", v, kind) for key, v in value.items()}
-
-
-def _rule(config: dict[str, Any], name: str) -> Rule:
-    value = config.get(name)
-    return value if isinstance(value, str) and value else frozenset(_names(config, name))
-
-
-def _names(config: dict[str, Any], name: str, list_only: bool = False) -> tuple[str, ...]:
-    value = config.get(name)
-    if not value:
-        return ()
-    if isinstance(value, str) and not list_only:
-        return (value,)
-    if isinstance(value, list) and all(isinstance(v, str) and v for v in value):
-        return tuple(value)
-    raise AdapterError(f"config field {name!r} = {shown(value)} is not a list of names")
-
-
-def _layers(config: dict[str, Any]) -> tuple[int, ...]:
-    value = config.get("layers_to_transform")
-    if value is None:
-        return ()
-    return _integers("layers_to_transform", value if isinstance(value, list) else [value])
-
-
-def _token_indices(config: dict[str, Any]) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
-    name, value = "trainable_token_indices", config.get("trainable_token_indices")
-    if value is None:
-        return None
-    if isinstance(value, dict):
-        return {key: _distinct(f"{name}.{shown(key)}", v) for key, v in value.items() if key}
-    return _distinct(name, value)
-
-
-def _distinct(name: str, value: Any) -> tuple[int, ...]:
-    tokens = _integers(name, value)
-    if not tokens or len(set(tokens)) < len(tokens):
-        raise AdapterError(f"config field {name!r} holds {'a token twice' if tokens else 'no tokens'}")
-    return tokens
-
-
-def _integers(name: str, value: Any) -> tuple[int, ...]:
-    if not isinstance(value, list) or not all(type(v) is int and 0 <= v < 1 << 31 for v in value):
-        raise AdapterError(f"config field {name!r} = {shown(value)} is not a list of whole numbers")
-    return tuple(value)

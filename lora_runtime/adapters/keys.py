@@ -157,4 +157,6 @@ def _names(keys: list[Key], modules: list[str]) -> dict[str, str]:
 def _no_place(key: Key, made_for: str) -> AdapterError:
     if _OTHER_MODALITIES.search(key.path):
         return AdapterError(f"tensor {key.tensor!r} is not of the language model: other modalities are not supported")
+    if key.path.rpartition(".")[2].startswith("lora_"):
+        return AdapterError(f"tensor {key.tensor!r} is a part of LoRA that is not supported")
     return BaseMismatchError(f"module {key.path!r} is none of the base model that an adapter can change: {made_for}")

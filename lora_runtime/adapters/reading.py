@@ -15,6 +15,7 @@ from ..config import EngineConfig
 from ..errors import AdapterError
 from ..types import RegisteredVersion
 from . import loader
+from .disk_cache import sweep
 from .source_files import named
 from .sources import default_cache_dir, is_remote, resolve
 from .update import CheckedAdapter
@@ -46,8 +47,9 @@ class ReadAdapter:
 class Reader:
     """Fetches on as many threads as wanted, so that a slow source delays nobody else's load."""
 
-    def __init__(self, base: BaseModel, config: EngineConfig) -> None:
-        self._base, self._config = base, config
+    def __init__(self, base: BaseModel, config: EngineConfig, in_use: Callable[[], set[Path]]) -> None:
+        """`in_use`: directories that the disk cache must keep."""
+        self._base, self._config, self._in_use = base, config, in_use
         self._cache = Path(config.adapter_cache_dir) if config.adapter_cache_dir else default_cache_dir()
         self._staging = threading.Lock()
         self._pool = ThreadPoolExecutor(
@@ -59,7 +61,12 @@ class Reader:
         Raises AdapterError, BaseMismatchError, AdapterUnavailableError.
         """
         directory = resolve(source, self._cache, max_bytes=self._config.max_adapter_bytes)
-        return self._read(source, directory, () if is_remote(source) else roots)
+        if not is_remote(source):
+            return self._read(source, directory, roots)
+        read = self._read(source, directory)
+        if self._config.adapter_cache_bytes:
+            sweep(self._cache, self._config.adapter_cache_bytes, self._in_use() | {directory})
+        return read
 
     def read_again(self, wanted: RegisteredVersion) -> ReadAdapter:
         """From where it was read before, else from its source. Raises AdapterError when both hold other content."""

@@ -52,7 +52,7 @@ class AdapterStore:
 
     def __init__(self, base: BaseModel, config: EngineConfig, listener: StoreListener) -> None:
         self._config, self._listener = config, listener
-        self._reader = Reader(base, config)
+        self._reader = Reader(base, config, self._directories)
         self._changed = threading.Condition(threading.RLock())
         self._names: dict[str, AdapterName] = {}
         self._versions: dict[str, AdapterVersion] = {}
@@ -471,6 +471,11 @@ class AdapterStore:
 
     def _info(self, name: AdapterName) -> AdapterInfo:
         return name.info(self._default_policy)
+
+    def _directories(self) -> set[Path]:
+        """Where known versions were read from."""
+        with self._changed:
+            return {Path(v.registered.directory) for v in self._versions.values()}
 
     def _info_of(self, version: AdapterVersion) -> AdapterInfo:
         return AdapterName(version.adapter_id, version).info(self._default_policy)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from lora_runtime import AdapterPolicy
 from lora_runtime.adapters.sources import is_remote
 from lora_runtime.types import MAX_ID_LENGTH
 
+from ..config import Policy
 from ..files import Stamp, stamp
 from .files import Settling, snapshot
 from .types import Declared, Reading
@@ -35,23 +35,13 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class PolicySpec(_Strict):
-    """AdapterPolicy as the manifest writes it."""
-
-    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
-    max_running: int = Field(0, ge=0)
-    max_waiting: int = Field(0, ge=0)
-    tokens_per_minute: int = Field(0, ge=0)
-    pinned: bool = False
-
-
 class AdapterSpec(_Strict):
     """One entry. `canary_weight`: what share of the requests a new version takes; 0 is all of them."""
 
     name: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH), AfterValidator(_usable)]
     source: str = Field(min_length=1)
     canary_weight: float = Field(0, ge=0, lt=1)
-    policy: PolicySpec | None = None
+    policy: Policy | None = None
 
 
 class ManifestSpec(_Strict):
@@ -92,7 +82,7 @@ class Manifest:
         return Reading(str(self._path), adapters, duplicates, self._problem, self._specs is not None)
 
     def _declare(self, spec: AdapterSpec) -> Declared:
-        policy = AdapterPolicy(**spec.policy.model_dump()) if spec.policy else None
+        policy = spec.policy.to_engine() if spec.policy else None
         if is_remote(spec.source):
             return Declared(spec.name, spec.source, spec.canary_weight, policy)
         directory = self._local(spec.source)

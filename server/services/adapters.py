@@ -51,7 +51,9 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             if not 0 <= request.canary_weight < 1:
                 raise errors.invalid("canary_weight", "must be in [0, 1)")
             policy = from_policy(request.policy) if request.HasField("policy") else None
-            return engine.load_adapter(source, adapter_id, canary_weight=request.canary_weight, policy=policy)
+            # The roots once more, for links that are changed between the look and the reading.
+            return engine.load_adapter(
+                source, adapter_id, canary_weight=request.canary_weight, policy=policy, roots=self._locations.roots)
 
         return to_message(await self._admin(load, context))
 

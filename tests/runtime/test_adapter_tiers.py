@@ -7,6 +7,7 @@ import shutil
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,8 @@ from lora_runtime import (
     UnknownAdapterError,
     WeightedAdapter,
 )
+from lora_runtime.adapters import reading
+from lora_runtime.adapters.disk_cache import sweep
 from lora_runtime.adapters.reading import Reader
 
 from ..support.engines import slow_down, wait_until_idle
@@ -289,9 +292,9 @@ def test_a_cold_adapter_waits_for_a_slot_in_host_memory(
     expected = load_all(engine, {n: tiny_adapters[n] for n in ("a0", "a1", "a2", "a3")})
     read = Reader._read
 
-    def counting(reader: Reader, source: str, directory: Path) -> object:
+    def counting(reader: Reader, source: str, directory: Path, *rest: object) -> object:
         reads.append(directory.name)
-        return read(reader, source, directory)
+        return read(reader, source, directory, *rest)
 
     slow_down(engine)
     running = [engine.submit(ask(name, LONG)) for name in ("a2", "a3")]
@@ -326,3 +329,21 @@ def test_pinning_refuses_what_it_leaves_no_room_for(
     assert single.result().text == expected["a0"]  # but each alone
     with pytest.raises(AdapterCapacityError):
         engine.submit(Request(prompt="a prompt", adapters=pair, sampling=SHORT))
+
+
+def test_fetched_adapters_stay_on_disk_within_the_limit(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "sweep", partial(sweep, grace_s=0))
+    cache = tmp_path / "cache"
+    engine = make_engine(max_adapters=1, adapter_cache_dir=str(cache), adapter_cache_bytes=1, adapter_host_bytes=0)
+    expected = {}
+    for name in ("a0", "a1", "a2"):
+        source = shutil.copytree(tiny_adapters[name], tmp_path / name)
+        engine.load_adapter(source.as_uri(), name)
+        expected[name] = engine.generate(ask(name)).text
+        if name == "a0":
+            engine.unload_adapter("a0")
+        shutil.rmtree(source)
+    assert len([d for d in cache.iterdir() if len(d.name) == 64]) == 2  # a0's went
+    assert engine.generate(ask("a1")).text == expected["a1"]  # from the cache: the source is gone

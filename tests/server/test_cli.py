@@ -7,12 +7,15 @@ import json
 from pathlib import Path
 
 from click.testing import Result
+from loramux.v1 import adapters_pb2
 from typer.testing import CliRunner
 
 from server.cli import app
 from server.config import Settings
 
-from ..support.servers import Harness, free_port
+from ..support.servers import Harness, free_port, make_settings, running
+
+ANY_DECLARED = adapters_pb2.ListDeclaredAdaptersRequest()
 
 
 async def run(served: Harness, *args: str, code: int = 0, stdin: str | None = None) -> Result:
@@ -57,10 +60,76 @@ async def test_adapters(served: Harness) -> None:
     assert "mine" not in (await run(served, "adapters", "list")).stdout
 
 
+async def test_generate_with_several_adapters(served: Harness) -> None:
+    fields = {"messages": [{"role": "user", "content": "hi"}], "max_new_tokens": 12}
+    for args, adapters in (
+        (["-a", "a1=0.5"], [{"adapter_id": "a1", "weight": 0.5}]),
+        (["-a", "a0", "--adapter", "a1=-0.5", "--priority", "3"],
+         [{"adapter_id": "a0"}, {"adapter_id": "a1", "weight": -0.5}]),
+    ):
+        expected = await served.generate(adapters=adapters, **fields)
+        result = await run(served, "generate", "hi", *args, "--max-new-tokens", "12")
+        assert result.stdout == expected.text + "\n"
+    result = await run(served, "generate", "hi", "-a", "no=such", code=1)
+    assert "adapter 'no=such' is not registered" in result.stderr
+
+
+async def test_changes_of_an_adapter(served: Harness) -> None:
+    async def one(*args: str) -> dict:
+        return json.loads((await run(served, "adapters", *args, "--json")).stdout)[0]
+
+    first = await one("load", "a3", "--name", "mine", "--weight", "2", "--max-running", "3", "--pinned")
+    assert first["policy"] == {
+        "weight": 2, "max_running": 3, "max_waiting": 0, "tokens_per_minute": 0, "pinned": True}
+    canary = await one("load", "a4", "--name", "mine", "--canary", "0.25")
+    assert (canary["version"], canary["canary"]["weight"]) == (first["version"], 0.25)
+    table = (await run(served, "adapters", "list")).stdout
+    assert f"{canary['canary']['version'][:12]} 25%" in table
+    promoted = await one("canary", "mine", "1")
+    assert promoted["version"] == canary["canary"]["version"]
+    assert (await one("rollback", "mine"))["version"] == first["version"]
+    changed = await one("policy", "mine", "--max-waiting", "4", "--tokens-per-minute", "600")
+    assert (changed["policy"]["max_waiting"], changed["policy"]["weight"]) == (4, 1)
+    assert (await run(served, "adapters", "policy", "*", "--weight", "3", "--json")).stdout == "[]\n"
+    await run(served, "adapters", "canary", "mine", "2", code=2)
+    result = await run(served, "adapters", "load", "hf://org/name", code=1)
+    assert "PERMISSION_DENIED" in result.stderr
+
+
+async def test_status_of_declared_adapters(tiny_base: Path, adapter_root: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "adapters.yaml"
+    entries = [{"name": "one", "source": str(adapter_root / "a1")}, {"name": "two", "source": str(tmp_path / "gone")}]
+    manifest.write_text(json.dumps({"adapters": entries}))  # JSON is YAML
+    async with running(make_settings(tiny_base, adapter_manifest=manifest, reconcile_s=0.05)) as served:
+        while (await served.adapters.ListDeclaredAdapters(ANY_DECLARED)).adapters[0].state != "ready":
+            await asyncio.sleep(0.02)
+        one, two = json.loads((await run(served, "adapters", "status", "--json")).stdout)
+        assert (one["name"], one["source"], one["error"]) == ("one", str(adapter_root / "a1"), "")
+        assert (two["name"], two["version"]) == ("two", "")
+        table = (await run(served, "adapters", "status")).stdout
+        assert one["version"][:12] in table
+        assert two["error"] in table
+
+
+def test_inspect(tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path) -> None:
+    def inspect(*args: str, code: int = 0) -> Result:
+        result = CliRunner().invoke(app, ["adapters", "inspect", *args])
+        assert result.exit_code == code, result.output
+        return result
+
+    path = str(tiny_adapters["a2"])
+    report = json.loads(inspect(path, "--base", str(tiny_base), "--json").stdout)
+    assert (len(report["modules"]), report["ranks"], report["checked_against"]) == (9, [3], tiny_base.name)
+    assert report["version"] in inspect(path, "--base", str(tiny_base)).stdout
+    assert "not checked against a base" in inspect(path).stdout
+    assert "adapter_config.json" in inspect(str(tmp_path), code=1).stderr
+    assert "cannot be described" in inspect(path, "--base", str(tmp_path), code=1).stderr
+
+
 async def test_info(served: Harness) -> None:
     info = json.loads((await run(served, "info", "--json")).stdout)
     assert info["architecture"] == "LlamaForCausalLM"
-    assert info["load"]["adapters"] == 8
+    assert (info["load"]["adapters"], info["load"]["registered_adapters"]) == (8, 8)
     assert "LlamaForCausalLM" in (await run(served, "info")).stdout
 
 
@@ -81,3 +150,5 @@ def test_serve_refuses_bad_settings(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["serve", "--base", str(tmp_path), "--adapter", "no-equals-sign"])
     assert result.exit_code == 2
     assert "NAME=DIRECTORY" in result.stderr
+    result = CliRunner().invoke(app, ["serve", "--base", str(tmp_path), "--policies", "{"])
+    assert (result.exit_code, "--policies is not JSON" in result.stderr) == (2, True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +87,31 @@ async def test_a_corrupt_state_file_is_an_error_at_start(tiny_base: Path, tmp_pa
     with pytest.raises(StateFileError, match=r"state\.json is corrupt"):
         async with running(make_settings(tiny_base, state_file=tmp_path / "state.json")):
             raise AssertionError("must not start")
+
+
+def test_credentials_are_not_logged_even_for_debugging(tmp_path: Path) -> None:
+    """In a process of its own, since logging is set up once for all."""
+    script = """
+import sys, threading
+from pathlib import Path
+from lora_runtime.adapters.sources import resolve
+from lora_runtime.errors import AdapterUnavailableError
+from server.logs import configure
+from tests.support.http import web_store
+configure("json", "debug")
+with web_store() as store:
+    store.files = {f"/a/{name}": b"{}" for name in ("adapter_config.json", "adapter_model.safetensors")}
+    resolve(store.url + "/a?sig=s3cret", Path(sys.argv[1]), max_bytes=100)
+    assert store.fetched()
+    store.failures = {"/a/tokenizer.json": 500}
+    try:
+        resolve(store.url + "/a?sig=s3cret", Path(sys.argv[1]), max_bytes=100)
+    except AdapterUnavailableError:
+        import logging; logging.exception("the load failed")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=120,
+        env={**os.environ, "NO_PROXY": "127.0.0.1", "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert done.returncode == 0, done.stderr
+    assert "the load failed" in done.stderr
+    assert "s3cret" not in done.stderr

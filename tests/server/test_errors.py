@@ -36,6 +36,9 @@ async def test_unknown_adapter(served: Harness) -> None:
     ({"logprobs": 21}, "logprobs"), ({"n": 0}, "n"), ({"n": 17}, "n"), ({"prompt": ""}, "prompt"),
     ({"token_ids": [1]}, "prompt"), ({"prompt": "x" * 600}, "prompt"),
     ({"prompt": "", "token_ids": [999]}, "token_ids"),
+    ({"priority": 11}, "priority"), ({"adapters": [{"adapter_id": "a0"}] * 2}, "adapters"),
+    ({"adapter_id": "a0", "adapters": [{"adapter_id": "a1"}]}, "adapters"), ({"adapters": [{}]}, "adapters"),
+    ({"adapters": [{"adapter_id": "a0", "weight": float("nan")}]}, "adapters"),
     ({"adapter_id": "x" * 300}, "adapter_id"), ({"request_id": "two words"}, "request_id"),
 ], ids=lambda v: str(v)[:40])
 async def test_invalid_fields(served: Harness, fields: dict, names: str) -> None:
@@ -84,11 +87,11 @@ async def test_adapter_of_another_base(tiny_base: Path, tmp_path: Path) -> None:
 
 
 async def test_unsupported_adapter(tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path) -> None:
-    edit_config(shutil.copytree(tiny_adapters["a0"], tmp_path / "dora"), use_dora=True)
+    edit_config(shutil.copytree(tiny_adapters["a0"], tmp_path / "moe"), target_parameters=["experts"])
     async with running(make_settings(tiny_base, adapter_roots=[tmp_path])) as served:
-        request = adapters_pb2.LoadAdapterRequest(path="dora")
+        request = adapters_pb2.LoadAdapterRequest(path="moe")
         error = await refused(served.adapters.LoadAdapter(request), Code.INVALID_ARGUMENT)
-        assert "use_dora" in error.details()
+        assert "target_parameters" in error.details()
 
 
 async def test_paths_outside_the_roots(tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path) -> None:
@@ -175,7 +178,7 @@ async def test_engine_failure_is_loud(served: Harness) -> None:
         error = await refused(drain(stream), Code.INTERNAL)
         assert "device is gone" not in error.details()  # that is for the log
     await refused(served.generate(prompt="hi"), Code.INTERNAL)
-    for name in ("", "loramux.v1.Inference", "loramux.v1.Adapters", "loramux.v1.Server"):
+    for name in ("", "live", "loramux.v1.Inference", "loramux.v1.Adapters", "loramux.v1.Server"):
         status = await served.health.Check(health_pb2.HealthCheckRequest(service=name))
         assert status.status == health_pb2.HealthCheckResponse.NOT_SERVING
     assert served.app.metrics.registry.get_sample_value("loramux_engine_failed") == 1

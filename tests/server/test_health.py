@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import grpc
@@ -11,6 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from loramux.v1 import server_pb2
 from safetensors.torch import load_file
 
+from ..support.engines import slow_down
 from ..support.servers import Harness, make_settings, running
 
 SERVICES = ["", "loramux.v1.Inference", "loramux.v1.Adapters", "loramux.v1.Server"]
@@ -27,6 +29,25 @@ async def test_serving_only_once_loaded(tiny_base: Path, service: str) -> None:
         await served.app.load()
         assert (await watch.read()).status == Status.SERVING
         assert (await served.health.Check(request)).status == Status.SERVING
+
+
+async def test_live_from_listening_to_the_end_of_draining(tiny_base: Path) -> None:
+    async def statuses() -> list[int]:
+        checks = [served.health.Check(health_pb2.HealthCheckRequest(service=name)) for name in ("live", "")]
+        return [(await check).status for check in checks]
+
+    async with running(make_settings(tiny_base, drain_s=60), load=False) as served:
+        assert await statuses() == [Status.SERVING, Status.NOT_SERVING]
+        await served.app.load()
+        assert await statuses() == [Status.SERVING, Status.SERVING]
+        slow_down(served.app.engine)
+        stream = served.stream(prompt="hi", max_new_tokens=100, ignore_eos=True)
+        await stream.read()
+        stopping = asyncio.ensure_future(served.app.stop())
+        await asyncio.sleep(0.1)
+        assert await statuses() == [Status.SERVING, Status.NOT_SERVING]
+        stream.cancel()
+        await stopping
 
 
 async def test_unknown_service(served: Harness) -> None:

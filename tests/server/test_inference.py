@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from loramux.v1 import adapters_pb2, inference_pb2
 
+from ..support.engines import slow_down
 from ..support.models import SCRIPTS
-from ..support.servers import Harness
+from ..support.servers import Harness, make_settings, running
 
 EIGHT = {"max_new_tokens": 8, "ignore_eos": True}
 
@@ -115,3 +117,45 @@ async def test_prefix_cache_is_reported(served: Harness) -> None:
     cached = [r.choices[0].usage.cached_tokens for r in (first, second, other)]
     assert cached == [0, 48, 0]
     assert first.text == second.text
+
+
+async def test_composition(served: Harness) -> None:
+    both = [{"adapter_id": "a0", "weight": 0.75}, {"adapter_id": "a1", "weight": -0.5}]
+    fields = {"prompt": "hello", "max_new_tokens": 12, "ignore_eos": True}
+    done = await served.generate(adapters=both, **fields)
+    versions = {a.adapter_id: a.version for a in served.app.engine.list_adapters()}
+    uses = [("a0", versions["a0"], 0.75), ("a1", versions["a1"], -0.5)]
+    assert [(u.adapter_id, u.version, u.weight) for u in done.adapters] == uses
+    assert (done.adapter_id, done.adapter_version) == ("", "")
+    events = [event async for event in served.stream(adapters=both, **fields)]
+    assert [(u.adapter_id, u.version, u.weight) for u in events[0].adapters] == uses
+    assert not any(event.adapters for event in events[1:])
+    assert "".join(event.text for event in events) == done.text
+    # An omitted weight is 1, a given 0 is 0.
+    alone = await served.generate(adapter_id="a0", **fields)
+    assert [(u.adapter_id, u.version, u.weight) for u in alone.adapters] == [("a0", versions["a0"], 1)]
+    assert (await served.generate(adapters=[{"adapter_id": "a0"}], **fields)).text == alone.text
+    base = await served.generate(**fields)
+    assert not base.adapters
+    assert (await served.generate(adapters=[{"adapter_id": "a0", "weight": 0}], **fields)).text == base.text
+    assert len({done.text, alone.text, base.text}) == 3
+
+
+async def test_priority_goes_first(tiny_base: Path) -> None:
+    async with running(make_settings(tiny_base, max_running=1)) as served:
+        slow_down(served.app.engine)
+        busy = served.stream(prompt="hi", max_new_tokens=40, ignore_eos=True)
+        await busy.read()
+        ended: list[int] = []
+
+        async def wait(priority: int) -> None:
+            await served.generate(prompt="hi", max_new_tokens=2, ignore_eos=True, priority=priority)
+            ended.append(priority)
+
+        calls = []
+        for priority in (-5, 0, 5):
+            calls.append(asyncio.ensure_future(wait(priority)))
+            while served.app.engine.stats().waiting < len(calls):
+                await asyncio.sleep(0.01)
+        await asyncio.gather(*calls)
+        assert ended == [5, 0, -5]

@@ -23,16 +23,21 @@ async def scrape(port: int) -> dict[tuple[str, frozenset], float]:
     return {(s.name, frozenset(s.labels.items())): s.value for f in families for s in f.samples}
 
 
-async def test_scrape(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+async def test_scrape(tiny_base: Path, tiny_adapters: dict[str, Path], adapter_root: Path) -> None:
     port = free_port()
     two = {name: tiny_adapters[name] for name in ("a0", "a1")}
-    async with running(make_settings(tiny_base, two, metrics_port=port)) as served:
+    async with running(make_settings(tiny_base, two, metrics_port=port, adapter_roots=[adapter_root])) as served:
         prompt = "a prompt that is longer than one block"
         for _ in range(2):
             await served.generate(adapter_id="a0", prompt=prompt, max_new_tokens=5, ignore_eos=True)
         await served.generate(prompt="hi", max_new_tokens=3, ignore_eos=True)
         with pytest.raises(grpc.aio.AioRpcError):
             await served.generate(prompt="")
+        composed = await served.generate(
+            adapters=[{"adapter_id": "a0"}, {"adapter_id": "a1"}], prompt="hi", max_new_tokens=3, ignore_eos=True)
+        version = composed.adapters[0].version
+        with pytest.raises(grpc.aio.AioRpcError):
+            await served.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(path=".", adapter_id="bad"))
         await served.adapters.UnloadAdapter(adapters_pb2.UnloadAdapterRequest(adapter_id="a1"))
         await served.idle_stats()
         samples = await scrape(port)
@@ -45,13 +50,20 @@ async def test_scrape(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
     assert value("requests_rejected_total", reason="InvalidRequest") == 1
     assert value("completion_tokens_total", adapter="a0") == 10
     assert value("prefix_cache_hit_tokens_total", adapter="a0") == 32
-    assert value("time_to_first_token_seconds_count") == 3
-    assert value("inter_token_latency_seconds_count") == 4 + 4 + 2
-    assert value("queue_seconds_count") == value("request_seconds_count") == 3
+    assert value("time_to_first_token_seconds_count") == 4
+    assert value("inter_token_latency_seconds_count") == 4 + 4 + 2 + 2
+    assert value("queue_seconds_count") == value("request_seconds_count") == 4
     assert value("step_sequences_count") == value("step_distinct_adapters_count") > 10
     assert value("adapter_loads_total") == 2
     assert value("adapter_evictions_total", reason="unloaded") == 1
-    assert value("resident_adapters") == 1
+    assert value("adapter_load_failures_total") == 1
+    assert value("adapter_wait_seconds_count") == 3
+    assert value("requests_total", adapter="composition", outcome="ok") == 1
+    assert value("resident_adapters") == value("registered_adapters") == 1
+    assert value("host_adapters") == value("host_adapter_bytes") == value("loading_adapters") == 0
+    assert value("adapter_version_info", adapter="a0", version=version) == 1
+    assert [labels for name, labels in samples if name == "loramux_adapter_version_info"] == [
+        frozenset({"adapter": "a0", "version": version}.items())]
     assert value("resident_adapter_bytes") > 0
     assert value("running_sequences") == value("waiting_sequences") == value("adapter_leases") == 0
     assert value("kv_blocks") > value("kv_blocks_used") == 0

@@ -14,9 +14,12 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from loramux.v1 import inference_pb2, inference_pb2_grpc
+from loramux.v1 import adapters_pb2, adapters_pb2_grpc, inference_pb2, inference_pb2_grpc
+
+from server.auth.tokens import token_hash
 
 from ..support.servers import free_port
+from ..support.tokens import bearer, token_of, write_tokens
 
 ROOT = Path(__file__).parents[2]
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -59,6 +62,13 @@ def long_stream(channel: grpc.Channel):
     return inference_pb2_grpc.InferenceStub(channel).GenerateStream(request)
 
 
+def call_until_refused(channel: grpc.Channel) -> None:
+    """A signal is not heard at once."""
+    while True:
+        inference_pb2_grpc.InferenceStub(channel).Generate(
+            inference_pb2.GenerateRequest(prompt="x", max_new_tokens=1))
+
+
 def test_sigterm_drains(tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
     server = Process(tmp_path, "--base", str(tiny_base), "--adapter", f"a1={tiny_adapters['a1']}", "--drain-s", "60")
     with server.channel() as channel:
@@ -66,12 +76,12 @@ def test_sigterm_drains(tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str
         stream = long_stream(channel)
         first = next(stream)
         server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(grpc.RpcError) as caught:
+            call_until_refused(channel)  # the stream still runs then
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         events = [first, *stream]
         assert events[-1].finish_reason == inference_pb2.FINISH_REASON_LENGTH
         assert sum(len(e.token_ids) for e in events) == 400
-        with pytest.raises(grpc.RpcError) as caught:
-            inference_pb2_grpc.InferenceStub(channel).Generate(inference_pb2.GenerateRequest(prompt="x"))
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert server.process.wait(timeout=60) == 0
     check_logs(server)
 
@@ -115,6 +125,36 @@ def test_what_cannot_be_loaded_ends_the_process(tmp_path: Path, tiny_base: Path,
     server = Process(tmp_path, *(str(tiny_base) if a == "BASE" else a for a in args))
     assert server.process.wait(timeout=120) == 1
     assert any(says in line.get("error", "") for line in server.lines())
+
+
+def test_no_secret_in_the_log(tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+    tokens = write_tokens(
+        tmp_path / "tokens.yaml", root={"adapters": ["*"], "admin": True}, user={"adapters": ["a0"]})
+    server = Process(tmp_path, "--base", str(tiny_base), "--adapter", f"a1={tiny_adapters['a1']}", "--auth-file",
+                     str(tokens), "--adapter-root", str(tiny_adapters["a0"].parent), "--log-level", "debug")
+    generate = inference_pb2.GenerateRequest(prompt=SECRET, max_new_tokens=2, adapter_id="a1")
+    load = adapters_pb2.LoadAdapterRequest(path="a0")
+    with server.channel() as channel:
+        server.wait_until_serving(channel)
+        inference, adapters = inference_pb2_grpc.InferenceStub(channel), adapters_pb2_grpc.AdaptersStub(channel)
+        inference.Generate(generate, metadata=bearer("root"))
+        adapters.LoadAdapter(load, metadata=bearer("root"))
+        for who, code in (("user", grpc.StatusCode.PERMISSION_DENIED), ("nobody", grpc.StatusCode.UNAUTHENTICATED)):
+            for call, request in ((inference.Generate, generate), (adapters.LoadAdapter, load)):
+                with pytest.raises(grpc.RpcError) as caught:
+                    call(request, metadata=bearer(who))
+                assert caught.value.code() is code
+    assert server.stop() == 0
+    text = server.log.read_text()
+    for who in ("root", "user", "nobody"):
+        assert token_of(who) not in text
+        assert token_hash(token_of(who)) not in text
+    assert SECRET not in text
+    lines = server.lines()
+    (admin,) = [line for line in lines if line["event"] == "admin call"]
+    assert (admin["caller"], admin["adapters"]) == ("root", ["a0"])
+    refusals = [line.get("caller") for line in lines if line["event"] == "call refused"]
+    assert refusals == ["user", "user", None, None]
 
 
 def test_a_taken_port_ends_the_process(tmp_path: Path, tiny_base: Path) -> None:

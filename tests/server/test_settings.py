@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_runtime import EngineConfig
+from lora_runtime import AdapterPolicy, EngineConfig
 from server.config import Settings, SettingsError, load
 
 
@@ -26,6 +26,14 @@ def test_precedence(yaml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.base, settings.adapters, settings.host) == ("from-file", {"x": "dir/x"}, "127.0.0.1")
 
 
+def test_policies(yaml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    yaml.write_text(yaml.read_text() + "policies: {'*': {max_running: 2}, a: {weight: 3, pinned: true}}\n")
+    engine_policies = {name: p.to_engine() for name, p in load({}, yaml).policies.items()}
+    assert engine_policies == {"*": AdapterPolicy(max_running=2), "a": AdapterPolicy(weight=3, pinned=True)}
+    monkeypatch.setenv("LORAMUX_POLICIES", '{"b": {"tokens_per_minute": 9}}')
+    assert load({}, yaml).policies["b"].to_engine() == AdapterPolicy(tokens_per_minute=9)
+
+
 def test_every_engine_setting_arrives(yaml: Path) -> None:
     config = load({"max_context": 77, "dtype": "float16", "prefix_caching": False}, yaml).engine_config()
     assert (config.max_context, config.dtype, config.prefix_caching, config.max_running) == (77, "float16", False, 1)
@@ -41,6 +49,8 @@ def test_defaults_are_the_engines() -> None:
     ({"base": "b", "nonsense": 1}, "nonsense"),
     ({"base": "b", "max_running": 64, "max_batch_tokens": 8}, "max_batch_tokens"),
     ({"base": "b", "keepalive_s": 0}, "keepalive_s"),
+    ({"base": "b", "policies": {"a": {"weight": 0}}}, r"policies\.a\.weight"),
+    ({"base": "b", "policies": {"a": {"nonsense": 1}}}, r"policies\.a\.nonsense"),
 ], ids=str)
 def test_refusals_name_the_field(flags: dict, names: str) -> None:
     with pytest.raises(SettingsError, match=names):

@@ -259,3 +259,37 @@ def test_the_engine_follows_a_directory(
     until(lambda: declared.ready and declared.status()[0].version not in ("", version))
     link.unlink()
     until(lambda: not engine.list_adapters())
+
+
+def test_a_canary_in_the_manifest(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], start: Callable[..., DeclaredAdapters],
+    tmp_path: Path,
+) -> None:
+    """One version, then another beside it with a growing share, over a restart, then that one alone."""
+    manifest = tmp_path / "adapters.yaml"
+
+    def declare(source: str, weight: float) -> None:
+        entry = {"name": "a", "source": str(tiny_adapters[source]), "canary_weight": weight}
+        replace(manifest, yaml.safe_dump({"adapters": [entry]}))
+
+    def share(engine: Engine) -> float:
+        canary = engine.get_adapter("a").canary
+        return canary.weight if canary else 0
+
+    engine = make_engine()
+    declare("a0", 0)
+    declared = start(engine, manifest=manifest)
+    until(lambda: declared.ready)
+    old = engine.get_adapter("a").version
+    for weight in (0.1, 0.5):
+        declare("a1", weight)
+        until(lambda: share(engine) == weight)  # noqa: B023
+    assert engine.get_adapter("a").version == old
+
+    engine = make_engine()
+    declared = start(engine, manifest=manifest)
+    until(lambda: declared.ready)
+    assert (engine.get_adapter("a").version, share(engine)) == (old, 0.5)
+    declare("a1", 0)
+    until(lambda: share(engine) == 0 and engine.get_adapter("a").version != old)
+    assert engine.get_adapter("a").older_versions == (old,)

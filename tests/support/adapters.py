@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,3 +39,8 @@ def edit_config(directory: Path, **fields: Any) -> None:
 def edit_tensors(directory: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
     path = directory / "adapter_model.safetensors"
     save_file(change(load_file(path)), path)
+
+
+def open_files() -> int:
+    """Of this process: a reader must leave none behind."""
+    return len(os.listdir("/proc/self/fd"))
