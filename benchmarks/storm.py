@@ -149,7 +149,7 @@ def _held(engine: Engine) -> list[str]:
     stats, store = engine.stats(), engine._store
     names = ("running", "waiting", "leases", "kv_blocks_used", "loading_adapters")
     counts = {name: getattr(stats, name) for name in names}
-    counts["requests in the engine"] = len(engine._live)
+    counts["requests in the engine"] = len(engine._loop._live)
     counts["sequences counted for limits"] = sum(engine._limits._unfinished.values())
     counts["sequences counted as running"] = engine._scheduler._running_of.total()
     counts["holds"] = sum(v.holds for v in store._versions.values())
