@@ -3,9 +3,8 @@
     python benchmarks/open_loop.py                 # Poisson and Gamma (cv 4) arrivals, 8 to 1,000 adapters
     python benchmarks/open_loop.py --closed        # 32 clients that wait for their answers: 1,000 adapters against 32
 
-The engine has a fixed number of adapter slots and refuses when they are full. So the adapters are kept by the
-benchmark, as a client of the engine's API can do it: least recently used first, it unloads one and loads another
-before it submits. That time is part of the request's time to first token.
+All adapters are registered before anything is measured; the engine brings them into its slots as requests name them.
+That time is part of the request's time to first token. `--host-bytes 0` lets adapters outside of slots be on disk only.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import random
 import sys
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -28,12 +26,10 @@ from rich.console import Console
 from rich.table import Table
 from workloads import MODEL, Workload, adapter_dir, choose, prompt
 
-from lora_runtime import Engine, EngineConfig, EngineObserver, Request, RequestRecord, SamplingParams
+from lora_runtime import AdapterInfo, Engine, EngineConfig, EngineObserver, Request, RequestRecord, SamplingParams
 
 GAMMA_CV = 4
 SLOTS = 32
-_SUBMITTERS = 64
-"""Threads that load adapters and submit: a request whose adapter is not there does not hold up the next."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,10 @@ class Outcome:
     ttft_s: list[float] = field(default_factory=list)
     """From the arrival, loading included, to the first token."""
     itl_s: list[float] = field(default_factory=list)
-    loads: int = 0
+    misses: int = 0
+    """Requests whose adapter was in no slot when they could have run."""
+    wait_s: list[float] = field(default_factory=list)
+    """How long those waited for it."""
     load_s: list[float] = field(default_factory=list)
 
 
@@ -66,65 +65,12 @@ def arrival_times(kind: str, rate: float, count: int, seed: int = 0) -> Iterator
         yield now
 
 
-class AdapterCache:
-    """Keeps the engine's slots filled with the adapters used last. Thread-safe."""
-
-    def __init__(self, engine: Engine, slots: int) -> None:
-        self._engine = engine
-        self._slots = slots
-        self._changed = threading.Condition()
-        self._users: OrderedDict[str, int] = OrderedDict()
-        """Requests under way by resident adapter, least recently used first."""
-        self._moving: set[str] = set()
-        """Adapters that are being loaded; each has a slot already."""
-        self.load_s: list[float] = []
-
-    def acquire(self, name: str) -> None:
-        """Returns when the adapter is resident; it stays so until `release`."""
-        with self._changed:
-            self._changed.wait_for(lambda: name in self._users or (name not in self._moving and self._has_room()))
-            if name in self._users:
-                self._users[name] += 1
-                self._users.move_to_end(name)
-                return
-            victim = self._take_victim()
-            self._moving.add(name)
-        started = time.perf_counter()
-        if victim is not None:
-            self._engine.unload_adapter(victim)
-        self._engine.load_adapter(adapter_dir(name, MODEL), name)
-        with self._changed:
-            self.load_s.append(time.perf_counter() - started)
-            self._moving.remove(name)
-            self._users[name] = 1
-            self._changed.notify_all()
-
-    def release(self, name: str) -> None:
-        with self._changed:
-            self._users[name] -= 1
-            self._changed.notify_all()
-
-    def _is_full(self) -> bool:
-        return len(self._users) + len(self._moving) >= self._slots
-
-    def _has_room(self) -> bool:
-        return not self._is_full() or 0 in self._users.values()
-
-    def _take_victim(self) -> str | None:
-        if not self._is_full():
-            return None
-        victim = next(name for name, users in self._users.items() if users == 0)
-        del self._users[victim]
-        return victim
-
-
 class Load(EngineObserver):
     """Sends requests to one engine and collects what came of them."""
 
     def __init__(self, engine: Engine, workload: Workload) -> None:
         self._engine = engine
         self._workload = workload
-        self._cache = AdapterCache(engine, SLOTS)
         self._sampling = SamplingParams(max_new_tokens=workload.output_len, ignore_eos=True)
         self._late_s: dict[str, float] = {}
         """By request id, from arrival to submission."""
@@ -134,24 +80,29 @@ class Load(EngineObserver):
         engine.add_observer(self)
 
     def on_request_finished(self, record: RequestRecord) -> None:
+        if record.request_id not in self._late_s:
+            return  # it warmed an adapter up
         with self._done:
             self._outcome.ttft_s.append(self._late_s[record.request_id] + (record.ttft_s or 0.0))
             self._outcome.itl_s += record.itl_s
             self._outcome.tokens += record.completion_tokens
+            if record.adapter_wait_s:
+                self._outcome.misses += 1
+                self._outcome.wait_s.append(record.adapter_wait_s)
             self._done.notify_all()
-        self._cache.release(record.adapter_id)
+
+    def on_adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
+        with self._done:
+            self._outcome.load_s.append(seconds)
 
     def open(self, arrivals: Iterable[Arrival]) -> Outcome:
         """Submit each request when it arrives, whether or not earlier ones are done."""
-        started = self._begin()
-        futures = []
-        with ThreadPoolExecutor(_SUBMITTERS) as pool:
-            for i, arrival in enumerate(arrivals):
-                time.sleep(max(0.0, started + arrival.at_s - time.perf_counter()))
-                futures.append(pool.submit(self._submit, i, arrival.adapter, started + arrival.at_s))
-        for future in futures:
-            future.result()
-        return self._end(started, len(futures))
+        started, count = self._begin(), 0
+        for i, arrival in enumerate(arrivals):
+            time.sleep(max(0.0, started + arrival.at_s - time.perf_counter()))
+            self._submit(i, arrival.adapter, started + arrival.at_s)
+            count += 1
+        return self._end(started, count)
 
     def closed(self, adapters: list[int], clients: int) -> Outcome:
         """`clients` threads, each with one request under way at a time."""
@@ -165,16 +116,20 @@ class Load(EngineObserver):
             list(pool.map(ask, enumerate(adapters)))
         return self._end(started, len(adapters))
 
-    def warm(self, adapters: Iterable[int]) -> None:
-        """Load the adapters before anything is measured."""
-        for number in dict.fromkeys(adapters):
+    def register(self, adapters: Iterable[int]) -> None:
+        """Make the adapters known to the engine before anything is measured."""
+        for number in sorted(set(adapters)):
             name = self._workload.adapter_name(number)
-            self._cache.acquire(name)
-            self._cache.release(name)
+            self._engine.load_adapter(adapter_dir(name, MODEL), name)
+
+    def warm(self, adapters: Iterable[int]) -> None:
+        """Bring the adapters into slots."""
+        names = [self._workload.adapter_name(number) for number in dict.fromkeys(adapters)]
+        for name in names:
+            self._engine.generate(Request(token_ids=(1,), adapter_id=name, sampling=SamplingParams(max_new_tokens=1)))
 
     def _submit(self, index: int, adapter: int, arrived: float) -> Any:
         name = self._workload.adapter_name(adapter)
-        self._cache.acquire(name)
         request = Request(
             token_ids=tuple(prompt(MODEL, index, self._workload.prompt_len)), adapter_id=name,
             sampling=self._sampling, request_id=str(index))
@@ -184,7 +139,6 @@ class Load(EngineObserver):
     def _begin(self) -> float:
         self._outcome = Outcome()
         self._late_s = {}
-        self._cache.load_s.clear()
         return time.perf_counter()
 
     def _end(self, started: float, count: int) -> Outcome:
@@ -192,14 +146,14 @@ class Load(EngineObserver):
             self._done.wait_for(lambda: len(self._outcome.ttft_s) == count)
         outcome = self._outcome
         outcome.wall_s = time.perf_counter() - started
-        outcome.load_s = list(self._cache.load_s)
-        outcome.loads = len(outcome.load_s)
         return outcome
 
 
 def summary(outcome: Outcome) -> dict[str, float]:
-    result = {"tokens_per_s": outcome.tokens / outcome.wall_s, "loads": outcome.loads}
-    for name, values in (("ttft", outcome.ttft_s), ("itl", outcome.itl_s), ("load", outcome.load_s)):
+    result = {
+        "tokens_per_s": outcome.tokens / outcome.wall_s, "misses": outcome.misses, "loads": len(outcome.load_s)}
+    for name, values in (("ttft", outcome.ttft_s), ("itl", outcome.itl_s), ("adapter_wait", outcome.wait_s),
+                         ("load", outcome.load_s)):
         if len(values) > 1:
             percentiles = quantiles(values, n=100, method="inclusive")
             result |= {f"{name}_p50_ms": percentiles[49] * 1e3, f"{name}_p99_ms": percentiles[98] * 1e3}
@@ -209,17 +163,17 @@ def summary(outcome: Outcome) -> dict[str, float]:
 def main() -> None:
     args = _arguments()
     workload = Workload("open-loop", args.requests, args.prompt_len, args.output_len)
-    largest = max(args.adapters)
-    _write_adapters(workload, args, largest)
-    config = EngineConfig(dtype="bfloat16", prefix_caching=False, max_adapters=SLOTS, max_waiting=args.requests)
+    config = EngineConfig(
+        dtype="bfloat16", prefix_caching=False, max_adapters=SLOTS, max_waiting=args.requests,
+        adapter_host_bytes=args.host_bytes)
     with Engine(MODEL, config) as engine:
         load = Load(engine, workload)
+        load.register(i for number in {*args.adapters, SLOTS} for i in _picks(args, number))
         _warm_up(load, args)
         report = run_closed(load, args) if args.closed else run_open(load, args)
     report["settings"] = {
         "slots": SLOTS, "requests": args.requests, "prompt_len": args.prompt_len, "output_len": args.output_len,
-        "popularity": args.popularity,
-        "eviction": "by this benchmark: least recently used, with unload_adapter and load_adapter",
+        "popularity": args.popularity, "host_bytes": args.host_bytes,
     }
     show(report)
     if args.json:
@@ -264,13 +218,6 @@ def _picks(args: argparse.Namespace, adapters: int) -> list[int]:
     return [i or 0 for i in choose(args.popularity, args.requests, adapters)]
 
 
-def _write_adapters(workload: Workload, args: argparse.Namespace, largest: int) -> None:
-    """Files of all that will be asked for: writing them is not part of what is measured."""
-    wanted = {i for number in {*args.adapters, SLOTS, largest} for i in _picks(args, number)}
-    for number in wanted:
-        adapter_dir(workload.adapter_name(number), MODEL)
-
-
 def _warm_up(load: Load, args: argparse.Namespace) -> None:
     load.closed(_picks(args, SLOTS)[:SLOTS], SLOTS)
 
@@ -280,8 +227,8 @@ def show(report: dict[str, Any]) -> None:
     settings = report["settings"]
     console.print(
         f"{settings['requests']} requests of {settings['prompt_len']} + {settings['output_len']} tokens, "
-        f"{settings['popularity']} over the adapters, {SLOTS} slots. The engine has no eviction of its own: this "
-        "benchmark unloads and loads adapters before it submits, and TTFT counts from the arrival, loading included.",
+        f"{settings['popularity']} over the adapters, {SLOTS} slots. TTFT counts from the arrival: waiting for the "
+        "adapter is in it. misses: requests whose adapter was in no slot; loads: adapters read from disk for them.",
         highlight=False)
     columns = list(dict.fromkeys(key for run in report["runs"] for key in run))
     table = Table()
@@ -311,6 +258,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--prompt-len", type=int, default=64)
     parser.add_argument("--output-len", type=int, default=64)
     parser.add_argument("--popularity", default="zipf-1.5")
+    parser.add_argument("--host-bytes", type=int, default=2 << 30, help="Host memory for adapters outside of slots.")
     parser.add_argument("--json", type=Path, default=None, help="Also write the result there.")
     return parser.parse_args()
 

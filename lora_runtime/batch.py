@@ -117,10 +117,15 @@ def _lay_out(rows: Seq[ScheduledRow], block_size: int) -> StepBatch:
 
 
 def _segments(sequences: Seq[Sequence], starts: Ints, computed: Ints) -> list[AdapterSegment]:
-    """Rows of one version and weight that are neighbours are one segment; sequences come sorted by version."""
+    """Rows of one version and weight that are neighbours are one segment; sequences come sorted by version.
+
+    Of the segments that cover a row, each comes after those of the adapters before it in the request, whatever the
+    neighbours are: sums are taken in that order, and would differ in their last bits in another.
+    """
     segments: list[AdapterSegment] = []
     open_ends: dict[tuple[str, float], int] = {}
     for i, seq in enumerate(sequences):
+        before = -1
         for adapter in seq.adapters:
             # Rows before its first position are the base's.
             start = max(int(starts[i]), int(starts[i]) + adapter.start - int(computed[i]))
@@ -128,11 +133,11 @@ def _segments(sequences: Seq[Sequence], starts: Ints, computed: Ints) -> list[Ad
             last = open_ends.get(key)
             if start >= end:
                 continue
-            if last is not None and segments[last].end == start:
-                start = segments[last].start
+            if last is not None and last > before and segments[last].end == start:
+                start, before = segments[last].start, last
                 segments[last] = AdapterSegment(start, end, adapter.version, adapter.weight)
                 continue
-            open_ends[key] = len(segments)
+            before = open_ends[key] = len(segments)
             segments.append(AdapterSegment(start, end, adapter.version, adapter.weight))
     return segments
 

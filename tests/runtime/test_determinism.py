@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from lora_runtime import BaseModel, Choice, Engine, EngineConfig, EngineFailedError, Request, SamplingParams
+from lora_runtime import (
+    BaseModel,
+    Choice,
+    Engine,
+    EngineConfig,
+    EngineFailedError,
+    Request,
+    SamplingParams,
+    WeightedAdapter,
+)
 
 from ..support.adapters import edit_tensors, save_adapter
 from ..support.models import save_base
@@ -59,11 +68,21 @@ def test_a_request_whose_numbers_overflow_fails_alone(engine: Engine, tmp_path: 
     assert {k: c.logprobs for k, c in after.items()} == {k: c.logprobs for k, c in expected.items()}
 
 
+_ADAPTERS = [
+    *(((WeightedAdapter(name),) if name else ()) for name in ("", "a0", "a1", "a2", "a3", "a4")),
+    # Their rows lie side by side in every order: what they share becomes one segment, or not.
+    *((WeightedAdapter(first, 0.75), WeightedAdapter(second, 0.5))
+      for first, second in (("a0", "a2"), ("a1", "a2"), ("a2", "a0"), ("a3", "a0"))),
+    (WeightedAdapter("a2", 0.5),),
+    (WeightedAdapter("a0", 0.75), WeightedAdapter("a1", 0.3), WeightedAdapter("a2", 0.5)),
+]
+
+
 def _requests() -> list[Request]:
     g = random.Random(0)
     return [
         Request(token_ids=tuple(g.randrange(250) for _ in range(g.randrange(1, 90))), sampling=SAMPLING,
-                adapter_id=g.choice(["", "a0", "a1", "a2", "a3", "a4"]), request_id=str(i))
+                adapters=g.choice(_ADAPTERS), request_id=str(i))
         for i in range(REQUESTS)
     ]
 
