@@ -38,7 +38,7 @@ class EngineConfig:
     """Bytes that all slots together may take; 0 leaves `max_adapters` as the only limit."""
     adapter_host_bytes: int = 2 << 30
     """Bytes of host memory for adapters that are not in a slot; what is over goes back to its source."""
-    adapter_load_threads: int = 8
+    adapter_load_threads: int = 16
     """Adapters that are fetched and read at once."""
     adapter_cache_dir: str = ""
     """Where fetched adapters are kept, by content; empty is loramux's directory in the user's cache."""

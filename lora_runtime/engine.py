@@ -75,7 +75,7 @@ class Engine:
         self._limits = Limits(store.policy, config.max_running)
         self._builder = RequestBuilder(self.base, self.max_context, self._cancel)
         self._scheduler = Scheduler(
-            BlockAllocator(num_blocks, config.kv_block_size, config.prefix_caching), store,
+            BlockAllocator(num_blocks, config.kv_block_size, config.prefix_caching), store.slots,
             max_running=config.max_running, max_batch_tokens=config.max_batch_tokens,
             waiting=FairQueue(lambda adapter_id: store.policy(adapter_id).weight, config.priority_aging_s),
             max_running_of=lambda adapter_id: store.policy(adapter_id).max_running)
@@ -138,8 +138,7 @@ class Engine:
         Waits for the first reading of an adapter that was only registered; `prepare` says when that is done.
         """
         try:
-            request.validate()
-            self._store.prepare(request.uses).result()
+            self._prepare(request).result()
             return self._submit(request)
         except LoramuxError as error:
             self._observers.notify("on_request_rejected", request, error)
@@ -152,12 +151,18 @@ class Engine:
         request's rejection: observers hear of it, and `submit` need not be called.
         """
         try:
-            request.validate()
-            reading = self._store.prepare(request.uses)
+            reading = self._prepare(request)
         except LoramuxError as error:
             self._observers.notify("on_request_rejected", request, error)
             raise
         reading.add_done_callback(partial(self._note_unprepared, request))
+        return reading
+
+    def _prepare(self, request: Request) -> Future[None]:
+        request.validate()
+        reading = self._store.slots.prepare(request.uses)
+        if not reading.done():
+            self._inbox.expect(reading)
         return reading
 
     def _note_unprepared(self, request: Request, reading: Future[None]) -> None:

@@ -49,6 +49,10 @@ class AdapterUnavailableError(LoramuxError):
         self.adapter_id = adapter_id
         super().__init__(message)
 
+    def of(self, adapter_id: str) -> AdapterUnavailableError:
+        """The same for one of the ids that share the adapter."""
+        return AdapterUnavailableError(f"adapter {adapter_id!r} {self}", adapter_id)
+
 
 class AdapterInUseError(LoramuxError):
     """Unload was refused: requests still hold leases on the adapter."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from .adapters.version import AdapterVersion
@@ -43,6 +44,7 @@ class Inbox:
         self.failure: BaseException | None = None
         self.unfinished_sequences = 0
         self._unfinished_requests = 0
+        self._expected = 0
 
     def open(self) -> None:
         self._admitting = True
@@ -59,16 +61,30 @@ class Inbox:
         if not self._admitting:
             raise EngineStoppedError("the engine takes no new requests")
 
+    def expect(self, ready: Future[None]) -> None:
+        """Until `ready` is done, a request that waits for it counts as a waiting sequence. Raises as `submit`."""
+        with self._changed:
+            self._check_room(1)
+            self._expected += 1
+        ready.add_done_callback(lambda _: self._expect_one_less())
+
     def submit(self, live: LiveRequest) -> None:
         """Raises QueueFullError, EngineFailedError, EngineStoppedError."""
         with self._changed:
-            self.check_open()
-            if self.unfinished_sequences + len(live.sequences) > self._max_running + self._max_waiting:
-                raise QueueFullError(self._max_waiting, _RETRY_AFTER_S)
+            self._check_room(len(live.sequences))
             self.unfinished_sequences += len(live.sequences)
             self._unfinished_requests += 1
             self._mail.requests.append(live)
             self._changed.notify_all()
+
+    def _check_room(self, sequences: int) -> None:
+        self.check_open()
+        if self.unfinished_sequences + self._expected + sequences > self._max_running + self._max_waiting:
+            raise QueueFullError(self._max_waiting, _RETRY_AFTER_S)
+
+    def _expect_one_less(self) -> None:
+        with self._changed:
+            self._expected -= 1
 
     def post(self, change: Callable[[Mail], object]) -> None:
         """Add to the mail."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence as Seq
 
 import torch
 
 from .adapters.store import AdapterStore
+from .adapters.version import AdapterVersion
 from .base import BaseModel
 from .batch import BatchPlanner, StepBatch
 from .errors import (
+    AdapterUnavailableError,
     EngineFailedError,
     EngineStoppedError,
     LoramuxError,
@@ -84,7 +87,7 @@ class EngineLoop:
             self._end(live, RequestTimeoutError("the request's deadline has passed"), "timeout")
         for versions, error in mail.failed:
             for live in [v for v in self._live.values() if v.waits and set(versions) <= set(v.versions)]:
-                self._end(live, error, "error")
+                self._end(live, _named(error, live, versions), "error")
 
     def _step(self) -> bool:
         """Run one step; False if no request can run."""
@@ -166,3 +169,10 @@ class EngineLoop:
             waiting=max(0, self.inbox.unfinished_sequences - running),
             kv_blocks_used=allocator.num_used, kv_blocks_total=allocator.num_blocks,
         ))
+
+
+def _named(error: Exception, live: LiveRequest, versions: Seq[AdapterVersion]) -> Exception:
+    """The error with the id by which the request knows the adapter."""
+    if not isinstance(error, AdapterUnavailableError):
+        return error
+    return error.of(live.adapter_ids[live.versions.index(versions[0])])

@@ -84,7 +84,7 @@ class Settings(BaseSettings):
         0, ge=0, description="Bytes that all adapter slots may take together; 0 is no limit but --max-adapters.")
     adapter_host_bytes: int = Field(
         2 << 30, ge=0, description="Bytes of host memory for adapters that are not in a slot.")
-    adapter_load_threads: int = Field(8, ge=1, description="Adapters that are fetched and read at once.")
+    adapter_load_threads: int = Field(16, ge=1, description="Adapters that are fetched and read at once.")
     adapter_cache_dir: str = Field(
         "", description="Where fetched adapters are kept, by content; empty is the user's cache.")
     adapter_cache_bytes: int = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import AdapterUnavailableError
-from ..types import AdapterInfo, AdapterPolicy, CanaryInfo, Registration
+from ..types import AdapterInfo, AdapterPolicy, CanaryInfo, RegisteredVersion, Registration
 from .version import AdapterVersion
 
 
@@ -20,6 +20,8 @@ class AdapterName:
         self.policy = policy
         self.leases = 0
         self.unloading = False
+        self._places = {current: current.places[0]}
+        """Where this id's versions were loaded from: other ids may have the same from elsewhere."""
 
     @property
     def serving(self) -> list[AdapterVersion]:
@@ -29,6 +31,10 @@ class AdapterName:
     @property
     def versions(self) -> list[AdapterVersion]:
         return [*self.serving, *self.older]
+
+    def came_from(self, version: AdapterVersion, place: RegisteredVersion) -> None:
+        """Remember where a version was loaded from for this id."""
+        self._places = {v: p for v, p in self._places.items() if v in self.versions} | {version: place}
 
     def pick(self, u: float) -> AdapterVersion:
         """The version for a request; `u` is drawn from [0, 1)."""
@@ -60,7 +66,7 @@ class AdapterName:
     def info(self, default_policy: AdapterPolicy) -> AdapterInfo:
         version, details = self.current, self.current.details
         return AdapterInfo(
-            adapter_id=self.adapter_id, version=version.version, source=version.registered.source,
+            adapter_id=self.adapter_id, version=version.version, source=self._place(version).source,
             base_model_name=details.base_model_name if details else "", modules=details.modules if details else (),
             num_bytes=version.device_bytes, leases=self.leases, loaded_at=version.loaded_at, state=version.state,
             policy=self.policy or default_policy, canary=self._canary_info(),
@@ -69,9 +75,12 @@ class AdapterName:
         )
 
     def registration(self) -> Registration:
-        versions = tuple(v.registered for v in (self.current, *self.older))
-        canary = self.canary.registered if self.canary else None
+        versions = tuple(self._place(v) for v in (self.current, *self.older))
+        canary = self._place(self.canary) if self.canary else None
         return Registration(self.adapter_id, versions, canary, self.canary_weight, self.policy)
+
+    def _place(self, version: AdapterVersion) -> RegisteredVersion:
+        return self._places.get(version) or version.places[0]
 
     def _canary_info(self) -> CanaryInfo | None:
         return CanaryInfo(self.canary.version, self.canary_weight) if self.canary else None

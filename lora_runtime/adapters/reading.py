@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..base import BaseModel
 from ..config import EngineConfig
-from ..errors import AdapterError
+from ..errors import AdapterError, LoramuxError
 from ..types import RegisteredVersion
 from . import loader
 from .disk_cache import sweep
+from .load_threads import LoadThreads
 from .source_files import named
 from .sources import default_cache_dir, is_remote, resolve
 from .update import CheckedAdapter
@@ -52,8 +51,7 @@ class Reader:
         self._base, self._config, self._in_use = base, config, in_use
         self._cache = Path(config.adapter_cache_dir) if config.adapter_cache_dir else default_cache_dir()
         self._staging = threading.Lock()
-        self._pool = ThreadPoolExecutor(
-            config.adapter_load_threads, thread_name_prefix="loramux-load", initializer=_step_back)
+        self.threads = LoadThreads(config.adapter_load_threads)
 
     def read(self, source: str, roots: Sequence[Path] = ()) -> ReadAdapter:
         """With `roots`, a directory's files must lie below one of them, links followed.
@@ -68,17 +66,27 @@ class Reader:
             sweep(self._cache, self._config.adapter_cache_bytes, self._in_use() | {directory})
         return read
 
-    def read_again(self, wanted: RegisteredVersion) -> ReadAdapter:
-        """From where it was read before, else from its source. Raises AdapterError when both hold other content."""
-        if is_remote(wanted.source) and Path(wanted.directory).is_dir():
+    def read_again(self, version: str, places: Sequence[RegisteredVersion]) -> ReadAdapter:
+        """From the first of the places that still holds the version. Raises as `read` when none does."""
+        failure: LoramuxError | None = None
+        for place in places:
+            for again in self._ways(place):
+                try:
+                    read = again()
+                except LoramuxError as error:
+                    failure = failure or error
+                    continue
+                if read.registered.version == version:
+                    return read
+        raise failure or AdapterError(
+            f"{named(places[0].source)} holds other content than was registered; load it again")
+
+    def _ways(self, place: RegisteredVersion) -> list[Callable[[], ReadAdapter]]:
+        ways: list[Callable[[], ReadAdapter]] = [lambda: self.read(place.source)]
+        if is_remote(place.source) and Path(place.directory).is_dir():
             # What was fetched is kept by content: most often the store need not be asked again.
-            read = self._read(wanted.source, Path(wanted.directory))
-            if read.registered.version == wanted.version:
-                return read
-        read = self.read(wanted.source)
-        if read.registered.version != wanted.version:
-            raise AdapterError(f"{named(wanted.source)} holds other content than was registered; load it again")
-        return read
+            ways.insert(0, lambda: self._read(place.source, Path(place.directory)))
+        return ways
 
     def _read(self, source: str, directory: Path, roots: Sequence[Path] = ()) -> ReadAdapter:
         checked = loader.read_adapter(
@@ -86,15 +94,3 @@ class Reader:
             max_added_tokens=self._config.max_added_tokens, roots=roots)
         registered = RegisteredVersion(checked.version, source, str(directory))
         return ReadAdapter(registered, checked, self._base, self._staging)
-
-    def submit(self, work: Callable[[], Any]) -> Future[Any]:
-        return self._pool.submit(work)
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _step_back() -> None:
-    """Let the engine's threads go first where the system can do that for a single thread: Linux."""
-    if hasattr(os, "setpriority"):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ..kernels.adapter import DeviceAdapter, StagedAdapter
 
 
+_MAX_PLACES = 8
+
+
 @dataclass(frozen=True)
 class VersionDetails:
     """What is known of a version once it has been read, and stays known when its weights are gone."""
@@ -47,8 +50,9 @@ class AdapterVersion:
     """Guarded by the store's lock; the engine thread reads `weights` without it while it holds the slot."""
 
     def __init__(self, registered: RegisteredVersion, adapter_id: str) -> None:
-        self.registered = registered
         self.version = registered.version
+        self.places = [registered]
+        """Where it can be read again, the last one that it was loaded from first."""
         self.adapter_id = adapter_id
         """The id it was registered under last."""
         self.details: VersionDetails | None = None
@@ -71,6 +75,10 @@ class AdapterVersion:
         """In a slot; known once it was staged, which takes as many."""
         self.loaded_at = 0.0
         self.last_used = 0
+
+    def add_place(self, registered: RegisteredVersion) -> None:
+        others = [p for p in self.places if p.source != registered.source]
+        self.places = [registered, *others][:_MAX_PLACES]
 
     @property
     def state(self) -> AdapterState:

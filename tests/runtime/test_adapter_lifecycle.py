@@ -69,7 +69,7 @@ def test_reload_moves_the_name_and_never_serves_stale_kv(
 
 def test_unload_frees_memory(engine: Engine) -> None:
     before = engine.stats()
-    weights = weakref.ref(engine._store._names["a5"].current.weights)
+    weights = weakref.ref(engine._store._state.names["a5"].current.weights)
     size = engine.get_adapter("a5").num_bytes
     engine.generate(Request(prompt="hi", adapter_id="a5", sampling=SHORT))
     engine.unload_adapter("a5")

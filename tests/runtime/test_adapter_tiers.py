@@ -20,6 +20,7 @@ from lora_runtime import (
     AdapterUnavailableError,
     Engine,
     EngineObserver,
+    QueueFullError,
     Request,
     RequestCancelledError,
     RequestTimeoutError,
@@ -215,7 +216,7 @@ def test_pinned_adapters_stay(make_engine: Callable[..., Engine], tiny_adapters:
 def test_unloading_gives_every_byte_back(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]) -> None:
     engine = make_engine(max_adapters=2)
     load_all(engine, tiny_adapters)
-    staged = [weakref.ref(n.current.staged) for n in engine._store._names.values()]
+    staged = [weakref.ref(n.current.staged) for n in engine._store._state.names.values()]
     assert all(ref() is not None for ref in staged)
     for name in tiny_adapters:
         engine.unload_adapter(name)
@@ -281,7 +282,7 @@ def test_an_id_may_go_while_it_is_first_read(
     with pytest.raises(UnknownAdapterError):
         engine.submit(ask("a0"))
     assert engine.stats().host_adapters == 0
-    assert not engine._store._versions
+    assert not engine._store._state.versions
 
 
 def test_a_cold_adapter_waits_for_a_slot_in_host_memory(
@@ -347,3 +348,47 @@ def test_fetched_adapters_stay_on_disk_within_the_limit(
         shutil.rmtree(source)
     assert len([d for d in cache.iterdir() if len(d.name) == 64]) == 2  # a0's went
     assert engine.generate(ask("a1")).text == expected["a1"]  # from the cache: the source is gone
+
+
+def test_ids_of_one_content_do_not_depend_on_each_others_sources(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    engine = make_engine(max_adapters=1, adapter_host_bytes=0)
+    mine, copy = (shutil.copytree(tiny_adapters["a0"], tmp_path / n) for n in ("mine", "copy"))
+    engine.load_adapter(mine, "mine")
+    engine.load_adapter(copy, "copy")
+    assert [engine.get_adapter(n).source for n in ("mine", "copy")] == [str(mine), str(copy)]
+    expected = engine.generate(ask("mine")).text
+    engine.unload_adapter("copy")
+    shutil.rmtree(copy)
+    engine.load_adapter(tiny_adapters["a1"], "other")
+    assert engine.generate(ask("mine")).text == expected
+    assert engine.registrations()[0].versions[0].source == str(mine)
+    engine.load_adapter(tiny_adapters["a1"], "other")
+    shutil.rmtree(mine)
+    with pytest.raises(AdapterUnavailableError, match="'mine' cannot be brought in"):
+        engine.generate(ask("mine"))
+
+
+def test_requests_for_one_unread_adapter_share_one_reading(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make_engine()
+    for name in ("a0", "a1"):
+        first.load_adapter(tiny_adapters[name], name)
+    engine = make_engine(adapter_load_threads=2, max_running=2, max_waiting=6)
+    for registration in first.registrations():
+        engine.register(registration)
+    gate = Gate(monkeypatch, tiny_adapters["a0"])
+    waiting = [engine.prepare(ask("a0")) for _ in range(6)]
+    assert gate.entered.wait(10)
+    assert engine.stats().loading_adapters == 1
+    assert engine.generate(ask("a1")).adapter_id == "a1"  # the other thread is free
+    waiting += [engine.prepare(ask("a0")) for _ in range(2)]
+    with pytest.raises(QueueFullError):
+        engine.prepare(ask("a0"))
+    assert waiting[0].cancel()
+    gate.open.set()
+    for ready in waiting[1:]:
+        ready.result(10)
+    assert engine.generate(ask("a0")).adapter_id == "a0"
