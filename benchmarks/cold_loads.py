@@ -177,7 +177,7 @@ def main() -> None:
             result = compare(*Experiment(base, kind, host_bytes, args).run())
             report["variants"][name] = result
             show(name, result)
-    save(report, args.json)
+            save(report, args.json)
     plot("plot_cold_loads.py", args.json, args.png)
 
 
