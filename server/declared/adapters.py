@@ -39,9 +39,9 @@ class DeclaredAdapters:
         """Register what the state file holds, then begin to look. Raises StateFileError."""
         if self._state_file is not None:
             saved = self._state_file.restore(self._engine)
-            sources = {r.adapter_id: r.versions[0].source for r in saved.adapters
-                       if r.adapter_id in saved.declared and r.adapter_id not in self._static}
-            self._reconciler.adopt(sources, [name for name, policy in saved.declared.items() if policy])
+            ours = [r for r in saved.adapters
+                    if r.adapter_id in saved.declared and r.adapter_id not in self._static]
+            self._reconciler.adopt(ours, [name for name, policy in saved.declared.items() if policy])
             self._state_file.start(self._engine, self._declared)
         self._reconciler.start()
 
