@@ -34,6 +34,7 @@ def start(path: Path) -> Iterator[Callable[..., DeclaredAdapters]]:
     def start(engine: FakeEngine | Engine, **options) -> DeclaredAdapters:
         stop()
         started.append(DeclaredAdapters(engine, state_file=path, **({"reconcile_s": 0.01} | options)))
+        started[-1].restore()
         started[-1].start()
         return started[-1]
 
