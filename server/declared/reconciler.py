@@ -58,15 +58,16 @@ class Reconciler:
     def adopt(self, registrations: Iterable[Registration], with_policy: Collection[str] = ()) -> None:
         """Names that an earlier process declared and the engine has again: they go if they are no longer declared.
 
-        One whose fetched copy is still there serves, so that an outage of its store does not keep the server from
+        One whose fetched copies are still there serves, so that an outage of its store does not keep the server from
         being ready. A local directory does not: it may hold something else by now, and no outage hinders its load.
         """
         for registration in registrations:
-            name, serving = registration.adapter_id, registration.versions[0]
-            entry = self._entries[name] = Entry(name, serving.source)
+            name, current = registration.adapter_id, registration.versions[0]
+            newest = registration.canary or current
+            entry = self._entries[name] = Entry(name, newest.source)
             entry.owned, entry.has_policy = True, name in with_policy
-            if is_remote(serving.source) and Path(serving.directory).is_dir():
-                entry.version = serving.version
+            if all(is_remote(v.source) and Path(v.directory).is_dir() for v in (current, newest)):
+                entry.version = current.version
 
     def start(self) -> None:
         self._thread.start()

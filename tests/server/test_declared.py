@@ -477,6 +477,16 @@ def test_a_store_outage_at_a_restart(bench: Bench, tmp_path: Path) -> None:
     assert not bench.reconciler.ready
 
 
+def test_a_canary_in_a_store_outage_at_a_restart(bench: Bench, tmp_path: Path) -> None:
+    current = RegisteredVersion("old", "s3://bucket/a", str(tmp_path))
+    canary = RegisteredVersion("new", "s3://bucket/a2", str(tmp_path))
+    bench.engine.register(Registration("a", (current,), canary, 0.5))
+    bench.engine.broken["s3://bucket/a2"] = broken("no answer")
+    bench.reconciler.adopt(bench.engine.registrations())
+    bench.declare(remote("a", source="s3://bucket/a2", canary_weight=0.5))
+    assert (bench.one().state, bench.one().version, bench.reconciler.ready) == (State.FAILED, "old", True)
+
+
 def test_files_are_looked_at_without_the_lock(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
