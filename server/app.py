@@ -27,6 +27,7 @@ from .auth.interceptor import TokenInterceptor
 from .auth.tokens import AuthFileError, TokenFile
 from .config import Settings
 from .declared import DeclaredAdapters, DeclaredGauges, DeclaredStatus
+from .ending import end_soon
 from .health import Health
 from .locations import Locations
 from .logs import RequestLog
@@ -66,6 +67,7 @@ class App:
         self.port = 0
         self.metrics = Metrics(settings.metrics_adapter_labels)
         self._engine: Engine | None = None
+        self._is_open = False
         self._declared: DeclaredAdapters | None = None
         self._health = Health(_OWN_SERVICES)
         self._adapters = AdaptersService(
@@ -77,8 +79,8 @@ class App:
 
     @property
     def engine(self) -> Engine:
-        """Raises EngineStoppedError (UNAVAILABLE) while the base is loading."""
-        if self._engine is None:
+        """Raises EngineStoppedError (UNAVAILABLE) while the base is loading and ids are restored."""
+        if self._engine is None or not self._is_open:
             raise EngineStoppedError("the server is still loading the base model")
         return self._engine
 
@@ -112,13 +114,16 @@ class App:
         await asyncio.to_thread(engine.warm_up)
         self.metrics.attach(engine)
         policies = {name: policy.to_engine() for name, policy in self.settings.policies.items()}
-        engine.add_observer(SettingsPolicies(engine, policies))
+        settings_policies = SettingsPolicies(engine, policies)
+        engine.add_observer(settings_policies)
         for name, path in self.settings.adapters.items():
             await asyncio.to_thread(engine.load_adapter, path, name)
         self._engine = engine
-        self._declared = self._declare(engine)
+        self._declared = self._declare(engine, settings_policies)
         self.metrics.registry.register(DeclaredGauges(self._declared))
-        await asyncio.to_thread(self._declared.start)
+        await asyncio.to_thread(self._declared.restore)
+        self._is_open = True
+        self._declared.start()
         if self._declared.ready:
             await self._health.ready()
         info = engine.info()
@@ -133,17 +138,19 @@ class App:
             log.info("draining", seconds=self.settings.drain_s)
             self._engine.stop_admitting()
         if self._declared is not None:
-            await asyncio.to_thread(self._declared.stop)
+            await asyncio.to_thread(self._declared.stop_following)
         if self._engine is not None:
             await asyncio.to_thread(self._engine.shutdown, self.settings.drain_s)
         await self._server.stop(grace=1)
+        if self._declared is not None:  # the state file follows the engine as long as a call may be answered
+            await asyncio.to_thread(self._declared.stop)
         if self._probes is not None:
             await self._probes.stop(grace=0)
         if self._metrics_server is not None:
             self._metrics_server.shutdown()
         log.info("stopped")
 
-    def _declare(self, engine: Engine) -> DeclaredAdapters:
+    def _declare(self, engine: Engine, settings_policies: SettingsPolicies) -> DeclaredAdapters:
         settings, loop = self.settings, asyncio.get_running_loop()
 
         def on_ready_changed(ready: bool) -> None:
@@ -156,7 +163,7 @@ class App:
             engine, manifest=settings.adapter_manifest, directory=settings.adapter_watch,
             state_file=settings.state_file, reconcile_s=settings.reconcile_s,
             load_threads=settings.adapter_load_threads, static_names=settings.adapters.keys(),
-            on_ready_changed=on_ready_changed)
+            on_ready_changed=on_ready_changed, to_save=settings_policies.without_own)
 
     def _declared_status(self) -> list[DeclaredStatus]:
         return [] if self._declared is None else self._declared.status()
@@ -204,9 +211,14 @@ async def serve(settings: Settings) -> int:
     await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if loading.done() and (failure := loading.exception()) is not None:
         log.error("the server could not start", error=str(failure), kind=type(failure).__name__)
-        await app.stop()
-        return 1
-    await stopping
-    await asyncio.wait({loading})  # a thread that loads cannot be interrupted
+        status = 1
+    else:
+        await stopping
+        status = 0
+        # A thread that loads cannot be interrupted; `end_soon` leaves it behind.
+        await asyncio.wait({loading}, timeout=settings.drain_s)
+        loading.cancel()
+        await asyncio.wait({loading})
     await app.stop()
-    return 0
+    end_soon(status)
+    return status

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 
 import structlog
 
-from lora_runtime import AdapterCapacityError, AdapterPolicy, Engine, EngineObserver, UnknownAdapterError
+from lora_runtime import AdapterCapacityError, AdapterPolicy, Engine, EngineObserver, Registration, UnknownAdapterError
 
 log = structlog.get_logger("loramux.server")
 _NO_ADAPTERS = ("", "*")
@@ -22,6 +23,7 @@ class SettingsPolicies(EngineObserver):
         self._engine = engine
         self._policies = {name: p for name, p in policies.items() if name not in _NO_ADAPTERS}
         self._seen: set[str] = set()
+        self._given: set[str] = set()
         self._lock = threading.Lock()
         for name in _NO_ADAPTERS:
             if name in policies:
@@ -31,10 +33,18 @@ class SettingsPolicies(EngineObserver):
         with self._lock:
             here = {name for name in self._policies if self._is_registered(name)}
             new, self._seen = here - self._seen, here
+            self._given &= here
         if new:  # not for every change: the list of all ids may be long
             own = {r.adapter_id for r in self._engine.registrations() if r.policy is not None}
             for name in sorted(new - own):
                 self._set(name)
+
+    def without_own(self, registration: Registration) -> Registration:
+        """For a file that outlives the settings: other settings must not find these as the id's own policy."""
+        name = registration.adapter_id
+        with self._lock:
+            ours = name in self._given and registration.policy == self._policies[name]
+        return replace(registration, policy=None) if ours else registration
 
     def _is_registered(self, name: str) -> bool:
         try:
@@ -44,6 +54,8 @@ class SettingsPolicies(EngineObserver):
         return True
 
     def _set(self, name: str) -> None:
+        with self._lock:
+            self._given.add(name)
         try:
             self._engine.set_policy(name, self._policies[name])
         except UnknownAdapterError:

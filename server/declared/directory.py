@@ -31,7 +31,7 @@ class WatchedDirectory:
             problem = f"{odd[0]!r} cannot be an adapter's name" if odd else ""
             found = [self._declare(path) for path in paths if path.name.isprintable()]
             self._adapters = {declared.name: declared for declared in found if declared is not None}
-            self._settling.keep_only({self._path / name for name in self._adapters})
+            self._settling.end_look()
             self._known = True
         return Reading(str(self._path), self._adapters, problem=problem, known=self._known)
 

@@ -41,15 +41,23 @@ class Entry:
         """The engine's policy for it was declared."""
         self.loaded: Declared | None = None
         self.busy = False
-        self.version, self.error = "", ""
+        self.version = ""
+        """What was loaded last, here or by an earlier process; "" where the engine has none."""
+        self.error = ""
         self.state, self.since = DeclaredState.PENDING, time.time()
         self._tried: Declared | None = None
         self._failures = 0
         self._retry_at = 0.0
         self._unsettled_at: float | None = None
 
-    def status(self) -> DeclaredStatus:
-        return DeclaredStatus(self.name, redact(self.source), self.state, self.version, self.error, self.since)
+    def status(self, version: str) -> DeclaredStatus:
+        """`version`: what the engine serves now, which calls may have changed."""
+        return DeclaredStatus(self.name, redact(self.source), self.state, version, self.error, self.since)
+
+    def want(self, declared: Declared) -> None:
+        self.conflict, self.wanted = "", declared
+        if self.loaded is None and self.source != declared.source:
+            self.version = ""  # an earlier process's: says nothing of another source
 
     @property
     def serves(self) -> bool:
@@ -96,9 +104,9 @@ class Entry:
         self._failures, self._retry_at = 0, 0
         self._set(DeclaredState.READY)
 
-    def loading_failed(self, tried: Declared, error: str, now: float) -> None:
+    def loading_failed(self, error: str, now: float, files_changed: bool) -> None:
         self.busy = False
-        if _has_changed(tried):
+        if files_changed:
             self._set(DeclaredState.PENDING, "its files are still changing")
         else:
             self._back_off(now)
@@ -136,7 +144,7 @@ class Entry:
         self.error = error
 
 
-def _has_changed(tried: Declared) -> bool:
+def files_changed(tried: Declared) -> bool:
     """A local source that is not what it was when the load began: half of a copy, no broken adapter."""
     if not isinstance(tried.fingerprint, Snapshot):
         return False

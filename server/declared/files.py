@@ -48,15 +48,17 @@ class Settling:
     def __init__(self, settle_s: float) -> None:
         self._settle_s = settle_s
         self._last: dict[Path, Snapshot] = {}
+        self._now: dict[Path, Snapshot] = {}
 
     def reason(self, directory: Path, now: Snapshot) -> str:
         """Why the directory cannot be loaded yet, or "": it is whole, and the same as at the last look or old."""
-        before, self._last[directory] = self._last.get(directory), now
+        self._now[directory] = now  # several names may share a directory: all compare with the last look
         if missing := now.missing():
             return f"{missing} is missing (pickled weights are never read)"
-        if now == before or now.is_older_than(self._settle_s):
+        if now == self._last.get(directory) or now.is_older_than(self._settle_s):
             return ""
         return "its files are still changing"
 
-    def keep_only(self, directories: set[Path]) -> None:
-        self._last = {path: seen for path, seen in self._last.items() if path in directories}
+    def end_look(self) -> None:
+        """What was asked about since the last call is what the next look compares with."""
+        self._last, self._now = self._now, {}

@@ -73,7 +73,7 @@ class Manifest:
             self._seen, self._problem = None, str(error)
         names = [spec.name for spec in self._specs or ()]
         adapters = {spec.name: self._declare(spec) for spec in self._specs or ()}
-        self._settling.keep_only({self._local(a.source) for a in adapters.values() if not is_remote(a.source)})
+        self._settling.end_look()
         duplicates = tuple(name for name, count in Counter(names).items() if count > 1)
         return Reading(str(self._path), adapters, duplicates, self._problem, self._specs is not None)
 

@@ -6,16 +6,18 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import structlog
 
-from lora_runtime import AdapterInUseError, AdapterPolicy, LoramuxError, UnknownAdapterError
+from lora_runtime import AdapterInUseError, AdapterPolicy, LoramuxError, Registration, UnknownAdapterError
 from lora_runtime.adapters.source_files import redact
+from lora_runtime.adapters.sources import is_remote
 
-from .entry import Action, Entry
+from .entry import Action, Entry, files_changed
 from .types import AdapterEngine, Declared, DeclaredState, DeclaredStatus, Reading
 from .workers import Workers
 
@@ -53,11 +55,19 @@ class Reconciler:
         self._removers = Workers("loramux-declared-unload", _UNLOAD_THREADS)
         self._thread = threading.Thread(target=self._run, name="loramux-declared", daemon=True)
 
-    def adopt(self, sources: Mapping[str, str], with_policy: Collection[str] = ()) -> None:
-        """Names that an earlier process declared and the engine has again: they go if they are no longer declared."""
-        for name, source in sources.items():
-            entry = self._entries[name] = Entry(name, source)
+    def adopt(self, registrations: Iterable[Registration], with_policy: Collection[str] = ()) -> None:
+        """Names that an earlier process declared and the engine has again: they go if they are no longer declared.
+
+        One whose fetched copies are still there serves, so that an outage of its store does not keep the server from
+        being ready. A local directory does not: it may hold something else by now, and no outage hinders its load.
+        """
+        for registration in registrations:
+            name, current = registration.adapter_id, registration.versions[0]
+            newest = registration.canary or current
+            entry = self._entries[name] = Entry(name, newest.source)
             entry.owned, entry.has_policy = True, name in with_policy
+            if all(is_remote(v.source) and Path(v.directory).is_dir() for v in (current, newest)):
+                entry.version = current.version
 
     def start(self) -> None:
         self._thread.start()
@@ -78,8 +88,9 @@ class Reconciler:
             return self._complete and all(entry.serves for entry in self._entries.values())
 
     def status(self) -> list[DeclaredStatus]:
+        versions = self._versions()
         with self._lock:
-            entries = [self._entries[name].status() for name in sorted(self._entries)]
+            entries = [self._entries[name].status(versions.get(name, "")) for name in sorted(self._entries)]
             return [*self._problems.values(), *entries]
 
     def owned(self) -> dict[str, bool]:
@@ -127,12 +138,16 @@ class Reconciler:
     def _find_vanished(self) -> None:
         """What was unloaded by somebody else is loaded again."""
         with self._lock:
-            loaded = [entry for entry in self._entries.values() if entry.loaded is not None and not entry.busy]
-        names = {registration.adapter_id for registration in self._engine.registrations()} if loaded else set()
+            loaded = [entry for entry in self._entries.values() if entry.version and not entry.busy]
+        versions = self._versions() if loaded else {}
         with self._lock:
             for entry in loaded:
-                if entry.name not in names and not entry.busy:
+                if entry.name not in versions and not entry.busy:
                     entry.forget_load()
+
+    def _versions(self) -> dict[str, str]:
+        """Id → the version that serves; of all that the engine has."""
+        return {r.adapter_id: r.versions[0].version for r in self._engine.registrations()}
 
     def _merge(self, readings: Sequence[Reading]) -> None:
         self._note_problems(readings)
@@ -147,7 +162,7 @@ class Reconciler:
             if counts[name] > 1:  # what was wanted before the name became ambiguous goes on
                 entry.conflict = "the name is declared more than once"
             else:
-                entry.conflict, entry.wanted = "", declared
+                entry.want(declared)
         for name, entry in self._entries.items():
             # What an unreadable place may declare is not taken away.
             if name not in wanted and (entry.known or self._complete):
@@ -172,9 +187,9 @@ class Reconciler:
             info = self._engine.load_adapter(
                 wanted.source, entry.name, canary_weight=wanted.canary_weight, policy=policy)
         except Exception as error:
-            text = _explain(error, entry.name)
+            text, torn = _explain(error, entry.name), files_changed(wanted)
             with self._changed():
-                entry.loading_failed(wanted, text, self._clock())
+                entry.loading_failed(text, self._clock(), torn)
             log.warning("declared adapter failed", adapter=entry.name, error=text)
         else:
             with self._changed():

@@ -40,8 +40,12 @@ class StateFile(EngineObserver):
     Sources are written as they were given, credentials in URLs too: the file is readable by its owner alone.
     """
 
-    def __init__(self, path: Path, delay_s: float = 0.5) -> None:
-        self._path, self._delay_s = path, delay_s
+    def __init__(
+        self, path: Path, delay_s: float = 0.5,
+        to_save: Callable[[Registration], Registration] = lambda registration: registration,
+    ) -> None:
+        """`to_save`: what is kept of a registration."""
+        self._path, self._delay_s, self._to_save = path, delay_s, to_save
         self._changed, self._stopping = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -82,7 +86,7 @@ class StateFile(EngineObserver):
         """
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._write(_current(engine, declared))
+            self._write(self._current(engine, declared))
         except OSError as error:
             raise StateFileError(f"state file {self._path} cannot be written: {error.strerror}") from error
         engine.add_observer(self)
@@ -105,7 +109,7 @@ class StateFile(EngineObserver):
             self._changed.wait()
             self._stopping.wait(self._delay_s)  # several changes are one write
             self._changed.clear()
-            now = _current(engine, declared)
+            now = self._current(engine, declared)
             if now == written:
                 continue
             try:
@@ -132,6 +136,5 @@ class StateFile(EngineObserver):
         finally:
             os.close(directory)
 
-
-def _current(engine: AdapterEngine, declared: Callable[[], dict[str, bool]]) -> Saved:
-    return Saved(adapters=tuple(engine.registrations()), declared=declared())
+    def _current(self, engine: AdapterEngine, declared: Callable[[], dict[str, bool]]) -> Saved:
+        return Saved(adapters=tuple(self._to_save(r) for r in engine.registrations()), declared=declared())

@@ -48,7 +48,7 @@ class DeclaredStatus:
     source: str
     state: DeclaredState
     version: str = ""
-    """The version that serves."""
+    """What serves now, also where a call has changed that."""
     error: str = ""
     since: float = 0
     """When it came into this state, in seconds since the epoch."""

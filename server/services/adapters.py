@@ -122,9 +122,10 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         self, request: pb.ListDeclaredAdaptersRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListDeclaredAdaptersResponse:
         who = caller()
+        declared = await asyncio.to_thread(self._declared)  # takes locks
         adapters = [
             pb.DeclaredAdapter(name=d.name, source=d.source, state=d.state, version=d.version, error=d.error)
-            for d in self._declared() if (who.may_use(d.name) if d.name else who.admin)]
+            for d in declared if (who.may_use(d.name) if d.name else who.admin)]
         return pb.ListDeclaredAdaptersResponse(adapters=adapters)
 
     async def _admin(

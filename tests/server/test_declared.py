@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lora_runtime import AdapterPolicy
+from lora_runtime import AdapterPolicy, RegisteredVersion, Registration
 from server.declared import DeclaredState, DeclaredStatus
 from server.declared.directory import WatchedDirectory
 from server.declared.manifest import Manifest
@@ -204,6 +204,15 @@ def test_a_half_copied_adapter_is_waited_for(bench: Bench) -> None:
         assert bench.one().error == "its files are still changing"
     assert not bench.loads()
     assert bench.one().version == "version of 123"
+
+
+def test_a_half_copied_directory_of_two_names(bench: Bench, tmp_path: Path) -> None:
+    directory = put_adapter(tmp_path / "local")
+    bench.declare({"name": "a", "source": "local"}, {"name": "b", "source": "local"})
+    for content in ("1", "12", "123"):
+        (directory / "adapter_model.safetensors").write_text(content)
+        assert [s.error for s in bench.look()] == ["its files are still changing"] * 2
+    assert [s.version for s in bench.look()] == ["version of 123"] * 2
 
 
 def test_waiting_ends_as_a_failure(bench: Bench) -> None:
@@ -434,13 +443,64 @@ def test_what_an_earlier_process_declared_goes_once_all_is_known(bench: Bench) -
     for name in ("gone", "kept"):
         bench.engine.register(registration(name, f"s3://bucket/{name}"))
     bench.manifest.unlink()
-    bench.reconciler.adopt({"gone": "s3://bucket/gone", "kept": "s3://bucket/kept"})
+    bench.reconciler.adopt(bench.engine.registrations())
     bench.look(2)
     assert bench.engine.loaded.keys() == {"gone", "kept"}
     bench.declare(remote("kept"))
     bench.look(2)
     assert bench.engine.loaded.keys() == {"kept"}
     assert bench.loads() == ["kept"]
+
+
+def test_a_store_outage_at_a_restart(bench: Bench, tmp_path: Path) -> None:
+    """What an earlier process fetched serves, as long as its copy is there and nothing else is declared."""
+    for name in ("here", "moved", "swept"):
+        source, cached = f"s3://bucket/{name}", tmp_path / name
+        bench.engine.register(Registration(name, (RegisteredVersion(f"old {name}", source, str(cached)),)))
+        bench.engine.broken[source] = broken("no answer")
+    bench.engine.broken["s3://bucket/moved2"] = broken("no answer")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "moved").mkdir()
+    bench.reconciler.adopt(bench.engine.registrations())
+    bench.declare(remote("here"), remote("moved", source="s3://bucket/moved2"), remote("swept"))
+    assert [(s.state, s.version) for s in bench.look()] == [
+        (State.FAILED, f"old {name}") for name in ("here", "moved", "swept")]
+    assert not bench.reconciler.ready
+    bench.declare(remote("here"), remote("moved", source="s3://bucket/moved2"))
+    bench.look(2)
+    assert not bench.reconciler.ready
+    bench.declare(remote("here"))
+    bench.look(2)
+    assert bench.reconciler.ready
+    bench.engine.unload_adapter("here")
+    bench.look()
+    assert not bench.reconciler.ready
+
+
+def test_a_canary_in_a_store_outage_at_a_restart(bench: Bench, tmp_path: Path) -> None:
+    current = RegisteredVersion("old", "s3://bucket/a", str(tmp_path))
+    canary = RegisteredVersion("new", "s3://bucket/a2", str(tmp_path))
+    bench.engine.register(Registration("a", (current,), canary, 0.5))
+    bench.engine.broken["s3://bucket/a2"] = broken("no answer")
+    bench.reconciler.adopt(bench.engine.registrations())
+    bench.declare(remote("a", source="s3://bucket/a2", canary_weight=0.5))
+    assert (bench.one().state, bench.one().version, bench.reconciler.ready) == (State.FAILED, "old", True)
+
+
+def test_files_are_looked_at_without_the_lock(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def look_at(tried: object) -> bool:
+        asking = threading.Thread(target=lambda: seen.append(bench.reconciler.status()))
+        asking.start()
+        asking.join(20)
+        return False
+
+    monkeypatch.setattr("server.declared.reconciler.files_changed", look_at)
+    bench.engine.broken["s3://bucket/a"] = broken()
+    bench.declare(remote("a"))
+    assert bench.one().state is State.FAILED
+    assert [s.state for s in seen[0]] == [State.LOADING]
 
 
 def test_since_is_when_the_state_began(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,10 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import grpc
 import pytest
 import yaml
 from grpc_health.v1 import health_pb2
@@ -15,6 +17,7 @@ from loramux.v1 import adapters_pb2
 from prometheus_client import generate_latest
 
 from server.declared import StateFileError
+from server.declared.state_file import Saved, StateFile
 
 from ..support.declared import put_adapter, replace, until
 from ..support.servers import Harness, make_settings, running
@@ -80,6 +83,65 @@ async def test_registrations_survive_a_restart(
         assert (again.version, again.state) == (loaded.version, adapters_pb2.ADAPTER_STATE_COLD)
         assert (await served.generate(prompt="hi", adapter_id="a0")).adapter_version == loaded.version
         assert await declared(served) == {}
+
+
+async def test_a_policy_of_the_settings_is_not_remembered(
+    tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    def settings(weight: float):
+        return make_settings(
+            tiny_base, state_file=tmp_path / "state.json", adapter_roots=[tiny_adapters["a0"].parent],
+            policies={"a0": {"weight": weight}, "a1": {"weight": weight}})
+
+    def weights(served: Harness) -> list[float]:
+        return [served.app.engine.get_adapter(name).policy.weight for name in ("a0", "a1")]
+
+    async with running(settings(2)) as served:
+        for name in ("a0", "a1"):
+            await served.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(path=name))
+        own = adapters_pb2.SetPolicyRequest(adapter_id="a1", policy=adapters_pb2.Policy(weight=7))
+        await served.adapters.SetPolicy(own)
+        assert weights(served) == [2, 7]
+    for weight in (3, 4):
+        async with running(settings(weight)) as served:
+            assert weights(served) == [weight, 7]
+
+
+async def test_what_is_registered_while_the_server_drains_is_remembered(
+    tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings(tiny_base, state_file=tmp_path / "state.json")
+    async with running(settings) as served:
+        engine, shutdown = served.app.engine, served.app.engine.shutdown
+
+        def acknowledge(drain_s: float) -> None:
+            engine.load_adapter(tiny_adapters["a0"], "late")
+            shutdown(drain_s)
+
+        monkeypatch.setattr(engine, "shutdown", acknowledge)
+    async with running(settings) as served:
+        assert [a.adapter_id for a in served.app.engine.list_adapters()] == ["late"]
+
+
+async def test_calls_wait_until_ids_are_restored(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, go = threading.Event(), threading.Event()
+
+    def restore(state: StateFile, engine: object) -> Saved:
+        at.set()
+        assert go.wait(20)
+        return Saved()
+
+    monkeypatch.setattr(StateFile, "restore", restore)
+    async with running(make_settings(tiny_base, state_file=tmp_path / "state.json"), load=False) as served:
+        loading = asyncio.ensure_future(served.app.load())
+        await asyncio.to_thread(at.wait)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await served.adapters.GetAdapter(adapters_pb2.GetAdapterRequest(adapter_id="a"))
+        go.set()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        await loading
 
 
 async def test_a_corrupt_state_file_is_an_error_at_start(tiny_base: Path, tmp_path: Path) -> None:

@@ -117,6 +117,38 @@ def test_sigterm_while_loading(tmp_path: Path, tiny_base: Path) -> None:
     assert server.stop() == 0
 
 
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """A store that takes connections and never answers."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        yield silent
+
+
+def test_sigterm_during_a_download_that_hangs(tmp_path: Path, tiny_base: Path, silent: socket.socket) -> None:
+    url = f"http://127.0.0.1:{silent.getsockname()[1]}/a"
+    server = Process(tmp_path, "--base", str(tiny_base), "--adapter-source", url, "--drain-s", "0")
+    with server.channel() as channel:
+        server.wait_until_serving(channel)
+        call = adapters_pb2_grpc.AdaptersStub(channel).LoadAdapter.future(
+            adapters_pb2.LoadAdapterRequest(source=url, adapter_id="a"))
+        with silent.accept()[0]:
+            assert server.stop() == 0
+        assert isinstance(call.exception(), grpc.RpcError)
+    assert server.lines()[-1]["event"] == "loads are left unfinished"
+    assert server.lines()[-1]["names"] == ["loramux-admin_0"]
+
+
+def test_sigterm_during_a_start_that_hangs(tmp_path: Path, tiny_base: Path, silent: socket.socket) -> None:
+    url = f"http://127.0.0.1:{silent.getsockname()[1]}/a"
+    server = Process(tmp_path, "--base", str(tiny_base), "--adapter", f"a={url}", "--drain-s", "0")
+    with silent.accept()[0]:
+        assert server.stop() == 0
+    assert [line["event"] for line in server.lines()][-2:] == ["stopped", "loads are left unfinished"]
+
+
 @pytest.mark.parametrize(("args", "says"), [
     (["--base", "no/such/dir"], "is not a directory"),
     (["--base", "BASE", "--adapter", "x=no/such/dir"], "is not a directory"),

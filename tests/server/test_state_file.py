@@ -34,6 +34,7 @@ def start(path: Path) -> Iterator[Callable[..., DeclaredAdapters]]:
     def start(engine: FakeEngine | Engine, **options) -> DeclaredAdapters:
         stop()
         started.append(DeclaredAdapters(engine, state_file=path, **({"reconcile_s": 0.01} | options)))
+        started[-1].restore()
         started[-1].start()
         return started[-1]
 
@@ -293,3 +294,18 @@ def test_a_canary_in_the_manifest(
     declare("a1", 0)
     until(lambda: share(engine) == 0 and engine.get_adapter("a").version != old)
     assert engine.get_adapter("a").older_versions == (old,)
+
+
+def test_the_status_shows_what_calls_have_changed(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], start: Callable[..., DeclaredAdapters],
+    tmp_path: Path,
+) -> None:
+    engine = make_engine()
+    (tmp_path / "a").symlink_to(tiny_adapters["a0"])
+    declared = start(engine, directory=tmp_path)
+    until(lambda: declared.ready and declared.status())
+    first = declared.status()[0].version
+    second = engine.load_adapter(tiny_adapters["a1"], "a").version
+    assert declared.status()[0].version == second != first
+    engine.rollback_adapter("a")
+    assert declared.status()[0].version == first
