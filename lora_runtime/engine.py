@@ -201,7 +201,7 @@ class Engine:
 
     def stream(self, request: Request) -> Iterator[TokenEvent]:
         """Submit now; iterate for the events. Closing the iterator cancels the request."""
-        return _closing_iterator(self.submit(request))
+        return _EventStream(self.submit(request))
 
     # --- adapters -------------------------------------------------------------------------------
 
@@ -335,11 +335,24 @@ def _check_share(field: str, value: float, below: float = float("inf")) -> None:
         raise invalid(field, "must be in [0, 1)" if below == 1 else "must be in [0, 1]")
 
 
-def _closing_iterator(handle: RequestHandle) -> Iterator[TokenEvent]:
-    try:
-        yield from handle
-    finally:
-        handle.cancel()
+class _EventStream:
+    """The events of a request, which is cancelled if the stream is closed or dropped before their end."""
+
+    def __init__(self, handle: RequestHandle) -> None:
+        self._handle = handle
+        self._events = iter(handle)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> TokenEvent:
+        return next(self._events)
+
+    def close(self) -> None:
+        self._handle.cancel()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def _num_kv_blocks(base: BaseModel, config: EngineConfig) -> int:

@@ -53,7 +53,7 @@ class AdapterStore:
                 self._state.tiers.stage(version, staged or read.stage())
                 version.loaded_at = time.time()
             with self._state.kept(version):
-                if not self._state.tiers.fits([version]):
+                if not self._state.tiers.fits([version], leaving=self._leaving(adapter_id, canary_weight)):
                     raise AdapterCapacityError(
                         f"adapter {adapter_id!r} does not fit into the adapter slots beside the pinned adapters")
                 version.adapter_id = adapter_id
@@ -185,11 +185,14 @@ class AdapterStore:
     def lease(self, uses: Sequence[WeightedAdapter]) -> list[AdapterVersion]:
         """A version for each, kept alive until `release`.
 
-        Raises UnknownAdapterError, AdapterCapacityError when the slots could never hold all at once.
+        Raises UnknownAdapterError, AdapterCapacityError when the slots could never hold all at once,
+        AdapterUnavailableError when one was not read since it was registered (see Slots.prepare).
         """
         with self._state.changed:
             names = [self._state.name(use.adapter_id) for use in uses]
             versions = [name.pick(self._random.random()) for name in names]
+            if any(v.details is None for v in versions):
+                raise AdapterUnavailableError("one of the adapters was registered anew meanwhile; try again")
             if len(set(versions)) < len(versions):
                 raise AdapterCapacityError("two of the adapters are the same version: name it once")
             if not self._state.tiers.fits(versions):
@@ -221,6 +224,11 @@ class AdapterStore:
             }
 
     # --- bookkeeping, under the lock ------------------------------------------------------------
+
+    def _leaving(self, adapter_id: str, canary_weight: float) -> list[AdapterVersion]:
+        """What a new version of the id takes the place of, as far as no other id pins it."""
+        name = self._state.names.get(adapter_id)
+        return [] if name is None or canary_weight else [v for v in name.serving if v.pins <= 1]
 
     def _point(
         self, adapter_id: str, version: AdapterVersion, canary_weight: float, policy: AdapterPolicy | None

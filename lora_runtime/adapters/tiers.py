@@ -113,9 +113,9 @@ class Tiers:
             self._reserved, self._host_grew = version, True
             self.trim()
 
-    def fits(self, versions: Sequence[AdapterVersion]) -> bool:
-        """Whether these could be in slots together, once everything else that is not pinned has left."""
-        kept = self.pinned.union(versions)
+    def fits(self, versions: Sequence[AdapterVersion], leaving: Sequence[AdapterVersion] = ()) -> bool:
+        """Whether these could be in slots together, once all has left that is not pinned, or is `leaving`."""
+        kept = self.pinned.difference(leaving).union(versions)
         return self._within(len(kept), sum(v.device_bytes for v in kept))
 
     def in_the_way(self, version: AdapterVersion) -> set[AdapterVersion]:

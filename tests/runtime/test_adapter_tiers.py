@@ -392,3 +392,15 @@ def test_requests_for_one_unread_adapter_share_one_reading(
     for ready in waiting[1:]:
         ready.result(10)
     assert engine.generate(ask("a0")).adapter_id == "a0"
+
+
+def test_a_pinned_adapter_is_replaced_in_its_own_slot(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]
+) -> None:
+    engine = make_engine(max_adapters=1)
+    engine.load_adapter(tiny_adapters["a0"], "x", policy=AdapterPolicy(pinned=True))
+    version = engine.load_adapter(tiny_adapters["a1"], "x").version
+    assert states(engine) == {"x": "device"}
+    assert engine.generate(ask("x")).adapter_version == version
+    with pytest.raises(AdapterCapacityError):
+        engine.load_adapter(tiny_adapters["a2"], "y")

@@ -243,3 +243,12 @@ def test_dtypes(tiny_base: Path, tiny_adapters: dict[str, Path], dtype: str) -> 
         engine.load_adapter(tiny_adapters["a0"], "a0")
         done = engine.generate(Request(prompt="hi", adapter_id="a0", sampling=SHORT))
         assert len(done.choices[0].token_ids) == 5
+
+
+def test_a_stream_that_nobody_reads_is_cancelled(engine: Engine) -> None:
+    slow_down(engine)
+    request = Request(prompt="hi", sampling=SamplingParams(max_new_tokens=200, ignore_eos=True))
+    engine.stream(request).close()
+    engine.stream(request)  # dropped
+    assert is_idle(wait_until_idle(engine))
+    assert engine.stats().steps < 100
