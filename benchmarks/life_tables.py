@@ -68,7 +68,6 @@ def storm(report: dict[str, Any]) -> str:
         ("broken files refused", f"{outcomes.get('broken files refused', 0):,}"),
         ("wrong answers and unexpected errors", str(len(report["failures"]))),
         ("leases, holds, blocks, bytes, files, threads left", str(len(report["leaks"]))),
-        ("growth of resident memory in the second half, MiB", f"{report['rss_growth_bytes'] / 2**20:.0f}"),
     ]
     return _table(("", ""), rows)
 

@@ -59,7 +59,6 @@ class BaseModel:
         self.dtype: torch.dtype = model.dtype
         self.config = model.config.get_text_config()
         self.max_context = _check_architecture(model, self.config)
-        self._module_names = frozenset(name for name, _ in model.named_modules())
         self.num_parameters = sum(p.numel() for p in model.parameters())
         self.forward_lock = threading.Lock()
         """Engines that share a base in one process take turns."""
@@ -134,10 +133,6 @@ class BaseModel:
         if isinstance(staged, TorchAdapter) and self.device.type != "cpu":
             return staged.to(self.device)
         return staged
-
-    def has_module(self, path: str) -> bool:
-        """Whether the base has any module at this path, a target projection or not."""
-        return path in self._module_names
 
     @torch.inference_mode()
     def _dry_run(self) -> list[AttentionCall]:

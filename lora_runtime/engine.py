@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -22,6 +23,7 @@ from .config import EngineConfig
 from .errors import (
     AdapterError,
     LoramuxError,
+    RequestTimeoutError,
 )
 from .fairness import FairQueue
 from .handle import RequestHandle
@@ -137,9 +139,13 @@ class Engine:
 
         Waits for the first reading of an adapter that was only registered; `prepare` says when that is done.
         """
+        arrived = time.monotonic()
         try:
-            self._prepare(request).result()
-            return self._submit(request)
+            try:
+                self._prepare(request).result(request.timeout_s)
+            except TimeoutError:
+                raise RequestTimeoutError("the request's deadline passed while its adapter was read") from None
+            return self._submit(request, arrived)
         except LoramuxError as error:
             self._observers.notify("on_request_rejected", request, error)
             raise
@@ -160,8 +166,12 @@ class Engine:
 
     def _prepare(self, request: Request) -> Future[None]:
         request.validate()
+        self._inbox.check_room(0)  # before a read begins that nobody would wait for
         reading = self._store.slots.prepare(request.uses)
         if not reading.done():
+            adapter_ids = [use.adapter_id for use in request.uses]
+            self._limits.enter(adapter_ids, 1, 0)
+            reading.add_done_callback(lambda _: self._limits.leave(adapter_ids, 1))
             self._inbox.expect(reading)
         return reading
 
@@ -169,12 +179,12 @@ class Engine:
         if not reading.cancelled() and isinstance(error := reading.exception(), LoramuxError):
             self._observers.notify("on_request_rejected", request, error)
 
-    def _submit(self, request: Request) -> RequestHandle:
+    def _submit(self, request: Request, arrived: float) -> RequestHandle:
         self._inbox.check_open()
         uses = request.uses
         versions = self._store.lease(uses)
         try:
-            live = self._builder.build(request, versions)
+            live = self._builder.build(request, versions, arrived)
             self._limits.enter(live.adapter_ids, len(live.sequences), live.sequences[0].num_prompt)
             try:
                 self._inbox.submit(live)

@@ -33,10 +33,12 @@ class FairQueue:
         self, weight_of: Callable[[str], float] = lambda tenant: 1.0, aging_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._weight_of, self._aging_s, self._clock = weight_of, aging_s, clock
+        self._weight_of, self.aging_s, self.clock = weight_of, aging_s, clock
         self._lanes: dict[_Lane, deque[Sequence]] = {}
         self._waiting: Counter[str] = Counter()
         self._served: dict[str, float] = {}
+        self._top = 0
+        """The highest priority that waits."""
         self._floor = 0.0
         """The counter of the tenant that left the queue last: what newcomers to an empty queue start from."""
 
@@ -82,26 +84,18 @@ class FairQueue:
 
     def heads(self) -> list[Sequence]:
         """The first of every lane, the most urgent first."""
-        return sorted((lane[0] for lane in self._lanes.values()), key=self._urgency())
+        self._top = max((priority for _, _, priority in self._lanes), default=0)
+        return sorted((lane[0] for lane in self._lanes.values()), key=lambda s: (*self.turn(s), s.arrived))
 
-    def next(self, skip: set[int]) -> Sequence | None:
-        """The most urgent head that has no id() in `skip`."""
-        heads = [lane[0] for lane in self._lanes.values() if id(lane[0]) not in skip]
-        return min(heads, key=self._urgency(), default=None)
+    def turn(self, seq: Sequence) -> tuple[float, float]:
+        """(- priority with its aging, tokens served to the tenant): the smallest goes first."""
+        aged = seq.priority + int((self.clock() - seq.arrived) / self.aging_s)
+        return -max(seq.priority, min(aged, self._top)), self.served(seq.tenant)
 
     def forget(self, tenant: str) -> None:
         """Drop the counter of an adapter that is gone."""
         if tenant not in self._waiting:
             self._served.pop(tenant, None)
-
-    def _urgency(self) -> Callable[[Sequence], tuple[float, float, float]]:
-        now, top = self._clock(), max((priority for _, _, priority in self._lanes), default=0)
-
-        def key(seq: Sequence) -> tuple[float, float, float]:
-            aged = seq.priority + int((now - seq.arrived) / self._aging_s)
-            return -min(aged, top), self._served[seq.tenant], seq.arrived
-
-        return key
 
     def _enter(self, tenant: str) -> None:
         if tenant not in self._waiting:

@@ -64,20 +64,21 @@ class Inbox:
     def expect(self, ready: Future[None]) -> None:
         """Until `ready` is done, a request that waits for it counts as a waiting sequence. Raises as `submit`."""
         with self._changed:
-            self._check_room(1)
+            self.check_room(1)
             self._expected += 1
         ready.add_done_callback(lambda _: self._expect_one_less())
 
     def submit(self, live: LiveRequest) -> None:
         """Raises QueueFullError, EngineFailedError, EngineStoppedError."""
         with self._changed:
-            self._check_room(len(live.sequences))
+            self.check_room(len(live.sequences))
             self.unfinished_sequences += len(live.sequences)
             self._unfinished_requests += 1
             self._mail.requests.append(live)
             self._changed.notify_all()
 
-    def _check_room(self, sequences: int) -> None:
+    def check_room(self, sequences: int) -> None:
+        """Raises as `submit`."""
         self.check_open()
         if self.unfinished_sequences + self._expected + sequences > self._max_running + self._max_waiting:
             raise QueueFullError(self._max_waiting, _RETRY_AFTER_S)

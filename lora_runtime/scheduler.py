@@ -65,6 +65,7 @@ class Scheduler:
         self._max_running_of = max_running_of
         self._running_of: Counter[str] = Counter()
         self._wants = False
+        self._makes_way_since: float | None = None
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.add(sequence)
@@ -82,7 +83,8 @@ class Scheduler:
             self._run(rows, lambda seq: seq.tenant != crowd and seq.turn <= best)
             if self.preemptions == preempted:
                 self._admit(rows, draining, crowd, best)
-        if crowd is None or rows.keys() <= decoding:
+        if crowd is None or rows.keys() <= decoding or self._has_waited_enough():
+            self._makes_way_since = None
             self._run(rows, lambda seq: True)
             if self.preemptions == preempted:  # admitting right after a preemption would thrash
                 self._admit(rows, draining)
@@ -119,10 +121,7 @@ class Scheduler:
 
     def _order(self, seq: Sequence) -> _Turn:
         """Decode first (one token left), the oldest first; then prefill."""
-        return (-math.inf, 0) if seq.num_remaining == 1 else self._turn(seq)
-
-    def _turn(self, seq: Sequence) -> _Turn:
-        return -seq.priority, self.waiting.served(seq.tenant)
+        return (-math.inf, 0) if seq.num_remaining == 1 else self.waiting.turn(seq)
 
     def _crowd(self) -> str | None:
         """The tenant of more than half of what runs, where others wait or prefill beside it."""
@@ -132,10 +131,17 @@ class Scheduler:
         others = self.waiting.has_other(tenant) or any(s.num_remaining > 1 and s.tenant != tenant for s in self.running)
         return tenant if others else None
 
+    def _has_waited_enough(self) -> bool:
+        """Whether the crowd has made way without a break for as long as a step of priority takes to age."""
+        now = self.waiting.clock()
+        if self._makes_way_since is None:
+            self._makes_way_since = now
+        return now - self._makes_way_since >= self.waiting.aging_s
+
     def _last_turn(self, tenant: str) -> _Turn:
         """The crowd's most urgent request that is not decoding yet, and the head start that others have of it."""
         mine = [s for s in (*self.running, *self.waiting.heads()) if s.tenant == tenant and s.num_remaining > 1]
-        return (min((-s.priority for s in mine), default=math.inf),
+        return (min((self.waiting.turn(s)[0] for s in mine), default=math.inf),
                 self.waiting.served(tenant) + _HEAD_START * self.max_batch_tokens)
 
     def _want(self) -> set[AdapterVersion]:
@@ -152,11 +158,15 @@ class Scheduler:
     ) -> None:
         """Start waiting sequences; of a `crowd` none, and of others those whose turn is not after its `best`."""
         passed: set[int] = set()
-        while self._budget(rows) and (seq := self.waiting.next(passed)) is not None:
+        heads = self.waiting.heads()
+        while self._budget(rows) and heads:
             is_full = len(self.running) >= self.max_running
             if is_full and crowd is None:
                 return
-            if (seq.tenant == crowd or self._turn(seq) > best or self._is_at_limit(seq.tenant)
+            seq = heads.pop(0)
+            if id(seq) in passed:
+                continue
+            if (seq.tenant == crowd or self.waiting.turn(seq) > best or self._is_at_limit(seq.tenant)
                     or not draining.isdisjoint(seq.versions) or not self._hold(seq)):
                 passed.add(id(seq))
                 continue
@@ -167,6 +177,7 @@ class Scheduler:
                 self._let_go(seq)
                 return
             rows[id(seq)] = ScheduledRow(seq, count)
+            heads = self.waiting.heads()  # its tenant has been served, its lane has another head
 
     def _make_way(self, seq: Sequence, crowd: str | None, rows: dict[int, ScheduledRow]) -> bool:
         """Preempt the crowd's youngest; False once it is a crowd no more."""
@@ -194,7 +205,7 @@ class Scheduler:
             return 0
         self.waiting.remove(seq)
         self.running.append(seq)
-        seq.turn = self._turn(seq)
+        seq.turn = self.waiting.turn(seq)
         self._running_of[seq.tenant] += 1
         if seq.scheduled_at is None:
             seq.scheduled_at = time.monotonic()

@@ -42,6 +42,7 @@ class Sequence:
         self, handle: RequestHandle, index: int, prompt: tuple[int, ...], sampling: SamplingParams,
         detokenizer: IncrementalDetokenizer, max_tokens: int, *, adapters: tuple[SequenceAdapter, ...] = (),
         tenant: str = "", priority: int = 0, eos_ids: frozenset[int] = frozenset(),
+        arrived: float | None = None,
     ) -> None:
         self.handle = handle
         self.index = index
@@ -68,7 +69,7 @@ class Sequence:
         self.generator: torch.Generator | None = None
         self.turn = (0.0, 0.0)
         """The scheduler's: where it stood among others when it was let in."""
-        self.arrived = time.monotonic()
+        self.arrived = time.monotonic() if arrived is None else arrived
         self.scheduled_at: float | None = None
         self.missed_at: float | None = None
         """When it could have run first but for its adapter."""

@@ -24,12 +24,16 @@ class RequestBuilder:
     def __init__(self, base: BaseModel, max_context: int, on_cancel: Callable[[RequestHandle], None]) -> None:
         self._base, self._max_context, self._on_cancel = base, max_context, on_cancel
 
-    def build(self, request: Request, versions: list[AdapterVersion]) -> LiveRequest:
-        """`versions`: one for each of the request's uses, read before. Raises InvalidRequestError."""
+    def build(self, request: Request, versions: list[AdapterVersion], arrived: float) -> LiveRequest:
+        """`versions`: one for each of the request's uses, read before; `arrived` on the monotonic clock.
+
+        Raises InvalidRequestError.
+        """
         tokenizer, vocab_size, eos_ids = self._vocabulary(versions)
         prompt = encode(request, tokenizer, vocab_size, self._max_context)
         pairs = list(zip(request.uses, versions, strict=True))
-        adapters = tuple(SequenceAdapter(v, use.weight, _activation_start(v, prompt)) for use, v in pairs)
+        adapters = tuple(
+            SequenceAdapter(v, use.weight, _activation_start(use.adapter_id, v, prompt)) for use, v in pairs)
         handle = RequestHandle(
             request, request.request_id or uuid.uuid4().hex, prompt,
             tuple(AdapterUse(use.adapter_id, v.version, use.weight) for use, v in pairs), self._on_cancel)
@@ -38,7 +42,7 @@ class RequestBuilder:
         tenant = request.uses[0].adapter_id if request.uses else ""
         sequences = [
             Sequence(handle, i, prompt, params, IncrementalDetokenizer(tokenizer, prompt), max_tokens,
-                     adapters=adapters, tenant=tenant, priority=request.priority, eos_ids=eos_ids)
+                     adapters=adapters, tenant=tenant, priority=request.priority, eos_ids=eos_ids, arrived=arrived)
             for i in range(params.n)
         ]
         return LiveRequest(handle, versions, sequences)
@@ -57,13 +61,13 @@ class RequestBuilder:
                 base.eos_token_ids if eos is None else base.eos_token_ids | {eos})
 
 
-def _activation_start(version: AdapterVersion, prompt: tuple[int, ...]) -> int:
+def _activation_start(adapter_id: str, version: AdapterVersion, prompt: tuple[int, ...]) -> int:
     assert version.details is not None  # AdapterStore.prepare has seen to that
     start = version.details.activation_start(prompt)
     if start is None:
         raise invalid(
             "prompt", f"lacks the invocation tokens {list(version.details.invocation_tokens)} of the activated LoRA "
-            f"{version.adapter_id!r}: the base model alone would answer")
+            f"{adapter_id!r}: the base model alone would answer")
     return start
 
 

@@ -15,6 +15,7 @@ MAX_ID_LENGTH = 256
 MAX_COMPOSITION = 8
 MAX_ADAPTER_WEIGHT = 100.0
 MAX_PRIORITY = 10
+MIN_SHARE, MAX_SHARE = 1e-3, 1e3
 
 
 class FinishReason(StrEnum):
@@ -148,8 +149,8 @@ class Request:
             (len(names) <= MAX_COMPOSITION, f"at most {MAX_COMPOSITION} adapters"),
             (len(set(names)) == len(names), "an adapter is named twice"),
             (all(0 < len(n) <= MAX_ID_LENGTH for n in names), f"ids must have 1 to {MAX_ID_LENGTH} characters"),
-            (all(abs(a.weight) <= MAX_ADAPTER_WEIGHT for a in self.adapters),
-             f"weights must be in [-{MAX_ADAPTER_WEIGHT:g}, {MAX_ADAPTER_WEIGHT:g}]"),
+            (all(0 < abs(a.weight) <= MAX_ADAPTER_WEIGHT for a in self.adapters),
+             f"weights must be in [-{MAX_ADAPTER_WEIGHT:g}, {MAX_ADAPTER_WEIGHT:g}] and not 0"),
         ]
         return [FieldViolation("adapters", text) for ok, text in checks if not ok]
 
@@ -277,8 +278,8 @@ class AdapterPolicy:
     pinned: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.weight < float("inf"):
-            raise ValueError(f"weight must be positive, got {self.weight}")
+        if not MIN_SHARE <= self.weight <= MAX_SHARE:
+            raise ValueError(f"weight must be in [{MIN_SHARE:g}, {MAX_SHARE:g}], got {self.weight}")
         for name in ("max_running", "max_waiting", "tokens_per_minute"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

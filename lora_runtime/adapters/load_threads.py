@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from ..errors import AdapterUnavailableError, EngineStoppedError
 
@@ -29,9 +29,10 @@ class LoadThreads:
 
     def close(self) -> None:
         """Does not wait: what runs ends by itself, what has not begun fails with EngineStoppedError."""
-        while not self._work.empty():
-            if (item := self._work.get()) is not None:
-                item[1].set_exception(EngineStoppedError("the engine was shut down"))
+        with contextlib.suppress(Empty):
+            while True:
+                if (item := self._work.get_nowait()) is not None:
+                    item[1].set_exception(EngineStoppedError("the engine was shut down"))
         for _ in self._threads:
             self._work.put(None)
 

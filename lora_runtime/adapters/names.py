@@ -47,7 +47,6 @@ class AdapterName:
             return
         if canary_weight:
             self.canary, self.canary_weight = version, canary_weight
-            self.older = [v for v in self.older if v is not version]
             return
         self.older = [self.current, *(v for v in self.older if v not in (self.current, version))][:keep]
         self.current = version

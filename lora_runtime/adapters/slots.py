@@ -41,6 +41,7 @@ class Slots:
         with self._state.locked():
             for version in versions:
                 version.holds -= 1
+                self._state.tiers.touch(version)
                 assert version.holds >= 0, "slot given back twice"
             self._state.settle(versions, "replaced")
 
@@ -77,7 +78,8 @@ class Slots:
             return list(groups)
         fitting = []
         for group in groups:
-            if self._state.tiers.fits(group):
+            # One whose versions are there waits for something else, such as another choice of its request.
+            if all(v.weights is not None for v in group) or self._state.tiers.fits(group):
                 fitting.append(group)
             else:
                 self._fail(group, AdapterCapacityError("pinned adapters leave no room for the request's adapters"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from ..base import BaseModel
     from ..kernels.adapter import StagedAdapter
 
+log = logging.getLogger(__name__)
 _UNWANTED = 1 << 30
 
 
@@ -62,11 +64,19 @@ class Tiers:
     def pin(self, version: AdapterVersion, pinned: bool) -> None:
         """A pinned version counts as in its slot, whether it has come there yet or not."""
         (self.pinned.add if pinned else self.pinned.discard)(version)
+        self._unpin_if_too_many(version)
+
+    def _unpin_if_too_many(self, version: AdapterVersion) -> None:
+        """What is pinned must fit into the slots together, or nothing would be served any more."""
+        if version in self.pinned and not self.fits([]):
+            self.pinned.discard(version)
+            log.warning("adapter %s is not pinned: the slots do not hold all that is pinned", version.adapter_id)
 
     def stage(self, version: AdapterVersion, staged: StagedAdapter) -> None:
         """Put it into host memory; others, or it itself, leave if that is over the budget once `trim` is called."""
         version.staged = staged
         version.device_bytes = staged.num_bytes
+        self._unpin_if_too_many(version)
         self.hosted.add(version)
         self._host_grew = True
         self.touch(version)
@@ -119,14 +129,15 @@ class Tiers:
         return self._within(len(kept), sum(v.device_bytes for v in kept))
 
     def in_the_way(self, version: AdapterVersion) -> set[AdapterVersion]:
-        """Versions that must drain before `version` can be placed: those with the fewest running sequences."""
+        """Versions that must drain before `version` can be placed: those with the fewest running sequences, idle ones
+        included, which would be taken into use again until all of them have."""
         found: set[AdapterVersion] = set()
-        movable = self._movable(version)
-        for victim in sorted((v for v in movable if v.holds), key=lambda v: (v.holds, v.last_used)):
-            left = [v for v in self.resident if v not in found and not (v in movable and not v.holds)]
-            if self._within(len(left) + 1, sum(v.device_bytes for v in left) + version.device_bytes):
+        count, size = len(self.resident) + 1, self.device_bytes + version.device_bytes
+        for victim in sorted(self._movable(version), key=lambda v: (v.holds, v.last_used)):
+            if self._within(count, size):
                 break
             found.add(victim)
+            count, size = count - 1, size - victim.device_bytes
         return found
 
     def demote(self, version: AdapterVersion, reason: str) -> None:
@@ -154,7 +165,7 @@ class Tiers:
             return
         counted = [v for v in self.host_only if v is not self._reserved]
         over = sum(v.staged.num_bytes for v in counted if v.staged is not None) - self._host_budget
-        for version in sorted((v for v in counted if not v.loading), key=self._worth):
+        for version in sorted((v for v in counted if not _is_kept(v)), key=self._worth):
             if over <= 0:
                 break
             assert version.staged is not None
@@ -169,6 +180,8 @@ class Tiers:
     def _victims(self, version: AdapterVersion) -> list[AdapterVersion] | None:
         """The fewest that have to leave for `version`, or None where that is not enough."""
         count, size = len(self.resident) + 1, self.device_bytes + version.device_bytes
+        if (first := self._before(version)) is not None:
+            count, size = count + 1, size + first.device_bytes
         victims: list[AdapterVersion] = []
         for victim in sorted((v for v in self._movable(version) if not v.holds), key=lambda v: v.last_used):
             if self._within(count, size):
@@ -177,9 +190,22 @@ class Tiers:
             count, size = count - 1, size - victim.device_bytes
         return victims if self._within(count, size) else None
 
+    def _before(self, version: AdapterVersion) -> AdapterVersion | None:
+        """The one that is staged, waits for room, and is wanted more: no one else may take it, or large adapters
+        would starve."""
+        first = self._reserved
+        if first is None or first is version or first.staged is None or first.weights is not None:
+            return None
+        return first if self._rank.get(first, _UNWANTED) < self._rank.get(version, _UNWANTED) else None
+
     def _movable(self, version: AdapterVersion) -> list[AdapterVersion]:
         rank = self._rank.get(version, _UNWANTED)
         return [v for v in self.resident if v not in self.pinned and self._rank.get(v, _UNWANTED) >= rank]
 
     def _within(self, count: int, size: int) -> bool:
         return count <= self._slots and (not self._device_budget or size <= self._device_budget)
+
+
+def _is_kept(version: AdapterVersion) -> bool:
+    """Being brought in; or replaced, with requests that are to finish on it: its source may hold something else now."""
+    return version.loading > 0 or (version.leases > 0 and version.serving == 0)

@@ -186,8 +186,13 @@ class Stager:
         return self._rows(module) if module.kind in (ModuleKind.EMBEDDING, ModuleKind.LM_HEAD) else 0
 
     def _to(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
-        """In the base's dtype, contiguous."""
-        return None if tensor is None else tensor.to(self._base.dtype).contiguous()
+        """In the base's dtype, contiguous. Raises AdapterError for a value that is too large for it."""
+        if tensor is None:
+            return None
+        converted = tensor.to(self._base.dtype).contiguous()
+        if tensor.dtype == torch.float32 != self._base.dtype and not converted.isfinite().all():
+            raise AdapterError(f"a value of the adapter is too large for the base's {self._base.dtype}")
+        return converted
 
     def _shared(self, weight: torch.Tensor | None) -> torch.Tensor | None:
         """The same, and one tensor for one memory: a weight that embedding and lm_head share stays one."""

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from lora_runtime import (
+    AdapterError,
     AdapterInfo,
     AdapterInUseError,
     BaseModel,
@@ -22,6 +24,7 @@ from lora_runtime import (
     UnknownAdapterError,
 )
 
+from ..support.adapters import edit_tensors
 from ..support.engines import slow_down
 from ..support.models import save_base
 
@@ -124,3 +127,16 @@ def test_version_does_not_depend_on_where_the_base_lies(
     identities = [BaseModel.load(p, dtype="float32").identity for p in (tiny_base, moved, other)]
     assert identities[0] == identities[1] != identities[2]
     assert BaseModel.load(tiny_base, dtype="bfloat16").identity == identities[0]
+
+
+def test_values_that_the_bases_dtype_cannot_hold(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    """Finite in the file, infinite in bfloat16: every answer would be NaN."""
+    path = shutil.copytree(tiny_adapters["a1"], tmp_path / "large")
+    edit_tensors(path, lambda t: {k: torch.full_like(v, 3.4e38) if "lora_B" in k else v for k, v in t.items()})
+    engine = make_engine(dtype="bfloat16")
+    with pytest.raises(AdapterError, match="too large for the base's"):
+        engine.load_adapter(path, "large")
+    assert engine.list_adapters() == []
+    assert engine.stats().host_adapter_bytes == 0

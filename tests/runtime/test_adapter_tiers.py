@@ -15,6 +15,7 @@ import pytest
 from lora_runtime import (
     AdapterCapacityError,
     AdapterInfo,
+    AdapterLimitError,
     AdapterPolicy,
     AdapterState,
     AdapterUnavailableError,
@@ -404,3 +405,76 @@ def test_a_pinned_adapter_is_replaced_in_its_own_slot(
     assert engine.generate(ask("x")).adapter_version == version
     with pytest.raises(AdapterCapacityError):
         engine.load_adapter(tiny_adapters["a2"], "y")
+
+
+def test_a_replaced_version_lasts_as_long_as_its_requests(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    """Though it is preempted, host memory has no room for it, and its directory holds something else by now."""
+    engine = make_engine(adapter_host_bytes=0, max_running=4, kv_cache_bytes=6 * 16 * 1024)
+    path = shutil.copytree(tiny_adapters["a6"], tmp_path / "x")
+    old = engine.load_adapter(path, "x").version
+    slow_down(engine, 0.002)
+    running = [engine.submit(ask("x", LONG)) for _ in range(4)]
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(tiny_adapters["a7"] / name, path / name)
+    new = engine.load_adapter(path, "x").version
+    assert [h.result().adapter_version for h in running] == [old] * 4
+    assert engine.stats().preemptions > 0
+    assert engine.generate(ask("x")).adapter_version == new
+    assert engine.stats().adapters == 1
+    assert engine.stats().host_adapter_bytes == 0
+
+
+def test_pins_never_fill_more_than_the_slots(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]
+) -> None:
+    wide = make_engine(max_adapters=3)
+    for name in ("a0", "a1", "a2"):
+        wide.load_adapter(tiny_adapters[name], name, policy=AdapterPolicy(pinned=True))
+    engine = make_engine(max_adapters=1)
+    for registration in wide.registrations():
+        engine.register(registration)
+    assert engine.generate(ask("a0")).adapter_id == "a0"
+    engine = make_engine(max_adapters=1)
+    engine.load_adapter(tiny_adapters["a0"], "x", policy=AdapterPolicy(pinned=True))
+    with pytest.raises(AdapterCapacityError):
+        engine.load_adapter(tiny_adapters["a1"], "x", canary_weight=0.5, policy=AdapterPolicy(pinned=True))
+    assert engine.generate(ask("x")).adapter_id == "x"
+
+
+def test_a_large_adapter_gets_its_room(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]) -> None:
+    sizes = {}
+    probe = make_engine()
+    for name, path in tiny_adapters.items():
+        sizes[name] = probe.load_adapter(path, name).num_bytes
+    engine = make_engine(adapter_device_bytes=sizes["a7"], max_running=4)
+    for name in ("a7", "a0", "a1", "a2"):
+        engine.load_adapter(tiny_adapters[name], name)
+    slow_down(engine, 0.002)
+    small = [engine.submit(ask(f"a{i % 3}", LONG)) for i in range(6)]
+    large = engine.submit(ask("a7"))
+    small += [engine.submit(ask(f"a{i % 3}", LONG)) for i in range(24)]
+    large.result()
+    assert sum(h._open_choices for h in small) > 6
+    for handle in small:
+        handle.result()
+
+
+def test_a_deadline_holds_while_an_adapter_is_read_first(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make_engine()
+    first.load_adapter(tiny_adapters["a0"], "a0", policy=AdapterPolicy(max_running=1, max_waiting=1))
+    engine = make_engine()
+    engine.register(first.registrations()[0])
+    gate = Gate(monkeypatch, tiny_adapters["a0"])
+    with pytest.raises(RequestTimeoutError):
+        engine.generate(Request(prompt="hi", adapter_id="a0", timeout_s=0.05))
+    waiting = engine.prepare(ask("a0"))
+    with pytest.raises(AdapterLimitError):
+        engine.prepare(ask("a0"))
+    gate.open.set()
+    waiting.result(10)
+    assert engine.generate(ask("a0")).adapter_id == "a0"
+    assert not engine._limits._unfinished

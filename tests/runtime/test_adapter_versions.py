@@ -79,3 +79,15 @@ def test_rollback_needs_its_source(make_engine: Callable[..., Engine], tiny_adap
     with pytest.raises(AdapterUnavailableError, match="x"):
         engine.rollback_adapter("x")
     assert engine.generate(ASK).adapter_version == new
+
+
+def test_a_dropped_canary_of_an_older_version_leaves_the_way_back(
+    engine: Engine, tiny_adapters: dict[str, Path]
+) -> None:
+    first = engine.load_adapter(tiny_adapters["a0"], "x").version
+    engine.load_adapter(tiny_adapters["a1"], "x")
+    engine.load_adapter(tiny_adapters["a0"], "x", canary_weight=0.5)
+    assert engine.set_canary("x", 0).older_versions == (first,)
+    assert engine.rollback_adapter("x").version == first
+    engine.unload_adapter("x")
+    assert engine.stats().host_adapter_bytes == engine.stats().adapter_bytes == 0

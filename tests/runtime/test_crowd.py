@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lora_runtime import SamplingParams
+from lora_runtime.fairness import FairQueue
 from lora_runtime.kv_cache import BlockAllocator
 from lora_runtime.scheduler import ScheduledRow, Scheduler
 from lora_runtime.sequence import Sequence
@@ -85,3 +86,28 @@ def test_priority_comes_before_that() -> None:
     scheduler.add(sequence("light", 5))
     assert step(scheduler) == [("heavy", 1)] * 4
     assert scheduler.preemptions == 0
+
+
+def test_a_crowd_does_not_make_way_for_ever() -> None:
+    """Others that never stop coming go first, but not for ever."""
+    now = [0.0]
+    queue = FairQueue(aging_s=10, clock=lambda: now[0])
+    scheduler = Scheduler(
+        BlockAllocator(400, 16, False), NoSlots(), max_running=8, max_batch_tokens=16, waiting=queue)
+    fill(scheduler, 6)
+    step(scheduler)
+    old = sequence("heavy", 4)
+    old.arrived = 0.0
+    scheduler.add(old)
+    started = None
+    for second in range(60):
+        now[0] = float(second)
+        other = sequence("light", 4, priority=1)
+        other.arrived = now[0]
+        scheduler.add(other)
+        step(scheduler)
+        for seq in [s for s in scheduler.running if s.tenant == "light" and s.num_generated]:
+            scheduler.finish(seq)
+        if started is None and old in scheduler.running:
+            started = second
+    assert started == 10

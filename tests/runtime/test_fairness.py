@@ -34,7 +34,8 @@ def sequence(tenant: str, arrived: float = 0.0, priority: int = 0) -> Sequence:
 def serve_all(queue: FairQueue, cost: float = 1.0) -> list[str]:
     """Takes out one after the other, each served `cost`."""
     order = []
-    while (seq := queue.next(set())) is not None:
+    while queue:
+        seq = queue.heads()[0]
         queue.remove(seq)
         queue.charge(seq.tenant, cost)
         order.append(seq.tenant)
@@ -88,7 +89,7 @@ def test_membership_and_removal() -> None:
     assert seq in queue
     assert list(queue) == [other, seq]
     queue.remove(other)
-    assert queue.next({id(seq)}) is None
+    assert queue.heads() == [seq]
     queue.remove(seq)
     assert seq not in queue
     queue.forget("a")
