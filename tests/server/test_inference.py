@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import grpc
 import pytest
 from loramux.v1 import adapters_pb2, inference_pb2
 
 from ..support.engines import slow_down
 from ..support.models import SCRIPTS
-from ..support.servers import Harness, make_settings, running
+from ..support.servers import Harness, make_settings, refused, running
 
 EIGHT = {"max_new_tokens": 8, "ignore_eos": True}
 
@@ -131,13 +132,15 @@ async def test_composition(served: Harness) -> None:
     assert [(u.adapter_id, u.version, u.weight) for u in events[0].adapters] == uses
     assert not any(event.adapters for event in events[1:])
     assert "".join(event.text for event in events) == done.text
-    # An omitted weight is 1, a given 0 is 0.
+    # An omitted weight is 1; a given 0 would be an answer of the base model.
     alone = await served.generate(adapter_id="a0", **fields)
     assert [(u.adapter_id, u.version, u.weight) for u in alone.adapters] == [("a0", versions["a0"], 1)]
     assert (await served.generate(adapters=[{"adapter_id": "a0"}], **fields)).text == alone.text
     base = await served.generate(**fields)
     assert not base.adapters
-    assert (await served.generate(adapters=[{"adapter_id": "a0", "weight": 0}], **fields)).text == base.text
+    nothing = served.generate(adapters=[{"adapter_id": "a0", "weight": 0}], **fields)
+    error = await refused(nothing, grpc.StatusCode.INVALID_ARGUMENT)
+    assert "not 0" in error.details()
     assert len({done.text, alone.text, base.text}) == 3
 
 
