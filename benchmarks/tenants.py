@@ -13,7 +13,6 @@ import argparse
 import random
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,7 +24,6 @@ from workloads import MODEL, ROOT, adapter_dir, prompt
 
 from lora_runtime import AdapterPolicy, BaseModel, Engine, EngineConfig, Request, SamplingParams
 from lora_runtime.fairness import FairQueue
-from lora_runtime.sequence import Sequence
 
 LIGHT, HEAVY = "light", "heavy"
 ADAPTERS = {LIGHT: "r16-0000", HEAVY: "r16-0001"}
@@ -38,9 +36,6 @@ class ArrivalQueue(FairQueue):
 
     def served(self, tenant: str) -> float:
         return 0.0
-
-    def _urgency(self) -> Callable[[Sequence], tuple[float, float, float]]:
-        return lambda seq: (0.0, 0.0, seq.arrived)
 
 
 def schedule(args: argparse.Namespace, capacity: float) -> list[tuple[float, str, int, int]]:

@@ -297,7 +297,7 @@ class Engine:
         return EngineInfo(
             base_model=base.name, architecture=type(base.model).__name__, device=str(base.device),
             dtype=str(base.dtype).removeprefix("torch."), kernels=dict(base.kernel_names),
-            num_parameters=base.num_parameters, vocab_size=self.base.vocab_size, max_context=self.max_context,
+            num_parameters=base.num_parameters, vocab_size=base.vocab_size, max_context=self.max_context,
             max_adapters=config.max_adapters, max_running=config.max_running, max_waiting=config.max_waiting,
             max_batch_tokens=config.max_batch_tokens, kv_block_size=config.kv_block_size,
             kv_blocks=self._scheduler.allocator.num_blocks, version=__version__,

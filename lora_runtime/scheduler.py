@@ -76,10 +76,11 @@ class Scheduler:
         preempted = self.preemptions
         self._run(rows, lambda seq: seq.num_remaining == 1)
         decoding = set(rows)
-        draining = self._want()
+        heads = self.waiting.heads()
+        draining = self._want(heads)
         crowd = self._crowd()
         if crowd is not None:
-            best = self._last_turn(crowd)
+            best = self._last_turn(crowd, heads)
             self._run(rows, lambda seq: seq.tenant != crowd and seq.turn <= best)
             if self.preemptions == preempted:
                 self._admit(rows, draining, crowd, best)
@@ -138,15 +139,15 @@ class Scheduler:
             self._makes_way_since = now
         return now - self._makes_way_since >= self.waiting.aging_s
 
-    def _last_turn(self, tenant: str) -> _Turn:
+    def _last_turn(self, tenant: str, heads: Seq[Sequence]) -> _Turn:
         """The crowd's most urgent request that is not decoding yet, and the head start that others have of it."""
-        mine = [s for s in (*self.running, *self.waiting.heads()) if s.tenant == tenant and s.num_remaining > 1]
+        mine = [s for s in (*self.running, *heads) if s.tenant == tenant and s.num_remaining > 1]
         return (min((self.waiting.turn(s)[0] for s in mine), default=math.inf),
                 self.waiting.served(tenant) + _HEAD_START * self.max_batch_tokens)
 
-    def _want(self) -> set[AdapterVersion]:
+    def _want(self, heads: Seq[Sequence]) -> set[AdapterVersion]:
         """Tell the slots what waits; gives the versions that may take no new sequences now."""
-        wanted = [seq.versions for seq in self.waiting.heads() if seq.versions]
+        wanted = [seq.versions for seq in heads if seq.versions]
         if not wanted and not self._wants:
             return set()
         self._wants = bool(wanted)

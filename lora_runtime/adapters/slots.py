@@ -69,8 +69,9 @@ class Slots:
                         self.num_loading < self._max_loads):
                     self.read_of(version)
             self._state.tiers.reserve(blocked)
-            ready = blocked is not None and blocked.staged is not None
-            return self._state.tiers.in_the_way(blocked) if blocked is not None and ready else set()
+            if blocked is None or blocked.staged is None:
+                return set()
+            return self._state.tiers.in_the_way(blocked)
 
     def _refuse_unfit(self, groups: Sequence[Sequence[AdapterVersion]]) -> list[Sequence[AdapterVersion]]:
         """Fail those that what is pinned leaves no room for: they would wait for ever, and all behind them."""
@@ -108,10 +109,9 @@ class Slots:
         try:
             self.bring_in(version)
         except Exception as error:
-            failure = error  # the name `error` ends with this block
             with self._state.locked():
-                version.error = str(failure)
-                self._fail([version], failure)
+                version.error = str(error)
+                self._fail([version], error)
             raise
         finally:
             with self._state.locked():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 
 class Workers:
@@ -22,8 +23,9 @@ class Workers:
 
     def stop(self) -> None:
         """What has not begun never will; does not wait for what has."""
-        while not self._jobs.empty():
-            self._jobs.get()
+        with contextlib.suppress(Empty):  # not `while not empty()`: a thread may take the last one in between
+            while True:
+                self._jobs.get_nowait()
         for _ in self._threads:
             self._jobs.put(None)
 
