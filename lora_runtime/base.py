@@ -8,8 +8,10 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -30,13 +32,19 @@ from .model.modules import base_modules
 from .model.staging import Stager
 from .model.state import AttentionCall, StepState
 from .model.tensors import BaseTensors
+from .parallel.adapter import ShardedAdapter
+
+if TYPE_CHECKING:
+    from .parallel.group import ParallelGroup
+    from .parallel.member import Member
 
 log = logging.getLogger(__name__)
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _PLAIN_ROPE = {"default", "linear", "llama3", "yarn", "proportional"}
 # Config fields that say where a base lies or how it is run, not what it is.
-_INCIDENTAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation"}
+_INCIDENTAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation",
+               "distributed_config"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -49,8 +57,10 @@ class BaseModel:
 
     def __init__(
         self, model: Any, tokenizer: Any, name: str, identity: str, *, kernels: str = "auto", weights: str = "auto",
-        lora: bool = True, max_added_tokens: int = 64,
+        lora: bool = True, max_added_tokens: int = 64, member: Member | None = None,
+        group: ParallelGroup | None = None,
     ) -> None:
+        """`member`: the rank whose part of the base this is; `group`: on rank 0, the others."""
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
@@ -69,7 +79,9 @@ class BaseModel:
         self.max_added_tokens = max_added_tokens if lora else 0
         """Columns of the logits behind the vocabulary, for tokens that adapters add."""
         self._table = {name: i for i, name in enumerate(self.modules)}
-        hooks.attach(model, self.modules, self.state)
+        self.group = group
+        """The other ranks of a base that is split, to be ended by `close`."""
+        hooks.attach(model, self.modules, self.state, None if member is None else member.hook)
         attention.register()
         attention.attach(model, self.state)
         model.set_attn_implementation(attention.IMPLEMENTATION)
@@ -83,36 +95,59 @@ class BaseModel:
         self.program = self._compile(kernels, weights, lora, packed)
         """The whole step in C++, or None: then transformers' forward runs."""
         self._tensors = BaseTensors(model, self.modules, self.dtype, packed)
+        if group is not None:
+            self._tensors = group.tensors(model, self.modules, self.dtype)
+            self.kernel_names["step"] = f"torch/tensor-parallel/{group.plan.world}"
 
     @classmethod
     def load(cls, source: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto",
              trust_hub: bool = False, kernels: str = "auto", weights: str = "auto", lora: bool = True,
-             max_added_tokens: int = 64) -> BaseModel:
+             max_added_tokens: int = 64, tensor_parallel: int = 1) -> BaseModel:
         """Load a directory with config.json, safetensors and a tokenizer, or a hub id if `trust_hub`.
 
-        `kernels`, `weights`, `max_added_tokens`: see EngineConfig; without `lora` the base takes no adapters. Raises
-        BaseModelError when it is not there, not safetensors, or not servable faithfully.
+        `kernels`, `weights`, `max_added_tokens`, `tensor_parallel`: see EngineConfig; without `lora` the base takes no
+        adapters. Raises BaseModelError when it is not there, not safetensors, or not servable faithfully.
         """
+        if tensor_parallel > 1:
+            from .parallel.load import load_parallel
+
+            return load_parallel(source, tensor_parallel, device, kernels, weights, {
+                "dtype": dtype, "trust_hub": trust_hub, "lora": lora, "max_added_tokens": max_added_tokens})
+        load = partial(cls.load_part, source, device=device, dtype=dtype, trust_hub=trust_hub, weights=weights,
+                       lora=lora, max_added_tokens=max_added_tokens)
+        try:
+            return load(kernels=kernels)
+        except ProgramMismatchError as error:
+            log.warning("going on without the C++ kernels: %s", error)
+        return load(kernels="torch")
+
+    @classmethod
+    def load_part(cls, source: str | os.PathLike[str], *, device: str, dtype: str, trust_hub: bool, kernels: str,
+                  weights: str, lora: bool, max_added_tokens: int, member: Member | None = None,
+                  group: ParallelGroup | None = None) -> BaseModel:
+        """What `load` does, here and now; of a split base, `member`'s part. Raises as `load`, ProgramMismatchError."""
         path = Path(source)
         if not path.is_dir() and not trust_hub:
             raise BaseModelError(f"base model {str(source)!r} is not a directory (hub ids need trust_hub)")
         target = resolve_device(device)
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=resolve_dtype(dtype, target), use_safetensors=True, trust_remote_code=False,
-                attn_implementation="eager",
-            )
-            model = model.to(target)
+            with nullcontext({}) if member is None else member.loading() as split:
+                model: Any = AutoModelForCausalLM.from_pretrained(
+                    source, dtype=resolve_dtype(dtype, target), use_safetensors=True, trust_remote_code=False,
+                    attn_implementation="eager", **split)
+            if member is None:
+                model = model.to(target)
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise BaseModelError(f"base model {str(source)!r} cannot be loaded: {error}") from error
-        try:
-            return cls(model, tokenizer, path.name if path.is_dir() else str(source), identity_of(path, model),
-                       kernels=kernels, weights=weights, lora=lora, max_added_tokens=max_added_tokens)
-        except ProgramMismatchError as error:
-            log.warning("going on without the C++ kernels: %s", error)
-        return cls.load(source, device=device, dtype=dtype, trust_hub=trust_hub, kernels="torch", weights=weights,
-                        lora=lora, max_added_tokens=max_added_tokens)
+        return cls(model, tokenizer, path.name if path.is_dir() else str(source), identity_of(path, model),
+                   kernels=kernels, weights=weights, lora=lora, max_added_tokens=max_added_tokens, member=member,
+                   group=group)
+
+    def close(self) -> None:
+        """End what runs beside this process for the base. Idempotent; the base computes nothing after it."""
+        if self.group is not None:
+            self.group.close()
 
     def stage_adapter(self, updates: Mapping[str, ModuleUpdate]) -> StagedAdapter:
         """The adapter as this base's forward reads it, in host memory. For any thread, beside steps.
@@ -123,6 +158,8 @@ class BaseModel:
         if not self.takes_adapters:
             raise AdapterCapacityError("the base was loaded without adapter slots: it takes no adapters")
         deltas = Stager(self._tensors, self.max_added_tokens).stage(updates)
+        if self.group is not None:
+            return self.group.stage(deltas, self.modules)
         if self.program is not None:
             return CpuAdapter(deltas, self._table)
         staged = TorchAdapter(deltas)
@@ -130,9 +167,18 @@ class BaseModel:
 
     def place_adapter(self, staged: StagedAdapter) -> DeviceAdapter:
         """On the device; where that is the host nothing is copied."""
+        if self.group is not None:
+            assert isinstance(staged, ShardedAdapter)
+            return self.group.place(staged, self.device)
         if isinstance(staged, TorchAdapter) and self.device.type != "cpu":
             return staged.to(self.device)
         return staged
+
+    def remove_adapter(self, placed: DeviceAdapter) -> None:
+        """Off the device again, after the steps so far."""
+        if self.group is not None:
+            assert isinstance(placed, ShardedAdapter)
+            self.group.remove(placed)
 
     @torch.inference_mode()
     def _dry_run(self) -> list[AttentionCall]:

@@ -61,13 +61,26 @@ class Engine:
 
     def __init__(self, base: str | os.PathLike[str] | BaseModel, config: EngineConfig | None = None) -> None:
         self.config = config = config or EngineConfig()
-        if isinstance(base, BaseModel) and (config.kernels, config.weights) != ("auto", "auto"):
-            raise ValueError("kernels and weights are the base's: give them to BaseModel.load")
+        if isinstance(base, BaseModel) and (config.kernels, config.weights, config.tensor_parallel) != (
+                "auto", "auto", 1):
+            raise ValueError("kernels, weights and tensor_parallel are the base's: give them to BaseModel.load")
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.base = base if isinstance(base, BaseModel) else BaseModel.load(
-            base, device=config.device, dtype=config.dtype, trust_hub=config.trust_hub, kernels=config.kernels,
-            weights=config.weights, lora=config.max_adapters > 0, max_added_tokens=config.max_added_tokens)
+        self._owned: BaseModel | None = None
+        """The base, where it is this engine's to close."""
+        if not isinstance(base, BaseModel):
+            base = self._owned = BaseModel.load(
+                base, device=config.device, dtype=config.dtype, trust_hub=config.trust_hub, kernels=config.kernels,
+                weights=config.weights, lora=config.max_adapters > 0, max_added_tokens=config.max_added_tokens,
+                tensor_parallel=config.tensor_parallel)
+        self.base = base
+        try:
+            self._set_up(config)
+        except BaseException:
+            self._close_base()
+            raise
+
+    def _set_up(self, config: EngineConfig) -> None:
         num_blocks = _num_kv_blocks(self.base, config)
         limits = [self.base.max_context, num_blocks * config.kv_block_size]
         self.max_context = min([*limits, config.max_context] if config.max_context else limits)
@@ -85,6 +98,8 @@ class Engine:
         self._loop = EngineLoop(
             self.base, self._inbox, self._scheduler, self._runner, store, self._limits, self._observers)
         self._thread: threading.Thread | None = None
+        if self.base.group is not None:
+            self.base.group.on_failure(lambda error: self._inbox.post(lambda mail: setattr(mail, "fatal", error)))
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -126,11 +141,17 @@ class Engine:
         """Stop admitting, let requests finish for `drain_s` seconds, cancel the rest, join. Idempotent."""
         self.stop_admitting()
         if self._thread is None:
+            self._close_base()
             return
         self._inbox.stop(drain_s)
         if self._thread is not threading.current_thread():
             self._thread.join()
         self._store.close()
+        self._close_base()
+
+    def _close_base(self) -> None:
+        if self._owned is not None:
+            self._owned.close()
 
     # --- requests -------------------------------------------------------------------------------
 

@@ -143,7 +143,9 @@ class Tiers:
     def demote(self, version: AdapterVersion, reason: str) -> None:
         """Out of its slot; a staged copy stays."""
         assert version.holds == 0, "sequences run with it"
-        version.weights = None
+        placed, version.weights = version.weights, None
+        if placed is not None:
+            self._base.remove_adapter(placed)
         self.resident.discard(version)
         self._host_grew = True
         self._on_evicted(version, reason)

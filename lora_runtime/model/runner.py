@@ -28,7 +28,11 @@ class ModelRunner(Protocol):
 
 
 def make_runner(base: BaseModel, num_blocks: int, block_size: int) -> ModelRunner:
-    """The base's program where it has one, else transformers' forward."""
+    """The base's program where it has one, else transformers' forward, on all ranks where there are several."""
+    if base.group is not None:
+        from ..parallel.runner import ParallelRunner
+
+        return ParallelRunner(TorchRunner(base, num_blocks, block_size), base.group, num_blocks, block_size)
     if base.program is None:
         return TorchRunner(base, num_blocks, block_size)
     return ProgramRunner(
