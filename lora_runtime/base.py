@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,7 +131,8 @@ class BaseModel:
             raise BaseModelError(f"base model {str(source)!r} is not a directory (hub ids need trust_hub)")
         target = resolve_device(device)
         try:
-            with nullcontext({}) if member is None else member.loading() as split:
+            loading: AbstractContextManager[dict[str, Any]] = nullcontext({}) if member is None else member.loading()
+            with loading as split:
                 model: Any = AutoModelForCausalLM.from_pretrained(
                     source, dtype=resolve_dtype(dtype, target), use_safetensors=True, trust_remote_code=False,
                     attn_implementation="eager", **split)

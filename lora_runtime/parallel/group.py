@@ -12,7 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +29,26 @@ from .follower import READY, FollowerSpec, main
 from .member import Member
 from .messages import Forget, Place, Remove, Stop, receive, send
 from .plan import ShardPlan, check_modules
+from .styles import check_reached
 from .tensors import GatheredTensors, LocalTensors
 
 log = logging.getLogger(__name__)
 _PATIENCE_S = 5.0
 """For followers to end by themselves, and for their end to be noticed after a step that failed with it."""
 _START_S = 300.0
+_START_METHOD = "spawn"
+"""A process forked from this one would share its threads' locks and its CUDA."""
 
 
 class _Rank:
     """A follower: its process, and the two connections to it."""
 
     def __init__(self, spec: FollowerSpec) -> None:
-        spawn = torch.multiprocessing.get_context("spawn")
+        context = torch.multiprocessing.get_context(_START_METHOD)
         self.rank = spec.member.rank
-        self.steps, theirs = spawn.Pipe()
-        self.staging, theirs_too = spawn.Pipe()
-        self.process = spawn.Process(
+        self.steps, theirs = context.Pipe()
+        self.staging, theirs_too = context.Pipe()
+        self.process = context.Process(  # type: ignore[attr-defined]
             target=main, args=(spec, theirs, theirs_too), name=f"loramux-rank-{self.rank}", daemon=True)
         self.process.start()
         # Theirs alone from now on: their end is then the connection's.
@@ -116,6 +119,7 @@ class ParallelGroup:
     def tensors(self, model: Any, modules: Mapping[str, BaseModule], dtype: torch.dtype) -> GatheredTensors:
         """The base's weights for staging. Raises BaseModelError for modules that are split as none is here."""
         check_modules(self.plan, modules)
+        check_reached(model)
         self._own = LocalTensors(model, 0, self.plan.world)
         return GatheredTensors(model, modules, dtype, self._own, self._ask)
 

@@ -47,6 +47,6 @@ def _device_of(device: str, world: int) -> str:
     kind = resolve_device(device).type
     if kind not in ("cpu", "cuda"):
         raise BaseModelError(f"tensor_parallel runs on cpu or cuda, not on {kind}")
-    if kind == "cuda" and torch.cuda.device_count() < world:
-        raise BaseModelError(f"tensor_parallel {world} needs as many CUDA devices: {torch.cuda.device_count()} are here")
+    if kind == "cuda" and (found := torch.cuda.device_count()) < world:
+        raise BaseModelError(f"tensor_parallel {world} needs as many CUDA devices: {found} are here")
     return kind

@@ -64,7 +64,7 @@ class Member:
     @property
     def hook(self) -> Any:
         """hooks.attach's `linear`."""
-        return partial(styles.attach_linear, self.plan)
+        return partial(styles.attach_linear, self.plan, self.rank)
 
     @contextmanager
     def _mesh(self) -> Iterator[None]:
@@ -73,12 +73,14 @@ class Member:
             yield
             return
 
-        def on_cpu(config: DistributedConfig) -> tuple[torch.device, TransformersDeviceMesh]:
-            dense, expert = (init_device_mesh("cpu", (1, 1, 1, self.world), mesh_dim_names=("pp", "dp_replicate", *names))
-                             for names in (("fsdp", "tp"), ("efsdp", "ep")))
+        def on_cpu(distributed_config: DistributedConfig) -> tuple[torch.device | None, TransformersDeviceMesh | None]:
+            dense, expert = (
+                init_device_mesh("cpu", (1, 1, 1, self.world), mesh_dim_names=("pp", "dp_replicate", *names))
+                for names in (("fsdp", "tp"), ("efsdp", "ep")))
             return torch.device("cpu"), TransformersDeviceMesh(dense, expert)
 
-        theirs, mixin.initialize_distributed_mesh = mixin.initialize_distributed_mesh, on_cpu
+        theirs: Any = mixin.initialize_distributed_mesh
+        mixin.initialize_distributed_mesh = on_cpu
         try:
             yield
         finally:

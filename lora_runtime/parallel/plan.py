@@ -116,5 +116,3 @@ def check_modules(plan: ShardPlan, modules: Mapping[str, BaseModule]) -> None:
     for name, module in modules.items():
         if module.kind is not ModuleKind.LINEAR and plan.split(name) is not Split.WHOLE:
             raise BaseModelError(f"tensor_parallel: {name} is a {module.kind}, whose outputs must come together")
-        if module.transposed:
-            raise BaseModelError(f"tensor_parallel: {name} is a Conv1D, which transformers does not split")

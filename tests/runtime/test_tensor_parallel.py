@@ -6,11 +6,12 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import Qwen3Config
+from transformers import LlamaConfig
 
 from lora_runtime import (
     BaseModel,
@@ -22,29 +23,36 @@ from lora_runtime import (
     SamplingParams,
     WeightedAdapter,
 )
-from lora_runtime.parallel.plan import plan_of
+from lora_runtime.parallel import group
 
 from ..support import models
 from ..support.adapters import save_adapter
 from ..support.models import VOCAB, save_base
-from ..support.processes import descendants, is_alive, wait_until
+from ..support.processes import is_alive, wait_until
 from ..support.reference import LogitsRecorder, relative_error
 from .test_peft_formats import FORMATS, INVOCATION, MIX, NAMES, Names, token_ids
 
 SAMPLING = SamplingParams(max_new_tokens=6, ignore_eos=True)
 PROMPTS = [tuple(token_ids("a prompt of more than one block, FF")), tuple(token_ids("zzFF"))]
 ARCHITECTURES = {
-    "llama": NAMES["llama"], "qwen2": NAMES["qwen2"], "gemma3": NAMES["gemma3"],
-    # No dimension but the heads can be halved; a bias behind the row-parallel sum.
-    "uneven": Names("o_proj", "down_proj", "embed_tokens", "k_norm"),
+    # Biases behind the row-parallel sums; nothing but the heads can be halved.
+    "uneven llama": Names("o_proj", "down_proj", "embed_tokens", "norm"),
+    "qwen2": NAMES["qwen2"], "gemma3": NAMES["gemma3"],
 }
+
+
+@pytest.fixture(autouse=True)
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Followers come from a process that has imported everything: seconds less for each. The server's are spawned."""
+    torch.multiprocessing.set_forkserver_preload(["lora_runtime.parallel.follower"])
+    monkeypatch.setattr(group, "_START_METHOD", "forkserver")
 
 
 @pytest.fixture(autouse=True)
 def uneven(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = models._SHAPE | {"vocab_size": VOCAB + 1, "intermediate_size": 97}
-    monkeypatch.setitem(models.ARCHITECTURES, "uneven", lambda: Qwen3Config(
-        **shape, head_dim=24, attention_bias=True, tie_word_embeddings=True))
+    monkeypatch.setitem(models.ARCHITECTURES, "uneven llama", lambda: LlamaConfig(
+        **shape, attention_bias=True, mlp_bias=True))
 
 
 @dataclass
@@ -86,6 +94,11 @@ def answers(engine: Engine, adapters: dict[str, Path]) -> dict[tuple[str, int], 
             for (key, i), handle in handles.items()}
 
 
+def group_of(engine: Engine) -> group.ParallelGroup:
+    assert engine.base.group is not None
+    return engine.base.group
+
+
 def test_every_format_in_one_batch_is_as_in_one_process(case: Case) -> None:
     with Engine(case.base, config()) as engine:
         expected = answers(engine, case.adapters)
@@ -93,9 +106,8 @@ def test_every_format_in_one_batch_is_as_in_one_process(case: Case) -> None:
         versions = {key: engine.get_adapter(key).version for key in case.adapters}
     assert len({tuple(logits[0].tolist()) for (_, i), (_, logits) in expected.items() if i == 0}) == len(expected) / 2
     with Engine(case.base, config(tensor_parallel=2)) as engine:
-        group, threads = engine.base.group, torch.get_num_threads()
-        assert group is not None
-        assert threads == 1
+        ranks = group_of(engine)
+        assert torch.get_num_threads() == 1, "two ranks share two threads"
         actual = answers(engine, case.adapters)
         for key, (tokens, logits) in expected.items():
             assert actual[key][0] == tokens, key
@@ -103,11 +115,11 @@ def test_every_format_in_one_batch_is_as_in_one_process(case: Case) -> None:
         # An adapter is what it is, however many ranks hold it; and no rank holds all of it.
         assert {key: engine.get_adapter(key).version for key in case.adapters} == versions
         assert engine.stats().adapter_bytes < bytes_whole
-        assert group.held() == [(len(versions), len(versions), 1)]
+        assert ranks.held() == [(len(versions), len(versions), 1)]
         for key in case.adapters:
             engine.unload_adapter(key, timeout_s=10)
-        wait_until(lambda: group.held() == [(0, 0, 1)])
-        followers = group.processes
+        wait_until(lambda: ranks.held() == [(0, 0, 1)])
+        followers = ranks.processes
         assert all(map(is_alive, followers))
     assert len(followers) == 1
     assert not any(map(is_alive, followers))
@@ -125,8 +137,7 @@ def engine(tiny_base: Path, tiny_adapters: dict[str, Path]) -> Iterator[Engine]:
 def test_adapters_take_turns_and_a_follower_that_dies_fails_the_engine(
     engine: Engine, tiny_base: Path, tiny_adapters: dict[str, Path]
 ) -> None:
-    group = engine.base.group
-    assert group is not None
+    ranks = group_of(engine)
     with Engine(tiny_base, config()) as alone:
         for name, path in tiny_adapters.items():
             alone.load_adapter(path, name)
@@ -134,12 +145,12 @@ def test_adapters_take_turns_and_a_follower_that_dies_fails_the_engine(
         expected = [alone.generate(r).choices[0].token_ids for r in requests]
     handles = [engine.submit(r) for r in requests]  # eight adapters, two slots
     assert [h.result().choices[0].token_ids for h in handles] == expected
-    assert group.held() == [(8, 2, 1)]
+    assert ranks.held() == [(8, 2, 1)]
     running = [engine.submit(Request(token_ids=PROMPTS[0], adapter_id=name, sampling=SamplingParams(
         max_new_tokens=400, ignore_eos=True))) for name in ("a0", "")]
     for handle in running:
         next(iter(handle))
-    os.kill(group.processes[0], signal.SIGKILL)
+    os.kill(ranks.processes[0], signal.SIGKILL)
     for handle in running:
         with pytest.raises(EngineFailedError):
             handle.result()
@@ -148,7 +159,39 @@ def test_adapters_take_turns_and_a_follower_that_dies_fails_the_engine(
     with pytest.raises(EngineFailedError):
         engine.generate(requests[0])
     with pytest.raises(EngineFailedError, match="rank 1 of 2"):
-        group.held()
+        ranks.held()
+
+
+def test_a_follower_that_dies_fails_an_idle_engine(engine: Engine) -> None:
+    os.kill(group_of(engine).processes[0], signal.SIGKILL)
+    wait_until(lambda: not engine.healthy)
+    assert "rank 1 of 2 has ended: exit code -9" in str(engine.failure)
+
+
+def test_a_follower_that_fails_says_why(engine: Engine) -> None:
+    group_of(engine).tell("what nobody has heard of")
+    wait_until(lambda: not engine.healthy)
+    assert "TypeError: rank 0 sent 'what nobody has heard of'" in str(engine.failure)
+
+
+def hold(base: Path, connection: Connection) -> None:
+    """In a process of its own: load, say who follows, and wait."""
+    with Engine(base, config(tensor_parallel=2)) as engine:
+        connection.send(group_of(engine).processes)
+        connection.recv()
+
+
+def test_followers_end_with_the_process_that_started_them(tiny_base: Path) -> None:
+    context = torch.multiprocessing.get_context("forkserver")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=hold, args=(tiny_base, theirs))
+    process.start()
+    followers = ours.recv()
+    assert len(followers) == 1
+    assert all(map(is_alive, followers))
+    process.kill()  # without a word to anyone
+    process.join()
+    wait_until(lambda: not any(map(is_alive, followers)))
 
 
 def test_a_base_that_is_not_there_for_all_leaves_no_process(tmp_path: Path) -> None:
@@ -158,16 +201,4 @@ def test_a_base_that_is_not_there_for_all_leaves_no_process(tmp_path: Path) -> N
     with pytest.raises(BaseModelError, match="tensor_parallel"):
         BaseModel.load(base, tensor_parallel=2)
     assert not torch.distributed.is_initialized()
-    assert not descendants(os.getpid())
-
-
-@pytest.mark.parametrize(("architecture", "world", "says"), [
-    ("llama", 3, "num_attention_heads 4 cannot be split over 3"),
-    ("llama", 4, "num_key_value_heads 2 cannot be split over 4"),
-    ("gpt2", 2, "no plan to split GPT2LMHeadModel"),
-])
-def test_what_cannot_be_split_is_refused_before_a_process_starts(
-    tmp_path: Path, architecture: str, world: int, says: str
-) -> None:
-    with pytest.raises(BaseModelError, match=says):
-        plan_of(save_base(tmp_path, architecture), world)
+    assert not torch.multiprocessing.active_children()
