@@ -56,9 +56,7 @@ class TorchRunner:
         return StepOutput.of(self._with_added(logits, updates.get(self.base.head_name, ())))
 
     def _plan(self, batch: StepBatch) -> AttentionPlan:
-        return AttentionPlan(
-            self._tensor(batch.slots), self._tensor(batch.query_start), self._tensor(batch.context_lengths),
-            self._tensor(batch.block_tables), batch.block_size)
+        return AttentionPlan.of(batch, self.base.device)
 
     def _tensor(self, array: object) -> torch.Tensor:
         return torch.as_tensor(array, device=self.base.device)
