@@ -6,7 +6,7 @@ Which they are is seen in the dry run, not read off names.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from types import TracebackType
 from typing import Any, Self
@@ -18,9 +18,13 @@ from torch.nn import functional as F
 from ..adapters.update import BaseModule, ModuleKind
 from ..errors import BaseModelError
 from ..kernels.grouped import ModuleGroup
+from .host_reads import HostReads
 from .placement import layer_of
 from .state import StepState
 
+_TOLERANCE = 0.05
+"""Root-mean-square difference of logits, relative to their size: more than bfloat16's rounding of another GEMM, less than
+a wrong weight makes."""
 _LINEAR_MAPS = (ModuleKind.LINEAR, ModuleKind.LM_HEAD)
 
 
@@ -75,6 +79,23 @@ class InputRecorder:
 
     def _own(self, weight: torch.Tensor) -> bool:
         return sum(p is weight for _, p in self._model.named_parameters(remove_duplicate=False)) == 1
+
+
+def fuse(
+    model: nn.Module, modules: Mapping[str, BaseModule], state: StepState, run: Callable[[], torch.Tensor]
+) -> tuple[list[FusedLinears | SingleLinear], list[str]]:
+    """Fuse what `run`, a small forward that gives logits, shows to belong together.
+
+    Also names what its ops read of tensors on the host, which is nothing if it can be captured as a CUDA graph. Raises
+    BaseModelError if the logits come out differently afterwards.
+    """
+    with InputRecorder(model, modules) as recorder, HostReads() as reads:
+        expected = run().float()
+    linears = install(model, modules, recorder.groups(), state)
+    error = float((run().float() - expected).norm() / expected.norm())
+    if not error <= _TOLERANCE:
+        raise BaseModelError(f"{type(model).__name__}'s logits differ by {error:.1e} with fused projections")
+    return linears, sorted(reads.found)
 
 
 def install(
