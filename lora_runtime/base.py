@@ -52,7 +52,7 @@ class BaseModel:
 
     def __init__(
         self, model: Any, tokenizer: Any, name: str, identity: str, *, kernels: str = "auto", weights: str = "auto",
-        attention_route: str = "auto", lora: bool = True, slots: int = 64, max_added_tokens: int = 64,
+        attention_route: str = "auto", lora: bool = True, max_added_tokens: int = 64,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -102,12 +102,12 @@ class BaseModel:
     @classmethod
     def load(cls, source: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto",
              trust_hub: bool = False, kernels: str = "auto", weights: str = "auto", attention_route: str = "auto",
-             lora: bool = True, slots: int = 64, max_added_tokens: int = 64) -> BaseModel:
+             lora: bool = True, max_added_tokens: int = 64) -> BaseModel:
         """Load a directory with config.json, safetensors and a tokenizer, or a hub id if `trust_hub`.
 
-        `kernels`, `weights`, `attention_route` (its `attention`), `max_added_tokens`: see EngineConfig; `slots`: its
-        `max_adapters`; without `lora` the base takes no adapters. Raises BaseModelError when it is not there, not
-        safetensors, or not servable faithfully.
+        `kernels`, `weights`, `attention_route` (its `attention`), `max_added_tokens`: see EngineConfig; without
+        `lora` the base takes no adapters. Raises BaseModelError when it is not there, not safetensors, or not servable
+        faithfully.
         """
         path = Path(source)
         if not path.is_dir() and not trust_hub:
@@ -125,11 +125,11 @@ class BaseModel:
         try:
             return cls(model, tokenizer, path.name if path.is_dir() else str(source), identity_of(path, model),
                        kernels=kernels, weights=weights, attention_route=attention_route, lora=lora,
-                       slots=slots, max_added_tokens=max_added_tokens)
+                       max_added_tokens=max_added_tokens)
         except ProgramMismatchError as error:
             log.warning("going on without the C++ kernels: %s", error)
         return cls.load(source, device=device, dtype=dtype, trust_hub=trust_hub, kernels="torch", weights=weights,
-                        attention_route=attention_route, lora=lora, slots=slots, max_added_tokens=max_added_tokens)
+                        attention_route=attention_route, lora=lora, max_added_tokens=max_added_tokens)
 
     def stage_adapter(self, updates: Mapping[str, ModuleUpdate]) -> StagedAdapter:
         """The adapter as this base's forward reads it, in host memory. For any thread, beside steps.
