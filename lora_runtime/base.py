@@ -157,7 +157,7 @@ class BaseModel:
             try:
                 return staged.to(self.device)
             except torch.OutOfMemoryError as error:
-                raise AdapterCapacityError(f"the device has no {staged.num_bytes} bytes free for the adapter") from error
+                raise AdapterCapacityError(f"the device has no {staged.num_bytes} bytes for the adapter") from error
         return staged
 
     def remove_adapter(self, adapter: DeviceAdapter) -> None:

@@ -155,10 +155,7 @@ class Tiers:
     def demote(self, version: AdapterVersion, reason: str) -> None:
         """Out of its slot; a staged copy stays."""
         assert version.holds == 0, "sequences run with it"
-        assert version.weights is not None
-        self._base.remove_adapter(version.weights)
-        version.weights = None
-        self.resident.discard(version)
+        self._leave_slot(version)
         self._host_grew = True
         self._on_evicted(version, reason)
 
@@ -177,7 +174,7 @@ class Tiers:
         """Give the slots back to the base, which other engines may share; nothing is placed any more."""
         self._slots = 0
         for version in [v for v in self.resident if not v.holds]:
-            self.demote(version, "unloaded")
+            self._leave_slot(version)
 
     def trim(self) -> None:
         """Bring host memory below its budget. What waits for a slot stays, within it, longest."""
@@ -193,6 +190,12 @@ class Tiers:
             version.staged = None
             self.hosted.discard(version)
         self._host_grew = over > 0  # what is being brought in is left for the next time
+
+    def _leave_slot(self, version: AdapterVersion) -> None:
+        assert version.weights is not None
+        self._base.remove_adapter(version.weights)
+        version.weights = None
+        self.resident.discard(version)
 
     def _worth(self, version: AdapterVersion) -> tuple[int, int]:
         return -self._rank.get(version, _UNWANTED), version.last_used

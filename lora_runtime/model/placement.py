@@ -140,7 +140,7 @@ class Placer:
         try:
             buffer = self.copies.allocate(staged.num_bytes)
         except torch.OutOfMemoryError as error:
-            raise AdapterCapacityError(f"the device has no {staged.num_bytes} bytes free for the adapter") from error
+            raise AdapterCapacityError(f"the device has no {staged.num_bytes} bytes for the adapter") from error
         arrivals = []
         for layer, start, end in staged.copies(self._min_copy):
             self.copies.copy(buffer[start:end], staged.buffer[start:end])
