@@ -87,17 +87,14 @@ class BaseModel:
         """On the device path: the linear maps as they are computed, in the order of the slot table."""
         self.host_reads: Sequence[str] = ()
         """Why its forward cannot be captured as a CUDA graph."""
-        self.placer: Placer | None = None
-        """On the device path: the slots."""
         if self.state.kernels.update_group is not None:
             self.linears, self.host_reads = fuse(model, self.modules, self.state, self._dry_run)
-            if lora:
-                in_order = {name: self.modules[name] for linear in self.linears for name in linear.names}
-                self.placer = Placer(in_order, slots, self.dtype, copy_stream(self.device))
         packed: dict[str, PackedLinear] = {}
         self.program = self._compile(kernels, weights, lora, packed)
         """The whole step in C++, or None: then transformers' forward runs."""
         self._tensors = BaseTensors(model, self.modules, self.dtype, packed)
+        self.placer: Placer | None = None
+        """The slots of the device path; None where adapters need no copy, or the torch path makes it."""
 
     @classmethod
     def load(cls, source: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto",
@@ -143,27 +140,41 @@ class BaseModel:
         if self.program is not None:
             return CpuAdapter(deltas, self._table)
         if self.placer is not None:
-            return FlatAdapter(deltas, pinned=self.placer.copies.pinned)
+            return FlatAdapter(deltas, self.placer.copies.pinned)
         staged = TorchAdapter(deltas)
         return staged.pinned() if self.device.type == "cuda" else staged
 
-    def place_adapter(self, staged: StagedAdapter) -> DeviceAdapter:
-        """On the device; where that is the host nothing is copied, unless the base has slots of its own.
+    def open_slots(self, order: Sequence[str], slots: int) -> None:
+        """Let adapters be placed by a Placer: `order` are the linear maps that its table holds. Before any is staged.
 
-        Raises AdapterCapacityError where it has and they, or the device's memory, are full.
+        Engines that share the base share its slots. Raises ValueError when there are fewer than the next one wants.
+        """
+        if self.placer is None:
+            modules = {name: self.modules[name] for name in order}
+            self.placer = Placer(modules, slots, self.dtype, copy_stream(self.device))
+        elif slots > self.placer.table.slots:
+            raise ValueError(f"max_adapters {slots}: the base's slots were made for {self.placer.table.slots} adapters")
+
+    def place_adapter(self, staged: StagedAdapter) -> DeviceAdapter:
+        """On the device; where that is the host nothing is copied. For any thread, beside steps; never waits.
+
+        Raises AdapterCapacityError when the device has no room for it.
         """
         if isinstance(staged, FlatAdapter):
             assert self.placer is not None
             return self.placer.place(staged)
         if isinstance(staged, TorchAdapter) and self.device.type != "cpu":
-            return staged.to(self.device)
+            try:
+                return staged.to(self.device)
+            except torch.OutOfMemoryError as error:
+                raise AdapterCapacityError(f"the device has no {staged.num_bytes} bytes for the adapter") from error
         return staged
 
-    def remove_adapter(self, placed: DeviceAdapter) -> None:
-        """What `place_adapter` gave is used no more: for slots, whose memory is freed once no step reads it."""
-        if isinstance(placed, SlotAdapter):
+    def remove_adapter(self, adapter: DeviceAdapter) -> None:
+        """Off the device; no step that is planned from now on has it."""
+        if isinstance(adapter, SlotAdapter):
             assert self.placer is not None
-            self.placer.remove(placed)
+            self.placer.remove(adapter)
 
     @torch.inference_mode()
     def _dry_run(self) -> torch.Tensor:

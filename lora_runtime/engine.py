@@ -68,9 +68,9 @@ class Engine:
         self.base = base if isinstance(base, BaseModel) else BaseModel.load(
             base, device=config.device, dtype=config.dtype, trust_hub=config.trust_hub, kernels=config.kernels,
             weights=config.weights, attention_route=config.attention, lora=config.max_adapters > 0,
-            slots=config.max_adapters, max_added_tokens=config.max_added_tokens)
-        if self.base.placer is not None and self.base.placer.table.slots < config.max_adapters:
-            raise ValueError(f"the base has {self.base.placer.table.slots} adapter slots: give `slots` to BaseModel.load")
+            max_added_tokens=config.max_added_tokens)
+        if self.base.linears and self.base.takes_adapters:
+            self.base.open_slots([name for linear in self.base.linears for name in linear.names], config.max_adapters)
         num_blocks = _num_kv_blocks(self.base, config)
         limits = [self.base.max_context, num_blocks * config.kv_block_size]
         self.max_context = min([*limits, config.max_context] if config.max_context else limits)
