@@ -86,7 +86,7 @@ class Engine:
             max_running_of=lambda adapter_id: store.policy(adapter_id).max_running)
         self._runner = make_runner(
             self.base, num_blocks, config.kv_block_size, max_running=config.max_running, max_context=self.max_context,
-            cuda_graphs=config.cuda_graphs)
+            cuda_graphs=config.cuda_graphs, lora_overlap=config.lora_overlap)
         self._loop = EngineLoop(
             self.base, self._inbox, self._scheduler, self._runner, store, self._limits, self._observers)
         self._thread: threading.Thread | None = None

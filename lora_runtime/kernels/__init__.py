@@ -31,6 +31,9 @@ class Kernels:
     """As cache.write_kv_reference."""
     update_group: Callable[..., None] | None = None
     """As grouped.update_group_reference, for the device path; None on the torch path."""
+    shrink: Callable[..., None] | None = None
+    expand: Callable[..., None] | None = None
+    """The two halves of `update_group`, where it has halves: the first needs no y."""
     captures: bool = True
     """Whether a step with this attention can be captured as a CUDA graph: it plans nothing on the host."""
 

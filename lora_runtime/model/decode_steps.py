@@ -16,7 +16,7 @@ import torch
 from ..batch import StepBatch
 from ..kernels.plan import LoraPlan, PlanArrays, PlanBuffers, plan_tiles
 from ..kv_cache import KVCache
-from .lora_step import LoraStep
+from .lora_step import LoraStep, Side
 from .output import StepOutput
 from .step_buffers import StepBuffers
 
@@ -91,9 +91,10 @@ class DecodeSteps:
     """`forward` for batches that `takes` accepts. `sizes` are the rows of the steps there are, ascending."""
 
     def __init__(self, base: BaseModel, cache: KVCache, buffers: StepBuffers, plans: PlanBuffers | None,
-                 launcher: StepLauncher) -> None:
+                 launcher: StepLauncher, side: Side | None = None) -> None:
         """`plans` holds buffers.rows tiles and PAIRS_PER_ROW times as many pairs; None: no row has an adapter."""
         self.base, self.cache, self.buffers, self.plans, self.launcher = base, cache, buffers, plans, launcher
+        self._side = side
         self.sizes = step_sizes(buffers.rows)
 
     def takes(self, batch: StepBatch, arrays: PlanArrays | None) -> bool:
@@ -138,7 +139,7 @@ class DecodeSteps:
     def _lora(self, size: int) -> LoraStep:
         assert self.plans is not None
         plan = _first_tiles(self.plans.plan, size)
-        return LoraStep.of(self.base, plan, plan)  # all rows sample
+        return LoraStep.of(self.base, plan, plan, side=self._side)  # all rows sample
 
     def _size_for(self, count: int) -> int:
         return next(size for size in self.sizes if size >= count)

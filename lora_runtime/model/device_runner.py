@@ -14,7 +14,7 @@ from ..kernels.attention import AttentionPlan
 from ..kernels.plan import DECODE_TILE, PREFILL_TILE, LoraPlan, PlanArrays, PlanBuffers, hidden_per_row, plan_tiles
 from ..kv_cache import KVCache
 from .decode_steps import PAIRS_PER_ROW, DecodeSteps, DirectSteps, GraphSteps, StepLauncher
-from .lora_step import LoraStep
+from .lora_step import LoraStep, side_of
 from .output import StepOutput
 from .placement import SlotAdapter
 from .rows import module_updates, sampled_range, with_added
@@ -37,16 +37,17 @@ class DeviceRunner:
     """
 
     def __init__(self, base: BaseModel, num_blocks: int, block_size: int, *, max_running: int, max_context: int,
-                 cuda_graphs: bool) -> None:
+                 cuda_graphs: bool = True, lora_overlap: bool = False) -> None:
         self.base = base
         # One block more, for the rows of fixed buffers that no sequence has.
         self.cache = KVCache(base.kv_shapes, num_blocks + 1, block_size, base.dtype, base.device)
         self._groups = [linear.group for linear in base.linears]
         self._group_of = {name: linear.names for linear in base.linears for name in linear.names}
+        self._side = side_of(base.device) if lora_overlap and base.state.kernels.shrink is not None else None
         buffers = StepBuffers(
             max_running, -(-max_context // block_size), block_size, num_blocks,
             base.vocab_size + base.max_added_tokens, base.device)
-        self.decode = DecodeSteps(base, self.cache, buffers, self._plan_buffers(max_running), DirectSteps())
+        self.decode = DecodeSteps(base, self.cache, buffers, self._plan_buffers(max_running), DirectSteps(), self._side)
         if cuda_graphs and (launcher := self._graphs()) is not None:
             self._capture(launcher)
 
@@ -100,7 +101,7 @@ class DeviceRunner:
                               for s, start, end in sampled if start < end], arrays.tile_size)
             head = None if own is None else own.to(self.base.device)
         touched = {name for adapter in adapters for name in adapter.deltas}
-        return LoraStep.of(self.base, plan, head, touched, adapters)
+        return LoraStep.of(self.base, plan, head, touched, adapters, self._side)
 
     def _plan(self, segments: Sequence[AdapterSegment], tile_size: int) -> PlanArrays | None:
         if not segments:
