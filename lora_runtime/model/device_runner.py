@@ -48,8 +48,11 @@ class DeviceRunner:
             max_running, -(-max_context // block_size), block_size, num_blocks,
             base.vocab_size + base.max_added_tokens, base.device)
         self.decode = DecodeSteps(base, self.cache, buffers, self._plan_buffers(max_running), DirectSteps(), self._side)
-        if cuda_graphs and (launcher := self._graphs()) is not None:
-            self._capture(launcher)
+        if cuda_graphs and base.device.type == "cuda":
+            if reason := why_not_captured(base):
+                log.warning("no CUDA graphs: %s", reason)
+            else:
+                self._capture(GraphSteps(base.device))
 
     @torch.inference_mode()
     def forward(self, batch: StepBatch) -> StepOutput:
@@ -118,19 +121,6 @@ class DeviceRunner:
         hidden = rows * hidden_per_row(_BUFFER_RANK, self._groups, DECODE_TILE)
         return PlanBuffers(rows, rows * PAIRS_PER_ROW, hidden, DECODE_TILE, self.base.device)
 
-    def _graphs(self) -> StepLauncher | None:
-        """None where steps cannot be captured; the log says why."""
-        base = self.base
-        if base.device.type != "cuda":
-            return None
-        if base.host_reads:
-            log.warning("no CUDA graphs: the base's forward reads values on the host (%s)", ", ".join(base.host_reads))
-        elif not base.state.kernels.captures:
-            log.warning("no CUDA graphs: attention %s plans on the host", base.state.kernels.names["paged_attention"])
-        else:
-            return GraphSteps(base.device)
-        return None
-
     @torch.inference_mode()
     def _capture(self, launcher: StepLauncher) -> None:
         direct = self.decode.launcher
@@ -141,6 +131,17 @@ class DeviceRunner:
         except RuntimeError as error:
             log.warning("no CUDA graphs: a decode step could not be captured", exc_info=error)
             self.decode.launcher = direct
+
+
+def why_not_captured(base: BaseModel) -> str:
+    """What keeps decode steps on this base from being CUDA graphs; empty where nothing does."""
+    if base.state.kernels.update_group is None:
+        return "the torch path has none"
+    if base.host_reads:
+        return f"the base's forward reads values on the host ({', '.join(base.host_reads)})"
+    if not base.state.kernels.captures:
+        return f"attention {base.state.kernels.names['paged_attention']} plans on the host"
+    return ""
 
 
 def _adapters(batch: StepBatch) -> list[SlotAdapter]:

@@ -24,8 +24,8 @@ from .placement import layer_of
 from .state import StepState
 
 _TOLERANCE = 0.05
-"""Root-mean-square difference of logits, relative to their size: more than bfloat16 rounds another GEMM differently, less
-than a wrong weight makes."""
+"""Root-mean-square difference of logits, relative to their size: another GEMM rounds bfloat16 less differently, a wrong
+weight makes more."""
 _LINEAR_MAPS = (ModuleKind.LINEAR, ModuleKind.LM_HEAD)
 
 
