@@ -12,7 +12,7 @@ import triton
 from triton import language as tl
 
 from ..attention import AttentionPlan
-from .attention_tiles import MAX_SPLITS, MIN_SPLIT, Heads, Tile, chunk_tile, decode_tile
+from .attention_tiles import MAX_SPLITS, MIN_SPLIT, Heads, chunk_tile, decode_tile
 from .dot import INTERPRETED, dot
 
 
@@ -149,8 +149,8 @@ def _decode_kernel(
         if count == 1:
             _store(out, row.to(tl.int64) * out_row + heads * DV, acc, total, kept, DV, BLOCK_DV)
         else:
-            HEADS: tl.constexpr = GROUP
-            at = (sequence.to(tl.int64) * (tl.num_programs(0) // PARTS * HEADS) + heads) * splits + split
+            all_heads = tl.num_programs(0) // PARTS * GROUP
+            at = (sequence.to(tl.int64) * all_heads + heads) * splits + split
             dims_v = tl.arange(0, BLOCK_DV)
             tl.store(parts + at[:, None] * DV + dims_v[None, :], acc, mask=kept[:, None] & (dims_v < DV)[None, :])
             tl.store(sums + at * 2, top, mask=kept)

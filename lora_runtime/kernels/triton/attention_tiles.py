@@ -14,6 +14,8 @@ MIN_SPLIT = 256
 """Keys of a decode row that one program takes at least; a multiple of every tile's keys."""
 MAX_SPLITS = 32
 """Programs per decode row and key head at most; longer contexts have longer splits."""
+_STAGES = 5
+"""Two blocks of keys and values on their way while one is computed with: each also waits for its entry in the table."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,14 @@ class Tile:
 def chunk_tile(heads: Heads, dtype: torch.dtype) -> Tile:
     """For sequences of several rows."""
     widest = max(_padded(heads.dim), _padded(heads.dim_v))
-    if dtype.itemsize > 2:
-        rows, keys, warps, stages = 64, 32, 4, 2
-    elif widest <= 64:
-        rows, keys, warps, stages = 128, 64, 4, 3
+    if dtype.itemsize > 2:  # no tensor cores: the products are the registers' work
+        rows, keys, warps = 16, 32 if widest <= 64 else 16, 4
     elif widest <= 128:
-        rows, keys, warps, stages = 128, 64, 8, 3
+        rows, keys, warps = 128, 64, 8
     else:
-        rows, keys, warps, stages = 64, 32, 4, 2
-    pack, parts = _pack(heads, most=32)
-    return Tile(rows, keys, pack, parts, _padded(heads.dim), _padded(heads.dim_v), warps, stages)
+        rows, keys, warps = 64, 32, 8
+    pack, parts = _pack(heads, most=min(32, rows))
+    return Tile(rows, keys, pack, parts, _padded(heads.dim), _padded(heads.dim_v), warps, _STAGES)
 
 
 def decode_tile(heads: Heads, dtype: torch.dtype) -> Tile:
@@ -79,7 +79,7 @@ def decode_tile(heads: Heads, dtype: torch.dtype) -> Tile:
     widest = max(_padded(heads.dim), _padded(heads.dim_v))
     pack, parts = _pack(heads, most=64)
     keys = 64 if widest * dtype.itemsize <= 256 else 32
-    return Tile(max(16, _power_of_2(pack)), keys, pack, parts, _padded(heads.dim), _padded(heads.dim_v), 4, 3)
+    return Tile(max(16, _power_of_2(pack)), keys, pack, parts, _padded(heads.dim), _padded(heads.dim_v), 4, _STAGES)
 
 
 def _pack(heads: Heads, most: int) -> tuple[int, int]:
