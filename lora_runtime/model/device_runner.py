@@ -11,9 +11,9 @@ import torch
 
 from ..batch import AdapterSegment, StepBatch
 from ..kernels.attention import AttentionPlan
-from ..kernels.plan import DECODE_TILE, PREFILL_TILE, LoraPlan, PlanArrays, PlanBuffers, hidden_per_row, plan_tiles
+from ..kernels.plan import DECODE_TILE, PREFILL_TILE, LoraPlan, PlanArrays, hidden_per_row, plan_tiles
 from ..kv_cache import KVCache
-from .decode_steps import PAIRS_PER_ROW, DecodeSteps, DirectSteps, GraphSteps, StepLauncher
+from .decode_steps import DecodeSteps, DirectSteps, GraphSteps, StepLauncher, plan_buffers
 from .lora_step import LoraStep, side_of
 from .output import StepOutput
 from .placement import SlotAdapter
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _BUFFER_RANK = 256
-"""Rank up to which a decode step finds room for the intermediate of every row; a step with more is not captured."""
+"""Rank, on average, for which decode steps in fixed buffers have room between A and B; more runs on tensors of its
+own."""
 
 
 class DeviceRunner:
@@ -47,7 +48,9 @@ class DeviceRunner:
         buffers = StepBuffers(
             max_running, -(-max_context // block_size), block_size, num_blocks,
             base.vocab_size + base.max_added_tokens, base.device)
-        self.decode = DecodeSteps(base, self.cache, buffers, self._plan_buffers(max_running), DirectSteps(), self._side)
+        plans = None if base.placer is None else plan_buffers(
+            max_running, hidden_per_row(_BUFFER_RANK, self._groups, DECODE_TILE), base.device)
+        self.decode = DecodeSteps(base, self.cache, buffers, plans, DirectSteps(), self._side)
         if cuda_graphs and base.device.type == "cuda":
             if reason := why_not_captured(base):
                 log.warning("no CUDA graphs: %s", reason)
@@ -114,12 +117,6 @@ class DeviceRunner:
         return plan_tiles(
             [(s.start, s.end, slot_adapter(s).slot, s.weight) for s in segments], tile_size,
             lambda slot: hidden_per_row(placer.table.max_rank(slot), self._groups, tile_size))
-
-    def _plan_buffers(self, rows: int) -> PlanBuffers | None:
-        if self.base.placer is None:
-            return None
-        hidden = rows * hidden_per_row(_BUFFER_RANK, self._groups, DECODE_TILE)
-        return PlanBuffers(rows, rows * PAIRS_PER_ROW, hidden, DECODE_TILE, self.base.device)
 
     @torch.inference_mode()
     def _capture(self, launcher: StepLauncher) -> None:
