@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from lora_runtime import BaseModel, Engine, base
+from lora_runtime import BaseModel, base
 from lora_runtime.kernels import Kernels
 from lora_runtime.kernels.attention import paged_attention_reference
 from lora_runtime.kernels.grouped import update_group_reference
 from lora_runtime.kernels.lora import add_lora_reference
 from lora_runtime.model.decode_steps import DirectSteps, StepKey
 from lora_runtime.model.device_runner import DeviceRunner
+from lora_runtime.model.runner import ModelRunner
 
 REFERENCES = Kernels(
     lora=add_lora_reference, attention=paged_attention_reference, update_group=update_group_reference,
@@ -41,16 +42,16 @@ def load_base(directory: Path, kernels: str = "triton", slots: int = 0, **settin
     return model
 
 
-def record_launches(engine: Engine) -> list[StepKey]:
+def record_launches(runner: ModelRunner) -> list[StepKey]:
     """Of steps in fixed buffers, from now on."""
-    runner = engine._runner
     assert isinstance(runner, DeviceRunner)
-    launched, launcher = [], runner.decode.launcher
+    launched: list[StepKey] = []
+    launch = runner.decode.launcher.launch
 
     class Recording(DirectSteps):
         def launch(self, key: StepKey, step: Callable[[], None]) -> None:
             launched.append(key)
-            launcher.launch(key, step)
+            launch(key, step)
 
     runner.decode.launcher = Recording()
     return launched
