@@ -23,7 +23,7 @@ PLANNED: dict[str, Callable[[str], dict[str, Any]]] = {
     "lora": lambda a: {"r": 5, "target_modules": [ATTENTION[a], MLP[a]]},
     "lora too": lambda a: {"r": 2, "target_modules": [ATTENTION[a]]},
     "dora": lambda a: {"r": 3, "use_dora": True, "target_modules": "all-linear"},
-    "bias": lambda a: {"r": 2, "bias": "all", "target_modules": [ATTENTION[a]]},
+    "bias": lambda a: {"r": 2, "bias": "lora_only", "target_modules": [ATTENTION[a]]},
     "head": lambda a: {"target_modules": [MLP[a]], "modules_to_save": ["lm_head"]},
 }
 RARE: dict[str, Callable[[str], dict[str, Any]]] = {
