@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from .kernels.cpu.weights import PackedLinear
 from .kernels.sampling import sample_rows_reference
 from .model import attention, hooks
 from .model.compiled import ProgramMismatchError, compile_program
+from .model.copies import copy_stream
 from .model.modules import base_modules
+from .model.placement import FlatAdapter, Placer, SlotAdapter
 from .model.staging import Stager
 from .model.state import AttentionCall, StepState
 from .model.tensors import BaseTensors
@@ -75,6 +77,8 @@ class BaseModel:
         model.set_attn_implementation(attention.IMPLEMENTATION)
         self.attention_calls = self._dry_run()
         self.kv_shapes = [(c.kv_heads, c.dim, c.dim_v) for c in self.attention_calls]
+        for _, dim, dim_v in self.kv_shapes:
+            self.state.kernels.check_heads(dim, dim_v, self.dtype)
         self.eos_token_ids = _eos_ids(model, tokenizer)
         self.kernel_names = dict(self.state.kernels.names)
         self.takes_adapters = lora
@@ -83,6 +87,8 @@ class BaseModel:
         self.program = self._compile(kernels, weights, lora, packed)
         """The whole step in C++, or None: then transformers' forward runs."""
         self._tensors = BaseTensors(model, self.modules, self.dtype, packed)
+        self.placer: Placer | None = None
+        """The slots of the device path; None where adapters need no copy, or the torch path makes it."""
 
     @classmethod
     def load(cls, source: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto",
@@ -126,14 +132,42 @@ class BaseModel:
         deltas = Stager(self._tensors, self.max_added_tokens).stage(updates)
         if self.program is not None:
             return CpuAdapter(deltas, self._table)
+        if self.placer is not None:
+            return FlatAdapter(deltas, self.placer.copies.pinned)
         staged = TorchAdapter(deltas)
         return staged.pinned() if self.device.type == "cuda" else staged
 
+    def open_slots(self, order: Sequence[str], slots: int) -> None:
+        """Let adapters be placed by a Placer: `order` are the linear maps that its table holds. Before any is staged.
+
+        Engines that share the base share its slots. Raises ValueError when there are fewer than the next one wants.
+        """
+        if self.placer is None:
+            modules = {name: self.modules[name] for name in order}
+            self.placer = Placer(modules, slots, self.dtype, copy_stream(self.device))
+        elif slots > self.placer.table.slots:
+            raise ValueError(f"max_adapters {slots}: the base's slots were made for {self.placer.table.slots} adapters")
+
     def place_adapter(self, staged: StagedAdapter) -> DeviceAdapter:
-        """On the device; where that is the host nothing is copied."""
+        """On the device; where that is the host nothing is copied. For any thread, beside steps; never waits.
+
+        Raises AdapterCapacityError when the device has no room for it.
+        """
+        if isinstance(staged, FlatAdapter):
+            assert self.placer is not None
+            return self.placer.place(staged)
         if isinstance(staged, TorchAdapter) and self.device.type != "cpu":
-            return staged.to(self.device)
+            try:
+                return staged.to(self.device)
+            except torch.OutOfMemoryError as error:
+                raise AdapterCapacityError(f"the device has no {staged.num_bytes} bytes for the adapter") from error
         return staged
+
+    def remove_adapter(self, adapter: DeviceAdapter) -> None:
+        """Off the device; no step that is planned from now on has it."""
+        if isinstance(adapter, SlotAdapter):
+            assert self.placer is not None
+            self.placer.remove(adapter)
 
     @torch.inference_mode()
     def _dry_run(self) -> list[AttentionCall]:

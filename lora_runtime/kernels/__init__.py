@@ -10,12 +10,12 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..errors import BaseModelError
-from . import attention, cache, lora
+from . import attention, cache, flashinfer, lora
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ class Kernels:
     """As cache.write_kv_reference."""
     update_group: Callable[..., None] | None = None
     """As grouped.update_group_reference, for the device path; None on the torch path."""
+    check_heads: Callable[[int, int, torch.dtype], None] = lambda dim, dim_v, dtype: None
+    """Raises BaseModelError if `attention` cannot take a layer's dims of keys and of values, or the dtype."""
     captures: bool = True
     """Whether a step with this attention can be captured as a CUDA graph: it plans nothing on the host."""
 
@@ -44,9 +46,7 @@ def select(device: torch.device, kernels: str = "auto", attention_route: str = "
         if attention_route != "auto":
             raise BaseModelError(f"attention {attention_route!r} needs a CUDA device and kernels auto or triton")
         return _torch(device)
-    if attention_route == "flashinfer":
-        raise NotImplementedError
-    raise NotImplementedError
+    return _triton(device, attention_route)
 
 
 def _wants_triton(device: torch.device, kernels: str) -> bool:
@@ -63,6 +63,21 @@ def _wants_triton(device: torch.device, kernels: str) -> bool:
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise BaseModelError(f"kernels 'triton' run on CUDA, not on {device.type} (but for TRITON_INTERPRET=1, slowly)")
     return True
+
+
+def _triton(device: torch.device, attention_route: str) -> Kernels:
+    from .triton.attention import paged_attention
+    from .triton.cache import write_kv
+    from .triton.lora import update_group
+
+    chosen = Kernels(
+        lora=lora.add_lora_reference, attention=paged_attention, write_kv=write_kv, update_group=update_group,
+        names={"lora": "triton", "paged_attention": "triton"})
+    if attention_route != "flashinfer":
+        return chosen
+    routed = flashinfer.FlashInferAttention(device)
+    return replace(chosen, attention=routed, check_heads=routed.check, captures=False,
+                   names=chosen.names | {"paged_attention": "flashinfer"})
 
 
 def _torch(device: torch.device) -> Kernels:

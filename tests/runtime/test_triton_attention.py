@@ -170,6 +170,7 @@ def test_keys_and_values_are_written_where_they_belong(kv_heads: int, d: int, dv
 def test_they_compile_for_real_gpus() -> None:
     """For A100 and H100, within their registers and shared memory; the module has more shapes."""
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, "-m", "tests.support.attention_launches", "Llama 3 8B", "odd dims"], env=env, text=True,
-                          cwd=Path(__file__).parents[2], capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.attention_launches", "Llama 3 8B", "odd dims"], env=env, text=True,
+        cwd=Path(__file__).parents[2], capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
