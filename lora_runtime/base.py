@@ -79,6 +79,8 @@ class BaseModel:
         self._dry_run()
         self.attention_calls = self._attention_calls()
         self.kv_shapes = [(c.kv_heads, c.dim, c.dim_v) for c in self.attention_calls]
+        for _, dim, dim_v in self.kv_shapes:
+            self.state.kernels.check_heads(dim, dim_v, self.dtype)
         self.eos_token_ids = _eos_ids(model, tokenizer)
         self.kernel_names = dict(self.state.kernels.names)
         self.takes_adapters = lora

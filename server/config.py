@@ -65,8 +65,8 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto is bfloat16 on CUDA and on CPUs that have it, else float32.")
     kernels: Literal["auto", "torch", "triton"] = Field(
-        "auto", description="auto takes Triton's kernels on CUDA and the C++ ones on x86-64 CPUs where they can run the "
-        "base; torch neither. triton on a CPU needs Triton's interpreter.")
+        "auto", description="auto takes Triton's kernels on CUDA and the C++ ones on x86-64 CPUs where they can run "
+        "the base; torch neither. triton on a CPU needs Triton's interpreter.")
     attention: Literal["auto", "triton", "flashinfer"] = Field(
         "auto", description="Attention of the Triton kernels: auto is triton; flashinfer needs the package "
         "flashinfer-python and takes 16-bit dtypes, without CUDA graphs.")

@@ -10,12 +10,12 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..errors import BaseModelError
-from . import attention, cache, lora
+from . import attention, cache, flashinfer, lora
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ class Kernels:
     shrink: Callable[..., None] | None = None
     expand: Callable[..., None] | None = None
     """The two halves of `update_group`, where it has halves: the first needs no y."""
+    check_heads: Callable[[int, int, torch.dtype], None] = lambda dim, dim_v, dtype: None
+    """Raises BaseModelError if `attention` cannot take a layer's dims of keys and of values, or the dtype."""
     captures: bool = True
     """Whether a step with this attention can be captured as a CUDA graph: it plans nothing on the host."""
 
@@ -47,9 +49,7 @@ def select(device: torch.device, kernels: str = "auto", attention_route: str = "
         if attention_route != "auto":
             raise BaseModelError(f"attention {attention_route!r} needs a CUDA device and kernels auto or triton")
         return _torch(device)
-    if attention_route == "flashinfer":
-        raise NotImplementedError
-    return _triton(device)
+    return _triton(device, attention_route)
 
 
 def _wants_triton(device: torch.device, kernels: str) -> bool:
@@ -68,16 +68,19 @@ def _wants_triton(device: torch.device, kernels: str) -> bool:
     return True
 
 
-def _triton(device: torch.device) -> Kernels:
-    from .triton import attention as triton_attention  # defined, and so compiled or interpreted, where it is used
-    from .triton import cache as triton_cache
-    from .triton import lora as triton_lora
+def _triton(device: torch.device, attention_route: str) -> Kernels:
+    from .triton.attention import paged_attention
+    from .triton.cache import write_kv
+    from .triton.lora import expand, shrink, update_group
 
-    name = "triton" if device.type == "cuda" else "triton/interpreter"
-    return Kernels(
-        lora=lora.add_lora_reference, attention=triton_attention.paged_attention, write_kv=triton_cache.write_kv,
-        names={"lora": name, "paged_attention": name}, update_group=triton_lora.update_group,
-        shrink=triton_lora.shrink, expand=triton_lora.expand)
+    chosen = Kernels(
+        lora=lora.add_lora_reference, attention=paged_attention, write_kv=write_kv, update_group=update_group,
+        shrink=shrink, expand=expand, names={"lora": "triton", "paged_attention": "triton"})
+    if attention_route != "flashinfer":
+        return chosen
+    routed = flashinfer.FlashInferAttention(device)
+    return replace(chosen, attention=routed, check_heads=routed.check, captures=False,
+                   names=chosen.names | {"paged_attention": "flashinfer"})
 
 
 def _torch(device: torch.device) -> Kernels:

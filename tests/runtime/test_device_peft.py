@@ -60,7 +60,7 @@ def test_a_mixed_batch_equals_peft_alone(architecture: str, tmp_path: Path) -> N
         for key, handle in handles.items():
             assert list(handle.result().choices[0].token_ids) == expected[key].tokens, key
             assert relative_error(recorder.of(key or "base"), expected[key].logits) < 1e-4, key
-        assert engine.info().kernels["lora"] == "triton/interpreter"
+        assert engine.info().kernels["lora"] == "triton"
         assert any(key.lora for key in launched)
         assert engine.stats().adapters <= slots
         for key in adapters:

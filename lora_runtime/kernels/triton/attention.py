@@ -39,8 +39,8 @@ def paged_attention(
         q, k_cache, v_cache, plan.query_start, plan.context_lengths, plan.block_tables, scaling, window or 0,
         softcap or 0.0, out.stride(0), q.stride(0), q.stride(1), k_cache.stride(0), k_cache.stride(1),
         v_cache.stride(0), v_cache.stride(1), plan.block_tables.stride(0))
-    switches = dict(
-        BLOCK_SIZE=plan.block_size, WINDOWED=window is not None, CAPPED=softcap is not None, INTERPRETED=INTERPRETED)
+    switches = {"BLOCK_SIZE": plan.block_size, "WINDOWED": window is not None, "CAPPED": softcap is not None,
+                "INTERPRETED": INTERPRETED}
     decode = sequences if rows == sequences else plan.decode_rows
     if rows > sequences:
         tile = chunk_tile(heads, q.dtype)
@@ -53,7 +53,7 @@ def paged_attention(
 
 
 def _decode(
-    out: torch.Tensor, common: tuple[object, ...], switches: dict[str, object], heads: Heads, plan: AttentionPlan,
+    out: torch.Tensor, common: tuple[object, ...], switches: dict[str, int], heads: Heads, plan: AttentionPlan,
     window: int | None,
 ) -> None:
     tile = decode_tile(heads, out.dtype)
