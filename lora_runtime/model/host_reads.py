@@ -26,8 +26,8 @@ class HostReads(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if reads_on_host(func, args) or (
-                isinstance(out, torch.Tensor) and out.device.type == "cpu" and any(not a.is_cpu for a in _tensors(args))):
+        to_host = isinstance(out, torch.Tensor) and out.is_cpu and any(not a.is_cpu for a in _tensors(args))
+        if to_host or reads_on_host(func, args):
             self.found.add(func.name())
         return out
 

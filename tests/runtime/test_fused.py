@@ -134,7 +134,7 @@ def test_a_call_with_another_input_is_an_error(tmp_path: Path) -> None:
 def test_a_fusion_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stacked = fused._stacked
     monkeypatch.setattr(fused, "_stacked", lambda weights: stacked(weights).roll(1, 0))
-    with pytest.raises(BaseModelError, match="logits differ by .* with fused projections"):
+    with pytest.raises(BaseModelError, match=r"logits differ by .* with fused projections"):
         load_base(save_base(tmp_path, layers=1), "reference")
 
 
