@@ -96,6 +96,7 @@ class DecodeSteps:
         """`plans` is made by `plan_buffers`; None: no row has an adapter."""
         self.base, self.cache, self.buffers, self.plans, self.launcher = base, cache, buffers, plans, launcher
         self._side = side
+        self._filled: PlanArrays | None = None
         self.sizes = step_sizes(buffers.rows)
 
     def takes(self, batch: StepBatch, arrays: PlanArrays | None) -> bool:
@@ -107,8 +108,8 @@ class DecodeSteps:
         count, pairs = len(batch.tokens), 0 if arrays is None else len(arrays.pair_slot)
         size = next(size for size in self.sizes if size >= count and _pairs(size) >= pairs)
         self.buffers.fill(batch, size)
-        if arrays is not None and self.plans is not None:
-            self.plans.fill(arrays)
+        if arrays is not None:
+            self._fill_plan(arrays)
         self._launch(StepKey(size, arrays is not None))
         return StepOutput(self.buffers.logits[:count], self.buffers.read_greedy(count))
 
@@ -117,9 +118,15 @@ class DecodeSteps:
         for size in reversed(self.sizes):
             for lora in (False, True) if self.plans is not None else (False,):
                 self.buffers.fill_idle(size)
-                if self.plans is not None:
-                    self.plans.fill(plan_tiles((), self.plans.plan.tile_size, lambda slot: 0))
+                if lora:
+                    self._fill_plan(plan_tiles((), DECODE_TILE, lambda slot: 0))
                 self._launch(StepKey(size, lora))
+
+    def _fill_plan(self, arrays: PlanArrays) -> None:
+        assert self.plans is not None
+        if arrays is not self._filled:  # rows often keep their adapters from step to step
+            self.plans.fill(arrays)
+            self._filled = arrays
 
     def _launch(self, key: StepKey) -> None:
         self.launcher.launch(key, lambda: self.step(key))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,6 +45,8 @@ class DeviceRunner:
         self.cache = KVCache(base.kv_shapes, num_blocks + 1, block_size, base.dtype, base.device)
         self._groups = [linear.group for linear in base.linears]
         self._group_of = {name: linear.names for linear in base.linears for name in linear.names}
+        self._planned: tuple[object, ...] = ()
+        self._arrays: PlanArrays | None = None
         self._side = side_of(base.device) if lora_overlap and base.state.kernels.shrink is not None else None
         buffers = StepBuffers(
             max_running, -(-max_context // block_size), block_size, num_blocks,
@@ -56,10 +59,11 @@ class DeviceRunner:
                 log.warning("no CUDA graphs: %s", reason)
             else:
                 self._capture(GraphSteps(base.device))
+        base.kernel_names["step"] = self.decode.launcher.name
 
     @torch.inference_mode()
     def forward(self, batch: StepBatch) -> StepOutput:
-        with self.base.forward_lock:
+        with self.base.forward_lock, _current(self.base.device):
             if self.base.placer is not None:
                 self.base.placer.flush()
             adapters = _adapters(batch)
@@ -110,20 +114,24 @@ class DeviceRunner:
         return LoraStep.of(self.base, plan, head, touched, adapters, self._side)
 
     def _plan(self, segments: Sequence[AdapterSegment], tile_size: int) -> PlanArrays | None:
+        """The very same as for the step before, if nothing has changed since."""
         if not segments:
             return None
         placer = self.base.placer
         assert placer is not None
-        return plan_tiles(
-            [(s.start, s.end, slot_adapter(s).slot, s.weight) for s in segments], tile_size,
-            lambda slot: hidden_per_row(placer.table.max_rank(slot), self._groups, tile_size))
+        rows = [(s.start, s.end, slot_adapter(s).slot, s.weight) for s in segments]
+        hidden = {slot: hidden_per_row(placer.table.max_rank(slot), self._groups, tile_size) for _, _, slot, _ in rows}
+        wanted = tile_size, rows, hidden
+        if wanted != self._planned:
+            self._planned, self._arrays = wanted, plan_tiles(rows, tile_size, hidden.__getitem__)
+        return self._arrays
 
     @torch.inference_mode()
     def _capture(self, launcher: StepLauncher) -> None:
         direct = self.decode.launcher
         self.decode.launcher = launcher
         try:
-            with self.base.forward_lock:
+            with self.base.forward_lock, _current(self.base.device):
                 self.decode.capture_all()
         except RuntimeError as error:
             log.warning("no CUDA graphs: a decode step could not be captured", exc_info=error)
@@ -139,6 +147,11 @@ def why_not_captured(base: BaseModel) -> str:
     if not base.state.kernels.captures:
         return f"attention {base.state.kernels.names['paged_attention']} plans on the host"
     return ""
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Triton launches on the thread's current device, whatever device its arguments are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _adapters(batch: StepBatch) -> list[SlotAdapter]:

@@ -30,6 +30,7 @@ RARE: dict[str, Callable[[str], dict[str, Any]]] = {
     "embedding": lambda a: {
         "target_modules": [MLP[a]], "modules_to_save": [EMBEDDING.get(a, "embed_tokens"), NORM.get(a, "norm")]},
 }
+LAYERS = {"llama": 2, "qwen2": 1, "gemma3": 2, "gpt2": 1}  # Gemma's two differ
 MIX = (("lora", 0.7), ("lora too", -0.4))
 PROMPT = tuple(b"a prompt of two blocks")
 SHORT = 12  # prompts begin behind so many: only some reach a second block
@@ -40,7 +41,7 @@ FEWER = {"lora", "dora", "bias", "embedding", ""}
 
 @pytest.mark.parametrize("architecture", ATTENTION)
 def test_a_mixed_batch_equals_peft_alone(architecture: str, tmp_path: Path) -> None:
-    base_dir = save_base(tmp_path / "base", architecture, layers=2)
+    base_dir = save_base(tmp_path / "base", architecture, layers=LAYERS[architecture])
     chosen = [k for k in [*PLANNED, *RARE, "", "mix"] if architecture == "llama" or k in FEWER]
     adapters = {
         key: save_adapter(base_dir, tmp_path / key.replace(" ", "_"), seed=i, fan_in_fan_out=architecture == "gpt2",
