@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+
 from ..adapters.update import BaseModule
 from ..kernels.adapter import TorchAdapter
 from ..kernels.updates import ModuleDelta
@@ -16,6 +18,9 @@ class ShardedAdapter(TorchAdapter):
     def __init__(self, deltas: Mapping[str, ModuleDelta], number: int) -> None:
         super().__init__(deltas)
         self.number = number
+
+    def to(self, device: torch.device) -> ShardedAdapter:
+        return ShardedAdapter(super().to(device).deltas, self.number)
 
 
 def part_of(deltas: Mapping[str, ModuleDelta], plan: ShardPlan, modules: Mapping[str, BaseModule], rank: int

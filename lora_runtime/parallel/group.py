@@ -22,7 +22,7 @@ from torch.distributed import distributed_c10d
 
 from ..adapters.update import BaseModule
 from ..errors import BaseModelError, EngineFailedError
-from ..kernels.adapter import TorchAdapter
+from ..kernels.adapter import DeviceAdapter, TorchAdapter
 from ..kernels.updates import ModuleDelta
 from .adapter import ShardedAdapter, part_of
 from .follower import READY, FollowerSpec, main
@@ -138,15 +138,15 @@ class ParallelGroup:
         weakref.finalize(staged, self.note, Forget(number))
         return staged
 
-    def place(self, staged: ShardedAdapter, device: torch.device) -> ShardedAdapter:
-        """On every rank's device, before the steps that come after."""
-        placed = staged if device.type == "cpu" else ShardedAdapter(staged.to(device).deltas, staged.number)
-        self.note(Place(staged.number))  # after this: where there is no room here, nothing has happened
-        return placed
+    def place(self, adapter: DeviceAdapter) -> None:
+        """On the followers' devices, before the steps that come after."""
+        assert isinstance(adapter, ShardedAdapter)
+        self.note(Place(adapter.number))
 
-    def remove(self, placed: ShardedAdapter) -> None:
-        """Off the devices, after the steps that came before."""
-        self.note(Remove(placed.number))
+    def remove(self, adapter: DeviceAdapter) -> None:
+        """Off the followers' devices, after the steps that came before."""
+        assert isinstance(adapter, ShardedAdapter)
+        self.note(Remove(adapter.number))
 
     def held(self) -> list[tuple[int, int, int]]:
         """Per follower: adapters in host memory, on the device, and runners."""

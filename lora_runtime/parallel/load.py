@@ -14,20 +14,20 @@ from .group import ParallelGroup
 from .plan import plan_of
 
 
-def load_parallel(source: str | os.PathLike[str], world: int, device: str, kernels: str, weights: str,
+def load_parallel(source: str | os.PathLike[str], world: int, device: str, unsplit: dict[str, str],
                   load: dict[str, Any]) -> BaseModel:
     """BaseModel.load with `tensor_parallel` > 1; `load`: what goes to BaseModel.load_part as it is.
 
+    `unsplit`: settings of what runs on one rank only, which must be left as they are; kernels may be torch too.
     Raises BaseModelError for what is not split, or not there; no process is left then.
     """
     kind = _device_of(device, world)
-    if kernels not in ("auto", "torch"):
-        raise BaseModelError(f"kernels {kernels} does not go with tensor_parallel: it runs the torch path")
-    if weights != "auto":
-        raise BaseModelError(f"weights {weights} does not go with tensor_parallel")
+    for name, value in unsplit.items():
+        if value != "auto" and (name, value) != ("kernels", "torch"):
+            raise BaseModelError(f"{name} {value} does not go with tensor_parallel: it runs the torch path")
     if not Path(source).is_dir() and not load["trust_hub"]:
         raise BaseModelError(f"base model {str(source)!r} is not a directory (hub ids need trust_hub)")
-    load = load | {"device": kind, "kernels": "torch", "weights": "auto"}
+    load = load | {"device": kind, "kernels": "torch", "weights": "auto", "attention_route": "auto"}
     group = ParallelGroup(os.fspath(source), plan_of(source, world), kind, load)
     try:
         return BaseModel.load_part(source, **load, member=group.member, group=group)
