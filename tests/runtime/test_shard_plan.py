@@ -12,9 +12,12 @@ import torch
 
 from lora_runtime import BaseModel, BaseModelError, Engine, EngineConfig
 from lora_runtime.adapters.update import BaseModule, ModuleKind
+from lora_runtime.kernels import select
 from lora_runtime.kernels.lora import add_lora_reference
 from lora_runtime.kernels.updates import ModuleDelta, UpdateSegment, update_linear
+from lora_runtime.model.state import StepState
 from lora_runtime.parallel.plan import ShardPlan, bounds, check_modules, plan_of
+from lora_runtime.parallel.styles import attach_linear, check_reached
 
 from ..support.models import save_base
 
@@ -97,6 +100,26 @@ def test_ways_to_split_that_adapters_do_not_follow() -> None:
     head = {"lm_head": BaseModule(ModuleKind.LM_HEAD, 4, 4, False)}
     with pytest.raises(BaseModelError, match="lm_head is a lm_head, whose outputs"):
         check_modules(ShardPlan(2, {"lm_head": "colwise"}), head)
+
+
+def test_a_row_parallel_module_that_no_style_of_ours_runs() -> None:
+    """transformers' plan was not followed: adapters would change nothing there."""
+    model = torch.nn.Sequential(torch.nn.Linear(4, 6))
+    state = StepState(select(torch.device("cpu")))
+    attach_linear(ShardPlan(2, {"0": "rowwise"}), 0, "0", model[0], state)
+    state.dry_rows = 3
+    model(torch.zeros(1, 3, 4))
+    with pytest.raises(BaseModelError, match="0 is not split as the plan says"):
+        check_reached(model)
+
+
+def test_a_module_of_other_widths_than_the_plan_s() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 6))
+    state = StepState(select(torch.device("cpu")))
+    attach_linear(ShardPlan(2, {"0": "colwise"}), 0, "0", model[0], state)
+    state.dry_rows = 3
+    with pytest.raises(BaseModelError, match="0 maps 4 to 6 on this rank, the plan has"):
+        model(torch.zeros(1, 3, 4))
 
 
 @pytest.mark.parametrize(("settings", "says"), [
