@@ -17,6 +17,12 @@ class EngineConfig:
     """auto takes the C++ kernels on x86-64 where they can run the base, torch never."""
     weights: str = "auto"
     """auto leaves the base's weights in `dtype`; int8 stores them in a byte each (CPU, C++ kernels only)."""
+    compile: str = "off"
+    """elementwise: torch.compile makes one kernel of each norm and activation of transformers' forward; not with the
+    C++ kernels, which have their own."""
+    allow_row_dependence: bool = False
+    """Serve a quantised base whose projections compute a row differently beside other rows (LLM.int8's outlier columns,
+    activations scaled per step), so that a request's output depends on its neighbours; else it is refused."""
     threads: int = 0
     """CPU threads of a step; 0 leaves torch's number, one per core."""
     max_running: int = 64
@@ -56,7 +62,8 @@ class EngineConfig:
     """Let `base` be a hub id that is fetched; a local directory needs no network."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("kernels", ("auto", "torch")), ("weights", ("auto", "int8"))):
+        for name, allowed in (("kernels", ("auto", "torch")), ("weights", ("auto", "int8")),
+                              ("compile", ("off", "elementwise"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         for name in ("max_running", "max_batch_tokens", "kv_block_size", "adapter_load_threads"):

@@ -61,13 +61,15 @@ class Engine:
 
     def __init__(self, base: str | os.PathLike[str] | BaseModel, config: EngineConfig | None = None) -> None:
         self.config = config = config or EngineConfig()
-        if isinstance(base, BaseModel) and (config.kernels, config.weights) != ("auto", "auto"):
-            raise ValueError("kernels and weights are the base's: give them to BaseModel.load")
+        if isinstance(base, BaseModel) and _of_the_base(config) != _of_the_base(EngineConfig()):
+            raise ValueError("kernels, weights, compile and allow_row_dependence are the base's: give them to "
+                             "BaseModel.load")
         if config.threads:
             torch.set_num_threads(config.threads)
         self.base = base if isinstance(base, BaseModel) else BaseModel.load(
             base, device=config.device, dtype=config.dtype, trust_hub=config.trust_hub, kernels=config.kernels,
-            weights=config.weights, lora=config.max_adapters > 0, max_added_tokens=config.max_added_tokens)
+            weights=config.weights, lora=config.max_adapters > 0, max_added_tokens=config.max_added_tokens,
+            compile=config.compile, allow_row_dependence=config.allow_row_dependence)
         num_blocks = _num_kv_blocks(self.base, config)
         limits = [self.base.max_context, num_blocks * config.kv_block_size]
         self.max_context = min([*limits, config.max_context] if config.max_context else limits)
@@ -363,6 +365,10 @@ class _EventStream:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _of_the_base(config: EngineConfig) -> tuple[object, ...]:
+    return config.kernels, config.weights, config.compile, config.allow_row_dependence
 
 
 def _num_kv_blocks(base: BaseModel, config: EngineConfig) -> int:
