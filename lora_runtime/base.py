@@ -265,8 +265,10 @@ def identity_of(path: Path, model: Any) -> str:
     """SHA-256 of the config and of every safetensors header and size: cheap, and blind only to
     changed values under unchanged shapes."""
     config = {k: v for k, v in model.config.to_dict().items() if k not in _INCIDENTAL}
-    if "quantization_config" in config and path.is_dir():  # loading fills it in, by the device too
-        config["quantization_config"] = json.loads((path / "config.json").read_bytes()).get("quantization_config")
+    if path.is_dir():  # loading fills in the quantization_config, or drops it, by the device too
+        config.pop("quantization_config", None)
+        if written := json.loads((path / "config.json").read_bytes()).get("quantization_config"):
+            config["quantization_config"] = written
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for file in sorted(path.glob("*.safetensors")) if path.is_dir() else []:
         with file.open("rb") as stream:

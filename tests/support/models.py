@@ -64,10 +64,13 @@ def make_tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def save_base(directory: Path, architecture: str = "llama", seed: int = 0, chat: bool = True) -> Path:
-    """A servable base directory: config.json, safetensors, tokenizer."""
+def save_base(directory: Path, architecture: str = "llama", seed: int = 0, chat: bool = True, **shape: int) -> Path:
+    """A servable base directory: config.json, safetensors, tokenizer. `shape`: fields of the config to change."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(ARCHITECTURES[architecture](), dtype=torch.float32)
+    config = ARCHITECTURES[architecture]()
+    for field, value in shape.items():
+        setattr(config, field, value)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():  # biases and norms start at constants: make them matter
         for parameter in model.parameters():
             if parameter.ndim == 1:
