@@ -71,10 +71,11 @@ def quantised_modules(model: Any) -> frozenset[str]:
     """
     if getattr(model, "hf_quantizer", None) is None:
         return frozenset()
-    return frozenset(name for name, module in model.named_modules() if _is_quantised(module))
+    return frozenset(name for name, module in model.named_modules() if is_quantised(module))
 
 
-def _is_quantised(module: nn.Module) -> bool:
+def is_quantised(module: nn.Module) -> bool:
+    """Whether a projection or embedding computes from anything but a plain weight."""
     if not isinstance(module, nn.Embedding) and features(module, anything=True) is None:
         return False
     weight = getattr(module, "weight", None)
