@@ -64,10 +64,9 @@ class Engine:
 
     def __init__(self, base: str | os.PathLike[str] | BaseModel, config: EngineConfig | None = None) -> None:
         self.config = config = config or EngineConfig()
-        of_the_base = (config.kernels, config.weights, config.attention, config.tensor_parallel)
-        if isinstance(base, BaseModel) and of_the_base != ("auto", "auto", "auto", 1):
-            raise ValueError(
-                "kernels, weights, attention and tensor_parallel are the base's: give them to BaseModel.load")
+        if isinstance(base, BaseModel) and _of_the_base(config) != _of_the_base(EngineConfig()):
+            raise ValueError("kernels, weights, attention, compile, allow_row_dependence and tensor_parallel are the "
+                             "base's: give them to BaseModel.load")
         if config.threads:
             torch.set_num_threads(config.threads)
         self._owned: BaseModel | None = None
@@ -76,7 +75,8 @@ class Engine:
             base = self._owned = BaseModel.load(
                 base, device=config.device, dtype=config.dtype, trust_hub=config.trust_hub, kernels=config.kernels,
                 weights=config.weights, attention_route=config.attention, lora=config.max_adapters > 0,
-                max_added_tokens=config.max_added_tokens, tensor_parallel=config.tensor_parallel)
+                max_added_tokens=config.max_added_tokens, compile=config.compile,
+                allow_row_dependence=config.allow_row_dependence, tensor_parallel=config.tensor_parallel)
         self.base = base
         try:
             self._set_up(config)
@@ -397,3 +397,8 @@ class _EventStream:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _of_the_base(config: EngineConfig) -> tuple[object, ...]:
+    return (config.kernels, config.weights, config.attention, config.compile, config.allow_row_dependence,
+            config.tensor_parallel)

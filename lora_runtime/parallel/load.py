@@ -23,11 +23,12 @@ def load_parallel(source: str | os.PathLike[str], world: int, device: str, unspl
     """
     kind = _device_of(device, world)
     for name, value in unsplit.items():
-        if value != "auto" and (name, value) != ("kernels", "torch"):
+        if value not in ("auto", "off") and (name, value) != ("kernels", "torch"):
             raise BaseModelError(f"{name} {value} does not go with tensor_parallel: it runs the torch path")
     if not Path(source).is_dir() and not load["trust_hub"]:
         raise BaseModelError(f"base model {str(source)!r} is not a directory (hub ids need trust_hub)")
-    load = load | {"device": kind, "kernels": "torch", "weights": "auto", "attention_route": "auto"}
+    load = load | {"device": kind, "kernels": "torch", "weights": "auto", "attention_route": "auto",
+                   "compile": "off"}
     group = ParallelGroup(os.fspath(source), plan_of(source, world), kind, load)
     try:
         return BaseModel.load_part(source, **load, member=group.member, group=group)

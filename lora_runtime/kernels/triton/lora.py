@@ -160,7 +160,7 @@ def _add_product(
         right = tl.load(b + n[:, None] * rank + (r0 + r)[None, :], inside[:, None] & there, 0)
         # tf32 holds every value of a 16-bit B, and more of h than its type would.
         sums = tl.dot(scale * h, tl.trans(right.to(tl.float32)), sums,
-                      input_precision="ieee" if TYPE == tl.float32 else "tf32")
+                      input_precision="ieee" if tl.float32 == TYPE else "tf32")
     return sums
 
 
