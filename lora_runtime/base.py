@@ -133,8 +133,10 @@ class BaseModel:
         installed, or not servable faithfully.
         """
         if tensor_parallel > 1:
-            from .parallel.load import load_parallel
-
+            try:
+                from .parallel.load import load_parallel
+            except ImportError as error:
+                raise BaseModelError(f"tensor_parallel needs another version of transformers: {error}") from error
             unsplit = {"kernels": kernels, "weights": weights, "attention": attention_route, "compile": compile}
             return load_parallel(source, tensor_parallel, device, unsplit, {
                 "dtype": dtype, "trust_hub": trust_hub, "lora": lora, "max_added_tokens": max_added_tokens,
@@ -292,7 +294,8 @@ class BaseModel:
 
 def _load_model(source: str | os.PathLike[str], dtype: torch.dtype, target: torch.device, member: Member | None
                 ) -> Any:
-    """All of it, or `member`'s part. Raises ValueError for a quantisation that is not supported and for weights that are not in the files."""
+    """All of it, or `member`'s part. Raises ValueError for a quantisation that is not supported and for weights that
+    are not in the files."""
     method = quantised.check_method(AutoConfig.from_pretrained(source, trust_remote_code=False))
     placed = {"device_map": {"": target}} if method else {}  # packed there, and never in full on another device
     loading: AbstractContextManager[dict[str, Any]] = nullcontext({}) if member is None else member.loading()

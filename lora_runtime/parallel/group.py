@@ -271,10 +271,10 @@ class ParallelGroup:
         self._failure = f"rank {follower.rank} of {self.plan.world} has ended: {follower.end()}"
         log.error("tensor parallel: %s", self._failure)
         self._failed.set()
-        if self.member.device == "cuda":  # NCCL, unlike gloo, does not notice
-            distributed_c10d._abort_process_group()
         for call in self._on_failure:
             call(EngineFailedError(self._failure))
+        if self.member.device == "cuda":  # NCCL, unlike gloo, does not notice: a step would wait for its timeout
+            distributed_c10d._abort_process_group()
 
 
 def _checked(answers: list[Any]) -> list[Any]:

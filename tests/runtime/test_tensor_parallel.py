@@ -162,6 +162,27 @@ def test_adapters_take_turns_and_a_follower_that_dies_fails_the_engine(
         ranks.held()
 
 
+def test_engines_that_share_a_split_base(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+    """Their steps take turns on all ranks alike, and the base outlives them."""
+    base = BaseModel.load(tiny_base, dtype="float32", tensor_parallel=2)
+    settings = config(kernels="auto")
+    try:
+        with Engine(base, settings) as one, Engine(base, settings) as other:
+            for engine, name in ((one, "a1"), (other, "a2")):
+                engine.load_adapter(tiny_adapters[name], "a")
+            request = Request(token_ids=PROMPTS[0], adapter_id="a", sampling=SamplingParams(
+                max_new_tokens=40, ignore_eos=True))
+            handles = [engine.submit(request) for engine in (one, other) for _ in range(2)]
+            answers = [tuple(h.result().choices[0].token_ids) for h in handles]
+            assert answers[0] == answers[1] != answers[2] == answers[3]
+        with Engine(base, settings) as engine:
+            engine.load_adapter(tiny_adapters["a2"], "a")
+            assert tuple(engine.generate(request).choices[0].token_ids) == answers[2]
+    finally:
+        base.close()
+    assert not torch.multiprocessing.active_children()
+
+
 def test_a_follower_that_dies_fails_an_idle_engine(engine: Engine) -> None:
     os.kill(group_of(engine).processes[0], signal.SIGKILL)
     wait_until(lambda: not engine.healthy)
