@@ -105,8 +105,8 @@ class BaseModel:
         """Load a directory with config.json, safetensors and a tokenizer, or a hub id if `trust_hub`.
 
         `kernels`, `weights`, `attention_route` (its `attention`), `max_added_tokens`: see EngineConfig; without
-        `lora` the base takes no adapters. Raises BaseModelError when it is not there, not safetensors, or not servable
-        faithfully.
+        `lora` the base takes no adapters. Raises BaseModelError when it is not there, not safetensors, not servable
+        faithfully, or not with what was asked for by name.
         """
         path = Path(source)
         if not path.is_dir() and not trust_hub:
