@@ -24,6 +24,7 @@ from .kernels.cpu.ops import sample_rows
 from .kernels.cpu.program import Program
 from .kernels.cpu.weights import PackedLinear
 from .kernels.sampling import sample_rows_reference
+from .kernels.sampling_batched import sample_rows_batched
 from .model import attention, hooks
 from .model.compiled import ProgramMismatchError, compile_program
 from .model.copies import copy_stream
@@ -84,7 +85,7 @@ class BaseModel:
         self.eos_token_ids = _eos_ids(model, tokenizer)
         self.kernel_names = dict(self.state.kernels.names)
         self.takes_adapters = lora
-        self.sample_rows = sample_rows_reference
+        self.sample_rows = sample_rows_reference if self.device.type == "cpu" else sample_rows_batched
         self.linears: Sequence[FusedLinears | SingleLinear] = ()
         """On the device path: the linear maps as they are computed, in the order of the slot table."""
         self.host_reads: Sequence[str] = ()

@@ -123,8 +123,12 @@ def test_what_does_not_fit_runs_on_tensors_of_its_own(paths: Paths, monkeypatch:
     norm = paths.adapter(lora(3, **{"model.norm": ModuleUpdate(weight=torch.full((WIDTH,), 0.7))}))
     tokens_of_vocab = paths.adapter(lora(4, **{"lm_head": ModuleUpdate(
         token_ids=(3, 70), token_rows=torch.ones(2, WIDTH))}))
+    wider = torch.randn(VOCAB + 2, WIDTH, generator=torch.Generator().manual_seed(5))
+    added = paths.adapter(lora(5, **{
+        "lm_head": ModuleUpdate(weight=wider), "model.embed_tokens": ModuleUpdate(weight=wider)}))
     runner = paths.runner(max_running=4)
     launched = record_launches(runner)
+    paths.check(runner, [[(added, 1.0)], [(a, 1.0)], [], [(added, 0.3), (a, 0.5)]])
     paths.check(runner, [[(large, 1.0)]] * 4)
     paths.check(runner, [[(norm, 1.0)], [(a, 1.0)], []])
     paths.check(runner, [[(tokens_of_vocab, 0.5), (a, 1.0)], [(a, 1.0)]])
