@@ -27,6 +27,7 @@ from .kernels.sampling import sample_rows_reference
 from .model import attention, hooks
 from .model.compiled import ProgramMismatchError, compile_program
 from .model.copies import copy_stream
+from .model.fused import FusedLinears, SingleLinear, fuse
 from .model.modules import base_modules
 from .model.placement import FlatAdapter, Placer, SlotAdapter
 from .model.staging import Stager
@@ -75,7 +76,8 @@ class BaseModel:
         attention.register()
         attention.attach(model, self.state)
         model.set_attn_implementation(attention.IMPLEMENTATION)
-        self.attention_calls = self._dry_run()
+        self._dry_run()
+        self.attention_calls = self._attention_calls()
         self.kv_shapes = [(c.kv_heads, c.dim, c.dim_v) for c in self.attention_calls]
         for _, dim, dim_v in self.kv_shapes:
             self.state.kernels.check_heads(dim, dim_v, self.dtype)
@@ -83,6 +85,12 @@ class BaseModel:
         self.kernel_names = dict(self.state.kernels.names)
         self.takes_adapters = lora
         self.sample_rows = sample_rows_reference
+        self.linears: Sequence[FusedLinears | SingleLinear] = ()
+        """On the device path: the linear maps as they are computed, in the order of the slot table."""
+        self.host_reads: Sequence[str] = ()
+        """Why its forward cannot be captured as a CUDA graph."""
+        if self.state.kernels.update_group is not None:
+            self.linears, self.host_reads = fuse(model, self.modules, self.state, self._dry_run)
         packed: dict[str, PackedLinear] = {}
         self.program = self._compile(kernels, weights, lora, packed)
         """The whole step in C++, or None: then transformers' forward runs."""
@@ -171,13 +179,18 @@ class BaseModel:
             self.placer.remove(adapter)
 
     @torch.inference_mode()
-    def _dry_run(self) -> list[AttentionCall]:
-        """One small forward: shows that every layer uses our attention, and how."""
+    def _dry_run(self) -> torch.Tensor:
+        """One small forward, and its logits: shows how modules are called."""
         rows = self.config.num_attention_heads + 1  # tells rows from heads, see hooks
         tokens = torch.zeros(1, rows, dtype=torch.long, device=self.device)
         self.state.dry_rows = rows
-        self.model(input_ids=tokens, position_ids=torch.arange(rows, device=self.device)[None], use_cache=False)
+        positions = torch.arange(rows, device=self.device)[None]
+        logits = self.model(input_ids=tokens, position_ids=positions, use_cache=False).logits
         self.state.dry_rows = 0
+        return logits
+
+    def _attention_calls(self) -> list[AttentionCall]:
+        """Of the dry run: raises BaseModelError unless every layer uses our attention."""
         calls, layers = self.state.calls, self.config.num_hidden_layers
         if sorted(calls) != list(range(layers)):
             raise BaseModelError(

@@ -19,6 +19,10 @@ class EngineConfig:
     attention: str = "auto"
     """Triton kernels' attention: auto, triton, or flashinfer (the package flashinfer-python; 16-bit dtypes, no CUDA
     graphs); auto is triton."""
+    cuda_graphs: bool = True
+    """On CUDA: capture decode steps as CUDA graphs at start, where the base's forward and the attention allow it."""
+    lora_overlap: bool = False
+    """Triton kernels: compute A x on a second stream beside the base's product. Off: not measured yet."""
     weights: str = "auto"
     """auto leaves the base's weights in `dtype`; int8 stores them in a byte each (CPU, C++ kernels only)."""
     threads: int = 0

@@ -32,6 +32,7 @@ from .inbox import Inbox
 from .kv_cache import BlockAllocator
 from .limits import Limits
 from .loop import EngineLoop
+from .model.device_runner import why_not_captured
 from .model.memory import kv_block_bytes, plan_memory
 from .model.runner import make_runner
 from .observers import Observers
@@ -71,8 +72,12 @@ class Engine:
             base, device=config.device, dtype=config.dtype, trust_hub=config.trust_hub, kernels=config.kernels,
             weights=config.weights, attention_route=config.attention, lora=config.max_adapters > 0,
             max_added_tokens=config.max_added_tokens)
-        self._memory = plan_memory(
-            self.base, config, lambda blocks: make_runner(self.base, blocks, config.kv_block_size))
+        if self.base.linears and self.base.takes_adapters:
+            self.base.open_slots([name for linear in self.base.linears for name in linear.names], config.max_adapters)
+        graphs = config.cuda_graphs and self.base.device.type == "cuda" and not why_not_captured(self.base)
+        self._memory = plan_memory(self.base, config, lambda blocks: make_runner(
+            self.base, blocks, config.kv_block_size, max_running=config.max_running,
+            max_context=config.max_context or self.base.max_context, cuda_graphs=False), graphs=graphs)
         num_blocks = self._memory.kv_cache // kv_block_bytes(self.base, config)
         limits = [self.base.max_context, num_blocks * config.kv_block_size]
         self.max_context = min([*limits, config.max_context] if config.max_context else limits)
@@ -87,7 +92,9 @@ class Engine:
             max_running=config.max_running, max_batch_tokens=config.max_batch_tokens,
             waiting=FairQueue(lambda adapter_id: store.policy(adapter_id).weight, config.priority_aging_s),
             max_running_of=lambda adapter_id: store.policy(adapter_id).max_running)
-        self._runner = make_runner(self.base, num_blocks, config.kv_block_size)
+        self._runner = make_runner(
+            self.base, num_blocks, config.kv_block_size, max_running=config.max_running, max_context=self.max_context,
+            cuda_graphs=config.cuda_graphs, lora_overlap=config.lora_overlap)
         self._loop = EngineLoop(
             self.base, self._inbox, self._scheduler, self._runner, store, self._limits, self._observers)
         self._thread: threading.Thread | None = None

@@ -70,6 +70,9 @@ class Settings(BaseSettings):
     attention: Literal["auto", "triton", "flashinfer"] = Field(
         "auto", description="Attention of the Triton kernels: auto is triton; flashinfer needs the package "
         "flashinfer-python and takes 16-bit dtypes, without CUDA graphs.")
+    cuda_graphs: bool = Field(True, description="Capture decode steps as CUDA graphs at start, where they can be.")
+    lora_overlap: bool = Field(
+        False, description="Triton kernels: compute A x on a second stream beside the base's product.")
     weights: Literal["auto", "int8"] = Field(
         "auto", description="auto leaves the base's weights in dtype; int8 stores them in a byte each (CPU only).")
     threads: int = Field(0, ge=0, description="CPU threads of a step; 0 takes one per core.")

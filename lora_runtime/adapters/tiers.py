@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import AdapterCapacityError
+from ..model.placement import NotYetFreeError
 from .version import AdapterVersion
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class Tiers:
             self.demote(victim, "evicted")
         try:
             version.weights = self._base.place_adapter(version.staged)
+        except NotYetFreeError:
+            return False
         except AdapterCapacityError as error:
             # The budget promised more than there is: until things have changed, others leave first.
             self._short_of, self._short_until = self.device_bytes + version.device_bytes, time.monotonic() + SHORTAGE_S

@@ -31,6 +31,9 @@ class Kernels:
     """As cache.write_kv_reference."""
     update_group: Callable[..., None] | None = None
     """As grouped.update_group_reference, for the device path; None on the torch path."""
+    shrink: Callable[..., None] | None = None
+    expand: Callable[..., None] | None = None
+    """The two halves of `update_group`, where it has halves: the first needs no y."""
     check_heads: Callable[[int, int, torch.dtype], None] = lambda dim, dim_v, dtype: None
     """Raises BaseModelError if `attention` cannot take a layer's dims of keys and of values, or the dtype."""
     captures: bool = True
@@ -69,11 +72,11 @@ def _wants_triton(device: torch.device, kernels: str) -> bool:
 def _triton(device: torch.device, attention_route: str) -> Kernels:
     from .triton.attention import paged_attention
     from .triton.cache import write_kv
-    from .triton.lora import update_group
+    from .triton.lora import expand, shrink, update_group
 
     chosen = Kernels(
         lora=lora.add_lora_reference, attention=paged_attention, write_kv=write_kv, update_group=update_group,
-        names={"lora": "triton", "paged_attention": "triton"})
+        shrink=shrink, expand=expand, names={"lora": "triton", "paged_attention": "triton"})
     if attention_route != "flashinfer":
         return chosen
     routed = flashinfer.FlashInferAttention(device)

@@ -19,6 +19,10 @@ _MIN_COPY = 1 << 20
 _FIRST, _LAST = -1, 1 << 30
 
 
+class NotYetFreeError(AdapterCapacityError):
+    """There is no memory, but steps that are enqueued hold some that was let go: the next try may find it."""
+
+
 class FlatAdapter:
     """A staged adapter: all tensors in one host buffer, at multiples of 256 bytes, in the order in which layers run.
 
@@ -116,7 +120,7 @@ class Placer:
     def place(self, staged: FlatAdapter) -> SlotAdapter:
         """Enqueue the copies and take a slot.
 
-        Raises AdapterCapacityError when no slot is free or the device has no memory for it.
+        Raises AdapterCapacityError when no slot is free or the device has no memory for it (NotYetFreeError: not yet).
         """
         with self._lock:
             self._reap()
@@ -140,7 +144,8 @@ class Placer:
         try:
             buffer = self.copies.allocate(staged.num_bytes)
         except torch.OutOfMemoryError as error:
-            raise AdapterCapacityError(f"the device has no {staged.num_bytes} bytes for the adapter") from error
+            kind = NotYetFreeError if self._leaving else AdapterCapacityError
+            raise kind(f"the device has no {staged.num_bytes} bytes for the adapter") from error
         arrivals = []
         for layer, start, end in staged.copies(self._min_copy):
             self.copies.copy(buffer[start:end], staged.buffer[start:end])
