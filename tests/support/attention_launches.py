@@ -33,7 +33,10 @@ SPILLED = 128
 
 def launch(shape: tuple[int, int, int, int, torch.dtype], how: dict[str, Any], decode_rows: int = 1, width: int = 64
            ) -> None:
-    """A mixed step of a chunk of 7 rows and decode rows, and its write. `width`: of the block table, and where its arrays begin."""
+    """A mixed step of a chunk of 7 rows and decode rows, and its write.
+
+    `width`: of the block table, and where its arrays begin.
+    """
     from lora_runtime.kernels.triton.attention import paged_attention
     from lora_runtime.kernels.triton.cache import write_kv
 
