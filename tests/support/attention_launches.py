@@ -33,15 +33,19 @@ SPILLED = 128
 
 def launch(shape: tuple[int, int, int, int, torch.dtype], how: dict[str, Any], decode_rows: int = 1, width: int = 64
            ) -> None:
-    """A mixed step of a chunk of 7 rows and decode rows, and its write. `width`: of the block table, blocks of 16."""
+    """A mixed step of a chunk of 7 rows and decode rows, and its write.
+
+    `width`: of the block table, and where its arrays begin.
+    """
     from lora_runtime.kernels.triton.attention import paged_attention
     from lora_runtime.kernels.triton.cache import write_kv
 
     heads, kv_heads, dim, dim_v, dtype = shape
     k_cache, v_cache = (torch.zeros(2048, kv_heads, d, dtype=dtype) for d in (dim, dim_v))
     sequences, rows = 1 + decode_rows, 7 + decode_rows
-    ints = [torch.zeros(n, dtype=torch.int32) for n in (rows, sequences + 1, sequences)]
-    plan = AttentionPlan(*ints, torch.zeros(sequences, width, dtype=torch.int32), block_size=16)
+    ints = [torch.zeros(width + n, dtype=torch.int32)[width:] for n in (rows, sequences + 1, sequences)]
+    tables = torch.zeros(width + sequences * width, dtype=torch.int32)[width:].view(sequences, width)
+    plan = AttentionPlan(*ints, tables, block_size=16)
     paged_attention(torch.zeros(rows, heads, dim, dtype=dtype), k_cache, v_cache, plan, scaling=0.1, **how)
     write_kv(k_cache[:rows].clone(), v_cache[:rows].clone(), k_cache, v_cache, plan.slots)
 

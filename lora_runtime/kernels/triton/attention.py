@@ -15,8 +15,8 @@ from ..attention import AttentionPlan
 from .attention_tiles import MAX_SPLITS, MIN_SPLIT, Heads, chunk_tile, decode_tile
 from .dot import INTERPRETED, dot
 
-_OF_THE_STEP = ("table_row", "sequences", "splits")
-"""Arguments that change from step to step: a kernel compiled for each kind of them would stall a running server."""
+_OF_THE_STEP = ("query_start", "context_lengths", "block_tables", "table_row", "sequences", "splits")
+"""Arguments that change from step to step: kernels compiled for each alignment of them would stall a running server."""
 
 
 def paged_attention(
