@@ -88,10 +88,18 @@ def test_ranks_beyond_what_the_programs_take_at_once(rank: int, tile_size: int) 
     _check(Step(x, y, (out,), None, [{0: delta}], [(1, 3, 0, 1.0)]), tile_size)
 
 
+def test_more_tiles_than_programs() -> None:
+    g = torch.Generator().manual_seed(9)
+    rows, inputs, out = 45, 12, 5
+    x, y = torch.randn(rows, inputs, generator=g).to(DEVICE), torch.randn(rows, out, generator=g).to(DEVICE)
+    slots = [{0: random_delta(g, out, inputs, torch.float32, DEVICE, rank=rank)} for rank in (3, 8)]
+    _check(Step(x, y, (out,), None, slots, [(row, row + 1, row % 2, 1.0) for row in range(40)]), 1)
+
+
 def _wide_step(dtype: torch.dtype) -> Step:
     """Eight rows, of which some share adapters; inputs for several splits."""
     g = torch.Generator().manual_seed(5)
-    outs, inputs = (70, 20), 600
+    outs, inputs = (70, 20), 300
     slots = [{m: random_delta(g, out, inputs, dtype, DEVICE, rank=rank) for m, out in enumerate(outs)}
              for rank in (8, 33)]
     x, y = torch.randn(8, inputs, generator=g).to(DEVICE, dtype), torch.randn(8, 90, generator=g).to(DEVICE, dtype)
