@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,10 @@ from .kernels.cpu.weights import PackedLinear
 from .kernels.sampling import sample_rows_reference
 from .model import attention, hooks
 from .model.compiled import ProgramMismatchError, compile_program
+from .model.copies import copy_stream
+from .model.fused import FusedLinears, SingleLinear, fuse
 from .model.modules import base_modules
+from .model.placement import FlatAdapter, Placer, SlotAdapter
 from .model.staging import Stager
 from .model.state import AttentionCall, StepState
 from .model.tensors import BaseTensors
@@ -49,7 +52,7 @@ class BaseModel:
 
     def __init__(
         self, model: Any, tokenizer: Any, name: str, identity: str, *, kernels: str = "auto", weights: str = "auto",
-        lora: bool = True, max_added_tokens: int = 64,
+        attention_route: str = "auto", lora: bool = True, slots: int = 64, max_added_tokens: int = 64,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -63,7 +66,7 @@ class BaseModel:
         self.forward_lock = threading.Lock()
         """Engines that share a base in one process take turns."""
         self.vocab_size = int(self.config.vocab_size)
-        self.state = StepState(select(self.device))
+        self.state = StepState(select(self.device, kernels, attention_route))
         self.modules: dict[str, BaseModule] = base_modules(model)
         self.head_name = next((n for n, m in self.modules.items() if m.kind is ModuleKind.LM_HEAD), "")
         self.max_added_tokens = max_added_tokens if lora else 0
@@ -73,12 +76,24 @@ class BaseModel:
         attention.register()
         attention.attach(model, self.state)
         model.set_attn_implementation(attention.IMPLEMENTATION)
-        self.attention_calls = self._dry_run()
+        self._dry_run()
+        self.attention_calls = self._attention_calls()
         self.kv_shapes = [(c.kv_heads, c.dim, c.dim_v) for c in self.attention_calls]
         self.eos_token_ids = _eos_ids(model, tokenizer)
         self.kernel_names = dict(self.state.kernels.names)
         self.takes_adapters = lora
         self.sample_rows = sample_rows_reference
+        self.linears: Sequence[FusedLinears | SingleLinear] = ()
+        """On the device path: the linear maps as they are computed, in the order of the slot table."""
+        self.host_reads: Sequence[str] = ()
+        """Why its forward cannot be captured as a CUDA graph."""
+        self.placer: Placer | None = None
+        """On the device path: the slots."""
+        if self.state.kernels.update_group is not None:
+            self.linears, self.host_reads = fuse(model, self.modules, self.state, self._dry_run)
+            if lora:
+                in_order = {name: self.modules[name] for linear in self.linears for name in linear.names}
+                self.placer = Placer(in_order, slots, self.dtype, copy_stream(self.device))
         packed: dict[str, PackedLinear] = {}
         self.program = self._compile(kernels, weights, lora, packed)
         """The whole step in C++, or None: then transformers' forward runs."""
@@ -86,12 +101,13 @@ class BaseModel:
 
     @classmethod
     def load(cls, source: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto",
-             trust_hub: bool = False, kernels: str = "auto", weights: str = "auto", lora: bool = True,
-             max_added_tokens: int = 64) -> BaseModel:
+             trust_hub: bool = False, kernels: str = "auto", weights: str = "auto", attention_route: str = "auto",
+             lora: bool = True, slots: int = 64, max_added_tokens: int = 64) -> BaseModel:
         """Load a directory with config.json, safetensors and a tokenizer, or a hub id if `trust_hub`.
 
-        `kernels`, `weights`, `max_added_tokens`: see EngineConfig; without `lora` the base takes no adapters. Raises
-        BaseModelError when it is not there, not safetensors, or not servable faithfully.
+        `kernels`, `weights`, `attention_route` (its `attention`), `max_added_tokens`: see EngineConfig; `slots`: its
+        `max_adapters`; without `lora` the base takes no adapters. Raises BaseModelError when it is not there, not
+        safetensors, or not servable faithfully.
         """
         path = Path(source)
         if not path.is_dir() and not trust_hub:
@@ -108,11 +124,12 @@ class BaseModel:
             raise BaseModelError(f"base model {str(source)!r} cannot be loaded: {error}") from error
         try:
             return cls(model, tokenizer, path.name if path.is_dir() else str(source), identity_of(path, model),
-                       kernels=kernels, weights=weights, lora=lora, max_added_tokens=max_added_tokens)
+                       kernels=kernels, weights=weights, attention_route=attention_route, lora=lora,
+                       slots=slots, max_added_tokens=max_added_tokens)
         except ProgramMismatchError as error:
             log.warning("going on without the C++ kernels: %s", error)
         return cls.load(source, device=device, dtype=dtype, trust_hub=trust_hub, kernels="torch", weights=weights,
-                        lora=lora, max_added_tokens=max_added_tokens)
+                        attention_route=attention_route, lora=lora, slots=slots, max_added_tokens=max_added_tokens)
 
     def stage_adapter(self, updates: Mapping[str, ModuleUpdate]) -> StagedAdapter:
         """The adapter as this base's forward reads it, in host memory. For any thread, beside steps.
@@ -125,23 +142,42 @@ class BaseModel:
         deltas = Stager(self._tensors, self.max_added_tokens).stage(updates)
         if self.program is not None:
             return CpuAdapter(deltas, self._table)
+        if self.placer is not None:
+            return FlatAdapter(deltas, pinned=self.placer.copies.pinned)
         staged = TorchAdapter(deltas)
         return staged.pinned() if self.device.type == "cuda" else staged
 
     def place_adapter(self, staged: StagedAdapter) -> DeviceAdapter:
-        """On the device; where that is the host nothing is copied."""
+        """On the device; where that is the host nothing is copied, unless the base has slots of its own.
+
+        Raises AdapterCapacityError where it has and they, or the device's memory, are full.
+        """
+        if isinstance(staged, FlatAdapter):
+            assert self.placer is not None
+            return self.placer.place(staged)
         if isinstance(staged, TorchAdapter) and self.device.type != "cpu":
             return staged.to(self.device)
         return staged
 
+    def remove_adapter(self, placed: DeviceAdapter) -> None:
+        """What `place_adapter` gave is used no more: for slots, whose memory is freed once no step reads it."""
+        if isinstance(placed, SlotAdapter):
+            assert self.placer is not None
+            self.placer.remove(placed)
+
     @torch.inference_mode()
-    def _dry_run(self) -> list[AttentionCall]:
-        """One small forward: shows that every layer uses our attention, and how."""
+    def _dry_run(self) -> torch.Tensor:
+        """One small forward, and its logits: shows how modules are called."""
         rows = self.config.num_attention_heads + 1  # tells rows from heads, see hooks
         tokens = torch.zeros(1, rows, dtype=torch.long, device=self.device)
         self.state.dry_rows = rows
-        self.model(input_ids=tokens, position_ids=torch.arange(rows, device=self.device)[None], use_cache=False)
+        positions = torch.arange(rows, device=self.device)[None]
+        logits = self.model(input_ids=tokens, position_ids=positions, use_cache=False).logits
         self.state.dry_rows = 0
+        return logits
+
+    def _attention_calls(self) -> list[AttentionCall]:
+        """Of the dry run: raises BaseModelError unless every layer uses our attention."""
         calls, layers = self.state.calls, self.config.num_hidden_layers
         if sorted(calls) != list(range(layers)):
             raise BaseModelError(

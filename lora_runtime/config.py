@@ -14,7 +14,13 @@ class EngineConfig:
     dtype: str = "auto"
     """auto, float32, bfloat16 or float16; auto is bfloat16 on CUDA and on CPUs that have it."""
     kernels: str = "auto"
-    """auto takes the C++ kernels on x86-64 where they can run the base, torch never."""
+    """auto takes Triton's kernels on CUDA and the C++ ones on x86-64 where they can run the base, torch neither;
+    triton on a CPU needs Triton's interpreter (TRITON_INTERPRET=1)."""
+    attention: str = "auto"
+    """Triton kernels' attention: auto, triton, or flashinfer (the package flashinfer-python; 16-bit dtypes, no CUDA
+    graphs); auto is triton."""
+    cuda_graphs: bool = True
+    """Capture decode steps as CUDA graphs, at start, where the base's forward and the attention can be; on CUDA only."""
     weights: str = "auto"
     """auto leaves the base's weights in `dtype`; int8 stores them in a byte each (CPU, C++ kernels only)."""
     threads: int = 0
@@ -56,7 +62,10 @@ class EngineConfig:
     """Let `base` be a hub id that is fetched; a local directory needs no network."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("kernels", ("auto", "torch")), ("weights", ("auto", "int8"))):
+        for name, allowed in (
+            ("kernels", ("auto", "torch", "triton")), ("weights", ("auto", "int8")),
+            ("attention", ("auto", "triton", "flashinfer")),
+        ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         for name in ("max_running", "max_batch_tokens", "kv_block_size", "adapter_load_threads"):

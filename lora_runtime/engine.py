@@ -61,13 +61,16 @@ class Engine:
 
     def __init__(self, base: str | os.PathLike[str] | BaseModel, config: EngineConfig | None = None) -> None:
         self.config = config = config or EngineConfig()
-        if isinstance(base, BaseModel) and (config.kernels, config.weights) != ("auto", "auto"):
-            raise ValueError("kernels and weights are the base's: give them to BaseModel.load")
+        if isinstance(base, BaseModel) and (config.kernels, config.weights, config.attention) != ("auto",) * 3:
+            raise ValueError("kernels, weights and attention are the base's: give them to BaseModel.load")
         if config.threads:
             torch.set_num_threads(config.threads)
         self.base = base if isinstance(base, BaseModel) else BaseModel.load(
             base, device=config.device, dtype=config.dtype, trust_hub=config.trust_hub, kernels=config.kernels,
-            weights=config.weights, lora=config.max_adapters > 0, max_added_tokens=config.max_added_tokens)
+            weights=config.weights, attention_route=config.attention, lora=config.max_adapters > 0,
+            slots=config.max_adapters, max_added_tokens=config.max_added_tokens)
+        if self.base.placer is not None and self.base.placer.table.slots < config.max_adapters:
+            raise ValueError(f"the base has {self.base.placer.table.slots} adapter slots: give `slots` to BaseModel.load")
         num_blocks = _num_kv_blocks(self.base, config)
         limits = [self.base.max_context, num_blocks * config.kv_block_size]
         self.max_context = min([*limits, config.max_context] if config.max_context else limits)
@@ -81,7 +84,9 @@ class Engine:
             max_running=config.max_running, max_batch_tokens=config.max_batch_tokens,
             waiting=FairQueue(lambda adapter_id: store.policy(adapter_id).weight, config.priority_aging_s),
             max_running_of=lambda adapter_id: store.policy(adapter_id).max_running)
-        self._runner = make_runner(self.base, num_blocks, config.kv_block_size)
+        self._runner = make_runner(
+            self.base, num_blocks, config.kv_block_size, max_running=config.max_running, max_context=self.max_context,
+            cuda_graphs=config.cuda_graphs)
         self._loop = EngineLoop(
             self.base, self._inbox, self._scheduler, self._runner, store, self._limits, self._observers)
         self._thread: threading.Thread | None = None

@@ -64,8 +64,13 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N; auto takes CUDA where there is one.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto is bfloat16 on CUDA and on CPUs that have it, else float32.")
-    kernels: Literal["auto", "torch"] = Field(
-        "auto", description="auto takes the C++ kernels on x86-64 CPUs where they can run the base; torch never.")
+    kernels: Literal["auto", "torch", "triton"] = Field(
+        "auto", description="auto takes Triton's kernels on CUDA and the C++ ones on x86-64 CPUs where they can run the "
+        "base; torch neither. triton on a CPU needs Triton's interpreter.")
+    attention: Literal["auto", "triton", "flashinfer"] = Field(
+        "auto", description="Attention of the Triton kernels: auto is triton; flashinfer needs the package "
+        "flashinfer-python and takes 16-bit dtypes, without CUDA graphs.")
+    cuda_graphs: bool = Field(True, description="Capture decode steps as CUDA graphs at start, where they can be.")
     weights: Literal["auto", "int8"] = Field(
         "auto", description="auto leaves the base's weights in dtype; int8 stores them in a byte each (CPU only).")
     threads: int = Field(0, ge=0, description="CPU threads of a step; 0 takes one per core.")

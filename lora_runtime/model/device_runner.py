@@ -1,0 +1,169 @@
+"""Runs steps with the planned kernels: adapters in slots, projections fused, decode steps in fixed buffers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..batch import AdapterSegment, StepBatch
+from ..kernels.attention import AttentionPlan
+from ..kernels.plan import DECODE_TILE, PREFILL_TILE, LoraPlan, PlanArrays, PlanBuffers, hidden_per_row, plan_tiles
+from ..kv_cache import KVCache
+from .decode_steps import PAIRS_PER_ROW, DecodeSteps, DirectSteps, GraphSteps, StepLauncher
+from .lora_step import LoraStep
+from .output import StepOutput
+from .placement import SlotAdapter
+from .rows import module_updates, sampled_range, with_added
+from .step_buffers import StepBuffers
+
+if TYPE_CHECKING:
+    from ..base import BaseModel
+
+log = logging.getLogger(__name__)
+_BUFFER_RANK = 256
+"""Rank up to which a decode step finds room for the intermediate of every row; a step with more is not captured."""
+
+
+class DeviceRunner:
+    """Owns the KV cache and the steps' buffers. Used by the engine thread only.
+
+    Steps of decode rows run in DecodeSteps; all others, those with a change that the planned kernels cannot make (of
+    embeddings, norms, rows of single tokens, added tokens) and those that the buffers do not hold, as the same forward
+    on tensors of their own.
+    """
+
+    def __init__(self, base: BaseModel, num_blocks: int, block_size: int, *, max_running: int, max_context: int,
+                 cuda_graphs: bool) -> None:
+        self.base = base
+        # One block more, for the rows of fixed buffers that no sequence has.
+        self.cache = KVCache(base.kv_shapes, num_blocks + 1, block_size, base.dtype, base.device)
+        self._groups = [linear.group for linear in base.linears]
+        self._group_of = {name: linear.names for linear in base.linears for name in linear.names}
+        buffers = StepBuffers(
+            max_running, -(-max_context // block_size), block_size, num_blocks,
+            base.vocab_size + base.max_added_tokens, base.device)
+        self.decode = DecodeSteps(base, self.cache, buffers, self._plan_buffers(max_running), DirectSteps())
+        if cuda_graphs and (launcher := self._graphs()) is not None:
+            self._capture(launcher)
+
+    @torch.inference_mode()
+    def forward(self, batch: StepBatch) -> StepOutput:
+        with self.base.forward_lock:
+            if self.base.placer is not None:
+                self.base.placer.flush()
+            adapters = _adapters(batch)
+            rare = frozenset[str]().union(*(adapter.rare for adapter in adapters))
+            decode = len(batch.tokens) == len(batch.context_lengths)
+            arrays = self._plan(batch.segments, DECODE_TILE if decode else PREFILL_TILE)
+            if not rare and self.decode.takes(batch, arrays):
+                for adapter in adapters:
+                    adapter.wait()
+                return self.decode.forward(batch, arrays)
+            return self._forward(batch, arrays, adapters, rare)
+
+    def _forward(self, batch: StepBatch, arrays: PlanArrays | None, adapters: Sequence[SlotAdapter],
+                 rare: frozenset[str]) -> StepOutput:
+        """On tensors of the batch's own size."""
+        device = self.base.device
+        tokens, positions, sampled, *where = to_device(
+            (batch.tokens, batch.positions, batch.sampled_rows, batch.slots, batch.query_start, batch.context_lengths,
+             batch.block_tables), device)
+        slots, query_start, context_lengths, block_tables = where
+        plan = AttentionPlan(
+            slots, query_start, context_lengths, block_tables, batch.block_size,
+            decode_rows=int((np.diff(batch.query_start) == 1).sum()), host=batch)
+        # What one adapter's module needs of the hooks, all adapters' does, and that of modules fused with it.
+        by_hook = frozenset(n for name in rare for n in self._group_of.get(name, (name,)))
+        if rare:
+            for adapter in adapters:
+                adapter.wait()
+        updates = module_updates(batch, by_hook)
+        with self.base.state.during(self.cache, plan, updates, self._lora(batch, arrays, adapters)):
+            logits = self.base.model(
+                input_ids=tokens.long()[None], position_ids=positions.long()[None], logits_to_keep=sampled.long(),
+                use_cache=False).logits[0]
+        head = updates.get(self.base.head_name, ())
+        return StepOutput.of(with_added(logits, head, self.base.vocab_size, self.base.max_added_tokens))
+
+    def _lora(self, batch: StepBatch, arrays: PlanArrays | None, adapters: Sequence[SlotAdapter]) -> LoraStep | None:
+        if arrays is None:
+            return None
+        plan = arrays.to(self.base.device)
+        head: LoraPlan | None = plan
+        if len(batch.sampled_rows) != len(batch.tokens):
+            sampled = [(s, *sampled_range(s, batch)) for s in batch.segments]
+            own = self._plan([AdapterSegment(start, end, s.adapter, s.weight)
+                              for s, start, end in sampled if start < end], arrays.tile_size)
+            head = None if own is None else own.to(self.base.device)
+        touched = {name for adapter in adapters for name in adapter.deltas}
+        return LoraStep.of(self.base, plan, head, touched, adapters)
+
+    def _plan(self, segments: Sequence[AdapterSegment], tile_size: int) -> PlanArrays | None:
+        if not segments:
+            return None
+        placer = self.base.placer
+        assert placer is not None
+        return plan_tiles(
+            [(s.start, s.end, slot_adapter(s).slot, s.weight) for s in segments], tile_size,
+            lambda slot: hidden_per_row(placer.table.max_rank(slot), self._groups, tile_size))
+
+    def _plan_buffers(self, rows: int) -> PlanBuffers | None:
+        if self.base.placer is None:
+            return None
+        hidden = rows * hidden_per_row(_BUFFER_RANK, self._groups, DECODE_TILE)
+        return PlanBuffers(rows, rows * PAIRS_PER_ROW, hidden, DECODE_TILE, self.base.device)
+
+    def _graphs(self) -> StepLauncher | None:
+        """None where steps cannot be captured; the log says why."""
+        base = self.base
+        if base.device.type != "cuda":
+            return None
+        if base.host_reads:
+            log.warning("no CUDA graphs: the base's forward reads values on the host (%s)", ", ".join(base.host_reads))
+        elif not base.state.kernels.captures:
+            log.warning("no CUDA graphs: attention %s plans on the host", base.state.kernels.names["paged_attention"])
+        else:
+            return GraphSteps(base.device)
+        return None
+
+    @torch.inference_mode()
+    def _capture(self, launcher: StepLauncher) -> None:
+        direct = self.decode.launcher
+        self.decode.launcher = launcher
+        try:
+            with self.base.forward_lock:
+                self.decode.capture_all()
+        except RuntimeError as error:
+            log.warning("no CUDA graphs: a decode step could not be captured", exc_info=error)
+            self.decode.launcher = direct
+
+
+def _adapters(batch: StepBatch) -> list[SlotAdapter]:
+    """Of the batch, each once."""
+    return list(dict.fromkeys(slot_adapter(s) for s in batch.segments))
+
+
+def slot_adapter(segment: AdapterSegment) -> SlotAdapter:
+    adapter = segment.adapter.weights
+    assert isinstance(adapter, SlotAdapter)
+    return adapter
+
+
+_ALIGN = 16
+
+
+def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[torch.Tensor]:
+    """int32 arrays as tensors of the same shapes, by one copy. Each begins at a multiple of 64 bytes: kernels are
+    compiled for how their arguments are aligned."""
+    starts = np.cumsum([0, *(-(-a.size // _ALIGN) * _ALIGN for a in arrays)])
+    host = torch.empty(int(starts[-1]), dtype=torch.int32, pin_memory=device.type == "cuda")
+    values = host.numpy()
+    for array, start in zip(arrays, starts, strict=False):
+        values[start : start + array.size] = array.ravel()
+    # torch does not give the pinned memory to anyone else before the copy is done.
+    there = host.to(device, non_blocking=True)
+    return [there[start : start + a.size].view(a.shape) for a, start in zip(arrays, starts, strict=False)]

@@ -1,0 +1,40 @@
+"""Whether a forward reads values of device tensors on the host: such a one cannot be captured as a CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_AS_NUMBERS = {"aten::_local_scalar_dense", "aten::is_nonzero", "aten::item", "aten::equal"}
+_BY_VALUES = {"aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim", "aten::bincount",
+              "aten::unique_consecutive", "aten::repeat_interleave.Tensor"}
+"""Their results' shapes depend on values."""
+
+
+class HostReads(TorchDispatchMode):
+    """While it is entered, collects the names of ops that wait for the device: `found`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if reads_on_host(func, args):
+            self.found.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def reads_on_host(func: Any, args: Sequence[Any]) -> bool:
+    """Whether an op, as a TorchDispatchMode sees it, makes the host wait for values."""
+    name = func.name()
+    if name in _AS_NUMBERS or name in _BY_VALUES:
+        return True
+    if name in ("aten::index.Tensor", "aten::index_put_", "aten::_index_put_impl_") and len(args) > 1:
+        # A mask as an index has as many results as it has True.
+        return any(isinstance(i, torch.Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+    return False
