@@ -43,12 +43,12 @@ def through_the_engine(base: BaseModel, shape: Shape, *, rank: int, streams: int
                           max_adapters=4, max_running=max(streams, 1), max_batch_tokens=256, prefix_caching=False)
     with tempfile.TemporaryDirectory() as scratch, Engine(base, config) as engine:
         model = save_config(shape, Path(scratch) / "base")
-        paths = [Path(scratch) / f"adapter-{i}" for i in range(loads)]
+        paths = [Path(scratch) / f"adapter-{i}" for i in range(loads + 1)]
         for i, path in enumerate(paths):
             write_adapter(path, model, rank, i, tuple(shape.projections))
         engine.load_adapter(paths[0], "streams")
         quiet, _ = _run(engine, streams, tokens, [])
-        busy, taken = _run(engine, streams, tokens, paths)
+        busy, taken = _run(engine, streams, tokens, paths[1:])
     return {"name": f"{loads} loads of rank {rank} beside {streams} streams", "load_ms": median(taken) * 1e3,
             "itl_p50_ms": _at(quiet, 50), "itl_p99_ms": _at(quiet, 99), "itl_p50_loading_ms": _at(busy, 50),
             "itl_p99_loading_ms": _at(busy, 99)}
