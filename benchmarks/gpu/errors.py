@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 import torch
 
@@ -79,8 +78,9 @@ def _attention(kernels: Kernels, given: AttentionInputs, window: int | None, sof
                ) -> tuple[float, float]:
     (k, v), settings = given.caches[0], {"scaling": given.scaling, "window": window, "softcap": softcap}
     exact = paged_attention_reference(given.q.double(), k.double(), v.double(), given.plan, **settings)
-    found = kernels.attention(given.q, k, v, given.plan, **settings)
-    return _error(found, exact), _error(paged_attention_reference(given.q, k, v, replace(given.plan), **settings), exact)
+    found, reference = (run(given.q, k, v, given.plan, **settings)
+                        for run in (kernels.attention, paged_attention_reference))
+    return _error(found, exact), _error(reference, exact)
 
 
 def _error(found: torch.Tensor, exact: torch.Tensor) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from types import SimpleNamespace
 from typing import Any, cast
@@ -72,13 +73,13 @@ class TimedLauncher:
     def summary(self) -> dict[str, float]:
         """Median milliseconds of a step on the device, and from one's end to the next one's start."""
         steps = [start.elapsed_time(end) for start, end in self.events[1:]]
-        gaps = [before.elapsed_time(after) for (_, before), (after, _) in zip(self.events, self.events[1:])]
+        gaps = [before.elapsed_time(after) for (_, before), (after, _) in pairwise(self.events)]
         return {"device_ms": median(steps), "gap_ms": median(gaps)}
 
 
 def measure(base: BaseModel, shape: Shape, cases: Sequence[StepCase], top: Ceilings, repeats: int, cuda_graphs: bool
             ) -> Iterator[dict[str, Any]]:
-    """A row per case; `overhead` is the time with adapters by that of the same step without, where both were measured."""
+    """A row per case; `overhead`: the time with adapters by that of the same step without, where both were measured."""
     blocks = max(c.sequences * -(-c.context // BLOCK) for c in cases)
     runner = DeviceRunner(
         base, blocks, BLOCK, max_running=max(c.sequences for c in cases if c.new == 1),
