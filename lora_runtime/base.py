@@ -52,7 +52,7 @@ class BaseModel:
 
     def __init__(
         self, model: Any, tokenizer: Any, name: str, identity: str, *, kernels: str = "auto", weights: str = "auto",
-        attention_route: str = "auto", lora: bool = True, slots: int = 64, max_added_tokens: int = 64,
+        attention_route: str = "auto", lora: bool = True, max_added_tokens: int = 64,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -87,27 +87,24 @@ class BaseModel:
         """On the device path: the linear maps as they are computed, in the order of the slot table."""
         self.host_reads: Sequence[str] = ()
         """Why its forward cannot be captured as a CUDA graph."""
-        self.placer: Placer | None = None
-        """On the device path: the slots."""
         if self.state.kernels.update_group is not None:
             self.linears, self.host_reads = fuse(model, self.modules, self.state, self._dry_run)
-            if lora:
-                in_order = {name: self.modules[name] for linear in self.linears for name in linear.names}
-                self.placer = Placer(in_order, slots, self.dtype, copy_stream(self.device))
         packed: dict[str, PackedLinear] = {}
         self.program = self._compile(kernels, weights, lora, packed)
         """The whole step in C++, or None: then transformers' forward runs."""
         self._tensors = BaseTensors(model, self.modules, self.dtype, packed)
+        self.placer: Placer | None = None
+        """The slots of the device path; None where adapters need no copy, or the torch path makes it."""
 
     @classmethod
     def load(cls, source: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto",
              trust_hub: bool = False, kernels: str = "auto", weights: str = "auto", attention_route: str = "auto",
-             lora: bool = True, slots: int = 64, max_added_tokens: int = 64) -> BaseModel:
+             lora: bool = True, max_added_tokens: int = 64) -> BaseModel:
         """Load a directory with config.json, safetensors and a tokenizer, or a hub id if `trust_hub`.
 
-        `kernels`, `weights`, `attention_route` (its `attention`), `max_added_tokens`: see EngineConfig; `slots`: its
-        `max_adapters`; without `lora` the base takes no adapters. Raises BaseModelError when it is not there, not
-        safetensors, or not servable faithfully.
+        `kernels`, `weights`, `attention_route` (its `attention`), `max_added_tokens`: see EngineConfig; without
+        `lora` the base takes no adapters. Raises BaseModelError when it is not there, not safetensors, or not servable
+        faithfully.
         """
         path = Path(source)
         if not path.is_dir() and not trust_hub:
@@ -125,11 +122,11 @@ class BaseModel:
         try:
             return cls(model, tokenizer, path.name if path.is_dir() else str(source), identity_of(path, model),
                        kernels=kernels, weights=weights, attention_route=attention_route, lora=lora,
-                       slots=slots, max_added_tokens=max_added_tokens)
+                       max_added_tokens=max_added_tokens)
         except ProgramMismatchError as error:
             log.warning("going on without the C++ kernels: %s", error)
         return cls.load(source, device=device, dtype=dtype, trust_hub=trust_hub, kernels="torch", weights=weights,
-                        attention_route=attention_route, lora=lora, slots=slots, max_added_tokens=max_added_tokens)
+                        attention_route=attention_route, lora=lora, max_added_tokens=max_added_tokens)
 
     def stage_adapter(self, updates: Mapping[str, ModuleUpdate]) -> StagedAdapter:
         """The adapter as this base's forward reads it, in host memory. For any thread, beside steps.
@@ -143,27 +140,41 @@ class BaseModel:
         if self.program is not None:
             return CpuAdapter(deltas, self._table)
         if self.placer is not None:
-            return FlatAdapter(deltas, pinned=self.placer.copies.pinned)
+            return FlatAdapter(deltas, self.placer.copies.pinned)
         staged = TorchAdapter(deltas)
         return staged.pinned() if self.device.type == "cuda" else staged
 
-    def place_adapter(self, staged: StagedAdapter) -> DeviceAdapter:
-        """On the device; where that is the host nothing is copied, unless the base has slots of its own.
+    def open_slots(self, order: Sequence[str], slots: int) -> None:
+        """Let adapters be placed by a Placer: `order` are the linear maps that its table holds. Before any is staged.
 
-        Raises AdapterCapacityError where it has and they, or the device's memory, are full.
+        Engines that share the base share its slots. Raises ValueError when there are fewer than the next one wants.
+        """
+        if self.placer is None:
+            modules = {name: self.modules[name] for name in order}
+            self.placer = Placer(modules, slots, self.dtype, copy_stream(self.device))
+        elif slots > self.placer.table.slots:
+            raise ValueError(f"max_adapters {slots}: the base's slots were made for {self.placer.table.slots} adapters")
+
+    def place_adapter(self, staged: StagedAdapter) -> DeviceAdapter:
+        """On the device; where that is the host nothing is copied. For any thread, beside steps; never waits.
+
+        Raises AdapterCapacityError when the device has no room for it.
         """
         if isinstance(staged, FlatAdapter):
             assert self.placer is not None
             return self.placer.place(staged)
         if isinstance(staged, TorchAdapter) and self.device.type != "cpu":
-            return staged.to(self.device)
+            try:
+                return staged.to(self.device)
+            except torch.OutOfMemoryError as error:
+                raise AdapterCapacityError(f"the device has no {staged.num_bytes} bytes for the adapter") from error
         return staged
 
-    def remove_adapter(self, placed: DeviceAdapter) -> None:
-        """What `place_adapter` gave is used no more: for slots, whose memory is freed once no step reads it."""
-        if isinstance(placed, SlotAdapter):
+    def remove_adapter(self, adapter: DeviceAdapter) -> None:
+        """Off the device; no step that is planned from now on has it."""
+        if isinstance(adapter, SlotAdapter):
             assert self.placer is not None
-            self.placer.remove(placed)
+            self.placer.remove(adapter)
 
     @torch.inference_mode()
     def _dry_run(self) -> torch.Tensor:

@@ -20,7 +20,9 @@ class EngineConfig:
     """Triton kernels' attention: auto, triton, or flashinfer (the package flashinfer-python; 16-bit dtypes, no CUDA
     graphs); auto is triton."""
     cuda_graphs: bool = True
-    """Capture decode steps as CUDA graphs, at start, where the base's forward and the attention can be; on CUDA only."""
+    """On CUDA: capture decode steps as CUDA graphs at start, where the base's forward and the attention allow it."""
+    lora_overlap: bool = False
+    """Triton kernels: compute A x on a second stream beside the base's product. Off: not measured yet."""
     weights: str = "auto"
     """auto leaves the base's weights in `dtype`; int8 stores them in a byte each (CPU, C++ kernels only)."""
     threads: int = 0
@@ -36,12 +38,14 @@ class EngineConfig:
     kv_block_size: int = 16
     """Tokens per KV block; a multiple of 16 for the C++ kernels."""
     kv_cache_bytes: int = 0
-    """Bytes for the KV cache; 0 is 1 GiB on CPU, 80 % of free memory on CUDA."""
+    """Bytes for the KV cache; 0 is 1 GiB on CPU, on CUDA what weights, steps and adapters leave."""
+    device_memory_fraction: float = 0.9
+    """Part of a CUDA device's memory that all of it together may take; what steps take is measured at start."""
     prefix_caching: bool = True
     max_adapters: int = 64
     """Adapter slots: versions resident on the device at once; 0 serves the base alone."""
     adapter_device_bytes: int = 0
-    """Bytes that all slots together may take; 0 leaves `max_adapters` as the only limit."""
+    """Bytes that all slots together may take; 0 is a fifth of what weights and steps leave on CUDA, no limit on CPU."""
     adapter_host_bytes: int = 2 << 30
     """Bytes of host memory for adapters that are not in a slot; what is over goes back to its source."""
     adapter_load_threads: int = 16
@@ -75,6 +79,8 @@ class EngineConfig:
                      "adapter_host_bytes", "adapter_cache_bytes", "adapter_versions_kept", "max_added_tokens"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 < self.device_memory_fraction <= 1:
+            raise ValueError(f"device_memory_fraction must be in (0, 1], got {self.device_memory_fraction}")
         if self.priority_aging_s <= 0:
             raise ValueError(f"priority_aging_s must be positive, got {self.priority_aging_s}")
         if self.max_batch_tokens < self.max_running:

@@ -71,6 +71,8 @@ class Settings(BaseSettings):
         "auto", description="Attention of the Triton kernels: auto is triton; flashinfer needs the package "
         "flashinfer-python and takes 16-bit dtypes, without CUDA graphs.")
     cuda_graphs: bool = Field(True, description="Capture decode steps as CUDA graphs at start, where they can be.")
+    lora_overlap: bool = Field(
+        False, description="Triton kernels: compute A x on a second stream beside the base's product.")
     weights: Literal["auto", "int8"] = Field(
         "auto", description="auto leaves the base's weights in dtype; int8 stores them in a byte each (CPU only).")
     threads: int = Field(0, ge=0, description="CPU threads of a step; 0 takes one per core.")
@@ -81,12 +83,16 @@ class Settings(BaseSettings):
         0, ge=0, description="Tokens of prompt and completion together; 0 is the base model's limit.")
     kv_block_size: int = Field(16, ge=1, description="Tokens per KV block; a multiple of 16 on CPU.")
     kv_cache_bytes: int = Field(
-        0, ge=0, description="Bytes for the KV cache; 0 is 1 GiB on CPU, 80 % of free memory on CUDA.")
+        0, ge=0, description="Bytes for the KV cache; 0 is 1 GiB on CPU, on CUDA what weights, steps and adapters "
+        "leave.")
+    device_memory_fraction: float = Field(
+        0.9, gt=0, le=1, description="Part of a CUDA device's memory that everything together may take.")
     prefix_caching: bool = Field(True, description="Reuse the KV of prompt prefixes.")
     max_adapters: int = Field(
         64, ge=0, description="Adapter slots: versions on the device at once; 0 serves the base alone.")
     adapter_device_bytes: int = Field(
-        0, ge=0, description="Bytes that all adapter slots may take together; 0 is no limit but --max-adapters.")
+        0, ge=0, description="Bytes that all adapter slots may take together; 0 is no limit but --max-adapters on CPU, "
+        "on CUDA a fifth of what weights and steps leave.")
     adapter_host_bytes: int = Field(
         2 << 30, ge=0, description="Bytes of host memory for adapters that are not in a slot.")
     adapter_load_threads: int = Field(16, ge=1, description="Adapters that are fetched and read at once.")

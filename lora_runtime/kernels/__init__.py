@@ -31,6 +31,9 @@ class Kernels:
     """As cache.write_kv_reference."""
     update_group: Callable[..., None] | None = None
     """As grouped.update_group_reference, for the device path; None on the torch path."""
+    shrink: Callable[..., None] | None = None
+    expand: Callable[..., None] | None = None
+    """The two halves of `update_group`, where it has halves: the first needs no y."""
     captures: bool = True
     """Whether a step with this attention can be captured as a CUDA graph: it plans nothing on the host."""
 
@@ -46,7 +49,7 @@ def select(device: torch.device, kernels: str = "auto", attention_route: str = "
         return _torch(device)
     if attention_route == "flashinfer":
         raise NotImplementedError
-    raise NotImplementedError
+    return _triton(device)
 
 
 def _wants_triton(device: torch.device, kernels: str) -> bool:
@@ -63,6 +66,18 @@ def _wants_triton(device: torch.device, kernels: str) -> bool:
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise BaseModelError(f"kernels 'triton' run on CUDA, not on {device.type} (but for TRITON_INTERPRET=1, slowly)")
     return True
+
+
+def _triton(device: torch.device) -> Kernels:
+    from .triton import attention as triton_attention  # defined, and so compiled or interpreted, where it is used
+    from .triton import cache as triton_cache
+    from .triton import lora as triton_lora
+
+    name = "triton" if device.type == "cuda" else "triton/interpreter"
+    return Kernels(
+        lora=lora.add_lora_reference, attention=triton_attention.paged_attention, write_kv=triton_cache.write_kv,
+        names={"lora": name, "paged_attention": name}, update_group=triton_lora.update_group,
+        shrink=triton_lora.shrink, expand=triton_lora.expand)
 
 
 def _torch(device: torch.device) -> Kernels:

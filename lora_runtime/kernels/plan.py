@@ -33,7 +33,7 @@ def splits(in_features: int, tile_size: int) -> tuple[int, int]:
     By the module's width alone, so that a row is added up in the same order whatever its neighbours are. In decode
     steps there are few tiles: 16 splits give every multiprocessor something to read.
     """
-    most = 16 if tile_size <= DECODE_TILE else 4
+    most = 8 if tile_size <= DECODE_TILE else 2
     per_split = -(-in_features // (most * SPLIT)) * SPLIT
     return -(-in_features // per_split), per_split
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 
@@ -61,7 +61,7 @@ class CudaCopyStream:
         self._stream = torch.cuda.Stream(device)
 
     def current(self) -> Stream:
-        return torch.cuda.current_stream(self.device)
+        return cast(Stream, torch.cuda.current_stream(self.device))
 
     def allocate(self, num_bytes: int) -> torch.Tensor:
         with torch.cuda.stream(self._stream):

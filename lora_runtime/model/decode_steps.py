@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from ..batch import StepBatch
-from ..kernels.plan import LoraPlan, PlanArrays, PlanBuffers, plan_tiles
+from ..kernels.plan import DECODE_TILE, LoraPlan, PlanArrays, PlanBuffers, plan_tiles
 from ..kv_cache import KVCache
-from .lora_step import LoraStep
+from .lora_step import LoraStep, Side
 from .output import StepOutput
 from .step_buffers import StepBuffers
 
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from ..base import BaseModel
 
 log = logging.getLogger(__name__)
-PAIRS_PER_ROW = 4
-"""Adapters per row, on average, that a captured step has room for."""
+_LEAST_PAIRS = 4
+"""Adapters that the smallest steps have room for; a step of n rows has room for n. One more than are used costs every
+launch of a LoRA kernel a program."""
 
 
 @dataclass(frozen=True)
@@ -91,21 +92,20 @@ class DecodeSteps:
     """`forward` for batches that `takes` accepts. `sizes` are the rows of the steps there are, ascending."""
 
     def __init__(self, base: BaseModel, cache: KVCache, buffers: StepBuffers, plans: PlanBuffers | None,
-                 launcher: StepLauncher) -> None:
-        """`plans` holds buffers.rows tiles and PAIRS_PER_ROW times as many pairs; None: no row has an adapter."""
+                 launcher: StepLauncher, side: Side | None = None) -> None:
+        """`plans` is made by `plan_buffers`; None: no row has an adapter."""
         self.base, self.cache, self.buffers, self.plans, self.launcher = base, cache, buffers, plans, launcher
+        self._side = side
         self.sizes = step_sizes(buffers.rows)
 
     def takes(self, batch: StepBatch, arrays: PlanArrays | None) -> bool:
         """`arrays`: the plan of the batch's adapters, None where it has none."""
-        if not self.buffers.takes(batch):
-            return False
-        size = self._size_for(len(batch.tokens))
-        return arrays is None or (self.plans is not None and self.plans.fits(arrays) and _within(arrays, size))
+        return self.buffers.takes(batch) and (
+            arrays is None or (self.plans is not None and self.plans.fits(arrays)))
 
     def forward(self, batch: StepBatch, arrays: PlanArrays | None) -> StepOutput:
-        count = len(batch.tokens)
-        size = self._size_for(count)
+        count, pairs = len(batch.tokens), 0 if arrays is None else len(arrays.pair_slot)
+        size = next(size for size in self.sizes if size >= count and _pairs(size) >= pairs)
         self.buffers.fill(batch, size)
         if arrays is not None and self.plans is not None:
             self.plans.fill(arrays)
@@ -138,10 +138,7 @@ class DecodeSteps:
     def _lora(self, size: int) -> LoraStep:
         assert self.plans is not None
         plan = _first_tiles(self.plans.plan, size)
-        return LoraStep.of(self.base, plan, plan)  # all rows sample
-
-    def _size_for(self, count: int) -> int:
-        return next(size for size in self.sizes if size >= count)
+        return LoraStep.of(self.base, plan, plan, side=self._side)  # all rows sample
 
 
 def step_sizes(rows: int) -> list[int]:
@@ -151,15 +148,18 @@ def step_sizes(rows: int) -> list[int]:
     return [*sizes, *range(128, rows, 64), rows]
 
 
-def _within(arrays: PlanArrays, size: int) -> bool:
-    return len(arrays.tile_start) <= size and len(arrays.pair_slot) <= size * PAIRS_PER_ROW
+def plan_buffers(rows: int, hidden_of_row: int, device: torch.device) -> PlanBuffers:
+    """For steps of up to `rows` rows, whose adapters need `hidden_of_row` floats of scratch on average."""
+    return PlanBuffers(rows, _pairs(rows), _pairs(rows) * hidden_of_row, DECODE_TILE, device)
+
+
+def _pairs(size: int) -> int:
+    return max(_LEAST_PAIRS, size)
 
 
 def _first_tiles(plan: LoraPlan, size: int) -> LoraPlan:
     """The same memory, as far as a step of `size` rows has use for it."""
-    pairs = size * PAIRS_PER_ROW
-    return replace(
-        plan, tile_start=plan.tile_start[:size], tile_rows=plan.tile_rows[:size],
-        pair_offsets=plan.pair_offsets[: size + 1],
-        **{name: getattr(plan, name)[:pairs] for name in
-           ("pair_start", "pair_rows", "pair_slot", "pair_weight", "pair_hidden")})
+    parts = {name: getattr(plan, name)[: _pairs(size)] for name in
+             ("pair_start", "pair_rows", "pair_slot", "pair_weight", "pair_hidden")}
+    return replace(plan, tile_start=plan.tile_start[:size], tile_rows=plan.tile_rows[:size],
+                   pair_offsets=plan.pair_offsets[: size + 1], **parts)

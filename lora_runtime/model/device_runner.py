@@ -11,10 +11,10 @@ import torch
 
 from ..batch import AdapterSegment, StepBatch
 from ..kernels.attention import AttentionPlan
-from ..kernels.plan import DECODE_TILE, PREFILL_TILE, LoraPlan, PlanArrays, PlanBuffers, hidden_per_row, plan_tiles
+from ..kernels.plan import DECODE_TILE, PREFILL_TILE, LoraPlan, PlanArrays, hidden_per_row, plan_tiles
 from ..kv_cache import KVCache
-from .decode_steps import PAIRS_PER_ROW, DecodeSteps, DirectSteps, GraphSteps, StepLauncher
-from .lora_step import LoraStep
+from .decode_steps import DecodeSteps, DirectSteps, GraphSteps, StepLauncher, plan_buffers
+from .lora_step import LoraStep, side_of
 from .output import StepOutput
 from .placement import SlotAdapter
 from .rows import module_updates, sampled_range, with_added
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _BUFFER_RANK = 256
-"""Rank up to which a decode step finds room for the intermediate of every row; a step with more is not captured."""
+"""Rank, on average, for which decode steps in fixed buffers have room between A and B; more runs on tensors of its
+own."""
 
 
 class DeviceRunner:
@@ -37,18 +38,24 @@ class DeviceRunner:
     """
 
     def __init__(self, base: BaseModel, num_blocks: int, block_size: int, *, max_running: int, max_context: int,
-                 cuda_graphs: bool) -> None:
+                 cuda_graphs: bool = True, lora_overlap: bool = False) -> None:
         self.base = base
         # One block more, for the rows of fixed buffers that no sequence has.
         self.cache = KVCache(base.kv_shapes, num_blocks + 1, block_size, base.dtype, base.device)
         self._groups = [linear.group for linear in base.linears]
         self._group_of = {name: linear.names for linear in base.linears for name in linear.names}
+        self._side = side_of(base.device) if lora_overlap and base.state.kernels.shrink is not None else None
         buffers = StepBuffers(
             max_running, -(-max_context // block_size), block_size, num_blocks,
             base.vocab_size + base.max_added_tokens, base.device)
-        self.decode = DecodeSteps(base, self.cache, buffers, self._plan_buffers(max_running), DirectSteps())
-        if cuda_graphs and (launcher := self._graphs()) is not None:
-            self._capture(launcher)
+        plans = None if base.placer is None else plan_buffers(
+            max_running, hidden_per_row(_BUFFER_RANK, self._groups, DECODE_TILE), base.device)
+        self.decode = DecodeSteps(base, self.cache, buffers, plans, DirectSteps(), self._side)
+        if cuda_graphs and base.device.type == "cuda":
+            if reason := why_not_captured(base):
+                log.warning("no CUDA graphs: %s", reason)
+            else:
+                self._capture(GraphSteps(base.device))
 
     @torch.inference_mode()
     def forward(self, batch: StepBatch) -> StepOutput:
@@ -100,7 +107,7 @@ class DeviceRunner:
                               for s, start, end in sampled if start < end], arrays.tile_size)
             head = None if own is None else own.to(self.base.device)
         touched = {name for adapter in adapters for name in adapter.deltas}
-        return LoraStep.of(self.base, plan, head, touched, adapters)
+        return LoraStep.of(self.base, plan, head, touched, adapters, self._side)
 
     def _plan(self, segments: Sequence[AdapterSegment], tile_size: int) -> PlanArrays | None:
         if not segments:
@@ -110,25 +117,6 @@ class DeviceRunner:
         return plan_tiles(
             [(s.start, s.end, slot_adapter(s).slot, s.weight) for s in segments], tile_size,
             lambda slot: hidden_per_row(placer.table.max_rank(slot), self._groups, tile_size))
-
-    def _plan_buffers(self, rows: int) -> PlanBuffers | None:
-        if self.base.placer is None:
-            return None
-        hidden = rows * hidden_per_row(_BUFFER_RANK, self._groups, DECODE_TILE)
-        return PlanBuffers(rows, rows * PAIRS_PER_ROW, hidden, DECODE_TILE, self.base.device)
-
-    def _graphs(self) -> StepLauncher | None:
-        """None where steps cannot be captured; the log says why."""
-        base = self.base
-        if base.device.type != "cuda":
-            return None
-        if base.host_reads:
-            log.warning("no CUDA graphs: the base's forward reads values on the host (%s)", ", ".join(base.host_reads))
-        elif not base.state.kernels.captures:
-            log.warning("no CUDA graphs: attention %s plans on the host", base.state.kernels.names["paged_attention"])
-        else:
-            return GraphSteps(base.device)
-        return None
 
     @torch.inference_mode()
     def _capture(self, launcher: StepLauncher) -> None:
@@ -140,6 +128,17 @@ class DeviceRunner:
         except RuntimeError as error:
             log.warning("no CUDA graphs: a decode step could not be captured", exc_info=error)
             self.decode.launcher = direct
+
+
+def why_not_captured(base: BaseModel) -> str:
+    """What keeps decode steps on this base from being CUDA graphs; empty where nothing does."""
+    if base.state.kernels.update_group is None:
+        return "the torch path has none"
+    if base.host_reads:
+        return f"the base's forward reads values on the host ({', '.join(base.host_reads)})"
+    if not base.state.kernels.captures:
+        return f"attention {base.state.kernels.names['paged_attention']} plans on the host"
+    return ""
 
 
 def _adapters(batch: StepBatch) -> list[SlotAdapter]:

@@ -19,12 +19,13 @@ from ..adapters.update import BaseModule, ModuleKind
 from ..errors import BaseModelError
 from ..kernels.grouped import ModuleGroup
 from .host_reads import HostReads
+from .lora_step import LinearCall, LoraStep
 from .placement import layer_of
 from .state import StepState
 
 _TOLERANCE = 0.05
-"""Root-mean-square difference of logits, relative to their size: more than bfloat16's rounding of another GEMM, less than
-a wrong weight makes."""
+"""Root-mean-square difference of logits, relative to their size: another GEMM rounds bfloat16 less differently, a wrong
+weight makes more."""
 _LINEAR_MAPS = (ModuleKind.LINEAR, ModuleKind.LM_HEAD)
 
 
@@ -113,8 +114,9 @@ def install(
         outs = tuple(modules[name].out_features for name in names)
         bias = _stacked_bias(targets, outs)
         group = ModuleGroup(first, modules[names[0]].in_features, outs, bias)
-        kind = FusedLinears if len(names) > 1 else SingleLinear
-        installed.append(kind(tuple(names), targets, group, state, modules[names[0]].kind is ModuleKind.LM_HEAD))
+        head = modules[names[0]].kind is ModuleKind.LM_HEAD
+        call = LinearCall(group, tuple(names), None if head else layer_of(names[0], ModuleKind.LINEAR), head)
+        installed.append(FusedLinears(call, state, targets) if len(names) > 1 else SingleLinear(call, state, targets))
         first += len(names)
     return installed
 
@@ -130,41 +132,51 @@ def _stacked_bias(targets: Sequence[Any], outs: Sequence[int]) -> torch.Tensor |
 
 
 class _Group:
-    def __init__(self, names: tuple[str, ...], targets: Sequence[Any], group: ModuleGroup, state: StepState,
-                 head: bool) -> None:
-        self.names, self.group = names, group
-        self._state, self._head = state, head
-        # What comes behind the layers has None: it waits for all of an adapter.
-        self._layer = None if head else layer_of(names[0], ModuleKind.LINEAR)
+    def __init__(self, call: LinearCall, state: StepState) -> None:
+        self.call, self._state = call, state
 
-    def _update(self, y: torch.Tensor, x: torch.Tensor) -> None:
-        """Into `y` (1, T, outs) in place; but what the hooks of hooks.py do in this step they do for all adapters."""
-        step, updates = self._state.lora, self._state.updates
-        if step is not None and not any(name in updates for name in self.names):
-            step.update(y[0], x[0], self.group, self.names, self._layer, self._head)
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.call.names
+
+    @property
+    def group(self) -> ModuleGroup:
+        return self.call.group
+
+    @property
+    def _step(self) -> LoraStep | None:
+        """None where the planned kernels have nothing to do: what the hooks of hooks.py do in a step, they do for all
+        of its adapters."""
+        updates = self._state.updates
+        return None if updates and any(name in updates for name in self.names) else self._state.lora
 
 
 class SingleLinear(_Group):
     """A linear map of its own, of whatever class: the adapters' part is added to what it gives."""
 
-    def __init__(self, names: tuple[str, ...], targets: Sequence[Any], group: ModuleGroup, state: StepState,
-                 head: bool) -> None:
-        super().__init__(names, targets, group, state, head)
-        targets[0].register_forward_hook(self)
+    def __init__(self, call: LinearCall, state: StepState, targets: Sequence[Any]) -> None:
+        super().__init__(call, state)
+        targets[0].register_forward_pre_hook(self._begin)
+        targets[0].register_forward_hook(self._finish)
 
-    def __call__(self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> None:
+    def _begin(self, module: Any, args: tuple[torch.Tensor, ...]) -> None:
+        """x: (1, T, in)"""
+        if (step := self._step) is not None:
+            step.begin(args[0][0], self.call)
+
+    def _finish(self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> None:
         """x: (1, T, in), y: (1, T, out), changed in place."""
-        self._update(y, args[0])
+        if (step := self._step) is not None:
+            step.finish(y[0], args[0][0], self.call)
 
 
 class FusedLinears(_Group):
     """Several of one parent: the first that is called computes for all of them, the others give their part."""
 
-    def __init__(self, names: tuple[str, ...], targets: Sequence[Any], group: ModuleGroup, state: StepState,
-                 head: bool) -> None:
-        super().__init__(names, targets, group, state, head)
+    def __init__(self, call: LinearCall, state: StepState, targets: Sequence[Any]) -> None:
+        super().__init__(call, state)
         self.weight = _stacked([t.weight for t in targets])
-        bounds = [0, *accumulate(group.outs)]
+        bounds = [0, *accumulate(self.group.outs)]
         self._input: torch.Tensor | None = None
         self._output = torch.empty(0)
         for i, target in enumerate(targets):
@@ -182,8 +194,12 @@ class FusedLinears(_Group):
         return part
 
     def _compute(self, x: torch.Tensor) -> torch.Tensor:
+        step = self._step
+        if step is not None:
+            step.begin(x[0], self.call)
         y = F.linear(x, self.weight, self.group.base_bias)
-        self._update(y, x)
+        if step is not None:
+            step.finish(y[0], x[0], self.call)
         return y
 
 

@@ -26,19 +26,20 @@ class FlatAdapter:
     """
 
     def __init__(self, deltas: Mapping[str, ModuleDelta], pinned: bool = False) -> None:
-        order = sorted(deltas, key=lambda name: layer_of(name, deltas[name].kind))
-        found = {id(t): (t, layer_of(n, deltas[n].kind)) for n in reversed(order) for t in _tensors(deltas[n])}
-        tensors = sorted(found.values(), key=lambda entry: entry[1])
+        found: dict[int, tuple[torch.Tensor, int]] = {}  # by id: a shared tensor is its first module's
+        for name in sorted(deltas, key=lambda n: layer_of(n, deltas[n].kind)):
+            for tensor in deltas[name].tensors().values():
+                found.setdefault(id(tensor), (tensor, layer_of(name, deltas[name].kind)))
         starts, size = [], 0
-        for tensor, _ in tensors:
+        for tensor, _ in found.values():
             starts.append(size)
             size += -(-tensor.nbytes // _ALIGN) * _ALIGN
         self.buffer = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
         self.num_bytes = size
         self.layers: list[tuple[int, int]] = []
-        """(layer, where its tensors start), ascending; -1 is what comes before the layers, see `layer_of`."""
+        """(layer, where its tensors start), ascending, see `layer_of`."""
         views: dict[int, torch.Tensor] = {}
-        for (tensor, layer), start in zip(tensors, starts, strict=True):
+        for (tensor, layer), start in zip(found.values(), starts, strict=True):
             if not self.layers or self.layers[-1][0] != layer:
                 self.layers.append((layer, start))
             views[id(tensor)] = _view(self.buffer, start, tensor)
@@ -47,7 +48,7 @@ class FlatAdapter:
 
     def on(self, buffer: torch.Tensor) -> dict[str, ModuleDelta]:
         """The same as views of a copy of the buffer."""
-        return {name: delta.map(lambda t: _view(buffer, t.storage_offset() * t.itemsize, t))
+        return {name: delta.map(lambda t: _view(buffer, int(t.storage_offset()) * t.itemsize, t))
                 for name, delta in self.deltas.items()}
 
     def copies(self, at_least: int) -> Iterator[tuple[int, int, int]]:
@@ -121,19 +122,30 @@ class Placer:
             self._reap()
             if not self._free:
                 raise AdapterCapacityError("every adapter slot of the device is taken")
-            try:
-                buffer = self.copies.allocate(staged.num_bytes)
-            except torch.OutOfMemoryError as error:
-                raise AdapterCapacityError(f"the device has no memory for {staged.num_bytes} bytes") from error
-            arrivals = []
-            for layer, start, end in staged.copies(self._min_copy):
-                self.copies.copy(buffer[start:end], staged.buffer[start:end])
-                arrivals.append((layer, self.copies.record_event()))
-            deltas = staged.on(buffer)
-            known = {name: delta for name, delta in deltas.items() if self.table.takes(name, delta)}
             slot = self._free.pop()
+        try:
+            buffer, arrivals = self._copied(staged)
+        except BaseException:
+            with self._lock:
+                self._free.append(slot)
+            raise
+        deltas = staged.on(buffer)
+        known = {name: delta for name, delta in deltas.items() if self.table.takes(name, delta)}
+        with self._lock:
             self.table.fill(slot, known)
-            return SlotAdapter(slot, buffer, deltas, frozenset(deltas.keys() - known.keys()), arrivals, self.copies)
+        return SlotAdapter(slot, buffer, deltas, frozenset(deltas.keys() - known.keys()), arrivals, self.copies)
+
+    def _copied(self, staged: FlatAdapter) -> tuple[torch.Tensor, list[tuple[int, Event]]]:
+        """Where it will be on the device, and when; without the lock, which the next step wants."""
+        try:
+            buffer = self.copies.allocate(staged.num_bytes)
+        except torch.OutOfMemoryError as error:
+            raise AdapterCapacityError(f"the device has no {staged.num_bytes} bytes for the adapter") from error
+        arrivals = []
+        for layer, start, end in staged.copies(self._min_copy):
+            self.copies.copy(buffer[start:end], staged.buffer[start:end])
+            arrivals.append((layer, self.copies.record_event()))
+        return buffer, arrivals
 
     def remove(self, adapter: SlotAdapter) -> None:
         """Free the slot at once, and the memory as soon as no enqueued step reads it."""
@@ -166,10 +178,6 @@ def layer_of(name: str, kind: ModuleKind) -> int:
     """The layer that a module is in, by its path; -1 for embeddings, and beyond all for what follows the layers."""
     number = next((int(part) for part in name.split(".") if part.isdigit()), None)
     return number if number is not None else _FIRST if kind is ModuleKind.EMBEDDING else _LAST
-
-
-def _tensors(delta: ModuleDelta) -> list[torch.Tensor]:
-    return list(delta.tensors().values())
 
 
 def _view(buffer: torch.Tensor, start: int, like: torch.Tensor) -> torch.Tensor:

@@ -25,10 +25,10 @@ class ModelRunner(Protocol):
 
 
 def make_runner(base: BaseModel, num_blocks: int, block_size: int, *, max_running: int = 64, max_context: int = 0,
-                cuda_graphs: bool = True) -> ModelRunner:
+                cuda_graphs: bool = True, lora_overlap: bool = False) -> ModelRunner:
     """The base's program where it has one, the planned kernels where they were chosen, else transformers' forward.
 
-    `max_running`, `max_context` (0: what base and blocks allow), `cuda_graphs`: see EngineConfig.
+    `max_running`, `max_context` (0: what base and blocks allow), `cuda_graphs`, `lora_overlap`: see EngineConfig.
     """
     if base.program is not None:
         return ProgramRunner(
@@ -36,7 +36,7 @@ def make_runner(base: BaseModel, num_blocks: int, block_size: int, *, max_runnin
             base.forward_lock)
     if base.state.kernels.update_group is not None:
         return DeviceRunner(
-            base, num_blocks, block_size, max_running=max_running, cuda_graphs=cuda_graphs,
+            base, num_blocks, block_size, max_running=max_running, cuda_graphs=cuda_graphs, lora_overlap=lora_overlap,
             max_context=max_context or min(base.max_context, num_blocks * block_size))
     return TorchRunner(base, num_blocks, block_size)
 

@@ -1,8 +1,1 @@
-"""Triton kernels behind the signatures of the torch references; on a CPU under Triton's interpreter only."""
-
-from __future__ import annotations
-
-import triton
-
-INTERPRETED: bool = triton.knobs.runtime.interpret
-"""TRITON_INTERPRET=1 was set when triton was first imported: kernels run in Python on CPU tensors."""
+"""Triton kernels for CUDA; under Triton's interpreter (TRITON_INTERPRET=1) they run on a CPU too, for tests."""

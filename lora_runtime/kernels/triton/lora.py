@@ -16,7 +16,7 @@ import triton.language as tl
 
 from ..grouped import ModuleGroup, check_group
 from ..plan import DECODE_TILE, LoraPlan, splits
-from . import INTERPRETED
+from .dot import INTERPRETED, dot
 
 if TYPE_CHECKING:
     from ..slot_table import SlotTable
@@ -31,7 +31,7 @@ FIELDS = tl.constexpr(5)
 class _Blocks:
     """Of a program: `rank` rows of A over `inputs` at a time in the shrink, `outputs` of y in the expand.
 
-    `rank_programs` share a slot's rank blocks; the expand multiplies `hidden` of them at a time.
+    `rank_programs` share a slot's rank blocks; the expand multiplies `hidden` of h at a time, in `warps`.
     """
 
     rank: int
@@ -39,11 +39,12 @@ class _Blocks:
     rank_programs: int
     outputs: int
     hidden: int
+    warps: int
 
 
 # In decode steps a program reads little, so that there are many; behind prefill tiles a program reuses what it reads.
-_DECODE = _Blocks(rank=16, inputs=128, rank_programs=4, outputs=64, hidden=32)
-_PREFILL = _Blocks(rank=32, inputs=64, rank_programs=2, outputs=128, hidden=32)
+_DECODE = _Blocks(rank=16, inputs=128, rank_programs=4, outputs=64, hidden=32, warps=4)
+_PREFILL = _Blocks(rank=32, inputs=128, rank_programs=2, outputs=128, hidden=32, warps=8)
 
 
 def update_group(y: torch.Tensor, x: torch.Tensor, group: ModuleGroup, plan: LoraPlan, table: SlotTable) -> None:
@@ -80,7 +81,7 @@ def expand(y: torch.Tensor, x: torch.Tensor, group: ModuleGroup, plan: LoraPlan,
         table.ranks.shape[1], group.first, plan.tile_start, plan.tile_rows, plan.pair_offsets, plan.pair_slot,
         plan.pair_weight, plan.pair_hidden, plan.hidden,
         group.in_features, group.outs, parts, _TYPES[table.dtype], _rows(plan), blocks.outputs, blocks.hidden,
-        blocks.inputs, INTERPRETED, num_warps=4, num_stages=2)
+        32, INTERPRETED, num_warps=blocks.warps, num_stages=2)
 
 
 def _blocks(plan: LoraPlan) -> _Blocks:
@@ -96,14 +97,6 @@ def _address(addresses, modules, slot, field, module, TYPE: tl.constexpr):
     """0, or where the tensor lies: placed adapters are aligned to 256 bytes, which lets loads be wide."""
     at = tl.load(addresses + (slot.to(tl.int64) * FIELDS + field) * modules + module)
     return at != 0, tl.multiple_of(at.to(tl.pointer_type(TYPE)), 16)
-
-
-@triton.jit
-def _dot(left, right, sums, INTERPRETED: tl.constexpr):
-    """sums + left right^T."""
-    if INTERPRETED:  # which multiplies the bits of bfloat16 as if they were integers
-        left, right = left.to(tl.float32), right.to(tl.float32)
-    return tl.dot(left, tl.trans(right), sums, input_precision="ieee")
 
 
 @triton.jit
@@ -143,7 +136,7 @@ def _shrink(
             inside = (k0 + k < IN)[None, :]
             left = tl.load(x_rows + (k0 + k)[None, :], (row < rows)[:, None] & inside, 0)
             right = tl.load(a + (r0 + r)[:, None] * IN + (k0 + k)[None, :], (r0 + r < rank)[:, None] & inside, 0)
-            sums = _dot(left, right, sums, INTERPRETED)
+            sums = dot(left, tl.trans(right), sums, INTERPRETED)
         tl.store(out + row[:, None] * rank + (r0 + r)[None, :], sums, (row < rows)[:, None] & (r0 + r < rank)[None, :])
 
 
@@ -154,7 +147,7 @@ def _add_product(
 ):
     """sums + scale * h B^T, h of the sum of `planes`; b at the block's first row."""
     row, r, n = tl.arange(0, ROWS), tl.arange(0, RANKS), tl.arange(0, OUTPUTS)
-    for r0 in range(0, rank, RANKS):
+    for r0 in tl.range(0, rank, RANKS, num_stages=1):
         there = (r0 + r < rank)[None, :]
         h = tl.zeros((ROWS, RANKS), tl.float32)
         for split in tl.static_range(SPLITS):
@@ -179,7 +172,7 @@ def _dense_product(
         there = (k0 + k < IN)[None, :]
         left = tl.load(x_rows + (k0 + k)[None, :], (row < rows)[:, None] & there, 0)
         right = tl.load(dense + n[:, None] * IN + (k0 + k)[None, :], inside[:, None] & there, 0)
-        product = _dot(left, right, product, INTERPRETED)
+        product = dot(left, tl.trans(right), product, INTERPRETED)
     return product
 
 
@@ -200,6 +193,9 @@ def _expand(
     row, n = tl.arange(0, ROWS), tl.arange(0, OUTPUTS)
     inside = n0 + n < out
     x_rows = x + (start + row).to(tl.int64)[:, None] * x_stride
+    at = y + (start + row).to(tl.int64)[:, None] * y_stride + (column + n0 + n)[None, :]
+    mask = (row < rows)[:, None] & inside[None, :]
+    loaded = tl.load(at, mask, 0)  # on its way while the rest is looked up
     added, factor = tl.zeros((ROWS, OUTPUTS), tl.float32), tl.full((OUTPUTS,), 1.0, tl.float32)
     touched, rescaled = False, False
     for pair in range(tl.load(pair_offsets + tile), tl.load(pair_offsets + tile + 1)):
@@ -231,9 +227,7 @@ def _expand(
         touched = touched | has_b | has_bias | has_dense | has_gain
         rescaled = rescaled | has_dense | has_gain
     if touched:
-        at = y + (start + row).to(tl.int64)[:, None] * y_stride + (column + n0 + n)[None, :]
-        mask = (row < rows)[:, None] & inside[None, :]
-        old = tl.load(at, mask, 0).to(tl.float32)
+        old = loaded.to(tl.float32)
         if rescaled:
             base = tl.zeros((OUTPUTS,), tl.float32)
             if base_bias is not None:
@@ -247,12 +241,11 @@ def _expand(
 def _place(block, OUTS: tl.constexpr, OUTPUTS: tl.constexpr):
     """Of a block of a group's outputs: the module, its first column in y, its outputs, and the block's first of them."""
     module, column, out, n0 = 0, 0, OUTS[0], block * OUTPUTS
-    passed = 0
+    end = 0
     for m in tl.static_range(len(OUTS) - 1):
-        blocks: tl.constexpr = (OUTS[m] + OUTPUTS - 1) // OUTPUTS
-        passed += blocks
-        later = block >= passed
+        end += (OUTS[m] + OUTPUTS - 1) // OUTPUTS
+        later = block >= end
         module, out = tl.where(later, m + 1, module), tl.where(later, OUTS[m + 1], out)
         column += tl.where(later, OUTS[m], 0)
-        n0 -= tl.where(later, blocks * OUTPUTS, 0)
+        n0 = tl.where(later, (block - end) * OUTPUTS, n0)
     return module, column, out, n0
