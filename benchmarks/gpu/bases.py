@@ -30,7 +30,9 @@ def random_base(shape: Shape, device: torch.device, dtype: torch.dtype, slots: i
         model = AutoModelForCausalLM.from_config(llama_config(shape), dtype=dtype, attn_implementation="eager")
     words = {f"t{i}": i for i in range(shape.vocab)}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="t0")))
-    return BaseModel(model, tokenizer, shape.name, "", kernels="triton", slots=slots)
+    base = BaseModel(model, tokenizer, shape.name, "", kernels="triton")
+    base.open_slots([name for linear in base.linears for name in linear.names], slots)
+    return base
 
 
 def save_config(shape: Shape, directory: Path) -> Path:

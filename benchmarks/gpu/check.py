@@ -57,7 +57,8 @@ class _Check:
         # The interpreter computes in float32 what a GPU computes in bfloat16.
         self.dtype = torch.bfloat16 if self.real else torch.float32
         self.sizes = kernels.FULL if self.real else kernels.TINY
-        self.step_cases = steps.full_cases() if self.real else steps.TINY_CASES
+        self.step_cases, self.overlapped = (
+            (steps.full_cases(), steps.OVERLAP_CASES) if self.real else (steps.TINY_CASES, steps.TINY_CASES[1:2]))
         self.top = machine.Ceilings(1, 1)
         self.report: dict[str, Any] = {"machine": machine.describe(device), "shape": asdict(self.shape)}
         self.path: Path = options.json or ROOT / f"benchmarks/results/gpu-check-{device.type}.json"
@@ -134,7 +135,8 @@ class _Check:
         from gpu.steps import measure
 
         base = random_base(self.shape, self.device, self.dtype, slots=max(c.adapters for c in self.step_cases))
-        return list(measure(base, self.shape, self.step_cases, self.top, self.repeats, cuda_graphs=True))
+        return [row for cases, overlap in ((self.step_cases, False), (self.overlapped, True))
+                for row in measure(base, self.shape, cases, self.top, self.repeats, overlap)]
 
     def _loads(self) -> list[dict[str, Any]]:
         from gpu.bases import random_base

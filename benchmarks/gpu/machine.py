@@ -44,15 +44,16 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 def ceilings(device: torch.device, dtype: torch.dtype, small: bool) -> Ceilings:
     """`small` for machines without a GPU, where the values only show that the command works."""
-    size, width = (8 << 20, 256) if small else (1 << 30, 8192)
+    size, width = (64 << 20, 512) if small else (1 << 30, 8192)
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     a, b = (torch.randn(width, width, device=device, dtype=dtype) for _ in range(2))
-    return Ceilings(2 * size / seconds(lambda: target.copy_(source), device),
-                    2 * width**3 / seconds(lambda: a @ b, device))
+    repeats = 3 if small else 15
+    return Ceilings(2 * size / seconds(lambda: target.copy_(source), device, repeats),
+                    2 * width**3 / seconds(lambda: a @ b, device, repeats))
 
 
-def seconds(run: Callable[[], object], device: torch.device, repeats: int = 15) -> float:
+def seconds(run: Callable[[], object], device: torch.device, repeats: int) -> float:
     """Median seconds of `run`. On CUDA it is captured and replayed, so that launches from Python are not in it."""
     if device.type != "cuda":
         return _host_seconds(run, repeats)
@@ -66,7 +67,7 @@ def seconds(run: Callable[[], object], device: torch.device, repeats: int = 15) 
     return statistics.median(start.elapsed_time(end) for start, end in events) / 1e3
 
 
-def host_seconds(run: Callable[[], object], device: torch.device, repeats: int = 15) -> float:
+def host_seconds(run: Callable[[], object], device: torch.device, repeats: int) -> float:
     """Median wall seconds of `run` with everything that it starts on the device, launches included."""
 
     def finished() -> None:

@@ -55,7 +55,7 @@ def _loads(rows: Sequence[dict[str, Any]]) -> list[str]:
                          f"{r['itl_p50_loading_ms']:,.1f} ms, p99 {r['itl_p99_ms']:,.1f} → "
                          f"{r['itl_p99_loading_ms']:,.1f} ms")
         else:
-            lines.append(f"{r['name']}: {r['bytes'] / 1e6:,.1f} MB in {r['ms']:,.2f} ms ({r['gb_per_s']:,.1f} GB/s), "
+            lines.append(f"{r['name']}: {r['bytes'] / 1e6:,.2f} MB in {r['ms']:,.2f} ms ({r['gb_per_s']:,.1f} GB/s), "
                          f"enqueued in {r['enqueue_ms']:,.2f} ms")
     return lines
 

@@ -53,6 +53,8 @@ def full_cases(context: int = 1024) -> list[StepCase]:
             *(StepCase(n, t, t, d, r) for n, t, d, r in prefill)]
 
 
+OVERLAP_CASES = [StepCase(n, 1, 1024, n, 16) for n in (1, 32)]
+"""Run once more with the shrink beside the base's product, to see whether that pays."""
 TINY_CASES = [StepCase(2, 1, 9), StepCase(2, 1, 9, 2, 4), StepCase(2, 5, 5, 1, 4)]
 
 
@@ -77,13 +79,13 @@ class TimedLauncher:
         return {"device_ms": median(steps), "gap_ms": median(gaps)}
 
 
-def measure(base: BaseModel, shape: Shape, cases: Sequence[StepCase], top: Ceilings, repeats: int, cuda_graphs: bool
-            ) -> Iterator[dict[str, Any]]:
+def measure(base: BaseModel, shape: Shape, cases: Sequence[StepCase], top: Ceilings, repeats: int,
+            lora_overlap: bool = False) -> Iterator[dict[str, Any]]:
     """A row per case; `overhead`: the time with adapters by that of the same step without, where both were measured."""
     blocks = max(c.sequences * -(-c.context // BLOCK) for c in cases)
     runner = DeviceRunner(
         base, blocks, BLOCK, max_running=max(c.sequences for c in cases if c.new == 1),
-        max_context=max(c.context for c in cases), cuda_graphs=cuda_graphs)
+        max_context=max(c.context for c in cases), lora_overlap=lora_overlap)
     plain: dict[tuple[int, int, int], float] = {}
     for case in cases:
         slots = _placed(base, shape, case)
@@ -95,7 +97,7 @@ def measure(base: BaseModel, shape: Shape, cases: Sequence[StepCase], top: Ceili
         total = sum(parts.values(), Cost())
         key = case.sequences, case.new, case.context
         plain.setdefault(key, seconds) if not case.adapters else None
-        yield {"name": case.name, **row, "limit_ms": least * 1e3, "of_limit": least / seconds,
+        yield {"name": case.name + ", overlapped" * lora_overlap, **row, "limit_ms": least * 1e3, "of_limit": least / seconds,
                "gb_per_s": total.num_bytes / seconds / 1e9, "tflop_per_s": total.flops / seconds / 1e12,
                "tokens_per_s": case.sequences * case.new / seconds,
                "overhead": seconds / plain[key] if case.adapters and key in plain else None,
