@@ -96,8 +96,10 @@ def measure(base: BaseModel, shape: Shape, cases: Sequence[StepCase], top: Ceili
         seconds, least = row["ms"] / 1e3, sum(c.seconds(top.bandwidth, top.rate) for c in parts.values())
         total = sum(parts.values(), Cost())
         key = case.sequences, case.new, case.context
-        plain.setdefault(key, seconds) if not case.adapters else None
-        yield {"name": case.name + ", overlapped" * lora_overlap, **row, "limit_ms": least * 1e3, "of_limit": least / seconds,
+        if not case.adapters:
+            plain[key] = seconds
+        yield {"name": case.name + ", overlapped" * lora_overlap, **row, "limit_ms": least * 1e3,
+               "of_limit": least / seconds,
                "gb_per_s": total.num_bytes / seconds / 1e9, "tflop_per_s": total.flops / seconds / 1e12,
                "tokens_per_s": case.sequences * case.new / seconds,
                "overhead": seconds / plain[key] if case.adapters and key in plain else None,
