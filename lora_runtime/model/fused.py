@@ -64,9 +64,9 @@ class InputRecorder:
                 raise BaseModelError(f"module {name!r} is called with {tuple(x.shape)}: not rows of the batch alone")
             if groups and x is last and self._stackable(name, groups[-1][-1], counts):
                 groups[-1].append(name)
-            elif name not in {n for g in groups for n in g[:1]}:
+            elif [name] not in groups:
                 groups.append([name])
-            last = x
+            last = x if groups[-1][-1] == name else None
         called = {name for group in groups for name in group}
         return [*(tuple(group) for group in groups), *((name,) for name in self._names if name not in called)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ _AS_NUMBERS = {"aten::_local_scalar_dense", "aten::is_nonzero", "aten::item", "a
 _BY_VALUES = {"aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim", "aten::bincount",
               "aten::unique_consecutive", "aten::repeat_interleave.Tensor"}
 """Their results' shapes depend on values."""
+_INDEXED = {"aten::index.Tensor", "aten::index_put_", "aten::index_put", "aten::_index_put_impl_"}
 
 
 class HostReads(TorchDispatchMode):
@@ -24,17 +25,20 @@ class HostReads(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if reads_on_host(func, args):
+        out = func(*args, **(kwargs or {}))
+        if reads_on_host(func, args) or (
+                isinstance(out, torch.Tensor) and out.device.type == "cpu" and any(not a.is_cpu for a in _tensors(args))):
             self.found.add(func.name())
-        return func(*args, **(kwargs or {}))
+        return out
 
 
 def reads_on_host(func: Any, args: Sequence[Any]) -> bool:
-    """Whether an op, as a TorchDispatchMode sees it, makes the host wait for values."""
+    """Whether an op, as a TorchDispatchMode sees it, makes the host wait for values; copies to the host aside."""
     name = func.name()
-    if name in _AS_NUMBERS or name in _BY_VALUES:
-        return True
-    if name in ("aten::index.Tensor", "aten::index_put_", "aten::_index_put_impl_") and len(args) > 1:
-        # A mask as an index has as many results as it has True.
-        return any(isinstance(i, torch.Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1])
-    return False
+    if name in _INDEXED:  # a mask as an index has as many results as it has True
+        return any(i.dtype in (torch.bool, torch.uint8) for i in _tensors(args[1]))
+    return name in _AS_NUMBERS or name in _BY_VALUES
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    return (v for v in values if isinstance(v, torch.Tensor))

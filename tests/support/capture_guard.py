@@ -69,7 +69,7 @@ class CaptureGuard(TorchDispatchMode):
 
     @contextmanager
     def kernels(self, state: StepState, fixed: Callable[[Any], Sequence[torch.Tensor]]) -> Iterator[None]:
-        """While entered, the step's kernels are seen too; `fixed` gives the tensors of an argument that is no tensor."""
+        """While entered, the step's kernels are seen too; `fixed` gives the tensors of arguments that are none."""
         own = state.kernels
 
         def seen(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:

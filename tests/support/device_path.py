@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lora_runtime import BaseModel, base
+from lora_runtime import BaseModel, Engine, base
 from lora_runtime.kernels import Kernels
 from lora_runtime.kernels.attention import paged_attention_reference
 from lora_runtime.kernels.grouped import update_group_reference
 from lora_runtime.kernels.lora import add_lora_reference
+from lora_runtime.model.decode_steps import DirectSteps, StepKey
+from lora_runtime.model.device_runner import DeviceRunner
 
 REFERENCES = Kernels(
     lora=add_lora_reference, attention=paged_attention_reference, update_group=update_group_reference,
@@ -37,3 +39,18 @@ def load_base(directory: Path, kernels: str = "triton", slots: int = 0, **settin
     if slots:
         model.open_slots([name for linear in model.linears for name in linear.names], slots)
     return model
+
+
+def record_launches(engine: Engine) -> list[StepKey]:
+    """Of steps in fixed buffers, from now on."""
+    runner = engine._runner
+    assert isinstance(runner, DeviceRunner)
+    launched, launcher = [], runner.decode.launcher
+
+    class Recording(DirectSteps):
+        def launch(self, key: StepKey, step: Callable[[], None]) -> None:
+            launched.append(key)
+            launcher.launch(key, step)
+
+    runner.decode.launcher = Recording()
+    return launched

@@ -44,7 +44,8 @@ class _Blocks:
 
 # In decode steps a program reads little, so that there are many; behind prefill tiles a program reuses what it reads.
 _DECODE = _Blocks(rank=16, inputs=128, rank_programs=4, outputs=64, hidden=32, warps=4)
-_PREFILL = _Blocks(rank=32, inputs=128, rank_programs=2, outputs=128, hidden=32, warps=8)
+_PREFILL = _Blocks(rank=32, inputs=128, rank_programs=2, outputs=64, hidden=32, warps=8)
+_PREFILL_FLOAT32 = _Blocks(rank=32, inputs=32, rank_programs=2, outputs=64, hidden=32, warps=8)  # no tensor cores
 
 
 def update_group(y: torch.Tensor, x: torch.Tensor, group: ModuleGroup, plan: LoraPlan, table: SlotTable) -> None:
@@ -59,7 +60,7 @@ def update_group(y: torch.Tensor, x: torch.Tensor, group: ModuleGroup, plan: Lor
 
 def shrink(x: torch.Tensor, group: ModuleGroup, plan: LoraPlan, table: SlotTable) -> None:
     """Into `plan.hidden`: the partial sums of A x of every pair and module. It needs no y: may run beside its product."""
-    pairs, blocks = len(plan.pair_slot), _blocks(plan)
+    pairs, blocks = len(plan.pair_slot), _blocks(plan, table)
     if not pairs:
         return
     parts, inputs = splits(group.in_features, plan.tile_size)
@@ -72,7 +73,7 @@ def shrink(x: torch.Tensor, group: ModuleGroup, plan: LoraPlan, table: SlotTable
 
 def expand(y: torch.Tensor, x: torch.Tensor, group: ModuleGroup, plan: LoraPlan, table: SlotTable) -> None:
     """Into `y`, from the `plan.hidden` that `shrink` left for the same group."""
-    tiles, blocks = len(plan.tile_start), _blocks(plan)
+    tiles, blocks = len(plan.tile_start), _blocks(plan, table)
     if not tiles:
         return
     parts, _ = splits(group.in_features, plan.tile_size)
@@ -81,11 +82,13 @@ def expand(y: torch.Tensor, x: torch.Tensor, group: ModuleGroup, plan: LoraPlan,
         table.ranks.shape[1], group.first, plan.tile_start, plan.tile_rows, plan.pair_offsets, plan.pair_slot,
         plan.pair_weight, plan.pair_hidden, plan.hidden,
         group.in_features, group.outs, parts, _TYPES[table.dtype], _rows(plan), blocks.outputs, blocks.hidden,
-        32, INTERPRETED, num_warps=blocks.warps, num_stages=2)
+        32, INTERPRETED, num_warps=blocks.warps, num_stages=1)
 
 
-def _blocks(plan: LoraPlan) -> _Blocks:
-    return _DECODE if plan.tile_size <= DECODE_TILE else _PREFILL
+def _blocks(plan: LoraPlan, table: SlotTable) -> _Blocks:
+    if plan.tile_size <= DECODE_TILE:
+        return _DECODE
+    return _PREFILL_FLOAT32 if table.dtype is torch.float32 else _PREFILL
 
 
 def _rows(plan: LoraPlan) -> int:
@@ -118,15 +121,16 @@ def _shrink(
     """Program (pair, module and split, i): rank blocks i, i + RANK_PROGRAMS, ... of one partial sum."""
     pair = tl.program_id(0)
     module, split = tl.program_id(1) // SPLITS, tl.program_id(1) % SPLITS
-    rows = tl.load(pair_rows + pair)
+    # Loads that do not wait for each other come before the first branch on any of them.
+    rows, start = tl.load(pair_rows + pair), tl.load(pair_start + pair)
+    slot, place = tl.load(pair_slot + pair), tl.load(pair_hidden + pair)
     if rows == 0:
         return
-    start, slot, place = tl.load(pair_start + pair), tl.load(pair_slot + pair), tl.load(pair_hidden + pair)
     has_a, a = _address(addresses, modules, slot, A, first + module, TYPE)
-    if not has_a:
-        return
     rank = tl.load(ranks + slot * modules + first + module)
     before = _hidden_of(module, slot, ranks, modules, first, MODULES)
+    if not has_a:
+        return
     out = hidden + place + (before.to(tl.int64) * SPLITS + split * rank) * rows
     row, r, k = tl.arange(0, ROWS), tl.arange(0, RANKS), tl.arange(0, INPUTS)
     x_rows = x + (start + row).to(tl.int64)[:, None] * x_stride
@@ -168,7 +172,7 @@ def _dense_product(
     """x W^T with a saved weight; dense at the block's first row."""
     row, n, k = tl.arange(0, ROWS), tl.arange(0, OUTPUTS), tl.arange(0, INPUTS)
     product = tl.zeros((ROWS, OUTPUTS), tl.float32)
-    for k0 in range(0, IN, INPUTS):
+    for k0 in tl.range(0, IN, INPUTS, num_stages=1):
         there = (k0 + k < IN)[None, :]
         left = tl.load(x_rows + (k0 + k)[None, :], (row < rows)[:, None] & there, 0)
         right = tl.load(dense + n[:, None] * IN + (k0 + k)[None, :], inside[:, None] & there, 0)
@@ -185,11 +189,11 @@ def _expand(
 ):
     """Program (tile, block of one module's outputs): all of the tile's pairs, in order."""
     tile, block = tl.program_id(0), tl.program_id(1)
-    rows = tl.load(tile_rows + tile)
+    rows, start = tl.load(tile_rows + tile), tl.load(tile_start + tile)
+    pairs, pairs_end = tl.load(pair_offsets + tile), tl.load(pair_offsets + tile + 1)
     if rows == 0:
         return
     module, column, out, n0 = _place(block, OUTS, OUTPUTS)
-    start = tl.load(tile_start + tile)
     row, n = tl.arange(0, ROWS), tl.arange(0, OUTPUTS)
     inside = n0 + n < out
     x_rows = x + (start + row).to(tl.int64)[:, None] * x_stride
@@ -198,17 +202,18 @@ def _expand(
     loaded = tl.load(at, mask, 0)  # on its way while the rest is looked up
     added, factor = tl.zeros((ROWS, OUTPUTS), tl.float32), tl.full((OUTPUTS,), 1.0, tl.float32)
     touched, rescaled = False, False
-    for pair in range(tl.load(pair_offsets + tile), tl.load(pair_offsets + tile + 1)):
+    for pair in range(pairs, pairs_end):
         slot, weight = tl.load(pair_slot + pair), tl.load(pair_weight + pair)
+        planes = hidden + tl.load(pair_hidden + pair)
         has_b, b = _address(addresses, modules, slot, B, first + module, TYPE)
         has_bias, bias = _address(addresses, modules, slot, BIAS, first + module, tl.float32)
         has_dense, dense = _address(addresses, modules, slot, DENSE, first + module, TYPE)
         has_gain, gain = _address(addresses, modules, slot, GAIN, first + module, tl.float32)
+        rank = tl.load(ranks + slot * modules + first + module)
+        scale = weight * tl.load(scalings + slot * modules + first + module)
+        before = _hidden_of(module, slot, ranks, modules, first, MODULES=len(OUTS))
         if has_b:
-            rank = tl.load(ranks + slot * modules + first + module)
-            before = _hidden_of(module, slot, ranks, modules, first, MODULES=len(OUTS))
-            planes = hidden + tl.load(pair_hidden + pair) + before.to(tl.int64) * SPLITS * rows
-            scale = weight * tl.load(scalings + slot * modules + first + module)
+            planes += before.to(tl.int64) * SPLITS * rows
             b += n0.to(tl.int64) * rank
             if rank % 8 == 0:  # then its rows are read in wide loads: `rank // 8 * 8` shows the compiler that they can be
                 added = _add_product(added, b, rank // 8 * 8, planes, rows * rank, scale, rows, inside,
