@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from .adapters.update import BaseModule, ModuleKind, ModuleUpdate
 from .errors import AdapterCapacityError, BaseModelError
@@ -25,9 +25,10 @@ from .kernels.cpu.program import Program
 from .kernels.cpu.weights import PackedLinear
 from .kernels.sampling import sample_rows_reference
 from .kernels.sampling_batched import sample_rows_batched
-from .model import attention, hooks
+from .model import attention, hooks, quantised
 from .model.compiled import ProgramMismatchError, compile_program
 from .model.copies import copy_stream
+from .model.elementwise import compile_elementwise
 from .model.fused import FusedLinears, SingleLinear, fuse
 from .model.modules import base_modules
 from .model.placement import FlatAdapter, Placer, SlotAdapter
@@ -48,12 +49,14 @@ class BaseModel:
     """A causal language model whose modules take adapters, with loramux's attention swapped in.
 
     `modules`: what an adapter may change, by the paths that PEFT names too; `kv_shapes` lists
-    (kv_heads, key dim, value dim) per layer; `identity` is a SHA-256 over the files' headers.
+    (kv_heads, key dim, value dim) per layer; `identity` is a SHA-256 over the files' headers. `quantised`: modules
+    that are computed by their own forward alone, because their weight is packed.
     """
 
     def __init__(
         self, model: Any, tokenizer: Any, name: str, identity: str, *, kernels: str = "auto", weights: str = "auto",
-        attention_route: str = "auto", lora: bool = True, max_added_tokens: int = 64,
+        attention_route: str = "auto", lora: bool = True, max_added_tokens: int = 64, compile: str = "off",
+        allow_row_dependence: bool = False,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -63,12 +66,13 @@ class BaseModel:
         self.dtype: torch.dtype = model.dtype
         self.config = model.config.get_text_config()
         self.max_context = _check_architecture(model, self.config)
-        self.num_parameters = sum(p.numel() for p in model.parameters())
+        self.quantised = quantised.quantised_modules(model)
+        self.num_parameters = quantised.count_parameters(model, self.quantised)
         self.forward_lock = threading.Lock()
         """Engines that share a base in one process take turns."""
         self.vocab_size = int(self.config.vocab_size)
         self.state = StepState(select(self.device, kernels, attention_route))
-        self.modules: dict[str, BaseModule] = base_modules(model)
+        self.modules: dict[str, BaseModule] = base_modules(model, self.quantised)
         self.head_name = next((n for n, m in self.modules.items() if m.kind is ModuleKind.LM_HEAD), "")
         self.max_added_tokens = max_added_tokens if lora else 0
         """Columns of the logits behind the vocabulary, for tokens that adapters add."""
@@ -79,11 +83,14 @@ class BaseModel:
         model.set_attn_implementation(attention.IMPLEMENTATION)
         self._dry_run()
         self.attention_calls = self._attention_calls()
+        self._check_rows(allow_row_dependence)
         self.kv_shapes = [(c.kv_heads, c.dim, c.dim_v) for c in self.attention_calls]
         for _, dim, dim_v in self.kv_shapes:
             self.state.kernels.check_heads(dim, dim_v, self.dtype)
         self.eos_token_ids = _eos_ids(model, tokenizer)
         self.kernel_names = dict(self.state.kernels.names)
+        if self.quantised:
+            self.kernel_names["linear"] = f"{quantised.method_of(model.config)}/{self.device.type}"
         self.takes_adapters = lora
         self.sample_rows = sample_rows_reference if self.device.type == "cpu" else sample_rows_batched
         self.linears: Sequence[FusedLinears | SingleLinear] = ()
@@ -95,18 +102,22 @@ class BaseModel:
         packed: dict[str, PackedLinear] = {}
         self.program = self._compile(kernels, weights, lora, packed)
         """The whole step in C++, or None: then transformers' forward runs."""
-        self._tensors = BaseTensors(model, self.modules, self.dtype, packed)
+        if compile == "elementwise":
+            self._compile_elementwise()
+        self._tensors = BaseTensors(model, self.modules, self.dtype, packed, self.quantised)
         self.placer: Placer | None = None
         """The slots of the device path; None where adapters need no copy, or the torch path makes it."""
 
     @classmethod
     def load(cls, source: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto",
              trust_hub: bool = False, kernels: str = "auto", weights: str = "auto", attention_route: str = "auto",
-             lora: bool = True, max_added_tokens: int = 64) -> BaseModel:
+             lora: bool = True, max_added_tokens: int = 64, compile: str = "off",
+             allow_row_dependence: bool = False) -> BaseModel:
         """Load a directory with config.json, safetensors and a tokenizer, or a hub id if `trust_hub`.
 
-        `kernels`, `weights`, `attention_route` (its `attention`), `max_added_tokens`: see EngineConfig; without
-        `lora` the base takes no adapters. Raises BaseModelError when it is not there, not safetensors, not servable
+        `kernels`, `weights`, `attention_route` (its `attention`), `max_added_tokens`, `compile`,
+        `allow_row_dependence`: see EngineConfig; without `lora` the base takes no adapters. Raises BaseModelError when
+        it is not there, not safetensors, quantised by a method that is not supported or not installed, not servable
         faithfully, or not with what was asked for by name.
         """
         path = Path(source)
@@ -114,22 +125,19 @@ class BaseModel:
             raise BaseModelError(f"base model {str(source)!r} is not a directory (hub ids need trust_hub)")
         target = resolve_device(device)
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=resolve_dtype(dtype, target), use_safetensors=True, trust_remote_code=False,
-                attn_implementation="eager",
-            )
-            model = model.to(target)
+            model = _load_model(source, resolve_dtype(dtype, target), target)
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
             raise BaseModelError(f"base model {str(source)!r} cannot be loaded: {error}") from error
         try:
             return cls(model, tokenizer, path.name if path.is_dir() else str(source), identity_of(path, model),
                        kernels=kernels, weights=weights, attention_route=attention_route, lora=lora,
-                       max_added_tokens=max_added_tokens)
+                       max_added_tokens=max_added_tokens, compile=compile, allow_row_dependence=allow_row_dependence)
         except ProgramMismatchError as error:
             log.warning("going on without the C++ kernels: %s", error)
         return cls.load(source, device=device, dtype=dtype, trust_hub=trust_hub, kernels="torch", weights=weights,
-                        attention_route=attention_route, lora=lora, max_added_tokens=max_added_tokens)
+                        attention_route=attention_route, lora=lora, max_added_tokens=max_added_tokens,
+                        compile=compile, allow_row_dependence=allow_row_dependence)
 
     def stage_adapter(self, updates: Mapping[str, ModuleUpdate]) -> StagedAdapter:
         """The adapter as this base's forward reads it, in host memory. For any thread, beside steps.
@@ -180,13 +188,16 @@ class BaseModel:
             self.placer.remove(adapter)
 
     @torch.inference_mode()
+    def _plain_forward(self, rows: int) -> torch.Tensor:
+        """Logits of one sequence, without cache and adapters."""
+        tokens = torch.zeros(1, rows, dtype=torch.long, device=self.device)
+        positions = torch.arange(rows, device=self.device)[None]
+        return self.model(input_ids=tokens, position_ids=positions, use_cache=False).logits
+
     def _dry_run(self) -> torch.Tensor:
         """One small forward, and its logits: shows how modules are called."""
-        rows = self.config.num_attention_heads + 1  # tells rows from heads, see hooks
-        tokens = torch.zeros(1, rows, dtype=torch.long, device=self.device)
-        self.state.dry_rows = rows
-        positions = torch.arange(rows, device=self.device)[None]
-        logits = self.model(input_ids=tokens, position_ids=positions, use_cache=False).logits
+        self.state.dry_rows = self.config.num_attention_heads + 1  # tells rows from heads, see hooks
+        logits = self._plain_forward(self.state.dry_rows)
         self.state.dry_rows = 0
         return logits
 
@@ -199,6 +210,23 @@ class BaseModel:
                 "attention interface: not supported"
             )
         return [calls[i] for i in range(layers)]
+
+    def _compile_elementwise(self) -> None:
+        if self.program is not None:
+            raise BaseModelError("compile 'elementwise' needs kernels 'torch': the C++ program has its own norms")
+        compile_elementwise(self.model, self._plain_forward)
+        self.kernel_names["elementwise"] = f"torch.compile/{self.device.type}"
+
+    def _check_rows(self, allow: bool) -> None:
+        found = quantised.rows_depend_on_others(self.model, self.quantised, self.dtype, self.device)
+        if not found:
+            return
+        kind = type(self.model.get_submodule(found[0])).__name__
+        what = (f"{len(found)} quantised projections such as {found[0]!r} ({kind}) compute a row differently beside "
+                "other rows: a request's output depends on what shares its steps")
+        if not allow:
+            raise BaseModelError(f"{what}; allow_row_dependence serves it all the same")
+        log.warning(what)
 
     def _compile(self, kernels: str, weights: str, lora: bool, packed: dict[str, PackedLinear]) -> Program | None:
         """`packed` gets the weights that the modules lose to the program."""
@@ -220,6 +248,22 @@ class BaseModel:
         if weights == "int8":
             raise BaseModelError("weights int8 needs the C++ kernels, which this base cannot use here")
         return None
+
+
+def _load_model(source: str | os.PathLike[str], dtype: torch.dtype, target: torch.device) -> Any:
+    """Raises ValueError for a quantisation that is not supported and for weights that are not in the files."""
+    method = quantised.check_method(AutoConfig.from_pretrained(source, trust_remote_code=False))
+    placed = {"device_map": {"": target}} if method else {}  # packed there, and never in full on another device
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="eager",
+        output_loading_info=True, **placed,
+    )
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"its files have no weights for {', '.join(missing[:3])} and {len(missing)} in all")
+    if method:
+        quantised.prepare(model)
+    return model if method else model.to(target)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -271,6 +315,10 @@ def identity_of(path: Path, model: Any) -> str:
     """SHA-256 of the config and of every safetensors header and size: cheap, and blind only to
     changed values under unchanged shapes."""
     config = {k: v for k, v in model.config.to_dict().items() if k not in _INCIDENTAL}
+    if path.is_dir():  # loading fills in the quantization_config, or drops it, by the device too
+        config.pop("quantization_config", None)
+        if written := json.loads((path / "config.json").read_bytes()).get("quantization_config"):
+            config["quantization_config"] = written
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for file in sorted(path.glob("*.safetensors")) if path.is_dir() else []:
         with file.open("rb") as stream:

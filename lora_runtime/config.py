@@ -25,6 +25,12 @@ class EngineConfig:
     """Triton kernels: compute A x on a second stream beside the base's product. Off: not measured yet."""
     weights: str = "auto"
     """auto leaves the base's weights in `dtype`; int8 stores them in a byte each (CPU, C++ kernels only)."""
+    compile: str = "off"
+    """elementwise: torch.compile makes one kernel of each norm and activation of transformers' forward; not with the
+    C++ kernels, which have their own."""
+    allow_row_dependence: bool = False
+    """Serve a quantised base whose projections compute a row differently beside other rows (LLM.int8's outlier columns,
+    activations scaled per step), so that a request's output depends on its neighbours; else it is refused."""
     threads: int = 0
     """CPU threads of a step; 0 leaves torch's number, one per core."""
     max_running: int = 64
@@ -68,7 +74,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for name, allowed in (
             ("kernels", ("auto", "torch", "triton")), ("weights", ("auto", "int8")),
-            ("attention", ("auto", "triton", "flashinfer")),
+            ("attention", ("auto", "triton", "flashinfer")), ("compile", ("off", "elementwise")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")

@@ -64,14 +64,16 @@ class Engine:
 
     def __init__(self, base: str | os.PathLike[str] | BaseModel, config: EngineConfig | None = None) -> None:
         self.config = config = config or EngineConfig()
-        if isinstance(base, BaseModel) and (config.kernels, config.weights, config.attention) != ("auto",) * 3:
-            raise ValueError("kernels, weights and attention are the base's: give them to BaseModel.load")
+        if isinstance(base, BaseModel) and _of_the_base(config) != _of_the_base(EngineConfig()):
+            raise ValueError("kernels, weights, attention, compile and allow_row_dependence are the base's: give them "
+                             "to BaseModel.load")
         if config.threads:
             torch.set_num_threads(config.threads)
         self.base = base if isinstance(base, BaseModel) else BaseModel.load(
             base, device=config.device, dtype=config.dtype, trust_hub=config.trust_hub, kernels=config.kernels,
             weights=config.weights, attention_route=config.attention, lora=config.max_adapters > 0,
-            max_added_tokens=config.max_added_tokens)
+            max_added_tokens=config.max_added_tokens, compile=config.compile,
+            allow_row_dependence=config.allow_row_dependence)
         if self.base.linears and self.base.takes_adapters:
             self.base.open_slots([name for linear in self.base.linears for name in linear.names], config.max_adapters)
         graphs = config.cuda_graphs and self.base.device.type == "cuda" and not why_not_captured(self.base)
@@ -375,3 +377,7 @@ class _EventStream:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _of_the_base(config: EngineConfig) -> tuple[object, ...]:
+    return config.kernels, config.weights, config.attention, config.compile, config.allow_row_dependence

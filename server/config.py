@@ -75,6 +75,10 @@ class Settings(BaseSettings):
         False, description="Triton kernels: compute A x on a second stream beside the base's product.")
     weights: Literal["auto", "int8"] = Field(
         "auto", description="auto leaves the base's weights in dtype; int8 stores them in a byte each (CPU only).")
+    compile: Literal["off", "elementwise"] = Field(
+        "off", description="elementwise: torch.compile for norms and activations, where the C++ kernels do not run.")
+    allow_row_dependence: bool = Field(
+        False, description="Serve a quantised base whose rows influence each other in a step, such as LLM.int8.")
     threads: int = Field(0, ge=0, description="CPU threads of a step; 0 takes one per core.")
     max_running: int = Field(64, ge=1, description="Sequences in one step.")
     max_waiting: int = Field(512, ge=0, description="Sequences that may wait; more get RESOURCE_EXHAUSTED.")

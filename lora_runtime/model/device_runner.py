@@ -144,6 +144,8 @@ def why_not_captured(base: BaseModel) -> str:
     """What keeps decode steps on this base from being CUDA graphs; empty where nothing does."""
     if base.state.kernels.update_group is None:
         return "the torch path has none"
+    if base.quantised:
+        return f"products of quantised weights ({base.kernel_names['linear']}) were never captured in a test"
     if base.host_reads:
         return f"the base's forward reads values on the host ({', '.join(base.host_reads)})"
     if not base.state.kernels.captures:

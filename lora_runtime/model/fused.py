@@ -21,6 +21,7 @@ from ..kernels.grouped import ModuleGroup
 from .host_reads import HostReads
 from .lora_step import LinearCall, LoraStep
 from .placement import layer_of
+from .quantised import is_quantised
 from .state import StepState
 
 _TOLERANCE = 0.05
@@ -75,8 +76,8 @@ class InputRecorder:
             return False
         one, other = self._model.get_submodule(before), self._model.get_submodule(name)
         # A subclass may keep its weight in a form of its own; a head's tied weight is the embedding's too.
-        return type(one) is type(other) is nn.Linear and self._own(one.weight) and self._own(other.weight) and (
-            one.weight.dtype == other.weight.dtype)
+        return type(one) is type(other) is nn.Linear and not (is_quantised(one) or is_quantised(other)) and (
+            self._own(one.weight) and self._own(other.weight) and one.weight.dtype == other.weight.dtype)
 
     def _own(self, weight: torch.Tensor) -> bool:
         return sum(p is weight for _, p in self._model.named_parameters(remove_duplicate=False)) == 1

@@ -65,11 +65,15 @@ def make_tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
 
 
 def save_base(
-    directory: Path, architecture: str = "llama", seed: int = 0, chat: bool = True, layers: int | None = None
+    directory: Path, architecture: str = "llama", seed: int = 0, chat: bool = True, layers: int | None = None,
+    **shape: int,
 ) -> Path:
-    """A servable base directory: config.json, safetensors, tokenizer. `layers`: the first so many."""
+    """A servable base directory: config.json, safetensors, tokenizer. `layers`: the first so many; `shape`: fields of
+    the config to change."""
     torch.manual_seed(seed)
     config = ARCHITECTURES[architecture]()
+    for field, value in shape.items():
+        setattr(config, field, value)
     if layers is not None:
         config.num_hidden_layers = layers
         if getattr(config, "layer_types", None):
