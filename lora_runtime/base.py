@@ -8,8 +8,10 @@ import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -36,12 +38,17 @@ from .model.staging import Stager
 from .model.state import AttentionCall, StepState
 from .model.tensors import BaseTensors
 
+if TYPE_CHECKING:
+    from .parallel.group import ParallelGroup
+    from .parallel.member import Member
+
 log = logging.getLogger(__name__)
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _PLAIN_ROPE = {"default", "linear", "llama3", "yarn", "proportional"}
 # Config fields that say where a base lies or how it is run, not what it is.
-_INCIDENTAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation"}
+_INCIDENTAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation",
+               "distributed_config"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -56,8 +63,9 @@ class BaseModel:
     def __init__(
         self, model: Any, tokenizer: Any, name: str, identity: str, *, kernels: str = "auto", weights: str = "auto",
         attention_route: str = "auto", lora: bool = True, max_added_tokens: int = 64, compile: str = "off",
-        allow_row_dependence: bool = False,
+        allow_row_dependence: bool = False, member: Member | None = None, group: ParallelGroup | None = None,
     ) -> None:
+        """`member`: the rank whose part of the base this is; `group`: on rank 0, the others."""
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
@@ -77,7 +85,9 @@ class BaseModel:
         self.max_added_tokens = max_added_tokens if lora else 0
         """Columns of the logits behind the vocabulary, for tokens that adapters add."""
         self._table = {name: i for i, name in enumerate(self.modules)}
-        hooks.attach(model, self.modules, self.state)
+        self.group = group
+        """The other ranks of a base that is split, to be ended by `close`."""
+        hooks.attach(model, self.modules, self.state, None if member is None else member.hook)
         attention.register()
         attention.attach(model, self.state)
         model.set_attn_implementation(attention.IMPLEMENTATION)
@@ -105,6 +115,9 @@ class BaseModel:
         if compile == "elementwise":
             self._compile_elementwise()
         self._tensors = BaseTensors(model, self.modules, self.dtype, packed, self.quantised)
+        if group is not None:
+            self._tensors = group.tensors(model, self.modules, self.dtype)
+            self.kernel_names["step"] = f"torch/tensor-parallel/{group.plan.world}"
         self.placer: Placer | None = None
         """The slots of the device path; None where adapters need no copy, or the torch path makes it."""
 
@@ -112,32 +125,54 @@ class BaseModel:
     def load(cls, source: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto",
              trust_hub: bool = False, kernels: str = "auto", weights: str = "auto", attention_route: str = "auto",
              lora: bool = True, max_added_tokens: int = 64, compile: str = "off",
-             allow_row_dependence: bool = False) -> BaseModel:
+             allow_row_dependence: bool = False, tensor_parallel: int = 1) -> BaseModel:
         """Load a directory with config.json, safetensors and a tokenizer, or a hub id if `trust_hub`.
 
         `kernels`, `weights`, `attention_route` (its `attention`), `max_added_tokens`, `compile`,
-        `allow_row_dependence`: see EngineConfig; without `lora` the base takes no adapters. Raises BaseModelError when
-        it is not there, not safetensors, quantised by a method that is not supported or not installed, not servable
-        faithfully, or not with what was asked for by name.
+        `allow_row_dependence`, `tensor_parallel`: see EngineConfig; without `lora` the base takes no adapters. Raises
+        BaseModelError when it is not there, not safetensors, quantised by a method that is not supported or not
+        installed, not servable faithfully, or not with what was asked for by name.
         """
+        if tensor_parallel > 1:
+            from .parallel.load import load_parallel
+
+            unsplit = {"kernels": kernels, "weights": weights, "attention": attention_route, "compile": compile}
+            return load_parallel(source, tensor_parallel, device, unsplit, {
+                "dtype": dtype, "trust_hub": trust_hub, "lora": lora, "max_added_tokens": max_added_tokens,
+                "allow_row_dependence": allow_row_dependence})
+        load = partial(cls.load_part, source, device=device, dtype=dtype, trust_hub=trust_hub, weights=weights,
+                       attention_route=attention_route, lora=lora, max_added_tokens=max_added_tokens, compile=compile,
+                       allow_row_dependence=allow_row_dependence)
+        try:
+            return load(kernels=kernels)
+        except ProgramMismatchError as error:
+            log.warning("going on without the C++ kernels: %s", error)
+        return load(kernels="torch")
+
+    @classmethod
+    def load_part(cls, source: str | os.PathLike[str], *, device: str, dtype: str, trust_hub: bool, kernels: str,
+                  weights: str, attention_route: str, lora: bool, max_added_tokens: int, compile: str,
+                  allow_row_dependence: bool, member: Member | None = None, group: ParallelGroup | None = None
+                  ) -> BaseModel:
+        """What `load` does, here and now; of a split base, `member`'s part. Raises as `load`, ProgramMismatchError."""
         path = Path(source)
         if not path.is_dir() and not trust_hub:
             raise BaseModelError(f"base model {str(source)!r} is not a directory (hub ids need trust_hub)")
         target = resolve_device(device)
         try:
-            model = _load_model(source, resolve_dtype(dtype, target), target)
+            model = _load_model(source, resolve_dtype(dtype, target), target, member)
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
             raise BaseModelError(f"base model {str(source)!r} cannot be loaded: {error}") from error
-        try:
-            return cls(model, tokenizer, path.name if path.is_dir() else str(source), identity_of(path, model),
-                       kernels=kernels, weights=weights, attention_route=attention_route, lora=lora,
-                       max_added_tokens=max_added_tokens, compile=compile, allow_row_dependence=allow_row_dependence)
-        except ProgramMismatchError as error:
-            log.warning("going on without the C++ kernels: %s", error)
-        return cls.load(source, device=device, dtype=dtype, trust_hub=trust_hub, kernels="torch", weights=weights,
-                        attention_route=attention_route, lora=lora, max_added_tokens=max_added_tokens,
-                        compile=compile, allow_row_dependence=allow_row_dependence)
+        return cls(model, tokenizer, path.name if path.is_dir() else str(source), identity_of(path, model),
+                   kernels=kernels, weights=weights, attention_route=attention_route, lora=lora,
+                   max_added_tokens=max_added_tokens, compile=compile, allow_row_dependence=allow_row_dependence,
+                   member=member, group=group)
+
+    def close(self) -> None:
+        """End what runs beside this process for the base. Idempotent; the base computes nothing after it."""
+        if self.group is not None:
+            self.group.close()
 
     def stage_adapter(self, updates: Mapping[str, ModuleUpdate]) -> StagedAdapter:
         """The adapter as this base's forward reads it, in host memory. For any thread, beside steps.
@@ -148,6 +183,8 @@ class BaseModel:
         if not self.takes_adapters:
             raise AdapterCapacityError("the base was loaded without adapter slots: it takes no adapters")
         deltas = Stager(self._tensors, self.max_added_tokens).stage(updates)
+        if self.group is not None:
+            return self.group.stage(deltas, self.modules)
         if self.program is not None:
             return CpuAdapter(deltas, self._table)
         if self.placer is not None:
@@ -176,13 +213,17 @@ class BaseModel:
             return self.placer.place(staged)
         if isinstance(staged, TorchAdapter) and self.device.type != "cpu":
             try:
-                return staged.to(self.device)
+                staged = staged.to(self.device)
             except torch.OutOfMemoryError as error:
                 raise AdapterCapacityError(f"the device has no {staged.num_bytes} bytes for the adapter") from error
+        if self.group is not None:  # after this: where there is no room here, nothing has happened elsewhere
+            self.group.place(staged)
         return staged
 
     def remove_adapter(self, adapter: DeviceAdapter) -> None:
         """Off the device; no step that is planned from now on has it."""
+        if self.group is not None:
+            self.group.remove(adapter)
         if isinstance(adapter, SlotAdapter):
             assert self.placer is not None
             self.placer.remove(adapter)
@@ -250,20 +291,26 @@ class BaseModel:
         return None
 
 
-def _load_model(source: str | os.PathLike[str], dtype: torch.dtype, target: torch.device) -> Any:
-    """Raises ValueError for a quantisation that is not supported and for weights that are not in the files."""
+def _load_model(source: str | os.PathLike[str], dtype: torch.dtype, target: torch.device, member: Member | None
+                ) -> Any:
+    """All of it, or `member`'s part.
+
+    Raises ValueError for a quantisation that is not supported and for weights that are not in the files.
+    """
     method = quantised.check_method(AutoConfig.from_pretrained(source, trust_remote_code=False))
     placed = {"device_map": {"": target}} if method else {}  # packed there, and never in full on another device
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        source, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="eager",
-        output_loading_info=True, **placed,
-    )
+    loading: AbstractContextManager[dict[str, Any]] = nullcontext({}) if member is None else member.loading()
+    with loading as split:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="eager",
+            output_loading_info=True, **placed, **split,
+        )
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"its files have no weights for {', '.join(missing[:3])} and {len(missing)} in all")
     if method:
         quantised.prepare(model)
-    return model if method else model.to(target)
+    return model if method or member is not None else model.to(target)
 
 
 def resolve_device(device: str) -> torch.device:

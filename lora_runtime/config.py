@@ -68,6 +68,8 @@ class EngineConfig:
     """Seconds of waiting that count as one step of priority."""
     max_adapter_bytes: int = 2 << 30
     """Largest adapter accepted, in bytes of tensors on disk."""
+    tensor_parallel: int = 1
+    """Processes that share the base, its heads and its adapters, each with a part: CUDA devices, or CPU threads."""
     trust_hub: bool = False
     """Let `base` be a hub id that is fetched; a local directory needs no network."""
 
@@ -78,7 +80,8 @@ class EngineConfig:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        for name in ("max_running", "max_batch_tokens", "kv_block_size", "adapter_load_threads"):
+        for name in ("max_running", "max_batch_tokens", "kv_block_size", "adapter_load_threads",
+                     "tensor_parallel"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("max_waiting", "max_context", "kv_cache_bytes", "max_adapters", "threads", "adapter_device_bytes",

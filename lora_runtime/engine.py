@@ -65,15 +65,26 @@ class Engine:
     def __init__(self, base: str | os.PathLike[str] | BaseModel, config: EngineConfig | None = None) -> None:
         self.config = config = config or EngineConfig()
         if isinstance(base, BaseModel) and _of_the_base(config) != _of_the_base(EngineConfig()):
-            raise ValueError("kernels, weights, attention, compile and allow_row_dependence are the base's: give them "
-                             "to BaseModel.load")
+            raise ValueError("kernels, weights, attention, compile, allow_row_dependence and tensor_parallel are the "
+                             "base's: give them to BaseModel.load")
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.base = base if isinstance(base, BaseModel) else BaseModel.load(
-            base, device=config.device, dtype=config.dtype, trust_hub=config.trust_hub, kernels=config.kernels,
-            weights=config.weights, attention_route=config.attention, lora=config.max_adapters > 0,
-            max_added_tokens=config.max_added_tokens, compile=config.compile,
-            allow_row_dependence=config.allow_row_dependence)
+        self._owned: BaseModel | None = None
+        """The base, where it is this engine's to close."""
+        if not isinstance(base, BaseModel):
+            base = self._owned = BaseModel.load(
+                base, device=config.device, dtype=config.dtype, trust_hub=config.trust_hub, kernels=config.kernels,
+                weights=config.weights, attention_route=config.attention, lora=config.max_adapters > 0,
+                max_added_tokens=config.max_added_tokens, compile=config.compile,
+                allow_row_dependence=config.allow_row_dependence, tensor_parallel=config.tensor_parallel)
+        self.base = base
+        try:
+            self._set_up(config)
+        except BaseException:
+            self._close_base()
+            raise
+
+    def _set_up(self, config: EngineConfig) -> None:
         if self.base.linears and self.base.takes_adapters:
             self.base.open_slots([name for linear in self.base.linears for name in linear.names], config.max_adapters)
         graphs = config.cuda_graphs and self.base.device.type == "cuda" and not why_not_captured(self.base)
@@ -100,6 +111,8 @@ class Engine:
         self._loop = EngineLoop(
             self.base, self._inbox, self._scheduler, self._runner, store, self._limits, self._observers)
         self._thread: threading.Thread | None = None
+        if self.base.group is not None:
+            self.base.group.on_failure(lambda error: self._inbox.post(lambda mail: setattr(mail, "fatal", error)))
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -145,6 +158,11 @@ class Engine:
             if self._thread is not threading.current_thread():
                 self._thread.join()
         self._store.close()
+        self._close_base()
+
+    def _close_base(self) -> None:
+        if self._owned is not None:
+            self._owned.close()
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -380,4 +398,5 @@ class _EventStream:
 
 
 def _of_the_base(config: EngineConfig) -> tuple[object, ...]:
-    return config.kernels, config.weights, config.attention, config.compile, config.allow_row_dependence
+    return (config.kernels, config.weights, config.attention, config.compile, config.allow_row_dependence,
+            config.tensor_parallel)

@@ -109,6 +109,9 @@ class Settings(BaseSettings):
         64, ge=0, description="Tokens that an adapter may add behind the base's vocabulary.")
     priority_aging_s: float = Field(10, gt=0, description="Seconds of waiting that count as one step of priority.")
     max_adapter_bytes: int = Field(2 << 30, ge=1, description="Largest adapter file accepted, in bytes.")
+    tensor_parallel: int = Field(
+        1, ge=1, description="Processes that share the base, each with a part of it: one per CUDA device, see "
+        "docs/parallel.md.")
     trust_hub: bool = Field(False, description="Let --base be a hub id that is fetched over the network.")
     auth_file: Path | None = Field(
         None, description="YAML file of bearer tokens' hashes and scopes, see docs/security.md; without one anyone who "

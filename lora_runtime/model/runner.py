@@ -30,6 +30,10 @@ def make_runner(base: BaseModel, num_blocks: int, block_size: int, *, max_runnin
 
     `max_running`, `max_context` (0: what base and blocks allow), `cuda_graphs`, `lora_overlap`: see EngineConfig.
     """
+    if base.group is not None:
+        from ..parallel.runner import ParallelRunner
+
+        return ParallelRunner(TorchRunner(base, num_blocks, block_size), base.group, num_blocks, block_size)
     if base.program is not None:
         return ProgramRunner(
             base.program, base.kv_shapes, num_blocks, block_size, base.vocab_size + base.max_added_tokens,
