@@ -26,6 +26,7 @@ from .kernels.cpu.ops import sample_rows
 from .kernels.cpu.program import Program
 from .kernels.cpu.weights import PackedLinear
 from .kernels.sampling import sample_rows_reference
+from .kernels.sampling_batched import sample_rows_batched
 from .model import attention, hooks, quantised
 from .model.compiled import ProgramMismatchError, compile_program
 from .model.copies import copy_stream
@@ -101,7 +102,7 @@ class BaseModel:
         if self.quantised:
             self.kernel_names["linear"] = f"{quantised.method_of(model.config)}/{self.device.type}"
         self.takes_adapters = lora
-        self.sample_rows = sample_rows_reference
+        self.sample_rows = sample_rows_reference if self.device.type == "cpu" else sample_rows_batched
         self.linears: Sequence[FusedLinears | SingleLinear] = ()
         """On the device path: the linear maps as they are computed, in the order of the slot table."""
         self.host_reads: Sequence[str] = ()
@@ -130,7 +131,7 @@ class BaseModel:
         `kernels`, `weights`, `attention_route` (its `attention`), `max_added_tokens`, `compile`,
         `allow_row_dependence`, `tensor_parallel`: see EngineConfig; without `lora` the base takes no adapters. Raises
         BaseModelError when it is not there, not safetensors, quantised by a method that is not supported or not
-        installed, or not servable faithfully.
+        installed, not servable faithfully, or not with what was asked for by name.
         """
         if tensor_parallel > 1:
             try:
@@ -294,8 +295,10 @@ class BaseModel:
 
 def _load_model(source: str | os.PathLike[str], dtype: torch.dtype, target: torch.device, member: Member | None
                 ) -> Any:
-    """All of it, or `member`'s part. Raises ValueError for a quantisation that is not supported and for weights that
-    are not in the files."""
+    """All of it, or `member`'s part.
+
+    Raises ValueError for a quantisation that is not supported and for weights that are not in the files.
+    """
     method = quantised.check_method(AutoConfig.from_pretrained(source, trust_remote_code=False))
     placed = {"device_map": {"": target}} if method else {}  # packed there, and never in full on another device
     loading: AbstractContextManager[dict[str, Any]] = nullcontext({}) if member is None else member.loading()

@@ -153,12 +153,10 @@ class Engine:
     def shutdown(self, drain_s: float = 0) -> None:
         """Stop admitting, let requests finish for `drain_s` seconds, cancel the rest, join. Idempotent."""
         self.stop_admitting()
-        if self._thread is None:
-            self._close_base()
-            return
-        self._inbox.stop(drain_s)
-        if self._thread is not threading.current_thread():
-            self._thread.join()
+        if self._thread is not None:
+            self._inbox.stop(drain_s)
+            if self._thread is not threading.current_thread():
+                self._thread.join()
         self._store.close()
         self._close_base()
 

@@ -57,7 +57,7 @@ class Tiers:
 
     @property
     def host_bytes(self) -> int:
-        return sum(v.staged.num_bytes for v in self.host_only if v.staged is not None)
+        return sum(v.host_bytes for v in self.host_only)
 
     def touch(self, version: AdapterVersion) -> None:
         self._clock += 1
@@ -81,7 +81,7 @@ class Tiers:
     def stage(self, version: AdapterVersion, staged: StagedAdapter) -> None:
         """Put it into host memory; others, or it itself, leave if that is over the budget once `trim` is called."""
         version.staged = staged
-        version.device_bytes = staged.num_bytes
+        version.device_bytes, version.host_bytes = staged.num_bytes, staged.host_bytes
         self._unpin_if_too_many(version)
         self.hosted.add(version)
         self._host_grew = True
@@ -129,8 +129,8 @@ class Tiers:
     def keeps(self, version: AdapterVersion) -> bool:
         """Whether host memory would hold it until there is room in the slots."""
         rank = self._rank.get(version, _UNWANTED)
-        before = sum(v.device_bytes for v in self.host_only if self._rank.get(v, _UNWANTED) < rank)
-        return before + version.device_bytes <= self._host_budget
+        before = sum(v.host_bytes for v in self.host_only if self._rank.get(v, _UNWANTED) < rank)
+        return before + version.host_bytes <= self._host_budget
 
     def reserve(self, version: AdapterVersion | None) -> None:
         """The one that gets the next free slot: it stays in host memory even beyond the budget."""
@@ -184,12 +184,11 @@ class Tiers:
         if not self._host_grew:
             return
         counted = [v for v in self.host_only if v is not self._reserved]
-        over = sum(v.staged.num_bytes for v in counted if v.staged is not None) - self._host_budget
+        over = sum(v.host_bytes for v in counted) - self._host_budget
         for version in sorted((v for v in counted if not _is_kept(v)), key=self._worth):
             if over <= 0:
                 break
-            assert version.staged is not None
-            over -= version.staged.num_bytes
+            over -= version.host_bytes
             version.staged = None
             self.hosted.discard(version)
         self._host_grew = over > 0  # what is being brought in is left for the next time

@@ -41,9 +41,10 @@ class Kernels:
 
 
 def select(device: torch.device, kernels: str = "auto", attention_route: str = "auto") -> Kernels:
-    """The implementations for `device` that transformers' forward calls; `kernels`, `attention_route`: see EngineConfig.
+    """The implementations for `device` that transformers' forward calls.
 
-    Raises BaseModelError for what was asked for by name and cannot run here.
+    `kernels`, `attention_route`: EngineConfig's `kernels` and `attention`. Raises BaseModelError for what was asked for
+    by name and cannot run here.
     """
     if not _wants_triton(device, kernels):
         if attention_route != "auto":

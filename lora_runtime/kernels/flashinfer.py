@@ -94,7 +94,7 @@ class FlashInferAttention:
 
 
 def _pages(rows: RowArrays) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Block tables in FlashInfer's form: (S + 1,) starts in the list of pages, the pages, (S,) positions in the last."""
+    """Block tables in FlashInfer's form: (S + 1,) starts in a list of pages, the list, (S,) positions in the last."""
     counts = -(-rows.context_lengths // rows.block_size)
     starts = np.zeros(len(counts) + 1, np.int32)
     np.cumsum(counts, out=starts[1:])

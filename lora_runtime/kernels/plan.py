@@ -149,10 +149,12 @@ def _pieces(segments: Sequence[Segment]) -> Iterator[tuple[int, int, Pairs]]:
             begun, current = cut, pairs
 
 
-_FIELDS = (  # of a packed plan, the widest type first so that all are aligned
+_FIELDS = (
     ("pair_hidden", torch.int64), ("pair_weight", torch.float32), ("pair_start", torch.int32),
     ("pair_rows", torch.int32), ("pair_slot", torch.int32), ("tile_start", torch.int32), ("tile_rows", torch.int32),
     ("pair_offsets", torch.int32))
+_ALIGNED = 64
+"""Bytes: kernels are compiled for how their arguments are aligned, and should not be for every plan."""
 
 
 class PlanBuffers:
@@ -164,7 +166,7 @@ class PlanBuffers:
     def __init__(self, tiles: int, pairs: int, hidden_floats: int, tile_size: int, device: torch.device) -> None:
         self._counts = {name: pairs if name.startswith("pair_") else tiles for name, _ in _FIELDS}
         self._counts["pair_offsets"] = tiles + 1
-        size = sum(self._counts[name] * dtype.itemsize for name, dtype in _FIELDS)
+        size = sum(self._bytes(name, dtype) for name, dtype in _FIELDS)
         self._packed = torch.zeros(size, dtype=torch.uint8, device=device)
         hidden = torch.empty(hidden_floats, dtype=torch.float32, device=device)
         self.plan = LoraPlan(hidden=hidden, tile_size=tile_size, **self._views(self._packed))
@@ -188,15 +190,17 @@ class PlanBuffers:
         staged = torch.zeros(len(self._packed), dtype=torch.uint8, pin_memory=self._packed.is_cuda)
         for name, view in self._views(staged).items():
             values = getattr(arrays, name)
-            view[: len(values)] = torch.from_numpy(values)
+            view.numpy()[: len(values)] = values
             if name == "pair_offsets":
                 view[len(values) :] = int(values[-1])  # unused tiles are empty
         self._packed.copy_(staged, non_blocking=True)
 
+    def _bytes(self, name: str, dtype: torch.dtype) -> int:
+        return -(-self._counts[name] * dtype.itemsize // _ALIGNED) * _ALIGNED
+
     def _views(self, packed: torch.Tensor) -> dict[str, torch.Tensor]:
         views, at = {}, 0
         for name, dtype in _FIELDS:
-            size = self._counts[name] * dtype.itemsize
-            views[name] = packed[at : at + size].view(dtype)
-            at += size
+            views[name] = packed[at : at + self._counts[name] * dtype.itemsize].view(dtype)
+            at += self._bytes(name, dtype)
         return views

@@ -70,7 +70,9 @@ class DeviceRunner:
             rare = frozenset[str]().union(*(adapter.rare for adapter in adapters))
             decode = len(batch.tokens) == len(batch.context_lengths)
             arrays = self._plan(batch.segments, DECODE_TILE if decode else PREFILL_TILE)
-            if not rare and self.decode.takes(batch, arrays):
+            # Attention that plans on the host needs a step's own arrays there.
+            fixed = not rare and self.base.state.kernels.captures
+            if fixed and self.decode.takes(batch, arrays):
                 for adapter in adapters:
                     adapter.wait()
                 return self.decode.forward(batch, arrays)

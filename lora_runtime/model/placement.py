@@ -9,6 +9,7 @@ import torch
 
 from ..adapters.update import BaseModule, ModuleKind
 from ..errors import AdapterCapacityError
+from ..kernels.adapter import pinned_bytes
 from ..kernels.slot_table import SlotTable
 from ..kernels.updates import ModuleDelta
 from .copies import CopyStream, Event, Stream
@@ -40,6 +41,7 @@ class FlatAdapter:
             size += -(-tensor.nbytes // _ALIGN) * _ALIGN
         self.buffer = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
         self.num_bytes = size
+        self.host_bytes = pinned_bytes(size) if pinned else size
         self.layers: list[tuple[int, int]] = []
         """(layer, where its tensors start), ascending, see `layer_of`."""
         views: dict[int, torch.Tensor] = {}

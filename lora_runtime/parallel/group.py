@@ -25,48 +25,16 @@ from ..errors import BaseModelError, EngineFailedError
 from ..kernels.adapter import DeviceAdapter, TorchAdapter
 from ..kernels.updates import ModuleDelta
 from .adapter import ShardedAdapter, part_of
-from .follower import READY, FollowerSpec, main
+from .follower import READY, FollowerSpec
 from .member import Member
 from .messages import Forget, Place, Remove, Stop, receive, send
 from .plan import ShardPlan, check_modules
+from .rank import PATIENCE_S, Rank
 from .styles import check_reached
 from .tensors import GatheredTensors, LocalTensors
 
 log = logging.getLogger(__name__)
-_PATIENCE_S = 5.0
-"""For followers to end by themselves, and for their end to be noticed after a step that failed with it."""
 _START_S = 300.0
-_START_METHOD = "spawn"
-"""A process forked from this one would share its threads' locks and its CUDA."""
-
-
-class _Rank:
-    """A follower: its process, and the two connections to it."""
-
-    def __init__(self, spec: FollowerSpec) -> None:
-        context = torch.multiprocessing.get_context(_START_METHOD)
-        self.rank = spec.member.rank
-        self.steps, theirs = context.Pipe()
-        self.staging, theirs_too = context.Pipe()
-        self.process = context.Process(  # type: ignore[attr-defined]
-            target=main, args=(spec, theirs, theirs_too), name=f"loramux-rank-{self.rank}", daemon=True)
-        self.process.start()
-        # Theirs alone from now on: their end is then the connection's.
-        theirs.close()
-        theirs_too.close()
-
-    def end(self) -> str:
-        """Why it has ended."""
-        self.process.join(_PATIENCE_S)
-        with suppress(EOFError, OSError):
-            while self.steps.poll():
-                if (said := receive(self.steps)) != READY:
-                    return str(said)
-        return f"exit code {self.process.exitcode}"
-
-    def answer(self) -> Any:
-        """To what was asked last through `staging`: a value, or the exception that it led to."""
-        return receive(self.staging)
 
 
 class ParallelGroup:
@@ -94,10 +62,10 @@ class ParallelGroup:
         if device == "cpu":
             torch.set_num_threads(max(1, self._threads // plan.world))
         atexit.register(self.close)
-        self._ranks: list[_Rank] = []
+        self._ranks: list[Rank] = []
         try:
             for rank in range(1, plan.world):
-                self._ranks.append(_Rank(FollowerSpec(
+                self._ranks.append(Rank(FollowerSpec(
                     Member(rank, plan, device, self.member.store), source, load, torch.get_num_threads())))
             for follower in self._ranks:
                 self._greet(follower)
@@ -215,7 +183,7 @@ class ParallelGroup:
                 raise EngineFailedError(self._failure)
             yield
         except (OSError, EOFError, RuntimeError) as error:
-            if not self._failed.wait(_PATIENCE_S):
+            if not self._failed.wait(PATIENCE_S):
                 raise
             raise EngineFailedError(self._failure) from error
 
@@ -241,7 +209,7 @@ class ParallelGroup:
                 with suppress(OSError):
                     send(follower.steps, Stop())
         for follower in self._ranks:
-            follower.process.join(_PATIENCE_S)
+            follower.process.join(PATIENCE_S)
             if follower.process.is_alive():
                 log.warning("rank %d does not end: killed", follower.rank)
                 follower.process.kill()
@@ -253,7 +221,7 @@ class ParallelGroup:
         shutil.rmtree(self._directory, ignore_errors=True)
         atexit.unregister(self.close)
 
-    def _greet(self, follower: _Rank) -> None:
+    def _greet(self, follower: Rank) -> None:
         """Before anything waits in a collective, which nobody else would end: its process lives and has its modules."""
         ready = wait([follower.steps, follower.process.sentinel], _START_S)
         try:

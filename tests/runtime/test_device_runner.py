@@ -14,9 +14,10 @@ import torch
 from lora_runtime import BaseModel
 from lora_runtime.adapters.update import ModuleUpdate
 from lora_runtime.batch import AdapterSegment, StepBatch
+from lora_runtime.kernels.attention import AttentionPlan, paged_attention_reference
 from lora_runtime.model import device_runner
 from lora_runtime.model.decode_steps import DirectSteps, StepKey, step_sizes
-from lora_runtime.model.device_runner import DeviceRunner, to_device
+from lora_runtime.model.device_runner import DeviceRunner, to_device, why_not_captured
 from lora_runtime.model.placement import SlotAdapter
 from lora_runtime.model.runner import make_runner
 
@@ -122,8 +123,12 @@ def test_what_does_not_fit_runs_on_tensors_of_its_own(paths: Paths, monkeypatch:
     norm = paths.adapter(lora(3, **{"model.norm": ModuleUpdate(weight=torch.full((WIDTH,), 0.7))}))
     tokens_of_vocab = paths.adapter(lora(4, **{"lm_head": ModuleUpdate(
         token_ids=(3, 70), token_rows=torch.ones(2, WIDTH))}))
+    wider = torch.randn(VOCAB + 2, WIDTH, generator=torch.Generator().manual_seed(5))
+    added = paths.adapter(lora(5, **{
+        "lm_head": ModuleUpdate(weight=wider), "model.embed_tokens": ModuleUpdate(weight=wider)}))
     runner = paths.runner(max_running=4)
     launched = record_launches(runner)
+    paths.check(runner, [[(added, 1.0)], [(a, 1.0)], [], [(added, 0.3), (a, 0.5)]])
     paths.check(runner, [[(large, 1.0)]] * 4)
     paths.check(runner, [[(norm, 1.0)], [(a, 1.0)], []])
     paths.check(runner, [[(tokens_of_vocab, 0.5), (a, 1.0)], [(a, 1.0)]])
@@ -149,6 +154,21 @@ def test_a_context_beyond_the_buffers_runs_on_tensors_of_its_own(paths: Paths) -
     assert launched == []
     paths.check(runner, [[], []])
     assert launched == [StepKey(2, False)] * 3
+
+
+def test_attention_that_plans_on_the_host_gets_the_steps_arrays(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: AttentionPlan, **call: Any) -> torch.Tensor:
+        assert plan.host is not None
+        assert plan.host.context_lengths.tolist() == plan.context_lengths.tolist()
+        return paged_attention_reference(q, k, v, plan, **call)
+
+    kernels = replace(paths.device.state.kernels, attention=attention, captures=False)
+    monkeypatch.setattr(paths.device.state, "kernels", kernels)
+    assert "plans on the host" in why_not_captured(paths.device)
+    runner = paths.runner()
+    launched = record_launches(runner)
+    paths.check(runner, [[], [(paths.adapter(lora(1)), 1.0)]])
+    assert launched == []
 
 
 def _addresses(runner: DeviceRunner) -> list[int]:

@@ -99,6 +99,23 @@ def test_the_table_points_to_what_was_placed() -> None:
     assert addresses == [t.data_ptr() for t in (table.addresses, table.ranks, table.scalings)]
 
 
+def test_only_what_changed_is_written() -> None:
+    copies = DeferredCopies()
+    slots = placer(copies=copies)
+    kept, other = (slots.place(FlatAdapter(adapter(i))) for i in range(2))
+    slots.flush()
+    assert len(copies.step.work) == 6  # three arrays for each
+    copies.run()
+    slots.flush()
+    assert not copies.step.work
+    slots.remove(other)
+    copies.run()
+    slots.flush()
+    assert len(copies.step.work) == 3
+    copies.run()
+    assert read(slots.table, kept.slot).keys() == LINEARS.keys()
+
+
 def test_what_the_planned_kernels_cannot_do_is_named_and_not_in_the_table() -> None:
     ids, rows = torch.tensor([3], dtype=torch.int32), torch.randn(1, WIDTH)
     rare = {

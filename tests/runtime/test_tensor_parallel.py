@@ -23,7 +23,8 @@ from lora_runtime import (
     SamplingParams,
     WeightedAdapter,
 )
-from lora_runtime.parallel import group
+from lora_runtime.parallel import rank
+from lora_runtime.parallel.group import ParallelGroup
 
 from ..support import models
 from ..support.adapters import save_adapter
@@ -45,7 +46,7 @@ ARCHITECTURES = {
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Followers come from a process that has imported everything: seconds less for each. The server's are spawned."""
     torch.multiprocessing.set_forkserver_preload(["lora_runtime.parallel.follower"])
-    monkeypatch.setattr(group, "_START_METHOD", "forkserver")
+    monkeypatch.setattr(rank, "START_METHOD", "forkserver")
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +95,7 @@ def answers(engine: Engine, adapters: dict[str, Path]) -> dict[tuple[str, int], 
             for (key, i), handle in handles.items()}
 
 
-def group_of(engine: Engine) -> group.ParallelGroup:
+def group_of(engine: Engine) -> ParallelGroup:
     assert engine.base.group is not None
     return engine.base.group
 

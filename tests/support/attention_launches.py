@@ -1,6 +1,6 @@
 """Compiles the attention kernels for A100 and H100 in the shapes of real models, and checks what they take.
 
-`python -m tests.support.attention_launches [SHAPE ...]` prints a line per kernel; without TRITON_INTERPRET.
+`TRITON_INTERPRET=0 python -m tests.support.attention_launches [SHAPE ...]` prints a line per kernel.
 """
 
 from __future__ import annotations
@@ -31,17 +31,23 @@ SPILLED = 128
 """Bytes per thread, in the kernels that fill sm_80's registers."""
 
 
-def launch(shape: tuple[int, int, int, int, torch.dtype], how: dict[str, Any]) -> None:
-    """A mixed step of a chunk and a decode row over two blocks' worth of splits, and its write."""
+def launch(shape: tuple[int, int, int, int, torch.dtype], how: dict[str, Any], decode_rows: int = 1, width: int = 64
+           ) -> None:
+    """A mixed step of a chunk of 7 rows and decode rows, and its write.
+
+    `width`: of the block table, and where its arrays begin.
+    """
     from lora_runtime.kernels.triton.attention import paged_attention
     from lora_runtime.kernels.triton.cache import write_kv
 
     heads, kv_heads, dim, dim_v, dtype = shape
     k_cache, v_cache = (torch.zeros(2048, kv_heads, d, dtype=dtype) for d in (dim, dim_v))
-    ints = [torch.tensor(v, dtype=torch.int32) for v in ([0] * 8, [0, 7, 8], [64, 1000])]
-    plan = AttentionPlan(*ints, torch.zeros(2, 64, dtype=torch.int32), block_size=16)
-    paged_attention(torch.zeros(8, heads, dim, dtype=dtype), k_cache, v_cache, plan, scaling=0.1, **how)
-    write_kv(k_cache[:8].clone(), v_cache[:8].clone(), k_cache, v_cache, plan.slots)
+    sequences, rows = 1 + decode_rows, 7 + decode_rows
+    ints = [torch.zeros(width + n, dtype=torch.int32)[width:] for n in (rows, sequences + 1, sequences)]
+    tables = torch.zeros(width + sequences * width, dtype=torch.int32)[width:].view(sequences, width)
+    plan = AttentionPlan(*ints, tables, block_size=16)
+    paged_attention(torch.zeros(rows, heads, dim, dtype=dtype), k_cache, v_cache, plan, scaling=0.1, **how)
+    write_kv(k_cache[:rows].clone(), v_cache[:rows].clone(), k_cache, v_cache, plan.slots)
 
 
 def resources(cubin: bytes) -> tuple[int, int]:
@@ -64,6 +70,9 @@ def main() -> None:
         for capability, limit in SHARED.items():
             kernels = compiled(capability, lambda shape=shape, how=how: launch(shape, how))  # type: ignore[misc]
             assert len(kernels) == 4, kernels
+            for rows, width in ((15, 65), (31, 96), (2, 40)):  # other steps run the same kernels
+                again = compiled(capability, lambda s=shape, h=how, r=rows, w=width: launch(s, h, r, w))  # type: ignore[misc]
+                assert [k.hash for k in again] == [k.hash for k in kernels]
             for kernel in kernels:
                 registers, stack = resources(kernel.asm["cubin"])
                 products = len(re.findall(r"\b(?:wgmma|mma)\.\S+", kernel.asm["ptx"]))

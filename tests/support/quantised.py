@@ -150,7 +150,7 @@ METHODS: dict[str, Callable[[Path, Path], None]] = {
     "bitsandbytes int8": _by_transformers(_llm_int8(0.0)),
     "bitsandbytes LLM.int8": _by_transformers(_llm_int8(6.0)),
     "torchao int8": _by_transformers(_torchao("Int8WeightOnlyConfig")),
-    "torchao int8 embeddings": _by_transformers(_torchao("Int8WeightOnlyConfig", include_input_output_embeddings=True)),
+    "torchao int8 lm_head": _by_transformers(_torchao("Int8WeightOnlyConfig", include_input_output_embeddings=True)),
     "torchao int8 activations": _by_transformers(_torchao("Int8DynamicActivationInt8WeightConfig")),
     "compressed-tensors int4": _compressed_tensors("W4A16", "pack-quantized"),
     "compressed-tensors int8 activations": _compressed_tensors("W8A8", "int-quantized"),

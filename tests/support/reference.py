@@ -29,9 +29,8 @@ class PeftReference:
     def __init__(self, base: Path, adapters: Mapping[str, Path]) -> None:
         # Eager attention: the only one that knows soft capping.
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager").eval()
-        if model.hf_quantizer is not None:
-            prepare(model)
-        if hasattr(model.config, "quantization_config") and method_of(model.config) == "compressed-tensors":
+        prepare(model)
+        if method_of(model.config) == "compressed-tensors":
             with torch.inference_mode():  # unpacks its weights in the first forward, and PEFT looks at them before
                 model(input_ids=torch.zeros(1, 2, dtype=torch.long))
         first, *rest = adapters

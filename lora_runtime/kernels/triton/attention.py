@@ -15,6 +15,9 @@ from ..attention import AttentionPlan
 from .attention_tiles import MAX_SPLITS, MIN_SPLIT, Heads, chunk_tile, decode_tile
 from .dot import INTERPRETED, dot
 
+_OF_THE_STEP = ("query_start", "context_lengths", "block_tables", "table_row", "sequences", "splits")
+"""Arguments that change from step to step: kernels compiled for each alignment of them would stall a running server."""
+
 
 def paged_attention(
     q: torch.Tensor,
@@ -69,11 +72,11 @@ def _decode(
         _combine_kernel[(heads.heads, sequences)](
             out, parts, sums, plan.query_start, plan.context_lengths, window or 0, out.stride(0), splits,
             WINDOWED=window is not None, HEADS=heads.heads, DV=heads.dim_v, BLOCK_DV=tile.block_dv,
-            BLOCK_N=tile.keys, SPLITS=triton.next_power_of_2(splits), MIN_SPLIT=MIN_SPLIT, MAX_SPLITS=MAX_SPLITS,
+            BLOCK_N=tile.keys, MIN_SPLIT=MIN_SPLIT, MAX_SPLITS=MAX_SPLITS,
             num_warps=4)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_OF_THE_STEP)
 def _chunk_kernel(
     out, q, k_cache, v_cache, query_start, context_lengths, block_tables, scaling, window, softcap,
     out_row, q_row, q_head, k_slot, k_head, v_slot, v_head, table_row, sequences,
@@ -116,7 +119,7 @@ def _chunk_kernel(
         _store(out, (start + queries).to(tl.int64) * out_row + heads * DV, acc, total, kept, DV, BLOCK_DV)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_OF_THE_STEP)
 def _decode_kernel(
     out, q, k_cache, v_cache, query_start, context_lengths, block_tables, scaling, window, softcap,
     out_row, q_row, q_head, k_slot, k_head, v_slot, v_head, table_row, parts, sums, splits,
@@ -157,11 +160,11 @@ def _decode_kernel(
             tl.store(sums + at * 2 + 1, total, mask=kept)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_OF_THE_STEP)
 def _combine_kernel(
     out, parts, sums, query_start, context_lengths, window, out_row, splits,
     WINDOWED: tl.constexpr, HEADS: tl.constexpr, DV: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_N: tl.constexpr,
-    SPLITS: tl.constexpr, MIN_SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr,
+    MIN_SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr,
 ):
     """A row's head from the parts of its splits."""
     head, sequence = tl.program_id(0), tl.program_id(1)
@@ -170,7 +173,7 @@ def _combine_kernel(
     context = tl.load(context_lengths + sequence)
     _, _, count = _splits(context, window, WINDOWED, BLOCK_N, MIN_SPLIT, MAX_SPLITS)
     if single & (count > 1):
-        split, dims = tl.arange(0, SPLITS), tl.arange(0, BLOCK_DV)
+        split, dims = tl.arange(0, MAX_SPLITS), tl.arange(0, BLOCK_DV)
         at = (sequence.to(tl.int64) * HEADS + head) * splits + split
         top = tl.load(sums + at * 2, mask=split < count, other=float("-inf"))
         weights = tl.exp2(top - tl.max(top, 0))
@@ -211,9 +214,7 @@ def _splits(
     context, window, WINDOWED: tl.constexpr, BLOCK_N: tl.constexpr, MIN_SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr
 ):
     """(first key, keys per split, splits) of a row, by its own context alone."""
-    begin = context * 0
-    if WINDOWED:
-        begin = tl.maximum(context - window, 0) // BLOCK_N * BLOCK_N
+    begin = tl.maximum(context - window, 0) // BLOCK_N * BLOCK_N if WINDOWED else 0
     keys = context - begin
     size = tl.maximum(tl.cdiv(tl.cdiv(keys, MAX_SPLITS), BLOCK_N) * BLOCK_N, MIN_SPLIT)
     return begin, size, tl.maximum(tl.cdiv(keys, size), 1)

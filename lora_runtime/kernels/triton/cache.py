@@ -20,7 +20,7 @@ def write_kv(
         HEADS=kv_heads, D=dim, DV=values.shape[-1], BLOCK=min(_BLOCK, triton.next_power_of_2(widest)), num_warps=4)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("slots",))
 def _write_kernel(
     keys, values, k_cache, v_cache, slots, keys_row, keys_head, keys_dim, values_row, values_head, values_dim,
     k_slot, k_head, k_dim, v_slot, v_head, v_dim,
