@@ -30,7 +30,7 @@ RARE: dict[str, Callable[[str], dict[str, Any]]] = {
     "embedding": lambda a: {
         "target_modules": [MLP[a]], "modules_to_save": [EMBEDDING.get(a, "embed_tokens"), NORM.get(a, "norm")]},
 }
-LAYERS = {"llama": 2, "qwen2": 1, "gemma3": 2, "gpt2": 1}  # Gemma's two differ
+LAYERS = {"llama": 1, "qwen2": 1, "gemma3": 2, "gpt2": 1}  # Gemma's two differ
 MIX = (("lora", 0.7), ("lora too", -0.4))
 PROMPT = tuple(b"a prompt of two blocks")
 SHORT = 12  # prompts begin behind so many: only some reach a second block
