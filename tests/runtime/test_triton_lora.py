@@ -41,10 +41,10 @@ def _check(step: Step, tile_size: int, kernel: str = "triton", tolerance: float 
 
 
 @DTYPES
-@TILES
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("tile_size", [DECODE_TILE, PREFILL_TILE])
+@pytest.mark.parametrize("seed", range(3))
 def test_a_mixture_equals_float64(seed: int, tile_size: int, dtype: torch.dtype) -> None:
-    _check(random_step(torch.Generator().manual_seed(100 * tile_size + seed), dtype, DEVICE), tile_size)
+    _check(random_step(torch.Generator().manual_seed(7 * tile_size + seed), dtype, DEVICE), tile_size)
 
 
 @DTYPES
@@ -61,7 +61,7 @@ def test_only_the_result_is_rounded(tile_size: int) -> None:
     _check(step, tile_size, tolerance=1e-5 if DEVICE == "cpu" else 1e-3)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_it_equals_update_linear(seed: int) -> None:
     step = random_step(torch.Generator().manual_seed(seed), torch.float32, DEVICE)
     expected, column = step.y.clone(), 0

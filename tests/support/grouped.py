@@ -92,8 +92,8 @@ def _row(y: torch.Tensor, x: torch.Tensor, pairs: list[tuple[ModuleDelta, float]
 
 def random_step(g: torch.Generator, dtype: torch.dtype, device: str, out_dtype: torch.dtype | None = None) -> Step:
     """Up to three modules in one to three slots, ranks 1 to 70 mixed; rows under none to four of them; views."""
-    rows, inputs = integer(g, 5, 16), integer(g, 1, 160)
-    outs = tuple(integer(g, 1, 90) for _ in range(integer(g, 1, 4)))
+    rows, inputs = integer(g, 5, 12), integer(g, 1, 60) if integer(g, 0, 4) == 0 else integer(g, 129, 300)
+    outs = tuple(integer(g, 1, 80) for _ in range(integer(g, 1, 4)))
     slots = [{m: random_delta(g, out, inputs, dtype, device) for m, out in enumerate(outs) if integer(g, 0, 5)}
              for _ in range(integer(g, 1, 4))]
     segments = []
