@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda where there is one")
     parser.add_argument("--shape", choices=SHAPES, help="base of steps and loads; default: llama-3-8b, on a CPU tiny")
     parser.add_argument("--repeats", type=int, default=0, help="default: 15, on a CPU 1")
-    parser.add_argument("--json", type=Path, help="default: benchmarks/results/gpu-check-DEVICE.json")
+    parser.add_argument("--json", type=Path, help="default: benchmarks/results/gpu-check.json, without a GPU .bench/gpu-check.json")
     options = parser.parse_args()
     wanted = options.only.split(",")
     if unknown := set(wanted) - set(PARTS):
@@ -61,7 +61,7 @@ class _Check:
             (steps.full_cases(), steps.OVERLAP_CASES) if self.real else (steps.TINY_CASES, steps.TINY_CASES[1:2]))
         self.top = machine.Ceilings(1, 1)
         self.report: dict[str, Any] = {"machine": machine.describe(device), "shape": asdict(self.shape)}
-        self.path: Path = options.json or ROOT / f"benchmarks/results/gpu-check-{device.type}.json"
+        self.path: Path = options.json or ROOT / ("benchmarks/results" if self.real else ".bench") / "gpu-check.json"
         self.failures: list[str] = []
 
     def run(self, parts: list[str]) -> int:
