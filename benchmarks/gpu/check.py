@@ -31,7 +31,8 @@ def main() -> int:
     parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda where there is one")
     parser.add_argument("--shape", choices=SHAPES, help="base of steps and loads; default: llama-3-8b, on a CPU tiny")
     parser.add_argument("--repeats", type=int, default=0, help="default: 15, on a CPU 1")
-    parser.add_argument("--json", type=Path, help="default: benchmarks/results/gpu-check.json, without a GPU .bench/gpu-check.json")
+    parser.add_argument("--json", type=Path,
+                        help="default: gpu-check.json in benchmarks/results/, without a GPU in .bench/")
     options = parser.parse_args()
     wanted = options.only.split(",")
     if unknown := set(wanted) - set(PARTS):
