@@ -77,7 +77,7 @@ def test_decode_rows_with_split_keys(dtype: torch.dtype, window: int | None) -> 
 def test_more_splits_than_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a step of many rows: bit for bit what a program for each split gives."""
     g = torch.Generator().manual_seed(7)
-    case = PagedCase.random(g, 2, 1, 16, 16, torch.float32, 64, [(1, 1400), (1, 300), (1, 3)], DEVICE)
+    case = PagedCase.random(g, 2, 1, 16, 16, torch.bfloat16, 64, [(1, 1400), (1, 300), (1, 3)], DEVICE)
     each = paged_attention(case.q, case.k_cache, case.v_cache, case.plan, scaling=0.3)
     monkeypatch.setattr(attention_tiles, "_PROGRAMS", 1)
     _check(case)

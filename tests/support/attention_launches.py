@@ -27,7 +27,7 @@ SHAPES: dict[str, tuple[tuple[int, int, int, int, torch.dtype], dict[str, Any]]]
 }
 SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10}
 """Bytes that one program may take. sm_86 has as much as sm_89."""
-QUICK = {"Llama 3 8B": (80, 90), "odd dims": (80,), "Gemma 2": (89,), "widest": (89,)}
+QUICK = {"Llama 3 8B": (80, 90), "Gemma 2": (89,), "widest": (89,)}
 """What the tests compile."""
 SPILLED = 128
 """Bytes per thread, in the kernels that fill sm_80's registers."""

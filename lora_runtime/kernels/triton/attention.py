@@ -32,8 +32,8 @@ def paged_attention(
     """As kernels.attention.paged_attention_reference; reads nothing of the device on the host.
 
     What is launched depends on shapes and on `plan.decode_rows` only. So with fixed buffers of decode rows (T = S) the
-    launches can be captured: programs behind a row's own context end at once. Products are summed in float32. Head dims
-    may be up to attention_tiles.MAX_DIM.
+    launches can be captured: programs behind a row's own context end at once. Products are summed in float32. Head
+    dims may be up to attention_tiles.MAX_DIM.
     """
     q, k_cache, v_cache = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k_cache, v_cache))
     rows, sequences = q.shape[0], plan.context_lengths.shape[0]
@@ -130,8 +130,10 @@ def _decode_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     MIN_SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr,
 ):
-    """Program (head block, i, row): of the row's splits i, i + programs, ..., in PACK heads of one key head. The result,
-    or each split's part with the sums to combine it by."""
+    """Program (head block, i, row): the row's splits i, i + programs, ..., in PACK heads of one key head.
+
+    Stores the result, or each split's part with the sums to combine it by.
+    """
     sequence = tl.program_id(2)
     row = tl.load(query_start + sequence)
     single = tl.load(query_start + sequence + 1) - row == 1
@@ -159,7 +161,8 @@ def _decode_kernel(
             else:
                 at = (sequence.to(tl.int64) * all_heads + heads) * splits + split
                 dims_v = tl.arange(0, BLOCK_DV)
-                tl.store(parts + at[:, None] * DV + dims_v[None, :], acc, mask=kept[:, None] & (dims_v < DV)[None, :])
+                there = kept[:, None] & (dims_v < DV)[None, :]
+                tl.store(parts + at[:, None] * DV + dims_v[None, :], acc, mask=there)
                 tl.store(sums + at * 2, top, mask=kept)
                 tl.store(sums + at * 2 + 1, total, mask=kept)
 

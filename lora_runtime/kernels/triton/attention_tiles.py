@@ -1,8 +1,8 @@
 """How much of an attention problem one program takes: tile shapes, by head dims and dtype alone.
 
-Nothing here may depend on the batch: other tiles would give other roundings. The shapes fit the register files of sm_80
-and later, and the shared memory that any of those has: 99 KiB for a program on sm_86 and sm_89. On sm_90, which has more,
-a chunk's queries lie there too.
+Nothing here may depend on the batch: other tiles would give other roundings. The shapes fit the register files of
+sm_80 and later, and the shared memory that any of those has: 99 KiB for a program on sm_86 and sm_89. On sm_90, which
+has more, a chunk's queries lie there too.
 """
 
 from __future__ import annotations
