@@ -75,7 +75,7 @@ class BaseModel:
         model.set_attn_implementation(attention.IMPLEMENTATION)
         self.attention_calls = self._dry_run()
         self.kv_shapes = [(c.kv_heads, c.dim, c.dim_v) for c in self.attention_calls]
-        self.eos_token_ids = _eos_ids(model, tokenizer)
+        self.eos_token_ids = eos_ids(model, tokenizer)
         self.kernel_names = dict(self.state.kernels.names)
         self.takes_adapters = lora
         self.sample_rows = sample_rows_reference
@@ -210,7 +210,8 @@ def _check_architecture(model: Any, config: Any) -> int:
     return limit
 
 
-def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+def eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Ids that end an answer: those of the generation config and the tokenizer's."""
     ids: set[int] = set()
     for value in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
         ids.update(value if isinstance(value, list) else [] if value is None else [value])
