@@ -26,7 +26,7 @@ _NOT_NEGATIVE = ("budget", "max_steps", "max_length", "eval_every", "patience", 
                  "clip_norm", "seed")
 _FRACTIONS = ("eval_fraction", "warmup", "dropout")
 _INCIDENTAL = {"base", "data", "eval_data", "out", "resume", "overwrite", "save_every", "save_dtype", "threads",
-               "base_name"}
+               "base_name", "description"}
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,8 @@ class TrainConfig:
     """CPU threads; 0 leaves torch's number."""
     base_name: str = ""
     """What the adapter's config calls the base; empty: its directory's name."""
+    description: str = ""
+    """A sentence for the card."""
 
     def __post_init__(self) -> None:
         for name in ("base", "data", "out", "eval_data"):
@@ -202,3 +204,10 @@ class TrainResult:
     held_out: Row | None = None
     """A row that was not trained on, where there is one."""
     notes: tuple[str, ...] = ()
+    weights_step: int = 0
+    """The step whose weights the adapter has: an earlier one than `steps` where patience kept the best."""
+
+    @property
+    def eval_loss(self) -> float | None:
+        """The last evaluation of the adapter's weights; None if nothing was held out."""
+        return dict(self.eval_losses).get(self.weights_step)

@@ -141,7 +141,8 @@ def _text(where: str, value: dict[str, Any], name: str, empty: bool = False) -> 
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise TrainingError(f"{where}: field {name!r} has half a surrogate pair at character {error.start + 1}") from error
+        place = error.start + 1
+        raise TrainingError(f"{where}: field {name!r} has half a surrogate pair at character {place}") from error
     return text
 
 

@@ -61,7 +61,7 @@ class Encoder:
 
     def _render(self, messages: Sequence[dict[str, str]], where: str, whole: bool = False) -> str:
         if not self._tokenizer.chat_template:
-            raise TrainingError(f"{where}: the base's tokenizer has no chat template: use rows of prompt and completion")
+            raise TrainingError(f"{where}: the base's tokenizer has no chat template: use prompt and completion")
         try:
             return self._tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=not whole)

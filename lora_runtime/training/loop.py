@@ -6,7 +6,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.nn import functional
@@ -87,7 +87,7 @@ class Loop:
         loss = self._gradients(rows)
         norm = self._norm()
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._diverged(rate, f"the loss is {loss:g} and the gradient's norm {norm:g}")
+            self._diverged(self.step + 1, rate, f"the loss is {loss:g} and the gradient's norm {norm:g}")
         frozen.check_gradients()
         for group in self._optimizer.param_groups:
             group["lr"] = rate
@@ -139,8 +139,10 @@ class Loop:
         size = self.config.batch_size
         parts = [float(self._loss_sum(self._held_out[i : i + size])) for i in range(0, len(self._held_out), size)]
         loss = sum(parts) / sum(len(e.ids) - e.start for e in self._held_out)
+        if not math.isfinite(loss):
+            self._diverged(self.step, self._rate(), f"the evaluation loss is {loss:g}")
         self.metrics.add(step=self.step, eval_loss=loss)
-        if self.config.patience and self.step and math.isfinite(loss):
+        if self.config.patience and self.step:
             if self._best is None or loss < self._best["loss"]:
                 self._best, self._worse = {"loss": loss, "step": self.step, "trained": self._weights()}, 0
             else:
@@ -157,7 +159,7 @@ class Loop:
                     parameter.copy_(self._best["trained"][name])
 
     @property
-    def best_step(self) -> int:
+    def weights_step(self) -> int:
         """Whose weights the adapter has."""
         return self._best["step"] if self._best is not None else self.step
 
@@ -167,7 +169,7 @@ class Loop:
     def _save(self) -> None:
         weights = self._weights()
         if not all(bool(t.isfinite().all()) for t in weights.values()):
-            self._diverged(self._optimizer.param_groups[0]["lr"], "a trained weight is not finite")
+            self._diverged(self.step, self._rate(), "a trained weight is not finite")
         checkpoint = Checkpoint(
             self.step, self._settings, weights, self._optimizer.state_dict(), rng_state(self.device),
             self.metrics.rows, self._initial, self._best, self._worse, self.tokens, self.seconds)
@@ -178,8 +180,14 @@ class Loop:
                                 f"{self._last_saved()}") from error
         self._saved_at = self.step
 
-    def _diverged(self, rate: float, what: str) -> None:
-        raise DivergedError(self.step + 1, rate, what, self._last_saved())
+    def _rate(self) -> float:
+        """Of the last step."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def _diverged(self, step: int, rate: float, what: str) -> NoReturn:
+        raise DivergedError(step, rate, what, self._last_saved())
 
     def _last_saved(self) -> str:
-        return "there is no checkpoint" if self._saved_at is None else f"the checkpoint of step {self._saved_at} is whole"
+        if self._saved_at is None:
+            return "there is no checkpoint"
+        return f"the checkpoint of step {self._saved_at} is whole"

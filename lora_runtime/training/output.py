@@ -6,7 +6,6 @@ import copy
 import io
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def adapter_tensors(model: Any) -> dict[str, torch.Tensor]:
 
 
 def write_adapter(model: Any, initial: dict[str, torch.Tensor], config: TrainConfig) -> None:
-    """adapter_model.safetensors and adapter_config.json; `initial`: the adapter as it started, if that changed the base.
+    """adapter_model.safetensors and adapter_config.json; `initial`: A and B at the start, if that changed the base.
 
     The config comes last: a directory that has one is complete. Raises OSError, and TrainingError for weights that are
     not finite.
@@ -70,20 +69,22 @@ def _whole(value: float) -> float:
     return int(value) if float(value).is_integer() else value
 
 
-def write_card(base: LoadedBase, hashes: dict[str, str], config: TrainConfig, result: TrainResult, best: int) -> None:
+def write_card(base: LoadedBase, hashes: dict[str, str], config: TrainConfig, result: TrainResult) -> None:
     """README.md: where the adapter comes from and how it was made. Raises OSError."""
     settings = json.dumps(config.settings() | {"save_dtype": config.save_dtype}, indent=2)
+    kept = "" if result.weights_step == result.steps else f", weights of step {result.weights_step}"
     lines = [
         "---", f"base_model: {base.name}", "library_name: peft", "tags: [lora, loramux]", "---", "",
         f"# {config.out.resolve().name}", "",
+        *([config.description, ""] if config.description else []),
         f"A LoRA adapter of {base.name}, made by `loramux train` {__version__}.", "",
         "| | |", "| --- | --- |",
         f"| base identity | `{base.identity}` |",
         *(f"| SHA-256 of `{name}` | `{value}` |" for name, value in hashes.items()),
         f"| rows | {_rows(result)} |",
-        f"| steps | {result.steps} ({result.stopped}{f', weights of step {best}' if best != result.steps else ''}) |",
+        f"| steps | {result.steps} ({result.stopped}{kept}) |",
         f"| loss of the last step | {result.losses[-1][1]:.4f} |",
-        *(f"| {words} | {value:.4f} |" for words, value in _evaluations(result.eval_losses, best)),
+        *(f"| {words} | {value:.4f} |" for words, value in _evaluations(result)),
         "", "Settings:", "", "```json", settings, "```", "",
     ]
     replace_file(config.out / CARD, "\n".join(lines).encode())
@@ -96,10 +97,10 @@ def _rows(result: TrainResult) -> str:
     return ", ".join(parts)
 
 
-def _evaluations(losses: Sequence[tuple[int, float]], best: int) -> list[tuple[str, float]]:
-    if not losses:
+def _evaluations(result: TrainResult) -> list[tuple[str, float]]:
+    if result.eval_loss is None:
         return []
-    return [("evaluation loss before training", losses[0][1]), ("evaluation loss", dict(losses)[best])]
+    return [("evaluation loss before training", result.eval_losses[0][1]), ("evaluation loss", result.eval_loss)]
 
 
 def write_plot(result: TrainResult, target: Path) -> None:

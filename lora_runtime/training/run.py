@@ -79,7 +79,7 @@ def _train(config: TrainConfig, files: dict[str, DataFile], on_step: Callable[[S
     result = _result(config, loop, rows, stopped)
     output.write_adapter(model, initial, config)
     output.write_plot(result, config.out / output.PLOT)
-    output.write_card(base, hashes, config, result, loop.best_step)
+    output.write_card(base, hashes, config, result)
     return result
 
 
@@ -142,7 +142,7 @@ def _encode(config: TrainConfig, files: dict[str, DataFile], base: LoadedBase) -
     held_out = [data.examples[i] for i in held] + list(encoded["eval_data"].examples if "eval_data" in encoded else ())
     if config.patience and not held_out:
         raise TrainingError("patience needs an evaluation: give eval_data, or an eval_fraction and two rows or more")
-    notes = ("a single row: nothing is held out",) if fraction and not held else ()
+    notes: tuple[str, ...] = ("a single row: nothing is held out",) if fraction and not held else ()
     if "eval_data" in encoded and (odd := len(encoded["eval_data"].cut) + len(encoded["eval_data"].skipped)):
         notes += (f"{odd} rows of eval_data are longer than max_length: cut or skipped",)
     return _Rows([data.examples[i] for i in kept], held_out, data.cut, data.skipped, notes)
@@ -167,7 +167,8 @@ def _result(config: TrainConfig, loop: Loop, rows: _Rows, stopped: str) -> Train
         adapter=config.out, losses=loop.metrics.series("loss"), eval_losses=loop.metrics.series("eval_loss"),
         steps=loop.step, stopped=stopped, tokens_per_s=loop.tokens / max(loop.seconds, 1e-9), seconds=loop.seconds,
         rows=len(rows.examples), cut=rows.cut, skipped=rows.skipped,
-        held_out=rows.held_out[0].row if rows.held_out else None, notes=rows.notes)
+        held_out=rows.held_out[0].row if rows.held_out else None, notes=rows.notes,
+        weights_step=loop.weights_step)
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def spread(budget: int, chosen: Mapping[str, BaseModule]) -> tuple[int, dict[str
     kinds = sorted(cost)
     subsets = itertools.chain.from_iterable(itertools.combinations(kinds, n) for n in range(len(kinds)))
     best = max((s for s in subsets if sum(cost[k] for k in s) <= rest), key=lambda s: sum(cost[k] for k in s))
-    return rank, {kind: rank + 1 for kind in best}
+    return rank, dict.fromkeys(best, rank + 1)
 
 
 def _cost_by_kind(chosen: Mapping[str, BaseModule]) -> dict[str, int]:
