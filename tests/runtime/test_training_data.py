@@ -109,6 +109,8 @@ def test_a_chat_answer_ends_as_the_template_ends_it() -> None:
     answer = Encoder(tokenizer, frozenset({BOS, EOS}), VOCAB).encode(row, "x")
     assert answer.ids[answer.start :] == (*tokenizer("yes")["input_ids"], BOS)  # and not the line break behind it
     assert Encoder(tokenizer, frozenset({EOS}), VOCAB).encode(row, "x").ids[-1] == EOS
+    # "s" is in the template's ending too
+    assert Encoder(tokenizer, frozenset({BOS, EOS}), VOCAB).encode(Row(1, row.prompt, "s"), "x").ids[-1] == BOS
 
 
 def test_what_tokenizers_refuse_is_named(encoder: Encoder) -> None:
@@ -123,6 +125,9 @@ def test_what_tokenizers_refuse_is_named(encoder: Encoder) -> None:
         encoder.encode(Row(1, "", "c"), "f:1")
     with pytest.raises(TrainingError, match=r"f:1: token id \d+ is outside the base's vocabulary of 10"):
         Encoder(make_tokenizer(), frozenset({EOS}), 10).encode(Row(1, "zzz", "c"), "f:1")
+    with pytest.raises(TrainingError, match="f:1: the completion has an end token before its end"):
+        encoder.encode(Row(1, "p", "c</s>d"), "f:1")
+    assert encoder.encode(Row(1, "p", "c</s>"), "f:1").ids[-2:] == (make_tokenizer()("c")["input_ids"][0], EOS)
     with pytest.raises(TrainingError, match="end token"):
         Encoder(make_tokenizer(), frozenset(), VOCAB)
 
