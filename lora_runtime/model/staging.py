@@ -151,6 +151,10 @@ class Stager:
             _refuse(name, update, "an embedding", "bias", "lora_bias")
         elif kind is ModuleKind.LINEAR:
             _refuse(name, update, "a projection", "token_rows")
+        if name in self._base.quantised:
+            _refuse(name, update, "quantised", "weight", "token_rows")
+            if kind is ModuleKind.EMBEDDING:
+                _refuse(name, update, "a quantised embedding", "magnitude")
         if update.bias is not None and not module.has_bias:
             raise AdapterError(f"module {name!r} has no bias to replace")
         if (update.a is None) != (update.b is None):

@@ -39,6 +39,22 @@ def test_the_choice_is_reported(tiny_base: Path) -> None:
             assert set(engine.info().kernels.values()) == {expected}
 
 
+def test_triton_kernels_answer_as_the_references_do(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+    """A prompt in chunks; on a CPU under Triton's interpreter, which the tests switch on."""
+    expected = _tokens(tiny_base, tiny_adapters["a3"], kernels="torch")
+    config = {"kernels": "triton", "max_batch_tokens": 8, "max_running": 2}
+    assert _tokens(tiny_base, tiny_adapters["a3"], **config) == expected
+    with Engine(tiny_base, EngineConfig(dtype="float32", kernels="triton", kv_cache_bytes=8 << 20)) as engine:
+        assert engine.info().kernels["paged_attention"] == "triton"
+
+
+def test_an_attention_that_cannot_run_is_refused(tiny_base: Path) -> None:
+    with pytest.raises(BaseModelError, match="'flashinfer' needs a CUDA device"):
+        Engine(tiny_base, EngineConfig(dtype="float32", attention="flashinfer"))
+    with pytest.raises(BaseModelError, match=r"head dims \d+|flashinfer-python"):
+        Engine(tiny_base, EngineConfig(dtype="float32", kernels="triton", attention="flashinfer"))
+
+
 def test_without_a_compiler(
     tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -10,6 +10,7 @@ import torch
 from lora_runtime import SamplingParams
 from lora_runtime.kernels.cpu import ops
 from lora_runtime.kernels.sampling import SampleRow, filter_logits, sample_rows_reference
+from lora_runtime.kernels.sampling_batched import sample_rows_batched
 from lora_runtime.model.output import StepOutput
 from lora_runtime.sampling import SampleRows, apply_penalties, sample
 from lora_runtime.sequence import Sequence
@@ -97,7 +98,10 @@ def test_a_nan_row_fails_alone() -> None:
     assert bad.error is not None
 
 
-@pytest.mark.parametrize("implementation", [sample_rows_reference, ops.sample_rows], ids=["torch", "cpp"])
+IMPLEMENTATIONS = {"torch": sample_rows_reference, "batched": sample_rows_batched, "cpp": ops.sample_rows}
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
 @pytest.mark.parametrize("vocab", [3, 50, 1000, 4099])
 def test_the_draw_is_the_place_in_the_distribution(vocab: int, implementation: SampleRows) -> None:
     g = torch.Generator().manual_seed(vocab)
@@ -115,16 +119,29 @@ def test_the_draw_is_the_place_in_the_distribution(vocab: int, implementation: S
         assert before - 1e-5 <= row.u <= float(mass[token]) + 1e-5, row
 
 
+def test_rows_drawn_at_once_are_those_drawn_alone() -> None:
+    g = torch.Generator().manual_seed(0)
+    rows = [
+        SampleRow(2 * torch.randn(300, generator=g).round(decimals=1), (0.5, 1.0)[i % 2], (0, 5, 299, 300, 999)[i % 5],
+                  (1.0, 0.9, 0.2)[i % 3], (0.0, 0.1, 0.9)[i % 3], float(torch.rand((), generator=g)))
+        for i in range(200)]
+    no_end = rows[0].logits.index_fill(0, torch.arange(290, 300), -math.inf)
+    rows.append(SampleRow(no_end, 1, 0, 1, 0, 1 - 2**-24))
+    assert sample_rows_batched(rows) == sample_rows_reference(rows) == [
+        t for row in rows for t in sample_rows_batched([row])]
+    assert sample_rows_batched([]) == []
+
+
 def test_the_ends_of_the_distribution() -> None:
     logits = torch.tensor([-math.inf, 1.0, -200.0, 1.0, -math.inf])
-    for implementation in (sample_rows_reference, ops.sample_rows):
+    for implementation in IMPLEMENTATIONS.values():
         for u, token in ((0.0, 1), (0.49, 1), (0.51, 3), (1 - 2**-24, 3)):
             assert implementation([SampleRow(logits, 1.0, 0, 1.0, 0.0, u)]) == [token], (implementation, u)
 
 
 def test_hardly_any_temperature_is_greedy() -> None:
     logits = torch.tensor([0.5, 2.0, -3.0, 1.9])
-    for implementation in (sample_rows_reference, ops.sample_rows):
+    for implementation in IMPLEMENTATIONS.values():
         for temperature in (1e-46, 1e-40, 1e-4):
             assert implementation([SampleRow(logits, temperature, 2, 0.9, 0.0, 0.7)]) == [1]
 
