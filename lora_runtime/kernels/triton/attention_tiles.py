@@ -111,7 +111,8 @@ def decode_tile(heads: Heads, dtype: torch.dtype) -> Tile:
     else:  # at most 64 sums a thread
         most, keys, stages = min(64, 8192 // widest), 8192 // max(128, widest), _DEEP if widest <= 256 else _SHALLOW
     pack, parts = _pack(heads, most)
-    return Tile(max(16, _power_of_2(pack)), keys, pack, parts, block_d, block_dv, 4, stages)
+    warps = 4 if widest <= 256 else 8
+    return Tile(max(16, _power_of_2(pack)), keys, pack, parts, block_d, block_dv, warps, stages)
 
 
 def _pack(heads: Heads, most: int) -> tuple[int, int]:
