@@ -22,7 +22,8 @@ def sample_rows_batched(rows: Sequence[SampleRow]) -> list[int]:
     vocab = len(rows[0].logits)
     # Rows that need a sort do not make the others be sorted.
     ranks = [_rank(row, vocab) if _filters(row, vocab) else 0 for row in rows]
-    kinds = [[i for i, r in enumerate(ranks) if low <= r <= high] for low, high in ((0, 0), (1, _FEW), (_FEW + 1, vocab))]
+    limits = (0, 0), (1, _FEW), (_FEW + 1, vocab)
+    kinds = [[i for i, rank in enumerate(ranks) if low <= rank <= high] for low, high in limits]
     groups = [kind[at : at + GROUP_ROWS] for kind in kinds for at in range(0, len(kind), GROUP_ROWS)]
     drawn = torch.cat([_draw([rows[i] for i in group]) for group in groups]).tolist()
     order = (i for group in groups for i in group)
