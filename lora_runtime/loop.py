@@ -6,8 +6,6 @@ import logging
 import time
 from collections.abc import Sequence as Seq
 
-import torch
-
 from .adapters.store import AdapterStore
 from .adapters.version import AdapterVersion
 from .base import BaseModel
@@ -103,8 +101,7 @@ class EngineLoop:
             row.sequence.num_computed += row.count
             self.scheduler.publish_blocks(row.sequence)
         if batch.sampling:
-            with torch.inference_mode():
-                results = sample(output, batch.sampling, self._base.sample_rows)
+            results = sample(output, batch.sampling, self._base.sample_rows)
             self._charge(batch)
             for seq, sampled in zip(batch.sampling, results, strict=True):
                 self._deliver(seq, sampled)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,10 @@ import torch
 from ..batch import StepBatch
 from ..config import EngineConfig
 from ..kv_cache import KVCache
-from ..types import MemoryPlan
+from ..sampling import sample
+from ..sequence import Sequence
+from ..types import MAX_LOGPROBS, MemoryPlan, SamplingParams
+from .output import StepOutput
 
 if TYPE_CHECKING:
     from ..base import BaseModel
@@ -77,7 +80,7 @@ def plan_memory(
             kv_cache=config.kv_cache_bytes or _HOST_KV_BYTES)
     else:
         context = min(config.max_context or base.max_context, base.max_context)
-        step, decode = measure_steps(base.vocab_size, config, context, make_runner, probe, block)
+        step, decode = measure_steps(base, config, context, make_runner, probe, block)
         free, total = probe.sizes()
         plan = share_out(config, total=total, used=total - free, steps=step, graphs=decode if graphs else 0)
     if plan.kv_cache < block:
@@ -111,21 +114,23 @@ def share_out(config: EngineConfig, *, total: int, used: int, steps: int, graphs
 
 
 def measure_steps(
-    vocab_size: int, config: EngineConfig, max_context: int, make_runner: MakeRunner, probe: MemoryProbe, block: int
+    base: BaseModel, config: EngineConfig, max_context: int, make_runner: MakeRunner, probe: MemoryProbe, block: int
 ) -> tuple[int, int]:
     """Bytes that the largest step needs, with the runner's own buffers, and what of it a step of decode rows does.
 
-    `block`: bytes of a KV block. Raises ValueError when the device has no room for such a step.
+    All rows of the largest step sample, with the options that cost most. `block`: bytes of a KV block. Raises
+    ValueError when the device has no room for such a step.
     """
     rows = min(config.max_batch_tokens, max_context + config.max_running - 1)
     blocks = -(-rows // config.kv_block_size) + config.max_running
-    largest = _step(vocab_size, rows, config.max_running, max_context, blocks, config.kv_block_size)
-    decode = _step(vocab_size, config.max_running, config.max_running, max_context, blocks, config.kv_block_size)
+    largest = _step(base.vocab_size, rows, config.max_running, max_context, blocks, config.kv_block_size)
+    decode = _step(base.vocab_size, config.max_running, config.max_running, max_context, blocks, config.kv_block_size)
+    sequences = _costly_sequences(config.max_running, min(max_context, base.vocab_size))
     runners: list[ModelRunner] = []
 
     def run() -> None:
         runners.append(make_runner(blocks))
-        runners[0].forward(largest)
+        sample(_as_valid(runners[0].forward(largest)), sequences, base.sample_rows)
         runners[0].forward(decode)
 
     try:
@@ -135,6 +140,19 @@ def measure_steps(
         raise ValueError(
             f"the device has no memory for a step of {rows} rows (max_batch_tokens), {config.max_running} sequences "
             f"(max_running) and a context of {max_context}: {error}") from error
+
+
+def _costly_sequences(count: int, distinct: int) -> list[Sequence]:
+    """With every option that takes memory, the first with as many distinct tokens as there can be."""
+    params = SamplingParams(
+        temperature=1.0, top_p=0.9, min_p=0.1, repetition_penalty=1.1, logprobs=MAX_LOGPROBS, seed=0)
+    nobody: Any = None
+    return [Sequence(nobody, i, tuple(range(1 if i else distinct)), params, nobody, 1) for i in range(count)]
+
+
+def _as_valid(output: StepOutput) -> StepOutput:
+    """The logits mean nothing here, but no row may be left out for them."""
+    return StepOutput(output.logits, [0] * len(output.greedy))
 
 
 def _step(vocab_size: int, rows: int, sequences: int, context: int, blocks: int, block_size: int) -> StepBatch:

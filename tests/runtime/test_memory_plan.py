@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,10 @@ import torch
 
 from lora_runtime import BaseModel, Engine, EngineConfig, MemoryPlan
 from lora_runtime.batch import StepBatch
+from lora_runtime.kernels.sampling import SampleRow
+from lora_runtime.kernels.sampling_batched import sample_rows_batched
 from lora_runtime.model.memory import kv_block_bytes, plan_memory, share_out
+from lora_runtime.model.output import StepOutput
 from lora_runtime.model.runner import TorchRunner
 
 GIB = 1 << 30
@@ -41,14 +44,16 @@ class Recorder:
         self.blocks: int = blocks
         self.batches: list[StepBatch] = []
 
-    def forward(self, batch: StepBatch) -> None:
+    def forward(self, batch: StepBatch) -> StepOutput:
         self.batches.append(batch)
+        rows = len(batch.sampled_rows)
+        return StepOutput(torch.full((rows, 100), torch.nan), [-1] * rows)
 
 
 def base(vocab: int = 100, context: int = 4096) -> Any:
     return SimpleNamespace(
         device=torch.device("cpu"), dtype=torch.bfloat16, kv_shapes=[(2, 8, 8)] * 4, vocab_size=vocab,
-        max_context=context)
+        max_context=context, sample_rows=sample_rows_batched)
 
 
 def share(config: EngineConfig, **sizes: int) -> MemoryPlan:
@@ -115,6 +120,23 @@ def test_a_plan_is_measured_by_steps() -> None:
         assert batch.block_tables.max() < blocks
         assert batch.tokens.max() < 100
         assert len(set(batch.slots.tolist())) == len(batch.slots)  # rows do not write over each other
+
+
+def test_the_largest_step_is_measured_with_its_sampling() -> None:
+    drawn: list[Sequence[SampleRow]] = []
+
+    def sample_rows(rows: Sequence[SampleRow]) -> list[int]:
+        assert runner.batches, "before the step"
+        drawn.append(rows)
+        return sample_rows_batched(rows)
+
+    measured, runner = base(), Recorder(0)
+    measured.sample_rows = sample_rows
+    plan_memory(measured, EngineConfig(max_running=4, max_batch_tokens=40), lambda blocks: runner,  # type: ignore
+                Probe(GIB, 0, [GIB // 8, 10]))
+    (rows,) = drawn
+    # The logits of the step were NaN: all rows take part even so.
+    assert [(row.top_k, row.top_p, len(row.logits)) for row in rows] == [(0, 0.9, 100)] * 4
 
 
 @pytest.mark.parametrize(("context", "rows"), [(10, 40), (1, 8), (64, 8)])
