@@ -16,7 +16,8 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 def start(tmp_path: Path, base: Path, adapters: dict[str, Path]) -> Process:
-    return Process(tmp_path, "--base", str(base), "--adapter", f"a1={adapters['a1']}", "--tensor-parallel", "2")
+    return Process(tmp_path, "--base", str(base), "--adapter", f"a1={adapters['a1']}", "--device", "cpu",
+                   "--tensor-parallel", "2")
 
 
 def test_a_follower_that_dies_while_idle(tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:

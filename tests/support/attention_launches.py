@@ -6,16 +6,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from lora_runtime.kernels.attention import AttentionPlan
 
+from .cubins import resources
 from .triton_compile import compiled
 
 BF16 = torch.bfloat16
@@ -48,20 +46,6 @@ def launch(shape: tuple[int, int, int, int, torch.dtype], how: dict[str, Any], d
     plan = AttentionPlan(*ints, tables, block_size=16)
     paged_attention(torch.zeros(rows, heads, dim, dtype=dtype), k_cache, v_cache, plan, scaling=0.1, **how)
     write_kv(k_cache[:rows].clone(), v_cache[:rows].clone(), k_cache, v_cache, plan.slots)
-
-
-def resources(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of stack (what was spilled) per thread."""
-    from triton import knobs
-
-    tool = Path(knobs.nvidia.cuobjdump.path)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        told = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+)", told)
-    assert found is not None, told
-    return int(found[1]), int(found[2])
 
 
 def main() -> None:
