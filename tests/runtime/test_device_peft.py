@@ -15,6 +15,7 @@ from ..support.device import DEVICE
 from ..support.device_path import record_launches
 from ..support.models import save_base
 from ..support.reference import Expected, LogitsRecorder, PeftReference, relative_error
+from ..support.slow import slow_but
 
 ATTENTION = {"llama": "q_proj", "qwen2": "v_proj", "gemma3": "k_proj", "gpt2": "c_attn"}
 MLP = {"llama": "up_proj", "qwen2": "down_proj", "gemma3": "gate_proj", "gpt2": "c_fc"}
@@ -40,7 +41,7 @@ FEWER = {"lora", "dora", "bias", "embedding", ""}
 """Of the architectures but the first: the interpreter is slow."""
 
 
-@pytest.mark.parametrize("architecture", ATTENTION)
+@pytest.mark.parametrize("architecture", slow_but(["qwen2"], ATTENTION))
 def test_a_mixed_batch_equals_peft_alone(architecture: str, tmp_path: Path) -> None:
     base_dir = save_base(tmp_path / "base", architecture, layers=LAYERS[architecture])
     chosen = [k for k in [*PLANNED, *RARE, "", "mix"] if architecture == "llama" or k in FEWER]

@@ -26,6 +26,7 @@ from ..support.device import ON_GPU
 from ..support.device_path import REFERENCES, device_of, load_base, record_launches
 from ..support.models import VOCAB, save_base
 from ..support.reference import relative_error
+from ..support.slow import slow_but
 from ..support.updates import Row, make_adapter, run
 
 WIDTH = 64
@@ -295,7 +296,7 @@ def test_arrays_go_to_the_device_in_one_aligned_copy() -> None:
     assert all(t.storage_offset() * 4 % 64 == 0 for t in tensors)
 
 
-@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("overlap", slow_but([False], [False, True]))
 def test_a_step_in_fixed_buffers_can_be_captured(tmp_path: Path, overlap: bool) -> None:
     """With Triton's kernels: nothing is read on the host, and no memory that a replay would not find."""
     base = load_base(save_base(tmp_path, layers=1), slots=2)

@@ -31,6 +31,7 @@ def _logits(base: BaseModel, adapters: dict[str, Path]) -> dict[tuple[str, str],
                 for key, handle in handles.items()}
 
 
+@pytest.mark.slow
 def test_compiled_norms_give_the_same(tmp_path: Path) -> None:
     """Gemma 3: norms of layers and of heads, with 1 + weight; and an adapter that saves some of both."""
     path = save_base(tmp_path / "base", "gemma3")

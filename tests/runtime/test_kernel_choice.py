@@ -42,6 +42,7 @@ def test_the_choice_is_reported(tiny_base: Path) -> None:
             assert set(engine.info().kernels.values()) == told[path]
 
 
+@pytest.mark.slow
 def test_triton_kernels_answer_as_the_references_do(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
     """A prompt in chunks; on a CPU under Triton's interpreter, which the tests switch on."""
     expected = _tokens(tiny_base, tiny_adapters["a3"], kernels="torch")

@@ -22,6 +22,7 @@ from ..support.device import PATHS
 from ..support.device_path import open_slots
 from ..support.models import VOCAB, save_base
 from ..support.reference import relative_error
+from ..support.slow import slow_but
 from ..support.updates import POSITIONS, Row, composed, make_adapter, random_adapter, run, updates_of
 
 TOLERANCE = 1e-4
@@ -82,7 +83,7 @@ class Case:
         return updates_of(self.peft[kind], self.model, self.bases["cpp"].modules)
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=slow_but(["llama", "gemma3", "gpt2"], NAMES))
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     base_dir = save_base(tmp_path_factory.mktemp(request.param) / "base", request.param)
     model = _reference(base_dir)

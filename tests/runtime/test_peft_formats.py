@@ -15,6 +15,7 @@ from ..support.adapters import save_adapter
 from ..support.device import PATHS
 from ..support.models import make_tokenizer, save_base
 from ..support.reference import LogitsRecorder, PeftReference, relative_error
+from ..support.slow import slow_but
 
 TOKENS = 6
 SAMPLING = SamplingParams(max_new_tokens=TOKENS, ignore_eos=True)
@@ -68,7 +69,7 @@ class Case:
     expected: dict[tuple[str, tuple[int, ...]], Any]
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=slow_but(["llama", "gpt2"], NAMES))
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     root = tmp_path_factory.mktemp(request.param)
     base, names = save_base(root / "base", request.param), NAMES[request.param]

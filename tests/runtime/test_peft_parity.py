@@ -15,6 +15,7 @@ from ..support.adapters import save_adapter
 from ..support.device import PATHS
 from ..support.models import ARCHITECTURES, save_base
 from ..support.reference import Expected, LogitsRecorder, PeftReference, relative_error
+from ..support.slow import slow_but
 
 TOKENS = 14
 TOLERANCE = 1e-4
@@ -67,7 +68,7 @@ class Case:
     expected: dict[tuple[str, str], Expected]
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=slow_but(["llama", "qwen2", "gemma3", "gpt2"], ARCHITECTURES))
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     name = request.param
     root = tmp_path_factory.mktemp(name)

@@ -82,9 +82,10 @@ WEIGHT_ONLY = [name for name, method in METHODS.items() if not method.rounds_act
 
 
 def needing(*methods: str) -> list[Any]:
-    """The methods as parameters, each skipped where its packages are not installed."""
+    """The methods as parameters, each skipped where its packages are not installed; one of those of fp8 is quick."""
     missing = {m: [p for p in METHODS[m].packages if find_spec(p) is None] for m in methods}
-    return [pytest.param(m, marks=pytest.mark.skipif(bool(missing[m]), reason=f"{m} needs {missing[m]}"))
+    return [pytest.param(m, marks=[pytest.mark.skipif(bool(missing[m]), reason=f"{m} needs {missing[m]}"),
+                                   *([pytest.mark.slow] if m == "compressed-tensors fp8 activations" else [])])
             for m in methods]
 
 

@@ -31,6 +31,7 @@ from ..support.adapters import save_adapter
 from ..support.models import VOCAB, save_base
 from ..support.processes import is_alive, wait_until
 from ..support.reference import LogitsRecorder, relative_error
+from ..support.slow import slow_but
 from .test_peft_formats import FORMATS, INVOCATION, MIX, NAMES, Names, token_ids
 
 SAMPLING = SamplingParams(max_new_tokens=6, ignore_eos=True)
@@ -62,7 +63,7 @@ class Case:
     adapters: dict[str, Path]
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=slow_but(["uneven llama"], ARCHITECTURES))
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
     base, names = save_base(tmp_path / "base", request.param), ARCHITECTURES[request.param]
     made = {key: make(names) for key, make in FORMATS.items()} | {
@@ -204,6 +205,7 @@ def hold(base: Path, connection: Connection) -> None:
         connection.recv()
 
 
+@pytest.mark.slow
 def test_followers_end_with_the_process_that_started_them(tiny_base: Path) -> None:
     context = torch.multiprocessing.get_context("forkserver")
     ours, theirs = context.Pipe()

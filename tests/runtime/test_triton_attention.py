@@ -170,6 +170,7 @@ def test_keys_and_values_are_written_where_they_belong(kv_heads: int, d: int, dv
     assert all(map(torch.equal, caches, expected))
 
 
+@pytest.mark.slow
 def test_they_compile_for_real_gpus() -> None:
     """For A100 and H100, within their registers and shared memory; the module has more shapes."""
     env = os.environ | {"TRITON_INTERPRET": "0"}

@@ -20,6 +20,7 @@ from lora_runtime.kernels.updates import ModuleDelta, UpdateSegment, update_line
 
 from ..support.device import DEVICE, ON_GPU, TOLERANCE
 from ..support.grouped import Step, random_delta, random_step
+from ..support.slow import slow_but
 
 KERNELS: dict[str, Callable[..., None]] = {"torch": update_group_reference, "triton": update_group}
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -41,7 +42,7 @@ def _check(step: Step, tile_size: int, kernel: str = "triton", tolerance: float 
 
 @DTYPES
 @pytest.mark.parametrize("tile_size", [DECODE_TILE, PREFILL_TILE])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", slow_but([0], range(3)))
 def test_a_mixture_equals_float64(seed: int, tile_size: int, dtype: torch.dtype) -> None:
     _check(random_step(torch.Generator().manual_seed(7 * tile_size + seed), dtype, DEVICE), tile_size)
 
@@ -177,6 +178,7 @@ def test_arguments_that_do_not_fit_are_refused(kernel: str) -> None:
             KERNELS[kernel](y, x, step.group, step.plan(DECODE_TILE), step.table)
 
 
+@pytest.mark.slow
 def test_they_compile_for_real_gpus() -> None:
     """Every launch in the shapes of real models, for A100 and H100, within their registers and shared memory."""
     done = subprocess.run(

@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from loramux.v1 import inference_pb2, inference_pb2_grpc, server_pb2, server_pb2_grpc
 
@@ -20,6 +21,7 @@ def start(tmp_path: Path, base: Path, adapters: dict[str, Path]) -> Process:
                    "--tensor-parallel", "2")
 
 
+@pytest.mark.slow
 def test_a_follower_that_dies_while_idle(tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
     server = start(tmp_path, tiny_base, tiny_adapters)
     with server.channel() as channel:
