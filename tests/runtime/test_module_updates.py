@@ -83,7 +83,7 @@ class Case:
         return updates_of(self.peft[kind], self.model, self.bases["cpp"].modules)
 
 
-@pytest.fixture(scope="module", params=slow_but(["llama", "gemma3", "gpt2"], NAMES))
+@pytest.fixture(scope="module", params=slow_but(["llama", "gpt2"], NAMES))
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     base_dir = save_base(tmp_path_factory.mktemp(request.param) / "base", request.param)
     model = _reference(base_dir)

@@ -154,7 +154,7 @@ def test_sigterm_during_a_start_that_hangs(tmp_path: Path, tiny_base: Path, sile
 
 @pytest.mark.parametrize(("args", "says"), [
     (["--base", "no/such/dir"], "is not a directory"),
-    (["--base", "BASE", "--adapter", "x=no/such/dir"], "is not a directory"),
+    pytest.param(["--base", "BASE", "--adapter", "x=no/such/dir"], "is not a directory", marks=pytest.mark.slow),
 ], ids=["base", "adapter"])
 def test_what_cannot_be_loaded_ends_the_process(tmp_path: Path, tiny_base: Path, args: list[str], says: str) -> None:
     server = Process(tmp_path, *(str(tiny_base) if a == "BASE" else a for a in args))

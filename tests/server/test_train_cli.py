@@ -140,6 +140,7 @@ async def test_publish_to_a_server_that_cannot(tiny_base: Path, tmp_path: Path) 
         assert "serves out, version" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_killed_process_and_a_stopped_one_lose_nothing(tiny_base: Path, tmp_path: Path) -> None:
     """SIGKILL at no moment in particular, then Ctrl-C, then the rest: losses and weights of an uninterrupted run."""
     write_rows(tmp_path / "data.jsonl", ROWS)
