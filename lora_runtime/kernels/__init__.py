@@ -44,7 +44,7 @@ def select(device: torch.device, kernels: str = "auto", attention_route: str = "
     """The implementations for `device` that transformers' forward calls.
 
     `kernels`, `attention_route`: EngineConfig's `kernels` and `attention`. Raises BaseModelError for what was asked for
-    by name and cannot run here.
+    by name and cannot run here, and where Triton is installed but cannot launch.
     """
     if not _wants_triton(device, kernels):
         if attention_route != "auto":
@@ -71,12 +71,15 @@ def _wants_triton(device: torch.device, kernels: str) -> bool:
 
 def _triton(device: torch.device, attention_route: str) -> Kernels:
     from .triton.attention import paged_attention
+    from .triton.attention_tiles import check_heads
     from .triton.cache import write_kv
+    from .triton.first_launch import check_launch
     from .triton.lora import expand, shrink, update_group
 
+    check_launch(device)
     chosen = Kernels(
         lora=lora.add_lora_reference, attention=paged_attention, write_kv=write_kv, update_group=update_group,
-        shrink=shrink, expand=expand, names={"lora": "triton", "paged_attention": "triton"})
+        shrink=shrink, expand=expand, check_heads=check_heads, names={"lora": "triton", "paged_attention": "triton"})
     if attention_route != "flashinfer":
         return chosen
     routed = flashinfer.FlashInferAttention(device)

@@ -31,7 +31,7 @@ def splits(in_features: int, tile_size: int) -> tuple[int, int]:
     """Into how many sums over the inputs a shrink is cut, and the inputs of each but the last.
 
     By the module's width alone, so that a row is added up in the same order whatever its neighbours are. In decode
-    steps there are few tiles: 16 splits give every multiprocessor something to read.
+    steps there are few tiles: up to 8 splits, with the modules of a group and the blocks of a rank, keep a GPU reading.
     """
     most = 8 if tile_size <= DECODE_TILE else 2
     per_split = -(-in_features // (most * SPLIT)) * SPLIT

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,9 @@ from lora_runtime import (
     Request,
     SamplingParams,
 )
+from lora_runtime.kernels import select
 from lora_runtime.kernels.cpu import build
+from lora_runtime.kernels.triton import first_launch
 from lora_runtime.model import compiled
 
 from ..support.adapters import save_adapter
@@ -58,6 +62,36 @@ def test_an_attention_that_cannot_run_is_refused(tiny_base: Path) -> None:
         Engine(tiny_base, EngineConfig(device="cpu", dtype="float32", attention="flashinfer"))
     with pytest.raises(BaseModelError, match=r"head dims \d+|flashinfer-python"):
         Engine(tiny_base, EngineConfig(device=DEVICE, dtype="float32", kernels="triton", attention="flashinfer"))
+
+
+def test_triton_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container without gcc, or with a read-only file system; then one whose compiler has no headers."""
+    def fail(value: torch.Tensor) -> None:
+        raise subprocess.CalledProcessError(1, ["gcc"]) if compiler else RuntimeError("Failed to find C compiler")
+
+    cpu, compiler = torch.device("cpu"), ""
+    first_launch.check_launch(cpu)
+    monkeypatch.setattr(first_launch, "_one_kernel", {(1,): fail})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    with pytest.raises(BaseModelError, match=r"gcc and libc6-dev.*TRITON_CACHE_DIR.*Failed to find C compiler"):
+        select(cpu, "triton")
+    compiler = shutil.copy("/bin/true", tmp_path / "cc")
+    monkeypatch.setenv("CC", "cc")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    with pytest.raises(BaseModelError, match=r"libc6-dev and of Python; CalledProcessError") as told:
+        select(cpu, "triton")
+    assert "TRITON_CACHE_DIR" not in str(told.value)
+
+
+def test_head_dims_without_a_tile_are_refused() -> None:
+    heads = select(torch.device("cpu"), "triton").check_heads
+    heads(512, 512, torch.bfloat16)
+    for dims in ((513, 64), (64, 576)):
+        with pytest.raises(BaseModelError, match=f"up to 512, not {dims[0]} and {dims[1]}"):
+            heads(*dims, torch.bfloat16)
 
 
 def test_without_a_compiler(

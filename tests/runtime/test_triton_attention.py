@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lora_runtime.kernels.attention import AttentionPlan, paged_attention_reference
 from lora_runtime.kernels.cache import write_kv_reference
+from lora_runtime.kernels.triton import attention_tiles
 from lora_runtime.kernels.triton.attention import paged_attention
 from lora_runtime.kernels.triton.cache import write_kv
 
@@ -70,6 +71,24 @@ def test_more_heads_on_a_key_head_than_a_tile_packs(heads: int, dtype: torch.dty
 def test_decode_rows_with_split_keys(dtype: torch.dtype, window: int | None) -> None:
     g = torch.Generator().manual_seed(1)
     _check(PagedCase.random(g, 4, 2, 24, 40, dtype, 16, SPLIT, DEVICE), window=window)
+
+
+def test_more_splits_than_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a step of many rows: bit for bit what a program for each split gives."""
+    g = torch.Generator().manual_seed(7)
+    case = PagedCase.random(g, 2, 1, 16, 16, torch.bfloat16, 64, [(1, 1400), (1, 300), (1, 3)], DEVICE)
+    each = paged_attention(case.q, case.k_cache, case.v_cache, case.plan, scaling=0.3)
+    monkeypatch.setattr(attention_tiles, "_PROGRAMS", 1)
+    _check(case)
+    assert torch.equal(paged_attention(case.q, case.k_cache, case.v_cache, case.plan, scaling=0.3), each)
+
+
+def test_programs_for_many_rows() -> None:
+    """Enough for a GPU, few that only find that they have nothing to do."""
+    tile = attention_tiles.decode_tile(attention_tiles.Heads(32, 8, 128, 128), torch.bfloat16)
+    assert tile.most_splits(8192, None) == 32
+    assert [tile.split_programs(32, rows, 8) for rows in (1, 8, 16, 64, 256)] == [32, 32, 16, 4, 4]
+    assert tile.split_programs(1, 256, 8) == 1
 
 
 def test_a_context_of_more_than_the_most_splits() -> None:
@@ -172,9 +191,9 @@ def test_keys_and_values_are_written_where_they_belong(kv_heads: int, d: int, dv
 
 @pytest.mark.slow
 def test_they_compile_for_real_gpus() -> None:
-    """For A100 and H100, within their registers and shared memory; the module has more shapes."""
+    """For A100, L4 and H100, within their registers and shared memory; the module has more shapes."""
     env = os.environ | {"TRITON_INTERPRET": "0"}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.attention_launches", "Llama 3 8B", "odd dims"], env=env, text=True,
+        [sys.executable, "-m", "tests.support.attention_launches", "--quick"], env=env, text=True,
         cwd=Path(__file__).parents[2], capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]

@@ -15,6 +15,7 @@ from lora_runtime.adapters.update import ModuleKind
 from lora_runtime.kernels.grouped import update_group_reference
 from lora_runtime.kernels.lora import add_lora_reference
 from lora_runtime.kernels.plan import DECODE_TILE, PREFILL_TILE, PlanBuffers
+from lora_runtime.kernels.triton import lora
 from lora_runtime.kernels.triton.lora import update_group
 from lora_runtime.kernels.updates import ModuleDelta, UpdateSegment, update_linear
 
@@ -56,9 +57,9 @@ def test_the_reference_equals_float64(seed: int, dtype: torch.dtype) -> None:
 
 @TILES
 def test_only_the_result_is_rounded(tile_size: int) -> None:
-    """With bfloat16 weights a float32 y is as exact as float32 is; on tensor cores h has the 11 bits of tf32."""
+    """With bfloat16 weights a float32 y is as exact as float32 is; on tensor cores h is cut to the 11 bits of tf32."""
     step = random_step(torch.Generator().manual_seed(tile_size), torch.bfloat16, DEVICE, torch.float32)
-    _check(step, tile_size, tolerance=1e-3 if ON_GPU else 1e-5)
+    _check(step, tile_size, tolerance=2e-3 if ON_GPU else 1e-5)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -88,12 +89,21 @@ def test_ranks_beyond_what_the_programs_take_at_once(rank: int, tile_size: int) 
     _check(Step(x, y, (out,), None, [{0: delta}], [(1, 3, 0, 1.0)]), tile_size)
 
 
-def test_more_tiles_than_programs() -> None:
+def test_more_tiles_than_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which give the same bits as a program for each."""
+    monkeypatch.setattr(lora, "_PROGRAMS", 8)
     g = torch.Generator().manual_seed(9)
-    rows, inputs, out = 45, 12, 5
+    rows, inputs, out = 15, 12, 5
     x, y = torch.randn(rows, inputs, generator=g).to(DEVICE), torch.randn(rows, out, generator=g).to(DEVICE)
     slots = [{0: random_delta(g, out, inputs, torch.float32, DEVICE, rank=rank)} for rank in (3, 8)]
-    _check(Step(x, y, (out,), None, slots, [(row, row + 1, row % 2, 1.0) for row in range(40)]), 1)
+    step = Step(x, y, (out,), None, slots, [(row, row + 1, row % 2, 1.0) for row in range(10)])
+    own = step.y.clone()
+    _check(step, 1)
+    looped = own.clone()
+    update_group(looped, step.x, step.group, step.plan(1), step.table)
+    monkeypatch.undo()
+    update_group(own, step.x, step.group, step.plan(1), step.table)
+    assert torch.equal(looped, own)
 
 
 def _wide_step(dtype: torch.dtype) -> Step:

@@ -32,7 +32,8 @@ def paged_attention(
     """As kernels.attention.paged_attention_reference; reads nothing of the device on the host.
 
     What is launched depends on shapes and on `plan.decode_rows` only. So with fixed buffers of decode rows (T = S) the
-    launches can be captured: programs behind a row's own context end at once. Products are summed in float32.
+    launches can be captured: programs behind a row's own context end at once. Products are summed in float32. Head
+    dims may be up to attention_tiles.MAX_DIM.
     """
     q, k_cache, v_cache = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k_cache, v_cache))
     rows, sequences = q.shape[0], plan.context_lengths.shape[0]
@@ -65,7 +66,8 @@ def _decode(
     # Where every row has one split, the first pass writes the result itself and these are not touched.
     parts = out.new_empty((sequences, heads.heads, splits, heads.dim_v), dtype=torch.float32)
     sums = out.new_empty((sequences, heads.heads, splits, 2), dtype=torch.float32)
-    _decode_kernel[(heads.kv_heads * tile.parts, splits, sequences)](
+    programs = tile.split_programs(splits, sequences, heads.kv_heads)
+    _decode_kernel[(heads.kv_heads * tile.parts, programs, sequences)](
         out, *common, parts, sums, splits, **switches, **tile.constants(heads), MIN_SPLIT=MIN_SPLIT,
         MAX_SPLITS=MAX_SPLITS, num_warps=tile.warps, num_stages=tile.stages)
     if splits > 1:
@@ -128,36 +130,41 @@ def _decode_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     MIN_SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr,
 ):
-    """One of a row's splits, in PACK heads of one key head: the result, or its part with the sums to combine it by."""
-    split, sequence = tl.program_id(1), tl.program_id(2)
+    """Program (head block, i, row): the row's splits i, i + programs, ..., in PACK heads of one key head.
+
+    Stores the result, or each split's part with the sums to combine it by.
+    """
+    sequence = tl.program_id(2)
     row = tl.load(query_start + sequence)
     single = tl.load(query_start + sequence + 1) - row == 1
     context = tl.load(context_lengths + sequence)
     begin, size, count = _splits(context, window, WINDOWED, BLOCK_N, MIN_SPLIT, MAX_SPLITS)
-    if single & (split < count):
+    if single & (tl.program_id(1) < count):
         kv_head, heads, _, kept = _tile_rows(tl.program_id(0), GROUP, PACK, PARTS, BLOCK_M, 1)
         positions = tl.where(kept, context - 1, -1)
         dims = tl.arange(0, BLOCK_D)
         q_rows = q + row.to(tl.int64) * q_row + heads * q_head
         tile_q = tl.load(q_rows[:, None] + dims[None, :], mask=kept[:, None] & (dims < D)[None, :], other=0.0)
-        acc = tl.zeros((BLOCK_M, BLOCK_DV), tl.float32)
-        top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
-        total = tl.zeros((BLOCK_M,), tl.float32)
-        begin += split * size
-        acc, top, total = _attend(
-            acc, top, total, tile_q, positions, k_cache + kv_head * k_head, v_cache + kv_head * v_head,
-            block_tables + sequence.to(tl.int64) * table_row, begin, tl.minimum(begin + size, context), scaling,
-            window, softcap, k_slot, v_slot, BLOCK_SIZE, True, WINDOWED, CAPPED, INTERPRETED, D, DV, BLOCK_N, BLOCK_D,
-            BLOCK_DV)
-        if count == 1:
-            _store(out, row.to(tl.int64) * out_row + heads * DV, acc, total, kept, DV, BLOCK_DV)
-        else:
-            all_heads = tl.num_programs(0) // PARTS * GROUP
-            at = (sequence.to(tl.int64) * all_heads + heads) * splits + split
-            dims_v = tl.arange(0, BLOCK_DV)
-            tl.store(parts + at[:, None] * DV + dims_v[None, :], acc, mask=kept[:, None] & (dims_v < DV)[None, :])
-            tl.store(sums + at * 2, top, mask=kept)
-            tl.store(sums + at * 2 + 1, total, mask=kept)
+        table = block_tables + sequence.to(tl.int64) * table_row
+        all_heads = tl.num_programs(0) // PARTS * GROUP
+        for split in range(tl.program_id(1), count, tl.num_programs(1)):
+            acc = tl.zeros((BLOCK_M, BLOCK_DV), tl.float32)
+            top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+            total = tl.zeros((BLOCK_M,), tl.float32)
+            first = begin + split * size
+            acc, top, total = _attend(
+                acc, top, total, tile_q, positions, k_cache + kv_head * k_head, v_cache + kv_head * v_head, table,
+                first, tl.minimum(first + size, context), scaling, window, softcap, k_slot, v_slot, BLOCK_SIZE, True,
+                WINDOWED, CAPPED, INTERPRETED, D, DV, BLOCK_N, BLOCK_D, BLOCK_DV)
+            if count == 1:
+                _store(out, row.to(tl.int64) * out_row + heads * DV, acc, total, kept, DV, BLOCK_DV)
+            else:
+                at = (sequence.to(tl.int64) * all_heads + heads) * splits + split
+                dims_v = tl.arange(0, BLOCK_DV)
+                there = kept[:, None] & (dims_v < DV)[None, :]
+                tl.store(parts + at[:, None] * DV + dims_v[None, :], acc, mask=there)
+                tl.store(sums + at * 2, top, mask=kept)
+                tl.store(sums + at * 2 + 1, total, mask=kept)
 
 
 @triton.jit(do_not_specialize=_OF_THE_STEP)
