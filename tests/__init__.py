@@ -1,8 +1,3 @@
-"""The tests. Where there is no GPU, Triton's kernels run under its interpreter."""
+"""The tests. Their device is chosen before anything imports triton."""
 
-import os
-
-import torch
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported, which transformers does
+from .support import device  # noqa: F401

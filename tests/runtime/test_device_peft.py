@@ -1,4 +1,4 @@
-"""The whole device path under Triton's interpreter: one mixed batch, each request as PEFT gives it alone."""
+"""The whole device path, on a CPU interpreted: one mixed batch, each request as PEFT gives it alone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import pytest
 from lora_runtime import Engine, EngineConfig, Request, SamplingParams, WeightedAdapter
 
 from ..support.adapters import save_adapter
+from ..support.device import DEVICE
 from ..support.device_path import record_launches
 from ..support.models import save_base
 from ..support.reference import Expected, LogitsRecorder, PeftReference, relative_error
+from ..support.slow import slow_but
 
 ATTENTION = {"llama": "q_proj", "qwen2": "v_proj", "gemma3": "k_proj", "gpt2": "c_attn"}
 MLP = {"llama": "up_proj", "qwen2": "down_proj", "gemma3": "gate_proj", "gpt2": "c_fc"}
@@ -39,7 +41,7 @@ FEWER = {"lora", "dora", "bias", "embedding", ""}
 """Of the architectures but the first: the interpreter is slow."""
 
 
-@pytest.mark.parametrize("architecture", ATTENTION)
+@pytest.mark.parametrize("architecture", slow_but(["qwen2"], ATTENTION))
 def test_a_mixed_batch_equals_peft_alone(architecture: str, tmp_path: Path) -> None:
     base_dir = save_base(tmp_path / "base", architecture, layers=LAYERS[architecture])
     chosen = [k for k in [*PLANNED, *RARE, "", "mix"] if architecture == "llama" or k in FEWER]
@@ -50,7 +52,7 @@ def test_a_mixed_batch_equals_peft_alone(architecture: str, tmp_path: Path) -> N
     prompts = {key: PROMPT[3 * i if i < 2 else SHORT + i % 3:] for i, key in enumerate(chosen)}
     expected = _expected(base_dir, adapters, prompts)
     slots = len(adapters) - 1  # one has to wait until another has left
-    config = EngineConfig(dtype="float32", kernels="triton", kv_cache_bytes=1 << 20, max_running=8,
+    config = EngineConfig(device=DEVICE, dtype="float32", kernels="triton", kv_cache_bytes=1 << 20, max_running=8,
                           max_batch_tokens=160, max_adapters=slots)
     with Engine(base_dir, config) as engine:
         launched = record_launches(engine._runner)

@@ -22,9 +22,11 @@ from lora_runtime.model.placement import SlotAdapter
 from lora_runtime.model.runner import make_runner
 
 from ..support.capture_guard import CaptureError, CaptureGuard
-from ..support.device_path import REFERENCES, load_base, record_launches
+from ..support.device import ON_GPU
+from ..support.device_path import REFERENCES, device_of, load_base, record_launches
 from ..support.models import VOCAB, save_base
 from ..support.reference import relative_error
+from ..support.slow import slow_but
 from ..support.updates import Row, make_adapter, run
 
 WIDTH = 64
@@ -81,11 +83,12 @@ class Paths:
             assert relative_error(got[~infinite], wanted[~infinite]) < 1e-5
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Paths:
+@pytest.fixture(scope="module", params=["reference", *(["triton"] if ON_GPU else [])])
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Paths:
+    """With references on a CPU, for the interpreter is slow; where there is a GPU with Triton's kernels on it too."""
     directory = save_base(tmp_path_factory.mktemp("base"), layers=2)
-    return Paths(BaseModel.load(directory, dtype="float32", kernels="torch"),
-                 load_base(directory, "reference", slots=6))
+    return Paths(BaseModel.load(directory, dtype="float32", kernels="torch", device=device_of(request.param)),
+                 load_base(directory, request.param, slots=6))
 
 
 @pytest.fixture
@@ -260,7 +263,7 @@ def test_nothing_is_launched_for_what_no_adapter_changes(paths: Paths, monkeypat
         kernels.update_group(y, x, group, plan, table)
 
     monkeypatch.setattr(paths.device.state, "kernels", replace(kernels, update_group=update))
-    runner, adapter = paths.runner(), paths.adapter(lora(1))
+    runner, adapter = paths.runner(cuda_graphs=False), paths.adapter(lora(1))
     run(runner, [Row(tokens(0)), Row(tokens(1))])
     assert seen == []
     run(runner, [Row(tokens(0), [(adapter[1], 1.0)]), Row(tokens(1))])
@@ -275,7 +278,7 @@ def test_a_step_waits_for_what_it_reads(paths: Paths, monkeypatch: pytest.Monkey
     monkeypatch.setattr(SlotAdapter, "wait", lambda self, layer=None: events.append(layer))
     monkeypatch.setattr(paths.device.state, "kernels", replace(
         kernels, update_group=lambda y, x, group, plan, table: events.append("update")))
-    runner = paths.runner()
+    runner = paths.runner(cuda_graphs=False)
     adapter = paths.adapter(lora(1, modules=(Q, DOWN, "lm_head")))
     run(runner, [Row(tokens(0), [(adapter[1], 1.0)])])
     assert events[:6] == [0, "update", 1, "update", None, "update"]
@@ -293,7 +296,7 @@ def test_arrays_go_to_the_device_in_one_aligned_copy() -> None:
     assert all(t.storage_offset() * 4 % 64 == 0 for t in tensors)
 
 
-@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("overlap", slow_but([False], [False, True]))
 def test_a_step_in_fixed_buffers_can_be_captured(tmp_path: Path, overlap: bool) -> None:
     """With Triton's kernels: nothing is read on the host, and no memory that a replay would not find."""
     base = load_base(save_base(tmp_path, layers=1), slots=2)
@@ -313,7 +316,7 @@ def test_a_step_in_fixed_buffers_can_be_captured(tmp_path: Path, overlap: bool) 
         patch.setattr(base.state, "kernels", REFERENCES)
         adapter = make_adapter(base, lora(3, 3, (Q, "lm_head")))
         batch = _decode_batch([5, 6], [AdapterSegment(1, 2, adapter), AdapterSegment(0, 1, first)])
-        expected = make_runner(base, 4, 16, max_running=2, max_context=32).forward(batch).logits
+        expected = make_runner(base, 4, 16, max_running=2, max_context=32, cuda_graphs=False).forward(batch).logits
     assert relative_error(logits[:, :VOCAB], expected[:, :VOCAB]) < 1e-5
 
 

@@ -41,7 +41,7 @@ class SmallDevice(HostCopyStream):
 @pytest.fixture(scope="module")
 def answers(tiny_base: Path, tiny_adapters: dict[str, Path]) -> dict[str, str]:
     """Of every adapter, on the torch path."""
-    config = EngineConfig(dtype="float32", kernels="torch", kv_cache_bytes=1 << 20)
+    config = EngineConfig(device="cpu", dtype="float32", kernels="torch", kv_cache_bytes=1 << 20)
     with Engine(tiny_base, config) as engine:
         for name, path in tiny_adapters.items():
             engine.load_adapter(path, name)

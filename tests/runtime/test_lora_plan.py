@@ -21,7 +21,10 @@ from lora_runtime.kernels.plan import (
     splits,
 )
 
+from ..support.device import DEVICE
+
 CPU = torch.device("cpu")
+HERE = torch.device(DEVICE)
 SEGMENTS = st.lists(st.tuples(
     st.integers(0, 40), st.integers(0, 40), st.integers(0, 3), st.sampled_from([0.5, 1.0])), max_size=7)
 TILES = st.sampled_from([1, 3, DECODE_TILE])
@@ -61,7 +64,7 @@ def test_pairs_share_no_scratch(segments: list[Segment], tile_size: int) -> None
 
 
 def test_buffers_hold_what_fits_and_say_what_does_not() -> None:
-    buffers = PlanBuffers(3, 4, 100, DECODE_TILE, CPU)
+    buffers = PlanBuffers(3, 4, 100, DECODE_TILE, HERE)
     for segments in ([(0, 40, 1, 0.5)], [(0, 3, 1, 1.0), (2, 5, 2, 1.0)], []):
         arrays = plan_tiles(segments, DECODE_TILE, lambda slot: slot)
         assert buffers.fits(arrays)
@@ -84,7 +87,7 @@ def test_buffers_hold_what_fits_and_say_what_does_not() -> None:
 def test_arrays_are_aligned_alike_in_every_plan() -> None:
     """Triton compiles a kernel anew for arguments of another alignment."""
     for rows in range(1, 9):
-        plan: LoraPlan = plan_tiles([(0, rows, 0, 1.0), (rows, 2 * rows, 1, 1.0)], 1, lambda slot: 4).to(CPU)
+        plan: LoraPlan = plan_tiles([(0, rows, 0, 1.0), (rows, 2 * rows, 1, 1.0)], 1, lambda slot: 4).to(HERE)
         for name, tensor in vars(plan).items():
             if isinstance(tensor, torch.Tensor):
                 assert tensor.data_ptr() % 16 == 0, name

@@ -181,12 +181,12 @@ def test_the_measured_steps_run_on_a_real_base(tiny_base: Path) -> None:
 
 
 def test_on_a_cpu_the_settings_are_the_plan(make_engine: Callable[..., Engine]) -> None:
-    engine = make_engine(kv_cache_bytes=1 << 20, adapter_device_bytes=1 << 16)
+    engine = make_engine(device="cpu", kv_cache_bytes=1 << 20, adapter_device_bytes=1 << 16)
     info = engine.info()
     assert info.memory == MemoryPlan(adapters=1 << 16, kv_cache=1 << 20)
     assert info.kv_blocks == (1 << 20) // kv_block_bytes(engine.base, engine.config)
     with pytest.raises(ValueError, match="one block"):
-        make_engine(kv_cache_bytes=100)
+        make_engine(device="cpu", kv_cache_bytes=100)
     plan = plan_memory(base(), EngineConfig(max_adapters=0, adapter_device_bytes=5), Recorder)  # type: ignore[arg-type]
     assert plan == MemoryPlan(kv_cache=GIB)
 

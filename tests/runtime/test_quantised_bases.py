@@ -1,13 +1,14 @@
 """Quantised bases: adapters unmerged over them as PEFT has it, one mixed batch, and what is refused.
 
-Methods whose package is not installed are skipped by name; CI installs torchao and compressed-tensors.
+Methods whose package is not installed are skipped by name; CI installs torchao and compressed-tensors. All runs on the
+CPU: transformers, PEFT and the methods' packages place and compute otherwise where they see a GPU.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,7 +36,7 @@ from lora_runtime.model import quantised
 from lora_runtime.model.device_runner import why_not_captured
 
 from ..support.adapters import save_adapter
-from ..support.device_path import chosen, load_base
+from ..support.device_path import load_base
 from ..support.models import make_tokenizer, save_base
 from ..support.quantised import quantise
 from ..support.reference import LogitsRecorder, PeftReference, relative_error
@@ -81,10 +82,18 @@ WEIGHT_ONLY = [name for name, method in METHODS.items() if not method.rounds_act
 
 
 def needing(*methods: str) -> list[Any]:
-    """The methods as parameters, each skipped where its packages are not installed."""
+    """The methods as parameters, each skipped where its packages are not installed; one of those of fp8 is quick."""
     missing = {m: [p for p in METHODS[m].packages if find_spec(p) is None] for m in methods}
-    return [pytest.param(m, marks=pytest.mark.skipif(bool(missing[m]), reason=f"{m} needs {missing[m]}"))
+    return [pytest.param(m, marks=[pytest.mark.skipif(bool(missing[m]), reason=f"{m} needs {missing[m]}"),
+                                   *([pytest.mark.slow] if m == "compressed-tensors fp8 activations" else [])])
             for m in methods]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_a_gpu() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -221,8 +230,8 @@ def test_the_device_path_leaves_quantised_projections_alone(
 ) -> None:
     """They are not stacked into one weight for q, k and v; their rows are the torch path's."""
     outputs = []
-    for base in (load_base(make(method)), BaseModel.load(make(method), dtype="float32")):
-        with chosen("reference"), Engine(base, EngineConfig(kv_cache_bytes=16 << 20)) as engine:
+    for base in (load_base(make(method), "reference"), BaseModel.load(make(method), dtype="float32")):
+        with Engine(base, EngineConfig(kv_cache_bytes=16 << 20)) as engine:
             recorder = LogitsRecorder(engine)
             for name in ("lora", "dora", "bias"):
                 engine.load_adapter(adapters[name], name)

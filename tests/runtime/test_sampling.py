@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+<<<<<<< HEAD
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+=======
+from dataclasses import replace
+>>>>>>> cudatests
 
 import pytest
 import torch
@@ -21,6 +25,8 @@ from lora_runtime.model.output import StepOutput
 from lora_runtime.penalties import TokenCounts, apply_penalties, apply_penalties_reference
 from lora_runtime.sampling import SampleRows, sample
 from lora_runtime.sequence import Sequence
+
+from ..support.device import DEVICE
 
 
 def make_sequence(prompt: tuple[int, ...] = (1,), index: int = 0, **params: object) -> Sequence:
@@ -193,7 +199,12 @@ def test_a_nan_row_fails_alone() -> None:
     assert bad.error is not None
 
 
-IMPLEMENTATIONS = {"torch": sample_rows_reference, "batched": sample_rows_batched, "cpp": ops.sample_rows}
+def sample_on_device(rows: list[SampleRow]) -> list[int]:
+    """As the device path does."""
+    return sample_rows_batched([replace(row, logits=row.logits.to(DEVICE)) for row in rows])
+
+
+IMPLEMENTATIONS = {"torch": sample_rows_reference, "batched": sample_on_device, "cpp": ops.sample_rows}
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
@@ -222,8 +233,8 @@ def test_rows_drawn_at_once_are_those_drawn_alone() -> None:
         for i in range(200)]
     no_end = rows[0].logits.index_fill(0, torch.arange(290, 300), -math.inf)
     rows.append(SampleRow(no_end, 1, 0, 1, 0, 1 - 2**-24))
-    assert sample_rows_batched(rows) == sample_rows_reference(rows) == [
-        t for row in rows for t in sample_rows_batched([row])]
+    assert sample_on_device(rows) == sample_rows_reference(rows) == [
+        t for row in rows for t in sample_on_device([row])]
     assert sample_rows_batched([]) == []
 
 

@@ -131,7 +131,7 @@ def test_a_module_of_other_widths_than_the_plan_s() -> None:
 ], ids=str)
 def test_settings_that_do_not_go_together(tiny_base: Path, settings: dict[str, str], says: str) -> None:
     with pytest.raises(BaseModelError, match=says):
-        BaseModel.load(tiny_base, tensor_parallel=2, **settings)
+        BaseModel.load(tiny_base, tensor_parallel=2, **{"device": "cpu"} | settings)
 
 
 def test_a_process_that_is_in_a_group_of_its_own(tiny_base: Path, tmp_path: Path) -> None:
@@ -139,14 +139,14 @@ def test_a_process_that_is_in_a_group_of_its_own(tiny_base: Path, tmp_path: Path
         "gloo", store=torch.distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
     try:
         with pytest.raises(BaseModelError, match=r"in a torch\.distributed group already"):
-            BaseModel.load(tiny_base, tensor_parallel=2)
+            BaseModel.load(tiny_base, device="cpu", tensor_parallel=2)
     finally:
         torch.distributed.destroy_process_group()
 
 
 def test_where_the_base_is_not(tmp_path: Path) -> None:
     with pytest.raises(BaseModelError, match="is not a directory"):
-        BaseModel.load(tmp_path / "nowhere", tensor_parallel=2)
+        BaseModel.load(tmp_path / "nowhere", device="cpu", tensor_parallel=2)
 
 
 def test_the_setting_is_the_base_s(tiny_base: Path) -> None:

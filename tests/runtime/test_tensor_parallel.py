@@ -31,6 +31,7 @@ from ..support.adapters import save_adapter
 from ..support.models import VOCAB, save_base
 from ..support.processes import is_alive, wait_until
 from ..support.reference import LogitsRecorder, relative_error
+from ..support.slow import slow_but
 from .test_peft_formats import FORMATS, INVOCATION, MIX, NAMES, Names, token_ids
 
 SAMPLING = SamplingParams(max_new_tokens=6, ignore_eos=True)
@@ -62,7 +63,7 @@ class Case:
     adapters: dict[str, Path]
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=slow_but(["uneven llama"], ARCHITECTURES))
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
     base, names = save_base(tmp_path / "base", request.param), ARCHITECTURES[request.param]
     made = {key: make(names) for key, make in FORMATS.items()} | {
@@ -76,8 +77,9 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
 
 
 def config(**changes: object) -> EngineConfig:
-    return EngineConfig(**{"dtype": "float32", "kernels": "torch", "kv_cache_bytes": 16 << 20, "max_running": 48,
-                           "max_batch_tokens": 48, "prefix_caching": False, "max_added_tokens": 4, **changes})
+    return EngineConfig(**{"device": "cpu", "dtype": "float32", "kernels": "torch", "kv_cache_bytes": 16 << 20,
+                           "max_running": 48, "max_batch_tokens": 48, "prefix_caching": False, "max_added_tokens": 4,
+                           **changes})
 
 
 def answers(engine: Engine, adapters: dict[str, Path]) -> dict[tuple[str, int], tuple[tuple[int, ...], torch.Tensor]]:
@@ -165,7 +167,7 @@ def test_adapters_take_turns_and_a_follower_that_dies_fails_the_engine(
 
 def test_engines_that_share_a_split_base(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
     """Their steps take turns on all ranks alike, and the base outlives them."""
-    base = BaseModel.load(tiny_base, dtype="float32", tensor_parallel=2)
+    base = BaseModel.load(tiny_base, device="cpu", dtype="float32", tensor_parallel=2)
     settings = config(kernels="auto")
     try:
         with Engine(base, settings) as one, Engine(base, settings) as other:
@@ -203,6 +205,7 @@ def hold(base: Path, connection: Connection) -> None:
         connection.recv()
 
 
+@pytest.mark.slow
 def test_followers_end_with_the_process_that_started_them(tiny_base: Path) -> None:
     context = torch.multiprocessing.get_context("forkserver")
     ours, theirs = context.Pipe()
@@ -221,6 +224,6 @@ def test_a_base_that_is_not_there_for_all_leaves_no_process(tmp_path: Path) -> N
     weights = base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(BaseModelError, match="tensor_parallel"):
-        BaseModel.load(base, tensor_parallel=2)
+        BaseModel.load(base, device="cpu", tensor_parallel=2)
     assert not torch.distributed.is_initialized()
     assert not torch.multiprocessing.active_children()

@@ -20,9 +20,8 @@ from lora_runtime.kernels.triton.attention import paged_attention
 from lora_runtime.kernels.triton.cache import write_kv
 
 from ..support.attention import PagedCase
+from ..support.device import DEVICE, TOLERANCE
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 MIXED = [(1, 4), (7, 0), (1, 33), (20, 51), (1, 0)]
 SPLIT = [(1, 255), (1, 256), (1, 700), (1, 0)]
 """Contexts around the least that is split."""
@@ -190,6 +189,7 @@ def test_keys_and_values_are_written_where_they_belong(kv_heads: int, d: int, dv
     assert all(map(torch.equal, caches, expected))
 
 
+@pytest.mark.slow
 def test_they_compile_for_real_gpus() -> None:
     """For A100, L4 and H100, within their registers and shared memory; the module has more shapes."""
     env = os.environ | {"TRITON_INTERPRET": "0"}

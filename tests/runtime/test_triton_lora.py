@@ -19,11 +19,11 @@ from lora_runtime.kernels.triton import lora
 from lora_runtime.kernels.triton.lora import update_group
 from lora_runtime.kernels.updates import ModuleDelta, UpdateSegment, update_linear
 
+from ..support.device import DEVICE, ON_GPU, TOLERANCE
 from ..support.grouped import Step, random_delta, random_step
+from ..support.slow import slow_but
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KERNELS: dict[str, Callable[..., None]] = {"torch": update_group_reference, "triton": update_group}
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 TILES = pytest.mark.parametrize("tile_size", [1, DECODE_TILE, PREFILL_TILE])
 
@@ -43,7 +43,7 @@ def _check(step: Step, tile_size: int, kernel: str = "triton", tolerance: float 
 
 @DTYPES
 @pytest.mark.parametrize("tile_size", [DECODE_TILE, PREFILL_TILE])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", slow_but([0], range(3)))
 def test_a_mixture_equals_float64(seed: int, tile_size: int, dtype: torch.dtype) -> None:
     _check(random_step(torch.Generator().manual_seed(7 * tile_size + seed), dtype, DEVICE), tile_size)
 
@@ -59,7 +59,7 @@ def test_the_reference_equals_float64(seed: int, dtype: torch.dtype) -> None:
 def test_only_the_result_is_rounded(tile_size: int) -> None:
     """With bfloat16 weights a float32 y is as exact as float32 is; on tensor cores h is cut to the 11 bits of tf32."""
     step = random_step(torch.Generator().manual_seed(tile_size), torch.bfloat16, DEVICE, torch.float32)
-    _check(step, tile_size, tolerance=1e-5 if DEVICE == "cpu" else 2e-3)
+    _check(step, tile_size, tolerance=2e-3 if ON_GPU else 1e-5)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -188,6 +188,7 @@ def test_arguments_that_do_not_fit_are_refused(kernel: str) -> None:
             KERNELS[kernel](y, x, step.group, step.plan(DECODE_TILE), step.table)
 
 
+@pytest.mark.slow
 def test_they_compile_for_real_gpus() -> None:
     """Every launch in the shapes of real models, for A100 and H100, within their registers and shared memory."""
     done = subprocess.run(

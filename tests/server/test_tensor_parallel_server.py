@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from loramux.v1 import inference_pb2, inference_pb2_grpc, server_pb2, server_pb2_grpc
 
@@ -16,9 +17,11 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 def start(tmp_path: Path, base: Path, adapters: dict[str, Path]) -> Process:
-    return Process(tmp_path, "--base", str(base), "--adapter", f"a1={adapters['a1']}", "--tensor-parallel", "2")
+    return Process(tmp_path, "--base", str(base), "--adapter", f"a1={adapters['a1']}", "--device", "cpu",
+                   "--tensor-parallel", "2")
 
 
+@pytest.mark.slow
 def test_a_follower_that_dies_while_idle(tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
     server = start(tmp_path, tiny_base, tiny_adapters)
     with server.channel() as channel:

@@ -1,4 +1,4 @@
-"""The device path on a CPU: its kernels as torch's references, or as Triton's under the interpreter."""
+"""The device path: with torch's references for its kernels on a CPU, or with Triton's, on a CPU interpreted."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from lora_runtime.model.decode_steps import DirectSteps, StepKey
 from lora_runtime.model.device_runner import DeviceRunner
 from lora_runtime.model.runner import ModelRunner
 
+from .device import DEVICE
+
 REFERENCES = Kernels(
     lora=add_lora_reference, attention=paged_attention_reference, update_group=update_group_reference,
     names={"lora": "reference", "paged_attention": "reference"})
-KERNELS = ("reference", "triton")
 
 
 @contextmanager
@@ -36,10 +37,21 @@ def chosen(kernels: str) -> Iterator[None]:
 def load_base(directory: Path, kernels: str = "triton", slots: int = 0, **settings: Any) -> BaseModel:
     """On the device path; with slots, unless 0, as an engine would open them."""
     with chosen(kernels):
-        model = BaseModel.load(directory, dtype="float32", kernels="triton", **settings)
+        model = BaseModel.load(directory, dtype="float32", kernels="triton", device=device_of(kernels), **settings)
     if slots:
-        model.open_slots([name for linear in model.linears for name in linear.names], slots)
+        open_slots(model, slots)
     return model
+
+
+def device_of(kernels: str) -> str:
+    """The references read values on the host, which no graph can: they stand in on the CPU."""
+    return "cpu" if kernels == "reference" else DEVICE
+
+
+def open_slots(base: BaseModel, slots: int) -> None:
+    """As an engine does; nothing where the base needs none."""
+    if base.linears:
+        base.open_slots([name for linear in base.linears for name in linear.names], slots)
 
 
 def record_launches(runner: ModelRunner) -> list[StepKey]:

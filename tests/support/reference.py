@@ -1,4 +1,4 @@
-"""What PEFT gives for one adapter alone: the yardstick for every row of a mixed batch."""
+"""What PEFT gives for one adapter alone, in float32 on the CPU: the yardstick for every row of a mixed batch."""
 
 from __future__ import annotations
 
@@ -88,10 +88,11 @@ class LogitsRecorder:
         engine._runner.forward = recording
 
     def of(self, request_id: str) -> torch.Tensor:
-        """(tokens, vocab), without the columns of tokens that adapters may add."""
-        return torch.stack(self._rows[request_id])
+        """(tokens, vocab) on the CPU, without the columns of tokens that adapters may add."""
+        return torch.stack(self._rows[request_id]).cpu()
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference, as a part of the largest expected value."""
+    """Largest difference, as a part of the largest expected value, wherever the two are."""
+    actual, expected = actual.cpu(), expected.cpu()
     return float((actual - expected).abs().max() / expected.abs().max())
