@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-<<<<<<< HEAD
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
-=======
 from dataclasses import replace
->>>>>>> cudatests
+from typing import Any
 
 import pytest
 import torch
