@@ -58,7 +58,10 @@ class FlatAdapter:
                 for name, delta in self.deltas.items()}
 
     def copies(self, at_least: int) -> Iterator[tuple[int, int, int]]:
-        """(last layer, start, end) of stretches of whole layers, of `at_least` bytes each but the last."""
+        """(last layer, start, end) of stretches of whole layers, of `at_least` bytes each but the last; none of an
+        adapter without tensors, such as one that saved the base's own weights."""
+        if not self.layers:
+            return
         ends = [start for _, start in self.layers[1:]] + [self.num_bytes]
         start = 0
         for (layer, _), end in zip(self.layers, ends, strict=True):

@@ -165,6 +165,20 @@ def test_a_staged_adapter_is_one_buffer_in_the_order_of_layers() -> None:
     assert FlatAdapter({}).num_bytes == 0
 
 
+def test_an_adapter_that_changes_nothing_takes_a_slot_all_the_same() -> None:
+    copies = DeferredCopies()
+    slots = placer(slots=1, copies=copies)
+    placed = slots.place(FlatAdapter({}))
+    assert (placed.num_bytes, placed.rare, dict(placed.deltas)) == (0, frozenset(), {})
+    placed.wait(0)
+    placed.wait()
+    slots.flush()
+    copies.run()
+    assert read(slots.table, placed.slot) == {}
+    slots.remove(placed)
+    assert slots._free == [0]
+
+
 @pytest.mark.parametrize(("name", "kind", "layer"), [
     ("model.layers.7.mlp.experts.3.up_proj", LINEAR, 7), ("transformer.h.0.attn.c_attn", LINEAR, 0),
     ("model.embed_tokens", EMBEDDING, -1), ("transformer.wpe.0", LINEAR, 0)])
