@@ -12,7 +12,7 @@ import torch
 
 from ..batch import AdapterSegment, StepBatch
 from ..kernels.attention import AttentionPlan
-from ..kernels.plan import DECODE_TILE, PREFILL_TILE, LoraPlan, PlanArrays, hidden_per_row, plan_tiles
+from ..kernels.plan import DECODE_TILE, PREFILL_TILE, LoraPlan, PlanArrays, Segment, hidden_per_row, plan_tiles
 from ..kv_cache import KVCache
 from .decode_steps import DecodeSteps, DirectSteps, GraphSteps, StepLauncher, plan_buffers
 from .lora_step import LoraStep, side_of
@@ -45,6 +45,8 @@ class DeviceRunner:
         self.cache = KVCache(base.kv_shapes, num_blocks + 1, block_size, base.dtype, base.device)
         self._groups = [linear.group for linear in base.linears]
         self._group_of = {name: linear.names for linear in base.linears for name in linear.names}
+        self._per_rank = {tile: hidden_per_row(1, self._groups, tile) for tile in (DECODE_TILE, PREFILL_TILE)}
+        """Floats of scratch that a row needs for each rank, by tile size."""
         self._planned: tuple[object, ...] = ()
         self._arrays: PlanArrays | None = None
         self._side = side_of(base.device) if lora_overlap and base.state.kernels.shrink is not None else None
@@ -52,7 +54,7 @@ class DeviceRunner:
             max_running, -(-max_context // block_size), block_size, num_blocks,
             base.vocab_size + base.max_added_tokens, base.device)
         plans = None if base.placer is None else plan_buffers(
-            max_running, hidden_per_row(_BUFFER_RANK, self._groups, DECODE_TILE), base.device)
+            max_running, _BUFFER_RANK * self._per_rank[DECODE_TILE], base.device)
         self.decode = DecodeSteps(base, self.cache, buffers, plans, DirectSteps(), self._side)
         if cuda_graphs and base.device.type == "cuda":
             if reason := why_not_captured(base):
@@ -108,10 +110,9 @@ class DeviceRunner:
         plan = arrays.to(self.base.device)
         head: LoraPlan | None = plan
         if len(batch.sampled_rows) != len(batch.tokens):
-            sampled = [(s, *sampled_range(s, batch)) for s in batch.segments]
-            own = self._plan([AdapterSegment(start, end, s.adapter, s.weight)
-                              for s, start, end in sampled if start < end], arrays.tile_size)
-            head = None if own is None else own.to(self.base.device)
+            sampled = [(*sampled_range(s, batch), slot_adapter(s).slot, s.weight) for s in batch.segments]
+            rows = [row for row in sampled if row[0] < row[1]]
+            head = self._tiles(rows, arrays.tile_size).to(self.base.device) if rows else None
         touched = {name for adapter in adapters for name in adapter.deltas}
         return LoraStep.of(self.base, plan, head, touched, adapters, self._side)
 
@@ -119,14 +120,17 @@ class DeviceRunner:
         """The very same as for the step before, if nothing has changed since."""
         if not segments:
             return None
-        placer = self.base.placer
-        assert placer is not None
+        assert self.base.placer is not None
         rows = [(s.start, s.end, slot_adapter(s).slot, s.weight) for s in segments]
-        hidden = {slot: hidden_per_row(placer.table.max_rank(slot), self._groups, tile_size) for _, _, slot, _ in rows}
-        wanted = tile_size, rows, hidden
+        wanted = tile_size, rows, [self.base.placer.table.max_rank(slot) for _, _, slot, _ in rows]
         if wanted != self._planned:
-            self._planned, self._arrays = wanted, plan_tiles(rows, tile_size, hidden.__getitem__)
+            self._planned, self._arrays = wanted, self._tiles(rows, tile_size)
         return self._arrays
+
+    def _tiles(self, rows: Sequence[Segment], tile_size: int) -> PlanArrays:
+        assert self.base.placer is not None
+        max_rank, per_rank = self.base.placer.table.max_rank, self._per_rank[tile_size]
+        return plan_tiles(rows, tile_size, lambda slot: max_rank(slot) * per_rank)
 
     @torch.inference_mode()
     def _capture(self, launcher: StepLauncher) -> None:

@@ -225,6 +225,28 @@ def _decode_batch(ids: Sequence[int], segments: Sequence[AdapterSegment] = ()) -
         segments=segments, sampling=(), distinct_adapters=len(segments))
 
 
+def test_a_plan_is_made_once_for_steps_that_go_on(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    plan = device_runner.plan_tiles
+
+    def counting(segments: Any, tile_size: int, hidden: Any) -> Any:
+        made.append(tile_size)
+        return plan(segments, tile_size, hidden)
+
+    def walk(*_: object) -> int:
+        raise AssertionError("the groups are walked once, when the runner is made")
+
+    runner, adapter = paths.runner(), paths.adapter(lora(1, modules=(Q, "lm_head")))[1]
+    monkeypatch.setattr(device_runner, "plan_tiles", counting)
+    monkeypatch.setattr(device_runner, "hidden_per_row", walk)
+    run(runner, [Row(tokens(0), [(adapter, 1.0)]), Row(tokens(1), [(adapter, 0.5)])])
+    assert made == [64, 64, 16]  # the prompts, their rows that sample, and one for all steps of decode rows
+    mixed = replace(_decode_batch([7, 8, 9], [AdapterSegment(0, 3, adapter)]), sampled_rows=np.array([1], np.int32))
+    for _ in range(2):
+        runner.forward(mixed)
+    assert made[3:] == [16, 16, 16]  # the head's own does not take the place of the step's
+
+
 def test_rows_of_no_sequence_touch_nothing(paths: Paths) -> None:
     runner = paths.runner()
     for keys in (*runner.cache.keys, *runner.cache.values):
