@@ -83,8 +83,12 @@ class GraphSteps:
             step()  # what is done once only cannot be captured: kernels are compiled, libraries take their workspaces
         current.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            step()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                step()
+        except BaseException:
+            torch.cuda.set_stream(current)  # which torch's own exit leaves as it is if the capture cannot be ended
+            raise
         return graph
 
 

@@ -140,7 +140,8 @@ class DeviceRunner:
             with self.base.forward_lock, _current(self.base.device):
                 self.decode.capture_all()
         except RuntimeError as error:
-            log.warning("no CUDA graphs: a decode step could not be captured", exc_info=error)
+            log.warning("no CUDA graphs: a decode step could not be captured (cuda_graphs=False does without them)",
+                        exc_info=error)
             self.decode.launcher = direct
 
 
