@@ -77,7 +77,8 @@ class DeviceRunner:
             if fixed and self.decode.takes(batch, arrays):
                 for adapter in adapters:
                     adapter.wait()
-                return self.decode.forward(batch, arrays)
+                head = any(self.base.head_name in adapter.deltas for adapter in adapters)
+                return self.decode.forward(batch, arrays, head)
             return self._forward(batch, arrays, adapters, rare)
 
     def _forward(self, batch: StepBatch, arrays: PlanArrays | None, adapters: Sequence[SlotAdapter],
