@@ -12,7 +12,7 @@ import torch
 
 from ..batch import AdapterSegment, StepBatch
 from ..kernels.attention import AttentionPlan
-from ..kernels.plan import DECODE_TILE, PREFILL_TILE, LoraPlan, PlanArrays, Segment, hidden_per_row, plan_tiles
+from ..kernels.plan import DECODE_TILE, PREFILL_TILE, LoraPlan, PlanArrays, PlanBuffers, Segment, hidden_per_row, plan_tiles
 from ..kv_cache import KVCache
 from .decode_steps import DecodeSteps, DirectSteps, GraphSteps, StepLauncher, plan_buffers
 from .lora_step import LoraStep, side_of
@@ -56,12 +56,31 @@ class DeviceRunner:
         plans = None if base.placer is None else plan_buffers(
             max_running, _BUFFER_RANK * self._per_rank[DECODE_TILE], base.device)
         self.decode = DecodeSteps(base, self.cache, buffers, plans, DirectSteps(), self._side)
+        if base.device.type == "cuda":
+            self.compile_kernels()
         if cuda_graphs and base.device.type == "cuda":
             if reason := why_not_captured(base):
                 log.warning("no CUDA graphs: %s", reason)
             else:
                 self._capture(GraphSteps(base.device))
         base.kernel_names["step"] = self.decode.launcher.name
+
+    @torch.inference_mode()
+    def compile_kernels(self) -> None:
+        """Launch every kernel once: compiled beside streams, it would stall them all for seconds.
+
+        One step with a chunk and one of decode rows alone, in a KV block that no sequence has. Their LoRA plans have no
+        tile in use, so that no slot is read: it may be another engine's.
+        """
+        buffers, device = self.decode.buffers, self.base.device
+        rows = min(PREFILL_TILE, buffers.width * buffers.block_size, self.base.max_context)
+        with self.base.forward_lock, _current(device):
+            for tile_size, counts in ((PREFILL_TILE, (rows, 1)), (DECODE_TILE, (1, 1))):
+                lora = None
+                if self.base.placer is not None:
+                    plan = PlanBuffers(1, 1, 1, tile_size, device).plan
+                    lora = LoraStep.of(self.base, plan, plan, side=self._side)
+                self._forward(_scratch_batch(counts, buffers), lora)
 
     @torch.inference_mode()
     def forward(self, batch: StepBatch) -> StepOutput:
@@ -79,10 +98,10 @@ class DeviceRunner:
                     adapter.wait()
                 head = any(self.base.head_name in adapter.deltas for adapter in adapters)
                 return self.decode.forward(batch, arrays, head)
-            return self._forward(batch, arrays, adapters, rare)
+            return self._forward(batch, self._lora(batch, arrays, adapters), adapters, rare)
 
-    def _forward(self, batch: StepBatch, arrays: PlanArrays | None, adapters: Sequence[SlotAdapter],
-                 rare: frozenset[str]) -> StepOutput:
+    def _forward(self, batch: StepBatch, lora: LoraStep | None, adapters: Sequence[SlotAdapter] = (),
+                 rare: frozenset[str] = frozenset()) -> StepOutput:
         """On tensors of the batch's own size."""
         device = self.base.device
         tokens, positions, sampled, *where = to_device(
@@ -98,7 +117,7 @@ class DeviceRunner:
             for adapter in adapters:
                 adapter.wait()
         updates = module_updates(batch, by_hook)
-        with self.base.state.during(self.cache, plan, updates, self._lora(batch, arrays, adapters)):
+        with self.base.state.during(self.cache, plan, updates, lora):
             logits = self.base.model(
                 input_ids=tokens.long()[None], position_ids=positions.long()[None], logits_to_keep=sampled.long(),
                 use_cache=False).logits[0]
@@ -144,6 +163,19 @@ class DeviceRunner:
             log.warning("no CUDA graphs: a decode step could not be captured (cuda_graphs=False does without them)",
                         exc_info=error)
             self.decode.launcher = direct
+
+
+def _scratch_batch(counts: Sequence[int], buffers: StepBuffers) -> StepBatch:
+    """New sequences with `counts` rows each, which all write to one block; tables as wide as they get."""
+    block, block_size = buffers.scratch_block, buffers.block_size
+    lengths = np.array(counts, np.int32)
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    positions = np.concatenate([np.arange(n, dtype=np.int32) for n in counts])
+    return StepBatch(
+        tokens=positions * 0, positions=positions, slots=block * block_size + positions % block_size,
+        query_start=starts, context_lengths=lengths, block_size=block_size,
+        block_tables=np.full((len(counts), buffers.width), block, np.int32),
+        sampled_rows=starts[1:] - 1, segments=(), sampling=(), distinct_adapters=0)
 
 
 def why_not_captured(base: BaseModel) -> str:

@@ -294,6 +294,37 @@ def test_nothing_is_launched_for_what_no_adapter_changes(paths: Paths, monkeypat
     assert decode == body * 3
 
 
+def test_every_kernel_is_launched_before_the_first_step(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA when the runner is made; here the interpreter compiles nothing."""
+    seen: list[tuple[int, int]] = []
+    attended: list[tuple[int, int | None]] = []
+    kernels = paths.device.state.kernels
+
+    def update(y: Any, x: Any, group: Any, plan: Any, table: Any) -> None:
+        assert list(plan.tiles()) == []
+        seen.append((plan.tile_size, group.first))
+
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: AttentionPlan, **call: Any) -> torch.Tensor:
+        assert plan.block_tables.shape == (2, 16)
+        attended.append((len(q), plan.decode_rows))
+        return paged_attention_reference(q, k, v, plan, **call)
+
+    monkeypatch.setattr(paths.device.state, "kernels", replace(kernels, update_group=update, attention=attention))
+    runner = paths.runner()
+    assert seen == attended == []
+    paths.adapter(lora(1))  # another engine's
+    runner.compile_kernels()
+    groups = [linear.group.first for linear in paths.device.linears]
+    assert seen == [(tile, first) for tile in (64, 16) for first in groups]
+    assert attended == [(65, 1)] * 2 + [(2, 2)] * 2
+    for values in (*runner.cache.keys, *runner.cache.values):
+        assert not values[: 16 * 16].any()  # no sequence's block was written
+        assert values[16 * 16 :].any()
+    monkeypatch.setattr(paths.device, "placer", None)  # without adapters
+    runner.compile_kernels()
+    assert (len(seen), len(attended)) == (2 * len(groups), 8)
+
+
 def test_a_step_waits_for_what_it_reads(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[object] = []
     kernels = paths.device.state.kernels
