@@ -38,7 +38,7 @@ class Device:
         self.copies = DeferredCopies(memory)
         modules = {"layers.0.q": BaseModule(ModuleKind.LINEAR, 4, 4, False)}
         self.placer = Placer(modules, slots, torch.float32, self.copies)
-        base: Any = SimpleNamespace(device=self.copies.device, placer=self.placer)
+        base: Any = SimpleNamespace(device=self.copies.device, placer=self.placer, group=None)
         base.place_adapter = partial(BaseModel.place_adapter, base)
         base.remove_adapter = partial(BaseModel.remove_adapter, base)
         self.evicted: list[str] = []
@@ -182,7 +182,7 @@ def test_memory_that_a_step_still_reads_comes_with_the_next_try() -> None:
 def test_a_base_without_a_placer(monkeypatch: pytest.MonkeyPatch) -> None:
     """On CUDA with torch's kernels."""
     staged = TorchAdapter({"q": ModuleDelta(ModuleKind.LINEAR, 4, torch.ones(1, 4), torch.ones(4, 1))})
-    base: Any = SimpleNamespace(device=torch.device("meta"), placer=None)
+    base: Any = SimpleNamespace(device=torch.device("meta"), placer=None, group=None)
     placed: Any = BaseModel.place_adapter(base, staged)
     assert placed.deltas["q"].a.is_meta
     BaseModel.remove_adapter(base, placed)
