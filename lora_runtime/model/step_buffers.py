@@ -21,8 +21,8 @@ class StepBuffers:
     """Room for `rows` decode rows with `width` KV blocks each.
 
     A step of n rows runs at a size of n or more: the rows behind n write to a scratch KV block that no sequence has,
-    and see one position. The rows' inputs reach the device as one copy, and of the tables those that are not there as
-    they are already: few, in a step that goes on where the last one was. `logits`: (rows, columns) float32, columns behind
+    and see one position. The rows' inputs reach the device as one copy, and of the tables those that are not there yet:
+    few, in a step that goes on where the last one was. `logits`: (rows, columns) float32, columns behind
     the base's vocabulary stay at -inf; `greedy`: (rows,) as StepOutput has it, -1 for a row with NaN or infinity.
     """
 
@@ -117,7 +117,7 @@ class StepBuffers:
 
 
 def _stretches(rows: npt.NDArray[np.intp], most_between: int) -> Iterator[tuple[int, int]]:
-    """(first, behind the last) of the ascending `rows`, those with at most `most_between` others between them as one."""
+    """(first, behind the last) of the ascending `rows`; those with at most `most_between` between them as one."""
     for part in np.split(rows, np.flatnonzero(np.diff(rows) > most_between + 1) + 1):
         if len(part):
             yield int(part[0]), int(part[-1]) + 1

@@ -138,7 +138,8 @@ def test_all_steps_are_captured_at_start_the_largest_first(tmp_path: Path) -> No
     decode.launcher = Launcher()
     with torch.inference_mode():
         decode.capture_all()
-        assert keys == [StepKey(n, *lora) for n in (5, 4, 2, 1) for lora in ((False, False), (True, False), (True, True))]
+        kinds = (False, False), (True, False), (True, True)
+        assert keys == [StepKey(n, lora, head) for n in (5, 4, 2, 1) for lora, head in kinds]
         assert not any(k[:64].any() for k in runner.cache.keys)  # no sequence's block was written
         keys.clear()
         DecodeSteps(base, runner.cache, decode.buffers, None, Launcher()).capture_all()
