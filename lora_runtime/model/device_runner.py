@@ -12,7 +12,16 @@ import torch
 
 from ..batch import AdapterSegment, StepBatch
 from ..kernels.attention import AttentionPlan
-from ..kernels.plan import DECODE_TILE, PREFILL_TILE, LoraPlan, PlanArrays, PlanBuffers, Segment, hidden_per_row, plan_tiles
+from ..kernels.plan import (
+    DECODE_TILE,
+    PREFILL_TILE,
+    LoraPlan,
+    PlanArrays,
+    PlanBuffers,
+    Segment,
+    hidden_per_row,
+    plan_tiles,
+)
 from ..kv_cache import KVCache
 from .decode_steps import DecodeSteps, DirectSteps, GraphSteps, StepLauncher, plan_buffers
 from .lora_step import LoraStep, side_of
@@ -96,7 +105,7 @@ class DeviceRunner:
             if fixed and self.decode.takes(batch, arrays):
                 for adapter in adapters:
                     adapter.wait()
-                head = any(self.base.head_name in adapter.deltas for adapter in adapters)
+                head = any(self.base.head_name in adapter.names for adapter in adapters)
                 return self.decode.forward(batch, arrays, head)
             return self._forward(batch, self._lora(batch, arrays, adapters), adapters, rare)
 
@@ -133,7 +142,7 @@ class DeviceRunner:
             sampled = [(*sampled_range(s, batch), slot_adapter(s).slot, s.weight) for s in batch.segments]
             rows = [row for row in sampled if row[0] < row[1]]
             head = self._tiles(rows, arrays.tile_size).to(self.base.device) if rows else None
-        touched = {name for adapter in adapters for name in adapter.deltas}
+        touched = frozenset[str]().union(*(adapter.names for adapter in adapters))
         return LoraStep.of(self.base, plan, head, touched, adapters, self._side)
 
     def _plan(self, segments: Sequence[AdapterSegment], tile_size: int) -> PlanArrays | None:
