@@ -118,9 +118,11 @@ class StepBuffers:
 
 def _stretches(rows: npt.NDArray[np.intp], most_between: int) -> Iterator[tuple[int, int]]:
     """(first, behind the last) of the ascending `rows`; those with at most `most_between` between them as one."""
-    for part in np.split(rows, np.flatnonzero(np.diff(rows) > most_between + 1) + 1):
-        if len(part):
-            yield int(part[0]), int(part[-1]) + 1
+    if not len(rows):
+        return
+    cuts = np.flatnonzero(np.diff(rows) > most_between + 1)
+    for first, last in zip([0, *(cuts + 1)], [*cuts, -1], strict=True):
+        yield int(rows[first]), int(rows[last]) + 1
 
 
 def _parts(flat, lanes: int, rows: int, width: int):  # type: ignore[no-untyped-def]
