@@ -11,6 +11,7 @@ from .errors import (
     AdapterUnavailableError,
     BaseMismatchError,
     BaseModelError,
+    DivergedError,
     EngineFailedError,
     EngineStoppedError,
     FieldViolation,
@@ -19,6 +20,7 @@ from .errors import (
     QueueFullError,
     RequestCancelledError,
     RequestTimeoutError,
+    TrainingError,
     UnknownAdapterError,
 )
 from .handle import RequestHandle
@@ -68,6 +70,7 @@ __all__ = [
     "CanaryInfo",
     "ChatMessage",
     "Choice",
+    "DivergedError",
     "Engine",
     "EngineConfig",
     "EngineFailedError",
@@ -94,6 +97,7 @@ __all__ = [
     "Timings",
     "TokenEvent",
     "TokenLogprob",
+    "TrainingError",
     "UnknownAdapterError",
     "Usage",
     "WeightedAdapter",

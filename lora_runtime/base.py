@@ -97,7 +97,7 @@ class BaseModel:
         self.kv_shapes = [(c.kv_heads, c.dim, c.dim_v) for c in self.attention_calls]
         for _, dim, dim_v in self.kv_shapes:
             self.state.kernels.check_heads(dim, dim_v, self.dtype)
-        self.eos_token_ids = _eos_ids(model, tokenizer)
+        self.eos_token_ids = eos_ids(model, tokenizer)
         self.kernel_names = dict(self.state.kernels.names)
         if self.quantised:
             self.kernel_names["linear"] = f"{quantised.method_of(model.config)}/{self.device.type}"
@@ -355,7 +355,8 @@ def _check_architecture(model: Any, config: Any) -> int:
     return limit
 
 
-def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+def eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Ids that end an answer: those of the generation config and the tokenizer's."""
     ids: set[int] = set()
     for value in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
         ids.update(value if isinstance(value, list) else [] if value is None else [value])

@@ -96,3 +96,15 @@ class EngineStoppedError(LoramuxError):
 
 class EngineFailedError(LoramuxError):
     """The engine thread failed; no request can be served until the process restarts."""
+
+
+class TrainingError(LoramuxError):
+    """An adapter cannot be trained: the data, the settings, the base, or the place to write to."""
+
+
+class DivergedError(TrainingError):
+    """The loss or a gradient is no number any more. What was saved before stays."""
+
+    def __init__(self, step: int, learning_rate: float, what: str, checkpoint: str) -> None:
+        self.step, self.learning_rate = step, learning_rate
+        super().__init__(f"step {step}, learning rate {learning_rate:g}: {what}; {checkpoint}")

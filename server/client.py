@@ -23,7 +23,11 @@ _LIST_PAGE = 500
 
 
 class CallError(Exception):
-    """A call failed; the message is one line a person can act on."""
+    """A call failed; the message is one line a person can act on. `code` is None where no call was made."""
+
+    def __init__(self, message: str, code: grpc.StatusCode | None = None) -> None:
+        self.code = code
+        super().__init__(message)
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class Client:
         except TLSError as error:
             raise CallError(str(error)) from error
         except grpc.RpcError as error:
-            raise CallError(_describe(error)) from error
+            raise CallError(_describe(error), error.code()) from error
 
     def _open(self) -> grpc.Channel:
         if not self.is_secure:

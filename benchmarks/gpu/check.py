@@ -8,6 +8,7 @@ shows that the kernels and this command work, and its times mean nothing.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -81,6 +82,7 @@ class _Check:
                 import traceback
 
                 traceback.print_exc()
+            self._free()
             print(f"== {part}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
         self.report["failures"] = self.failures
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,6 +90,14 @@ class _Check:
         print(show(self.report))
         print(f"wrote {self.path}", file=sys.stderr)
         return 1 if self.failures else 0
+
+    def _free(self) -> None:
+        """The next part may need all of the device's memory; a base's modules refer to each other."""
+        import torch
+
+        gc.collect()
+        if self.real:
+            torch.cuda.empty_cache()
 
     def _tests(self) -> dict[str, Any]:
         """In a process of their own: a GPU's memory is free again after them."""

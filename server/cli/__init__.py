@@ -1,10 +1,10 @@
-"""The command line: `loramux serve | generate | adapters | info | token`."""
+"""The command line: `loramux serve | generate | adapters | info | token | train`."""
 
 from __future__ import annotations
 
 import typer
 
-from . import adapters, calls, serve, token
+from . import adapters, calls, serve, token, train
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="One frozen base model, many LoRA adapters, one batch.")
@@ -13,6 +13,7 @@ app.command("generate")(calls.generate)
 app.add_typer(adapters.app, name="adapters")
 app.command("info")(calls.info)
 app.command("token")(token.token)
+app.command("train")(train.train)
 
 
 def main() -> None:

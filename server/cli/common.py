@@ -19,7 +19,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _TOKEN = "LORAMUX_TOKEN"
 
 
-def _reach(
+def reach(
     target: Annotated[
         str, typer.Option("--target", envvar="LORAMUX_TARGET", help="HOST:PORT of a running server.")
     ] = "127.0.0.1:50051",
@@ -39,6 +39,7 @@ def _reach(
                      help=f"File with the bearer token; or the token itself in {_TOKEN}."),
     ] = None,
 ) -> Client:
+    """A client of the server that these options name."""
     client = Client(target, tls, ca, cert, key, _token(token_file))
     if client.token and not client.is_secure and not is_loopback(target.rpartition(":")[0]):
         typer.echo("warning: the token goes to the server without TLS", err=True)
@@ -47,11 +48,11 @@ def _reach(
 
 def remote(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command`, whose first parameter is a Client, the options that make one."""
-    reach = inspect.signature(_reach, eval_str=True).parameters.values()
+    options = reach_parameters()
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
 
     def run(**values: Any) -> None:
-        client = _reach(**{p.name: values.pop(p.name) for p in reach})
+        client = reach(**{p.name: values.pop(p.name) for p in options})
         try:
             command(client, **values)
         except CallError as error:
@@ -60,8 +61,13 @@ def remote(command: Callable[..., None]) -> Callable[..., None]:
             fail("cancelled", 130)
 
     run.__doc__ = command.__doc__
-    set_parameters(run, [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *reach)])
+    set_parameters(run, [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *options)])
     return run
+
+
+def reach_parameters() -> list[inspect.Parameter]:
+    """The options of `reach`."""
+    return list(inspect.signature(reach, eval_str=True).parameters.values())
 
 
 def set_parameters(command: Callable[..., Any], parameters: list[inspect.Parameter]) -> None:

@@ -1,0 +1,126 @@
+"""The base with a fresh adapter: PEFT's layers, started as asked for, in float32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ..adapters.update import BaseModule
+from ..base import eos_ids, identity_of, resolve_device, resolve_dtype
+from ..errors import BaseModelError, TrainingError
+from ..model.modules import base_modules
+from .config import TrainConfig
+from .targets import Ranks, choose_ranks, select_targets
+
+ADAPTER = "default"
+TRAINED = ("lora_A", "lora_B", "lora_magnitude_vector")
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """transformers' model as it lies on disk; `ends` are the ids that end an answer when it is served."""
+
+    model: Any
+    tokenizer: Any
+    identity: str
+    name: str
+    ends: frozenset[int]
+    context: int
+
+
+def load_base(config: TrainConfig) -> LoadedBase:
+    """Raises BaseModelError when it is not there or not safetensors."""
+    if not config.base.is_dir():
+        raise BaseModelError(f"base model {str(config.base)!r} is not a directory")
+    device = resolve_device(config.device)
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            config.base, dtype=base_dtype(config.dtype, device), use_safetensors=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(config.base, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise BaseModelError(f"base model {str(config.base)!r} cannot be loaded: {error}") from error
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise BaseModelError(f"base model {str(config.base)!r} is quantised: training wants the weights themselves")
+    identity = identity_of(config.base, model)
+    name = config.base_name or config.base.resolve().name
+    context = int(model.config.get_text_config().max_position_embeddings)
+    return LoadedBase(model.to(device), tokenizer, identity, name, eos_ids(model, tokenizer), context)
+
+
+def base_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """As for serving, but float32 on a GPU that would only emulate bfloat16."""
+    if dtype == "auto" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float32
+    return resolve_dtype(dtype, device)
+
+
+def add_adapter(base: LoadedBase, config: TrainConfig) -> Any:
+    """A PeftModel over the base's own model, frozen but for A, B and DoRA's magnitudes.
+
+    Raises TrainingError for targets or a start that the base cannot have.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    chosen = select_targets(base_modules(base.model), config.targets)
+    _check_start(config, chosen)
+    ranks = choose_ranks(config, chosen)
+    base.model.name_or_path = base.name
+    lora = LoraConfig(task_type="CAUSAL_LM", **_lora_fields(config, ranks))
+    try:
+        model = get_peft_model(base.model, lora)
+    except (ValueError, TypeError) as error:
+        raise TrainingError(f"the adapter cannot be made: {error}") from error
+    adapted = {name.removeprefix("base_model.model."): layer for name, layer in lora_layers(model)}
+    if adapted.keys() != chosen.keys():
+        different = ", ".join(sorted(adapted.keys() ^ chosen.keys())[:5])
+        raise TrainingError(f"PEFT adapts other modules than the targets name: {different}")
+    if config.init == "B":
+        for layer in adapted.values():
+            _start_with_b(layer)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            if not any(f".{part}." in name for part in TRAINED):
+                raise TrainingError(f"{name} would be trained: only A, B and DoRA's magnitudes may be")
+            parameter.data = parameter.data.float()
+    return model
+
+
+def lora_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """Path and layer of every module that has an adapter."""
+    from peft.tuners.lora import LoraLayer
+
+    return ((n, m) for n, m in model.named_modules() if isinstance(m, LoraLayer))
+
+
+def _lora_fields(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
+    return {
+        "r": ranks.rank, "lora_alpha": ranks.alpha, "rank_pattern": ranks.rank_pattern,
+        "alpha_pattern": ranks.alpha_pattern, "use_rslora": config.rslora, "use_dora": config.dora,
+        "lora_dropout": config.dropout, "init_lora_weights": True if config.init in "AB" else config.init,
+        "target_modules": config.targets if isinstance(config.targets, str) else list(config.targets),
+    }
+
+
+def _check_start(config: TrainConfig, chosen: dict[str, BaseModule]) -> None:
+    if config.init == "loftq":
+        raise TrainingError(
+            "init 'loftq' makes up for the error of a quantized base; over this one it would train against a base "
+            "that no server has, and the difference is not of low rank")
+    if config.init == "olora" and any(m.transposed for m in chosen.values()):
+        raise TrainingError("init 'olora' is not possible: PEFT does not know it for this base's Conv1D layers")
+
+
+@torch.no_grad()
+def _start_with_b(layer: Any) -> None:
+    """Init[B] of "The Impact of Initialization on LoRA Finetuning Dynamics" (arXiv:2406.08447): A zero, B random.
+
+    B by the rule that PEFT has for A: uniform in ± 1 / sqrt(fan in), which is the rank here.
+    """
+    nn.init.zeros_(layer.lora_A[ADAPTER].weight)
+    nn.init.kaiming_uniform_(layer.lora_B[ADAPTER].weight, a=math.sqrt(5))
