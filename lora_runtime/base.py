@@ -29,7 +29,7 @@ from .kernels.sampling import sample_rows_reference
 from .kernels.sampling_batched import sample_rows_batched
 from .model import attention, hooks, quantised
 from .model.compiled import ProgramMismatchError, compile_program
-from .model.copies import copy_stream
+from .model.copies import copy_stream, work_streams
 from .model.elementwise import compile_elementwise
 from .model.fused import FusedLinears, SingleLinear, fuse
 from .model.modules import base_modules
@@ -118,6 +118,7 @@ class BaseModel:
         if group is not None:
             self._tensors = group.tensors(model, self.modules, self.dtype)
             self.kernel_names["step"] = f"torch/tensor-parallel/{group.plan.world}"
+        self._streams = work_streams(self.device)
         self.placer: Placer | None = None
         """The slots of the device path; None where adapters need no copy, or the torch path makes it."""
 
@@ -184,7 +185,8 @@ class BaseModel:
         """
         if not self.takes_adapters:
             raise AdapterCapacityError("the base was loaded without adapter slots: it takes no adapters")
-        deltas = Stager(self._tensors, self.max_added_tokens).stage(updates)
+        with self._streams.own():
+            deltas = Stager(self._tensors, self.max_added_tokens).stage(updates)
         if self.group is not None:
             return self.group.stage(deltas, self.modules)
         if self.program is not None:

@@ -2,14 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from ..adapters.update import BaseModule, ModuleKind
 from .updates import ModuleDelta
 
 Write = Callable[[torch.Tensor, torch.Tensor], None]
+FIELDS = ("a", "b", "gain", "bias", "dense")
+_NOT_IN_THE_TABLE, _NO_ROW = -2, -1
+
+
+@dataclass(frozen=True)
+class SlotEntries:
+    """What an adapter changes in n modules, as arrays: so that filling a slot is no walk over them."""
+
+    names: Sequence[str]
+    starts: npt.NDArray[np.int64]
+    """(fields, n): where the tensors lie, from a base that all have in common; -1 where there is none"""
+    ranks: npt.NDArray[np.int32]
+    scalings: npt.NDArray[np.float32]
+    outs: npt.NDArray[np.int64]
+    """Outputs; -1 for changes that no row of a table can say: rows of single tokens"""
+
+    @classmethod
+    def of(cls, deltas: Mapping[str, ModuleDelta], start_of: Callable[[torch.Tensor], int]) -> Self:
+        starts = np.full((len(FIELDS), len(deltas)), -1, np.int64)
+        for i, delta in enumerate(deltas.values()):
+            for field, part in enumerate(FIELDS):
+                if (tensor := getattr(delta, part)) is not None:
+                    starts[field, i] = start_of(tensor)
+        found = deltas.values()
+        return cls(
+            list(deltas), starts, np.array([d.rank for d in found], np.int32),
+            np.array([d.scaling for d in found], np.float32),
+            np.array([d.out if d.token_rows is None else _NO_ROW for d in found], np.int64))
 
 
 class SlotTable:
@@ -20,8 +52,7 @@ class SlotTable:
     steps may ask about slots that are held.
     """
 
-    A, B, GAIN, BIAS, DENSE = range(5)
-    FIELDS = ("a", "b", "gain", "bias", "dense")
+    A, B, GAIN, BIAS, DENSE = range(len(FIELDS))
 
     def __init__(
         self, modules: Mapping[str, BaseModule], slots: int, dtype: torch.dtype, device: torch.device
@@ -32,49 +63,51 @@ class SlotTable:
             raise ValueError(f"modules {wrong} are no linear maps")
         self.modules = dict(modules)
         self.module_index = {name: i for i, name in enumerate(modules)}
+        self._names = list(modules)
+        self._outs = np.array([*(m.out_features for m in modules.values()), _NOT_IN_THE_TABLE], np.int64)
         self.slots, self.dtype = slots, dtype
         """Of A, B and dense; gain and bias are float32."""
         count = len(self.modules)
         self._host = (
-            torch.zeros(slots, len(self.FIELDS), count, dtype=torch.int64),
+            torch.zeros(slots, len(FIELDS), count, dtype=torch.int64),
             torch.zeros(slots, count, dtype=torch.int32), torch.zeros(slots, count, dtype=torch.float32))
         self.addresses, self.ranks, self.scalings = (torch.zeros_like(t, device=device) for t in self._host)
         """(slots, 5, modules) int64, 0 where a slot has none; (slots, modules) int32; (slots, modules) float32."""
-        self._deltas: list[dict[int, ModuleDelta]] = [{} for _ in range(slots)]
+        self._modules: list[frozenset[int]] = [frozenset()] * slots
+        self._deltas: list[Mapping[str, ModuleDelta]] = [{}] * slots
         self._max_rank = [0] * slots
         self._dirty: set[int] = set()
 
-    def takes(self, name: str, delta: ModuleDelta) -> bool:
-        """Whether a row of the table can say what `delta` does: no rows of single tokens, no outputs of added ones."""
-        module = self.modules.get(name)
-        return module is not None and delta.token_rows is None and delta.out == module.out_features
-
     def tensors(self, slot: int, module: int) -> ModuleDelta | None:
         """What the slot does to a module, with the tensors that the addresses point to."""
-        return self._deltas[slot].get(module)
+        return self._deltas[slot][self._names[module]] if module in self._modules[slot] else None
 
     def max_rank(self, slot: int) -> int:
         return self._max_rank[slot]
 
-    def fill(self, slot: int, deltas: Mapping[str, ModuleDelta]) -> None:
-        """Let a cleared slot stand for these, which are on the device, and which `takes` has taken."""
-        addresses, ranks, scalings = (t[slot] for t in self._host)
-        for name, delta in deltas.items():
-            module = self.module_index[name]
-            for field, part in enumerate(self.FIELDS):
-                tensor = getattr(delta, part)
-                if tensor is not None:
-                    addresses[field, module] = tensor.data_ptr()
-            ranks[module], scalings[module] = delta.rank, delta.scaling
-            self._deltas[slot][module] = delta
-        self._max_rank[slot] = max((d.rank for d in deltas.values()), default=0)
+    def fill(self, slot: int, entries: SlotEntries, base: int, deltas: Mapping[str, ModuleDelta]) -> frozenset[str]:
+        """Let a cleared slot stand for `entries`, whose tensors lie on the device from the address `base` on.
+
+        `deltas`: the same as tensors there. Gives the modules that the slot does not change: those that are not in the
+        table, and those with rows of single tokens or outputs of added ones.
+        """
+        modules = np.array([self.module_index.get(name, -1) for name in entries.names], np.int64)
+        known = entries.outs == self._outs[modules]
+        rows = modules[known]
+        addresses, ranks, scalings = (t[slot].numpy() for t in self._host)
+        starts = entries.starts[:, known]
+        addresses[:, rows] = np.where(starts < 0, 0, base + starts)
+        ranks[rows], scalings[rows] = entries.ranks[known], entries.scalings[known]
+        self._modules[slot], self._deltas[slot] = frozenset(rows.tolist()), deltas
+        self._max_rank[slot] = int(entries.ranks[known].max(initial=0))
         self._dirty.add(slot)
+        return frozenset(name for name, taken in zip(entries.names, known.tolist(), strict=True) if not taken)
 
     def clear(self, slot: int) -> None:
         """Let the slot stand for nothing."""
         for tensor in self._host:
             tensor[slot].zero_()
-        self._deltas[slot] = {}
+        self._modules[slot], self._deltas[slot] = frozenset(), {}
         self._max_rank[slot] = 0
         self._dirty.add(slot)
 

@@ -1,7 +1,9 @@
-"""Copies to the device beside the steps that run there: what a placement needs of CUDA's streams."""
+"""Work on the device beside the steps that run there: what placing and staging adapters needs of CUDA's streams."""
 
 from __future__ import annotations
 
+import threading
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, cast
 
 import torch
@@ -130,3 +132,36 @@ class _Done:
 
 def copy_stream(device: torch.device) -> CopyStream:
     return CudaCopyStream(device) if device.type == "cuda" else HostCopyStream(device)
+
+
+class WorkStreams(Protocol):
+    """Where threads that load adapters compute on the device, so that no step waits for them, nor they for steps."""
+
+    def own(self) -> AbstractContextManager[object]:
+        """While it is entered, the calling thread's work goes to a stream of its own. What it gives must be on the host
+        before the end."""
+
+
+class CudaWorkStreams:
+    """A stream for each thread that asks."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._local = device, threading.local()
+
+    def own(self) -> AbstractContextManager[object]:
+        if not hasattr(self._local, "stream"):
+            stream = torch.cuda.Stream(self._device)
+            stream.wait_stream(torch.cuda.default_stream(self._device))  # on which the base's weights came
+            self._local.stream = stream
+        return torch.cuda.stream(self._local.stream)
+
+
+class HostWorkStreams:
+    """Of a CPU: each thread computes by itself."""
+
+    def own(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+
+def work_streams(device: torch.device) -> WorkStreams:
+    return CudaWorkStreams(device) if device.type == "cuda" else HostWorkStreams()

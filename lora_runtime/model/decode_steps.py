@@ -31,10 +31,12 @@ launch of a LoRA kernel a program."""
 
 @dataclass(frozen=True)
 class StepKey:
-    """What a graph is captured for: its rows, and whether any may have an adapter."""
+    """What a graph is captured for: its rows, whether any may have an adapter, and whether one may change the lm_head:
+    few do, and its update is the largest of all launches."""
 
     size: int
     lora: bool
+    head: bool = False
 
 
 class StepLauncher(Protocol):
@@ -83,8 +85,12 @@ class GraphSteps:
             step()  # what is done once only cannot be captured: kernels are compiled, libraries take their workspaces
         current.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            step()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                step()
+        except BaseException:
+            torch.cuda.set_stream(current)  # which torch's own exit leaves as it is if the capture cannot be ended
+            raise
         return graph
 
 
@@ -104,23 +110,25 @@ class DecodeSteps:
         return self.buffers.takes(batch) and (
             arrays is None or (self.plans is not None and self.plans.fits(arrays)))
 
-    def forward(self, batch: StepBatch, arrays: PlanArrays | None) -> StepOutput:
+    def forward(self, batch: StepBatch, arrays: PlanArrays | None, head: bool = True) -> StepOutput:
+        """`head`: whether an adapter of the batch may change the lm_head."""
         count, pairs = len(batch.tokens), 0 if arrays is None else len(arrays.pair_slot)
         size = next(size for size in self.sizes if size >= count and _pairs(size) >= pairs)
         self.buffers.fill(batch, size)
         if arrays is not None:
             self._fill_plan(arrays)
-        self._launch(StepKey(size, arrays is not None))
+        self._launch(StepKey(size, arrays is not None, arrays is not None and head))
         return StepOutput(self.buffers.logits[:count], self.buffers.read_greedy(count))
 
     def capture_all(self) -> None:
         """Launch every step once, on no sequence's rows. The largest first: the others then fit into its memory."""
         for size in reversed(self.sizes):
-            for lora in (False, True) if self.plans is not None else (False,):
-                self.buffers.fill_idle(size)
-                if lora:
-                    self._fill_plan(plan_tiles((), DECODE_TILE, lambda slot: 0))
-                self._launch(StepKey(size, lora))
+            self.buffers.fill_idle(size)
+            self._launch(StepKey(size, False))
+            if self.plans is not None:
+                self._fill_plan(plan_tiles((), DECODE_TILE, lambda slot: 0))
+                for head in (False, True):
+                    self._launch(StepKey(size, True, head))
 
     def _fill_plan(self, arrays: PlanArrays) -> None:
         assert self.plans is not None
@@ -135,17 +143,17 @@ class DecodeSteps:
         """The device's part. Must read nothing on the host, and nothing outside the weights, the cache, the slot table
         and the buffers."""
         buffers, size, base = self.buffers, key.size, self.base
-        lora = self._lora(size) if key.lora else None
+        lora = self._lora(key) if key.lora else None
         with base.state.during(self.cache, buffers.attention_plan(size), {}, lora):
             logits = base.model(
                 input_ids=buffers.tokens[:size].long()[None], position_ids=buffers.positions[:size].long()[None],
                 use_cache=False).logits[0]
         buffers.store(logits, base.vocab_size)
 
-    def _lora(self, size: int) -> LoraStep:
+    def _lora(self, key: StepKey) -> LoraStep:
         assert self.plans is not None
-        plan = _first_tiles(self.plans.plan, size)
-        return LoraStep.of(self.base, plan, plan, side=self._side)  # all rows sample
+        plan = _first_tiles(self.plans.plan, key.size)
+        return LoraStep.of(self.base, plan, plan if key.head else None, side=self._side)  # all rows sample
 
 
 def step_sizes(rows: int) -> list[int]:

@@ -12,7 +12,16 @@ import torch
 
 from ..batch import AdapterSegment, StepBatch
 from ..kernels.attention import AttentionPlan
-from ..kernels.plan import DECODE_TILE, PREFILL_TILE, LoraPlan, PlanArrays, hidden_per_row, plan_tiles
+from ..kernels.plan import (
+    DECODE_TILE,
+    PREFILL_TILE,
+    LoraPlan,
+    PlanArrays,
+    PlanBuffers,
+    Segment,
+    hidden_per_row,
+    plan_tiles,
+)
 from ..kv_cache import KVCache
 from .decode_steps import DecodeSteps, DirectSteps, GraphSteps, StepLauncher, plan_buffers
 from .lora_step import LoraStep, side_of
@@ -45,6 +54,8 @@ class DeviceRunner:
         self.cache = KVCache(base.kv_shapes, num_blocks + 1, block_size, base.dtype, base.device)
         self._groups = [linear.group for linear in base.linears]
         self._group_of = {name: linear.names for linear in base.linears for name in linear.names}
+        self._per_rank = {tile: hidden_per_row(1, self._groups, tile) for tile in (DECODE_TILE, PREFILL_TILE)}
+        """Floats of scratch that a row needs for each rank, by tile size."""
         self._planned: tuple[object, ...] = ()
         self._arrays: PlanArrays | None = None
         self._side = side_of(base.device) if lora_overlap and base.state.kernels.shrink is not None else None
@@ -52,14 +63,33 @@ class DeviceRunner:
             max_running, -(-max_context // block_size), block_size, num_blocks,
             base.vocab_size + base.max_added_tokens, base.device)
         plans = None if base.placer is None else plan_buffers(
-            max_running, hidden_per_row(_BUFFER_RANK, self._groups, DECODE_TILE), base.device)
+            max_running, _BUFFER_RANK * self._per_rank[DECODE_TILE], base.device)
         self.decode = DecodeSteps(base, self.cache, buffers, plans, DirectSteps(), self._side)
+        if base.device.type == "cuda":
+            self.compile_kernels()
         if cuda_graphs and base.device.type == "cuda":
             if reason := why_not_captured(base):
                 log.warning("no CUDA graphs: %s", reason)
             else:
                 self._capture(GraphSteps(base.device))
         base.kernel_names["step"] = self.decode.launcher.name
+
+    @torch.inference_mode()
+    def compile_kernels(self) -> None:
+        """Launch every kernel once: compiled beside streams, it would stall them all for seconds.
+
+        One step with a chunk and one of decode rows alone, in a KV block that no sequence has. Their LoRA plans have no
+        tile in use, so that no slot is read: it may be another engine's.
+        """
+        buffers, device = self.decode.buffers, self.base.device
+        rows = min(PREFILL_TILE, buffers.width * buffers.block_size, self.base.max_context)
+        with self.base.forward_lock, _current(device):
+            for tile_size, counts in ((PREFILL_TILE, (rows, 1)), (DECODE_TILE, (1, 1))):
+                lora = None
+                if self.base.placer is not None:
+                    plan = PlanBuffers(1, 1, 1, tile_size, device).plan
+                    lora = LoraStep.of(self.base, plan, plan, side=self._side)
+                self._forward(_scratch_batch(counts, buffers), lora)
 
     @torch.inference_mode()
     def forward(self, batch: StepBatch) -> StepOutput:
@@ -75,11 +105,12 @@ class DeviceRunner:
             if fixed and self.decode.takes(batch, arrays):
                 for adapter in adapters:
                     adapter.wait()
-                return self.decode.forward(batch, arrays)
-            return self._forward(batch, arrays, adapters, rare)
+                head = any(self.base.head_name in adapter.names for adapter in adapters)
+                return self.decode.forward(batch, arrays, head)
+            return self._forward(batch, self._lora(batch, arrays, adapters), adapters, rare)
 
-    def _forward(self, batch: StepBatch, arrays: PlanArrays | None, adapters: Sequence[SlotAdapter],
-                 rare: frozenset[str]) -> StepOutput:
+    def _forward(self, batch: StepBatch, lora: LoraStep | None, adapters: Sequence[SlotAdapter] = (),
+                 rare: frozenset[str] = frozenset()) -> StepOutput:
         """On tensors of the batch's own size."""
         device = self.base.device
         tokens, positions, sampled, *where = to_device(
@@ -95,7 +126,7 @@ class DeviceRunner:
             for adapter in adapters:
                 adapter.wait()
         updates = module_updates(batch, by_hook)
-        with self.base.state.during(self.cache, plan, updates, self._lora(batch, arrays, adapters)):
+        with self.base.state.during(self.cache, plan, updates, lora):
             logits = self.base.model(
                 input_ids=tokens.long()[None], position_ids=positions.long()[None], logits_to_keep=sampled.long(),
                 use_cache=False).logits[0]
@@ -108,25 +139,27 @@ class DeviceRunner:
         plan = arrays.to(self.base.device)
         head: LoraPlan | None = plan
         if len(batch.sampled_rows) != len(batch.tokens):
-            sampled = [(s, *sampled_range(s, batch)) for s in batch.segments]
-            own = self._plan([AdapterSegment(start, end, s.adapter, s.weight)
-                              for s, start, end in sampled if start < end], arrays.tile_size)
-            head = None if own is None else own.to(self.base.device)
-        touched = {name for adapter in adapters for name in adapter.deltas}
+            sampled = [(*sampled_range(s, batch), slot_adapter(s).slot, s.weight) for s in batch.segments]
+            rows = [row for row in sampled if row[0] < row[1]]
+            head = self._tiles(rows, arrays.tile_size).to(self.base.device) if rows else None
+        touched = frozenset[str]().union(*(adapter.names for adapter in adapters))
         return LoraStep.of(self.base, plan, head, touched, adapters, self._side)
 
     def _plan(self, segments: Sequence[AdapterSegment], tile_size: int) -> PlanArrays | None:
         """The very same as for the step before, if nothing has changed since."""
         if not segments:
             return None
-        placer = self.base.placer
-        assert placer is not None
+        assert self.base.placer is not None
         rows = [(s.start, s.end, slot_adapter(s).slot, s.weight) for s in segments]
-        hidden = {slot: hidden_per_row(placer.table.max_rank(slot), self._groups, tile_size) for _, _, slot, _ in rows}
-        wanted = tile_size, rows, hidden
+        wanted = tile_size, rows, [self.base.placer.table.max_rank(slot) for _, _, slot, _ in rows]
         if wanted != self._planned:
-            self._planned, self._arrays = wanted, plan_tiles(rows, tile_size, hidden.__getitem__)
+            self._planned, self._arrays = wanted, self._tiles(rows, tile_size)
         return self._arrays
+
+    def _tiles(self, rows: Sequence[Segment], tile_size: int) -> PlanArrays:
+        assert self.base.placer is not None
+        max_rank, per_rank = self.base.placer.table.max_rank, self._per_rank[tile_size]
+        return plan_tiles(rows, tile_size, lambda slot: max_rank(slot) * per_rank)
 
     @torch.inference_mode()
     def _capture(self, launcher: StepLauncher) -> None:
@@ -136,8 +169,22 @@ class DeviceRunner:
             with self.base.forward_lock, _current(self.base.device):
                 self.decode.capture_all()
         except RuntimeError as error:
-            log.warning("no CUDA graphs: a decode step could not be captured", exc_info=error)
+            log.warning("no CUDA graphs: a decode step could not be captured (cuda_graphs=False does without them)",
+                        exc_info=error)
             self.decode.launcher = direct
+
+
+def _scratch_batch(counts: Sequence[int], buffers: StepBuffers) -> StepBatch:
+    """New sequences with `counts` rows each, which all write to one block; tables as wide as they get."""
+    block, block_size = buffers.scratch_block, buffers.block_size
+    lengths = np.array(counts, np.int32)
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    positions = np.concatenate([np.arange(n, dtype=np.int32) for n in counts])
+    return StepBatch(
+        tokens=positions * 0, positions=positions, slots=block * block_size + positions % block_size,
+        query_start=starts, context_lengths=lengths, block_size=block_size,
+        block_tables=np.full((len(counts), buffers.width), block, np.int32),
+        sampled_rows=starts[1:] - 1, segments=(), sampling=(), distinct_adapters=0)
 
 
 def why_not_captured(base: BaseModel) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
 from ..adapters.update import BaseModule, ModuleKind
 from ..errors import AdapterCapacityError
 from ..kernels.adapter import pinned_bytes
-from ..kernels.slot_table import SlotTable
+from ..kernels.slot_table import SlotEntries, SlotTable
 from ..kernels.updates import ModuleDelta
 from .copies import CopyStream, Event, Stream
 
@@ -24,10 +26,49 @@ class NotYetFreeError(AdapterCapacityError):
     """There is no memory, but steps that are enqueued hold some that was let go: the next try may find it."""
 
 
-class FlatAdapter:
-    """A staged adapter: all tensors in one host buffer, at multiples of 256 bytes, in the order in which layers run.
+class _Place(NamedTuple):
+    """Of a tensor in a flat buffer: its first byte, dtype and shape."""
 
-    `deltas`: views of it by module; a tensor that modules share is there once.
+    start: int
+    dtype: torch.dtype
+    shape: torch.Size
+
+    def of(self, buffer: torch.Tensor) -> torch.Tensor:
+        end = self.start + self.shape.numel() * self.dtype.itemsize
+        return buffer[self.start : end].view(self.dtype).view(self.shape)
+
+
+class FlatDeltas(Mapping[str, ModuleDelta]):
+    """By module, views of a flat buffer: each is made when it is first asked for, which few ever are."""
+
+    def __init__(self, buffer: torch.Tensor, layout: Mapping[str, tuple[ModuleDelta, Mapping[str, _Place]]]) -> None:
+        """`layout`: a module's delta without its tensors, and where these lie."""
+        self._buffer, self._layout = buffer, layout
+        self._made: dict[str, ModuleDelta] = {}
+
+    def __getitem__(self, name: str) -> ModuleDelta:
+        if name not in self._made:
+            bare, places = self._layout[name]
+            tensors = {part: place.of(self._buffer) for part, place in places.items()}
+            self._made[name] = replace(bare, **tensors)  # type: ignore[arg-type]
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layout)
+
+    def __len__(self) -> int:
+        return len(self._layout)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._layout
+
+
+class FlatAdapter:
+    """A staged adapter: all tensors in one host buffer, at multiples of 256 bytes, in the order in which layers run; a
+    tensor that modules share is there once.
+
+    All that a placement needs is prepared here, on the thread that loads: `names` of the modules, and the `entries` of
+    a slot's rows.
     """
 
     def __init__(self, deltas: Mapping[str, ModuleDelta], pinned: bool = False) -> None:
@@ -35,30 +76,33 @@ class FlatAdapter:
         for name in sorted(deltas, key=lambda n: layer_of(n, deltas[n].kind)):
             for tensor in deltas[name].tensors().values():
                 found.setdefault(id(tensor), (tensor, layer_of(name, deltas[name].kind)))
-        starts, size = [], 0
-        for tensor, _ in found.values():
-            starts.append(size)
+        places: dict[int, _Place] = {}
+        size = 0
+        for key, (tensor, _) in found.items():
+            places[key] = _Place(size, tensor.dtype, tensor.shape)
             size += -(-tensor.nbytes // _ALIGN) * _ALIGN
         self.buffer = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
         self.num_bytes = size
         self.host_bytes = pinned_bytes(size) if pinned else size
         self.layers: list[tuple[int, int]] = []
         """(layer, where its tensors start), ascending, see `layer_of`."""
-        views: dict[int, torch.Tensor] = {}
-        for (tensor, layer), start in zip(found.values(), starts, strict=True):
+        for key, (tensor, layer) in found.items():
             if not self.layers or self.layers[-1][0] != layer:
-                self.layers.append((layer, start))
-            views[id(tensor)] = _view(self.buffer, start, tensor)
-            views[id(tensor)].copy_(tensor)
-        self.deltas = {name: delta.map(lambda t: views[id(t)]) for name, delta in deltas.items()}
+                self.layers.append((layer, places[key].start))
+            places[key].of(self.buffer).copy_(tensor)
+        self.names = frozenset(deltas)
+        self.entries = SlotEntries.of(deltas, lambda t: places[id(t)].start)
+        self._layout = {name: _bare(delta, places) for name, delta in deltas.items()}
 
-    def on(self, buffer: torch.Tensor) -> dict[str, ModuleDelta]:
-        """The same as views of a copy of the buffer."""
-        return {name: delta.map(lambda t: _view(buffer, int(t.storage_offset()) * t.itemsize, t))
-                for name, delta in self.deltas.items()}
+    def on(self, buffer: torch.Tensor) -> FlatDeltas:
+        """Its modules, in a copy of the buffer."""
+        return FlatDeltas(buffer, self._layout)
 
     def copies(self, at_least: int) -> Iterator[tuple[int, int, int]]:
-        """(last layer, start, end) of stretches of whole layers, of `at_least` bytes each but the last."""
+        """(last layer, start, end) of stretches of whole layers, of `at_least` bytes each but the last; none of an
+        adapter without tensors, such as one that saved the base's own weights."""
+        if not self.layers:
+            return
         ends = [start for _, start in self.layers[1:]] + [self.num_bytes]
         start = 0
         for (layer, _), end in zip(self.layers, ends, strict=True):
@@ -68,17 +112,17 @@ class FlatAdapter:
 
 
 class SlotAdapter:
-    """An adapter in a slot. `deltas` are views of `buffer`, on the device; `num_bytes` there.
+    """An adapter in a slot. `deltas` are views of `buffer`, on the device, `names` their modules; `num_bytes` there.
 
     `rare`: modules whose change the planned kernels cannot make and the table does not hold: embeddings, norms, rows of
     single tokens, outputs for added tokens, and modules that are not in the table.
     """
 
     def __init__(
-        self, slot: int, buffer: torch.Tensor, deltas: Mapping[str, ModuleDelta], rare: frozenset[str],
+        self, slot: int, buffer: torch.Tensor, deltas: FlatDeltas, names: frozenset[str], rare: frozenset[str],
         arrivals: list[tuple[int, Event]], copies: CopyStream,
     ) -> None:
-        self.slot, self.buffer, self.deltas, self.rare = slot, buffer, dict(deltas), rare
+        self.slot, self.buffer, self.deltas, self.names, self.rare = slot, buffer, deltas, names, rare
         self.num_bytes = buffer.nbytes
         self._arrivals, self._copies = arrivals, copies
 
@@ -136,10 +180,9 @@ class Placer:
                 self._free.append(slot)
             raise
         deltas = staged.on(buffer)
-        known = {name: delta for name, delta in deltas.items() if self.table.takes(name, delta)}
         with self._lock:
-            self.table.fill(slot, known)
-        return SlotAdapter(slot, buffer, deltas, frozenset(deltas.keys() - known.keys()), arrivals, self.copies)
+            rare = self.table.fill(slot, staged.entries, buffer.data_ptr(), deltas)
+        return SlotAdapter(slot, buffer, deltas, staged.names, rare, arrivals, self.copies)
 
     def _copied(self, staged: FlatAdapter) -> tuple[torch.Tensor, list[tuple[int, Event]]]:
         """Where it will be on the device, and when; without the lock, which the next step wants."""
@@ -187,5 +230,7 @@ def layer_of(name: str, kind: ModuleKind) -> int:
     return number if number is not None else _FIRST if kind is ModuleKind.EMBEDDING else _LAST
 
 
-def _view(buffer: torch.Tensor, start: int, like: torch.Tensor) -> torch.Tensor:
-    return buffer[start : start + like.nbytes].view(like.dtype).view(like.shape)
+def _bare(delta: ModuleDelta, places: Mapping[int, _Place]) -> tuple[ModuleDelta, dict[str, _Place]]:
+    """Without its tensors, so that it keeps no memory, and where these lie, by the tensors' ids."""
+    tensors = delta.tensors()
+    return replace(delta, **dict.fromkeys(tensors)), {part: places[id(t)] for part, t in tensors.items()}  # type: ignore[arg-type]

@@ -17,9 +17,11 @@ def module_updates(batch: StepBatch, modules: Container[str] | None = None) -> d
     updates: dict[str, list[UpdateSegment]] = {}
     for segment in batch.segments:
         sampled = sampled_range(segment, batch)
-        for name, delta in segment.adapter.weights.deltas.items():  # type: ignore[union-attr]
+        deltas = segment.adapter.weights.deltas  # type: ignore[union-attr]
+        for name in deltas if modules is None else [name for name in deltas if name in modules]:
+            delta = deltas[name]
             start, end = sampled if delta.kind is ModuleKind.LM_HEAD else (segment.start, segment.end)
-            if start < end and (modules is None or name in modules):
+            if start < end:
                 updates.setdefault(name, []).append(UpdateSegment(start, end, delta, segment.weight))
     return updates
 

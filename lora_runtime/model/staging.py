@@ -125,14 +125,13 @@ class Stager:
         squares = []
         for start, end in chunks(total, self._columns(module)):
             own = self._base.rows(name, start, end) if weight is None else weight[start:end].float()
-            a, b = update.a.to(own.device).float(), update.b.to(own.device).float()
-            left, right = (a[:, start:end].t(), b.t()) if embedding else (b[start:end], a)
-            updated = torch.addmm(own, left, right, alpha=update.scaling)
+            left, right = (update.a[:, start:end].t(), update.b.t()) if embedding else (update.b[start:end], update.a)
+            updated = torch.addmm(own, left.to(own), right.to(own), alpha=update.scaling)
             if ids is not None and rows is not None:
                 inside = (ids >= start) & (ids < end)
                 updated[ids[inside].long() - start] += rows[inside].to(own.device)
-            squares.append(updated.square_().sum(0 if embedding else 1).cpu())
-        return (torch.stack(squares).sum(0) if embedding else torch.cat(squares)).sqrt()
+            squares.append(updated.square_().sum(0 if embedding else 1))
+        return (torch.stack(squares).sum(0) if embedding else torch.cat(squares)).sqrt().cpu()
 
     def _bias(self, name: str, update: ModuleUpdate, gain: torch.Tensor | None, out: int) -> torch.Tensor | None:
         added = None

@@ -44,8 +44,9 @@ class BaseTensors:
         weight = self._dequantised(name) if name in self.quantised else None
         for start, end in chunks(module.out_features, module.in_features):
             own = self.rows(name, start, end) if weight is None else weight[start:end].float()
-            norms.append(torch.addmm(own, b[start:end].to(own), a.to(own), alpha=scaling).norm(dim=1).cpu())
-        return torch.cat(norms)
+            a, b = a.to(own), b.to(own)
+            norms.append(torch.addmm(own, b[start:end], a, alpha=scaling).norm(dim=1))
+        return torch.cat(norms).cpu()
 
     def _dequantised(self, name: str) -> torch.Tensor:
         weight = dequantised(module := self._model.get_submodule(name))
@@ -62,11 +63,12 @@ class BaseTensors:
         """Whether this weight, laid out as by `rows`, is the base's own bit for bit, as the base stores it."""
         int8 = name in self._packed and self._packed[name].scale is not None
         for start, end in chunks(*weight.shape):
-            part = weight[start:end].to(self.dtype).float()
+            own = self.rows(name, start, end)
+            part = weight[start:end].to(self.dtype).to(own.device).float()
             if int8:
                 values, scale = quantize_int8(part)
                 part = scale[:, None] * values
-            if not torch.equal(self.rows(name, start, end).cpu(), part):
+            if not torch.equal(own, part):
                 return False
         return True
 

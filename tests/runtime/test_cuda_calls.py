@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +11,14 @@ import torch
 
 from lora_runtime.kernels.adapter import TorchAdapter, pinned_bytes
 from lora_runtime.kernels.updates import ModuleDelta
-from lora_runtime.model.copies import CudaCopyStream, HostCopyStream, copy_stream
+from lora_runtime.model.copies import (
+    CudaCopyStream,
+    CudaWorkStreams,
+    HostCopyStream,
+    HostWorkStreams,
+    copy_stream,
+    work_streams,
+)
 from lora_runtime.model.memory import CudaProbe
 from lora_runtime.model.placement import FlatAdapter, ModuleKind, Placer
 
@@ -29,6 +37,9 @@ class FakeCuda:
         class Stream:
             def __init__(self, device: torch.device) -> None:
                 self.name = "side"
+
+            def wait_stream(self, other: str) -> None:
+                cuda.log.append((f"wait for {other}", self.name))
 
             def record_event(self) -> str:
                 cuda.log.append(("event", self.name))
@@ -49,6 +60,7 @@ class FakeCuda:
         patch.setattr(torch.cuda, "Stream", Stream)
         patch.setattr(torch.cuda, "stream", stream)
         patch.setattr(torch.cuda, "current_stream", lambda device: self.stream)
+        patch.setattr(torch.cuda, "default_stream", lambda device: "default")
         patch.setattr(torch.Tensor, "pin_memory", noted("pin", torch.Tensor.clone))
         patch.setattr(torch.Tensor, "copy_", noted("copy", torch.Tensor.copy_))
         for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
@@ -77,6 +89,28 @@ def test_copies_run_on_the_side_stream_and_table_rows_on_the_steps(cuda: FakeCud
     assert slots.copies.pinned
 
 
+def test_each_thread_that_stages_has_a_stream_of_its_own(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[object] = []
+    note = torch.cuda.stream
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: (entered.append(stream), note(stream))[1])
+    streams = CudaWorkStreams(DEVICE)
+
+    def twice() -> None:
+        for _ in range(2):
+            with streams.own():
+                assert cuda.stream == "side"
+
+    twice()
+    assert cuda.stream == "default"
+    thread = threading.Thread(target=twice)
+    thread.start()
+    thread.join()
+    assert cuda.log == [("wait for default", "side")] * 2  # the base's weights were loaded there
+    first, second = entered[0], entered[2]
+    assert entered == [first, first, second, second]
+    assert first is not second
+
+
 def test_the_probe_reads_sizes_when_all_is_given_back(cuda: FakeCuda) -> None:
     probe = CudaProbe(DEVICE)
     assert probe.sizes() == (3, 10)
@@ -92,6 +126,8 @@ def test_the_probe_reads_sizes_when_all_is_given_back(cuda: FakeCuda) -> None:
 def test_streams_by_device(cuda: FakeCuda) -> None:
     assert isinstance(copy_stream(torch.device("cuda", 0)), CudaCopyStream)
     assert isinstance(copy_stream(torch.device("cpu")), HostCopyStream)
+    assert isinstance(work_streams(torch.device("cuda", 0)), CudaWorkStreams)
+    assert isinstance(work_streams(torch.device("cpu")), HostWorkStreams)
 
 
 def test_pinned_memory_is_counted_as_it_is_taken(cuda: FakeCuda) -> None:

@@ -115,7 +115,7 @@ def test_fixed_buffers_equal_the_torch_path(paths: Paths, count: int) -> None:
     rows = [[], [(a, 1.0)], [(a, 1.0)], [(b, 1.0)], [], [(a, 0.5), (b, -0.7)], [(b, 1.0)]]
     paths.check(runner, rows[-count:])
     size = next(s for s in (1, 2, 4, 8) if s >= count)
-    assert launched == [StepKey(size, True)] * 3
+    assert launched == [StepKey(size, True, head=True)] * 3  # b changes the lm_head
     paths.check(runner, [[]] * count)
     assert launched[3:] == [StepKey(size, False)] * 3
 
@@ -228,6 +228,28 @@ def _decode_batch(ids: Sequence[int], segments: Sequence[AdapterSegment] = ()) -
         segments=segments, sampling=(), distinct_adapters=len(segments))
 
 
+def test_a_plan_is_made_once_for_steps_that_go_on(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    plan = device_runner.plan_tiles
+
+    def counting(segments: Any, tile_size: int, hidden: Any) -> Any:
+        made.append(tile_size)
+        return plan(segments, tile_size, hidden)
+
+    def walk(*_: object) -> int:
+        raise AssertionError("the groups are walked once, when the runner is made")
+
+    runner, adapter = paths.runner(), paths.adapter(lora(1, modules=(Q, "lm_head")))[1]
+    monkeypatch.setattr(device_runner, "plan_tiles", counting)
+    monkeypatch.setattr(device_runner, "hidden_per_row", walk)
+    run(runner, [Row(tokens(0), [(adapter, 1.0)]), Row(tokens(1), [(adapter, 0.5)])])
+    assert made == [64, 64, 16]  # the prompts, their rows that sample, and one for all steps of decode rows
+    mixed = replace(_decode_batch([7, 8, 9], [AdapterSegment(0, 3, adapter)]), sampled_rows=np.array([1], np.int32))
+    for _ in range(2):
+        runner.forward(mixed)
+    assert made[3:] == [16, 16, 16]  # the head's own does not take the place of the step's
+
+
 def test_rows_of_no_sequence_touch_nothing(paths: Paths) -> None:
     runner = paths.runner()
     for keys in (*runner.cache.keys, *runner.cache.values):
@@ -269,7 +291,41 @@ def test_nothing_is_launched_for_what_no_adapter_changes(paths: Paths, monkeypat
     run(runner, [Row(tokens(0), [(adapter[1], 1.0)]), Row(tokens(1))])
     prefill, decode = seen[:2], seen[2:]
     assert [Q in prefill[0], prefill[1]] == [True, (DOWN,)]
-    assert decode == [linear.names for linear in paths.device.linears] * 3  # a graph outlives its adapters
+    # A graph outlives its adapters; but there is one for those that leave the lm_head as it is.
+    body = [linear.names for linear in paths.device.linears if not linear.call.head]
+    assert len(body) == len(paths.device.linears) - 1
+    assert decode == body * 3
+
+
+def test_every_kernel_is_launched_before_the_first_step(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA when the runner is made; here the interpreter compiles nothing."""
+    seen: list[tuple[int, int]] = []
+    attended: list[tuple[int, int | None]] = []
+    kernels = paths.device.state.kernels
+
+    def update(y: Any, x: Any, group: Any, plan: Any, table: Any) -> None:
+        assert list(plan.tiles()) == []
+        seen.append((plan.tile_size, group.first))
+
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: AttentionPlan, **call: Any) -> torch.Tensor:
+        assert plan.block_tables.shape == (2, 16)
+        attended.append((len(q), plan.decode_rows))
+        return paged_attention_reference(q, k, v, plan, **call)
+
+    monkeypatch.setattr(paths.device.state, "kernels", replace(kernels, update_group=update, attention=attention))
+    runner = paths.runner()
+    assert seen == attended == []
+    paths.adapter(lora(1))  # another engine's
+    runner.compile_kernels()
+    groups = [linear.group.first for linear in paths.device.linears]
+    assert seen == [(tile, first) for tile in (64, 16) for first in groups]
+    assert attended == [(65, 1)] * 2 + [(2, 2)] * 2
+    for values in (*runner.cache.keys, *runner.cache.values):
+        assert not values[: 16 * 16].any()  # no sequence's block was written
+        assert values[16 * 16 :].any()
+    monkeypatch.setattr(paths.device, "placer", None)  # without adapters
+    runner.compile_kernels()
+    assert (len(seen), len(attended)) == (2 * len(groups), 8)
 
 
 def test_a_step_waits_for_what_it_reads(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,11 +28,13 @@ class FakeCuda:
         self.events: list[str] = []
         self.streams = ["main"]
         self.made = 0
+        self.ends = True
+        """Whether captures can be ended."""
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(torch, "cuda", SimpleNamespace(
             Stream=self.new_stream, stream=self.stream, current_stream=self.current, CUDAGraph=self.new_graph,
-            graph=self.graph, graph_pool_handle=lambda: "pool"))
+            graph=self.graph, graph_pool_handle=lambda: "pool", set_stream=self.set_stream))
 
     def current(self, device: torch.device | None = None) -> Any:
         return self._stream(self.streams[-1])
@@ -47,6 +49,9 @@ class FakeCuda:
 
         return SimpleNamespace(name=name, wait_stream=wait)
 
+    def set_stream(self, stream: Any) -> None:
+        self.streams[-1] = stream.name
+
     @contextmanager
     def stream(self, stream: Any) -> Iterator[None]:
         self.streams.append(stream.name)
@@ -58,9 +63,16 @@ class FakeCuda:
 
     @contextmanager
     def graph(self, graph: Any, *, pool: str, stream: Any, capture_error_mode: str) -> Iterator[None]:
+        """As torch.cuda.graph, which sets the stream back only where the capture could be ended."""
         self.events.append(f"capture {pool} {capture_error_mode}")
-        with self.stream(stream):
+        before = self.current()
+        self.set_stream(stream)
+        try:
             yield
+        finally:
+            if not self.ends:
+                raise RuntimeError("capture_end")
+            self.set_stream(before)
 
     def work(self, name: str) -> Callable[[], None]:
         return lambda: self.events.append(f"{name} on {self.streams[-1]}")
@@ -84,6 +96,19 @@ def test_a_step_is_warmed_up_captured_once_and_replayed(cuda: FakeCuda) -> None:
     assert cuda.events == [*first, "replay on main"]
     steps.launch(StepKey(4, False), cuda.work("other"))
     assert cuda.events[7:] == [e.replace("one", "other") for e in first]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_capture_that_fails_leaves_the_thread_on_its_stream(cuda: FakeCuda, ends: bool) -> None:
+    steps, cuda.ends = GraphSteps(DEVICE), ends
+
+    def step() -> None:
+        if any(event.startswith("capture") for event in cuda.events):
+            raise RuntimeError("not while it is captured")
+
+    with pytest.raises(RuntimeError, match="not while" if ends else "capture_end"):
+        steps.launch(StepKey(4, True), step)
+    assert cuda.streams == ["main"]
 
 
 def test_the_shrink_runs_beside_the_base(cuda: FakeCuda) -> None:
@@ -113,7 +138,8 @@ def test_all_steps_are_captured_at_start_the_largest_first(tmp_path: Path) -> No
     decode.launcher = Launcher()
     with torch.inference_mode():
         decode.capture_all()
-        assert keys == [StepKey(n, lora) for n in (5, 4, 2, 1) for lora in (False, True)]
+        kinds = (False, False), (True, False), (True, True)
+        assert keys == [StepKey(n, lora, head) for n in (5, 4, 2, 1) for lora, head in kinds]
         assert not any(k[:64].any() for k in runner.cache.keys)  # no sequence's block was written
         keys.clear()
         DecodeSteps(base, runner.cache, decode.buffers, None, Launcher()).capture_all()
@@ -133,7 +159,7 @@ def test_a_capture_that_fails_leaves_the_steps_uncaptured(
 
     runner._capture(Launcher())
     assert runner.decode.launcher.name == "eager"
-    assert "no CUDA graphs: a decode step could not be captured" in caplog.text
+    assert "no CUDA graphs: a decode step could not be captured (cuda_graphs=False" in caplog.text
 
 
 def test_room_for_adapters_grows_with_the_rows() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import random
 import threading
+import weakref
 from collections.abc import Mapping
 
 import pytest
@@ -15,7 +16,7 @@ from lora_runtime.adapters.update import BaseModule, ModuleKind
 from lora_runtime.kernels.slot_table import SlotTable
 from lora_runtime.kernels.updates import ModuleDelta
 from lora_runtime.model.copies import HostCopyStream
-from lora_runtime.model.placement import FlatAdapter, Placer, SlotAdapter, layer_of
+from lora_runtime.model.placement import FlatAdapter, FlatDeltas, Placer, SlotAdapter, layer_of
 
 from ..support.streams import DeferredCopies
 
@@ -144,7 +145,7 @@ def test_a_staged_adapter_is_one_buffer_in_the_order_of_layers() -> None:
     }
     staged = FlatAdapter(deltas)
     at = {name: [t.data_ptr() - staged.buffer.data_ptr() for t in d.tensors().values()]
-          for name, d in staged.deltas.items()}
+          for name, d in staged.on(staged.buffer).items()}
     assert at["lm_head"].count(at["model.embed"][0]) == 1  # it is there once
     own = [start for name, starts in at.items() for start in starts if name != "model.embed"]
     assert all(start % 256 == 0 for start in own)
@@ -163,6 +164,51 @@ def test_a_staged_adapter_is_one_buffer_in_the_order_of_layers() -> None:
     assert (whole[0][1], whole[-1][2], len(whole)) == (0, staged.num_bytes, 4)
     assert len(list(staged.copies(1 << 20))) == 1
     assert FlatAdapter({}).num_bytes == 0
+
+
+def test_an_adapter_that_changes_nothing_takes_a_slot_all_the_same() -> None:
+    copies = DeferredCopies()
+    slots = placer(slots=1, copies=copies)
+    placed = slots.place(FlatAdapter({}))
+    assert (placed.num_bytes, placed.rare, dict(placed.deltas)) == (0, frozenset(), {})
+    placed.wait(0)
+    placed.wait()
+    slots.flush()
+    copies.run()
+    assert read(slots.table, placed.slot) == {}
+    slots.remove(placed)
+    assert slots._free == [0]
+
+
+def test_tensors_are_made_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    deltas = adapter(1) | {"model.norm": ModuleDelta(NORM, WIDTH, dense=torch.ones(WIDTH))}
+    staged = FlatAdapter(deltas)
+    one = FlatDeltas.__getitem__
+    monkeypatch.setattr(FlatDeltas, "__getitem__", lambda self, name: (made.append(name), one(self, name))[1])
+    slots = placer()
+    placed = slots.place(staged)
+    slots.flush()
+    assert placed.rare == {"model.norm"}
+    assert "model.norm" in placed.deltas
+    assert placed.deltas.keys() == placed.names == deltas.keys()
+    assert made == []
+    assert_holds(slots.table, placed.slot, adapter(1))
+    assert torch.equal(placed.deltas["model.norm"].tensors()["dense"], torch.ones(WIDTH))
+    index = slots.table.module_index["model.layers.1.q"]
+    assert slots.table.tensors(placed.slot, index) is slots.table.tensors(placed.slot, index)
+    assert made == ["model.norm"] + ["model.layers.1.q"] * 2
+    with pytest.raises(KeyError):
+        placed.deltas["model.layers.9.q"]
+
+
+def test_what_is_placed_does_not_keep_what_was_staged() -> None:
+    slots, staged = placer(), FlatAdapter(adapter(1))
+    placed = slots.place(staged)
+    buffer = weakref.ref(staged.buffer)
+    del staged
+    assert buffer() is None  # its host memory is free, as the store counts it
+    assert placed.deltas["model.layers.0.q"].rank == 2
 
 
 @pytest.mark.parametrize(("name", "kind", "layer"), [

@@ -11,7 +11,7 @@ import torch
 from lora_runtime.adapters.update import BaseModule, ModuleKind
 from lora_runtime.kernels.grouped import ModuleGroup
 from lora_runtime.kernels.plan import LoraPlan, PlanArrays, Segment, hidden_per_row, plan_tiles
-from lora_runtime.kernels.slot_table import SlotTable
+from lora_runtime.kernels.slot_table import SlotEntries, SlotTable
 from lora_runtime.kernels.updates import ModuleDelta
 
 BEFORE = 2  # modules of the table in front of the group's
@@ -41,7 +41,8 @@ class Step:
         modules = {str(m): BaseModule(ModuleKind.LINEAR, inputs, out, False) for m, out in enumerate(widths)}
         self.table = SlotTable(modules, len(self.slots), self.x.dtype, device)
         for slot, deltas in enumerate(self.slots):
-            self.table.fill(slot, {str(BEFORE + m): d for m, d in deltas.items()})
+            named = {str(BEFORE + m): d for m, d in deltas.items()}
+            self.table.fill(slot, SlotEntries.of(named, torch.Tensor.data_ptr), 0, named)
         self.table.flush(lambda to, source: to.copy_(source))
 
     def arrays(self, tile_size: int) -> PlanArrays:
