@@ -98,8 +98,8 @@ def train(
     for key in ("publish", "name", "publish_path", "connection", "target_regex"):
         del values[key]
     values["targets"] = target_regex or _targets(targets)
-    values["rank_pattern"] = dict(_pair("--rank-pattern", text, int) for text in rank_pattern or [])
-    values["alpha_pattern"] = dict(_pair("--alpha-pattern", text, float) for text in alpha_pattern or [])
+    values["rank_pattern"] = _pairs("--rank-pattern", rank_pattern, int)
+    values["alpha_pattern"] = _pairs("--alpha-pattern", alpha_pattern, float)
     config = _config(values)
     publication = None
     if publish:
@@ -207,6 +207,16 @@ def _report(result: TrainResult) -> None:
 
 def _targets(text: str) -> tuple[str, ...] | str:
     return text if text == "all-linear" else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _pairs(flag: str, texts: list[str] | None, kind: Callable[[str], Any]) -> dict[str, Any]:
+    """In their order: the first key that matches a module counts."""
+    found: dict[str, Any] = {}
+    for key, value in (_pair(flag, text, kind) for text in texts or []):
+        if key in found:
+            fail(f"{flag} names {key!r} twice", 2)
+        found[key] = value
+    return found
 
 
 def _pair(flag: str, text: str, kind: Callable[[str], Any]) -> tuple[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lora_runtime import BaseModelError, DivergedError, TrainingError
@@ -189,6 +191,27 @@ def test_a_budget_is_kept(tiny_base: Path, tmp_path: Path) -> None:
     assert config["alpha_pattern"] == {"q_proj": 10}  # the scaling stays 2
 
 
+def test_the_first_key_that_matches_counts(tiny_base: Path, tmp_path: Path) -> None:
+    """In the file too, in which PEFT's writer would sort the keys; a given alpha wins over one that follows."""
+    one, all_of_them = r"layers\.0\.self_attn\.q_proj", "q_proj"
+    result = train(make_config(tiny_base, tmp_path, rank_pattern={all_of_them: 6}, alpha_pattern={one: 5}, max_steps=1))
+    config = json.loads((result.adapter / "adapter_config.json").read_text())
+    assert list(config["alpha_pattern"].items()) == [(one, 5), (all_of_them, 12)]
+    two = {"self_attn.v_proj": 2, "v_proj|q_proj": 6}
+    result = train(make_config(tiny_base, tmp_path, rank_pattern=two, max_steps=1, overwrite=True))
+    config = json.loads((result.adapter / "adapter_config.json").read_text())
+    assert list(config["rank_pattern"].items()) == list(two.items())
+    assert list(config["alpha_pattern"]) == list(two)
+    assert list(config) == sorted(config)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_shared_weight_cannot_be_changed_at_the_start(tmp_path: Path, init: str) -> None:
+    base = save_base(tmp_path / "base", "llama", tie_word_embeddings=True)
+    with pytest.raises(TrainingError, match=f"init '{init}' is not possible for 'lm_head'.*embed_tokens' shares"):
+        train(make_config(base, tmp_path, init=init, targets=("q_proj", "lm_head")))
+
+
 def test_ranks_and_alphas_by_module(tiny_base: Path, tmp_path: Path) -> None:
     result = train(make_config(tiny_base, tmp_path, rank_pattern={"v_proj": 2}, alpha=3, rslora=True, max_steps=1,
                                save_dtype="bfloat16", targets=r".*layers\.[12]\..*(q|v)_proj"))
@@ -243,8 +266,13 @@ def test_long_rows_are_reported(tiny_base: Path, tmp_path: Path) -> None:
     ({"targets": ".*nothing"}, "matches no module"),
     ({"targets": ("embed_tokens",)}, "only linear layers are adapted"),
     ({"init": "loftq"}, "init 'loftq' makes up for the error of a quantized base"),
-    ({"init": "orthogonal", "rank": 3}, "rank to be even"),
-    ({"budget": 10}, "outside ranks 1 to"),
+    ({"init": "orthogonal", "rank": 3}, "'model.layers.0.self_attn.q_proj': init 'orthogonal' needs an even rank"),
+    ({"budget": 10}, "is too small: rank 1 of"),
+    ({"rank_pattern": {"qproj": 4}}, "rank_pattern: 'qproj' decides about none"),
+    ({"alpha_pattern": {"q_proj": 4, "0.self_attn.q_proj": 3}}, "alpha_pattern: '0.self_attn.q_proj' decides about"),
+    ({"rank": 4097}, "q_proj': the adapter's rank would be 4097, servers take 4096"),
+    ({"rank_pattern": {"v_proj": 33}, "init": "pissa"}, "v_proj': rank 33 is above 32"),
+    ({"init": "olora", "rank": 2049}, "rank would be 4098"),
 ])
 def test_adapters_that_cannot_be_made(tiny_base: Path, tmp_path: Path, fields: dict[str, Any], words: str) -> None:
     with pytest.raises(TrainingError, match=words):
@@ -277,6 +305,36 @@ def test_bases_and_directories_that_cannot_be_used(tiny_base: Path, tmp_path: Pa
     with pytest.raises(TrainingError, match=r"has adapter_config\.json of an earlier run"):
         train(make_config(tiny_base, tmp_path))
     assert train(make_config(tiny_base, tmp_path, overwrite=True, max_steps=1)).steps == 1
+
+
+def test_a_base_is_checked_as_for_serving(tiny_base: Path, tmp_path: Path) -> None:
+    """Missing weights, a quantisation that says so, an adapter in its place, a device without values."""
+
+    def changed(name: str, config: dict[str, Any], drop: str = "") -> Path:
+        base = shutil.copytree(tiny_base, tmp_path / name)
+        weights = load_file(base / "model.safetensors")
+        weights.pop(drop, None)
+        save_file(weights, base / "model.safetensors", {"format": "pt"})
+        (base / "config.json").write_text(json.dumps(json.loads((base / "config.json").read_text()) | config))
+        return base
+
+    holes = changed("holes", {}, "model.layers.1.mlp.up_proj.weight")
+    with pytest.raises(BaseModelError, match=r"no weights for model\.layers\.1\.mlp\.up_proj\.weight"):
+        train(make_config(holes, tmp_path))
+    packed = changed("packed", {"quantization_config": {"quant_method": "fp8"}})
+    with pytest.raises(BaseModelError, match=r"is quantised \(fp8\)"):
+        train(make_config(packed, tmp_path))
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 8.0, "short_factor": [1.0] * 8,
+            "long_factor": [4.0] * 8, "original_max_position_embeddings": 32}
+    with pytest.raises(TrainingError, match="over the base's context of 32 tokens"):
+        train(make_config(changed("rope", {"rope_parameters": rope}), tmp_path, max_length=33))
+    adapter = changed("adapter", {})
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "nobody/nothing"}))
+    with pytest.raises(BaseModelError, match="it is an adapter, not a base"):
+        train(make_config(adapter, tmp_path))
+    with pytest.raises(BaseModelError, match="device 'meta' is not available"):
+        train(make_config(tiny_base, tmp_path, device="meta"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

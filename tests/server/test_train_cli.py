@@ -74,6 +74,7 @@ async def test_flags_become_settings(tiny_base: Path, tmp_path: Path) -> None:
     (("--rank", "0"), "rank must be at least 1"), (("--init", "lora_ga"), "looks at data"),
     (("--rank-pattern", "q_proj"), "--rank-pattern 'q_proj' is not MODULE=RANK"),
     (("--alpha-pattern", "q_proj=x"), "--alpha-pattern 'q_proj=x' is not MODULE=ALPHA"),
+    (("--rank-pattern", "q_proj=2", "--rank-pattern", "q_proj=4"), "--rank-pattern names 'q_proj' twice"),
     (("--name", "x"), "need --publish"),
 ])
 async def test_wrong_flags(tiny_base: Path, tmp_path: Path, args: tuple[str, ...], words: str) -> None:
