@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import shutil
@@ -24,6 +25,7 @@ from lora_runtime.training import StepReport, TrainConfig, train
 from lora_runtime.training.batches import collate
 from lora_runtime.training.data import read_rows
 from lora_runtime.training.encoding import Encoder, encode_rows
+from lora_runtime.training.loop import Loop
 from lora_runtime.training.model import base_dtype
 from lora_runtime.training.schedule import learning_rate
 from lora_runtime.training.targets import spread
@@ -52,7 +54,7 @@ def test_the_loss_is_transformers_own_and_falls(tiny_base: Path, tmp_path: Path)
 
 
 def test_what_a_run_leaves(tiny_base: Path, tmp_path: Path) -> None:
-    config = make_config(tiny_base, tmp_path, eval_fraction=0.2, base_name="hub/tiny", description="It counts.")
+    config = make_config(tiny_base, tmp_path, eval_fraction=0.2, base_name="hub: tiny", description="It counts.")
     result = train(config)
     assert result.adapter == config.out
     assert sorted(p.name for p in config.out.iterdir()) == [
@@ -60,10 +62,11 @@ def test_what_a_run_leaves(tiny_base: Path, tmp_path: Path) -> None:
     assert (config.out / "loss.png").read_bytes().startswith(b"\x89PNG")
     card = (config.out / "README.md").read_text()
     base = AutoModelForCausalLM.from_pretrained(tiny_base)
+    assert 'base_model: "hub: tiny"' in card
     for part in (identity_of(tiny_base, base), read_rows(config.data).sha256, "It counts.", '"rank": 4',
                  f"{result.losses[-1][1]:.4f}", f"{result.eval_loss:.4f}", "10 trained on"):
         assert part in card
-    assert json.loads((config.out / "adapter_config.json").read_text())["base_model_name_or_path"] == "hub/tiny"
+    assert json.loads((config.out / "adapter_config.json").read_text())["base_model_name_or_path"] == "hub: tiny"
     lines = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines if "loss" in line] == result.losses
     assert [(line["step"], line["eval_loss"]) for line in lines if "eval_loss" in line] == result.eval_losses
@@ -159,7 +162,7 @@ def test_weights_that_are_not_finite_are_never_saved(tiny_base: Path, tmp_path: 
         if report.step == 2:
             next(p for n, p in report.model.named_parameters() if "lora_B" in n).data[0, 0] = float("nan")
 
-    with pytest.raises(DivergedError, match=r"step 2.*not finite; the checkpoint of step 1 is whole"):
+    with pytest.raises(DivergedError, match=r"step 2.*not finite; the checkpoint of step 2 is whole"):
         train(make_config(tiny_base, tmp_path, save_every=1), on_step=spoil)
 
 
@@ -244,16 +247,26 @@ def test_a_single_row(tiny_base: Path, tmp_path: Path) -> None:
     result = train(make_config(tiny_base, tmp_path, eval_fraction=0.5))
     assert (result.rows, result.steps, result.held_out, result.eval_losses) == (1, 2, None, [])
     assert result.notes == ("a single row: nothing is held out",)
-    with pytest.raises(TrainingError, match="patience needs an evaluation"):
-        train(make_config(tiny_base, tmp_path, data=data, eval_fraction=0.5, patience=1, overwrite=True))
+    for name in ("patience", "eval_every"):
+        with pytest.raises(TrainingError, match=f"{name} needs an evaluation"):
+            train(make_config(tiny_base, tmp_path, data=data, eval_fraction=0.5, overwrite=True, **{name: 1}))
 
 
 def test_long_rows_are_reported(tiny_base: Path, tmp_path: Path) -> None:
     write_rows(tmp_path / "data.jsonl", [chat("q", "a" * n) for n in (3, 30, 3)])
     with pytest.raises(TrainingError, match=r"data\.jsonl: rows longer than 30 tokens: line 2 has"):
         train(make_config(tiny_base, tmp_path, max_length=30))
-    cut = train(make_config(tiny_base, tmp_path, max_length=30, long_rows="cut"))
+    other = write_rows(tmp_path / "other.jsonl", [chat("q", "a"), chat("q", "a" * 30)])
+    heard: list[str] = []
+
+    def on_model(_: Any) -> None:
+        heard.append("the first step")
+
+    cut = train(make_config(tiny_base, tmp_path, max_length=30, long_rows="cut", eval_data=other),
+                on_note=heard.append, on_model=on_model)
     assert (cut.cut, cut.skipped, cut.rows) == ((2,), (), 3)
+    assert heard == [*cut.notes, "the first step"]
+    assert cut.notes == tuple(f"{tmp_path / name}.jsonl: 1 rows cut as too long: lines 2" for name in ("data", "other"))
     skipped = train(make_config(tiny_base, tmp_path, max_length=30, long_rows="skip", overwrite=True))
     assert (skipped.cut, skipped.skipped, skipped.rows) == ((), (2,), 2)
     assert "1 skipped as too long" in (tmp_path / "out" / "README.md").read_text()
@@ -281,10 +294,14 @@ def test_adapters_that_cannot_be_made(tiny_base: Path, tmp_path: Path, fields: d
 
 @pytest.mark.parametrize(("fields", "words"), [
     ({"rank": 0}, "rank must be at least 1"), ({"eval_fraction": 1.0}, "eval_fraction must be at least 0 and below 1"),
-    ({"learning_rate": float("nan")}, "learning_rate must be a positive"), ({"dtype": "float16"}, "dtype must be one"),
+    ({"learning_rate": float("nan")}, "learning_rate must be a finite"), ({"learning_rate": 1e9}, "must be at most 10"), ({"dtype": "float16"}, "dtype must be one"),
     ({"init": "eva"}, "'eva' is not supported: it looks at data"), ({"init": "C"}, "init 'C' is none of A, B"),
     ({"init": "pissa_niter_N"}, "none of"), ({"targets": ()}, "targets is empty"), ({"targets": "("}, "not a regular"),
     ({"rank_pattern": {"q_proj": 0}}, "must be positive"), ({"budget": 1, "rank_pattern": {"q": 1}}, "exclude each"),
+    ({"rank": True}, "rank must be a whole"), ({"rank_pattern": {"q": 2.5}}, "'q' must be a whole number, got 2.5"),
+    ({"alpha_pattern": {"q": float("nan")}}, "'q' must be a finite"), ({"alpha": float("inf")}, "alpha must be a fini"),
+    ({"weight_decay": float("inf")}, "weight_decay must be a finite"), ({"seed": 1 << 63}, "seed must be at most"),
+    ({"threads": 5000}, "threads must be at most 1024"), ({"dora": 1}, "dora must be true or false"),
     ({"alpha": 0}, "alpha must be positive"), ({"resume": "auto", "overwrite": True}, "exclude each other"),
 ])
 def test_settings_that_could_never_train(fields: dict[str, Any], words: str) -> None:
@@ -298,10 +315,17 @@ def test_bases_and_directories_that_cannot_be_used(tiny_base: Path, tmp_path: Pa
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainingError, match="file is not a directory"):
         train(make_config(tiny_base, tmp_path, out=tmp_path / "file"))
-    with pytest.raises(TrainingError, match="below cannot be written: Not a directory"):
+    with pytest.raises(TrainingError, match="file/below: Not a directory"):
         train(make_config(tiny_base, tmp_path, out=tmp_path / "file" / "below"))
     (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "README.md").write_text("mine")
+    for fields in ({}, {"resume": "auto"}, {"overwrite": True}):
+        with pytest.raises(TrainingError, match=r"has README\.md, which would be replaced, but nothing of an earlier"):
+            train(make_config(tiny_base, tmp_path, **fields))
     (tmp_path / "out" / "adapter_config.json").write_text("{}")
+    with pytest.raises(TrainingError, match=r"has adapter_config\.json but no checkpoint"):
+        train(make_config(tiny_base, tmp_path, resume="auto"))
+    assert (tmp_path / "out" / "README.md").read_text() == "mine"
     with pytest.raises(TrainingError, match=r"has adapter_config\.json of an earlier run"):
         train(make_config(tiny_base, tmp_path))
     assert train(make_config(tiny_base, tmp_path, overwrite=True, max_steps=1)).steps == 1
@@ -341,6 +365,31 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(TrainingError, match=r"needs peft and matplotlib: pip install 'loramux\[train\]'"):
         train(make_config(tmp_path, tmp_path))
+
+
+def test_packages_that_cannot_be_imported_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise AttributeError("module 'transformers' has no attribute 'x'")
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(TrainingError, match="peft is installed, but importing it fails: module 'transformers' has no"):
+        train(make_config(tmp_path, tmp_path))
+
+
+def test_short_memory_is_said_with_what_helps(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Loop._gradients
+
+    def short(loop: Loop, rows: Any) -> float:
+        if loop.step == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore")
+        return whole(loop, rows)
+
+    monkeypatch.setattr(Loop, "_gradients", short)
+    with pytest.raises(TrainingError, match=r"step 3: memory is short \(CUDA out of memory\. Tried to allocate 20 GiB"
+                       r"\); a smaller batch_size .* or max_length .*; the checkpoint of step 2 is whole"):
+        train(make_config(tiny_base, tmp_path, save_every=1), on_step=lambda r: None)
 
 
 def test_peft_is_imported_by_a_run_only() -> None:
