@@ -12,8 +12,11 @@ from typing import Any
 
 from .data import Row
 
-INITS = ("A", "B", "gaussian", "orthogonal", "pissa", "pissa_niter_N", "olora", "loftq")
-_NEEDS_DATA = {"eva", "corda", "lora_ga"}
+INITS = ("A", "B", "gaussian", "orthogonal", "pissa", "pissa_niter_N", "olora")
+_NEEDS_DATA = "it looks at data before training"
+_NOT_OFFERED = dict.fromkeys(("eva", "corda", "lora_ga"), _NEEDS_DATA) | {
+    "loftq": "it makes up for the error of a quantized base; over a whole one it would train against a base that no "
+             "server has, and the difference is not of low rank"}
 _CHOICES = {
     "schedule": ("constant", "linear", "cosine"),
     "long_rows": ("refuse", "cut", "skip"),
@@ -51,7 +54,7 @@ class TrainConfig:
     eval_fraction: float = 0.1
     init: str = "A"
     """A: A random, B zero (PEFT's default); B: B random, A zero; or PEFT's gaussian, orthogonal, pissa,
-    pissa_niter_N, olora, loftq."""
+    pissa_niter_N, olora."""
     targets: tuple[str, ...] | str = ("q_proj", "v_proj")
     """Ends of module names; a string is a regular expression for whole names, or `all-linear`."""
     rank: int = 8
@@ -166,8 +169,8 @@ class TrainConfig:
 def check_init(init: str) -> None:
     """Raises ValueError for a start that is not offered."""
     name = re.sub(r"^pissa_niter_\d+$", "pissa_niter_N", init)
-    if name in _NEEDS_DATA:
-        raise ValueError(f"init {init!r} is not supported: it looks at data before training")
+    if name in _NOT_OFFERED:
+        raise ValueError(f"init {init!r} is not supported: {_NOT_OFFERED[name]}")
     if name not in INITS or init == "pissa_niter_N":
         raise ValueError(f"init {init!r} is none of {', '.join(INITS)}")
 

@@ -101,10 +101,6 @@ def _lora_fields(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
 
 
 def _check_start(config: TrainConfig, chosen: dict[str, BaseModule], model: Any) -> None:
-    if config.init == "loftq":
-        raise TrainingError(
-            "init 'loftq' makes up for the error of a quantized base; over this one it would train against a base "
-            "that no server has, and the difference is not of low rank")
     if config.init == "olora" and any(m.transposed for m in chosen.values()):
         raise TrainingError("init 'olora' is not possible: PEFT does not know it for this base's Conv1D layers")
     if changes_base(config):

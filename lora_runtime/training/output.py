@@ -78,7 +78,8 @@ def write_card(base: LoadedBase, files: Mapping[str, DataFile], config: TrainCon
     settings = json.dumps(config.settings() | {"save_dtype": config.save_dtype}, indent=2)
     kept = "" if result.weights_step == result.steps else f", weights of step {result.weights_step}"
     lines = [
-        "---", f"base_model: {json.dumps(base.name)}", "library_name: peft", "tags: [lora, loramux]", "---", "",
+        "---", f"base_model: {json.dumps(base.name, ensure_ascii=False)}",
+        "library_name: peft", "tags: [lora, loramux]", "---", "",
         f"# {config.out.resolve().name}", "",
         *([config.description, ""] if config.description else []),
         f"A LoRA adapter of {base.name}, made by `loramux train` {__version__}.", "",

@@ -32,8 +32,8 @@ def train(
 ) -> TrainResult:
     """Train one adapter and write it, its card, its metrics and its plot into `config.out`.
 
-    `on_note` gets a line for what the rows were not taken as they are, before the first step; `on_model` the PeftModel
-    once, then; `on_step` every finished step. A KeyboardInterrupt raised in `on_step` leaves a checkpoint of that step.
+    `on_note` gets lines about rows that are not trained on as they are, before the first step; `on_model` the PeftModel
+    once, after that; `on_step` every finished step. A KeyboardInterrupt raised in `on_step` leaves a checkpoint of that step.
     Raises TrainingError (DivergedError where the loss is no number) and BaseModelError.
     """
     _check_packages()
@@ -67,8 +67,9 @@ def _train(config: TrainConfig, files: dict[str, DataFile], on_step: Callable[[S
 
     base = load_base(config)
     rows = _encode(config, files, base)
-    for note in rows.notes if on_note is not None else ():
-        on_note(note)
+    if on_note is not None:
+        for note in rows.notes:
+            on_note(note)
     settings = _settings(config, files, base)
     saved = checkpoint.load(config.out) if config.resume == "auto" else None
     if saved is not None:

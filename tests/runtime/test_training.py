@@ -278,7 +278,6 @@ def test_long_rows_are_reported(tiny_base: Path, tmp_path: Path) -> None:
     ({"targets": ("q_proj", "c_attn")}, "target 'c_attn' is no module of the base; its linear layers are down_proj"),
     ({"targets": ".*nothing"}, "matches no module"),
     ({"targets": ("embed_tokens",)}, "only linear layers are adapted"),
-    ({"init": "loftq"}, "init 'loftq' makes up for the error of a quantized base"),
     ({"init": "orthogonal", "rank": 3}, "'model.layers.0.self_attn.q_proj': init 'orthogonal' needs an even rank"),
     ({"budget": 10}, "is too small: rank 1 of"),
     ({"rank_pattern": {"qproj": 4}}, "rank_pattern: 'qproj' decides about none"),
@@ -294,8 +293,10 @@ def test_adapters_that_cannot_be_made(tiny_base: Path, tmp_path: Path, fields: d
 
 @pytest.mark.parametrize(("fields", "words"), [
     ({"rank": 0}, "rank must be at least 1"), ({"eval_fraction": 1.0}, "eval_fraction must be at least 0 and below 1"),
-    ({"learning_rate": float("nan")}, "learning_rate must be a finite"), ({"learning_rate": 1e9}, "must be at most 10"), ({"dtype": "float16"}, "dtype must be one"),
+    ({"learning_rate": float("nan")}, "learning_rate must be a finite"), ({"learning_rate": 1e9}, "must be at most 10"),
+    ({"dtype": "float16"}, "dtype must be one"),
     ({"init": "eva"}, "'eva' is not supported: it looks at data"), ({"init": "C"}, "init 'C' is none of A, B"),
+    ({"init": "loftq"}, "'loftq' is not supported: it makes up for the error of a quantized base"),
     ({"init": "pissa_niter_N"}, "none of"), ({"targets": ()}, "targets is empty"), ({"targets": "("}, "not a regular"),
     ({"rank_pattern": {"q_proj": 0}}, "must be positive"), ({"budget": 1, "rank_pattern": {"q": 1}}, "exclude each"),
     ({"rank": True}, "rank must be a whole"), ({"rank_pattern": {"q": 2.5}}, "'q' must be a whole number, got 2.5"),
