@@ -32,9 +32,9 @@ def train(
 ) -> TrainResult:
     """Train one adapter and write it, its card, its metrics and its plot into `config.out`.
 
-    `on_note` gets lines about rows that are not trained on as they are, before the first step; `on_model` the PeftModel
-    once, after that; `on_step` every finished step. A KeyboardInterrupt raised in `on_step` leaves a checkpoint of that step.
-    Raises TrainingError (DivergedError where the loss is no number) and BaseModelError.
+    `on_note` gets lines about rows that are not trained on as they are, then `on_model` the PeftModel once, both before
+    the first step; `on_step` gets every finished step. A KeyboardInterrupt raised in it leaves a checkpoint of that
+    step. Raises TrainingError (DivergedError where the loss is no number) and BaseModelError.
     """
     _check_packages()
     _check_out(config)
