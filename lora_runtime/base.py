@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_ADAPTER_CONFIG = "adapter_config.json"
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _PLAIN_ROPE = {"default", "linear", "llama3", "yarn", "proportional"}
 # Config fields that say where a base lies or how it is run, not what it is.
@@ -73,7 +74,7 @@ class BaseModel:
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self.config = model.config.get_text_config()
-        self.max_context = _check_architecture(model, self.config)
+        self.max_context = check_architecture(model, self.config)
         self.quantised = quantised.quantised_modules(model)
         self.num_parameters = quantised.count_parameters(model, self.quantised)
         self.forward_lock = threading.Lock()
@@ -162,11 +163,7 @@ class BaseModel:
         if not path.is_dir() and not trust_hub:
             raise BaseModelError(f"base model {str(source)!r} is not a directory (hub ids need trust_hub)")
         target = resolve_device(device)
-        try:
-            model = _load_model(source, resolve_dtype(dtype, target), target, member)
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
-            raise BaseModelError(f"base model {str(source)!r} cannot be loaded: {error}") from error
+        model, tokenizer = read_base(source, resolve_dtype(dtype, target), target, member, attention="eager")
         return cls(model, tokenizer, path.name if path.is_dir() else str(source), identity_of(path, model),
                    kernels=kernels, weights=weights, attention_route=attention_route, lora=lora,
                    max_added_tokens=max_added_tokens, compile=compile, allow_row_dependence=allow_row_dependence,
@@ -295,19 +292,37 @@ class BaseModel:
         return None
 
 
-def _load_model(source: str | os.PathLike[str], dtype: torch.dtype, target: torch.device, member: Member | None
-                ) -> Any:
-    """All of it, or `member`'s part.
+def read_base(source: str | os.PathLike[str], dtype: torch.dtype, target: torch.device,
+              member: Member | None = None, *, attention: str | None = None, packed: bool = True) -> tuple[Any, Any]:
+    """transformers' model, or `member`'s part of it, and the tokenizer. A directory is never looked for on the hub.
 
-    Raises ValueError for a quantisation that is not supported and for weights that are not in the files.
+    `attention`: an implementation by transformers' name; None: its choice. Raises BaseModelError for what cannot be
+    loaded, weights that are not in the files, an adapter, and a quantisation that is not supported; without `packed`
+    for any.
     """
-    method = quantised.check_method(AutoConfig.from_pretrained(source, trust_remote_code=False))
+    path = Path(source)
+    if (path / _ADAPTER_CONFIG).is_file():  # transformers would load the base that it names, and it on top
+        raise BaseModelError(f"base model {str(source)!r} has an {_ADAPTER_CONFIG}: it is an adapter, not a base")
+    here: dict[str, Any] = {"trust_remote_code": False, "local_files_only": path.is_dir()}
+    try:
+        config = AutoConfig.from_pretrained(source, **here)
+        if not packed and (method := quantised.method_of(config)):
+            raise ValueError(f"it is quantised ({method}), and the weights themselves are wanted")
+        chosen = {} if attention is None else {"attn_implementation": attention}
+        model = _load_model(source, quantised.check_method(config), dtype, target, member, here | chosen)
+        return model, AutoTokenizer.from_pretrained(source, **here)
+    except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise BaseModelError(f"base model {str(source)!r} cannot be loaded: {error}") from error
+
+
+def _load_model(source: str | os.PathLike[str], method: str, dtype: torch.dtype, target: torch.device,
+                member: Member | None, options: dict[str, Any]) -> Any:
+    """Raises ValueError for weights that are not in the files."""
     placed = {"device_map": {"": target}} if method else {}  # packed there, and never in full on another device
     loading: AbstractContextManager[dict[str, Any]] = nullcontext({}) if member is None else member.loading()
     with loading as split:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="eager",
-            output_loading_info=True, **placed, **split,
+            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options, **placed, **split,
         )
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
@@ -323,7 +338,7 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         target = torch.device(device)
-        torch.empty(1, device=target)
+        torch.zeros(1, device=target).item()  # a meta device has no values to give
     except (RuntimeError, AssertionError) as error:
         raise BaseModelError(f"device {device!r} is not available: {error}") from error
     return target
@@ -339,7 +354,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return _DTYPES[dtype]
 
 
-def _check_architecture(model: Any, config: Any) -> int:
+def check_architecture(model: Any, config: Any) -> int:
     """The longest context that is served faithfully; raises BaseModelError for unknown layer kinds."""
     if not getattr(model, "_supports_attention_backend", False) or config.is_encoder_decoder:
         raise BaseModelError(f"{type(model).__name__} does not support pluggable attention in transformers")

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .data import Row
 
-INITS = ("A", "B", "gaussian", "orthogonal", "pissa", "pissa_niter_N", "olora", "loftq")
-_NEEDS_DATA = {"eva", "corda", "lora_ga"}
+INITS = ("A", "B", "gaussian", "orthogonal", "pissa", "pissa_niter_N", "olora")
+_NEEDS_DATA = "it looks at data before training"
+_NOT_OFFERED = dict.fromkeys(("eva", "corda", "lora_ga"), _NEEDS_DATA) | {
+    "loftq": "it makes up for the error of a quantized base; over a whole one it would train against a base that no "
+             "server has, and the difference is not of low rank"}
 _CHOICES = {
     "schedule": ("constant", "linear", "cosine"),
     "long_rows": ("refuse", "cut", "skip"),
@@ -25,6 +28,13 @@ _AT_LEAST_ONE = ("rank", "epochs", "batch_size", "grad_accumulation")
 _NOT_NEGATIVE = ("budget", "max_steps", "max_length", "eval_every", "patience", "save_every", "threads", "weight_decay",
                  "clip_norm", "seed")
 _FRACTIONS = ("eval_fraction", "warmup", "dropout")
+_AT_MOST = {"seed": 2**63 - 1, "threads": 1024, "learning_rate": 10}
+_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "int": (lambda v: type(v) is int, "a whole number"),
+    "float": (lambda v: type(v) in (int, float) and math.isfinite(v), "a finite number"),
+    "float | None": (lambda v: v is None or _TYPES["float"][0](v), "a finite number"),
+    "bool": (lambda v: type(v) is bool, "true or false"),
+}
 _INCIDENTAL = {"base", "data", "eval_data", "out", "resume", "overwrite", "save_every", "save_dtype", "threads",
                "base_name", "description"}
 
@@ -44,7 +54,7 @@ class TrainConfig:
     eval_fraction: float = 0.1
     init: str = "A"
     """A: A random, B zero (PEFT's default); B: B random, A zero; or PEFT's gaussian, orthogonal, pissa,
-    pissa_niter_N, olora, loftq."""
+    pissa_niter_N, olora."""
     targets: tuple[str, ...] | str = ("q_proj", "v_proj")
     """Ends of module names; a string is a regular expression for whole names, or `all-linear`."""
     rank: int = 8
@@ -104,6 +114,10 @@ class TrainConfig:
         for name in ("base", "data", "out", "eval_data"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else Path(value))
+        for f in dataclasses.fields(self):
+            good, words = _TYPES.get(str(f.type), (lambda _: True, ""))
+            if not good(getattr(self, f.name)):
+                raise ValueError(f"{f.name} must be {words}, got {getattr(self, f.name)!r}")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
@@ -111,11 +125,14 @@ class TrainConfig:
             (_AT_LEAST_ONE, lambda v: v >= 1, "at least 1"),
             (_NOT_NEGATIVE, lambda v: v >= 0, "not negative"),
             (_FRACTIONS, lambda v: 0 <= v < 1, "at least 0 and below 1"),
-            (("learning_rate",), lambda v: v > 0 and math.isfinite(v), "a positive number"),
+            (("learning_rate",), lambda v: v > 0, "a positive number"),
         ):
             for name in names:
                 if not good(getattr(self, name)):
                     raise ValueError(f"{name} must be {words}, got {getattr(self, name)}")
+        for name, most in _AT_MOST.items():
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}")
         self._check_adapter()
         if self.resume == "auto" and self.overwrite:
             raise ValueError("resume and overwrite exclude each other")
@@ -128,9 +145,12 @@ class TrainConfig:
             raise ValueError("targets is empty")
         if isinstance(self.targets, str):
             _check_pattern("targets", self.targets)
-        for name in ("rank_pattern", "alpha_pattern"):
+        for name, kind in (("rank_pattern", "int"), ("alpha_pattern", "float")):
+            good, words = _TYPES[kind]
             for key, value in getattr(self, name).items():
                 _check_pattern(name, key)
+                if not good(value):
+                    raise ValueError(f"{name}: {key!r} must be {words}, got {value!r}")
                 if value <= 0:
                     raise ValueError(f"{name}: {key!r} must be positive, got {value}")
         if self.alpha is not None and not self.alpha > 0:
@@ -149,8 +169,8 @@ class TrainConfig:
 def check_init(init: str) -> None:
     """Raises ValueError for a start that is not offered."""
     name = re.sub(r"^pissa_niter_\d+$", "pissa_niter_N", init)
-    if name in _NEEDS_DATA:
-        raise ValueError(f"init {init!r} is not supported: it looks at data before training")
+    if name in _NOT_OFFERED:
+        raise ValueError(f"init {init!r} is not supported: {_NOT_OFFERED[name]}")
     if name not in INITS or init == "pissa_niter_N":
         raise ValueError(f"init {init!r} is none of {', '.join(INITS)}")
 
@@ -198,12 +218,13 @@ class TrainResult:
     rows: int = 0
     """Rows trained on."""
     cut: tuple[int, ...] = ()
-    """Lines of rows that were cut to max_length."""
+    """Lines of `data` that were cut to max_length."""
     skipped: tuple[int, ...] = ()
-    """Lines of rows that were left out as too long."""
+    """Lines of `data` that were left out as too long."""
     held_out: Row | None = None
     """A row that was not trained on, where there is one."""
     notes: tuple[str, ...] = ()
+    """What `on_note` got."""
     weights_step: int = 0
     """The step whose weights the adapter has: an earlier one than `steps` where patience kept the best."""
 

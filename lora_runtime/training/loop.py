@@ -17,6 +17,7 @@ from .checkpoint import Checkpoint, rng_state, save, set_rng_state
 from .config import StepReport, TrainConfig
 from .encoding import Example
 from .guard import FrozenBase
+from .memory import first_line, out_of_memory
 from .metrics import Metrics
 from .schedule import learning_rate
 
@@ -58,8 +59,18 @@ class Loop:
         """Train to the end; how it ended. The weights are then those to be kept.
 
         A KeyboardInterrupt out of `on_step` writes a checkpoint on its way. Raises DivergedError for a loss or
-        gradient that is no number, TrainingError when a checkpoint cannot be written.
+        gradient that is no number, TrainingError when a checkpoint cannot be written or memory is short.
         """
+        try:
+            return self._run(on_step, frozen)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"step {self.step + 1}: memory is short ({first_line(error)}); a smaller batch_size (with more "
+                f"grad_accumulation) or max_length takes less; {self._last_saved()}") from error
+
+    def _run(self, on_step: Callable[[StepReport], object] | None, frozen: FrozenBase) -> str:
         if self.step == 0:
             self.metrics.restart([])
             self._evaluate()

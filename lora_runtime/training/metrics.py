@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from .checkpoint import replace_file
+from .checkpoint import naming, replace_file
 
 NAME = "metrics.jsonl"
 
@@ -24,7 +24,7 @@ class Metrics:
 
     def add(self, **row: float) -> None:
         self.rows.append(row)
-        with self._path.open("a", encoding="utf-8") as stream:
+        with naming(self._path), self._path.open("a", encoding="utf-8") as stream:
             stream.write(f"{json.dumps(row)}\n")
 
     def series(self, name: str) -> list[tuple[int, float]]:

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..adapters.update import BaseModule
-from ..base import eos_ids, identity_of, resolve_device, resolve_dtype
+from ..base import check_architecture, eos_ids, identity_of, read_base, resolve_device, resolve_dtype
 from ..errors import BaseModelError, TrainingError
 from ..model.modules import base_modules
 from .config import TrainConfig
+from .convert import changes_base
 from .targets import Ranks, choose_ranks, select_targets
 
 ADAPTER = "default"
@@ -35,22 +35,15 @@ class LoadedBase:
 
 
 def load_base(config: TrainConfig) -> LoadedBase:
-    """Raises BaseModelError when it is not there or not safetensors."""
+    """Raises BaseModelError for what could not be served either, and for a quantised base."""
     if not config.base.is_dir():
         raise BaseModelError(f"base model {str(config.base)!r} is not a directory")
     device = resolve_device(config.device)
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            config.base, dtype=base_dtype(config.dtype, device), use_safetensors=True, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(config.base, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise BaseModelError(f"base model {str(config.base)!r} cannot be loaded: {error}") from error
-    if getattr(model.config, "quantization_config", None) is not None:
-        raise BaseModelError(f"base model {str(config.base)!r} is quantised: training wants the weights themselves")
+    model, tokenizer = read_base(config.base, base_dtype(config.dtype, device), device, packed=False)
+    context = check_architecture(model, model.config.get_text_config())
     identity = identity_of(config.base, model)
     name = config.base_name or config.base.resolve().name
-    context = int(model.config.get_text_config().max_position_embeddings)
-    return LoadedBase(model.to(device), tokenizer, identity, name, eos_ids(model, tokenizer), context)
+    return LoadedBase(model, tokenizer, identity, name, eos_ids(model, tokenizer), context)
 
 
 def base_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -68,7 +61,7 @@ def add_adapter(base: LoadedBase, config: TrainConfig) -> Any:
     from peft import LoraConfig, get_peft_model
 
     chosen = select_targets(base_modules(base.model), config.targets)
-    _check_start(config, chosen)
+    _check_start(config, chosen, base.model)
     ranks = choose_ranks(config, chosen)
     base.model.name_or_path = base.name
     lora = LoraConfig(task_type="CAUSAL_LM", **_lora_fields(config, ranks))
@@ -107,13 +100,24 @@ def _lora_fields(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
     }
 
 
-def _check_start(config: TrainConfig, chosen: dict[str, BaseModule]) -> None:
-    if config.init == "loftq":
-        raise TrainingError(
-            "init 'loftq' makes up for the error of a quantized base; over this one it would train against a base "
-            "that no server has, and the difference is not of low rank")
+def _check_start(config: TrainConfig, chosen: dict[str, BaseModule], model: Any) -> None:
     if config.init == "olora" and any(m.transposed for m in chosen.values()):
         raise TrainingError("init 'olora' is not possible: PEFT does not know it for this base's Conv1D layers")
+    if changes_base(config):
+        _check_unshared(config.init, chosen, model)
+
+
+def _check_unshared(init: str, chosen: dict[str, BaseModule], model: Any) -> None:
+    """A start that changes a module's weight would change the others that share it, which no adapter gives back."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        if isinstance(weight := getattr(module, "weight", None), torch.Tensor):
+            owners.setdefault(id(weight), []).append(name)
+    for names in owners.values():
+        if len(names) > 1 and (target := next((n for n in names if n in chosen), None)):
+            other = next(n for n in names if n != target)
+            raise TrainingError(f"init {init!r} is not possible for {target!r}: it changes the module's weight, which "
+                                f"{other!r} shares")
 
 
 @torch.no_grad()

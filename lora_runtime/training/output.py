@@ -63,8 +63,10 @@ def _config_json(lora: Any) -> bytes:
     if isinstance(fields["target_modules"], list):
         fields["target_modules"].sort()  # PEFT keeps a set: its order would change from run to run
     fields["lora_alpha"] = _whole(fields["lora_alpha"])
-    fields["alpha_pattern"] = {k: _whole(v) for k, v in fields["alpha_pattern"].items()}
-    return (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode()
+    # the first key that matches counts, and PEFT's own writer sorts them
+    fields["rank_pattern"] = dict(lora.rank_pattern)
+    fields["alpha_pattern"] = {k: _whole(v) for k, v in lora.alpha_pattern.items()}
+    return (json.dumps(dict(sorted(fields.items())), indent=2) + "\n").encode()
 
 
 def _whole(value: float) -> float:
@@ -76,7 +78,8 @@ def write_card(base: LoadedBase, files: Mapping[str, DataFile], config: TrainCon
     settings = json.dumps(config.settings() | {"save_dtype": config.save_dtype}, indent=2)
     kept = "" if result.weights_step == result.steps else f", weights of step {result.weights_step}"
     lines = [
-        "---", f"base_model: {base.name}", "library_name: peft", "tags: [lora, loramux]", "---", "",
+        "---", f"base_model: {json.dumps(base.name, ensure_ascii=False)}",
+        "library_name: peft", "tags: [lora, loramux]", "---", "",
         f"# {config.out.resolve().name}", "",
         *([config.description, ""] if config.description else []),
         f"A LoRA adapter of {base.name}, made by `loramux train` {__version__}.", "",

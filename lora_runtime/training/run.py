@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import TrainingError
 from .config import StepReport, TrainConfig, TrainResult
 from .data import DataFile, read_rows
+from .memory import first_line, out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -21,17 +23,18 @@ if TYPE_CHECKING:
     from .model import LoadedBase
 
 _REQUIRED = ("peft", "matplotlib")
+_NAMED = 10
 
 
 def train(
     config: TrainConfig, *, on_step: Callable[[StepReport], object] | None = None,
-    on_model: Callable[[Any], object] | None = None,
+    on_model: Callable[[Any], object] | None = None, on_note: Callable[[str], object] | None = None,
 ) -> TrainResult:
     """Train one adapter and write it, its card, its metrics and its plot into `config.out`.
 
-    `on_model` gets the PeftModel once, before the first step; `on_step` every finished step. A KeyboardInterrupt raised
-    in `on_step` leaves a checkpoint of that step. Raises TrainingError (DivergedError where the loss is no number) and
-    BaseModelError.
+    `on_note` gets lines about rows that are not trained on as they are, then `on_model` the PeftModel once, both before
+    the first step; `on_step` gets every finished step. A KeyboardInterrupt raised in it leaves a checkpoint of that
+    step. Raises TrainingError (DivergedError where the loss is no number) and BaseModelError.
     """
     _check_packages()
     _check_out(config)
@@ -40,13 +43,20 @@ def train(
         files["eval_data"] = read_rows(config.eval_data)
     with _threads(config.threads):
         try:
-            return _train(config, files, on_step, on_model)
+            return _train(config, files, on_step, on_model, on_note)
         except OSError as error:
-            raise TrainingError(f"{config.out} cannot be written: {error.strerror or error}") from error
+            where = "" if error.filename is None else f"{error.filename}: "
+            raise TrainingError(f"{where}{error.strerror or error}") from error
+        except MemoryError as error:
+            raise TrainingError("there is no memory left for this run") from error
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise TrainingError(f"the device has no room for base and adapter: {first_line(error)}") from error
 
 
 def _train(config: TrainConfig, files: dict[str, DataFile], on_step: Callable[[StepReport], object] | None,
-           on_model: Callable[[Any], object] | None) -> TrainResult:
+           on_model: Callable[[Any], object] | None, on_note: Callable[[str], object] | None) -> TrainResult:
     import torch
 
     from . import checkpoint, output
@@ -57,6 +67,9 @@ def _train(config: TrainConfig, files: dict[str, DataFile], on_step: Callable[[S
 
     base = load_base(config)
     rows = _encode(config, files, base)
+    if on_note is not None:
+        for note in rows.notes:
+            on_note(note)
     settings = _settings(config, files, base)
     saved = checkpoint.load(config.out) if config.resume == "auto" else None
     if saved is not None:
@@ -86,22 +99,32 @@ def _check_packages() -> None:
     missing = [name for name in _REQUIRED if importlib.util.find_spec(name) is None]
     if missing:
         raise TrainingError(f"training needs {' and '.join(missing)}: pip install 'loramux[train]'")
+    for name in _REQUIRED:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # of whatever it needs in another version
+            raise TrainingError(f"{name} is installed, but importing it fails: {error}") from error
 
 
 def _check_out(config: TrainConfig) -> None:
-    """Refuse a directory in use, unless it is to be gone on with or overwritten."""
-    from . import checkpoint, output
+    """Refuse a directory in use, unless it is to be gone on with or overwritten, and any that no run has made."""
+    from . import checkpoint, metrics, output
 
     out = config.out
     if out.exists() and not out.is_dir():
         raise TrainingError(f"{out} is not a directory")
     found = [name for name in output.ALL if (out / name).exists()]
-    if not found or config.overwrite:
+    if not found:
+        return
+    if not {output.WEIGHTS, output.CONFIG, metrics.NAME, checkpoint.NAME} & set(found):
+        raise TrainingError(f"{out} has {found[0]}, which would be replaced, but nothing of an earlier run: take "
+                            "another directory")
+    if config.overwrite:
         return
     if config.resume == "never":
         raise TrainingError(f"{out} has {found[0]} of an earlier run: go on with it (resume) or start anew (overwrite)")
-    if output.WEIGHTS in found and checkpoint.NAME not in found:
-        raise TrainingError(f"{out} has an adapter but no checkpoint to go on from: start anew (overwrite)")
+    if found != [metrics.NAME] and checkpoint.NAME not in found:
+        raise TrainingError(f"{out} has {found[0]} but no checkpoint to go on from: start anew (overwrite)")
 
 
 def _clear(out: Path) -> None:
@@ -139,12 +162,20 @@ def _encode(config: TrainConfig, files: dict[str, DataFile], base: LoadedBase) -
     fraction = 0.0 if "eval_data" in encoded else config.eval_fraction
     kept, held = split(len(data.examples), fraction, config.seed)
     held_out = [data.examples[i] for i in held] + list(encoded["eval_data"].examples if "eval_data" in encoded else ())
-    if config.patience and not held_out:
-        raise TrainingError("patience needs an evaluation: give eval_data, or an eval_fraction and two rows or more")
-    notes: tuple[str, ...] = ("a single row: nothing is held out",) if fraction and not held else ()
-    if "eval_data" in encoded and (odd := len(encoded["eval_data"].cut) + len(encoded["eval_data"].skipped)):
-        notes += (f"{odd} rows of eval_data are longer than max_length: cut or skipped",)
-    return _Rows([data.examples[i] for i in kept], held_out, data.cut, data.skipped, notes)
+    for name in ("patience", "eval_every"):
+        if getattr(config, name) and not held_out:
+            raise TrainingError(f"{name} needs an evaluation: give eval_data, or an eval_fraction and two rows or more")
+    notes = [note for name, file in files.items() for note in _long_rows(file.path, encoded[name])]
+    if fraction and not held:
+        notes.append("a single row: nothing is held out")
+    return _Rows([data.examples[i] for i in kept], held_out, data.cut, data.skipped, tuple(notes))
+
+
+def _long_rows(path: Path, encoded: Encoded) -> Iterator[str]:
+    for what, lines in (("cut", encoded.cut), ("skipped", encoded.skipped)):
+        if lines:
+            shown = ", ".join(map(str, lines[:_NAMED])) + (", …" if len(lines) > _NAMED else "")
+            yield f"{path}: {len(lines)} rows {what} as too long: lines {shown}"
 
 
 def _settings(config: TrainConfig, files: dict[str, DataFile], base: LoadedBase) -> dict[str, Any]:

@@ -36,6 +36,9 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
+    def note(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def show(self, report: StepReport) -> None:
         numbers = f"loss {report.loss:.4f} · {report.tokens_per_s:.0f} tokens/s"
         if report.eval_loss is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 import signal
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,9 +22,11 @@ if TYPE_CHECKING:
     from lora_runtime.training import StepReport, TrainConfig, TrainResult
 
 _DATA, _ADAPTER, _TRAINING, _RUN, _PUBLISH = "Data", "Adapter", "Training", "Run", "Publish"
+_EXCLUSIVE = (("targets", "target_regex"), ("rank", "budget"), ("eval_fraction", "eval_data"))
 
 
 def train(
+    context: typer.Context,
     base: Annotated[Path, typer.Option(help="The base's directory.")],
     data: Annotated[Path, typer.Option(
         help="JSONL of {prompt, completion} or {messages} rows.", rich_help_panel=_DATA)],
@@ -36,7 +40,7 @@ def train(
     long_rows: Annotated[str, typer.Option(
         help="refuse, cut or skip longer rows.", rich_help_panel=_DATA)] = "refuse",
     init: Annotated[str, typer.Option(
-        help="A (A random, B zero), B (B random, A zero), gaussian, orthogonal, pissa, pissa_niter_N, olora, loftq.",
+        help="A (A random, B zero), B (B random, A zero), gaussian, orthogonal, pissa, pissa_niter_N, olora.",
         rich_help_panel=_ADAPTER)] = "A",
     targets: Annotated[str, typer.Option(
         help="Modules, with commas between, or all-linear.", rich_help_panel=_ADAPTER)] = "q_proj,v_proj",
@@ -49,7 +53,8 @@ def train(
     dora: Annotated[bool, typer.Option("--dora", help="Train magnitudes too.", rich_help_panel=_ADAPTER)] = False,
     dropout: Annotated[float, typer.Option(help="Of A's inputs.", rich_help_panel=_ADAPTER)] = 0.0,
     rank_pattern: Annotated[list[str] | None, typer.Option(
-        help="MODULE=RANK, repeatable; MODULE is a name's end or a pattern.", rich_help_panel=_ADAPTER)] = None,
+        help="MODULE=RANK, repeatable; MODULE is a name's end or a pattern, the first that matches counts.",
+        rich_help_panel=_ADAPTER)] = None,
     alpha_pattern: Annotated[list[str] | None, typer.Option(
         help="MODULE=ALPHA, repeatable.", rich_help_panel=_ADAPTER)] = None,
     budget: Annotated[int, typer.Option(
@@ -81,7 +86,8 @@ def train(
     save_dtype: Annotated[str, typer.Option(
         help="Of the adapter's file: float32 or bfloat16.", rich_help_panel=_RUN)] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_RUN)] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: one per core.", rich_help_panel=_RUN)] = 0,
+    threads: Annotated[int, typer.Option(
+        help="CPU threads; 0: as many as torch takes by itself.", rich_help_panel=_RUN)] = 0,
     base_name: Annotated[str, typer.Option(
         help="What the adapter calls its base; default: the directory's name.", rich_help_panel=_RUN)] = "",
     description: Annotated[str, typer.Option(help="A sentence for its card.", rich_help_panel=_RUN)] = "",
@@ -95,11 +101,14 @@ def train(
 ) -> None:
     """Train a LoRA adapter on a JSONL file, and publish it."""
     values = dict(locals())  # the options by the names of TrainConfig's fields
-    for key in ("publish", "name", "publish_path", "connection", "target_regex"):
+    for key in ("context", "publish", "name", "publish_path", "connection", "target_regex"):
         del values[key]
+    for one, other in _EXCLUSIVE:
+        if _is_given(context, one) and _is_given(context, other):
+            fail(f"{_flag(one)} and {_flag(other)} exclude each other", 2)
     values["targets"] = target_regex or _targets(targets)
-    values["rank_pattern"] = dict(_pair("--rank-pattern", text, int) for text in rank_pattern or [])
-    values["alpha_pattern"] = dict(_pair("--alpha-pattern", text, float) for text in alpha_pattern or [])
+    values["rank_pattern"] = _pairs("--rank-pattern", rank_pattern, int)
+    values["alpha_pattern"] = _pairs("--alpha-pattern", alpha_pattern, float)
     config = _config(values)
     publication = None
     if publish:
@@ -111,15 +120,29 @@ def train(
         if publication is not None:
             publication.check(base)
         result = _run(config)
-        _report(result)
         if publication is not None:
-            publication.load()
-            if result.held_out is not None:
-                publication.compare(result.held_out.prompt)
-            else:
-                typer.echo("no row was held out: nothing to compare")
+            _publish(publication, result)
     except CallError as error:
         fail(str(error), 1)
+    except KeyboardInterrupt:
+        fail("cancelled", 130)
+
+
+def _publish(publication: Publication, result: TrainResult) -> None:
+    publication.load()
+    if result.held_out is not None:
+        publication.compare(result.held_out.prompt)
+    else:
+        typer.echo("no row was held out: nothing to compare")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _config(values: dict[str, Any]) -> TrainConfig:
@@ -148,13 +171,24 @@ def _run(config: TrainConfig) -> TrainResult:
 
     try:
         with Progress() as progress:
-            return run(config, on_step=on_step, on_model=stop.watch)
+            result = run(config, on_step=on_step, on_model=stop.watch, on_note=progress.note)
     except (TrainingError, BaseModelError) as error:
         fail(str(error), 1)
+    except _Stopped:
+        fail("stopped behind a checkpoint; --resume auto goes on", stop.exit_code)
     except KeyboardInterrupt:
-        fail(f"stopped{stop.where}; --resume auto goes on", stop.exit_code)
+        fail("stopped at once: nothing is saved since the last checkpoint, if there is one", stop.exit_code)
     finally:
         stop.restore()
+    _report(result)
+    if stop.is_met:
+        fail("stopped behind the last step: the adapter is written; --resume auto --publish publishes it",
+             stop.exit_code)
+    return result
+
+
+class _Stopped(KeyboardInterrupt):
+    """Out of `on_step`: training leaves a checkpoint before it comes here."""
 
 
 class _Signals:
@@ -169,8 +203,8 @@ class _Signals:
         return 128 + (self._met or signal.SIGINT)
 
     @property
-    def where(self) -> str:
-        return " behind a checkpoint" if self._met else ""
+    def is_met(self) -> bool:
+        return bool(self._met)
 
     def watch(self, _model: object) -> None:
         """From the first step on: before it there is nothing to save."""
@@ -181,7 +215,7 @@ class _Signals:
 
     def check(self) -> None:
         if self._met:
-            raise KeyboardInterrupt
+            raise _Stopped
 
     def restore(self) -> None:
         for number, handler in self._before.items():
@@ -191,15 +225,11 @@ class _Signals:
     def _meet(self, number: int, _frame: object) -> None:
         self._met = number
         self.restore()
+        with suppress(OSError):  # not through sys.stderr: the signal may have met it in the middle of a write
+            os.write(2, b"\nstopping behind this step, with a checkpoint; once more stops at once\n")
 
 
 def _report(result: TrainResult) -> None:
-    for what, lines in (("cut", result.cut), ("skipped", result.skipped)):
-        if lines:
-            shown = ", ".join(map(str, lines[:10])) + (", …" if len(lines) > 10 else "")
-            typer.echo(f"{len(lines)} rows {what} as too long: lines {shown}", err=True)
-    for note in result.notes:
-        typer.echo(note, err=True)
     held_out = f", {result.eval_loss:.4f} held out" if result.eval_loss is not None else ""
     typer.echo(f"{result.adapter}: {result.steps} steps ({result.stopped}), loss {result.losses[-1][1]:.4f}{held_out}, "
                f"{result.tokens_per_s:.0f} tokens/s")
@@ -207,6 +237,16 @@ def _report(result: TrainResult) -> None:
 
 def _targets(text: str) -> tuple[str, ...] | str:
     return text if text == "all-linear" else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _pairs(flag: str, texts: list[str] | None, kind: Callable[[str], Any]) -> dict[str, Any]:
+    """In their order: the first key that matches a module counts."""
+    found: dict[str, Any] = {}
+    for key, value in (_pair(flag, text, kind) for text in texts or []):
+        if key in found:
+            fail(f"{flag} names {key!r} twice", 2)
+        found[key] = value
+    return found
 
 
 def _pair(flag: str, text: str, kind: Callable[[str], Any]) -> tuple[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lora_runtime import BaseModelError, DivergedError, TrainingError
@@ -22,6 +25,7 @@ from lora_runtime.training import StepReport, TrainConfig, train
 from lora_runtime.training.batches import collate
 from lora_runtime.training.data import read_rows
 from lora_runtime.training.encoding import Encoder, encode_rows
+from lora_runtime.training.loop import Loop
 from lora_runtime.training.model import base_dtype
 from lora_runtime.training.schedule import learning_rate
 from lora_runtime.training.targets import spread
@@ -51,7 +55,7 @@ def test_the_loss_is_transformers_own_and_falls(tiny_base: Path, tmp_path: Path)
 
 
 def test_what_a_run_leaves(tiny_base: Path, tmp_path: Path) -> None:
-    config = make_config(tiny_base, tmp_path, eval_fraction=0.2, base_name="hub/tiny", description="It counts.")
+    config = make_config(tiny_base, tmp_path, eval_fraction=0.2, base_name="hub: tiny", description="It counts.")
     result = train(config)
     assert result.adapter == config.out
     assert sorted(p.name for p in config.out.iterdir()) == [
@@ -59,10 +63,11 @@ def test_what_a_run_leaves(tiny_base: Path, tmp_path: Path) -> None:
     assert (config.out / "loss.png").read_bytes().startswith(b"\x89PNG")
     card = (config.out / "README.md").read_text()
     base = AutoModelForCausalLM.from_pretrained(tiny_base)
+    assert 'base_model: "hub: tiny"' in card
     for part in (identity_of(tiny_base, base), read_rows(config.data).sha256, "It counts.", '"rank": 4',
                  f"{result.losses[-1][1]:.4f}", f"{result.eval_loss:.4f}", "10 trained on"):
         assert part in card
-    assert json.loads((config.out / "adapter_config.json").read_text())["base_model_name_or_path"] == "hub/tiny"
+    assert json.loads((config.out / "adapter_config.json").read_text())["base_model_name_or_path"] == "hub: tiny"
     lines = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines if "loss" in line] == result.losses
     assert [(line["step"], line["eval_loss"]) for line in lines if "eval_loss" in line] == result.eval_losses
@@ -158,7 +163,7 @@ def test_weights_that_are_not_finite_are_never_saved(tiny_base: Path, tmp_path: 
         if report.step == 2:
             next(p for n, p in report.model.named_parameters() if "lora_B" in n).data[0, 0] = float("nan")
 
-    with pytest.raises(DivergedError, match=r"step 2.*not finite; the checkpoint of step 1 is whole"):
+    with pytest.raises(DivergedError, match=r"step 2.*not finite; the checkpoint of step 2 is whole"):
         train(make_config(tiny_base, tmp_path, save_every=1), on_step=spoil)
 
 
@@ -188,6 +193,27 @@ def test_a_budget_is_kept(tiny_base: Path, tmp_path: Path) -> None:
     assert config["rank_pattern"] == {"q_proj": 5}
     assert spent == 3 * (5 * 128 + 4 * 96 + 4 * 160) == 4992  # one more of v_proj would be 288 over it
     assert config["alpha_pattern"] == {"q_proj": 10}  # the scaling stays 2
+
+
+def test_the_first_key_that_matches_counts(tiny_base: Path, tmp_path: Path) -> None:
+    """In the file too, in which PEFT's writer would sort the keys; a given alpha wins over one that follows."""
+    one, all_of_them = r"layers\.0\.self_attn\.q_proj", "q_proj"
+    result = train(make_config(tiny_base, tmp_path, rank_pattern={all_of_them: 6}, alpha_pattern={one: 5}, max_steps=1))
+    config = json.loads((result.adapter / "adapter_config.json").read_text())
+    assert list(config["alpha_pattern"].items()) == [(one, 5), (all_of_them, 12)]
+    two = {"self_attn.v_proj": 2, "v_proj|q_proj": 6}
+    result = train(make_config(tiny_base, tmp_path, rank_pattern=two, max_steps=1, overwrite=True))
+    config = json.loads((result.adapter / "adapter_config.json").read_text())
+    assert list(config["rank_pattern"].items()) == list(two.items())
+    assert list(config["alpha_pattern"]) == list(two)
+    assert list(config) == sorted(config)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_shared_weight_cannot_be_changed_at_the_start(tmp_path: Path, init: str) -> None:
+    base = save_base(tmp_path / "base", "llama", tie_word_embeddings=True)
+    with pytest.raises(TrainingError, match=f"init '{init}' is not possible for 'lm_head'.*embed_tokens' shares"):
+        train(make_config(base, tmp_path, init=init, targets=("q_proj", "lm_head")))
 
 
 def test_ranks_and_alphas_by_module(tiny_base: Path, tmp_path: Path) -> None:
@@ -222,16 +248,26 @@ def test_a_single_row(tiny_base: Path, tmp_path: Path) -> None:
     result = train(make_config(tiny_base, tmp_path, eval_fraction=0.5))
     assert (result.rows, result.steps, result.held_out, result.eval_losses) == (1, 2, None, [])
     assert result.notes == ("a single row: nothing is held out",)
-    with pytest.raises(TrainingError, match="patience needs an evaluation"):
-        train(make_config(tiny_base, tmp_path, data=data, eval_fraction=0.5, patience=1, overwrite=True))
+    for name in ("patience", "eval_every"):
+        with pytest.raises(TrainingError, match=f"{name} needs an evaluation"):
+            train(make_config(tiny_base, tmp_path, data=data, eval_fraction=0.5, overwrite=True, **{name: 1}))
 
 
 def test_long_rows_are_reported(tiny_base: Path, tmp_path: Path) -> None:
     write_rows(tmp_path / "data.jsonl", [chat("q", "a" * n) for n in (3, 30, 3)])
     with pytest.raises(TrainingError, match=r"data\.jsonl: rows longer than 30 tokens: line 2 has"):
         train(make_config(tiny_base, tmp_path, max_length=30))
-    cut = train(make_config(tiny_base, tmp_path, max_length=30, long_rows="cut"))
+    other = write_rows(tmp_path / "other.jsonl", [chat("q", "a"), chat("q", "a" * 30)])
+    heard: list[str] = []
+
+    def on_model(_: Any) -> None:
+        heard.append("the first step")
+
+    cut = train(make_config(tiny_base, tmp_path, max_length=30, long_rows="cut", eval_data=other),
+                on_note=heard.append, on_model=on_model)
     assert (cut.cut, cut.skipped, cut.rows) == ((2,), (), 3)
+    assert heard == [*cut.notes, "the first step"]
+    assert cut.notes == tuple(f"{tmp_path / name}.jsonl: 1 rows cut as too long: lines 2" for name in ("data", "other"))
     skipped = train(make_config(tiny_base, tmp_path, max_length=30, long_rows="skip", overwrite=True))
     assert (skipped.cut, skipped.skipped, skipped.rows) == ((), (2,), 2)
     assert "1 skipped as too long" in (tmp_path / "out" / "README.md").read_text()
@@ -243,9 +279,13 @@ def test_long_rows_are_reported(tiny_base: Path, tmp_path: Path) -> None:
     ({"targets": ("q_proj", "c_attn")}, "target 'c_attn' is no module of the base; its linear layers are down_proj"),
     ({"targets": ".*nothing"}, "matches no module"),
     ({"targets": ("embed_tokens",)}, "only linear layers are adapted"),
-    ({"init": "loftq"}, "init 'loftq' makes up for the error of a quantized base"),
-    ({"init": "orthogonal", "rank": 3}, "rank to be even"),
-    ({"budget": 10}, "outside ranks 1 to"),
+    ({"init": "orthogonal", "rank": 3}, "'model.layers.0.self_attn.q_proj': init 'orthogonal' needs an even rank"),
+    ({"budget": 10}, "is too small: rank 1 of"),
+    ({"rank_pattern": {"qproj": 4}}, "rank_pattern: 'qproj' decides about none"),
+    ({"alpha_pattern": {"q_proj": 4, "0.self_attn.q_proj": 3}}, "alpha_pattern: '0.self_attn.q_proj' decides about"),
+    ({"rank": 4097}, "q_proj': the adapter's rank would be 4097, servers take 4096"),
+    ({"rank_pattern": {"v_proj": 33}, "init": "pissa"}, "v_proj': rank 33 is above 32"),
+    ({"init": "olora", "rank": 2049}, "rank would be 4098"),
 ])
 def test_adapters_that_cannot_be_made(tiny_base: Path, tmp_path: Path, fields: dict[str, Any], words: str) -> None:
     with pytest.raises(TrainingError, match=words):
@@ -254,10 +294,16 @@ def test_adapters_that_cannot_be_made(tiny_base: Path, tmp_path: Path, fields: d
 
 @pytest.mark.parametrize(("fields", "words"), [
     ({"rank": 0}, "rank must be at least 1"), ({"eval_fraction": 1.0}, "eval_fraction must be at least 0 and below 1"),
-    ({"learning_rate": float("nan")}, "learning_rate must be a positive"), ({"dtype": "float16"}, "dtype must be one"),
+    ({"learning_rate": float("nan")}, "learning_rate must be a finite"), ({"learning_rate": 1e9}, "must be at most 10"),
+    ({"dtype": "float16"}, "dtype must be one"),
     ({"init": "eva"}, "'eva' is not supported: it looks at data"), ({"init": "C"}, "init 'C' is none of A, B"),
+    ({"init": "loftq"}, "'loftq' is not supported: it makes up for the error of a quantized base"),
     ({"init": "pissa_niter_N"}, "none of"), ({"targets": ()}, "targets is empty"), ({"targets": "("}, "not a regular"),
     ({"rank_pattern": {"q_proj": 0}}, "must be positive"), ({"budget": 1, "rank_pattern": {"q": 1}}, "exclude each"),
+    ({"rank": True}, "rank must be a whole"), ({"rank_pattern": {"q": 2.5}}, "'q' must be a whole number, got 2.5"),
+    ({"alpha_pattern": {"q": float("nan")}}, "'q' must be a finite"), ({"alpha": float("inf")}, "alpha must be a fini"),
+    ({"weight_decay": float("inf")}, "weight_decay must be a finite"), ({"seed": 1 << 63}, "seed must be at most"),
+    ({"threads": 5000}, "threads must be at most 1024"), ({"dora": 1}, "dora must be true or false"),
     ({"alpha": 0}, "alpha must be positive"), ({"resume": "auto", "overwrite": True}, "exclude each other"),
 ])
 def test_settings_that_could_never_train(fields: dict[str, Any], words: str) -> None:
@@ -271,19 +317,81 @@ def test_bases_and_directories_that_cannot_be_used(tiny_base: Path, tmp_path: Pa
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainingError, match="file is not a directory"):
         train(make_config(tiny_base, tmp_path, out=tmp_path / "file"))
-    with pytest.raises(TrainingError, match="below cannot be written: Not a directory"):
+    with pytest.raises(TrainingError, match="file/below: Not a directory"):
         train(make_config(tiny_base, tmp_path, out=tmp_path / "file" / "below"))
     (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "README.md").write_text("mine")
+    for fields in ({}, {"resume": "auto"}, {"overwrite": True}):
+        with pytest.raises(TrainingError, match=r"has README\.md, which would be replaced, but nothing of an earlier"):
+            train(make_config(tiny_base, tmp_path, **fields))
     (tmp_path / "out" / "adapter_config.json").write_text("{}")
+    with pytest.raises(TrainingError, match=r"has adapter_config\.json but no checkpoint"):
+        train(make_config(tiny_base, tmp_path, resume="auto"))
+    assert (tmp_path / "out" / "README.md").read_text() == "mine"
     with pytest.raises(TrainingError, match=r"has adapter_config\.json of an earlier run"):
         train(make_config(tiny_base, tmp_path))
     assert train(make_config(tiny_base, tmp_path, overwrite=True, max_steps=1)).steps == 1
+
+
+def test_a_base_is_checked_as_for_serving(tiny_base: Path, tmp_path: Path) -> None:
+    """Missing weights, a quantisation that says so, an adapter in its place, a device without values."""
+
+    def changed(name: str, config: dict[str, Any], drop: str = "") -> Path:
+        base = shutil.copytree(tiny_base, tmp_path / name)
+        weights = load_file(base / "model.safetensors")
+        weights.pop(drop, None)
+        save_file(weights, base / "model.safetensors", {"format": "pt"})
+        (base / "config.json").write_text(json.dumps(json.loads((base / "config.json").read_text()) | config))
+        return base
+
+    holes = changed("holes", {}, "model.layers.1.mlp.up_proj.weight")
+    with pytest.raises(BaseModelError, match=r"no weights for model\.layers\.1\.mlp\.up_proj\.weight"):
+        train(make_config(holes, tmp_path))
+    packed = changed("packed", {"quantization_config": {"quant_method": "fp8"}})
+    with pytest.raises(BaseModelError, match=r"is quantised \(fp8\)"):
+        train(make_config(packed, tmp_path))
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 8.0, "short_factor": [1.0] * 8,
+            "long_factor": [4.0] * 8, "original_max_position_embeddings": 32}
+    with pytest.raises(TrainingError, match="over the base's context of 32 tokens"):
+        train(make_config(changed("rope", {"rope_parameters": rope}), tmp_path, max_length=33))
+    adapter = changed("adapter", {})
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "nobody/nothing"}))
+    with pytest.raises(BaseModelError, match="it is an adapter, not a base"):
+        train(make_config(adapter, tmp_path))
+    with pytest.raises(BaseModelError, match="device 'meta' is not available"):
+        train(make_config(tiny_base, tmp_path, device="meta"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(TrainingError, match=r"needs peft and matplotlib: pip install 'loramux\[train\]'"):
         train(make_config(tmp_path, tmp_path))
+
+
+def test_packages_that_cannot_be_imported_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise AttributeError("module 'transformers' has no attribute 'x'")
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(TrainingError, match="peft is installed, but importing it fails: module 'transformers' has no"):
+        train(make_config(tmp_path, tmp_path))
+
+
+def test_short_memory_is_said_with_what_helps(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Loop._gradients
+
+    def short(loop: Loop, rows: Any) -> float:
+        if loop.step == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore")
+        return whole(loop, rows)
+
+    monkeypatch.setattr(Loop, "_gradients", short)
+    with pytest.raises(TrainingError, match=r"step 3: memory is short \(CUDA out of memory\. Tried to allocate 20 GiB"
+                       r"\); a smaller batch_size .* or max_length .*; the checkpoint of step 2 is whole"):
+        train(make_config(tiny_base, tmp_path, save_every=1), on_step=lambda r: None)
 
 
 def test_peft_is_imported_by_a_run_only() -> None:

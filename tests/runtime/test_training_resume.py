@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from lora_runtime import TrainingError
 from lora_runtime.training import StepReport, TrainResult, train
+from lora_runtime.training.checkpoint import replace_file
 
 from ..support.models import save_base
 from ..support.training import assert_same_tensors, make_config, write_rows
@@ -111,6 +113,22 @@ def test_half_a_checkpoint_beside_the_whole_one_is_never_read(tiny_base: Path, t
     assert not (config.out / ".checkpoint.pt.new").exists()
 
 
+def test_writing_aside_follows_no_link_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / ".it.new").symlink_to(tmp_path / "victim")
+    replace_file(tmp_path / "it", b"new")
+    assert ((tmp_path / "it").read_bytes(), (tmp_path / "victim").read_text()) == (b"new", "mine")
+
+    def interrupted(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        replace_file(tmp_path / "it", b"newer")
+    assert (tmp_path / "it").read_bytes() == b"new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["it", "victim"]
+
+
 def test_checkpoints_that_cannot_be_gone_on_with(tiny_base: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(make_config(tiny_base, tmp_path), on_step=stop_at(2))
@@ -132,5 +150,5 @@ def test_checkpoints_that_cannot_be_gone_on_with(tiny_base: Path, tmp_path: Path
             train(make_config(tiny_base, tmp_path, resume="auto"))
     checkpoint.unlink()
     (tmp_path / "out" / "adapter_model.safetensors").write_bytes(b"x")
-    with pytest.raises(TrainingError, match="has an adapter but no checkpoint"):
+    with pytest.raises(TrainingError, match=r"has adapter_model\.safetensors but no checkpoint"):
         train(make_config(tiny_base, tmp_path, resume="auto"))

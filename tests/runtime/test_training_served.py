@@ -23,6 +23,10 @@ KINDS: dict[str, dict[str, Any]] = {init: {"init": init} for init in STARTS} | {
     "pissa with dora": {"init": "pissa", "dora": True},
     "pissa with rslora": {"init": "pissa", "rslora": True, "rank_pattern": {"v_proj": 6}},
     "olora with patterns": {"init": "olora", "rank_pattern": {"v_proj": 3}, "alpha_pattern": {"v_proj": 5}, "alpha": 7},
+    "patterns out of the alphabet's order": {
+        "rank_pattern": {"q_proj": 2}, "alpha": 4,
+        "alpha_pattern": {"v_proj": 9, "layers.0.self_attn.q_proj": 20, "q_proj": 3}},
+    "orthogonal with a budget": {"init": "orthogonal", "budget": 3000},
     "B with dora": {"init": "B", "dora": True, "budget": 4000, "targets": "all-linear"},
 }
 

@@ -41,7 +41,7 @@ async def run(base: Path, out: Path, *args: str, code: int = 0, env: dict[str, s
 
 def test_every_setting_is_a_flag_with_the_same_default() -> None:
     flags = {p.name: p.default for p in command._parameters()}
-    own = {"publish", "name", "publish_path", "target_regex", "tls", "ca", "cert", "key", "token_file"}
+    own = {"publish", "name", "publish_path", "target_regex", "context", "tls", "ca", "cert", "key", "token_file"}
     fields = {f.name: f for f in dataclasses.fields(TrainConfig)}
     assert flags.keys() - own == fields.keys()
     for name, field in fields.items():
@@ -74,6 +74,10 @@ async def test_flags_become_settings(tiny_base: Path, tmp_path: Path) -> None:
     (("--rank", "0"), "rank must be at least 1"), (("--init", "lora_ga"), "looks at data"),
     (("--rank-pattern", "q_proj"), "--rank-pattern 'q_proj' is not MODULE=RANK"),
     (("--alpha-pattern", "q_proj=x"), "--alpha-pattern 'q_proj=x' is not MODULE=ALPHA"),
+    (("--rank-pattern", "q_proj=2", "--rank-pattern", "q_proj=4"), "--rank-pattern names 'q_proj' twice"),
+    (("--targets", "q_proj", "--target-regex", "q.*"), "--targets and --target-regex exclude each other"),
+    (("--rank", "8", "--budget", "4000"), "--rank and --budget exclude each other"),
+    (("--eval-fraction", "0.1", "--eval-data", "x"), "--eval-fraction and --eval-data exclude each other"),
     (("--name", "x"), "need --publish"),
 ])
 async def test_wrong_flags(tiny_base: Path, tmp_path: Path, args: tuple[str, ...], words: str) -> None:
@@ -115,7 +119,7 @@ async def test_publish_to_a_server_that_cannot(tiny_base: Path, tmp_path: Path) 
     assert "UNAVAILABLE" in (await run(tiny_base, tmp_path / "out", "--publish", nobody, code=1)).stderr
     assert not (tmp_path / "out").exists()  # nothing was trained
     tokens = write_tokens(tmp_path / "tokens.yaml", root={"adapters": ["*"], "admin": True},
-                          user={"adapters": ["*"]})
+                          user={"adapters": ["*"]}, other={"adapters": ["x"], "admin": True})
     root = tmp_path / "root"
     root.mkdir()
     settings = make_settings(tiny_base, adapter_roots=[root], auth_file=tokens)
@@ -127,17 +131,45 @@ async def test_publish_to_a_server_that_cannot(tiny_base: Path, tmp_path: Path) 
         result = await run(tiny_base, tmp_path / "out", *publish, code=1, env=env)
         assert "PERMISSION_DENIED: the path is outside the server's adapter roots" in result.stderr
         assert "--adapter-root" in result.stderr
-        assert f"loramux adapters load {tmp_path / 'out'} --name out" in result.stderr
-        result = await run(tiny_base, tmp_path / "out", *publish, "--resume", "auto", "--publish-path", "gone",
-                           code=1, env=env)
+        for user in ("user", "other"):
+            env_of = {"LORAMUX_TOKEN": token_of(user)}
+            assert "PERMISSION_DENIED" in (await run(tiny_base, root / "out", *publish, code=1, env=env_of)).stderr
+        assert not (tmp_path / "out").exists()
+        assert not (root / "out").exists()  # all of that before training
+        result = await run(tiny_base, root / "a b", *publish, "--publish-path", "gone", code=1, env=env)
         assert "--publish-path" in result.stderr
-        user = {"LORAMUX_TOKEN": token_of("user")}
-        result = await run(tiny_base, root / "out", *publish, code=1, env=user)
-        assert "PERMISSION_DENIED" in result.stderr
-        (tmp_path / "token").write_text(token_of("root"))
-        result = await run(tiny_base, root / "out", *publish, "--resume", "auto", "--publish-path", "out",
-                           "--token-file", str(tmp_path / "token"))
-        assert "serves out, version" in result.stdout
+        assert f"loramux adapters load gone --name 'a b' --target {served.target}" in result.stderr
+        (tmp_path / "token").write_text(token_of("other"))
+        result = await run(tiny_base, root / "x", *publish, "--publish-path", "x", "--token-file",
+                           str(tmp_path / "token"))
+        assert "serves x, version" in result.stdout  # though this token cannot ask the base
+        assert "base         not asked: PERMISSION_DENIED: the base model is outside" in result.stdout
+
+
+async def test_a_stop_behind_the_last_step_publishes_nothing(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(*_: Any) -> None:
+        raise AssertionError("it was published")
+
+    monkeypatch.setattr(command.Publication, "check", lambda *_: None)
+    monkeypatch.setattr(command.Publication, "load", loaded)
+    monkeypatch.setattr(command._Signals, "is_met", True)
+    result = await run(tiny_base, tmp_path / "out", "--publish", "127.0.0.1:1", code=130)
+    assert "stopped behind the last step: the adapter is written" in result.stderr
+    assert (tmp_path / "out" / "adapter_config.json").exists()
+
+
+async def test_only_a_stop_that_saved_speaks_of_a_checkpoint(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second Ctrl-C meets the run where it is."""
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command._Signals, "watch", lambda self, model: interrupted(model))
+    result = await run(tiny_base, tmp_path / "out", code=130)
+    assert "stopped at once: nothing is saved since the last checkpoint" in result.stderr
 
 
 @pytest.mark.slow
@@ -156,6 +188,7 @@ def test_a_killed_process_and_a_stopped_one_lose_nothing(tiny_base: Path, tmp_pa
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
         assert process.returncode == code, stderr
+    assert "stopping behind this step, with a checkpoint; once more stops at once" in stderr
     assert "stopped behind a checkpoint; --resume auto goes on" in stderr
     result = train(dataclasses.replace(config, save_every=0))
     assert result.losses == whole.losses
