@@ -62,7 +62,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _place(args: argparse.Namespace, plan: Plan) -> Any:
     from .runs import Place
 
-    return Place(args.base, args.work, args.dtype, plan.test_rows)
+    return Place(args.base, args.work, args.dtype, plan.train_rows, plan.test_rows)
 
 
 def _todo(plan: Plan, args: argparse.Namespace, store: Store) -> list[Spec]:
@@ -94,7 +94,7 @@ def _sizes(plan: Plan, base: Path) -> tuple[int, int]:
 
 
 def _run_all(specs: list[Spec], args: argparse.Namespace, plan: Plan, store: Store) -> None:
-    data.write(args.work / "data")
+    data.write(args.work / "data", plan.train_rows)
     place, about = _place(args, plan), machine(args.base)
     if args.jobs == 1:
         for spec in specs:

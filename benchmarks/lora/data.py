@@ -1,4 +1,4 @@
-"""Two small tasks, made here: prompts of about 14 tokens, completions of about 10, and no row of one split in the other.
+"""Two small tasks, made here: about 12 tokens of prompt and 10 of completion, and no row of one split in the other.
 
 orders:   `seven pens at 4, three cups at 9 =`              → ` 28+27=55`
 bookings: `table for four, Friday, half past seven, Rossi =` → ` 4 fri 19:30 Rossi`
@@ -52,13 +52,12 @@ def rows(task: str, split: str) -> list[Row]:
     return {"test": ordered[:TEST_ROWS], "train": ordered[TEST_ROWS:]}[split]
 
 
-def write(directory: Path) -> None:
-    """TASK-SPLIT.jsonl of everything, for `train()`."""
+def write(directory: Path, count: int = TRAIN_ROWS) -> None:
+    """TASK.jsonl, the first `count` training rows of every task, for `train()`."""
     directory.mkdir(parents=True, exist_ok=True)
     for task in (*TASKS, MIXED):
-        for split in ("train", "test"):
-            lines = (json.dumps({"prompt": r.prompt, "completion": r.completion}) for r in rows(task, split))
-            (directory / f"{task}-{split}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        lines = (json.dumps({"prompt": r.prompt, "completion": r.completion}) for r in rows(task, "train")[:count])
+        (directory / f"{task}.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
 
 def _order(rng: random.Random) -> Row:

@@ -18,7 +18,9 @@ _ADAPTER = "default"
 class Probe:
     """Norms at the chosen modules of a PeftModel, on the same rows at chosen steps; no part of the training."""
 
-    def __init__(self, model: Any, modules: Sequence[str], batch: dict[str, torch.Tensor], steps: Sequence[int]) -> None:
+    def __init__(
+        self, model: Any, modules: Sequence[str], batch: dict[str, torch.Tensor], steps: Sequence[int],
+    ) -> None:
         self._model, self._batch, self._steps = model, batch, frozenset(steps)
         self._kept = batch["attention_mask"].bool()
         self._layers = {name: model.get_base_model().get_submodule(name) for name in modules}

@@ -36,6 +36,7 @@ class Place:
     base: Path
     work: Path
     dtype: str = "bfloat16"
+    train_rows: int = data.TRAIN_ROWS
     test_rows: int = data.TEST_ROWS
 
     def adapter(self, key: str) -> Path:
@@ -70,6 +71,9 @@ class _Watch:
 
     def on_model(self, model: Any) -> None:
         self._result["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        if self._spec.budget:
+            lora = model.peft_config["default"]
+            self._result["ranks"] = {kind: lora.rank_pattern.get(kind, lora.r) for kind in self._spec.targets}
         if self._spec.features:
             rows = examples(self._place.base, model, self._spec.task, "test", _PROBE_ROWS)
             batch = collate(rows, model.device)
@@ -100,7 +104,7 @@ def probed_modules(model: Any) -> list[str]:
 def _config(spec: Spec, place: Place) -> TrainConfig:
     base = place.base if not spec.after else _merged_base(spec.after, place)
     return TrainConfig(
-        base=base, data=place.work / "data" / f"{spec.task}-train.jsonl", out=place.adapter(spec.key), eval_fraction=0,
+        base=base, data=place.work / "data" / f"{spec.task}.jsonl", out=place.adapter(spec.key), eval_fraction=0,
         init=spec.init, targets=spec.targets, rank=spec.rank or 1, budget=spec.budget, learning_rate=spec.rate,
         max_steps=spec.steps, seed=spec.seed, save_every=0, dtype=place.dtype, threads=1, overwrite=True,
         weight_decay=0.0)
@@ -117,7 +121,7 @@ def _train_bottlenecks(spec: Spec, place: Place, watch: _Watch) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(spec.seed)
     base = load_base(config)
-    rows = examples(place.base, base.model, spec.task, "train", data.TRAIN_ROWS)
+    rows = examples(place.base, base.model, spec.task, "train", place.train_rows)
     base.model.requires_grad_(False)
     model = Bottlenecks(add_adapter(base, config) if spec.rank else base.model, spec.width)
     frozen = FrozenBase(model)

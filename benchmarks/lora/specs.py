@@ -53,6 +53,7 @@ class Plan:
     budgets: dict[str, tuple[str, ...]] = field(default_factory=lambda: {
         "q": ("q_proj",), "q, v": QV, "q, k, v, o": ATTENTION, "all seven": ALL})
     bottleneck_rates: tuple[float, ...] = (3e-3, 1e-3)
+    train_rows: int = data.TRAIN_ROWS
     test_rows: int = data.TEST_ROWS
 
     def specs(self, budget: int, width: int) -> list[Spec]:
@@ -60,7 +61,8 @@ class Plan:
         with as many.
         """
         first, *others = self.seeds
-        ordered = [*self._inits(first), *self._ranks(first), *self._budgets(first, budget), *self._combined(first, width)]
+        ordered = [*self._inits(first), *self._ranks(first), *self._budgets(first, budget),
+                   *self._combined(first, width)]
         for seed in others:
             ordered += [*self._inits(seed), *self._budgets(seed, budget), *self._bottlenecks(seed, width),
                         *reversed(list(self._ranks(seed)))]
@@ -97,7 +99,8 @@ class Plan:
     def _bottlenecks(self, seed: int, width: int) -> Iterator[Spec]:
         for rate in self.bottleneck_rates:
             yield Spec(bottleneck_key(rate, seed), **self._same(seed) | {"rank": 0, "rate": rate}, width=width)
-        yield Spec(f"LoRA and bottleneck s{seed}", **self._same(seed) | {"rank": self.rank // 2}, width=max(1, width // 2))
+        half = self._same(seed) | {"rank": self.rank // 2}
+        yield Spec(f"LoRA and bottleneck s{seed}", **half, width=max(1, width // 2))
 
 
 def init_key(init: str, rate: float, seed: int) -> str:
@@ -109,7 +112,7 @@ def bottleneck_key(rate: float, seed: int) -> str:
 
 
 FULL = Plan()
-QUICK = Plan(steps=4, seeds=(0,), rates=(1e-3, 1e-2), rate=1e-2, ranks=(1, 2, 4), rank=2, test_rows=8,
+QUICK = Plan(steps=4, seeds=(0,), rates=(1e-2,), rate=1e-2, ranks=(1, 2), rank=2, train_rows=32, test_rows=4,
              budgets={"q": ("q_proj",), "q, v": QV}, bottleneck_rates=(1e-2,))
 
 

@@ -52,5 +52,8 @@ def machine(base: Path) -> dict[str, Any]:
 
 def _compact(text: str) -> str:
     """Lists of numbers on one line."""
-    return re.sub(r"\[[-\d\s.,e+naNInfity]+\]", lambda m: re.sub(r"\s+", " ", m[0]).replace("[ ", "[").replace(" ]", "]"),
-                  text)
+
+    def flat(match: re.Match[str]) -> str:
+        return re.sub(r"\s+", " ", match[0]).replace("[ ", "[").replace(" ]", "]")
+
+    return re.sub(r"\[[-\d\s.,e+]+\]", flat, text)

@@ -8,8 +8,8 @@ import torch
 def phi(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """(k, n) of phi(i, j) = |U_i^T V_j|_F^2 / min(i, j), i = 1..k and j = 1..n.
 
-    `one` (k, width) and `other` (n, width) have orthonormal rows, leading directions first. 1: the smaller space lies in
-    the other; two random ones of n >= k share about n / width.
+    `one` (k, width) and `other` (n, width) have orthonormal rows, leading directions first. 1: the smaller space lies
+    in the other; of two random ones phi(i, j) is about max(i, j) / width.
     """
     shared = (one @ other.T).square().cumsum(0).cumsum(1)
     i, j = (torch.arange(1, n + 1, dtype=shared.dtype) for n in shared.shape)
