@@ -13,6 +13,8 @@ from ..errors import TrainingError
 from .data import Row
 
 _NAMED = 5
+_ANSWER = "loramux-answer"
+"""Stands for an answer where only what the template puts behind it matters."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,13 @@ class Encoder:
     def encode(self, row: Row, where: str) -> Example:
         """Raises TrainingError naming `where` for what the tokenizer or its chat template refuses."""
         chat = not isinstance(row.prompt, str)
-        text = self._render(row.prompt, where) if not isinstance(row.prompt, str) else row.prompt
+        text = row.prompt if isinstance(row.prompt, str) else self._render(row.prompt, where)
+        ending = "" if isinstance(row.prompt, str) else self._ending(row.prompt, where)
         prompt = self._ids(text, special=not chat)
         if not prompt:
             raise TrainingError(f"{where}: the prompt has no tokens, so nothing leads to the completion")
-        ending = self._ending(row, text) if chat else ""
+        if self._ends & set(self._ids(row.completion, special=False)[:-1]):
+            raise TrainingError(f"{where}: the completion has an end token before its end")
         completion = self._completion(text, prompt, row.completion + ending, special=not chat)
         ids = (*prompt, *self._ended(completion))
         if bad := next((t for t in ids if not 0 <= t < self._vocab_size), None):
@@ -68,11 +72,10 @@ class Encoder:
         except (TemplateError, ValueError, TypeError) as error:
             raise TrainingError(f"{where}: the chat template refuses the messages: {error}") from error
 
-    def _ending(self, row: Row, prompt: str) -> str:
+    def _ending(self, prompt: Sequence[dict[str, str]], where: str) -> str:
         """What the template puts behind an answer, if that ends it when served (<|im_end|>, <end_of_turn> ...)."""
-        assert not isinstance(row.prompt, str)
-        whole = self._render([*row.prompt, {"role": "assistant", "content": row.completion}], f"line {row.line}", True)
-        _, found, ending = whole.rpartition(row.completion)
+        whole = self._render([*prompt, {"role": "assistant", "content": _ANSWER}], where, whole=True)
+        _, found, ending = whole.rpartition(_ANSWER)
         return ending if found and self._ends & set(self._ids(ending, special=False)) else ""
 
     def _completion(self, prompt_text: str, prompt: list[int], completion: str, special: bool) -> list[int]:

@@ -25,7 +25,7 @@ class FrozenBase:
             if parameter.grad is not None or parameter.requires_grad:
                 raise TrainingError(f"the base is not frozen: {name} has a gradient")
         for name, parameter in self._trained.items():
-            if parameter.grad is None:
+            if parameter.requires_grad and parameter.grad is None:
                 raise TrainingError(f"{name} has no gradient: the loss does not depend on it")
 
     def check_bits(self) -> None:

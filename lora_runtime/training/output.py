@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from . import checkpoint, metrics
 from .checkpoint import replace_file
 from .config import TrainConfig, TrainResult
 from .convert import subtract_start
+from .data import DataFile
 from .model import ADAPTER, LoadedBase
 
 CARD, PLOT = "README.md", "loss.png"
@@ -69,7 +71,7 @@ def _whole(value: float) -> float:
     return int(value) if float(value).is_integer() else value
 
 
-def write_card(base: LoadedBase, hashes: dict[str, str], config: TrainConfig, result: TrainResult) -> None:
+def write_card(base: LoadedBase, files: Mapping[str, DataFile], config: TrainConfig, result: TrainResult) -> None:
     """README.md: where the adapter comes from and how it was made. Raises OSError."""
     settings = json.dumps(config.settings() | {"save_dtype": config.save_dtype}, indent=2)
     kept = "" if result.weights_step == result.steps else f", weights of step {result.weights_step}"
@@ -80,7 +82,7 @@ def write_card(base: LoadedBase, hashes: dict[str, str], config: TrainConfig, re
         f"A LoRA adapter of {base.name}, made by `loramux train` {__version__}.", "",
         "| | |", "| --- | --- |",
         f"| base identity | `{base.identity}` |",
-        *(f"| SHA-256 of `{name}` | `{value}` |" for name, value in hashes.items()),
+        *(f"| {name}: SHA-256 of `{file.path.name}` | `{file.sha256}` |" for name, file in files.items()),
         f"| rows | {_rows(result)} |",
         f"| steps | {result.steps} ({result.stopped}{kept}) |",
         f"| loss of the last step | {result.losses[-1][1]:.4f} |",

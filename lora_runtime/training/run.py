@@ -57,7 +57,6 @@ def _train(config: TrainConfig, files: dict[str, DataFile], on_step: Callable[[S
 
     base = load_base(config)
     rows = _encode(config, files, base)
-    hashes = {file.path.name: file.sha256 for file in files.values()}
     settings = _settings(config, files, base)
     saved = checkpoint.load(config.out) if config.resume == "auto" else None
     if saved is not None:
@@ -79,7 +78,7 @@ def _train(config: TrainConfig, files: dict[str, DataFile], on_step: Callable[[S
     result = _result(config, loop, rows, stopped)
     output.write_adapter(model, initial, config)
     output.write_plot(result, config.out / output.PLOT)
-    output.write_card(base, hashes, config, result)
+    output.write_card(base, files, config, result)
     return result
 
 
@@ -94,10 +93,8 @@ def _check_out(config: TrainConfig) -> None:
     from . import checkpoint, output
 
     out = config.out
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"{out} cannot be made: {error.strerror}") from error
+    if out.exists() and not out.is_dir():
+        raise TrainingError(f"{out} is not a directory")
     found = [name for name in output.ALL if (out / name).exists()]
     if not found or config.overwrite:
         return
@@ -108,8 +105,10 @@ def _check_out(config: TrainConfig) -> None:
 
 
 def _clear(out: Path) -> None:
+    """An empty place for a new run. Raises OSError."""
     from . import output
 
+    out.mkdir(parents=True, exist_ok=True)
     for name in output.ALL:
         (out / name).unlink(missing_ok=True)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lora_runtime import ChatMessage, Request, TrainingError
 from lora_runtime.tokenization import encode as served_prompt
@@ -68,7 +70,8 @@ def test_files_that_are_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(TrainingError, match=r"rows\.jsonl:2: not UTF-8 at byte 13"):
         read_rows(path)
     write_rows(path, [GOOD, GOOD])
-    for limit, words in (("MAX_LINE_BYTES", r":1: longer than"), ("MAX_ROWS", r":2: more than"), ("MAX_FILE_BYTES", "larger")):
+    limits = {"MAX_LINE_BYTES": r":1: longer than", "MAX_ROWS": r":2: more than", "MAX_FILE_BYTES": "larger"}
+    for limit, words in limits.items():
         with monkeypatch.context() as patch:
             patch.setattr(data_module, limit, 1)
             with pytest.raises(TrainingError, match=words):
@@ -80,7 +83,6 @@ def test_rows_keep_their_lines_and_the_file_its_hash(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbf" + f"{GOOD}\n\n".encode() + json.dumps(chat("q", "a")).encode())
     file = read_rows(path)
     assert file.rows == (Row(1, "p", "c"), Row(3, ({"role": "user", "content": "q"},), "a"))
-    import hashlib
     assert file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -94,7 +96,6 @@ def test_prompts_are_tokenized_as_the_server_does(encoder: Encoder, text: str) -
     ):
         example = encoder.encode(row, "x")
         assert example.ids[: example.start] == served_prompt(request, make_tokenizer(), VOCAB, 4096)
-        assert bytes(example.ids[example.start : -1]) != b""
         assert make_tokenizer().decode(example.ids[example.start : -1]) == text
         assert example.ids[-1] == EOS
 
@@ -105,8 +106,11 @@ def test_a_chat_answer_ends_as_the_template_ends_it() -> None:
         "{% for m in messages %}<s>{{ m.role }}:{{ m.content }}<s>\n{% endfor %}"
         "{% if add_generation_prompt %}<s>assistant:{% endif %}")
     row = Row(1, ({"role": "user", "content": "q"},), "yes")
-    assert Encoder(tokenizer, frozenset({BOS, EOS}), VOCAB).encode(row, "x").ids[-4:] == (*b"yes"[:0], *tokenizer("yes")["input_ids"], BOS)
+    answer = Encoder(tokenizer, frozenset({BOS, EOS}), VOCAB).encode(row, "x")
+    assert answer.ids[answer.start :] == (*tokenizer("yes")["input_ids"], BOS)  # and not the line break behind it
     assert Encoder(tokenizer, frozenset({EOS}), VOCAB).encode(row, "x").ids[-1] == EOS
+    # "s" is in the template's ending too
+    assert Encoder(tokenizer, frozenset({BOS, EOS}), VOCAB).encode(Row(1, row.prompt, "s"), "x").ids[-1] == BOS
 
 
 def test_what_tokenizers_refuse_is_named(encoder: Encoder) -> None:
@@ -119,14 +123,18 @@ def test_what_tokenizers_refuse_is_named(encoder: Encoder) -> None:
         Encoder(strict, frozenset({EOS}), VOCAB).encode(row, "f:1")
     with pytest.raises(TrainingError, match="f:1: the prompt has no tokens"):
         encoder.encode(Row(1, "", "c"), "f:1")
-    with pytest.raises(TrainingError, match="f:1: token id .* is outside the base's vocabulary of 10"):
+    with pytest.raises(TrainingError, match=r"f:1: token id \d+ is outside the base's vocabulary of 10"):
         Encoder(make_tokenizer(), frozenset({EOS}), 10).encode(Row(1, "zzz", "c"), "f:1")
+    with pytest.raises(TrainingError, match="f:1: the completion has an end token before its end"):
+        encoder.encode(Row(1, "p", "c</s>d"), "f:1")
+    assert encoder.encode(Row(1, "p", "c</s>"), "f:1").ids[-2:] == (make_tokenizer()("c")["input_ids"][0], EOS)
     with pytest.raises(TrainingError, match="end token"):
         Encoder(make_tokenizer(), frozenset(), VOCAB)
 
 
 def test_long_rows(encoder: Encoder) -> None:
-    rows = [Row(1, "ab", "cd"), Row(2, "ab", "cdef"), Row(3, "abcdefgh", "i"), *(Row(i, "abcdef", "g") for i in range(4, 9))]
+    rows = [Row(1, "ab", "cd"), Row(2, "ab", "cdef"), Row(3, "abcdefgh", "i")]
+    rows += [Row(i, "abcdef", "g") for i in range(4, 9)]
     path = Path("rows.jsonl")
     with pytest.raises(TrainingError) as caught:
         encode_rows(encoder, rows, path, 6, "refuse")
@@ -151,7 +159,8 @@ def test_every_epoch_is_another_permutation_and_a_function_of_the_step() -> None
     assert DataOrder(10, 4, seed=4).group(0) != order.group(0)
 
 
-@pytest.mark.parametrize(("count", "fraction", "held"), [(20, 0.1, 2), (20, 0.0, 0), (5, 0.1, 1), (2, 0.9, 1), (1, 0.5, 0)])
+@pytest.mark.parametrize(("count", "fraction", "held"), [
+    (20, 0.1, 2), (20, 0.0, 0), (5, 0.1, 1), (2, 0.9, 1), (1, 0.5, 0)])
 def test_the_split_leaves_rows_on_both_sides(count: int, fraction: float, held: int) -> None:
     kept, out = split(count, fraction, seed=0)
     assert len(out) == held
@@ -160,8 +169,8 @@ def test_the_split_leaves_rows_on_both_sides(count: int, fraction: float, held: 
 
 
 def test_labels_count_the_completion_only(encoder: Encoder) -> None:
-    import torch
-    batch = collate([encoder.encode(Row(1, "ab", "c"), "x"), encoder.encode(Row(2, "abcd", "ef"), "x")], torch.device("cpu"))
+    examples = [encoder.encode(Row(1, "ab", "c"), "x"), encoder.encode(Row(2, "abcd", "ef"), "x")]
+    batch = collate(examples, torch.device("cpu"))
     assert batch["attention_mask"].sum(1).tolist() == [4, 7]
     assert (batch["labels"] != -100).sum(1).tolist() == [2, 3]
     first = batch["labels"][0].tolist()

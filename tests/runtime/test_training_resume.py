@@ -118,11 +118,12 @@ def test_checkpoints_that_cannot_be_gone_on_with(tiny_base: Path, tmp_path: Path
         train(make_config(tiny_base, tmp_path))
     with pytest.raises(TrainingError, match=r"step 2 was made with learning_rate = 0\.01, this run has 0\.02"):
         train(make_config(tiny_base, tmp_path, resume="auto", learning_rate=0.02))
+    other = write_rows(tmp_path / "other.jsonl", [{"prompt": "p", "completion": "c"}])
     with pytest.raises(TrainingError, match="data_sha256"):
-        other = write_rows(tmp_path / "other.jsonl", [{"prompt": "p", "completion": "c"}])
         train(make_config(tiny_base, tmp_path, resume="auto", data=other))
+    mistral = save_base(tmp_path / "mistral", "mistral")
     with pytest.raises(TrainingError, match="base_identity"):
-        train(make_config(save_base(tmp_path / "mistral", "mistral"), tmp_path, resume="auto"))
+        train(make_config(mistral, tmp_path, resume="auto"))
     checkpoint = tmp_path / "out" / "checkpoint.pt"
     saved = checkpoint.read_bytes()
     for damaged in (b"", saved[: len(saved) // 2], saved[:100] + b"x" + saved[101:][:-50]):
