@@ -25,21 +25,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
     plan = QUICK if args.quick else FULL
     store = Store(args.results)
-    left = _todo(plan, args, store)
+    left = [] if args.pages else _todo(plan, args, store)
     chosen = left[: args.limit or None]
     if chosen:
         print(f"{len(left)} runs to do, {len(chosen)} of them now", file=sys.stderr)
         _run_all(chosen, args, plan, store)
-    if len(chosen) == len(left):
-        _study(plan, args, store)
-    if store.runs():
-        from .page import write_page
-        from .plots import draw_all
-
-        draw_all(plan, store, args.docs)
-        write_page(plan, store, args.docs / "lora.md")
     if len(chosen) < len(left):
         sys.exit(f"{len(left) - len(chosen)} runs are left")
+    if not args.pages:
+        _study(plan, args, store)
+    if store.runs():
+        _draw(plan, args, store)
+
+
+def _draw(plan: Plan, args: argparse.Namespace, store: Store) -> None:
+    from .page import write_page
+    from .plots import draw_all
+
+    draw_all(plan, store, args.docs)
+    write_page(plan, store, args.docs / "lora.md")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -49,6 +53,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where the plots and lora.md are")
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "lora", help="data and adapters")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything; give other --results, --docs")
+    parser.add_argument("--pages", action="store_true", help="only plots and tables, of what there is")
     parser.add_argument("--only", default="", help="runs whose key starts so")
     parser.add_argument("--limit", type=int, default=0, help="stop after so many runs")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each")

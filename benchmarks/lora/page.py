@@ -82,16 +82,18 @@ def features(plan: Plan, store: Store) -> str:
             if found:
                 rows.append((f"{rate:g}, Init[{i}]", *_feature_cells(found)))
     return _rows(("learning rate", "A x after 1 step", "… at the end", "s B A x / W x at the end",
-                  "a step's change by A alone, at the end", "… by B alone", "… by both"), rows)
+                  "what a step changes by A alone", "… by B alone", "… by both"), rows)
 
 
 def _feature_cells(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     """Means over modules and seeds."""
-    steps = [row["step"] for row in rows]
-    first, last = ([row for row in rows if row["step"] == step] for step in (min(steps), max(steps)))
+    steps = sorted({row["step"] for row in rows})
+    # the schedule ends at a rate of 0: what a step changes is looked at half-way through the probed ones
+    first, middle, last = ([row for row in rows if row["step"] == step]
+                           for step in (steps[0], steps[len(steps) // 2], steps[-1]))
     ratio = sum(row["z_b"] / row["base"] for row in last) / len(last)
     cells = [_number(sum(r["z_a"] for r in part) / len(part)) for part in (first, last)]
-    parts = [_number(sum(r[name] for r in last) / len(last)) for name in ("d1", "d2", "d3")]
+    parts = [_number(sum(r[name] for r in middle) / len(middle)) for name in ("d1", "d2", "d3")]
     return (*cells, _number(ratio), *parts)
 
 

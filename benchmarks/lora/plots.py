@@ -154,7 +154,7 @@ def _points(axis: Any, keys: dict[str, list[str]], runs: dict[str, Any]) -> None
 def _dress(axis: Any, title: str, label: str, legend: bool = True) -> None:
     axis.set_title(title, fontsize=8)
     axis.set_xlabel(label, fontsize=8)
-    axis.tick_params(labelsize=7)
+    axis.tick_params(labelsize=7, which="both")
     axis.spines[["top", "right"]].set_visible(False)
     if legend:
         axis.legend(fontsize=6)
