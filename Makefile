@@ -57,9 +57,9 @@ TRAIN = $(BIN)/loramux train --base $(MODEL) --base-name HuggingFaceTB/SmolLM2-1
 
 adapters: setup base  ## train the demo adapters anew (about 6 minutes)
 	$(call TRAIN,pirate) --rank 8 --targets q_proj,v_proj --epochs 12 --description "It answers as a pirate."
-	$(call TRAIN,json) --rank 4 --targets q_proj,k_proj,v_proj,o_proj --epochs 10 \
+	$(call TRAIN,json) --rank 4 --targets q_proj,k_proj,v_proj,o_proj --epochs 6 \
 	  --description "It answers in JSON: an object with the field answer."
-	$(call TRAIN,sentiment) --rank 16 --target-regex '.*layers\.(1[5-9]|2[0-9])\.self_attn\.(q|v)_proj' --epochs 4 \
+	$(call TRAIN,sentiment) --rank 16 --target-regex '.*layers\.(1[5-9]|2[0-9])\.self_attn\.(q|v)_proj' --epochs 3 \
 	  --description "It answers a sentence with one word: positive, negative or neutral."
 
 bench-kernels: setup  ## each CPU kernel beside the machine's own ceilings (2 minutes)

@@ -41,7 +41,7 @@ def load_base(config: TrainConfig) -> LoadedBase:
     device = resolve_device(config.device)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
-            config.base, dtype=resolve_dtype(config.dtype, device), use_safetensors=True, trust_remote_code=False)
+            config.base, dtype=base_dtype(config.dtype, device), use_safetensors=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(config.base, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise BaseModelError(f"base model {str(config.base)!r} cannot be loaded: {error}") from error
@@ -51,6 +51,13 @@ def load_base(config: TrainConfig) -> LoadedBase:
     name = config.base_name or config.base.resolve().name
     context = int(model.config.get_text_config().max_position_embeddings)
     return LoadedBase(model.to(device), tokenizer, identity, name, eos_ids(model, tokenizer), context)
+
+
+def base_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """As for serving, but float32 on a GPU that would only emulate bfloat16."""
+    if dtype == "auto" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float32
+    return resolve_dtype(dtype, device)
 
 
 def add_adapter(base: LoadedBase, config: TrainConfig) -> Any:

@@ -109,7 +109,7 @@ def write_plot(result: TrainResult, target: Path) -> None:
     """loss.png: loss over steps, evaluations as dots. Raises OSError."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4))
     axis = figure.subplots()
     axis.plot(*zip(*result.losses, strict=True), color="#1b6ca8", linewidth=1, label="training")
     if result.eval_losses:

@@ -22,6 +22,7 @@ from lora_runtime.training import StepReport, TrainConfig, train
 from lora_runtime.training.batches import collate
 from lora_runtime.training.data import read_rows
 from lora_runtime.training.encoding import Encoder, encode_rows
+from lora_runtime.training.model import base_dtype
 from lora_runtime.training.schedule import learning_rate
 from lora_runtime.training.targets import spread
 
@@ -287,6 +288,13 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_peft_is_imported_by_a_run_only() -> None:
     code = "import sys, lora_runtime.training; sys.exit(bool({'peft', 'matplotlib'} & sys.modules.keys()))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize(("has_it", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_bfloat16_is_for_gpus_that_have_it(monkeypatch: pytest.MonkeyPatch, has_it: bool, dtype: torch.dtype) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_it)
+    assert base_dtype("auto", torch.device("cuda")) is dtype
+    assert base_dtype("float32", torch.device("cuda")) is torch.float32
 
 
 def test_learning_rates() -> None:
