@@ -107,13 +107,13 @@ def _combine(plan: Plan, store: Store) -> Any:
     composed = store.load("compositions")
     names = list(composed)
     for place, (task, colour) in enumerate((("orders", _COLOURS["A"]), ("bookings", _ORANGE))):
-        bars = axes[0].barh([i + 0.4 * place for i in range(len(names))], [composed[n][task]["served"] for n in names],
+        bars = axes[0].barh([i + 0.4 * place for i in range(len(names))], [composed[n][task]["loss"] for n in names],
                             height=0.38, color=colour, label=task)
         axes[0].bar_label(bars, fmt="%.2f", padding=2, fontsize=6)
+    axes[0].margins(x=0.1)
     axes[0].set_yticks([i + 0.2 for i in range(len(names))], names)
     axes[0].invert_yaxis()
-    axes[0].set_xlim(0, 1.1)
-    _dress(axes[0], "share of right answers, served by loramux", "", legend=bool(names))
+    _dress(axes[0], "held-out loss of adapters alone and together", "", legend=bool(names))
     _points(axes[1], bottleneck_keys(plan), store.runs())
     _dress(axes[1], "held-out loss of orders, equal parameters", "", legend=False)
     return figure
