@@ -99,11 +99,13 @@ def _sizes(plan: Plan, base: Path) -> tuple[int, int]:
 
 
 def _run_all(specs: list[Spec], args: argparse.Namespace, plan: Plan, store: Store) -> None:
+    from .runs import run
+
     data.write(args.work / "data", plan.train_rows)
     place, about = _place(args, plan), machine(args.base)
     if args.jobs == 1:
         for spec in specs:
-            _keep(spec, _run(spec, place), store, about)
+            _keep(spec, run(spec, place), store, about)
         return
     # threads that sleep while they wait: the runs share the cores with each other
     os.environ |= {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
@@ -112,7 +114,7 @@ def _run_all(specs: list[Spec], args: argparse.Namespace, plan: Plan, store: Sto
         while waiting or running:
             while len(running) < args.jobs and (spec := _next(waiting, {s.key for s in running.values()})):
                 waiting.remove(spec)
-                running[pool.submit(_run, spec, place)] = spec
+                running[pool.submit(run, spec, place)] = spec
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 spec = running.pop(future)
                 _keep(spec, future.result(), store, about)
@@ -122,12 +124,6 @@ def _next(waiting: list[Spec], running: set[str]) -> Spec | None:
     """The first one that does not build on a run that is not done."""
     blocked = running | {s.key for s in waiting}
     return next((s for s in waiting if s.after not in blocked), None)
-
-
-def _run(spec: Spec, place: Any) -> dict[str, Any]:
-    from .runs import run
-
-    return run(spec, place)
 
 
 def _keep(spec: Spec, result: dict[str, Any], store: Store, about: dict[str, Any]) -> None:
