@@ -31,6 +31,8 @@ def filled(text: str, plan: Plan, store: Store) -> str:
 
 def setup(plan: Plan, store: Store) -> str:
     runs = store.runs()
+    if not runs:
+        return ""
     about = store.load("runs")["about"]
     base = store.load("compositions").get("base", {})
     losses = ", ".join(f"{task} {scores['loss']:.2f}" for task, scores in base.items())
