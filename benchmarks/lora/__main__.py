@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "lora", help="data and adapters")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything; give other --results, --docs")
     parser.add_argument("--pages", action="store_true", help="only plots and tables, of what there is")
-    parser.add_argument("--only", default="", help="runs whose key starts so")
+    parser.add_argument("--only", default="", help="regular expression for whole names of runs")
     parser.add_argument("--limit", type=int, default=0, help="stop after so many runs")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each")
     parser.add_argument("--dtype", default="bfloat16", help="of the base while training")
@@ -77,7 +78,7 @@ def _todo(plan: Plan, args: argparse.Namespace, store: Store) -> list[Spec]:
     if not store.load("compositions"):
         wanted += [key for mix in compositions(plan).values() for key, _ in mix]
     place = _place(args, plan)
-    specs = [s for s in plan.specs(budget, width) if s.key.startswith(args.only)]
+    specs = [s for s in plan.specs(budget, width) if not args.only or re.fullmatch(args.only, s.key)]
     left = [s for s in specs if not store.has(s) or (s.key in wanted and not place.adapter(s.key).exists())]
     firsts = {s.after for s in left if s.after and not place.adapter(s.after).exists()}
     return [s for s in specs if s in left or s.key in firsts]
