@@ -26,14 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
     plan = QUICK if args.quick else FULL
     store = Store(args.results)
-    left = [] if args.pages else _todo(plan, args, store)
+    left = [] if args.pages or args.study else _todo(plan, args, store)
     chosen = left[: args.limit or None]
     if chosen:
         print(f"{len(left)} runs to do, {len(chosen)} of them now", file=sys.stderr)
         _run_all(chosen, args, plan, store)
     if len(chosen) < len(left):
         sys.exit(f"{len(left) - len(chosen)} runs are left")
-    if not args.pages:
+    if not args.pages and not args.only:
         _study(plan, args, store)
     if store.runs():
         _draw(plan, args, store)
@@ -55,6 +55,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "lora", help="data and adapters")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything; give other --results, --docs")
     parser.add_argument("--pages", action="store_true", help="only plots and tables, of what there is")
+    parser.add_argument("--study", action="store_true", help="no runs: look at the weights of those that there are")
     parser.add_argument("--only", default="", help="regular expression for whole names of runs")
     parser.add_argument("--limit", type=int, default=0, help="stop after so many runs")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each")
@@ -73,15 +74,32 @@ def _place(args: argparse.Namespace, plan: Plan) -> Any:
 
 def _todo(plan: Plan, args: argparse.Namespace, store: Store) -> list[Spec]:
     """Runs without a result, and those whose adapter is gone but still to be looked at."""
-    budget, width = _sizes(plan, args.base)
-    wanted = [key for pair in pairs(plan).values() for key in pair] if not store.load("overlap") else []
-    if not store.load("compositions"):
-        wanted += [key for mix in compositions(plan).values() for key, _ in mix]
-    place = _place(args, plan)
-    specs = [s for s in plan.specs(budget, width) if not args.only or re.fullmatch(args.only, s.key)]
-    left = [s for s in specs if not store.has(s) or (s.key in wanted and not place.adapter(s.key).exists())]
-    firsts = {s.after for s in left if s.after and not place.adapter(s.after).exists()}
+    place, specs = _place(args, plan), _specs(plan, args)
+    wanted = {key for keys in _studies(plan, specs, store).values() for named in keys.values() for key in named}
+    chosen = [s for s in specs if not args.only or re.fullmatch(args.only, s.key)]
+    left = [s for s in chosen if not store.has(s) or (s.key in wanted and not _is_there(place, s.key))]
+    firsts = {s.after for s in left if s.after and not _is_there(place, s.after)}
     return [s for s in specs if s in left or s.key in firsts]
+
+
+def _specs(plan: Plan, args: argparse.Namespace) -> list[Spec]:
+    return plan.specs(*_sizes(plan, args.base))
+
+
+def _is_there(place: Any, key: str) -> bool:
+    return (place.adapter(key) / "adapter_config.json").exists()
+
+
+def _studies(plan: Plan, specs: Sequence[Spec], store: Store) -> dict[str, dict[str, dict[str, str]]]:
+    """What is still to be looked at: study → name → key of a run → digest of its settings."""
+    digests = {s.key: s.digest() for s in specs}
+    keys: dict[str, dict[str, list[str]]] = {
+        "overlap": {name: list(pair) for name, pair in pairs(plan).items()},
+        "compositions": {name: [key for key, _ in mix] for name, mix in compositions(plan).items()},
+    }
+    return {study: {name: runs for name, named in of_study.items()
+                    if (runs := {key: digests[key] for key in named}) != store.load(study).get(name, {}).get("runs")}
+            for study, of_study in keys.items()}
 
 
 def _sizes(plan: Plan, base: Path) -> tuple[int, int]:
@@ -134,12 +152,18 @@ def _keep(spec: Spec, result: dict[str, Any], store: Store, about: dict[str, Any
 
 
 def _study(plan: Plan, args: argparse.Namespace, store: Store) -> None:
+    """Look at everything whose runs are there and that was not looked at yet."""
     from .studies import composed, overlap
 
-    place = _place(args, plan)
-    for name, study in (("overlap", overlap), ("compositions", composed)):
-        if not store.load(name) and not args.only:
-            store.save(name, study(plan, place))
+    place, specs = _place(args, plan), _specs(plan, args)
+    trained = {s.key for s in specs if store.has(s) and _is_there(place, s.key)}
+    for study, wanted in _studies(plan, specs, store).items():
+        ready = {name: runs for name, runs in wanted.items() if runs.keys() <= trained}
+        if ready:
+            found = {"overlap": overlap, "compositions": composed}[study](plan, place, list(ready))
+            known = store.load(study) | {name: {"runs": ready[name]} | value for name, value in found.items()}
+            order = pairs(plan) if study == "overlap" else compositions(plan)
+            store.save(study, {name: known[name] for name in order if name in known})
 
 
 if __name__ == "__main__":

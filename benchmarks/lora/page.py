@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .data import TASKS
 from .plots import bottleneck_keys
 from .specs import Plan, budget_key, init_key, rank_key
 from .store import Store
@@ -35,7 +36,7 @@ def setup(plan: Plan, store: Store) -> str:
         return ""
     about = store.load("runs")["about"]
     base = store.load("compositions").get("base", {})
-    losses = ", ".join(f"{task} {scores['loss']:.2f}" for task, scores in base.items())
+    losses = ", ".join(f"{task} {base[task]['loss']:.2f}" for task in TASKS if base)
     steps = max(run["settings"]["steps"] for run in runs.values())
     return _rows(("", ""), [
         ("base", about["base"]), ("steps, rows a step", f"{steps}, 8"),
@@ -124,29 +125,25 @@ def rank(plan: Plan, store: Store) -> str:
 
 
 def overlap(plan: Plan, store: Store) -> str:
-    found = store.load("overlap")
     rows = []
-    for name, pair in found.get("pairs", {}).items():
-        chance = found["random"]["small" if str(plan.rank) in name.split()[1] else "top"]
+    for name, pair in store.load("overlap").items():
         for kind in ("q_proj", "v_proj"):
-            for what in ("A", "BA"):
-                mean = pair[kind][f"{what} mean"]
-                cells = (*(_at(mean, n) for n in (1, 2, 4, 8)), _at(chance, 1), _at(chance, 8))
-                rows.append((f"{name}: {kind}", what, *cells))
-    places = (*(f"φ({n}, {n})" for n in (1, 2, 4, 8)), "random: φ(1, 1)", "random: φ(8, 8)")
-    return _rows(("adapters", "of", *places), rows)
+            found = pair[kind]
+            for what, diagonal in (("A", found["A mean"]), ("B A", found["BA mean"]), ("random", found["random"])):
+                rows.append((f"{name}: {kind}", what, *(_at(diagonal, n) for n in (1, 2, 4, 8, 64))))
+    return _rows(("adapters", "of", *(f"φ({n}, {n})" for n in (1, 2, 4, 8, 64))), rows)
 
 
 def energy(plan: Plan, store: Store) -> str:
-    rows = [(kind, *(f"{sum(shares[:n]):.0%}" for n in (1, 2, 4, 8)))
-            for kind, shares in store.load("overlap").get("energy", {}).items()]
-    return _rows((f"rank {max(plan.ranks)}", "1 direction", "2", "4", "8"), rows)
+    rows = {kind: (kind, *(f"{sum(pair[kind]['energy'][:n]):.0%}" for n in (1, 2, 4, 8, 16)))
+            for pair in store.load("overlap").values() for kind in ("q_proj", "v_proj")}
+    return _rows((f"rank {max(plan.ranks)}", "1 direction", "2", "4", "8", "16"), list(rows.values()))
 
 
 def served(plan: Plan, store: Store) -> str:
     rows = []
     for name, scores in store.load("compositions").items():
-        cells = (f"{scores[task][what]:.{digits}f}" for task in ("orders", "bookings")
+        cells = (f"{scores[task][what]:.{digits}f}" for task in TASKS
                  for what, digits in (("loss", 3), ("exact", 2), ("served", 2)))
         rows.append((name, *cells))
     return _rows(("adapters", "orders: loss", "exact", "served", "bookings: loss", "exact", "served"), rows)

@@ -90,7 +90,7 @@ def _rank(plan: Plan, store: Store) -> Any:
     _dress(axis, "held-out loss", "rank", legend=False)
     axis.set_xscale("log", base=2)
     axis.set_xticks(plan.ranks, [str(r) for r in plan.ranks])
-    for row, (name, pair) in enumerate(store.load("overlap").get("pairs", {}).items()):
+    for row, (name, pair) in enumerate(store.load("overlap").items()):
         for column, (kind, what) in enumerate((k, w) for k in ("q_proj", "v_proj") for w in ("A", "BA")):
             axis = figure.add_subplot(grid[row, column + 1])
             image = axis.imshow(pair[kind][what], vmin=0, vmax=1, aspect="auto", origin="lower", cmap="magma",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -38,6 +40,10 @@ class Spec:
         fields = asdict(self)
         del fields["key"]
         return fields | {"targets": list(self.targets), "data": data.VERSION}
+
+    def digest(self) -> str:
+        """Of the settings: what a study of the run's weights remembers of it."""
+        return hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,17 +11,17 @@ from transformers import AutoModelForCausalLM
 from . import data
 from .evaluate import examples, merged, score, served, updates
 from .runs import Place
-from .specs import Plan, compositions, pairs, rank_key
+from .specs import Plan, compositions, pairs
 from .subspace import directions_of_a, directions_of_update, phi, singular_values
 
 _KINDS = ("q_proj", "v_proj")
 _DIGITS = 3
 
 
-def overlap(plan: Plan, place: Place) -> dict[str, Any]:
-    """phi of every pair of `pairs`: all of it in a middle layer, and its mean over layers along the diagonal."""
-    found: dict[str, Any] = {}
-    for name, (one, other) in pairs(plan).items():
+def overlap(plan: Plan, place: Place, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """phi of the named ones of `pairs`: all of it in a middle layer, and its mean over layers along the diagonal."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, (one, other) in ((n, p) for n, p in pairs(plan).items() if n in names):
         first, second = (updates(place.adapter(key)) for key in (one, other))
         by_kind = {}
         for kind in _KINDS:
@@ -31,12 +32,17 @@ def overlap(plan: Plan, place: Place) -> dict[str, Any]:
                 "layer": middle, "width": first[layers[0]][0].shape[1],
                 **{what: _rounded(m[middle]) for what, m in maps.items()},
                 **{f"{what} mean": _rounded(torch.stack(m).mean(0).diagonal()) for what, m in maps.items()},
+                "random": _random(*(update[layers[0]][0] for update in (first, second))),
+                "energy": _energy([second[p] for p in layers]),
             }
-        found[name] = {"runs": [one, other]} | by_kind
-    top = updates(place.adapter(rank_key(plan, max(plan.ranks), plan.seeds[0])))
-    spectra = {kind: torch.stack([singular_values(*top[p]) for p in top if p.endswith(kind)]) for kind in _KINDS}
-    shares = {k: _rounded((s.square() / s.square().sum(-1, keepdim=True)).mean(0)) for k, s in spectra.items()}
-    return {"pairs": found, "random": _random(plan, found), "energy": shares}
+        found[name] = by_kind
+    return found
+
+
+def _energy(modules: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Any:
+    """Share of |B A|^2 in every singular direction, mean over modules."""
+    squares = torch.stack([singular_values(a, b) for a, b in modules]).square()
+    return _rounded((squares / squares.sum(-1, keepdim=True)).mean(0))
 
 
 def _phi(one: tuple[torch.Tensor, torch.Tensor], other: tuple[torch.Tensor, torch.Tensor], what: str) -> torch.Tensor:
@@ -45,20 +51,17 @@ def _phi(one: tuple[torch.Tensor, torch.Tensor], other: tuple[torch.Tensor, torc
     return phi(directions_of_update(*one), directions_of_update(*other))
 
 
-def _random(plan: Plan, found: dict[str, Any]) -> dict[str, Any]:
-    """The same for Gaussian matrices."""
-    width = next(iter(found.values()))["q_proj"]["width"]
+def _random(one: torch.Tensor, other: torch.Tensor) -> Any:
+    """The diagonal of phi for Gaussian matrices of the same shapes."""
     generator = torch.Generator().manual_seed(0)
-    top = max(plan.ranks)
-    one, small, other = (torch.randn(r, width, generator=generator) for r in (top, plan.rank, top))
-    u, s, v = (directions_of_a(m) for m in (one, small, other))
-    return {"small": _rounded(phi(s, v).diagonal()), "top": _rounded(phi(u, v).diagonal())}
+    first, second = (directions_of_a(torch.randn(m.shape, generator=generator)) for m in (one, other))
+    return _rounded(phi(first, second).diagonal())
 
 
-def composed(plan: Plan, place: Place) -> dict[str, Any]:
-    """Every composition on both tasks: loss with the sum in the weights, and the answers of loramux's engine."""
+def composed(plan: Plan, place: Place, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The named ones of `compositions` on both tasks: loss with the sum in the weights, and what the engine answers."""
     torch.set_num_threads(1)
-    mixes = compositions(plan)
+    mixes = {name: mix for name, mix in compositions(plan).items() if name in names}
     losses: dict[str, dict[str, Any]] = {}
     model: Any = AutoModelForCausalLM.from_pretrained(place.base, dtype=torch.float32)
     for name, mix in mixes.items():
