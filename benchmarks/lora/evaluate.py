@@ -101,7 +101,7 @@ def merged(model: Any, adapters: Sequence[tuple[Path, float]]) -> Iterator[None]
 def served(base: Path, adapters: Sequence[Path], requests: Sequence[tuple[Sequence[tuple[int, float]], str]],
            threads: int, limit: int = 32) -> list[str]:
     """Greedy answers of loramux's engine; a request is ((index of an adapter, weight), ...) and a prompt."""
-    config = EngineConfig(threads=threads, max_adapters=max(len(adapters), 1))
+    config = EngineConfig(threads=threads, max_adapters=max(len(adapters), 1), max_waiting=len(requests))
     with Engine(base, config) as engine:
         for i, adapter in enumerate(adapters):
             engine.load_adapter(adapter, adapter_id=str(i))

@@ -133,10 +133,14 @@ def budget_key(plan: Plan, name: str, seed: int) -> str:
 
 
 def pairs(plan: Plan) -> dict[str, tuple[str, str]]:
-    """Whose singular directions are compared. Never of one seed: equal starts would look like agreement."""
+    """Whose singular directions are compared.
+
+    The first two have one seed, so the same rows in the same order; their A start from other random numbers all the same,
+    for a larger A takes more of them.
+    """
     one, other = plan.seeds[0], plan.seeds[-1]
     top = max(plan.ranks)
-    found = {f"rank {plan.rank} and {top}": (rank_key(plan, plan.rank, one), rank_key(plan, top, other))}
+    found = {f"rank {plan.rank} and {top}": (rank_key(plan, plan.rank, one), rank_key(plan, top, one))}
     if one != other:
         found[f"rank {top}, two seeds"] = (rank_key(plan, top, one), rank_key(plan, top, other))
     return found
