@@ -135,8 +135,8 @@ def budget_key(plan: Plan, name: str, seed: int) -> str:
 def pairs(plan: Plan) -> dict[str, tuple[str, str]]:
     """Whose singular directions are compared.
 
-    The first two have one seed, so the same rows in the same order; their A start from other random numbers all the same,
-    for a larger A takes more of them.
+    The first two have one seed, so the same rows in the same order; their A start from other random numbers all the
+    same, for a larger A takes more of them.
     """
     one, other = plan.seeds[0], plan.seeds[-1]
     top = max(plan.ranks)
