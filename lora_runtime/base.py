@@ -7,12 +7,14 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from .adapters.update import BaseModule, ModuleKind, ModuleUpdate
 from .errors import AdapterCapacityError, BaseModelError
@@ -24,19 +26,29 @@ from .kernels.cpu.ops import sample_rows
 from .kernels.cpu.program import Program
 from .kernels.cpu.weights import PackedLinear
 from .kernels.sampling import sample_rows_reference
-from .model import attention, hooks
+from .kernels.sampling_batched import sample_rows_batched
+from .model import attention, hooks, quantised
 from .model.compiled import ProgramMismatchError, compile_program
+from .model.copies import copy_stream, work_streams
+from .model.elementwise import compile_elementwise
+from .model.fused import FusedLinears, SingleLinear, fuse
 from .model.modules import base_modules
+from .model.placement import FlatAdapter, Placer, SlotAdapter
 from .model.staging import Stager
 from .model.state import AttentionCall, StepState
 from .model.tensors import BaseTensors
+
+if TYPE_CHECKING:
+    from .parallel.group import ParallelGroup
+    from .parallel.member import Member
 
 log = logging.getLogger(__name__)
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _PLAIN_ROPE = {"default", "linear", "llama3", "yarn", "proportional"}
 # Config fields that say where a base lies or how it is run, not what it is.
-_INCIDENTAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation"}
+_INCIDENTAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation",
+               "distributed_config"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -44,13 +56,16 @@ class BaseModel:
     """A causal language model whose modules take adapters, with loramux's attention swapped in.
 
     `modules`: what an adapter may change, by the paths that PEFT names too; `kv_shapes` lists
-    (kv_heads, key dim, value dim) per layer; `identity` is a SHA-256 over the files' headers.
+    (kv_heads, key dim, value dim) per layer; `identity` is a SHA-256 over the files' headers. `quantised`: modules
+    that are computed by their own forward alone, because their weight is packed.
     """
 
     def __init__(
         self, model: Any, tokenizer: Any, name: str, identity: str, *, kernels: str = "auto", weights: str = "auto",
-        lora: bool = True, max_added_tokens: int = 64,
+        attention_route: str = "auto", lora: bool = True, max_added_tokens: int = 64, compile: str = "off",
+        allow_row_dependence: bool = False, member: Member | None = None, group: ParallelGroup | None = None,
     ) -> None:
+        """`member`: the rank whose part of the base this is; `group`: on rank 0, the others."""
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
@@ -59,60 +74,108 @@ class BaseModel:
         self.dtype: torch.dtype = model.dtype
         self.config = model.config.get_text_config()
         self.max_context = _check_architecture(model, self.config)
-        self.num_parameters = sum(p.numel() for p in model.parameters())
+        self.quantised = quantised.quantised_modules(model)
+        self.num_parameters = quantised.count_parameters(model, self.quantised)
         self.forward_lock = threading.Lock()
         """Engines that share a base in one process take turns."""
         self.vocab_size = int(self.config.vocab_size)
-        self.state = StepState(select(self.device))
-        self.modules: dict[str, BaseModule] = base_modules(model)
+        self.state = StepState(select(self.device, kernels, attention_route))
+        self.modules: dict[str, BaseModule] = base_modules(model, self.quantised)
         self.head_name = next((n for n, m in self.modules.items() if m.kind is ModuleKind.LM_HEAD), "")
         self.max_added_tokens = max_added_tokens if lora else 0
         """Columns of the logits behind the vocabulary, for tokens that adapters add."""
         self._table = {name: i for i, name in enumerate(self.modules)}
-        hooks.attach(model, self.modules, self.state)
+        self.group = group
+        """The other ranks of a base that is split, to be ended by `close`."""
+        hooks.attach(model, self.modules, self.state, None if member is None else member.hook)
         attention.register()
         attention.attach(model, self.state)
         model.set_attn_implementation(attention.IMPLEMENTATION)
-        self.attention_calls = self._dry_run()
+        self._dry_run()
+        self.attention_calls = self._attention_calls()
+        self._check_rows(allow_row_dependence)
         self.kv_shapes = [(c.kv_heads, c.dim, c.dim_v) for c in self.attention_calls]
+        for _, dim, dim_v in self.kv_shapes:
+            self.state.kernels.check_heads(dim, dim_v, self.dtype)
         self.eos_token_ids = eos_ids(model, tokenizer)
         self.kernel_names = dict(self.state.kernels.names)
+        if self.quantised:
+            self.kernel_names["linear"] = f"{quantised.method_of(model.config)}/{self.device.type}"
         self.takes_adapters = lora
-        self.sample_rows = sample_rows_reference
+        self.sample_rows = sample_rows_reference if self.device.type == "cpu" else sample_rows_batched
+        self.linears: Sequence[FusedLinears | SingleLinear] = ()
+        """On the device path: the linear maps as they are computed, in the order of the slot table."""
+        self.host_reads: Sequence[str] = ()
+        """Why its forward cannot be captured as a CUDA graph."""
+        if self.state.kernels.update_group is not None:
+            self.linears, self.host_reads = fuse(model, self.modules, self.state, self._dry_run)
         packed: dict[str, PackedLinear] = {}
         self.program = self._compile(kernels, weights, lora, packed)
         """The whole step in C++, or None: then transformers' forward runs."""
-        self._tensors = BaseTensors(model, self.modules, self.dtype, packed)
+        if compile == "elementwise":
+            self._compile_elementwise()
+        self._tensors = BaseTensors(model, self.modules, self.dtype, packed, self.quantised)
+        if group is not None:
+            self._tensors = group.tensors(model, self.modules, self.dtype)
+            self.kernel_names["step"] = f"torch/tensor-parallel/{group.plan.world}"
+        self._streams = work_streams(self.device)
+        self.placer: Placer | None = None
+        """The slots of the device path; None where adapters need no copy, or the torch path makes it."""
 
     @classmethod
     def load(cls, source: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto",
-             trust_hub: bool = False, kernels: str = "auto", weights: str = "auto", lora: bool = True,
-             max_added_tokens: int = 64) -> BaseModel:
+             trust_hub: bool = False, kernels: str = "auto", weights: str = "auto", attention_route: str = "auto",
+             lora: bool = True, max_added_tokens: int = 64, compile: str = "off",
+             allow_row_dependence: bool = False, tensor_parallel: int = 1) -> BaseModel:
         """Load a directory with config.json, safetensors and a tokenizer, or a hub id if `trust_hub`.
 
-        `kernels`, `weights`, `max_added_tokens`: see EngineConfig; without `lora` the base takes no adapters. Raises
-        BaseModelError when it is not there, not safetensors, or not servable faithfully.
+        `kernels`, `weights`, `attention_route` (its `attention`), `max_added_tokens`, `compile`,
+        `allow_row_dependence`, `tensor_parallel`: see EngineConfig; without `lora` the base takes no adapters. Raises
+        BaseModelError when it is not there, not safetensors, quantised by a method that is not supported or not
+        installed, not servable faithfully, or not with what was asked for by name.
         """
+        if tensor_parallel > 1:
+            try:
+                from .parallel.load import load_parallel
+            except ImportError as error:
+                raise BaseModelError(f"tensor_parallel needs another version of transformers: {error}") from error
+            unsplit = {"kernels": kernels, "weights": weights, "attention": attention_route, "compile": compile}
+            return load_parallel(source, tensor_parallel, device, unsplit, {
+                "dtype": dtype, "trust_hub": trust_hub, "lora": lora, "max_added_tokens": max_added_tokens,
+                "allow_row_dependence": allow_row_dependence})
+        load = partial(cls.load_part, source, device=device, dtype=dtype, trust_hub=trust_hub, weights=weights,
+                       attention_route=attention_route, lora=lora, max_added_tokens=max_added_tokens, compile=compile,
+                       allow_row_dependence=allow_row_dependence)
+        try:
+            return load(kernels=kernels)
+        except ProgramMismatchError as error:
+            log.warning("going on without the C++ kernels: %s", error)
+        return load(kernels="torch")
+
+    @classmethod
+    def load_part(cls, source: str | os.PathLike[str], *, device: str, dtype: str, trust_hub: bool, kernels: str,
+                  weights: str, attention_route: str, lora: bool, max_added_tokens: int, compile: str,
+                  allow_row_dependence: bool, member: Member | None = None, group: ParallelGroup | None = None
+                  ) -> BaseModel:
+        """What `load` does, here and now; of a split base, `member`'s part. Raises as `load`, ProgramMismatchError."""
         path = Path(source)
         if not path.is_dir() and not trust_hub:
             raise BaseModelError(f"base model {str(source)!r} is not a directory (hub ids need trust_hub)")
         target = resolve_device(device)
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=resolve_dtype(dtype, target), use_safetensors=True, trust_remote_code=False,
-                attn_implementation="eager",
-            )
-            model = model.to(target)
+            model = _load_model(source, resolve_dtype(dtype, target), target, member)
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
             raise BaseModelError(f"base model {str(source)!r} cannot be loaded: {error}") from error
-        try:
-            return cls(model, tokenizer, path.name if path.is_dir() else str(source), identity_of(path, model),
-                       kernels=kernels, weights=weights, lora=lora, max_added_tokens=max_added_tokens)
-        except ProgramMismatchError as error:
-            log.warning("going on without the C++ kernels: %s", error)
-        return cls.load(source, device=device, dtype=dtype, trust_hub=trust_hub, kernels="torch", weights=weights,
-                        lora=lora, max_added_tokens=max_added_tokens)
+        return cls(model, tokenizer, path.name if path.is_dir() else str(source), identity_of(path, model),
+                   kernels=kernels, weights=weights, attention_route=attention_route, lora=lora,
+                   max_added_tokens=max_added_tokens, compile=compile, allow_row_dependence=allow_row_dependence,
+                   member=member, group=group)
+
+    def close(self) -> None:
+        """End what runs beside this process for the base. Idempotent; the base computes nothing after it."""
+        if self.group is not None:
+            self.group.close()
 
     def stage_adapter(self, updates: Mapping[str, ModuleUpdate]) -> StagedAdapter:
         """The adapter as this base's forward reads it, in host memory. For any thread, beside steps.
@@ -122,26 +185,69 @@ class BaseModel:
         """
         if not self.takes_adapters:
             raise AdapterCapacityError("the base was loaded without adapter slots: it takes no adapters")
-        deltas = Stager(self._tensors, self.max_added_tokens).stage(updates)
+        with self._streams.own():
+            deltas = Stager(self._tensors, self.max_added_tokens).stage(updates)
+        if self.group is not None:
+            return self.group.stage(deltas, self.modules)
         if self.program is not None:
             return CpuAdapter(deltas, self._table)
+        if self.placer is not None:
+            return FlatAdapter(deltas, self.placer.copies.pinned)
         staged = TorchAdapter(deltas)
         return staged.pinned() if self.device.type == "cuda" else staged
 
+    def open_slots(self, order: Sequence[str], slots: int) -> None:
+        """Let adapters be placed by a Placer: `order` are the linear maps that its table holds. Before any is staged.
+
+        Engines that share the base share its slots. Raises ValueError when there are fewer than the next one wants.
+        """
+        if self.placer is None:
+            modules = {name: self.modules[name] for name in order}
+            self.placer = Placer(modules, slots, self.dtype, copy_stream(self.device))
+        elif slots > self.placer.table.slots:
+            raise ValueError(f"max_adapters {slots}: the base's slots were made for {self.placer.table.slots} adapters")
+
     def place_adapter(self, staged: StagedAdapter) -> DeviceAdapter:
-        """On the device; where that is the host nothing is copied."""
+        """On the device; where that is the host nothing is copied. For any thread, beside steps; never waits.
+
+        Raises AdapterCapacityError when the device has no room for it.
+        """
+        if isinstance(staged, FlatAdapter):
+            assert self.placer is not None
+            return self.placer.place(staged)
         if isinstance(staged, TorchAdapter) and self.device.type != "cpu":
-            return staged.to(self.device)
+            try:
+                staged = staged.to(self.device)
+            except torch.OutOfMemoryError as error:
+                raise AdapterCapacityError(f"the device has no {staged.num_bytes} bytes for the adapter") from error
+        if self.group is not None:  # after this: where there is no room here, nothing has happened elsewhere
+            self.group.place(staged)
         return staged
 
+    def remove_adapter(self, adapter: DeviceAdapter) -> None:
+        """Off the device; no step that is planned from now on has it."""
+        if self.group is not None:
+            self.group.remove(adapter)
+        if isinstance(adapter, SlotAdapter):
+            assert self.placer is not None
+            self.placer.remove(adapter)
+
     @torch.inference_mode()
-    def _dry_run(self) -> list[AttentionCall]:
-        """One small forward: shows that every layer uses our attention, and how."""
-        rows = self.config.num_attention_heads + 1  # tells rows from heads, see hooks
+    def _plain_forward(self, rows: int) -> torch.Tensor:
+        """Logits of one sequence, without cache and adapters."""
         tokens = torch.zeros(1, rows, dtype=torch.long, device=self.device)
-        self.state.dry_rows = rows
-        self.model(input_ids=tokens, position_ids=torch.arange(rows, device=self.device)[None], use_cache=False)
+        positions = torch.arange(rows, device=self.device)[None]
+        return self.model(input_ids=tokens, position_ids=positions, use_cache=False).logits
+
+    def _dry_run(self) -> torch.Tensor:
+        """One small forward, and its logits: shows how modules are called."""
+        self.state.dry_rows = self.config.num_attention_heads + 1  # tells rows from heads, see hooks
+        logits = self._plain_forward(self.state.dry_rows)
         self.state.dry_rows = 0
+        return logits
+
+    def _attention_calls(self) -> list[AttentionCall]:
+        """Of the dry run: raises BaseModelError unless every layer uses our attention."""
         calls, layers = self.state.calls, self.config.num_hidden_layers
         if sorted(calls) != list(range(layers)):
             raise BaseModelError(
@@ -149,6 +255,23 @@ class BaseModel:
                 "attention interface: not supported"
             )
         return [calls[i] for i in range(layers)]
+
+    def _compile_elementwise(self) -> None:
+        if self.program is not None:
+            raise BaseModelError("compile 'elementwise' needs kernels 'torch': the C++ program has its own norms")
+        compile_elementwise(self.model, self._plain_forward)
+        self.kernel_names["elementwise"] = f"torch.compile/{self.device.type}"
+
+    def _check_rows(self, allow: bool) -> None:
+        found = quantised.rows_depend_on_others(self.model, self.quantised, self.dtype, self.device)
+        if not found:
+            return
+        kind = type(self.model.get_submodule(found[0])).__name__
+        what = (f"{len(found)} quantised projections such as {found[0]!r} ({kind}) compute a row differently beside "
+                "other rows: a request's output depends on what shares its steps")
+        if not allow:
+            raise BaseModelError(f"{what}; allow_row_dependence serves it all the same")
+        log.warning(what)
 
     def _compile(self, kernels: str, weights: str, lora: bool, packed: dict[str, PackedLinear]) -> Program | None:
         """`packed` gets the weights that the modules lose to the program."""
@@ -170,6 +293,28 @@ class BaseModel:
         if weights == "int8":
             raise BaseModelError("weights int8 needs the C++ kernels, which this base cannot use here")
         return None
+
+
+def _load_model(source: str | os.PathLike[str], dtype: torch.dtype, target: torch.device, member: Member | None
+                ) -> Any:
+    """All of it, or `member`'s part.
+
+    Raises ValueError for a quantisation that is not supported and for weights that are not in the files.
+    """
+    method = quantised.check_method(AutoConfig.from_pretrained(source, trust_remote_code=False))
+    placed = {"device_map": {"": target}} if method else {}  # packed there, and never in full on another device
+    loading: AbstractContextManager[dict[str, Any]] = nullcontext({}) if member is None else member.loading()
+    with loading as split:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="eager",
+            output_loading_info=True, **placed, **split,
+        )
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"its files have no weights for {', '.join(missing[:3])} and {len(missing)} in all")
+    if method:
+        quantised.prepare(model)
+    return model if method or member is not None else model.to(target)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -222,6 +367,10 @@ def identity_of(path: Path, model: Any) -> str:
     """SHA-256 of the config and of every safetensors header and size: cheap, and blind only to
     changed values under unchanged shapes."""
     config = {k: v for k, v in model.config.to_dict().items() if k not in _INCIDENTAL}
+    if path.is_dir():  # loading fills in the quantization_config, or drops it, by the device too
+        config.pop("quantization_config", None)
+        if written := json.loads((path / "config.json").read_bytes()).get("quantization_config"):
+            config["quantization_config"] = written
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for file in sorted(path.glob("*.safetensors")) if path.is_dir() else []:
         with file.open("rb") as stream:

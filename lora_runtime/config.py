@@ -14,9 +14,23 @@ class EngineConfig:
     dtype: str = "auto"
     """auto, float32, bfloat16 or float16; auto is bfloat16 on CUDA and on CPUs that have it."""
     kernels: str = "auto"
-    """auto takes the C++ kernels on x86-64 where they can run the base, torch never."""
+    """auto takes Triton's kernels on CUDA and the C++ ones on x86-64 where they can run the base, torch neither;
+    triton on a CPU needs Triton's interpreter (TRITON_INTERPRET=1)."""
+    attention: str = "auto"
+    """Triton kernels' attention: auto, triton, or flashinfer (the package flashinfer-python; 16-bit dtypes, no CUDA
+    graphs); auto is triton."""
+    cuda_graphs: bool = True
+    """On CUDA: capture decode steps as CUDA graphs at start, where the base's forward and the attention allow it."""
+    lora_overlap: bool = False
+    """Triton kernels: compute A x on a second stream beside the base's product. Off: not measured yet."""
     weights: str = "auto"
     """auto leaves the base's weights in `dtype`; int8 stores them in a byte each (CPU, C++ kernels only)."""
+    compile: str = "off"
+    """elementwise: torch.compile makes one kernel of each norm and activation of transformers' forward; not with the
+    C++ kernels, which have their own."""
+    allow_row_dependence: bool = False
+    """Serve a quantised base whose projections compute a row differently beside other rows (LLM.int8's outlier columns,
+    activations scaled per step), so that a request's output depends on its neighbours; else it is refused."""
     threads: int = 0
     """CPU threads of a step; 0 leaves torch's number, one per core."""
     max_running: int = 64
@@ -30,12 +44,14 @@ class EngineConfig:
     kv_block_size: int = 16
     """Tokens per KV block; a multiple of 16 for the C++ kernels."""
     kv_cache_bytes: int = 0
-    """Bytes for the KV cache; 0 is 1 GiB on CPU, 80 % of free memory on CUDA."""
+    """Bytes for the KV cache; 0 is 1 GiB on CPU, on CUDA what weights, steps and adapters leave."""
+    device_memory_fraction: float = 0.9
+    """Part of a CUDA device's memory that all of it together may take; what steps take is measured at start."""
     prefix_caching: bool = True
     max_adapters: int = 64
     """Adapter slots: versions resident on the device at once; 0 serves the base alone."""
     adapter_device_bytes: int = 0
-    """Bytes that all slots together may take; 0 leaves `max_adapters` as the only limit."""
+    """Bytes that all slots together may take; 0 is a fifth of what weights and steps leave on CUDA, no limit on CPU."""
     adapter_host_bytes: int = 2 << 30
     """Bytes of host memory for adapters that are not in a slot; what is over goes back to its source."""
     adapter_load_threads: int = 16
@@ -52,20 +68,28 @@ class EngineConfig:
     """Seconds of waiting that count as one step of priority."""
     max_adapter_bytes: int = 2 << 30
     """Largest adapter accepted, in bytes of tensors on disk."""
+    tensor_parallel: int = 1
+    """Processes that share the base, its heads and its adapters, each with a part: CUDA devices, or CPU threads."""
     trust_hub: bool = False
     """Let `base` be a hub id that is fetched; a local directory needs no network."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("kernels", ("auto", "torch")), ("weights", ("auto", "int8"))):
+        for name, allowed in (
+            ("kernels", ("auto", "torch", "triton")), ("weights", ("auto", "int8")),
+            ("attention", ("auto", "triton", "flashinfer")), ("compile", ("off", "elementwise")),
+        ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        for name in ("max_running", "max_batch_tokens", "kv_block_size", "adapter_load_threads"):
+        for name in ("max_running", "max_batch_tokens", "kv_block_size", "adapter_load_threads",
+                     "tensor_parallel"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("max_waiting", "max_context", "kv_cache_bytes", "max_adapters", "threads", "adapter_device_bytes",
                      "adapter_host_bytes", "adapter_cache_bytes", "adapter_versions_kept", "max_added_tokens"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 < self.device_memory_fraction <= 1:
+            raise ValueError(f"device_memory_fraction must be in (0, 1], got {self.device_memory_fraction}")
         if self.priority_aging_s <= 0:
             raise ValueError(f"priority_aging_s must be positive, got {self.priority_aging_s}")
         if self.max_batch_tokens < self.max_running:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -28,9 +29,11 @@ from .errors import (
 from .fairness import FairQueue
 from .handle import RequestHandle
 from .inbox import Inbox
-from .kv_cache import BlockAllocator, KVCache
+from .kv_cache import BlockAllocator
 from .limits import Limits
 from .loop import EngineLoop
+from .model.device_runner import why_not_captured
+from .model.memory import kv_block_bytes, plan_memory
 from .model.runner import make_runner
 from .observers import Observers
 from .scheduler import Scheduler
@@ -61,19 +64,40 @@ class Engine:
 
     def __init__(self, base: str | os.PathLike[str] | BaseModel, config: EngineConfig | None = None) -> None:
         self.config = config = config or EngineConfig()
-        if isinstance(base, BaseModel) and (config.kernels, config.weights) != ("auto", "auto"):
-            raise ValueError("kernels and weights are the base's: give them to BaseModel.load")
+        if isinstance(base, BaseModel) and _of_the_base(config) != _of_the_base(EngineConfig()):
+            raise ValueError("kernels, weights, attention, compile, allow_row_dependence and tensor_parallel are the "
+                             "base's: give them to BaseModel.load")
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.base = base if isinstance(base, BaseModel) else BaseModel.load(
-            base, device=config.device, dtype=config.dtype, trust_hub=config.trust_hub, kernels=config.kernels,
-            weights=config.weights, lora=config.max_adapters > 0, max_added_tokens=config.max_added_tokens)
-        num_blocks = _num_kv_blocks(self.base, config)
+        self._owned: BaseModel | None = None
+        """The base, where it is this engine's to close."""
+        if not isinstance(base, BaseModel):
+            base = self._owned = BaseModel.load(
+                base, device=config.device, dtype=config.dtype, trust_hub=config.trust_hub, kernels=config.kernels,
+                weights=config.weights, attention_route=config.attention, lora=config.max_adapters > 0,
+                max_added_tokens=config.max_added_tokens, compile=config.compile,
+                allow_row_dependence=config.allow_row_dependence, tensor_parallel=config.tensor_parallel)
+        self.base = base
+        try:
+            self._set_up(config)
+        except BaseException:
+            self._close_base()
+            raise
+
+    def _set_up(self, config: EngineConfig) -> None:
+        if self.base.linears and self.base.takes_adapters:
+            self.base.open_slots([name for linear in self.base.linears for name in linear.names], config.max_adapters)
+        graphs = config.cuda_graphs and self.base.device.type == "cuda" and not why_not_captured(self.base)
+        self._memory = plan_memory(self.base, config, lambda blocks: make_runner(
+            self.base, blocks, config.kv_block_size, max_running=config.max_running,
+            max_context=config.max_context or self.base.max_context, cuda_graphs=False), graphs=graphs)
+        num_blocks = self._memory.kv_cache // kv_block_bytes(self.base, config)
         limits = [self.base.max_context, num_blocks * config.kv_block_size]
         self.max_context = min([*limits, config.max_context] if config.max_context else limits)
         self._observers = Observers()
         self._inbox = Inbox(config.max_running, config.max_waiting)
-        self._store = store = AdapterStore(self.base, config, self)
+        self._store = store = AdapterStore(
+            self.base, replace(config, adapter_device_bytes=self._memory.adapters), self)
         self._limits = Limits(store.policy, config.max_running)
         self._builder = RequestBuilder(self.base, self.max_context, self._cancel)
         self._scheduler = Scheduler(
@@ -81,10 +105,14 @@ class Engine:
             max_running=config.max_running, max_batch_tokens=config.max_batch_tokens,
             waiting=FairQueue(lambda adapter_id: store.policy(adapter_id).weight, config.priority_aging_s),
             max_running_of=lambda adapter_id: store.policy(adapter_id).max_running)
-        self._runner = make_runner(self.base, num_blocks, config.kv_block_size)
+        self._runner = make_runner(
+            self.base, num_blocks, config.kv_block_size, max_running=config.max_running, max_context=self.max_context,
+            cuda_graphs=config.cuda_graphs, lora_overlap=config.lora_overlap)
         self._loop = EngineLoop(
             self.base, self._inbox, self._scheduler, self._runner, store, self._limits, self._observers)
         self._thread: threading.Thread | None = None
+        if self.base.group is not None:
+            self.base.group.on_failure(lambda error: self._inbox.post(lambda mail: setattr(mail, "fatal", error)))
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -125,12 +153,16 @@ class Engine:
     def shutdown(self, drain_s: float = 0) -> None:
         """Stop admitting, let requests finish for `drain_s` seconds, cancel the rest, join. Idempotent."""
         self.stop_admitting()
-        if self._thread is None:
-            return
-        self._inbox.stop(drain_s)
-        if self._thread is not threading.current_thread():
-            self._thread.join()
+        if self._thread is not None:
+            self._inbox.stop(drain_s)
+            if self._thread is not threading.current_thread():
+                self._thread.join()
         self._store.close()
+        self._close_base()
+
+    def _close_base(self) -> None:
+        if self._owned is not None:
+            self._owned.close()
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -300,7 +332,7 @@ class Engine:
             num_parameters=base.num_parameters, vocab_size=base.vocab_size, max_context=self.max_context,
             max_adapters=config.max_adapters, max_running=config.max_running, max_waiting=config.max_waiting,
             max_batch_tokens=config.max_batch_tokens, kv_block_size=config.kv_block_size,
-            kv_blocks=self._scheduler.allocator.num_blocks, version=__version__,
+            kv_blocks=self._scheduler.allocator.num_blocks, version=__version__, memory=self._memory,
         )
 
     def stats(self) -> EngineStats:
@@ -365,14 +397,6 @@ class _EventStream:
         self.close()
 
 
-def _num_kv_blocks(base: BaseModel, config: EngineConfig) -> int:
-    size = config.kv_cache_bytes
-    if size == 0:
-        size = 1 << 30
-        if base.device.type == "cuda":
-            size = int(torch.cuda.mem_get_info(base.device)[0] * 0.8)
-    per_block = KVCache.bytes_per_token(base.kv_shapes, base.dtype) * config.kv_block_size
-    blocks = size // per_block
-    if blocks < 1:
-        raise ValueError(f"kv_cache_bytes {size} does not hold one block of {per_block} bytes")
-    return blocks
+def _of_the_base(config: EngineConfig) -> tuple[object, ...]:
+    return (config.kernels, config.weights, config.attention, config.compile, config.allow_row_dependence,
+            config.tensor_parallel)

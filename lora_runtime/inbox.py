@@ -26,10 +26,12 @@ class Mail:
     forgotten: list[AdapterVersion] = field(default_factory=list)
     unloaded: list[str] = field(default_factory=list)
     adapter_arrived: bool = False
+    fatal: Exception | None = None
+    """What the engine cannot go on after."""
 
     def __bool__(self) -> bool:
         return bool(self.requests or self.cancelled or self.failed or self.forgotten or self.unloaded
-                    or self.adapter_arrived)
+                    or self.adapter_arrived or self.fatal)
 
 
 class Inbox:

@@ -127,8 +127,3 @@ class KVCache:
     @staticmethod
     def bytes_per_token(shapes: Sequence[tuple[int, int, int]], dtype: torch.dtype) -> int:
         return sum(h * (dk + dv) for h, dk, dv in shapes) * dtype.itemsize
-
-    def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store `keys`, `values` (T, kv_heads, d) of a step's rows at `slots` (T,)."""
-        self.keys[layer].index_copy_(0, slots.long(), keys)
-        self.values[layer].index_copy_(0, slots.long(), values)

@@ -6,8 +6,6 @@ import logging
 import time
 from collections.abc import Sequence as Seq
 
-import torch
-
 from .adapters.store import AdapterStore
 from .adapters.version import AdapterVersion
 from .base import BaseModel
@@ -74,6 +72,8 @@ class EngineLoop:
     def _take_in(self, mail: Mail) -> None:
         # First of all: from here on these requests get an end even if something below raises.
         self._live.update((live.handle, live) for live in mail.requests)
+        if mail.fatal is not None:
+            raise mail.fatal
         for version in mail.forgotten:
             self.scheduler.allocator.forget(version.version)
         for adapter_id in mail.unloaded:
@@ -101,8 +101,7 @@ class EngineLoop:
             row.sequence.num_computed += row.count
             self.scheduler.publish_blocks(row.sequence)
         if batch.sampling:
-            with torch.inference_mode():
-                results = sample(output, batch.sampling, self._base.sample_rows)
+            results = sample(output, batch.sampling, self._base.sample_rows)
             self._charge(batch)
             for seq, sampled in zip(batch.sampling, results, strict=True):
                 self._deliver(seq, sampled)

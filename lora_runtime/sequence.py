@@ -15,6 +15,7 @@ from .types import SamplingParams, Timings, Usage
 if TYPE_CHECKING:
     from .adapters.version import AdapterVersion
     from .handle import RequestHandle
+    from .penalties import TokenCounts
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Sequence:
         self.keys: list[BlockKey] = []
         self.num_published = 0
         self.generator: torch.Generator | None = None
+        self.counts: TokenCounts | None = None
+        """The sampler's, if there are penalties."""
         self.turn = (0.0, 0.0)
         """The scheduler's: where it stood among others when it was let in."""
         self.arrived = time.monotonic() if arrived is None else arrived

@@ -339,6 +339,25 @@ class AdapterInfo:
 
 
 @dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes of the device's memory; `total`, `used`, `steps` and `graphs` are measured at start, on CUDA only."""
+
+    total: int = 0
+    used: int = 0
+    """By the base's weights, the libraries and other processes."""
+    steps: int = 0
+    """The most that a step takes, with the buffers that steps are run in."""
+    graphs: int = 0
+    """What captured steps keep."""
+    adapters: int = 0
+    """For all slots together; 0: no limit."""
+    kv_cache: int = 0
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value / 2**20:.1f} MiB" for name, value in vars(self).items() if value)
+
+
+@dataclass(frozen=True)
 class EngineInfo:
     """What the engine runs, for GetServerInfo and `loramux info`."""
 
@@ -358,6 +377,7 @@ class EngineInfo:
     kv_block_size: int
     kv_blocks: int
     version: str
+    memory: MemoryPlan = MemoryPlan()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,3 @@
+"""The tests. Their device is chosen before anything imports triton."""
+
+from .support import device  # noqa: F401

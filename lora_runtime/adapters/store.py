@@ -31,8 +31,10 @@ class AdapterStore:
         self._base_policy: AdapterPolicy | None = None
 
     def close(self) -> None:
-        """Start no more loads; those that run end unheard."""
+        """Start no more loads, those that run end unheard; and let go of the slots."""
         self._reader.threads.close()
+        with self._state.changed:
+            self._state.tiers.close()
 
     # --- ids ------------------------------------------------------------------------------------
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ..errors import AdapterCapacityError
+from ..model.placement import NotYetFreeError
 from .version import AdapterVersion
 
 if TYPE_CHECKING:
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _UNWANTED = 1 << 30
+SHORTAGE_S = 10.0
+"""How long what did not fit into the device's memory is not tried again."""
 
 
 class Tiers:
@@ -30,8 +35,9 @@ class Tiers:
         self._base = base
         self._slots, self._device_budget, self._host_budget = slots, device_bytes, host_bytes
         self._on_evicted = on_evicted
-        # On a CPU a slot is the host memory that the version was staged in: it counts once.
-        self._shared = base.device.type == "cpu"
+        # On a CPU, without a device path, a slot is the host memory that the version was staged in: it counts once.
+        self._shared = base.device.type == "cpu" and base.placer is None
+        self._short_of, self._short_until = 0, 0.0
         self._rank: dict[AdapterVersion, int] = {}
         self._clock = 0
         self._host_grew = False
@@ -51,7 +57,7 @@ class Tiers:
 
     @property
     def host_bytes(self) -> int:
-        return sum(v.staged.num_bytes for v in self.host_only if v.staged is not None)
+        return sum(v.host_bytes for v in self.host_only)
 
     def touch(self, version: AdapterVersion) -> None:
         self._clock += 1
@@ -75,21 +81,30 @@ class Tiers:
     def stage(self, version: AdapterVersion, staged: StagedAdapter) -> None:
         """Put it into host memory; others, or it itself, leave if that is over the budget once `trim` is called."""
         version.staged = staged
-        version.device_bytes = staged.num_bytes
+        version.device_bytes, version.host_bytes = staged.num_bytes, staged.host_bytes
         self._unpin_if_too_many(version)
         self.hosted.add(version)
         self._host_grew = True
         self.touch(version)
 
     def place(self, version: AdapterVersion) -> bool:
-        """From host memory into a slot, if room can be made."""
+        """From host memory into a slot, if room can be made and the device has the memory."""
         assert version.staged is not None
         victims = self._victims(version)
         if victims is None:
             return False
         for victim in victims:
             self.demote(victim, "evicted")
-        version.weights = self._base.place_adapter(version.staged)
+        try:
+            version.weights = self._base.place_adapter(version.staged)
+        except NotYetFreeError:
+            return False
+        except AdapterCapacityError as error:
+            # The budget promised more than there is: until things have changed, others leave first.
+            self._short_of, self._short_until = self.device_bytes + version.device_bytes, time.monotonic() + SHORTAGE_S
+            log.warning("adapter %s is not placed beside %d bytes of others: %s", version.adapter_id,
+                        self.device_bytes, error)
+            return False
         self.resident.add(version)
         self.touch(version)
         return True
@@ -114,8 +129,8 @@ class Tiers:
     def keeps(self, version: AdapterVersion) -> bool:
         """Whether host memory would hold it until there is room in the slots."""
         rank = self._rank.get(version, _UNWANTED)
-        before = sum(v.device_bytes for v in self.host_only if self._rank.get(v, _UNWANTED) < rank)
-        return before + version.device_bytes <= self._host_budget
+        before = sum(v.host_bytes for v in self.host_only if self._rank.get(v, _UNWANTED) < rank)
+        return before + version.host_bytes <= self._host_budget
 
     def reserve(self, version: AdapterVersion | None) -> None:
         """The one that gets the next free slot: it stays in host memory even beyond the budget."""
@@ -126,7 +141,7 @@ class Tiers:
     def fits(self, versions: Sequence[AdapterVersion], leaving: Sequence[AdapterVersion] = ()) -> bool:
         """Whether these could be in slots together, once all has left that is not pinned, or is `leaving`."""
         kept = self.pinned.difference(leaving).union(versions)
-        return self._within(len(kept), sum(v.device_bytes for v in kept))
+        return self._within_budget(len(kept), sum(v.device_bytes for v in kept))
 
     def in_the_way(self, version: AdapterVersion) -> set[AdapterVersion]:
         """Versions that must drain before `version` can be placed: those with the fewest running sequences, idle ones
@@ -143,8 +158,7 @@ class Tiers:
     def demote(self, version: AdapterVersion, reason: str) -> None:
         """Out of its slot; a staged copy stays."""
         assert version.holds == 0, "sequences run with it"
-        version.weights = None
-        self.resident.discard(version)
+        self._leave_slot(version)
         self._host_grew = True
         self._on_evicted(version, reason)
 
@@ -159,20 +173,31 @@ class Tiers:
         if version is self._reserved:
             self._reserved = None
 
+    def close(self) -> None:
+        """Give the slots back to the base, which other engines may share; nothing is placed any more."""
+        self._slots = 0
+        for version in [v for v in self.resident if not v.holds]:
+            self._leave_slot(version)
+
     def trim(self) -> None:
         """Bring host memory below its budget. What waits for a slot stays, within it, longest."""
         if not self._host_grew:
             return
         counted = [v for v in self.host_only if v is not self._reserved]
-        over = sum(v.staged.num_bytes for v in counted if v.staged is not None) - self._host_budget
+        over = sum(v.host_bytes for v in counted) - self._host_budget
         for version in sorted((v for v in counted if not _is_kept(v)), key=self._worth):
             if over <= 0:
                 break
-            assert version.staged is not None
-            over -= version.staged.num_bytes
+            over -= version.host_bytes
             version.staged = None
             self.hosted.discard(version)
         self._host_grew = over > 0  # what is being brought in is left for the next time
+
+    def _leave_slot(self, version: AdapterVersion) -> None:
+        assert version.weights is not None
+        self._base.remove_adapter(version.weights)
+        version.weights = None
+        self.resident.discard(version)
 
     def _worth(self, version: AdapterVersion) -> tuple[int, int]:
         return -self._rank.get(version, _UNWANTED), version.last_used
@@ -203,6 +228,11 @@ class Tiers:
         return [v for v in self.resident if v not in self.pinned and self._rank.get(v, _UNWANTED) >= rank]
 
     def _within(self, count: int, size: int) -> bool:
+        """Of the budget, and of what the device is known to have."""
+        short = size >= self._short_of and time.monotonic() < self._short_until
+        return not short and self._within_budget(count, size)
+
+    def _within_budget(self, count: int, size: int) -> bool:
         return count <= self._slots and (not self._device_budget or size <= self._device_budget)
 
 

@@ -71,8 +71,8 @@ class AdapterVersion:
         self.loading = 0
         """Threads that bring it in: what they have staged stays in host memory until they are done."""
         self.error = ""
-        self.device_bytes = 0
-        """In a slot; known once it was staged, which takes as many."""
+        self.device_bytes = self.host_bytes = 0
+        """In a slot, and staged for one; known once it was staged."""
         self.loaded_at = 0.0
         self.last_used = 0
 

@@ -6,25 +6,88 @@ must match it on random inputs. On x86-64 CPUs the whole step runs in C++ instea
 
 from __future__ import annotations
 
+import importlib.util
+import logging
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from . import attention, lora
+from ..errors import BaseModelError
+from . import attention, cache, flashinfer, lora
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The implementations of the torch path and their names, as shown in logs, metrics and GetServerInfo."""
+    """The implementations of one path and their names, as shown in logs, metrics and GetServerInfo."""
 
     lora: Callable[..., None]
     attention: Callable[..., torch.Tensor]
     names: dict[str, str]
+    write_kv: Callable[..., None] = cache.write_kv_reference
+    """As cache.write_kv_reference."""
+    update_group: Callable[..., None] | None = None
+    """As grouped.update_group_reference, for the device path; None on the torch path."""
+    shrink: Callable[..., None] | None = None
+    expand: Callable[..., None] | None = None
+    """The two halves of `update_group`, where it has halves: the first needs no y."""
+    check_heads: Callable[[int, int, torch.dtype], None] = lambda dim, dim_v, dtype: None
+    """Raises BaseModelError if `attention` cannot take a layer's dims of keys and of values, or the dtype."""
+    captures: bool = True
+    """Whether a step with this attention can be captured as a CUDA graph: it plans nothing on the host."""
 
 
-def select(device: torch.device) -> Kernels:
-    """The implementations for `device` that transformers' forward calls: the torch references."""
+def select(device: torch.device, kernels: str = "auto", attention_route: str = "auto") -> Kernels:
+    """The implementations for `device` that transformers' forward calls.
+
+    `kernels`, `attention_route`: EngineConfig's `kernels` and `attention`. Raises BaseModelError for what was asked for
+    by name and cannot run here, and where Triton is installed but cannot launch.
+    """
+    if not _wants_triton(device, kernels):
+        if attention_route != "auto":
+            raise BaseModelError(f"attention {attention_route!r} needs a CUDA device and kernels auto or triton")
+        return _torch(device)
+    return _triton(device, attention_route)
+
+
+def _wants_triton(device: torch.device, kernels: str) -> bool:
+    """auto: on CUDA, where there is triton. On a CPU only its interpreter can run them."""
+    if kernels == "torch" or (kernels == "auto" and device.type != "cuda"):
+        return False
+    installed = importlib.util.find_spec("triton") is not None
+    if kernels == "auto":
+        if not installed:
+            log.warning("no triton package: the torch references run, which are slow")
+        return installed
+    if not installed:
+        raise BaseModelError("kernels 'triton' needs the package triton, which is not installed")
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise BaseModelError(f"kernels 'triton' run on CUDA, not on {device.type} (but for TRITON_INTERPRET=1, slowly)")
+    return True
+
+
+def _triton(device: torch.device, attention_route: str) -> Kernels:
+    from .triton.attention import paged_attention
+    from .triton.attention_tiles import check_heads
+    from .triton.cache import write_kv
+    from .triton.first_launch import check_launch
+    from .triton.lora import expand, shrink, update_group
+
+    check_launch(device)
+    chosen = Kernels(
+        lora=lora.add_lora_reference, attention=paged_attention, write_kv=write_kv, update_group=update_group,
+        shrink=shrink, expand=expand, check_heads=check_heads, names={"lora": "triton", "paged_attention": "triton"})
+    if attention_route != "flashinfer":
+        return chosen
+    routed = flashinfer.FlashInferAttention(device)
+    return replace(chosen, attention=routed, check_heads=routed.check, captures=False,
+                   names=chosen.names | {"paged_attention": "flashinfer"})
+
+
+def _torch(device: torch.device) -> Kernels:
     return Kernels(
         lora=lora.add_lora_reference,
         attention=attention.paged_attention_reference,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import torch
@@ -17,9 +17,16 @@ class DeviceAdapter(Protocol):
 
 
 class StagedAdapter(Protocol):
-    """Ready in host memory, `num_bytes` of it; BaseModel.place_adapter makes a DeviceAdapter of it."""
+    """Ready in host memory; BaseModel.place_adapter makes a DeviceAdapter of `num_bytes` of it."""
 
     num_bytes: int
+    host_bytes: int
+    """What it takes where it is."""
+
+
+def pinned_bytes(num_bytes: int) -> int:
+    """What pinned memory of that size takes: torch's allocator rounds up to a power of two (pytorch/pytorch#150517)."""
+    return 1 << (num_bytes - 1).bit_length() if num_bytes else 0
 
 
 class TorchAdapter:
@@ -27,14 +34,20 @@ class TorchAdapter:
 
     def __init__(self, deltas: Mapping[str, ModuleDelta]) -> None:
         self.deltas = dict(deltas)
-        self.num_bytes = sum({id(t): t.nbytes for d in self.deltas.values() for t in d.tensors().values()}.values())
+        self.num_bytes = self.host_bytes = sum(self._sizes())
 
     def pinned(self) -> TorchAdapter:
         """In memory that the device copies from without the host's help."""
-        return self._mapped(torch.Tensor.pin_memory)
+        pinned = self._mapped(torch.Tensor.pin_memory)
+        pinned.host_bytes = sum(map(pinned_bytes, pinned._sizes()))
+        return pinned
 
     def to(self, device: torch.device) -> TorchAdapter:
         return self._mapped(lambda t: t.to(device, non_blocking=True))
+
+    def _sizes(self) -> Iterable[int]:
+        """Bytes of each tensor, once where modules share it."""
+        return {id(t): t.nbytes for d in self.deltas.values() for t in d.tensors().values()}.values()
 
     def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> TorchAdapter:
         moved: dict[int, torch.Tensor] = {}  # what modules share stays shared

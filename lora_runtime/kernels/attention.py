@@ -7,9 +7,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional as F
+
+Ints = npt.NDArray[np.int32]
+
+
+class RowArrays(Protocol):
+    """What a plan is made of, on the host: batch.StepBatch."""
+
+    @property
+    def slots(self) -> Ints: ...
+    @property
+    def query_start(self) -> Ints: ...
+    @property
+    def context_lengths(self) -> Ints: ...
+    @property
+    def block_tables(self) -> Ints: ...
+    @property
+    def block_size(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -18,7 +38,9 @@ class AttentionPlan:
 
     `slots`: (T,) cache slot each row writes. Sequence i has the rows `query_start[i]:query_start[i + 1]`,
     (S + 1,), the last of its `context_lengths[i]` positions, (S,). Position p lies in slot
-    `block_tables[i, p // block_size] * block_size + p % block_size`, (S, width).
+    `block_tables[i, p // block_size] * block_size + p % block_size`, (S, width); entries behind the context are
+    never followed. Fixed buffers of decode rows have T = S; an unused row has the context length 0 and gets zeros
+    (the Triton kernels), or 1 and any slot.
     """
 
     slots: torch.Tensor
@@ -26,6 +48,20 @@ class AttentionPlan:
     context_lengths: torch.Tensor
     block_tables: torch.Tensor
     block_size: int
+    decode_rows: int | None = None
+    """Sequences with one row, known on the host; None: not told, so that both kernels are launched where T > S."""
+    host: RowArrays | None = None
+    """The same arrays on the host, for routes that plan there (FlashInfer)."""
+
+    @classmethod
+    def of(cls, arrays: RowArrays, device: torch.device) -> AttentionPlan:
+        """A step's plan on `device`; `arrays` must not change while it is used."""
+        def there(array: Ints) -> Any:
+            return torch.as_tensor(array, device=device)
+
+        return cls(there(arrays.slots), there(arrays.query_start), there(arrays.context_lengths),
+                   there(arrays.block_tables), arrays.block_size,
+                   decode_rows=int((np.diff(arrays.query_start) == 1).sum()), host=arrays)
 
     @cached_property
     def split(self) -> tuple[list[tuple[int, int, torch.Tensor]], DecodeRows | None]:

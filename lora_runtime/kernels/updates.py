@@ -109,14 +109,14 @@ def _rescaled(y: torch.Tensor, x: torch.Tensor, segments: Sequence[UpdateSegment
             factor -= s.weight
         elif s.delta.gain is not None:
             factor[: len(s.delta.gain)] += s.weight * s.delta.gain
-    y = base + _keep(factor, y - base)
+    y = base + keep(factor, y - base)
     for s in segments:
         if s.delta.dense is not None:
             y[:, : s.delta.out] += s.weight * (x @ s.delta.dense.t()).float()
     return y
 
 
-def _keep(factor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def keep(factor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Their product, and 0 where the factor is 0 even if the value is not finite: it is replaced."""
     return torch.where(factor == 0, 0, factor * value)
 
@@ -135,7 +135,7 @@ def update_embedding(
             elif s.delta.gain is not None:
                 factor += s.weight * s.delta.gain
             added += s.weight * _embedded(s.delta, ids, y.shape[1])
-        out[start:end] = _keep(factor, out[start:end]) + scale * added
+        out[start:end] = keep(factor, out[start:end]) + scale * added
     return out.to(y.dtype)
 
 

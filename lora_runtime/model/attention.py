@@ -51,9 +51,8 @@ def forward(
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale).transpose(1, 2), None
-    state.cache.write(layer, state.plan.slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    keys, values = state.cache.keys[layer], state.cache.values[layer]
+    state.kernels.write_kv(key[0].transpose(0, 1), value[0].transpose(0, 1), keys, values, state.plan.slots)
     out = state.kernels.attention(
-        query[0].transpose(0, 1), state.cache.keys[layer], state.cache.values[layer], state.plan,
-        scaling=scale, window=sliding_window, softcap=softcap,
-    )
+        query[0].transpose(0, 1), keys, values, state.plan, scaling=scale, window=sliding_window, softcap=softcap)
     return out[None], None

@@ -41,6 +41,8 @@ def compile_program(base: BaseModel, *, lora: bool, int8: bool) -> tuple[Program
     found too late to go on with the modules.
     """
     host_target()  # raises before anything is computed
+    if base.quantised:
+        raise NoKernelsError("the base's weights are quantised")
     if base.max_context < _CHECKED_POSITIONS:
         raise NoKernelsError(f"a context of {base.max_context} positions is too short for the check")
     batches = _check_batches(base.vocab_size)

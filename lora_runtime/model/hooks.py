@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from ..kernels.updates import update_embedding, update_linear, update_norm
 from .state import StepState
 
 
-def attach(model: nn.Module, modules: Mapping[str, BaseModule], state: StepState) -> None:
-    """A module that no row's adapter changes costs one look-up in a dict."""
+def attach(model: nn.Module, modules: Mapping[str, BaseModule], state: StepState,
+           linear: Callable[[str, nn.Module, StepState], object] | None = None) -> None:
+    """A module that no row's adapter changes costs one look-up in a dict. `linear`: in LinearHook's place."""
     for name, module in modules.items():
         target = model.get_submodule(name)
         if module.kind is ModuleKind.EMBEDDING:
@@ -24,7 +25,7 @@ def attach(model: nn.Module, modules: Mapping[str, BaseModule], state: StepState
         elif module.kind is ModuleKind.NORM:
             _Norm(name, target, state)
         else:
-            _Linear(name, target, state)
+            (linear or LinearHook)(name, target, state)
 
 
 class _Hook:
@@ -37,14 +38,18 @@ class _Hook:
         raise NotImplementedError
 
 
-class _Linear(_Hook):
+class LinearHook(_Hook):
     """x: (1, T, in), y: (1, T, out)."""
 
     def __call__(self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> torch.Tensor | None:
         segments = self.state.updates.get(self.name)
         if not segments:
             return None
-        return update_linear(y[0], args[0][0], segments, module.bias, self.state.kernels.lora)[None]
+        return update_linear(y[0], args[0][0], segments, self.bias(module), self.state.kernels.lora)[None]
+
+    def bias(self, module: Any) -> torch.Tensor | None:
+        """The base's own, in `y`."""
+        return module.bias
 
 
 class _Embedding(_Hook):

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
 import torch
 
-from ..adapters.update import ModuleKind
-from ..batch import AdapterSegment, StepBatch
-from ..kernels.adapter import TorchAdapter
+from ..batch import StepBatch
 from ..kernels.attention import AttentionPlan
-from ..kernels.updates import UpdateSegment
 from ..kv_cache import KVCache
+from .device_runner import DeviceRunner
 from .output import StepOutput
 from .program_runner import ProgramRunner
+from .rows import module_updates, with_added
 
 if TYPE_CHECKING:
     from ..base import BaseModel
@@ -27,13 +24,25 @@ class ModelRunner(Protocol):
     def forward(self, batch: StepBatch) -> StepOutput: ...
 
 
-def make_runner(base: BaseModel, num_blocks: int, block_size: int) -> ModelRunner:
-    """The base's program where it has one, else transformers' forward."""
-    if base.program is None:
-        return TorchRunner(base, num_blocks, block_size)
-    return ProgramRunner(
-        base.program, base.kv_shapes, num_blocks, block_size, base.vocab_size + base.max_added_tokens,
-        base.forward_lock)
+def make_runner(base: BaseModel, num_blocks: int, block_size: int, *, max_running: int = 64, max_context: int = 0,
+                cuda_graphs: bool = True, lora_overlap: bool = False) -> ModelRunner:
+    """The base's program where it has one, the planned kernels where they were chosen, else transformers' forward.
+
+    `max_running`, `max_context` (0: what base and blocks allow), `cuda_graphs`, `lora_overlap`: see EngineConfig.
+    """
+    if base.group is not None:
+        from ..parallel.runner import ParallelRunner
+
+        return ParallelRunner(TorchRunner(base, num_blocks, block_size), base.group, num_blocks, block_size)
+    if base.program is not None:
+        return ProgramRunner(
+            base.program, base.kv_shapes, num_blocks, block_size, base.vocab_size + base.max_added_tokens,
+            base.forward_lock)
+    if base.state.kernels.update_group is not None:
+        return DeviceRunner(
+            base, num_blocks, block_size, max_running=max_running, cuda_graphs=cuda_graphs, lora_overlap=lora_overlap,
+            max_context=max_context or min(base.max_context, num_blocks * block_size))
+    return TorchRunner(base, num_blocks, block_size)
 
 
 class TorchRunner:
@@ -45,7 +54,7 @@ class TorchRunner:
 
     @torch.inference_mode()
     def forward(self, batch: StepBatch) -> StepOutput:
-        updates = self._updates(batch)
+        updates = module_updates(batch)
         with self.base.forward_lock, self.base.state.during(self.cache, self._plan(batch), updates):
             logits = self.base.model(
                 input_ids=self._tensor(batch.tokens).long()[None],
@@ -53,42 +62,11 @@ class TorchRunner:
                 logits_to_keep=self._tensor(batch.sampled_rows).long(),
                 use_cache=False,
             ).logits[0]
-        return StepOutput.of(self._with_added(logits, updates.get(self.base.head_name, ())))
+        return StepOutput.of(with_added(
+            logits, updates.get(self.base.head_name, ()), self.base.vocab_size, self.base.max_added_tokens))
 
     def _plan(self, batch: StepBatch) -> AttentionPlan:
-        return AttentionPlan(
-            self._tensor(batch.slots), self._tensor(batch.query_start), self._tensor(batch.context_lengths),
-            self._tensor(batch.block_tables), batch.block_size)
+        return AttentionPlan.of(batch, self.base.device)
 
     def _tensor(self, array: object) -> torch.Tensor:
         return torch.as_tensor(array, device=self.base.device)
-
-
-    def _updates(self, batch: StepBatch) -> dict[str, list[UpdateSegment]]:
-        updates: dict[str, list[UpdateSegment]] = {}
-        for segment in batch.segments:
-            adapter = segment.adapter.weights
-            assert isinstance(adapter, TorchAdapter)
-            sampled = _sampled(segment, batch)
-            for name, delta in adapter.deltas.items():
-                start, end = sampled if delta.kind is ModuleKind.LM_HEAD else (segment.start, segment.end)
-                if start < end:
-                    updates.setdefault(name, []).append(UpdateSegment(start, end, delta, segment.weight))
-        return updates
-
-    def _with_added(self, logits: torch.Tensor, head: Sequence[UpdateSegment]) -> torch.Tensor:
-        """As wide as every adapter needs it; -inf for tokens that the row's adapters do not have."""
-        vocab, added = self.base.vocab_size, self.base.max_added_tokens
-        if not added:
-            return logits
-        out = logits.new_full((logits.shape[0], vocab + added), -torch.inf)
-        out[:, :vocab] = logits[:, :vocab]
-        for s in head:
-            out[s.start : s.end, vocab : s.delta.out] = logits[s.start : s.end, vocab : s.delta.out]
-        return out
-
-
-def _sampled(segment: AdapterSegment, batch: StepBatch) -> tuple[int, int]:
-    """The segment's rows among those that sample."""
-    start, end = np.searchsorted(batch.sampled_rows, (segment.start, segment.end))
-    return int(start), int(end)

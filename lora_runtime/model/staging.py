@@ -125,14 +125,13 @@ class Stager:
         squares = []
         for start, end in chunks(total, self._columns(module)):
             own = self._base.rows(name, start, end) if weight is None else weight[start:end].float()
-            a, b = update.a.to(own.device).float(), update.b.to(own.device).float()
-            left, right = (a[:, start:end].t(), b.t()) if embedding else (b[start:end], a)
-            updated = torch.addmm(own, left, right, alpha=update.scaling)
+            left, right = (update.a[:, start:end].t(), update.b.t()) if embedding else (update.b[start:end], update.a)
+            updated = torch.addmm(own, left.to(own), right.to(own), alpha=update.scaling)
             if ids is not None and rows is not None:
                 inside = (ids >= start) & (ids < end)
                 updated[ids[inside].long() - start] += rows[inside].to(own.device)
-            squares.append(updated.square_().sum(0 if embedding else 1).cpu())
-        return (torch.stack(squares).sum(0) if embedding else torch.cat(squares)).sqrt()
+            squares.append(updated.square_().sum(0 if embedding else 1))
+        return (torch.stack(squares).sum(0) if embedding else torch.cat(squares)).sqrt().cpu()
 
     def _bias(self, name: str, update: ModuleUpdate, gain: torch.Tensor | None, out: int) -> torch.Tensor | None:
         added = None
@@ -151,6 +150,10 @@ class Stager:
             _refuse(name, update, "an embedding", "bias", "lora_bias")
         elif kind is ModuleKind.LINEAR:
             _refuse(name, update, "a projection", "token_rows")
+        if name in self._base.quantised:
+            _refuse(name, update, "quantised", "weight", "token_rows")
+            if kind is ModuleKind.EMBEDDING:
+                _refuse(name, update, "a quantised embedding", "magnitude")
         if update.bias is not None and not module.has_bias:
             raise AdapterError(f"module {name!r} has no bias to replace")
         if (update.a is None) != (update.b is None):

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..kernels import Kernels
 from ..kernels.attention import AttentionPlan
 from ..kernels.updates import UpdateSegment
 from ..kv_cache import KVCache
+
+if TYPE_CHECKING:
+    from .lora_step import LoraStep
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,17 @@ class StepState:
     updates: Mapping[str, Sequence[UpdateSegment]] = field(default_factory=dict)
     calls: dict[int, AttentionCall] = field(default_factory=dict)
     dry_rows: int = 0
+    lora: LoraStep | None = None
+    """On the device path: what fused linear maps do to rows with adapters; None: no row has any."""
 
     @contextmanager
     def during(
-        self, cache: KVCache, plan: AttentionPlan, updates: Mapping[str, Sequence[UpdateSegment]]
+        self, cache: KVCache, plan: AttentionPlan, updates: Mapping[str, Sequence[UpdateSegment]],
+        lora: LoraStep | None = None,
     ) -> Iterator[None]:
         """Set a step's inputs, and drop them after it so that no freed adapter stays reachable."""
-        self.cache, self.plan, self.updates = cache, plan, updates
+        self.cache, self.plan, self.updates, self.lora = cache, plan, updates, lora
         try:
             yield
         finally:
-            self.cache, self.plan, self.updates = None, None, {}
+            self.cache, self.plan, self.updates, self.lora = None, None, {}, None

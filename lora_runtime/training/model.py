@@ -46,7 +46,7 @@ def load_base(config: TrainConfig) -> LoadedBase:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise BaseModelError(f"base model {str(config.base)!r} cannot be loaded: {error}") from error
     if getattr(model.config, "quantization_config", None) is not None:
-        raise BaseModelError(f"base model {str(config.base)!r} is quantized: training wants the weights themselves")
+        raise BaseModelError(f"base model {str(config.base)!r} is quantised: training wants the weights themselves")
     identity = identity_of(config.base, model)
     name = config.base_name or config.base.resolve().name
     context = int(model.config.get_text_config().max_position_embeddings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import signal
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -138,6 +139,7 @@ def _run(config: TrainConfig) -> TrainResult:
     from lora_runtime.training import train as run
 
     logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # meant for PEFT's authors
     stop = _Signals()
 
     def on_step(report: StepReport) -> None:

@@ -36,5 +36,5 @@ class ServerInfoService(server_pb2_grpc.ServerServicer):
             dtype=info.dtype, kernels=info.kernels, num_parameters=info.num_parameters, vocab_size=info.vocab_size,
             limits=pb.Limits(
                 **{name: getattr(info, name) for name in limits}, max_message_bytes=self._max_message_bytes),
-            load=pb.Load(**{name: getattr(stats, name) for name in load}),
+            load=pb.Load(**{name: getattr(stats, name) for name in load}), memory=pb.Memory(**vars(info.memory)),
         )

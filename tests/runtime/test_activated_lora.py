@@ -9,6 +9,7 @@ import pytest
 from lora_runtime import BaseModel, Engine, EngineConfig, InvalidRequestError, Request, SamplingParams
 
 from ..support.adapters import save_adapter
+from ..support.device import PATHS
 from ..support.reference import LogitsRecorder, PeftReference, relative_error
 
 TOKENS = 6
@@ -31,13 +32,13 @@ def adapters(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     }
 
 
-@pytest.mark.parametrize("kernels", ["auto", "torch"])
+@pytest.mark.parametrize("kernels", PATHS)
 @pytest.mark.parametrize("max_batch_tokens", [128, 16])
 def test_equals_peft_beside_base_rows(
     tiny_base: Path, adapters: dict[str, Path], kernels: str, max_batch_tokens: int
 ) -> None:
     reference = PeftReference(tiny_base, adapters)
-    base = BaseModel.load(tiny_base, dtype="float32", kernels=kernels)
+    base = BaseModel.load(tiny_base, dtype="float32", **PATHS[kernels])
     config = EngineConfig(
         dtype="float32", kv_cache_bytes=8 << 20, max_running=8, max_batch_tokens=max_batch_tokens, prefix_caching=False)
     with Engine(base, config) as engine:

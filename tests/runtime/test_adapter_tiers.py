@@ -33,6 +33,7 @@ from lora_runtime.adapters import reading
 from lora_runtime.adapters.disk_cache import sweep
 from lora_runtime.adapters.reading import Reader
 
+from ..support.device import ON_GPU
 from ..support.engines import slow_down, wait_until_idle
 
 SHORT = SamplingParams(max_new_tokens=6, ignore_eos=True)
@@ -77,7 +78,8 @@ def test_eight_adapters_share_two_slots(make_engine: Callable[..., Engine], tiny
     handles = [(name, engine.submit(ask(name))) for _ in range(3) for name in tiny_adapters]
     assert [h.result().text for _, h in handles] == [expected[name] for name, _ in handles]
     stats = wait_until_idle(engine)
-    assert (stats.adapters, stats.registered_adapters, stats.host_adapters) == (2, 8, 6)
+    assert (stats.adapters, stats.registered_adapters) == (2, 8)
+    assert stats.host_adapters == (8 if ON_GPU else 6)  # on a CPU a slot is host memory: it counts once
     assert len(set(expected.values())) > 4  # or the comparison would show nothing
 
 

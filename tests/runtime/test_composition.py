@@ -19,6 +19,7 @@ from lora_runtime import (
     WeightedAdapter,
 )
 
+from ..support.device import PATHS
 from ..support.reference import LogitsRecorder, PeftReference, relative_error
 
 TOKENS = 8
@@ -31,7 +32,7 @@ MIXES = {
 }
 
 
-@pytest.mark.parametrize("kernels", ["auto", "torch"])
+@pytest.mark.parametrize("kernels", PATHS)
 def test_compositions_equal_pefts_concatenation(
     tiny_base: Path, tiny_adapters: dict[str, Path], kernels: str
 ) -> None:
@@ -39,7 +40,7 @@ def test_compositions_equal_pefts_concatenation(
     for name, mix in MIXES.items():
         reference._model.add_weighted_adapter(
             [a.adapter_id for a in mix], [a.weight for a in mix], name.replace(".", "_"), combination_type="cat")
-    base = BaseModel.load(tiny_base, dtype="float32", kernels=kernels)
+    base = BaseModel.load(tiny_base, dtype="float32", **PATHS[kernels])
     config = EngineConfig(dtype="float32", kv_cache_bytes=8 << 20, max_running=16, max_batch_tokens=24, max_adapters=8)
     with Engine(base, config) as engine:
         for name, path in tiny_adapters.items():

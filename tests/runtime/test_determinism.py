@@ -31,7 +31,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     dtype, weights = request.param
     root = tmp_path_factory.mktemp("determinism")
     base_dir = save_base(root / "base")
-    base = BaseModel.load(base_dir, dtype=dtype, weights=weights)
+    base = BaseModel.load(base_dir, device="cpu", dtype=dtype, weights=weights)
     assert base.program is not None
     # Small steps: prompts are cut into chunks at other places in every run.
     config = EngineConfig(max_running=REQUESTS, max_batch_tokens=56, prefix_caching=False, kv_cache_bytes=64 << 20)
@@ -43,7 +43,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_engines_that_share_a_base_do_not_disturb_each_other(tmp_path: Path) -> None:
-    base = BaseModel.load(save_base(tmp_path / "base"), dtype="float32")
+    base = BaseModel.load(save_base(tmp_path / "base"), device="cpu", dtype="float32")
     config = EngineConfig(prefix_caching=False, kv_cache_bytes=8 << 20)
     requests = [Request(token_ids=r.token_ids, sampling=SAMPLING, request_id=r.request_id) for r in _requests()]
     with Engine(base, config) as one, Engine(base, config) as two:

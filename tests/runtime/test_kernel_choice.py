@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,16 +18,19 @@ from lora_runtime import (
     Request,
     SamplingParams,
 )
+from lora_runtime.kernels import select
 from lora_runtime.kernels.cpu import build
+from lora_runtime.kernels.triton import first_launch
 from lora_runtime.model import compiled
 
 from ..support.adapters import save_adapter
+from ..support.device import DEVICE, PATHS
 
 SAMPLING = SamplingParams(max_new_tokens=8, ignore_eos=True)
 
 
 def _tokens(base: BaseModel | Path, adapter: Path | None = None, **config: object) -> tuple[int, ...]:
-    config = {"dtype": "float32", "kv_cache_bytes": 8 << 20} | config
+    config = {"device": "cpu", "dtype": "float32", "kv_cache_bytes": 8 << 20} | config
     with Engine(base, EngineConfig(**config)) as engine:
         if adapter is not None:
             engine.load_adapter(adapter, "a")
@@ -34,9 +39,59 @@ def _tokens(base: BaseModel | Path, adapter: Path | None = None, **config: objec
 
 
 def test_the_choice_is_reported(tiny_base: Path) -> None:
-    for kernels, expected in (("auto", f"cpp/{build.host_target()}"), ("torch", "torch/cpu")):
-        with Engine(tiny_base, EngineConfig(dtype="float32", kernels=kernels, kv_cache_bytes=8 << 20)) as engine:
-            assert set(engine.info().kernels.values()) == {expected}
+    told = {"cpp": {f"cpp/{build.host_target()}"}, "torch": {"torch/cpu"}, "cuda": {"triton", "cuda graphs"},
+            "cuda torch": {"torch/cuda"}}
+    for path, how in PATHS.items():
+        with Engine(tiny_base, EngineConfig(dtype="float32", kv_cache_bytes=8 << 20, **how)) as engine:
+            assert set(engine.info().kernels.values()) == told[path]
+
+
+@pytest.mark.slow
+def test_triton_kernels_answer_as_the_references_do(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+    """A prompt in chunks; on a CPU under Triton's interpreter, which the tests switch on."""
+    expected = _tokens(tiny_base, tiny_adapters["a3"], kernels="torch")
+    config = {"device": DEVICE, "kernels": "triton", "max_batch_tokens": 8, "max_running": 2}
+    assert _tokens(tiny_base, tiny_adapters["a3"], **config) == expected
+    with Engine(tiny_base, EngineConfig(
+            device=DEVICE, dtype="float32", kernels="triton", kv_cache_bytes=8 << 20)) as engine:
+        assert engine.info().kernels["paged_attention"] == "triton"
+
+
+def test_an_attention_that_cannot_run_is_refused(tiny_base: Path) -> None:
+    with pytest.raises(BaseModelError, match="'flashinfer' needs a CUDA device"):
+        Engine(tiny_base, EngineConfig(device="cpu", dtype="float32", attention="flashinfer"))
+    with pytest.raises(BaseModelError, match=r"head dims \d+|flashinfer-python"):
+        Engine(tiny_base, EngineConfig(device=DEVICE, dtype="float32", kernels="triton", attention="flashinfer"))
+
+
+def test_triton_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container without gcc, or with a read-only file system; then one whose compiler has no headers."""
+    def fail(value: torch.Tensor) -> None:
+        raise subprocess.CalledProcessError(1, ["gcc"]) if compiler else RuntimeError("Failed to find C compiler")
+
+    cpu, compiler = torch.device("cpu"), ""
+    first_launch.check_launch(cpu)
+    monkeypatch.setattr(first_launch, "_one_kernel", {(1,): fail})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    with pytest.raises(BaseModelError, match=r"gcc and libc6-dev.*TRITON_CACHE_DIR.*Failed to find C compiler"):
+        select(cpu, "triton")
+    compiler = shutil.copy("/bin/true", tmp_path / "cc")
+    monkeypatch.setenv("CC", "cc")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    with pytest.raises(BaseModelError, match=r"libc6-dev and of Python; CalledProcessError") as told:
+        select(cpu, "triton")
+    assert "TRITON_CACHE_DIR" not in str(told.value)
+
+
+def test_head_dims_without_a_tile_are_refused() -> None:
+    heads = select(torch.device("cpu"), "triton").check_heads
+    heads(512, 512, torch.bfloat16)
+    for dims in ((513, 64), (64, 576)):
+        with pytest.raises(BaseModelError, match=f"up to 512, not {dims[0]} and {dims[1]}"):
+            heads(*dims, torch.bfloat16)
 
 
 def test_without_a_compiler(
@@ -54,12 +109,12 @@ def test_without_a_compiler(
         build.library_path(build.host_target())
 
     monkeypatch.setattr("lora_runtime.kernels.cpu.program.load", load)  # the real one remembers its library
-    base = BaseModel.load(tiny_base, dtype="float32")
+    base = BaseModel.load(tiny_base, device="cpu", dtype="float32")
     assert base.program is None
     assert "no-such-compiler" in caplog.text
     assert _tokens(base, tiny_adapters["a3"]) == expected
     with pytest.raises(BaseModelError, match="int8"):
-        BaseModel.load(tiny_base, dtype="float32", weights="int8")
+        BaseModel.load(tiny_base, device="cpu", dtype="float32", weights="int8")
 
 
 def test_a_compiler_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +129,7 @@ def test_a_program_that_differs_is_not_used(
 ) -> None:
     expected = _tokens(tiny_base, tiny_adapters["a3"])
     monkeypatch.setitem(compiled._TOLERANCE, torch.float32, 0.0)
-    base = BaseModel.load(tiny_base, dtype="float32")
+    base = BaseModel.load(tiny_base, device="cpu", dtype="float32")
     assert base.program is None
     assert "differ from transformers'" in caplog.text
     assert _tokens(base, tiny_adapters["a3"]) == expected  # its weights are back
@@ -116,5 +171,5 @@ def test_a_base_without_slots_refuses_adapters(tiny_base: Path, tiny_adapters: d
 
 def test_a_block_size_that_the_kernels_cannot_read_is_refused(tiny_base: Path) -> None:
     with pytest.raises(ValueError, match="kv_block_size must be a multiple of 16"):
-        Engine(tiny_base, EngineConfig(dtype="float32", kv_block_size=8, kv_cache_bytes=8 << 20))
+        Engine(tiny_base, EngineConfig(device="cpu", dtype="float32", kv_block_size=8, kv_cache_bytes=8 << 20))
     assert _tokens(tiny_base, kernels="torch", kv_block_size=8) == _tokens(tiny_base)

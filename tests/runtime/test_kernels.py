@@ -8,13 +8,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from lora_runtime.kernels.attention import AttentionPlan, paged_attention_reference
+from lora_runtime.kernels.attention import paged_attention_reference
 from lora_runtime.kernels.cpu import build, library, ops, weights
 from lora_runtime.kernels.lora import LoraSegment, add_lora_reference
 
+from ..support.attention import PagedCase
+
 LORA = {"torch": add_lora_reference, "cpp": ops.add_lora}
 ATTENTION = {"torch": paged_attention_reference, "cpp": ops.paged_attention}
-SLOTS = 480
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
@@ -48,24 +49,6 @@ def test_lora_equals_the_dense_update(seed: int, kernel: str, dtype: torch.dtype
     _assert_close(y, expected, dtype)
 
 
-def _random_plan(g: torch.Generator, block_size: int) -> tuple[AttentionPlan, list[list[int]]]:
-    """Five sequences, chunks and decode rows, in shuffled blocks; and the slots that each row may see."""
-    free = torch.randperm(SLOTS // block_size, generator=g).tolist()
-    starts, lengths, tables, visible = [0], [], [], []
-    for new in [1, 7, 1, 13, 1]:
-        length = new + _integer(g, 0, 40)
-        blocks = [free.pop() for _ in range(-(-length // block_size))]
-        slots = [b * block_size + o for b in blocks for o in range(block_size)]
-        visible += [slots[: length - new + 1 + i] for i in range(new)]
-        starts.append(starts[-1] + new)
-        lengths.append(length)
-        tables.append(blocks)
-    width = max(map(len, tables)) + 1
-    padded = [t + [0] * (width - len(t)) for t in tables]
-    ints = [torch.tensor(v, dtype=torch.int32) for v in ([], starts, lengths, padded)]
-    return AttentionPlan(*ints, block_size), visible
-
-
 @DTYPES
 @pytest.mark.parametrize("kernel", ATTENTION)
 @pytest.mark.parametrize(("heads", "kv_heads", "d", "dv"), [(6, 2, 8, 4), (3, 3, 64, 64), (4, 1, 80, 96)])
@@ -76,30 +59,11 @@ def test_attention_equals_row_by_row(
     dtype: torch.dtype,
 ) -> None:
     g = torch.Generator().manual_seed(heads * d)
-    plan, row_slots = _random_plan(g, block_size=(16, 32, 48)[heads % 3])
-    k_cache = torch.full((SLOTS, kv_heads, d), math.nan, dtype=dtype)  # what no row may see is poison
-    v_cache = torch.full((SLOTS, kv_heads, dv), math.nan, dtype=dtype)
-    for slots in row_slots:
-        k_cache[slots] = torch.randn(len(slots), kv_heads, d, generator=g).to(dtype)
-        v_cache[slots] = torch.randn(len(slots), kv_heads, dv, generator=g).to(dtype)
-    q = torch.randn(len(row_slots), heads, d, generator=g).to(dtype)
-    actual = ATTENTION[kernel](q, k_cache, v_cache, plan, scaling=0.3, window=window, softcap=softcap)
-    expected = torch.stack([
-        _attend_row(q[row], k_cache[kept], v_cache[kept], softcap)
-        for row, visible in enumerate(row_slots) for kept in [visible[-window:] if window else visible]
-    ])
-    _assert_close(actual, expected, dtype)
-
-
-def _attend_row(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, softcap: float | None) -> torch.Tensor:
-    """q: (heads, d); k: (S, kv_heads, d); v: (S, kv_heads, dv) → (heads, dv), one head at a time."""
-    groups, out = q.shape[0] // k.shape[1], []
-    for head in range(q.shape[0]):
-        scores = (k[:, head // groups].double() @ q[head].double()) * 0.3
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
-        out.append(scores.softmax(0) @ v[:, head // groups].double())
-    return torch.stack(out)
+    sequences = [(new, _integer(g, 0, 40)) for new in (1, 7, 1, 13, 1)]
+    case = PagedCase.random(g, heads, kv_heads, d, dv, dtype, (16, 32, 48)[heads % 3], sequences)
+    actual = ATTENTION[kernel](
+        case.q, case.k_cache, case.v_cache, case.plan, scaling=0.3, window=window, softcap=softcap)
+    _assert_close(actual, case.expected(0.3, window, softcap), dtype)
 
 
 @DTYPES

@@ -18,12 +18,16 @@ from lora_runtime import AdapterError, BaseModel
 from lora_runtime.adapters.update import ModuleKind, ModuleUpdate
 from lora_runtime.model.runner import make_runner
 
+from ..support.device import PATHS
+from ..support.device_path import open_slots
 from ..support.models import VOCAB, save_base
 from ..support.reference import relative_error
+from ..support.slow import slow_but
 from ..support.updates import POSITIONS, Row, composed, make_adapter, random_adapter, run, updates_of
 
 TOLERANCE = 1e-4
-KERNELS = ("auto", "torch")
+SLOTS = 24
+"""For the adapters of all tests of a base."""
 ADDED = 3
 
 
@@ -67,24 +71,26 @@ COMPOSED = [("dora", 0.7), ("saved linears", -0.4), ("dora on embeddings", 0.5),
 
 @dataclass
 class Case:
-    """A tiny base in transformers, the same with both kinds of kernels, and PEFT's models on it."""
+    """A tiny base in transformers, the same on every path, and PEFT's models on it."""
 
     model: nn.Module
     bases: dict[str, BaseModel]
     peft: dict[str, PeftModel]
     adapters: dict[str, dict[str, Any]]
-    """Kernels → kind → placed."""
+    """Path → kind → placed."""
 
     def updates(self, kind: str) -> dict[str, ModuleUpdate]:
-        return updates_of(self.peft[kind], self.model, self.bases["auto"].modules)
+        return updates_of(self.peft[kind], self.model, self.bases["cpp"].modules)
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=slow_but(["llama", "gpt2"], NAMES))
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     base_dir = save_base(tmp_path_factory.mktemp(request.param) / "base", request.param)
     model = _reference(base_dir)
-    bases = {k: BaseModel.load(base_dir, dtype="float32", kernels=k) for k in KERNELS}
-    assert bases["auto"].program is not None
+    bases = {k: BaseModel.load(base_dir, dtype="float32", **how) for k, how in PATHS.items()}
+    assert bases["cpp"].program is not None
+    for base in bases.values():
+        open_slots(base, SLOTS)
     conv1d = _conv1d(model)
     names = NAMES[request.param]
     peft = {kind: random_adapter(model, i, **make(names), **conv1d) for i, (kind, make) in enumerate(KINDS.items())}
@@ -113,7 +119,7 @@ def _check(logits: torch.Tensor, expected: torch.Tensor, what: object) -> None:
     assert (logits[:, width:] == -torch.inf).all(), what
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kernels", PATHS)
 def test_mixed_batch_equals_peft_alone(case: Case, kernels: str) -> None:
     base, adapters = case.bases[kernels], case.adapters[kernels]
     rows = {"base": Row(_tokens(100)), "base too": Row(_tokens(101))}
@@ -124,7 +130,7 @@ def test_mixed_batch_equals_peft_alone(case: Case, kernels: str) -> None:
         _check(logits[key], _expected(case.peft.get(key, case.model), rows[key].tokens), key)
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kernels", PATHS)
 def test_compositions_equal_their_definition(case: Case, kernels: str) -> None:
     base, adapters = case.bases[kernels], case.adapters[kernels]
     kinds = [COMPOSED[:2], COMPOSED[1:4], COMPOSED, [("saved lm_head", 0.5), ("saved embedding", 0.5)],
@@ -136,7 +142,7 @@ def test_compositions_equal_their_definition(case: Case, kernels: str) -> None:
         _check(logits, _expected(model, row.tokens), kind_weights)
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kernels", PATHS)
 def test_composition_of_lora_equals_pefts(case: Case, kernels: str) -> None:
     """PEFT's own composition, which it has for plain LoRA alone."""
     base, peft_model = case.bases[kernels], copy.deepcopy(case.peft["lora"])
@@ -154,7 +160,7 @@ def test_composition_of_lora_equals_pefts(case: Case, kernels: str) -> None:
     _check(logits[1], _expected(peft_model, row.tokens), "both")
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kernels", PATHS)
 def test_added_tokens(case: Case, kernels: str) -> None:
     base = case.bases[kernels]
     larger = copy.deepcopy(case.model)
@@ -205,7 +211,7 @@ def test_a_row_does_not_depend_on_its_neighbours(case: Case, dtype: str, weights
 
 
 def test_a_saved_weight_that_is_the_bases_costs_nothing(case: Case, tmp_path: Path) -> None:
-    weights = {n: case.model.get_submodule(n).weight.detach() for n, m in case.bases["auto"].modules.items()
+    weights = {n: case.model.get_submodule(n).weight.detach() for n, m in case.bases["cpp"].modules.items()
                if m.kind is not ModuleKind.NORM}
     int8 = _loaded(case, tmp_path, dtype="bfloat16", weights="int8")  # which has not kept the weight that is compared
     for base in (*case.bases.values(), int8):
@@ -258,7 +264,7 @@ def _wrong(base: BaseModel) -> dict[str, tuple[str, ModuleUpdate, str]]:
 
 
 def test_what_a_module_cannot_take_is_refused(case: Case) -> None:
-    base = case.bases["auto"]
+    base = case.bases["cpp"]
     for what, (kind, update, words) in _wrong(base).items():
         name = next(n for n, m in base.modules.items() if m.kind == kind)
         with pytest.raises(AdapterError, match=words) as caught:
@@ -270,8 +276,8 @@ def test_what_a_module_cannot_take_is_refused(case: Case) -> None:
 
 def _loaded(case: Case, directory: Path, **settings: Any) -> BaseModel:
     case.model.save_pretrained(directory)
-    case.bases["auto"].tokenizer.save_pretrained(directory)
-    return BaseModel.load(directory, **settings)
+    case.bases["cpp"].tokenizer.save_pretrained(directory)
+    return BaseModel.load(directory, device="cpu", **settings)
 
 
 def _leaves(base: BaseModel) -> set[str]:

@@ -12,8 +12,10 @@ import pytest
 from lora_runtime import BaseModel, Engine, EngineConfig, Request, SamplingParams, WeightedAdapter
 
 from ..support.adapters import save_adapter
+from ..support.device import PATHS
 from ..support.models import make_tokenizer, save_base
 from ..support.reference import LogitsRecorder, PeftReference, relative_error
+from ..support.slow import slow_but
 
 TOKENS = 6
 SAMPLING = SamplingParams(max_new_tokens=TOKENS, ignore_eos=True)
@@ -67,7 +69,7 @@ class Case:
     expected: dict[tuple[str, tuple[int, ...]], Any]
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=slow_but(["llama", "gpt2"], NAMES))
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     root = tmp_path_factory.mktemp(request.param)
     base, names = save_base(root / "base", request.param), NAMES[request.param]
@@ -78,8 +80,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
                           fan_in_fan_out=request.param == "gpt2")
         for i, (key, lora) in enumerate(made.items())
     }
-    bases = {k: BaseModel.load(base, dtype="float32", kernels=k) for k in ("auto", "torch")}
-    assert bases["auto"].program is not None
+    bases = {k: BaseModel.load(base, dtype="float32", **how) for k, how in PATHS.items()}
+    assert bases["cpp"].program is not None
     prompts = [tuple(token_ids(p)) for p in PROMPTS]
     expected = {}
     for key, path in adapters.items():
@@ -97,7 +99,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Case(bases, adapters, prompts, expected)
 
 
-@pytest.mark.parametrize("kernels", ["auto", "torch"])
+@pytest.mark.parametrize("kernels", PATHS)
 @pytest.mark.parametrize("max_batch_tokens", [512, 40])
 def test_one_batch_of_every_format_equals_peft_alone(case: Case, kernels: str, max_batch_tokens: int) -> None:
     config = EngineConfig(
@@ -127,7 +129,7 @@ def test_the_formats_differ(case: Case) -> None:
 
 def test_the_report_names_the_parts(case: Case) -> None:
     config = EngineConfig(dtype="float32", kv_cache_bytes=16 << 20)
-    with Engine(case.bases["auto"], config) as engine:
+    with Engine(case.bases["cpp"], config) as engine:
         parts = {key: {p for m in engine.load_adapter(path, key).modules for p in m.parts}
                  for key, path in case.adapters.items()}
     for key, part in {"lora": "lora", "rslora": "rslora", "dora": "dora", "lora_bias": "lora_bias",

@@ -12,8 +12,10 @@ from lora_runtime import BaseModel, Engine, EngineConfig, Request, SamplingParam
 from lora_runtime.kv_cache import KVCache
 
 from ..support.adapters import save_adapter
+from ..support.device import PATHS
 from ..support.models import ARCHITECTURES, save_base
 from ..support.reference import Expected, LogitsRecorder, PeftReference, relative_error
+from ..support.slow import slow_but
 
 TOKENS = 14
 TOLERANCE = 1e-4
@@ -66,7 +68,7 @@ class Case:
     expected: dict[tuple[str, str], Expected]
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=slow_but(["llama", "qwen2", "gemma3", "gpt2"], ARCHITECTURES))
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     name = request.param
     root = tmp_path_factory.mktemp(name)
@@ -78,15 +80,15 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         for i, (key, make) in enumerate(ADAPTERS.items())
     }
     reference = PeftReference(base_dir, adapters)
-    bases = {k: BaseModel.load(base_dir, dtype="float32", kernels=k) for k in ("auto", "torch")}
-    assert bases["auto"].program is not None
-    base = bases["auto"]
+    bases = {k: BaseModel.load(base_dir, dtype="float32", **how) for k, how in PATHS.items()}
+    assert bases["cpp"].program is not None
+    base = bases["cpp"]
     prompts = {p: tuple(base.tokenizer(p)["input_ids"]) for p in PROMPTS}
     expected = {(a, p): reference.greedy(a, prompts[p], TOKENS) for a in ("", *adapters) for p in PROMPTS}
     return Case(bases, adapters, prompts, expected)
 
 
-@pytest.mark.parametrize("kernels", ["auto", "torch"])
+@pytest.mark.parametrize("kernels", PATHS)
 @pytest.mark.parametrize("mode", MODES)
 def test_mixed_batch_equals_peft_alone(case: Case, mode: str, kernels: str) -> None:
     config = EngineConfig(
@@ -113,7 +115,7 @@ def test_adapters_differ_from_the_base_and_each_other(case: Case) -> None:
 
 
 def _kv_bytes(case: Case, mode: str) -> int:
-    base = case.bases["auto"]
+    base = case.bases["cpp"]
     per_token = KVCache.bytes_per_token(base.kv_shapes, base.dtype)
     # Preemption: room for about four of the 24 sequences.
     return per_token * (8 * 50 if mode == "preempted" else 8 * 1000)

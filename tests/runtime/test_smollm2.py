@@ -45,6 +45,7 @@ def engine(base: BaseModel, adapters: dict[str, Path]) -> Iterator[Engine]:
         yield engine
 
 
+@pytest.mark.slow
 def test_mixed_batch_equals_peft(engine: Engine, adapters: dict[str, Path]) -> None:
     recorder = LogitsRecorder(engine)
     sampling = SamplingParams(max_new_tokens=TOKENS, ignore_eos=True)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from storm import run_storm, show
@@ -42,6 +43,7 @@ def make_cast(contents: list[Path]) -> Cast:
     )
 
 
+@pytest.mark.slow
 def test_storm(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], tmp_path: Path) -> None:
     contents = write_contents(tiny_adapters["a3"], tmp_path, 72)
     cast = make_cast(contents)

@@ -26,19 +26,20 @@ from lora_runtime.training.model import base_dtype
 from lora_runtime.training.schedule import learning_rate
 from lora_runtime.training.targets import spread
 
+from ..support.device import DEVICE
 from ..support.models import EOS, VOCAB, make_tokenizer, save_base
 from ..support.training import assert_same_tensors, chat, make_config, tensors, write_rows
 
 
 def test_the_loss_is_transformers_own_and_falls(tiny_base: Path, tmp_path: Path) -> None:
-    config = make_config(tiny_base, tmp_path, batch_size=12, epochs=8)
+    config = make_config(tiny_base, tmp_path, batch_size=12, epochs=8, device=DEVICE)
     rows = encode_rows(Encoder(make_tokenizer(), frozenset({EOS}), VOCAB), read_rows(config.data).rows, config.data,
                        512, "refuse")
     expected = []
 
     def on_model(model: Any) -> None:
         with torch.no_grad():
-            expected.append(float(model(**collate(rows.examples, torch.device("cpu"))).loss))
+            expected.append(float(model(**collate(rows.examples, model.device)).loss))
 
     reports: list[StepReport] = []
     result = train(config, on_model=on_model, on_step=reports.append)

@@ -151,6 +151,7 @@ async def test_a_corrupt_state_file_is_an_error_at_start(tiny_base: Path, tmp_pa
             raise AssertionError("must not start")
 
 
+@pytest.mark.slow
 def test_credentials_are_not_logged_even_for_debugging(tmp_path: Path) -> None:
     """In a process of its own, since logging is set up once for all."""
     script = """

@@ -75,6 +75,7 @@ async def test_server_info(served: Harness, tiny_base: Path) -> None:
     assert info.kernels
     assert (info.limits.max_context, info.limits.max_running) == (512, 64)
     assert info.limits.max_message_bytes == 4 << 20
+    assert info.memory.kv_cache == expected.memory.kv_cache > 0 == info.memory.total
     assert (info.load.adapters, info.load.running, info.load.leases) == (8, 0, 0)
     stored = load_file(tiny_base / "model.safetensors")
     assert info.num_parameters == sum(t.numel() for t in stored.values())

@@ -97,6 +97,7 @@ def check_logs(server: Process) -> None:
     assert SECRET not in server.log.read_text()
 
 
+@pytest.mark.slow
 def test_sigterm_without_patience(tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
     server = Process(tmp_path, "--base", str(tiny_base), "--adapter", f"a1={tiny_adapters['a1']}", "--drain-s", "0")
     with server.channel() as channel:
@@ -127,6 +128,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
         yield silent
 
 
+@pytest.mark.slow
 def test_sigterm_during_a_download_that_hangs(tmp_path: Path, tiny_base: Path, silent: socket.socket) -> None:
     url = f"http://127.0.0.1:{silent.getsockname()[1]}/a"
     server = Process(tmp_path, "--base", str(tiny_base), "--adapter-source", url, "--drain-s", "0")
@@ -141,6 +143,7 @@ def test_sigterm_during_a_download_that_hangs(tmp_path: Path, tiny_base: Path, s
     assert server.lines()[-1]["names"] == ["loramux-admin_0"]
 
 
+@pytest.mark.slow
 def test_sigterm_during_a_start_that_hangs(tmp_path: Path, tiny_base: Path, silent: socket.socket) -> None:
     url = f"http://127.0.0.1:{silent.getsockname()[1]}/a"
     server = Process(tmp_path, "--base", str(tiny_base), "--adapter", f"a={url}", "--drain-s", "0")
@@ -151,7 +154,7 @@ def test_sigterm_during_a_start_that_hangs(tmp_path: Path, tiny_base: Path, sile
 
 @pytest.mark.parametrize(("args", "says"), [
     (["--base", "no/such/dir"], "is not a directory"),
-    (["--base", "BASE", "--adapter", "x=no/such/dir"], "is not a directory"),
+    pytest.param(["--base", "BASE", "--adapter", "x=no/such/dir"], "is not a directory", marks=pytest.mark.slow),
 ], ids=["base", "adapter"])
 def test_what_cannot_be_loaded_ends_the_process(tmp_path: Path, tiny_base: Path, args: list[str], says: str) -> None:
     server = Process(tmp_path, *(str(tiny_base) if a == "BASE" else a for a in args))
@@ -159,6 +162,7 @@ def test_what_cannot_be_loaded_ends_the_process(tmp_path: Path, tiny_base: Path,
     assert any(says in line.get("error", "") for line in server.lines())
 
 
+@pytest.mark.slow
 def test_no_secret_in_the_log(tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
     tokens = write_tokens(
         tmp_path / "tokens.yaml", root={"adapters": ["*"], "admin": True}, user={"adapters": ["a0"]})
@@ -189,6 +193,7 @@ def test_no_secret_in_the_log(tmp_path: Path, tiny_base: Path, tiny_adapters: di
     assert refusals == ["user", "user", None, None]
 
 
+@pytest.mark.slow
 def test_a_taken_port_ends_the_process(tmp_path: Path, tiny_base: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -140,6 +140,7 @@ async def test_publish_to_a_server_that_cannot(tiny_base: Path, tmp_path: Path) 
         assert "serves out, version" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_killed_process_and_a_stopped_one_lose_nothing(tiny_base: Path, tmp_path: Path) -> None:
     """SIGKILL at no moment in particular, then Ctrl-C, then the rest: losses and weights of an uninterrupted run."""
     write_rows(tmp_path / "data.jsonl", ROWS)
@@ -148,7 +149,7 @@ def test_a_killed_process_and_a_stopped_one_lose_nothing(tiny_base: Path, tmp_pa
     config = make_config(tiny_base, tmp_path, resume="auto", **fields)
     line = [sys.executable, "-m", "server", "train", "--base", str(tiny_base), "--data", str(config.data),
             "--out", str(config.out), *QUICK, "--rank", "4", "--max-steps", "120", "--save-every", "1",
-            "--dropout", "0.1", "--eval-fraction", "0.2", "--resume", "auto"]
+            "--dropout", "0.1", "--eval-fraction", "0.2", "--resume", "auto", "--device", config.device]
     for number, lines, code in ((signal.SIGKILL, 8, -9), (signal.SIGINT, 20, 130)):
         process = subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         _wait_for_steps(process, config.out / "metrics.jsonl", lines)

@@ -64,10 +64,21 @@ def make_tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def save_base(directory: Path, architecture: str = "llama", seed: int = 0, chat: bool = True) -> Path:
-    """A servable base directory: config.json, safetensors, tokenizer."""
+def save_base(
+    directory: Path, architecture: str = "llama", seed: int = 0, chat: bool = True, layers: int | None = None,
+    **shape: int,
+) -> Path:
+    """A servable base directory: config.json, safetensors, tokenizer. `layers`: the first so many; `shape`: fields of
+    the config to change."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(ARCHITECTURES[architecture](), dtype=torch.float32)
+    config = ARCHITECTURES[architecture]()
+    for field, value in shape.items():
+        setattr(config, field, value)
+    if layers is not None:
+        config.num_hidden_layers = layers
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:layers]
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():  # biases and norms start at constants: make them matter
         for parameter in model.parameters():
             if parameter.ndim == 1:

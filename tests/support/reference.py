@@ -1,16 +1,18 @@
-"""What PEFT gives for one adapter alone: the yardstick for every row of a mixed batch."""
+"""What PEFT gives for one adapter alone, in float32 on the CPU: the yardstick for every row of a mixed batch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from lora_runtime import Engine
+from lora_runtime.model.quantised import method_of, prepare
 
 
 @dataclass(frozen=True)
@@ -22,16 +24,36 @@ class Expected:
 
 
 class PeftReference:
-    """A float32 base with adapters, run by transformers and PEFT, one request at a time."""
+    """A float32 base with adapters, run by transformers and PEFT, one request at a time. It may be quantised."""
 
     def __init__(self, base: Path, adapters: Mapping[str, Path]) -> None:
         # Eager attention: the only one that knows soft capping.
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager").eval()
+        prepare(model)
+        if method_of(model.config) == "compressed-tensors":
+            with torch.inference_mode():  # unpacks its weights in the first forward, and PEFT looks at them before
+                model(input_ids=torch.zeros(1, 2, dtype=torch.long))
         first, *rest = adapters
         self._model = PeftModel.from_pretrained(model, adapters[first], adapter_name=first)
         for name in rest:
             self._model.load_adapter(adapters[name], adapter_name=name)
         self._model.eval()
+
+    @torch.inference_mode()
+    def linear_calls(self, prompt: Sequence[int]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """(T, in) and (T, out) of every projection that the adapter changes, in one forward of `prompt`."""
+        calls: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        handles = []
+        for path, module in self._model.base_model.model.named_modules():
+            if hasattr(module, "lora_A") and len(module.lora_A):
+                def keep(_: Any, args: Any, y: torch.Tensor, path: str = path) -> None:
+                    calls[path] = args[0][0].clone(), y[0].clone()
+
+                handles.append(module.register_forward_hook(keep))
+        self._model(input_ids=torch.tensor([list(prompt)]))
+        for handle in handles:
+            handle.remove()
+        return calls
 
     def greedy(self, adapter_id: str, prompt: Sequence[int], count: int) -> Expected:
         if not adapter_id:
@@ -66,10 +88,11 @@ class LogitsRecorder:
         engine._runner.forward = recording
 
     def of(self, request_id: str) -> torch.Tensor:
-        """(tokens, vocab), without the columns of tokens that adapters may add."""
-        return torch.stack(self._rows[request_id])
+        """(tokens, vocab) on the CPU, without the columns of tokens that adapters may add."""
+        return torch.stack(self._rows[request_id]).cpu()
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference, as a part of the largest expected value."""
+    """Largest difference, as a part of the largest expected value, wherever the two are."""
+    actual, expected = actual.cpu(), expected.cpu()
     return float((actual - expected).abs().max() / expected.abs().max())

@@ -72,7 +72,7 @@ class CpuAdapter:
                     size += -(-part.num_bytes // ALIGN) * ALIGN
                 places.append((entry, part))
         self._memory = (arena or Arena(size)).empty(size, torch.uint8)
-        self.num_bytes = size + ctypes.sizeof(self._table)
+        self.num_bytes = self.host_bytes = size + ctypes.sizeof(self._table)
         start = self._memory.data_ptr()
         for entry, part in places:
             setattr(entry, part.field, start + packed[id(part.tensor)])

@@ -11,7 +11,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServerInfo(_message.Message):
-    __slots__ = ("version", "base_model", "architecture", "device", "dtype", "kernels", "num_parameters", "vocab_size", "limits", "load")
+    __slots__ = ("version", "base_model", "architecture", "device", "dtype", "kernels", "num_parameters", "vocab_size", "limits", "load", "memory")
     class KernelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class ServerInfo(_message.Message):
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
     version: str
     base_model: str
     architecture: str
@@ -39,7 +40,24 @@ class ServerInfo(_message.Message):
     vocab_size: int
     limits: Limits
     load: Load
-    def __init__(self, version: _Optional[str] = ..., base_model: _Optional[str] = ..., architecture: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., kernels: _Optional[_Mapping[str, str]] = ..., num_parameters: _Optional[int] = ..., vocab_size: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ...) -> None: ...
+    memory: Memory
+    def __init__(self, version: _Optional[str] = ..., base_model: _Optional[str] = ..., architecture: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., kernels: _Optional[_Mapping[str, str]] = ..., num_parameters: _Optional[int] = ..., vocab_size: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., memory: _Optional[_Union[Memory, _Mapping]] = ...) -> None: ...
+
+class Memory(_message.Message):
+    __slots__ = ("total", "used", "steps", "graphs", "adapters", "kv_cache")
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    GRAPHS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    KV_CACHE_FIELD_NUMBER: _ClassVar[int]
+    total: int
+    used: int
+    steps: int
+    graphs: int
+    adapters: int
+    kv_cache: int
+    def __init__(self, total: _Optional[int] = ..., used: _Optional[int] = ..., steps: _Optional[int] = ..., graphs: _Optional[int] = ..., adapters: _Optional[int] = ..., kv_cache: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_context", "max_adapters", "max_running", "max_waiting", "max_batch_tokens", "kv_block_size", "kv_blocks", "max_message_bytes")

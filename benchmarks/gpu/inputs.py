@@ -1,0 +1,106 @@
+"""Random inputs for single kernels: groups of projections with adapters in slots, and a paged cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gpu.cost import Shape
+from lora_runtime.adapters.update import BaseModule, ModuleKind
+from lora_runtime.kernels.attention import AttentionPlan
+from lora_runtime.kernels.grouped import ModuleGroup
+from lora_runtime.kernels.plan import DECODE_TILE, PREFILL_TILE, LoraPlan, hidden_per_row, plan_tiles
+from lora_runtime.kernels.slot_table import SlotTable
+from lora_runtime.kernels.updates import ModuleDelta
+from lora_runtime.model.copies import copy_stream
+from lora_runtime.model.placement import FlatAdapter, Placer
+
+BLOCK = 16
+
+
+@dataclass
+class LoraInputs:
+    """`layers` groups of the same shape, adapters in all of them; `x` (T, in), `y` (T, sum of outs)."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+    groups: list[ModuleGroup]
+    plan: LoraPlan
+    table: SlotTable
+
+
+def lora_inputs(inputs: int, outs: Sequence[int], rows: Sequence[int], ranks: Sequence[int], *, layers: int,
+                dtype: torch.dtype, device: torch.device, dora: bool = False) -> LoraInputs:
+    """`rows[i]` neighbouring rows of adapter i, which has rank `ranks[i]`; `dora`: with gains and biases too."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    modules = {f"layers.{n}.m{i}": BaseModule(ModuleKind.LINEAR, inputs, out, False)
+               for n in range(layers) for i, out in enumerate(outs)}
+    placer = Placer(modules, len(ranks), dtype, copy_stream(device))
+    slots = []
+    for rank in ranks:
+        deltas = {
+            name: ModuleDelta(
+                m.kind, m.out_features, (normal(rank, inputs) / inputs**0.5).to(dtype),
+                (normal(m.out_features, rank) / rank**0.5).to(dtype), 2.0,
+                gain=normal(m.out_features) * 0.1 if dora else None, bias=normal(m.out_features) if dora else None)
+            for name, m in modules.items()}
+        slots.append(placer.place(FlatAdapter(deltas, pinned=placer.copies.pinned)))
+    placer.flush()
+    for slot in slots:
+        slot.wait()
+    groups = [ModuleGroup(n * len(outs), inputs, tuple(outs)) for n in range(layers)]
+    starts = np.cumsum([0, *rows]).tolist()
+    tile = DECODE_TILE if all(n == 1 for n in rows) else PREFILL_TILE
+    plan = plan_tiles(
+        [(starts[i], starts[i + 1], slot.slot, 1.0) for i, slot in enumerate(slots)], tile,
+        lambda slot: hidden_per_row(placer.table.max_rank(slot), groups, tile)).to(device)
+    return LoraInputs(normal(starts[-1], inputs).to(device, dtype), normal(starts[-1], sum(outs)).to(device, dtype),
+                      groups, plan, placer.table)
+
+
+@dataclass
+class AttentionInputs:
+    """Queries (T, heads, d) and one cache per layer."""
+
+    q: torch.Tensor
+    caches: list[tuple[torch.Tensor, torch.Tensor]]
+    plan: AttentionPlan
+    scaling: float
+
+
+@dataclass(frozen=True)
+class _Rows:
+    slots: np.ndarray
+    query_start: np.ndarray
+    context_lengths: np.ndarray
+    block_tables: np.ndarray
+    block_size: int
+
+
+def attention_inputs(shape: Shape, new: Sequence[int], contexts: Sequence[int], *, layers: int, dtype: torch.dtype,
+                     device: torch.device) -> AttentionInputs:
+    """Sequence i has `new[i]` rows and then `contexts[i]` positions, in blocks that lie anywhere."""
+    rng = np.random.default_rng(0)
+    counts = [-(-c // BLOCK) for c in contexts]
+    blocks = rng.permutation(sum(counts)).astype(np.int32)
+    tables = np.zeros((len(new), max(counts)), np.int32)
+    for i, (count, end) in enumerate(zip(counts, np.cumsum(counts), strict=True)):
+        tables[i, :count] = blocks[end - count : end]
+    positions = [(i, p) for i, (n, c) in enumerate(zip(new, contexts, strict=True)) for p in range(c - n, c)]
+    slots = np.array([tables[i, p // BLOCK] * BLOCK + p % BLOCK for i, p in positions], np.int32)
+    rows = _Rows(slots, np.cumsum([0, *new]).astype(np.int32), np.array(contexts, np.int32), tables, BLOCK)
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*size: int) -> torch.Tensor:
+        return torch.randn(*size, generator=generator).to(device, dtype)
+
+    size = sum(counts) * BLOCK, shape.kv_heads, shape.head_dim
+    return AttentionInputs(normal(sum(new), shape.heads, shape.head_dim), [(normal(*size), normal(*size))
+                           for _ in range(layers)], AttentionPlan.of(rows, device), shape.head_dim**-0.5)

@@ -1,0 +1,206 @@
+"""Which rows of a step take which slots, as tiles on the device: what the planned LoRA kernels run over.
+
+As in Punica and S-LoRA (arXiv:2310.18547, arXiv:2311.03285) rows of one adapter are multiplied together, so that its
+A and B are read once a tile; here every tile has a list of weighted slots, for rows under several adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+if TYPE_CHECKING:
+    from .grouped import ModuleGroup
+
+DECODE_TILE = 16
+"""Rows of a tile in a step of decode rows: the least that a tensor core multiplies; what is missing costs no memory."""
+PREFILL_TILE = 64
+SPLIT = 128
+"""The least inputs of a split, and what splits are a multiple of."""
+
+Segment = tuple[int, int, int, float]
+Pairs = list[tuple[int, float]]
+
+
+def splits(in_features: int, tile_size: int) -> tuple[int, int]:
+    """Into how many sums over the inputs a shrink is cut, and the inputs of each but the last.
+
+    By the module's width alone, so that a row is added up in the same order whatever its neighbours are. In decode
+    steps there are few tiles: up to 8 splits, with the modules of a group and the blocks of a rank, keep a GPU reading.
+    """
+    most = 8 if tile_size <= DECODE_TILE else 2
+    per_split = -(-in_features // (most * SPLIT)) * SPLIT
+    return -(-in_features // per_split), per_split
+
+
+def hidden_per_row(max_rank: int, groups: Iterable[ModuleGroup], tile_size: int) -> int:
+    """Floats of `hidden` that a row under a slot of `max_rank` needs, whichever of `groups` it is computed for."""
+    return max_rank * max((len(g.outs) * splits(g.in_features, tile_size)[0] for g in groups), default=0)
+
+
+@dataclass(frozen=True)
+class LoraPlan:
+    """Tiles of neighbouring rows that take the same list of (slot, weight) pairs; on the device.
+
+    The pairs of tile t are `pair_offsets[t]:pair_offsets[t + 1]`, summed in this order. Rows in no tile take nothing.
+    Behind what a step uses, buffers of fixed size hold tiles and pairs of no rows.
+    """
+
+    tile_start: torch.Tensor
+    """(tiles,) int32: first row"""
+    tile_rows: torch.Tensor
+    """(tiles,) int32, at most `tile_size`; 0: unused"""
+    pair_offsets: torch.Tensor
+    """(tiles + 1,) int32"""
+    pair_start: torch.Tensor
+    """(pairs,) int32: the first row of the pair's tile"""
+    pair_rows: torch.Tensor
+    """(pairs,) int32: the rows of the pair's tile; 0: unused"""
+    pair_slot: torch.Tensor
+    """(pairs,) int32"""
+    pair_weight: torch.Tensor
+    """(pairs,) float32"""
+    pair_hidden: torch.Tensor
+    """(pairs,) int64: where in `hidden` the pair's A x lies, module after module of a group: (splits, rows, rank) each,
+    the true ranks"""
+    hidden: torch.Tensor
+    """float32 scratch; holds nothing between two calls"""
+    tile_size: int
+
+    def tiles(self) -> Iterator[tuple[int, int, Pairs]]:
+        """(start, end, pairs) of the tiles in use, read from the device: for references and tests."""
+        offsets = self.pair_offsets.tolist()
+        pairs = list(zip(self.pair_slot.tolist(), self.pair_weight.tolist(), strict=True))
+        for t, (start, rows) in enumerate(zip(self.tile_start.tolist(), self.tile_rows.tolist(), strict=True)):
+            if rows:
+                yield start, start + rows, pairs[offsets[t] : offsets[t + 1]]
+
+
+@dataclass(frozen=True)
+class PlanArrays:
+    """A LoraPlan on the host: the arrays of the same names, and how many floats `hidden` must hold."""
+
+    tile_start: npt.NDArray[np.int32]
+    tile_rows: npt.NDArray[np.int32]
+    pair_offsets: npt.NDArray[np.int32]
+    pair_start: npt.NDArray[np.int32]
+    pair_rows: npt.NDArray[np.int32]
+    pair_slot: npt.NDArray[np.int32]
+    pair_weight: npt.NDArray[np.float32]
+    pair_hidden: npt.NDArray[np.int64]
+    hidden_floats: int
+    tile_size: int
+
+    def to(self, device: torch.device) -> LoraPlan:
+        """A plan of exactly this size, copied without waiting for the device."""
+        buffers = PlanBuffers(len(self.tile_start), len(self.pair_slot), self.hidden_floats, self.tile_size, device)
+        buffers.fill(self)
+        return buffers.plan
+
+
+def plan_tiles(segments: Sequence[Segment], tile_size: int, hidden_of_slot: Callable[[int], int]) -> PlanArrays:
+    """Of `segments` (start, end, slot, weight), which may overlap: a tile's pairs are in their order.
+
+    `hidden_of_slot` gives `hidden_per_row` of a slot.
+    """
+    tiles: list[tuple[int, int]] = []
+    pairs: list[tuple[int, int, int]] = []
+    weights: list[float] = []
+    offsets, hidden = [0], [0]
+    for start, end, covering in _pieces(segments):
+        for first in range(start, end, tile_size):
+            rows = min(tile_size, end - first)
+            tiles.append((first, rows))
+            for slot, weight in covering:
+                pairs.append((first, rows, slot))
+                weights.append(weight)
+                hidden.append(hidden[-1] + rows * hidden_of_slot(slot))
+            offsets.append(len(pairs))
+    tile_start, tile_rows = np.array(tiles, np.int32).reshape(-1, 2).T
+    pair_start, pair_rows, pair_slot = np.array(pairs, np.int32).reshape(-1, 3).T
+    return PlanArrays(
+        tile_start, tile_rows, np.array(offsets, np.int32), pair_start, pair_rows, pair_slot,
+        np.array(weights, np.float32), np.array(hidden[:-1], np.int64), hidden[-1], tile_size)
+
+
+def _pieces(segments: Sequence[Segment]) -> Iterator[tuple[int, int, Pairs]]:
+    """(start, end, pairs) of rows that take the same pairs, as long as they go."""
+    starting: dict[int, list[int]] = {}
+    ending: dict[int, list[int]] = {}
+    for i, (start, end, _, _) in enumerate(segments):
+        if start < end:
+            starting.setdefault(start, []).append(i)
+            ending.setdefault(end, []).append(i)
+    active: set[int] = set()
+    begun = 0
+    current: Pairs = []
+    for cut in sorted(starting.keys() | ending.keys()):
+        active.difference_update(ending.get(cut, ()))
+        active.update(starting.get(cut, ()))
+        pairs = [segments[i][2:] for i in sorted(active)]
+        if pairs != current:
+            if current:
+                yield begun, cut, current
+            begun, current = cut, pairs
+
+
+_FIELDS = (
+    ("pair_hidden", torch.int64), ("pair_weight", torch.float32), ("pair_start", torch.int32),
+    ("pair_rows", torch.int32), ("pair_slot", torch.int32), ("tile_start", torch.int32), ("tile_rows", torch.int32),
+    ("pair_offsets", torch.int32))
+_ALIGNED = 64
+"""Bytes: kernels are compiled for how their arguments are aligned, and should not be for every plan."""
+
+
+class PlanBuffers:
+    """A plan at addresses that never change, for captured graphs: `.plan`, refilled for every step.
+
+    Holds up to `tiles` tiles and `pairs` pairs and `hidden_floats` of scratch.
+    """
+
+    def __init__(self, tiles: int, pairs: int, hidden_floats: int, tile_size: int, device: torch.device) -> None:
+        self._counts = {name: pairs if name.startswith("pair_") else tiles for name, _ in _FIELDS}
+        self._counts["pair_offsets"] = tiles + 1
+        size = sum(self._bytes(name, dtype) for name, dtype in _FIELDS)
+        self._packed = torch.zeros(size, dtype=torch.uint8, device=device)
+        hidden = torch.empty(hidden_floats, dtype=torch.float32, device=device)
+        self.plan = LoraPlan(hidden=hidden, tile_size=tile_size, **self._views(self._packed))
+
+    def fits(self, arrays: PlanArrays) -> bool:
+        plan = self.plan
+        return (
+            arrays.tile_size == plan.tile_size and len(arrays.tile_start) <= len(plan.tile_start)
+            and len(arrays.pair_slot) <= len(plan.pair_slot) and arrays.hidden_floats <= len(plan.hidden))
+
+    def fill(self, arrays: PlanArrays) -> None:
+        """Copy `arrays` behind everything enqueued on the current stream; the host does not wait.
+
+        Raises ValueError if they do not fit.
+        """
+        if not self.fits(arrays):
+            raise ValueError(
+                f"{len(arrays.tile_start)} tiles of {arrays.tile_size} rows, {len(arrays.pair_slot)} pairs and "
+                f"{arrays.hidden_floats} floats do not fit into this plan")
+        # A new staging buffer each time: torch keeps a pinned one from reuse until its copy is done.
+        staged = torch.zeros(len(self._packed), dtype=torch.uint8, pin_memory=self._packed.is_cuda)
+        for name, view in self._views(staged).items():
+            values = getattr(arrays, name)
+            view.numpy()[: len(values)] = values
+            if name == "pair_offsets":
+                view[len(values) :] = int(values[-1])  # unused tiles are empty
+        self._packed.copy_(staged, non_blocking=True)
+
+    def _bytes(self, name: str, dtype: torch.dtype) -> int:
+        return -(-self._counts[name] * dtype.itemsize // _ALIGNED) * _ALIGNED
+
+    def _views(self, packed: torch.Tensor) -> dict[str, torch.Tensor]:
+        views, at = {}, 0
+        for name, dtype in _FIELDS:
+            views[name] = packed[at : at + self._counts[name] * dtype.itemsize].view(dtype)
+            at += self._bytes(name, dtype)
+        return views

@@ -1,0 +1,167 @@
+"""Work on the device beside the steps that run there: what placing and staging adapters needs of CUDA's streams."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol, cast
+
+import torch
+
+
+class Event(Protocol):
+    """A point in a stream's work, as torch.cuda.Event."""
+
+    def query(self) -> bool:
+        """Whether it was reached. Never waits."""
+
+
+class Stream(Protocol):
+    """Work that the device does in order, as torch.cuda.Stream. For any thread."""
+
+    def record_event(self) -> Event:
+        """The end of what was given to it so far."""
+
+    def wait_event(self, event: Event) -> None:
+        """What is given to it from now on starts after the event; the host does not wait."""
+
+
+class CopyStream(Protocol):
+    """A stream for copies, and the memory they go to. For any thread; no call waits for the device."""
+
+    device: torch.device
+    pinned: bool
+    """Whether host memory that is copied from should be pinned."""
+
+    def current(self) -> Stream:
+        """The stream that the calling thread gives its work to."""
+
+    def allocate(self, num_bytes: int) -> torch.Tensor:
+        """(num_bytes,) uint8 on the device. Raises torch.OutOfMemoryError."""
+
+    def release(self, buffer: torch.Tensor) -> None:
+        """The last that is done to what `allocate` gave: nothing on the device reads it any more."""
+
+    def copy(self, to: torch.Tensor, source: torch.Tensor) -> None:
+        """On the copy stream, from pinned memory."""
+
+    def record_event(self) -> Event:
+        """The end of the copies so far."""
+
+    def write(self, to: torch.Tensor, source: torch.Tensor) -> None:
+        """On the calling thread's stream; `source` may be changed once this returns."""
+
+
+class CudaCopyStream:
+    """On a stream of its own. Memory that it allocates belongs to that stream: so a buffer's first copy may follow its
+    allocation at once, and whoever reads it elsewhere must wait, and be done before it is released."""
+
+    pinned = True
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device)
+
+    def current(self) -> Stream:
+        return cast(Stream, torch.cuda.current_stream(self.device))
+
+    def allocate(self, num_bytes: int) -> torch.Tensor:
+        with torch.cuda.stream(self._stream):
+            return torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
+
+    def release(self, buffer: torch.Tensor) -> None:
+        """torch's allocator has it back with the last reference."""
+
+    def copy(self, to: torch.Tensor, source: torch.Tensor) -> None:
+        # The allocator of pinned memory keeps the source, even if it is dropped, until the copy was made.
+        with torch.cuda.stream(self._stream):
+            to.copy_(source, non_blocking=True)
+
+    def record_event(self) -> Event:
+        return self._stream.record_event()
+
+    def write(self, to: torch.Tensor, source: torch.Tensor) -> None:
+        to.copy_(source.pin_memory(), non_blocking=True)
+
+
+class HostCopyStream:
+    """For a base on the CPU: all is done when a call returns."""
+
+    pinned = False
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def current(self) -> Stream:
+        return _Done()
+
+    def allocate(self, num_bytes: int) -> torch.Tensor:
+        return torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
+
+    def release(self, buffer: torch.Tensor) -> None:
+        """Its memory goes with the last reference."""
+
+    def copy(self, to: torch.Tensor, source: torch.Tensor) -> None:
+        to.copy_(source)
+
+    def record_event(self) -> Event:
+        return _Done()
+
+    def write(self, to: torch.Tensor, source: torch.Tensor) -> None:
+        to.copy_(source)
+
+
+class _Done:
+    """A stream without work, and each of its events."""
+
+    def query(self) -> bool:
+        return True
+
+    def record_event(self) -> Event:
+        return self
+
+    def wait_event(self, event: Event) -> None:
+        """It is done already."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Done)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+def copy_stream(device: torch.device) -> CopyStream:
+    return CudaCopyStream(device) if device.type == "cuda" else HostCopyStream(device)
+
+
+class WorkStreams(Protocol):
+    """Where threads that load adapters compute on the device, so that no step waits for them, nor they for steps."""
+
+    def own(self) -> AbstractContextManager[object]:
+        """While it is entered, the calling thread's work goes to a stream of its own. What it gives must be on the host
+        before the end."""
+
+
+class CudaWorkStreams:
+    """A stream for each thread that asks."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._local = device, threading.local()
+
+    def own(self) -> AbstractContextManager[object]:
+        if not hasattr(self._local, "stream"):
+            stream = torch.cuda.Stream(self._device)
+            stream.wait_stream(torch.cuda.default_stream(self._device))  # on which the base's weights came
+            self._local.stream = stream
+        return torch.cuda.stream(self._local.stream)
+
+
+class HostWorkStreams:
+    """Of a CPU: each thread computes by itself."""
+
+    def own(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+
+def work_streams(device: torch.device) -> WorkStreams:
+    return CudaWorkStreams(device) if device.type == "cuda" else HostWorkStreams()

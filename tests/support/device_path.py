@@ -1,0 +1,69 @@
+"""The device path: with torch's references for its kernels on a CPU, or with Triton's, on a CPU interpreted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_runtime import BaseModel, base
+from lora_runtime.kernels import Kernels
+from lora_runtime.kernels.attention import paged_attention_reference
+from lora_runtime.kernels.grouped import update_group_reference
+from lora_runtime.kernels.lora import add_lora_reference
+from lora_runtime.model.decode_steps import DirectSteps, StepKey
+from lora_runtime.model.device_runner import DeviceRunner
+from lora_runtime.model.runner import ModelRunner
+
+from .device import DEVICE
+
+REFERENCES = Kernels(
+    lora=add_lora_reference, attention=paged_attention_reference, update_group=update_group_reference,
+    names={"lora": "reference", "paged_attention": "reference"})
+
+
+@contextmanager
+def chosen(kernels: str) -> Iterator[None]:
+    """While it is entered, bases that ask for Triton's kernels get the references if `kernels` says so."""
+    with pytest.MonkeyPatch.context() as patch:
+        if kernels == "reference":
+            patch.setattr(base, "select", lambda *_: REFERENCES)
+        yield
+
+
+def load_base(directory: Path, kernels: str = "triton", slots: int = 0, **settings: Any) -> BaseModel:
+    """On the device path; with slots, unless 0, as an engine would open them."""
+    with chosen(kernels):
+        model = BaseModel.load(directory, dtype="float32", kernels="triton", device=device_of(kernels), **settings)
+    if slots:
+        open_slots(model, slots)
+    return model
+
+
+def device_of(kernels: str) -> str:
+    """The references read values on the host, which no graph can: they stand in on the CPU."""
+    return "cpu" if kernels == "reference" else DEVICE
+
+
+def open_slots(base: BaseModel, slots: int) -> None:
+    """As an engine does; nothing where the base needs none."""
+    if base.linears:
+        base.open_slots([name for linear in base.linears for name in linear.names], slots)
+
+
+def record_launches(runner: ModelRunner) -> list[StepKey]:
+    """Of steps in fixed buffers, from now on."""
+    assert isinstance(runner, DeviceRunner)
+    launched: list[StepKey] = []
+    launch = runner.decode.launcher.launch
+
+    class Recording(DirectSteps):
+        def launch(self, key: StepKey, step: Callable[[], None]) -> None:
+            launched.append(key)
+            launch(key, step)
+
+    runner.decode.launcher = Recording()
+    return launched
