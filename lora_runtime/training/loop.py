@@ -131,7 +131,9 @@ class Loop:
         labels = batch.pop("labels")
         # the logits at position i predict token i + 1
         kept = labels.shape[1] - min(e.start for e in rows) + 1 if self._narrow else labels.shape[1]
-        more = {"logits_to_keep": kept} if self._narrow else {}
+        # a list of positions, not their number: that would be a view, which the lm_head's product copies the weight for
+        places = torch.arange(labels.shape[1] - kept, labels.shape[1], device=self.device)
+        more = {"logits_to_keep": places} if self._narrow else {}
         logits = self.model(**batch, use_cache=False, **more).logits[:, :-1].float()
         targets = labels[:, labels.shape[1] - kept + 1 :]
         return functional.cross_entropy(
