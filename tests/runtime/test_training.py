@@ -163,7 +163,7 @@ def test_weights_that_are_not_finite_are_never_saved(tiny_base: Path, tmp_path: 
         if report.step == 2:
             next(p for n, p in report.model.named_parameters() if "lora_B" in n).data[0, 0] = float("nan")
 
-    with pytest.raises(DivergedError, match=r"step 2.*not finite; the checkpoint of step 2 is whole"):
+    with pytest.raises(DivergedError, match=r"step 2.*not finite; the checkpoint of step 1 is whole"):
         train(make_config(tiny_base, tmp_path, save_every=1), on_step=spoil)
 
 
