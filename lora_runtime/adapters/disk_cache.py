@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..durable import sync
+
 _CONTENT = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY = "tmp-"
 
@@ -38,7 +40,7 @@ class DiskCache:
     def store(self, directory: Path) -> Path:
         """Move the files of `directory` (flat, inside `staging`) to where their content belongs; that place."""
         for path in (*directory.iterdir(), directory):
-            _sync(path)
+            sync(path)
         content = self._root / digest(directory)
         with _locked(self._root, fcntl.LOCK_EX):
             if content.is_dir() and not _is_intact(content):
@@ -47,7 +49,7 @@ class DiskCache:
                 os.utime(content)
             else:
                 directory.rename(content)
-                _sync(self._root)
+                sync(self._root)
         return content
 
     def remember(self, key: str, content: Path) -> None:
@@ -175,14 +177,6 @@ def _locked(root: Path, kind: int) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, kind)
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from .checkpoint import naming, replace_file
+from ..durable import naming, replace_file
 
 NAME = "metrics.jsonl"
 

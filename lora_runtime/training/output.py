@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save
 
 from ..adapters.loader import CONFIG, WEIGHTS
+from ..durable import replace_file
 from ..errors import TrainingError
 from ..version import __version__
 from . import checkpoint, metrics
-from .checkpoint import replace_file
 from .config import TrainConfig, TrainResult
 from .convert import subtract_start
 from .data import DataFile

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from lora_runtime import TrainingError
+from lora_runtime.durable import replace_file
 from lora_runtime.training import StepReport, TrainResult, train
-from lora_runtime.training.checkpoint import replace_file
 
 from ..support.models import save_base
 from ..support.training import assert_same_tensors, make_config, write_rows
