@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -94,8 +94,6 @@ class BatchPlanner:
 def _lay_out(rows: Seq[ScheduledRow], block_size: int) -> StepBatch:
     sequences = [r.sequence for r in rows]
     counts = np.array([r.count for r in rows], np.int32)
-    starts = np.zeros(len(rows) + 1, np.int32)
-    np.cumsum(counts, out=starts[1:])
     computed = np.array([s.num_computed for s in sequences], np.int32)
     tables = np.zeros((len(rows), max(len(s.blocks) for s in sequences) + 1), np.int32)
     tokens: list[int] = []
@@ -103,17 +101,28 @@ def _lay_out(rows: Seq[ScheduledRow], block_size: int) -> StepBatch:
         seq = row.sequence
         tables[i, : len(seq.blocks)] = seq.blocks
         tokens += seq.tokens[seq.num_computed : seq.num_computed + row.count]
-    owner = np.repeat(np.arange(len(rows), dtype=np.int32), counts)
-    positions = np.arange(starts[-1], dtype=np.int32) - starts[owner] + computed[owner]
+    batch = packed(np.array(tokens, np.int32), counts, computed + counts, tables, block_size)
     done = [i for i, r in enumerate(rows) if r.sequence.num_computed + r.count == len(r.sequence.tokens)]
-    segments = _segments(sequences, starts, computed)
+    segments = _segments(sequences, batch.query_start, computed)
+    return replace(
+        batch, sampled_rows=batch.sampled_rows[done], segments=segments, sampling=[sequences[i] for i in done],
+        distinct_adapters=len({s.adapter for s in segments}))
+
+
+def packed(tokens: Ints, counts: Ints, contexts: Ints, tables: Ints, block_size: int) -> StepBatch:
+    """Sequence i's last `counts[i]` of `contexts[i]` positions, without adapters; all sequences sample.
+
+    `tokens`: (T,); `counts`, `contexts`: (S,); `tables`: (S, width). All int32.
+    """
+    starts = np.zeros(len(counts) + 1, np.int32)
+    np.cumsum(counts, out=starts[1:])
+    owner = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    positions = np.arange(starts[-1], dtype=np.int32) - starts[owner] + (contexts - counts)[owner]
     return StepBatch(
-        tokens=np.array(tokens, np.int32), positions=positions,
+        tokens=tokens, positions=positions,
         slots=tables[owner, positions // block_size] * np.int32(block_size) + positions % np.int32(block_size),
-        query_start=starts, context_lengths=computed + counts, block_tables=tables, block_size=block_size,
-        sampled_rows=(starts[1:] - 1)[done].astype(np.int32), segments=segments,
-        sampling=[sequences[i] for i in done], distinct_adapters=len({s.adapter for s in segments}),
-    )
+        query_start=starts, context_lengths=contexts, block_tables=tables, block_size=block_size,
+        sampled_rows=starts[1:] - np.int32(1), segments=(), sampling=(), distinct_adapters=0)
 
 
 def _segments(sequences: Seq[Sequence], starts: Ints, computed: Ints) -> list[AdapterSegment]:

@@ -10,6 +10,7 @@ import torch
 
 from gpu.cost import Shape
 from lora_runtime.adapters.update import BaseModule, ModuleKind
+from lora_runtime.batch import packed
 from lora_runtime.kernels.attention import AttentionPlan
 from lora_runtime.kernels.grouped import ModuleGroup
 from lora_runtime.kernels.plan import DECODE_TILE, PREFILL_TILE, LoraPlan, hidden_per_row, plan_tiles
@@ -75,32 +76,22 @@ class AttentionInputs:
     scaling: float
 
 
-@dataclass(frozen=True)
-class _Rows:
-    slots: np.ndarray
-    query_start: np.ndarray
-    context_lengths: np.ndarray
-    block_tables: np.ndarray
-    block_size: int
-
-
 def attention_inputs(shape: Shape, new: Sequence[int], contexts: Sequence[int], *, layers: int, dtype: torch.dtype,
                      device: torch.device) -> AttentionInputs:
     """Sequence i has `new[i]` rows and then `contexts[i]` positions, in blocks that lie anywhere."""
     rng = np.random.default_rng(0)
-    counts = [-(-c // BLOCK) for c in contexts]
-    blocks = rng.permutation(sum(counts)).astype(np.int32)
-    tables = np.zeros((len(new), max(counts)), np.int32)
-    for i, (count, end) in enumerate(zip(counts, np.cumsum(counts), strict=True)):
+    num_blocks = [-(-c // BLOCK) for c in contexts]
+    blocks = rng.permutation(sum(num_blocks)).astype(np.int32)
+    tables = np.zeros((len(new), max(num_blocks)), np.int32)
+    for i, (count, end) in enumerate(zip(num_blocks, np.cumsum(num_blocks), strict=True)):
         tables[i, :count] = blocks[end - count : end]
-    positions = [(i, p) for i, (n, c) in enumerate(zip(new, contexts, strict=True)) for p in range(c - n, c)]
-    slots = np.array([tables[i, p // BLOCK] * BLOCK + p % BLOCK for i, p in positions], np.int32)
-    rows = _Rows(slots, np.cumsum([0, *new]).astype(np.int32), np.array(contexts, np.int32), tables, BLOCK)
+    counts, lengths = (np.array(values, np.int32) for values in (new, contexts))
+    rows = packed(np.zeros(sum(new), np.int32), counts, lengths, tables, BLOCK)
     generator = torch.Generator().manual_seed(0)
 
     def normal(*size: int) -> torch.Tensor:
         return torch.randn(*size, generator=generator).to(device, dtype)
 
-    size = sum(counts) * BLOCK, shape.kv_heads, shape.head_dim
+    size = sum(num_blocks) * BLOCK, shape.kv_heads, shape.head_dim
     return AttentionInputs(normal(sum(new), shape.heads, shape.head_dim), [(normal(*size), normal(*size))
                            for _ in range(layers)], AttentionPlan.of(rows, device), shape.head_dim**-0.5)

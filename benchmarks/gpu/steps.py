@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from gpu.inputs import BLOCK
 from gpu.machine import Ceilings, host_seconds
 from lora_runtime import BaseModel
 from lora_runtime.adapters.version import AdapterVersion
-from lora_runtime.batch import AdapterSegment, StepBatch
+from lora_runtime.batch import AdapterSegment, StepBatch, packed
 from lora_runtime.model.decode_steps import StepKey, StepLauncher
 from lora_runtime.model.device_runner import DeviceRunner
 from lora_runtime.model.placement import SlotAdapter
@@ -89,7 +89,7 @@ def measure(base: BaseModel, shape: Shape, cases: Sequence[StepCase], top: Ceili
     plain: dict[tuple[int, int, int], float] = {}
     for case in cases:
         slots = _placed(base, shape, case)
-        row = _timed(runner, _batch(base, case, slots), repeats)
+        row = _timed(runner, _batch(case, slots), repeats)
         for slot in slots:
             base.remove_adapter(slot)
         parts = step_cost(shape, case.rows())
@@ -129,21 +129,17 @@ def _placed(base: BaseModel, shape: Shape, case: StepCase) -> list[SlotAdapter]:
     return [cast(SlotAdapter, base.place_adapter(staged)) for _ in range(case.adapters)]
 
 
-def _batch(base: BaseModel, case: StepCase, slots: Sequence[SlotAdapter]) -> StepBatch:
-    n, new = case.sequences, case.new
+def _batch(case: StepCase, slots: Sequence[SlotAdapter]) -> StepBatch:
+    n = case.sequences
     width = -(-case.context // BLOCK)
     tables = np.random.default_rng(0).permutation(n * width).astype(np.int32).reshape(n, width)
-    positions = np.tile(np.arange(case.context - new, case.context, dtype=np.int32), n)
-    owner = np.repeat(np.arange(n), new)
-    where = tables[owner, positions // BLOCK] * BLOCK + positions % BLOCK
-    starts = np.arange(n + 1, dtype=np.int32) * new
+    counts, contexts = (np.full(n, value, np.int32) for value in (case.new, case.context))
+    batch = packed(np.full(n * case.new, 1, np.int32), counts, contexts, tables, BLOCK)
     # Sequences of one adapter are neighbours, as BatchPlanner sorts them.
     order = sorted(i % len(slots) for i in range(n)) if slots else []
-    segments = [AdapterSegment(int(starts[i]), int(starts[i + 1]), _version(slots[a])) for i, a in enumerate(order)]
-    return StepBatch(
-        tokens=np.full(n * new, 1, np.int32), positions=positions, slots=where.astype(np.int32), query_start=starts,
-        context_lengths=np.full(n, case.context, np.int32), block_tables=tables, block_size=BLOCK,
-        sampled_rows=starts[1:] - 1, segments=segments, sampling=[], distinct_adapters=len(slots))
+    starts = batch.query_start.tolist()
+    segments = [AdapterSegment(starts[i], starts[i + 1], _version(slots[a])) for i, a in enumerate(order)]
+    return replace(batch, segments=segments, distinct_adapters=len(slots))
 
 
 def _version(slot: SlotAdapter) -> AdapterVersion:

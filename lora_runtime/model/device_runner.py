@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..batch import AdapterSegment, StepBatch
+from ..batch import AdapterSegment, StepBatch, packed
 from ..kernels.attention import AttentionPlan
 from ..kernels.plan import (
     DECODE_TILE,
@@ -27,7 +27,7 @@ from .decode_steps import DecodeSteps, DirectSteps, GraphSteps, StepLauncher, pl
 from .lora_step import LoraStep, side_of
 from .output import StepOutput
 from .placement import SlotAdapter
-from .rows import module_updates, sampled_range, with_added
+from .rows import module_updates, run_forward, sampled_range
 from .step_buffers import StepBuffers
 
 if TYPE_CHECKING:
@@ -113,10 +113,11 @@ class DeviceRunner:
                  rare: frozenset[str] = frozenset()) -> StepOutput:
         """On tensors of the batch's own size."""
         device = self.base.device
-        tokens, positions, sampled, *where = to_device(
+        there = to_device(
             (batch.tokens, batch.positions, batch.sampled_rows, batch.slots, batch.query_start, batch.context_lengths,
              batch.block_tables), device)
-        slots, query_start, context_lengths, block_tables = where
+        rows = there[:3]
+        slots, query_start, context_lengths, block_tables = there[3:]
         plan = AttentionPlan(
             slots, query_start, context_lengths, block_tables, batch.block_size,
             decode_rows=int((np.diff(batch.query_start) == 1).sum()), host=batch)
@@ -125,13 +126,7 @@ class DeviceRunner:
         if rare:
             for adapter in adapters:
                 adapter.wait()
-        updates = module_updates(batch, by_hook)
-        with self.base.state.during(self.cache, plan, updates, lora):
-            logits = self.base.model(
-                input_ids=tokens.long()[None], position_ids=positions.long()[None], logits_to_keep=sampled.long(),
-                use_cache=False).logits[0]
-        head = updates.get(self.base.head_name, ())
-        return StepOutput.of(with_added(logits, head, self.base.vocab_size, self.base.max_added_tokens))
+        return run_forward(self.base, self.cache, plan, rows, module_updates(batch, by_hook), lora)
 
     def _lora(self, batch: StepBatch, arrays: PlanArrays | None, adapters: Sequence[SlotAdapter]) -> LoraStep | None:
         if arrays is None:
@@ -176,15 +171,9 @@ class DeviceRunner:
 
 def _scratch_batch(counts: Sequence[int], buffers: StepBuffers) -> StepBatch:
     """New sequences with `counts` rows each, which all write to one block; tables as wide as they get."""
-    block, block_size = buffers.scratch_block, buffers.block_size
     lengths = np.array(counts, np.int32)
-    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    positions = np.concatenate([np.arange(n, dtype=np.int32) for n in counts])
-    return StepBatch(
-        tokens=positions * 0, positions=positions, slots=block * block_size + positions % block_size,
-        query_start=starts, context_lengths=lengths, block_size=block_size,
-        block_tables=np.full((len(counts), buffers.width), block, np.int32),
-        sampled_rows=starts[1:] - 1, segments=(), sampling=(), distinct_adapters=0)
+    tables = np.full((len(counts), buffers.width), buffers.scratch_block, np.int32)
+    return packed(np.zeros(lengths.sum(), np.int32), lengths, lengths, tables, buffers.block_size)
 
 
 def why_not_captured(base: BaseModel) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from ..batch import StepBatch
+from ..batch import StepBatch, packed
 from ..config import EngineConfig
 from ..kv_cache import KVCache
 from ..sampling import sample
@@ -164,14 +164,7 @@ def _step(vocab_size: int, rows: int, sequences: int, context: int, blocks: int,
     counts[0] = rows - sequences + 1
     contexts = np.ones(sequences, np.int32)
     contexts[0] = context
-    owner = np.repeat(np.arange(sequences), counts)
-    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    positions = (np.arange(rows) - starts[owner] + (contexts - counts)[owner]).astype(np.int32)
     tables = np.zeros((sequences, -(-context // block_size) + 1), np.int32)
     tables[0] = np.arange(tables.shape[1]) % (blocks - sequences + 1)
     tables[1:, 0] = np.arange(blocks - sequences + 1, blocks)
-    return StepBatch(
-        tokens=(np.arange(rows) % vocab_size).astype(np.int32), positions=positions,
-        slots=(tables[owner, positions // block_size] * block_size + positions % block_size).astype(np.int32),
-        query_start=starts, context_lengths=contexts, block_tables=tables, block_size=block_size,
-        sampled_rows=(starts[1:] - 1).astype(np.int32), segments=(), sampling=(), distinct_adapters=0)
+    return packed((np.arange(rows) % vocab_size).astype(np.int32), counts, contexts, tables, block_size)

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ..adapters.update import ModuleKind
 from ..batch import AdapterSegment, StepBatch
+from ..kernels.attention import AttentionPlan
 from ..kernels.updates import UpdateSegment
+from ..kv_cache import KVCache
+from .output import StepOutput
+
+if TYPE_CHECKING:
+    from ..base import BaseModel
+    from .lora_step import LoraStep
+
+
+def run_forward(
+    base: BaseModel, cache: KVCache, plan: AttentionPlan, rows: Sequence[torch.Tensor],
+    updates: Mapping[str, Sequence[UpdateSegment]], lora: LoraStep | None = None,
+) -> StepOutput:
+    """transformers' forward on a step's `rows`: (tokens, positions, sampled rows). The base's lock is held."""
+    tokens, positions, sampled = (r.long() for r in rows)
+    with base.state.during(cache, plan, updates, lora):
+        logits = base.model(
+            input_ids=tokens[None], position_ids=positions[None], logits_to_keep=sampled, use_cache=False).logits[0]
+    return StepOutput.of(with_added(
+        logits, updates.get(base.head_name, ()), base.vocab_size, base.max_added_tokens))
 
 
 def module_updates(batch: StepBatch, modules: Container[str] | None = None) -> dict[str, list[UpdateSegment]]:

@@ -12,7 +12,7 @@ from ..kv_cache import KVCache
 from .device_runner import DeviceRunner
 from .output import StepOutput
 from .program_runner import ProgramRunner
-from .rows import module_updates, with_added
+from .rows import module_updates, run_forward
 
 if TYPE_CHECKING:
     from ..base import BaseModel
@@ -54,19 +54,8 @@ class TorchRunner:
 
     @torch.inference_mode()
     def forward(self, batch: StepBatch) -> StepOutput:
-        updates = module_updates(batch)
-        with self.base.forward_lock, self.base.state.during(self.cache, self._plan(batch), updates):
-            logits = self.base.model(
-                input_ids=self._tensor(batch.tokens).long()[None],
-                position_ids=self._tensor(batch.positions).long()[None],
-                logits_to_keep=self._tensor(batch.sampled_rows).long(),
-                use_cache=False,
-            ).logits[0]
-        return StepOutput.of(with_added(
-            logits, updates.get(self.base.head_name, ()), self.base.vocab_size, self.base.max_added_tokens))
-
-    def _plan(self, batch: StepBatch) -> AttentionPlan:
-        return AttentionPlan.of(batch, self.base.device)
-
-    def _tensor(self, array: object) -> torch.Tensor:
-        return torch.as_tensor(array, device=self.base.device)
+        rows = [torch.as_tensor(array, device=self.base.device)
+                for array in (batch.tokens, batch.positions, batch.sampled_rows)]
+        with self.base.forward_lock:
+            return run_forward(
+                self.base, self.cache, AttentionPlan.of(batch, self.base.device), rows, module_updates(batch))
