@@ -160,8 +160,7 @@ class BaseModel:
                   ) -> BaseModel:
         """What `load` does, here and now; of a split base, `member`'s part. Raises as `load`, ProgramMismatchError."""
         path = Path(source)
-        if not path.is_dir() and not trust_hub:
-            raise BaseModelError(f"base model {str(source)!r} is not a directory (hub ids need trust_hub)")
+        check_source(source, trust_hub)
         target = resolve_device(device)
         model, tokenizer = read_base(source, resolve_dtype(dtype, target), target, member, attention="eager")
         return cls(model, tokenizer, path.name if path.is_dir() else str(source), identity_of(path, model),
@@ -290,6 +289,12 @@ class BaseModel:
         if weights == "int8":
             raise BaseModelError("weights int8 needs the C++ kernels, which this base cannot use here")
         return None
+
+
+def check_source(source: str | os.PathLike[str], trust_hub: bool) -> None:
+    """Raises BaseModelError for what is no directory, unless hub ids are allowed."""
+    if not Path(source).is_dir() and not trust_hub:
+        raise BaseModelError(f"base model {str(source)!r} is not a directory (hub ids need trust_hub)")
 
 
 def read_base(source: str | os.PathLike[str], dtype: torch.dtype, target: torch.device,

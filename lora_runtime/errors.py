@@ -62,6 +62,10 @@ class AdapterCapacityError(LoramuxError):
     """The adapter does not fit into what the slots hold beside pinned adapters."""
 
 
+class NotYetFreeError(AdapterCapacityError):
+    """There is no memory, but steps that are enqueued hold some that was let go: the next try may find it."""
+
+
 class BaseModelError(LoramuxError):
     """The base model cannot be loaded, or its architecture cannot be served faithfully."""
 

@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import AdapterCapacityError
-from ..model.placement import NotYetFreeError
+from ..errors import AdapterCapacityError, NotYetFreeError
 from .version import AdapterVersion
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from ..adapters.update import BaseModule, ModuleKind
-from ..errors import AdapterCapacityError
+from ..errors import AdapterCapacityError, NotYetFreeError
 from ..kernels.adapter import pinned_bytes
 from ..kernels.slot_table import SlotEntries, SlotTable
 from ..kernels.updates import ModuleDelta
@@ -20,10 +20,6 @@ _ALIGN = 256
 _MIN_COPY = 1 << 20
 """Bytes below which a copy's start costs more than what it moves: smaller layers are copied together."""
 _FIRST, _LAST = -1, 1 << 30
-
-
-class NotYetFreeError(AdapterCapacityError):
-    """There is no memory, but steps that are enqueued hold some that was let go: the next try may find it."""
 
 
 class _Place(NamedTuple):

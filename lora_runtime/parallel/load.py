@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..base import BaseModel, resolve_device
+from ..base import BaseModel, check_source, resolve_device
 from ..errors import BaseModelError
 from .group import ParallelGroup
 from .plan import plan_of
@@ -25,8 +24,7 @@ def load_parallel(source: str | os.PathLike[str], world: int, device: str, unspl
     for name, value in unsplit.items():
         if value not in ("auto", "off") and (name, value) != ("kernels", "torch"):
             raise BaseModelError(f"{name} {value} does not go with tensor_parallel: it runs the torch path")
-    if not Path(source).is_dir() and not load["trust_hub"]:
-        raise BaseModelError(f"base model {str(source)!r} is not a directory (hub ids need trust_hub)")
+    check_source(source, load["trust_hub"])
     load = load | {"device": kind, "kernels": "torch", "weights": "auto", "attention_route": "auto",
                    "compile": "off"}
     group = ParallelGroup(os.fspath(source), plan_of(source, world), kind, load)

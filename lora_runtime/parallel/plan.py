@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ..adapters.update import BaseModule, ModuleKind
 from ..errors import BaseModelError
 from ..kernels.updates import ModuleDelta
+from ..model.quantised import method_of
 
 
 class Split(StrEnum):
@@ -97,7 +98,7 @@ def plan_of(source: str | os.PathLike[str], world: int) -> ShardPlan:
 def _check(plan: ShardPlan, architecture: str, config: Any) -> None:
     if not plan.rules:
         raise BaseModelError(f"tensor_parallel: transformers has no plan to split {architecture}")
-    if getattr(config, "quantization_config", None) is not None:
+    if method_of(config):
         raise BaseModelError("tensor_parallel: a quantised base is not split")
     if unknown := {f"{name} as {style}" for name, style in plan.rules.items() if style not in _SPLITS}:
         raise BaseModelError(f"tensor_parallel: {architecture} is split in ways that adapters do not follow here: "
