@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
+from host import cpu_name
 from systems import CORES, VENVS
 from workloads import MODEL, ROOT
 
@@ -21,10 +21,8 @@ RESULTS = Path(__file__).parent / "results"
 
 def machine() -> dict[str, Any]:
     """What the numbers depend on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
     return {
-        "cpu": names[0] if names else platform.processor(), "cores": len(CORES), "python": platform.python_version(),
+        "cpu": cpu_name(), "cores": len(CORES), "python": platform.python_version(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"), "model": MODEL.name,
     }
 

@@ -16,6 +16,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def named(text: str) -> list[str]:
+    """The tables that `text` has places for."""
+    return re.findall(r"<!-- table (\S+) -->\n", text)
+
+
 def filled(text: str, tables: Mapping[str, str]) -> str:
     """`text` with these tables in their places. Names that the text has no place for change nothing."""
     for name, content in tables.items():

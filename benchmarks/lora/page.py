@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import tables
+from ..tables import table
 from .data import TASKS
 from .plots import bottleneck_keys
 from .specs import Plan, budget_key, init_key, rank_key
@@ -25,11 +26,7 @@ def write_page(plan: Plan, store: Store, page: Path) -> None:
 
 def filled(text: str, plan: Plan, store: Store) -> str:
     """`text` with the tables of the results. Raises KeyError for a table that there is not."""
-
-    def table(match: re.Match[str]) -> str:
-        return match[1] + TABLES[match[2]](plan, store) + match[3]
-
-    return re.sub(r"(<!-- table ([a-z-]+) -->\n).*?(<!-- end -->)", table, text, flags=re.DOTALL)
+    return tables.filled(text, {name: TABLES[name](plan, store) for name in tables.named(text)})
 
 
 def setup(plan: Plan, store: Store) -> str:
@@ -40,7 +37,7 @@ def setup(plan: Plan, store: Store) -> str:
     base = store.load("compositions").get("base", {})
     losses = ", ".join(f"{task} {base[task]['loss']:.2f}" for task in TASKS if base)
     steps = max(run["settings"]["steps"] for run in runs.values())
-    return _rows(("", ""), [
+    return table(("", ""), [
         ("base", about["base"]), ("steps, rows a step", f"{steps}, 8"),
         ("runs that are there, that are planned", f"{len(runs)}, {len(plan.specs(budget=1, width=1))}"),
         ("their seconds together, two at a time", f"{sum(run['seconds'] for run in runs.values()):,.0f}"),
@@ -54,12 +51,12 @@ def init(plan: Plan, store: Store) -> str:
         keys = {i: [init_key(i, rate, s) for s in plan.seeds] for i in "AB"}
         rows.append((f"{rate:g}", _losses(runs, keys["A"]), _losses(runs, keys["B"]), _exact(runs, keys["A"]),
                      _exact(runs, keys["B"])))
-    table = _rows(("learning rate", "Init[A]: loss", "Init[B]: loss", "Init[A]: exact", "Init[B]: exact"), rows)
+    losses = table(("learning rate", "Init[A]: loss", "Init[B]: loss", "Init[A]: exact", "Init[B]: exact"), rows)
     best = {i: min(((m, r) for r in plan.rates if (m := _mean(runs, [init_key(i, r, s) for s in plan.seeds]))),
                    default=None) for i in "AB"}
     lines = [f"Init[{i}]: best mean loss {found[0]:.3f} at {found[1]:g}, largest stable rate "
              f"{stable_rate(plan, runs, i) or 'none'}." for i, found in best.items() if found]
-    return f"{table}\n{' '.join(lines)}\n"
+    return f"{losses}\n{' '.join(lines)}\n"
 
 
 def stable_rate(plan: Plan, runs: dict[str, Any], init: str) -> float | None:
@@ -85,7 +82,7 @@ def features(plan: Plan, store: Store) -> str:
             found = [row for s in plan.seeds for row in runs.get(init_key(i, rate, s), {}).get("features", [])]
             if found:
                 rows.append((f"{rate:g}, Init[{i}]", *_feature_cells(found)))
-    return _rows(("learning rate", "A x after 1 step", "… at the end", "s B A x / W x at the end",
+    return table(("learning rate", "A x after 1 step", "… at the end", "s B A x / W x at the end",
                   "what a step changes by A alone", "… by B alone", "… by both"), rows)
 
 
@@ -103,26 +100,19 @@ def _feature_cells(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
 
 def budget(plan: Plan, store: Store) -> str:
     runs = store.runs()
-    rows = []
-    for name in plan.budgets:
-        keys = [budget_key(plan, name, s) for s in plan.seeds]
-        run = next((runs[k] for k in keys if k in runs), None)
-        if run is not None:
-            ranks = sorted(set(run.get("ranks", {"": run["settings"]["rank"]}).values()))
-            rows.append((name, " and ".join(map(str, ranks)), f"{run['parameters']:,}", _losses(runs, keys),
-                         _exact(runs, keys)))
-    return _rows(("adapted", "rank", "parameters", "loss", "exact"), rows)
+    keys = {name: [budget_key(plan, name, s) for s in plan.seeds] for name in plan.budgets}
+    rows = [(name, _ranks(_first(runs, keys[name])), *scores) for name, *scores in _scores(runs, keys)]
+    return table(("adapted", "rank", "parameters", "loss", "exact"), rows)
+
+
+def _ranks(run: dict[str, Any]) -> str:
+    found = run.get("ranks", {"": run["settings"]["rank"]})
+    return " and ".join(map(str, sorted(set(found.values()))))
 
 
 def rank(plan: Plan, store: Store) -> str:
-    runs = store.runs()
-    rows = []
-    for value in plan.ranks:
-        keys = [rank_key(plan, value, s) for s in plan.seeds]
-        run = next((runs[k] for k in keys if k in runs), None)
-        if run is not None:
-            rows.append((str(value), f"{run['parameters']:,}", _losses(runs, keys), _exact(runs, keys)))
-    return _rows(("rank", "parameters", "loss", "exact"), rows)
+    keys = {str(value): [rank_key(plan, value, s) for s in plan.seeds] for value in plan.ranks}
+    return table(("rank", "parameters", "loss", "exact"), _scores(store.runs(), keys))
 
 
 def overlap(plan: Plan, store: Store) -> str:
@@ -132,13 +122,13 @@ def overlap(plan: Plan, store: Store) -> str:
             found = pair[kind]
             for what, diagonal in (("A", found["A mean"]), ("B A", found["BA mean"]), ("random", found["random"])):
                 rows.append((f"{name}: {kind}", what, *(_at(diagonal, n) for n in (1, 2, 4, 8, 64))))
-    return _rows(("adapters", "of", *(f"φ({n}, {n})" for n in (1, 2, 4, 8, 64))), rows)
+    return table(("adapters", "of", *(f"φ({n}, {n})" for n in (1, 2, 4, 8, 64))), rows)
 
 
 def energy(plan: Plan, store: Store) -> str:
     rows = {kind: (kind, *(f"{sum(pair[kind]['energy'][:n]):.0%}" for n in (1, 2, 4, 8, 16)))
             for pair in store.load("overlap").values() for kind in ("q_proj", "v_proj")}
-    return _rows((f"rank {max(plan.ranks)}", "1 direction", "2", "4", "8", "16"), list(rows.values()))
+    return table((f"rank {max(plan.ranks)}", "1 direction", "2", "4", "8", "16"), list(rows.values()))
 
 
 def served(plan: Plan, store: Store) -> str:
@@ -147,23 +137,27 @@ def served(plan: Plan, store: Store) -> str:
         cells = (f"{scores[task][what]:.{digits}f}" for task in TASKS
                  for what, digits in (("loss", 3), ("exact", 2), ("served", 2)))
         rows.append((name, *cells))
-    return _rows(("adapters", "orders: loss", "exact", "served", "bookings: loss", "exact", "served"), rows)
+    return table(("adapters", "orders: loss", "exact", "served", "bookings: loss", "exact", "served"), rows)
 
 
 def bottleneck(plan: Plan, store: Store) -> str:
-    runs = store.runs()
-    rows = []
-    for name, keys in bottleneck_keys(plan).items():
-        run = next((runs[k] for k in keys if k in runs), None)
-        if run is not None:
-            rows.append((name, f"{run['parameters']:,}", _losses(runs, keys), _exact(runs, keys)))
-    return _rows(("", "parameters", "loss", "exact"), rows)
+    return table(("", "parameters", "loss", "exact"), _scores(store.runs(), bottleneck_keys(plan)))
 
 
 TABLES: dict[str, Callable[[Plan, Store], str]] = {
     "setup": setup, "init": init, "features": features, "budget": budget, "rank": rank, "overlap": overlap,
     "energy": energy, "served": served, "bottleneck": bottleneck,
 }
+
+
+def _scores(runs: dict[str, Any], keys: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
+    """Name, parameters, losses and exact answers, of what has a run at all."""
+    return [(name, f"{_first(runs, of_seeds)['parameters']:,}", _losses(runs, of_seeds), _exact(runs, of_seeds))
+            for name, of_seeds in keys.items() if any(k in runs for k in of_seeds)]
+
+
+def _first(runs: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return next(runs[k] for k in keys if k in runs)
 
 
 def _losses(runs: dict[str, Any], keys: Sequence[str]) -> str:
@@ -189,7 +183,3 @@ def _at(values: Sequence[float], place: int) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.3g}"
-
-
-def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *rows))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ..host import cpu_name
 from .specs import Spec
 
 
@@ -44,9 +44,7 @@ class Store:
 
 def machine(base: Path) -> dict[str, Any]:
     """What the seconds depend on, and the base."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
-    return {"cpu": names[0] if names else platform.processor(), "base": base.resolve().name,
+    return {"cpu": cpu_name(), "base": base.resolve().name,
             "date": datetime.now(UTC).strftime("%Y-%m-%d")}
 
 
