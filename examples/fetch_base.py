@@ -52,11 +52,12 @@ def convert(gguf: Path, target: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--target", type=Path, default=DEFAULT_TARGET)
+    parser.add_argument("--gguf", type=Path, help="the file; default: the package's")
     args = parser.parse_args()
     if (args.target / "config.json").is_file():
         print(f"{args.target} is there already")
         return
-    convert(find_gguf(), args.target)
+    convert(args.gguf or find_gguf(), args.target)
     print(f"done: {args.target}")
 
 

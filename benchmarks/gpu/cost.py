@@ -23,6 +23,8 @@ class Shape:
     head_dim: int
     vocab: int
     dtype_bytes: int = 2
+    family: str = "llama"
+    """transformers' model type: what lies between the projections."""
 
     @property
     def projections(self) -> dict[str, tuple[int, int]]:
@@ -51,8 +53,10 @@ class Shape:
 
 
 LLAMA_8B = Shape("llama-3-8b", 4096, 14336, 32, 32, 8, 128, 128256)
+QWEN3_8B = Shape("qwen3-8b", 4096, 12288, 36, 32, 8, 128, 151936, family="qwen3")
 SMOLLM2 = Shape("smollm2-135m", 576, 1536, 30, 9, 3, 64, 49152)
 TINY = Shape("tiny", 64, 96, 2, 4, 2, 16, 258, dtype_bytes=4)
+TINY_QWEN3 = Shape("tiny-qwen3", 64, 96, 2, 4, 2, 16, 258, dtype_bytes=4, family="qwen3")
 
 
 @dataclass(frozen=True)

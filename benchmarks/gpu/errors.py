@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from gpu.cost import Shape
-from gpu.inputs import AttentionInputs, LoraInputs, attention_inputs, lora_inputs
+from benchmarks.gpu.cost import Shape
+from benchmarks.gpu.inputs import AttentionInputs, LoraInputs, attention_inputs, lora_inputs
 from lora_runtime.kernels import Kernels
 from lora_runtime.kernels.attention import paged_attention_reference
 from lora_runtime.kernels.grouped import update_group_reference
@@ -48,12 +48,12 @@ def _lora(kernels: Kernels, given: LoraInputs) -> tuple[float, float]:
         update(y, given.x, given.groups[0], given.plan, given.table)
         return y
 
-    exact = _exact_lora(given)
+    exact = exact_lora(given)
     assert kernels.update_group is not None
-    return _error(run(kernels.update_group), exact), _error(run(update_group_reference), exact)
+    return relative_error(run(kernels.update_group), exact), relative_error(run(update_group_reference), exact)
 
 
-def _exact_lora(given: LoraInputs) -> torch.Tensor:
+def exact_lora(given: LoraInputs) -> torch.Tensor:
     """The definition, pair by pair, in float64."""
     x, y, group = given.x.double(), given.y.double(), given.groups[0]
     for start, end, pairs in given.plan.tiles():
@@ -80,10 +80,10 @@ def _attention(kernels: Kernels, given: AttentionInputs, window: int | None, sof
     exact = paged_attention_reference(given.q.double(), k.double(), v.double(), given.plan, **settings)
     found, reference = (run(given.q, k, v, given.plan, **settings)
                         for run in (kernels.attention, paged_attention_reference))
-    return _error(found, exact), _error(reference, exact)
+    return relative_error(found, exact), relative_error(reference, exact)
 
 
-def _error(found: torch.Tensor, exact: torch.Tensor) -> float:
+def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
     """Root-mean-square difference by the result's own root mean square; infinite if a value is not finite."""
     difference = (found.double() - exact).square().mean().sqrt() / exact.square().mean().sqrt()
     return float(difference) if difference.isfinite() else float("inf")

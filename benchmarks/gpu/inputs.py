@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from gpu.cost import Shape
+from benchmarks.gpu.cost import Shape
+from benchmarks.gpu.step_cases import BLOCK
 from lora_runtime.adapters.update import BaseModule, ModuleKind
 from lora_runtime.batch import packed
 from lora_runtime.kernels.attention import AttentionPlan
@@ -18,8 +19,6 @@ from lora_runtime.kernels.slot_table import SlotTable
 from lora_runtime.kernels.updates import ModuleDelta
 from lora_runtime.model.copies import copy_stream
 from lora_runtime.model.placement import FlatAdapter, Placer
-
-BLOCK = 16
 
 
 @dataclass
@@ -36,11 +35,7 @@ class LoraInputs:
 def lora_inputs(inputs: int, outs: Sequence[int], rows: Sequence[int], ranks: Sequence[int], *, layers: int,
                 dtype: torch.dtype, device: torch.device, dora: bool = False) -> LoraInputs:
     """`rows[i]` neighbouring rows of adapter i, which has rank `ranks[i]`; `dora`: with gains and biases too."""
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator)
-
+    normal = _normal(device)
     modules = {f"layers.{n}.m{i}": BaseModule(ModuleKind.LINEAR, inputs, out, False)
                for n in range(layers) for i, out in enumerate(outs)}
     placer = Placer(modules, len(ranks), dtype, copy_stream(device))
@@ -62,8 +57,8 @@ def lora_inputs(inputs: int, outs: Sequence[int], rows: Sequence[int], ranks: Se
     plan = plan_tiles(
         [(starts[i], starts[i + 1], slot.slot, 1.0) for i, slot in enumerate(slots)], tile,
         lambda slot: hidden_per_row(placer.table.max_rank(slot), groups, tile)).to(device)
-    return LoraInputs(normal(starts[-1], inputs).to(device, dtype), normal(starts[-1], sum(outs)).to(device, dtype),
-                      groups, plan, placer.table)
+    return LoraInputs(normal(starts[-1], inputs).to(dtype), normal(starts[-1], sum(outs)).to(dtype), groups, plan,
+                      placer.table)
 
 
 @dataclass
@@ -87,11 +82,13 @@ def attention_inputs(shape: Shape, new: Sequence[int], contexts: Sequence[int], 
         tables[i, :count] = blocks[end - count : end]
     counts, lengths = (np.array(values, np.int32) for values in (new, contexts))
     rows = packed(np.zeros(sum(new), np.int32), counts, lengths, tables, BLOCK)
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*size: int) -> torch.Tensor:
-        return torch.randn(*size, generator=generator).to(device, dtype)
-
+    normal = _normal(device, dtype)
     size = sum(num_blocks) * BLOCK, shape.kv_heads, shape.head_dim
     return AttentionInputs(normal(sum(new), shape.heads, shape.head_dim), [(normal(*size), normal(*size))
                            for _ in range(layers)], AttentionPlan.of(rows, device), shape.head_dim**-0.5)
+
+
+def _normal(device: torch.device, dtype: torch.dtype = torch.float32) -> Callable[..., torch.Tensor]:
+    """Draws tensors of any shape where they are needed: the host would take seconds for each case."""
+    generator = torch.Generator(device).manual_seed(0)
+    return lambda *size: torch.randn(*size, generator=generator, device=device, dtype=dtype)

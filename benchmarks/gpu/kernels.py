@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.nn import functional as F
 
-from gpu.cost import Cost, Shape, attention_cost, linear_cost, lora_cost
-from gpu.inputs import attention_inputs, lora_inputs
-from gpu.machine import Ceilings, seconds
+from benchmarks.gpu.cost import Cost, Shape, attention_cost, linear_cost, lora_cost
+from benchmarks.gpu.inputs import attention_inputs, lora_inputs
+from benchmarks.gpu.machine import Ceilings, seconds
 from lora_runtime.kernels import Kernels
 
 WORKING_SET = 512 << 20
@@ -49,25 +50,38 @@ FULL = Sizes(
 TINY = Sizes(decode=((1, 1, 4), (3, 2, 5)), prefill=((2, 9, 4),), contexts=((2, 1, 20), (1, 6, 10)), working_set=1)
 
 
-def cases(shape: Shape, sizes: Sizes, kernels: Kernels, dtype: torch.dtype, device: torch.device) -> Iterator[Case]:
-    """LoRA on q, k, v (fused) and on down_proj, attention, and the base's own products to compare with."""
+def cases(shape: Shape, sizes: Sizes, kernels: Kernels, dtype: torch.dtype, device: torch.device,
+          known: Callable[[str], bool]) -> Iterator[Case]:
+    """LoRA on q, k, v (fused) and on down_proj, attention, and the base's own products to compare with; but for the
+    names that are `known`."""
+    for name, make in _named(shape, sizes, kernels, dtype, device):
+        if not known(name):
+            yield make(name)
+
+
+def _named(shape: Shape, sizes: Sizes, kernels: Kernels, dtype: torch.dtype, device: torch.device
+           ) -> Iterator[tuple[str, Callable[[str], Case]]]:
     p = shape.projections
     places = {"qkv": (p["q_proj"][0], [p[n][1] for n in ("q_proj", "k_proj", "v_proj")]),
               "down": (p["down_proj"][0], [p["down_proj"][1]])}
     for label, (inputs, outs) in places.items():
         rows = sorted({n for n, _, _ in sizes.decode} | {n * t for n, t, _ in sizes.prefill})
         for n in rows:
-            yield _linear(f"base {label}, {n} rows", n, inputs, sum(outs), sizes, dtype, device)
+            yield f"base {label}, {n} rows", partial(
+                _linear, rows=n, inputs=inputs, outputs=sum(outs), sizes=sizes, dtype=dtype, device=device)
         for n, adapters, rank in sizes.decode:
             counts = [n // adapters + (i < n % adapters) for i in range(adapters)]
-            yield _lora(f"lora {label} decode, {n} rows, {adapters} x rank {rank}", counts, [rank] * adapters, inputs,
-                        outs, sizes, kernels, dtype, device)
+            yield f"lora {label} decode, {n} rows, {adapters} x rank {rank}", partial(
+                _lora, rows=counts, ranks=[rank] * adapters, inputs=inputs, outs=outs, sizes=sizes, kernels=kernels,
+                dtype=dtype, device=device)
         for n, tokens, rank in sizes.prefill:
-            yield _lora(f"lora {label} prefill, {n} x {tokens} rows, rank {rank}", [tokens] * n, [rank] * n, inputs,
-                        outs, sizes, kernels, dtype, device)
+            yield f"lora {label} prefill, {n} x {tokens} rows, rank {rank}", partial(
+                _lora, rows=[tokens] * n, ranks=[rank] * n, inputs=inputs, outs=outs, sizes=sizes, kernels=kernels,
+                dtype=dtype, device=device)
     for n, new, context in sizes.contexts:
-        yield _attention(f"attention {n} x {new} over {context}", [new] * n, [context] * n, shape, sizes, kernels,
-                         dtype, device)
+        yield f"attention {n} x {new} over {context}", partial(
+            _attention, new=[new] * n, contexts=[context] * n, shape=shape, sizes=sizes, kernels=kernels, dtype=dtype,
+            device=device)
 
 
 def _times(cost: Cost, sizes: Sizes) -> int:
@@ -103,14 +117,13 @@ def _attention(name: str, new: list[int], contexts: list[int], shape: Shape, siz
                                for k, v in given.caches], cost, len(given.caches))
 
 
-def measure(found: Iterator[Case], top: Ceilings, device: torch.device, repeats: int) -> list[dict[str, float | str]]:
+def measure(found: Iterator[Case], top: Ceilings, device: torch.device, repeats: int
+            ) -> Iterator[dict[str, float | str]]:
     """A row per case; its inputs are freed before the next one's are made."""
-    rows: list[dict[str, float | str]] = []
     for case in found:
         taken = seconds(case.run, device, repeats) / case.times
         least = case.cost.seconds(top.bandwidth, top.rate)
-        rows.append({
+        yield {
             "name": case.name, "us": taken * 1e6, "limit_us": least * 1e6, "of_limit": least / taken,
-            "gb_per_s": case.cost.num_bytes / taken / 1e9, "tflop_per_s": case.cost.flops / taken / 1e12})
+            "gb_per_s": case.cost.num_bytes / taken / 1e9, "tflop_per_s": case.cost.flops / taken / 1e12}
         del case
-    return rows

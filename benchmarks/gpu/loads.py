@@ -11,10 +11,10 @@ from statistics import median, quantiles
 from typing import Any, cast
 
 import torch
-from workloads import write_adapter
 
-from gpu.bases import random_updates, save_config
-from gpu.cost import Shape
+from benchmarks.gpu.adapters import write_adapters
+from benchmarks.gpu.bases import random_updates
+from benchmarks.gpu.cost import Shape
 from lora_runtime import BaseModel, Engine, EngineConfig, Request, SamplingParams
 from lora_runtime.model.placement import FlatAdapter
 
@@ -42,16 +42,13 @@ def through_the_engine(base: BaseModel, shape: Shape, *, rank: int, streams: int
     config = EngineConfig(dtype=str(base.dtype).removeprefix("torch."), kv_cache_bytes=kv_cache_bytes,
                           max_adapters=4, max_running=max(streams, 1), max_batch_tokens=256, prefix_caching=False)
     with tempfile.TemporaryDirectory() as scratch, Engine(base, config) as engine:
-        model = save_config(shape, Path(scratch) / "base")
-        paths = [Path(scratch) / f"adapter-{i}" for i in range(loads + 1)]
-        for i, path in enumerate(paths):
-            write_adapter(path, model, rank, i, tuple(shape.projections))
+        paths = write_adapters(Path(scratch), base, shape, rank, loads + 1)
         engine.load_adapter(paths[0], "streams")
         quiet, _ = _run(engine, streams, tokens, [])
         busy, taken = _run(engine, streams, tokens, paths[1:])
     return {"name": f"{loads} loads of rank {rank} beside {streams} streams", "load_ms": median(taken) * 1e3,
-            "itl_p50_ms": _at(quiet, 50), "itl_p99_ms": _at(quiet, 99), "itl_p50_loading_ms": _at(busy, 50),
-            "itl_p99_loading_ms": _at(busy, 99)}
+            "itl_p50_ms": percentile(quiet, 50), "itl_p99_ms": percentile(quiet, 99),
+            "itl_p50_loading_ms": percentile(busy, 50), "itl_p99_loading_ms": percentile(busy, 99)}
 
 
 def _run(engine: Engine, streams: int, tokens: int, paths: Sequence[Path]) -> tuple[list[float], list[float]]:
@@ -81,5 +78,6 @@ def _run(engine: Engine, streams: int, tokens: int, paths: Sequence[Path]) -> tu
     return gaps, taken
 
 
-def _at(gaps: list[float], percentile: int) -> float:
-    return quantiles(gaps, n=100, method="inclusive")[percentile - 1] * 1e3
+def percentile(seconds: list[float], at: int) -> float:
+    """In milliseconds."""
+    return quantiles(seconds, n=100, method="inclusive")[at - 1] * 1e3

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from statistics import median
 from types import SimpleNamespace
@@ -12,50 +14,16 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from gpu.bases import random_updates
-from gpu.cost import Cost, Rows, Shape, step_cost
-from gpu.inputs import BLOCK
-from gpu.machine import Ceilings, host_seconds
+from benchmarks.gpu.bases import random_updates
+from benchmarks.gpu.cost import Cost, Shape, step_cost
+from benchmarks.gpu.machine import Ceilings, host_seconds
+from benchmarks.gpu.step_cases import BLOCK, StepCase
 from lora_runtime import BaseModel
 from lora_runtime.adapters.version import AdapterVersion
 from lora_runtime.batch import AdapterSegment, StepBatch, packed
-from lora_runtime.model.decode_steps import StepKey, StepLauncher
+from lora_runtime.model.decode_steps import GraphSteps, StepKey, StepLauncher
 from lora_runtime.model.device_runner import DeviceRunner
-from lora_runtime.model.placement import SlotAdapter
-
-
-@dataclass(frozen=True)
-class StepCase:
-    """`sequences` with `new` rows each and then `context` positions, adapters of `rank` in turn (0 adapters: base)."""
-
-    sequences: int
-    new: int
-    context: int
-    adapters: int = 0
-    rank: int = 0
-
-    @property
-    def name(self) -> str:
-        kind = "decode" if self.new == 1 else "prefill"
-        adapters = f"{self.adapters} x rank {self.rank}" if self.adapters else "base"
-        return f"{kind} {self.sequences} x {self.new} over {self.context}, {adapters}"
-
-    def rows(self) -> list[Rows]:
-        return [Rows(self.new, self.context, self.rank, i % self.adapters if self.adapters else 0)
-                for i in range(self.sequences)]
-
-
-def full_cases(context: int = 1024) -> list[StepCase]:
-    decode = [(1, 0, 0), (1, 1, 16), (8, 0, 0), (8, 8, 16), (32, 0, 0), (32, 1, 16), (32, 8, 16), (32, 32, 8),
-              (32, 32, 16), (32, 32, 64), (32, 32, 128), (128, 0, 0), (128, 128, 16)]
-    prefill = [(1, 2048, 0, 0), (1, 2048, 1, 16), (1, 2048, 1, 128), (32, 64, 0, 0), (32, 64, 32, 16)]
-    return [*(StepCase(n, 1, context, d, r) for n, d, r in decode),
-            *(StepCase(n, t, t, d, r) for n, t, d, r in prefill)]
-
-
-OVERLAP_CASES = [StepCase(n, 1, 1024, n, 16) for n in (1, 32)]
-"""Run once more with the shrink beside the base's product, to see whether that pays."""
-TINY_CASES = [StepCase(2, 1, 9), StepCase(2, 1, 9, 2, 4), StepCase(2, 5, 5, 1, 4)]
+from lora_runtime.model.placement import FlatAdapter, SlotAdapter
 
 
 class TimedLauncher:
@@ -73,72 +41,105 @@ class TimedLauncher:
         self.events.append((start, end))
 
     def summary(self) -> dict[str, float]:
-        """Median milliseconds of a step on the device, and from one's end to the next one's start."""
-        steps = [start.elapsed_time(end) for start, end in self.events[1:]]
+        """Milliseconds of a step on the device: median and its spread (the middle half's), and from one's end to the
+        next one's start."""
+        steps = sorted(start.elapsed_time(end) for start, end in self.events[1:])
         gaps = [before.elapsed_time(after) for (_, before), (after, _) in pairwise(self.events)]
-        return {"device_ms": median(steps), "gap_ms": median(gaps)}
+        low, high = (steps[int(share * (len(steps) - 1))] for share in (0.25, 0.75))
+        return {"device_ms": median(steps), "device_spread_ms": high - low, "gap_ms": median(gaps)}
 
 
-def measure(base: BaseModel, shape: Shape, cases: Sequence[StepCase], top: Ceilings, repeats: int,
-            lora_overlap: bool = False) -> Iterator[dict[str, Any]]:
-    """A row per case; `overhead`: the time with adapters by that of the same step without, where both were measured."""
-    blocks = max(c.sequences * -(-c.context // BLOCK) for c in cases)
-    runner = DeviceRunner(
-        base, blocks, BLOCK, max_running=max(c.sequences for c in cases if c.new == 1),
-        max_context=max(c.context for c in cases), lora_overlap=lora_overlap)
-    plain: dict[tuple[int, int, int], float] = {}
-    for case in cases:
-        slots = _placed(base, shape, case)
-        row = _timed(runner, _batch(case, slots), repeats)
-        for slot in slots:
-            base.remove_adapter(slot)
-        parts = step_cost(shape, case.rows())
-        seconds, least = row["ms"] / 1e3, sum(c.seconds(top.bandwidth, top.rate) for c in parts.values())
-        total = sum(parts.values(), Cost())
-        key = case.sequences, case.new, case.context
-        if not case.adapters:
-            plain[key] = seconds
-        yield {"name": case.name + ", overlapped" * lora_overlap, **row, "limit_ms": least * 1e3,
-               "of_limit": least / seconds,
-               "gb_per_s": total.num_bytes / seconds / 1e9, "tflop_per_s": total.flops / seconds / 1e12,
-               "tokens_per_s": case.sequences * case.new / seconds,
-               "overhead": seconds / plain[key] if case.adapters and key in plain else None,
-               "overhead_limit": least / (least - parts["lora"].seconds(top.bandwidth, top.rate))}
+class StepBench:
+    """One base, one KV cache large enough for `cases`, and steps on them. On CUDA decode steps are captured when they
+    are first run."""
+
+    def __init__(self, base: BaseModel, shape: Shape, cases: Sequence[StepCase], lora_overlap: bool = False) -> None:
+        self.base, self.shape = base, shape
+        self.runner = DeviceRunner(
+            base, max(c.blocks() for c in cases), BLOCK, max_running=max(len(c.counts()) for c in cases),
+            max_context=max(context for c in cases for _, context in c.counts()), cuda_graphs=False,
+            lora_overlap=lora_overlap)
+        if base.device.type == "cuda":
+            self.runner.decode.launcher = GraphSteps(base.device)
+        self._staged: dict[int, FlatAdapter] = {}
+
+    @contextmanager
+    def batch(self, case: StepCase) -> Iterator[StepBatch]:
+        """The case's step, with its adapters in slots while it is entered."""
+        slots = self.place(case.rank, case.adapters)
+        try:
+            yield batch_of(case, slots)
+        finally:
+            for slot in slots:
+                self.base.remove_adapter(slot)
+
+    def place(self, rank: int, count: int) -> list[SlotAdapter]:
+        """One adapter's bytes in `count` slots, each with memory of its own; drawn once for a rank."""
+        if count and rank not in self._staged:
+            self._staged.clear()  # pinned memory of wide ranks is gigabytes
+            self._staged[rank] = cast(
+                FlatAdapter, self.base.stage_adapter(random_updates(self.base, self.shape, rank)))
+        return [cast(SlotAdapter, self.base.place_adapter(self._staged[rank])) for _ in range(count)]
+
+    def measure(self, case: StepCase, top: Ceilings, repeats: int) -> dict[str, Any]:
+        """Milliseconds of the step by the host's clock (`ms`) and, where it is replayed, on the device; `floor_ms` is
+        the least at the ceilings `top`, of which `lora_floor_ms` is the adapters' part."""
+        with self.batch(case) as batch:
+            row = timed(self.runner, batch, repeats)
+        parts = step_cost(self.shape, case.rows())
+        floors = {name: cost.seconds(top.bandwidth, top.rate) * 1e3 for name, cost in parts.items()}
+        total, taken = sum(parts.values(), Cost()), row.get("device_ms", row["ms"])
+        return {**row, "floor_ms": sum(floors.values()), "lora_floor_ms": floors["lora"],
+                "of_floor": sum(floors.values()) / taken, "gb_per_s": total.num_bytes / taken / 1e6,
+                "tflop_per_s": total.flops / taken / 1e9, "tokens_per_s": len(batch.tokens) / taken * 1e3}
+
+    def fits(self, case: StepCase) -> bool:
+        """Whether the device has room for its adapters, with a tenth to spare."""
+        if self.base.device.type != "cuda":
+            return True
+        free, total = torch.cuda.mem_get_info(self.base.device)
+        cached = torch.cuda.memory_reserved(self.base.device) - torch.cuda.memory_allocated(self.base.device)
+        wanted = case.adapters * self.shape.adapter_values(case.rank) * self.shape.dtype_bytes
+        return wanted < free + cached - total // 10
+
+    def close(self) -> None:
+        """Give its memory back."""
+        self._staged.clear()
+        del self.runner
+        gc.collect()
+        if self.base.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
-def _timed(runner: DeviceRunner, batch: StepBatch, repeats: int) -> dict[str, float]:
+def timed(runner: DeviceRunner, batch: StepBatch, repeats: int) -> dict[str, float]:
+    """Milliseconds of a step: `ms` by the host's clock, and what a replayed one takes on the device."""
     row: dict[str, float] = {}
+    runner.forward(batch)  # compiles, captures, and waits for the adapters
     if runner.base.device.type == "cuda" and len(batch.tokens) == len(batch.context_lengths):
         original = runner.decode.launcher
-        runner.decode.launcher = timed = TimedLauncher(original)
+        runner.decode.launcher = watch = TimedLauncher(original)
         try:
-            for _ in range(repeats):
+            for _ in range(repeats + 1):
                 runner.forward(batch)
             torch.cuda.synchronize(runner.base.device)
-            row = timed.summary()
+            row = watch.summary() if watch.events else {}  # none of a step that the fixed buffers do not hold
         finally:
             runner.decode.launcher = original
     return {"ms": host_seconds(lambda: runner.forward(batch), runner.base.device, repeats) * 1e3, **row}
 
 
-def _placed(base: BaseModel, shape: Shape, case: StepCase) -> list[SlotAdapter]:
-    """One adapter's bytes in as many slots, each with memory of its own, as there are adapters."""
-    if not case.adapters:
-        return []
-    staged = base.stage_adapter(random_updates(base, shape, case.rank))
-    return [cast(SlotAdapter, base.place_adapter(staged)) for _ in range(case.adapters)]
-
-
-def _batch(case: StepCase, slots: Sequence[SlotAdapter]) -> StepBatch:
-    n = case.sequences
-    width = -(-case.context // BLOCK)
-    tables = np.random.default_rng(0).permutation(n * width).astype(np.int32).reshape(n, width)
-    counts, contexts = (np.full(n, value, np.int32) for value in (case.new, case.context))
-    batch = packed(np.full(n * case.new, 1, np.int32), counts, contexts, tables, BLOCK)
-    # Sequences of one adapter are neighbours, as BatchPlanner sorts them.
-    order = sorted(i % len(slots) for i in range(n)) if slots else []
+def batch_of(case: StepCase, slots: Sequence[SlotAdapter]) -> StepBatch:
+    """The case's step, its KV blocks anywhere in the cache."""
+    counts = np.array(case.counts(), np.int32)
+    widths = -(-counts[:, 1] // BLOCK)
+    blocks = np.random.default_rng(0).permutation(int(widths.sum())).astype(np.int32)
+    tables = np.zeros((len(counts), int(widths.max())), np.int32)
+    for i, (width, end) in enumerate(zip(widths, np.cumsum(widths), strict=True)):
+        tables[i, :width] = blocks[end - width : end]
+    tokens = np.full(int(counts[:, 0].sum()), 1, np.int32)
+    batch = packed(tokens, counts[:, 0].copy(), counts[:, 1].copy(), tables, BLOCK)
     starts = batch.query_start.tolist()
-    segments = [AdapterSegment(starts[i], starts[i + 1], _version(slots[a])) for i, a in enumerate(order)]
+    segments = [AdapterSegment(starts[i], starts[i + 1], _version(slots[a])) for i, a in enumerate(case.order())]
     return replace(batch, segments=segments, distinct_adapters=len(slots))
 
 

@@ -1,16 +1,20 @@
-"""Write the computed tables of docs/gpu.md: what a step costs at least, part by part. `python -m gpu.tables`"""
+"""Write the tables of docs/gpu.md: what was predicted and measured, and what a step costs at least, part by part.
+
+`python -m benchmarks.gpu.tables`
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from tables import fill, table
-
-from gpu.cost import LLAMA_8B, Cost, Rows, Shape, step_cost
+from benchmarks.gpu.cost import LLAMA_8B, Cost, Rows, Shape, step_cost
+from benchmarks.gpu.predictions import H100_BANDWIDTH, H100_RATE, found_in, lines
+from benchmarks.tables import fill, table
 
 PAGE = Path(__file__).parents[2] / "docs/gpu.md"
-H100_BANDWIDTH, H100_RATE = 3.35e12, 989e12
-"""Bytes/s and dense bfloat16 FLOP/s of the SXM data sheet; gpu-check measures its machine's own."""
+MEASURED = Path(__file__).parents[1] / "results/gpu/lease.json"
+"""A lease on an H100; where there is none the table says that nothing was measured."""
 
 DECODE = [(1, 0, 0), (1, 1, 16), (8, 8, 16), (32, 0, 0), (32, 1, 16), (32, 8, 16), (32, 32, 16), (32, 32, 64),
           (32, 32, 128), (128, 0, 0), (128, 32, 16), (128, 128, 16), (128, 128, 64)]
@@ -28,7 +32,11 @@ def tables() -> dict[str, str]:
     decode = [((f"{n}", f"{d} of rank {r}" if d else "–"), decode_rows(n, d, r)) for n, d, r in DECODE]
     prefill = [((f"{n} x {t}", f"{n} of rank {r}" if r else "–"), [Rows(t, t, r, i) for i in range(n)])
                for n, t, r in PREFILL]
-    return {"gpu-decode": _limits("rows", decode, LLAMA_8B), "gpu-prefill": _limits("prompts", prefill, LLAMA_8B)}
+    found = found_in(json.loads(MEASURED.read_text(encoding="utf-8"))) if MEASURED.exists() else {}
+    measured = [(n.what, n.predicted, n.floor, n.goal or "–", n.measured or "not measured") for n in lines(found)]
+    return {"gpu-measured": table(("Llama 3 8B, bfloat16", "predicted", "floor", "goal", "measured"), measured),
+            "gpu-decode": _limits("rows", decode, LLAMA_8B),
+            "gpu-prefill": _limits("prompts", prefill, LLAMA_8B)}
 
 
 def _limits(first: str, cases: list[tuple[tuple[str, str], list[Rows]]], shape: Shape) -> str:

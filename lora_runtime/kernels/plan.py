@@ -14,12 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from . import prefill_tiles
+
 if TYPE_CHECKING:
     from .grouped import ModuleGroup
 
 DECODE_TILE = 16
 """Rows of a tile in a step of decode rows: the least that a tensor core multiplies; what is missing costs no memory."""
-PREFILL_TILE = 64
+PREFILL_TILE = 64 if prefill_tiles.KIND == "wgmma" else prefill_tiles.MOST_MMA_ROWS
+DECODE_SPLITS = 8
+"""Of a shrink's inputs in decode steps, at most: there are few tiles then, and with the modules of a group and the
+blocks of a rank this many keep a GPU reading."""
 SPLIT = 128
 """The least inputs of a split, and what splits are a multiple of."""
 
@@ -30,10 +35,9 @@ Pairs = list[tuple[int, float]]
 def splits(in_features: int, tile_size: int) -> tuple[int, int]:
     """Into how many sums over the inputs a shrink is cut, and the inputs of each but the last.
 
-    By the module's width alone, so that a row is added up in the same order whatever its neighbours are. In decode
-    steps there are few tiles: up to 8 splits, with the modules of a group and the blocks of a rank, keep a GPU reading.
+    By the module's width alone, so that a row is added up in the same order whatever its neighbours are.
     """
-    most = 8 if tile_size <= DECODE_TILE else 2
+    most = DECODE_SPLITS if tile_size <= DECODE_TILE else 2
     per_split = -(-in_features // (most * SPLIT)) * SPLIT
     return -(-in_features // per_split), per_split
 

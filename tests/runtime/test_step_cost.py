@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gpu.cost import LLAMA_8B, TINY, Rows, attention_cost, linear_cost, lora_cost, step_cost
-from gpu.tables import PAGE, tables
 from peft import LoraConfig, get_peft_model
-from tables import filled
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from benchmarks.gpu.cost import LLAMA_8B, TINY, Rows, attention_cost, linear_cost, lora_cost, step_cost
+from benchmarks.gpu.tables import PAGE, tables
+from benchmarks.tables import filled
 
 RANK = 5
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from ...errors import BaseModelError
+from .. import prefill_tiles
 
 MAX_DIM = 512
 """Of keys or of values."""
@@ -98,6 +99,8 @@ def chunk_tile(heads: Heads, dtype: torch.dtype) -> Tile:
         rows, keys, warps, stages = 64, 32, 8, _SHALLOW
     else:
         rows, keys, warps, stages = 32, 16, 8, _SHALLOW
+    if rows > _most_rows():
+        rows, warps = _most_rows(), 4
     pack, parts = _pack(heads, most=min(32, rows))
     return Tile(rows, keys, pack, parts, block_d, block_dv, warps, stages)
 
@@ -109,10 +112,16 @@ def decode_tile(heads: Heads, dtype: torch.dtype) -> Tile:
     if dtype.itemsize > 2:
         most, keys, stages = 16, 16, 2
     else:  # at most 64 sums a thread
-        most, keys, stages = min(64, 8192 // widest), 8192 // max(128, widest), _DEEP if widest <= 256 else _SHALLOW
+        most, keys = min(64, 8192 // widest, _most_rows()), 8192 // max(128, widest)
+        stages = _DEEP if widest <= 256 else _SHALLOW
     pack, parts = _pack(heads, most)
     warps = 4 if widest <= 256 else 8
     return Tile(max(16, _power_of_2(pack)), keys, pack, parts, block_d, block_dv, warps, stages)
+
+
+def _most_rows() -> int:
+    """Of a tile that tensor cores multiply."""
+    return prefill_tiles.MOST_MMA_ROWS if prefill_tiles.KIND == "mma" else 128
 
 
 def _pack(heads: Heads, most: int) -> tuple[int, int]:

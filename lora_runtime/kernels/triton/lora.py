@@ -7,7 +7,6 @@ host, so that they can be captured in a graph. Every weight is found through the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,38 +18,12 @@ from ..plan import DECODE_TILE, LoraPlan, splits
 from .dot import INTERPRETED
 from .lora_expand import expand_kernel
 from .lora_shrink import shrink_kernel
+from .lora_tiles import blocks_of
 
 if TYPE_CHECKING:
     from ..slot_table import SlotTable
 
 _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
-
-
-@dataclass(frozen=True)
-class _Blocks:
-    """Of a program: `rank` rows of A over `inputs` at a time in the shrink, `outputs` of y in the expand.
-
-    `rank_programs` share a slot's rank blocks; the expand multiplies `hidden` of h at a time, in `warps`.
-    """
-
-    rank: int
-    inputs: int
-    rank_programs: int
-    outputs: int
-    hidden: int
-    warps: int
-    loop: bool
-    """Whether a program takes one tile or pair after another, where there are more than `_along` says. Buffers for many
-    rows may hold few, and programs without work cost too; the loop costs registers."""
-
-
-# In decode steps a program reads little, so that there are many; behind prefill tiles a program reuses what it reads.
-_DECODE = _Blocks(rank=16, inputs=128, rank_programs=4, outputs=64, hidden=32, warps=4, loop=True)
-_PREFILL = _Blocks(rank=32, inputs=128, rank_programs=2, outputs=64, hidden=32, warps=8, loop=False)
-_PREFILL_FLOAT32 = replace(_PREFILL, inputs=32)  # which no tensor core multiplies
-_PROGRAMS = 2048
-"""Of a decode launch, about: an H100 runs half of them at once in the shrink, a quarter in the expand. gate and up of
-an 8B Llama are 448 blocks of outputs: with a program for each of 32 tiles, most of 14,336 would find no tile."""
 
 
 def update_group(y: torch.Tensor, x: torch.Tensor, group: ModuleGroup, plan: LoraPlan, table: SlotTable) -> None:
@@ -66,43 +39,33 @@ def update_group(y: torch.Tensor, x: torch.Tensor, group: ModuleGroup, plan: Lor
 
 def shrink(x: torch.Tensor, group: ModuleGroup, plan: LoraPlan, table: SlotTable) -> None:
     """Into `plan.hidden`: the partial sums of A x of every pair and module. It needs no y: may run beside x W."""
-    pairs, blocks = len(plan.pair_slot), _blocks(plan, table)
+    pairs, blocks = len(plan.pair_slot), blocks_of(plan.tile_size, table.dtype)
     if not pairs:
         return
     parts, inputs = splits(group.in_features, plan.tile_size)
-    along = _along(pairs, len(group.outs) * parts * blocks.rank_programs, blocks)
+    along = blocks.along(pairs, len(group.outs) * parts * blocks.rank_programs)
     shrink_kernel[(along, len(group.outs) * parts, blocks.rank_programs)](
         x, x.stride(0), table.addresses, table.ranks, table.ranks.shape[1], group.first,
         plan.pair_rows, plan.pair_start, plan.pair_slot, plan.pair_hidden, pairs, plan.hidden,
         group.in_features, len(group.outs), parts, inputs, _TYPES[table.dtype], _rows(plan), blocks.rank,
-        blocks.inputs, blocks.rank_programs, blocks.loop, INTERPRETED, num_warps=4, num_stages=3)
+        blocks.inputs, blocks.rank_programs, blocks.loop, INTERPRETED,
+        num_warps=blocks.shrink_warps, num_stages=blocks.shrink_stages)
 
 
 def expand(y: torch.Tensor, x: torch.Tensor, group: ModuleGroup, plan: LoraPlan, table: SlotTable) -> None:
     """Into `y`, from the `plan.hidden` that `shrink` left for the same group."""
-    tiles, blocks = len(plan.tile_start), _blocks(plan, table)
+    tiles, blocks = len(plan.tile_start), blocks_of(plan.tile_size, table.dtype)
     if not tiles:
         return
     parts, _ = splits(group.in_features, plan.tile_size)
     outputs = sum(triton.cdiv(out, blocks.outputs) for out in group.outs)
-    expand_kernel[(_along(tiles, outputs, blocks), outputs)](
+    expand_kernel[(blocks.along(tiles, outputs), outputs)](
         y, y.stride(0), x, x.stride(0), group.base_bias, table.addresses, table.ranks, table.scalings,
         table.ranks.shape[1], group.first, plan.tile_rows, plan.tile_start, plan.pair_offsets, tiles, plan.pair_slot,
         plan.pair_weight, plan.pair_hidden, plan.hidden,
         group.in_features, group.outs, parts, _TYPES[table.dtype], _rows(plan), blocks.outputs, blocks.hidden, 32,
-        blocks.loop, INTERPRETED, num_warps=blocks.warps, num_stages=1)
-
-
-def _blocks(plan: LoraPlan, table: SlotTable) -> _Blocks:
-    if plan.tile_size <= DECODE_TILE:
-        return _DECODE
-    return _PREFILL_FLOAT32 if table.dtype is torch.float32 else _PREFILL
-
-
-def _along(count: int, others: int, blocks: _Blocks) -> int:
-    """Programs along `count` tiles or pairs, where there are `others` for each. A tile's or pair's sums are the same
-    whichever program takes it."""
-    return min(count, max(1, _PROGRAMS // others)) if blocks.loop else count
+        blocks.loop, blocks.expand_stages, INTERPRETED,
+        num_warps=blocks.expand_warps, num_stages=blocks.expand_stages)
 
 
 def _rows(plan: LoraPlan) -> int:

@@ -36,7 +36,8 @@ def expand_kernel(
     y, y_stride, x, x_stride, base_bias, addresses, ranks, scalings, modules, first,
     tile_rows, tile_start, pair_offsets, tiles, pair_slot, pair_weight, pair_hidden, hidden,
     IN: tl.constexpr, OUTS: tl.constexpr, SPLITS: tl.constexpr, TYPE: tl.constexpr, ROWS: tl.constexpr,
-    OUTPUTS: tl.constexpr, RANKS: tl.constexpr, INPUTS: tl.constexpr, LOOP: tl.constexpr, INTERPRETED: tl.constexpr,
+    OUTPUTS: tl.constexpr, RANKS: tl.constexpr, INPUTS: tl.constexpr, LOOP: tl.constexpr, STAGES: tl.constexpr,
+    INTERPRETED: tl.constexpr,
 ):
     """Program (i, block of one module's outputs): tile i, or with LOOP i, i + programs, ..."""
     tile = tl.program_id(0)
@@ -45,13 +46,13 @@ def expand_kernel(
         while rows > 0:
             _expand_tile(y, y_stride, x, x_stride, base_bias, addresses, ranks, scalings, modules, first, rows, start,
                          pair, end, pair_slot, pair_weight, pair_hidden, hidden,
-                         IN, OUTS, SPLITS, TYPE, ROWS, OUTPUTS, RANKS, INPUTS, INTERPRETED)
+                         IN, OUTS, SPLITS, TYPE, ROWS, OUTPUTS, RANKS, INPUTS, STAGES, INTERPRETED)
             tile += tl.num_programs(0)
             rows, start, pair, end = _tile(tile_rows, tile_start, pair_offsets, tile, tiles)
     elif rows > 0:
         _expand_tile(y, y_stride, x, x_stride, base_bias, addresses, ranks, scalings, modules, first, rows, start,
                      pair, end, pair_slot, pair_weight, pair_hidden, hidden,
-                     IN, OUTS, SPLITS, TYPE, ROWS, OUTPUTS, RANKS, INPUTS, INTERPRETED)
+                     IN, OUTS, SPLITS, TYPE, ROWS, OUTPUTS, RANKS, INPUTS, STAGES, INTERPRETED)
 
 
 @triton.jit
@@ -59,7 +60,8 @@ def _expand_tile(
     y, y_stride, x, x_stride, base_bias, addresses, ranks, scalings, modules, first, rows, start, pair, end,
     pair_slot, pair_weight, pair_hidden, hidden,
     IN: tl.constexpr, OUTS: tl.constexpr, SPLITS: tl.constexpr, TYPE: tl.constexpr, ROWS: tl.constexpr,
-    OUTPUTS: tl.constexpr, RANKS: tl.constexpr, INPUTS: tl.constexpr, INTERPRETED: tl.constexpr,
+    OUTPUTS: tl.constexpr, RANKS: tl.constexpr, INPUTS: tl.constexpr, STAGES: tl.constexpr,
+    INTERPRETED: tl.constexpr,
 ):
     """All of the tile's pairs, in order."""
     module, column, out, n0 = _place(tl.program_id(1), OUTS, OUTPUTS)
@@ -85,10 +87,10 @@ def _expand_tile(
             b += n0.to(tl.int64) * rank
             if rank % 8 == 0:  # then its rows are read in wide loads, as `rank // 8 * 8` shows the compiler
                 added = _add_product(added, b, rank // 8 * 8, planes, rows * rank, scale, rows, inside,
-                                     SPLITS, ROWS, OUTPUTS, RANKS, TYPE)
+                                     SPLITS, ROWS, OUTPUTS, RANKS, STAGES, TYPE)
             else:
                 added = _add_product(added, b, rank, planes, rows * rank, scale, rows, inside,
-                                     SPLITS, ROWS, OUTPUTS, RANKS, TYPE)
+                                     SPLITS, ROWS, OUTPUTS, RANKS, STAGES, TYPE)
         if has_bias:
             added += (weight * tl.load(bias + n0 + n, inside, 0))[None, :]
         if has_dense:
@@ -113,11 +115,12 @@ def _expand_tile(
 @triton.jit
 def _add_product(
     sums, b, rank, planes, plane, scale, rows, inside,
-    SPLITS: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, RANKS: tl.constexpr, TYPE: tl.constexpr,
+    SPLITS: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, RANKS: tl.constexpr, STAGES: tl.constexpr,
+    TYPE: tl.constexpr,
 ):
     """sums + scale * h B^T, h of the sum of `planes`; b at the block's first row."""
     row, r, n = tl.arange(0, ROWS), tl.arange(0, RANKS), tl.arange(0, OUTPUTS)
-    for r0 in tl.range(0, rank, RANKS, num_stages=1):
+    for r0 in tl.range(0, rank, RANKS, num_stages=STAGES):
         there = (r0 + r < rank)[None, :]
         h = tl.zeros((ROWS, RANKS), tl.float32)
         for split in tl.static_range(SPLITS):

@@ -1,6 +1,6 @@
 """Every CPU kernel's achieved bandwidth or FLOP/s beside this machine's own ceilings, measured in the same run.
 
-    python benchmarks/kernels.py [--dtype bfloat16] [--repeats 9] [--json FILE]
+    python benchmarks/cpu_kernels.py [--dtype bfloat16] [--repeats 9] [--json FILE]
 
 The shapes are SmolLM2-135M's. Weights and caches are large enough to come from memory, as in a real step;
 the kernels take turns in every repeat, so that a busy neighbour hurts all alike; medians are shown.

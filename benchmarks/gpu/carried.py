@@ -1,0 +1,83 @@
+"""Using what `benchmarks.gpu.carry` gathered: packages on the path, the real base put together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from benchmarks.gpu.session.context import Unavailable
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / ".models/SmolLM2-135M-Instruct"
+UNPACKED = "loramux-wheels-"
+"""What the names of directories with unpacked wheels begin with."""
+
+
+def packages(carried: Path, scratch: Path) -> list[Path]:
+    """What to put on PYTHONPATH: the wheels, unpacked below `scratch`, since a zip's extension modules cannot be
+    imported; nothing where none were carried, or for another Python than this one."""
+    wheels = sorted((carried / "wheels").glob("*.whl"))
+    tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    compiled = [wheel for wheel in wheels if not wheel.name.endswith("-any.whl")]
+    if not wheels or any(f"-{tag}-" not in wheel.name and "-abi3-" not in wheel.name for wheel in compiled):
+        return []
+    target = Path(tempfile.mkdtemp(prefix=UNPACKED, dir=scratch))
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(target)
+    return [target]
+
+
+def environment(carried: Path, scratch: Path) -> dict[str, str]:
+    """Of a process that is to find the packages, loramux and its generated code."""
+    paths = [*packages(carried, scratch), ROOT, ROOT / "protos"]
+    before = os.environ.get("PYTHONPATH", "")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, paths), *([before] if before else [])])}
+
+
+def base(carried: Path) -> Path:
+    """The real base's directory: made of the carried parts, or the one that `make base` made here.
+
+    Raises Unavailable where there is neither, or a part is not what was carried.
+    """
+    target = carried / "base"
+    if (target / "config.json").is_file():
+        return target
+    about = carried / "base-1/base.json"
+    if about.is_file():
+        return _made_of_parts(carried, json.loads(about.read_text()), target)
+    if (MODEL / "config.json").is_file():
+        return MODEL
+    raise Unavailable(f"no real base: neither {about} nor {MODEL}")
+
+
+def _made_of_parts(carried: Path, about: dict[str, object], target: Path) -> Path:
+    with tempfile.TemporaryDirectory(dir=carried) as scratch:
+        gguf = Path(scratch) / str(about["name"])
+        gguf.write_bytes(join(carried, about))
+        command = [sys.executable, str(ROOT / "examples/fetch_base.py"), "--gguf", str(gguf), "--target", str(target)]
+        subprocess.run(command, check=True, env=environment(carried, Path(scratch)), stdout=sys.stderr)
+    return target
+
+
+def join(carried: Path, about: dict[str, object]) -> bytes:
+    """The file that was cut. Raises Unavailable that names the part that is missing or spoiled."""
+    parts = []
+    for part in about["parts"]:  # type: ignore[attr-defined]
+        path = carried / part["path"]
+        if not path.is_file():
+            raise Unavailable(f"{part['path']} of the real base was not carried")
+        parts.append(path.read_bytes())
+        if hashlib.sha256(parts[-1]).hexdigest() != part["sha256"]:
+            raise Unavailable(f"{part['path']} of the real base is not what was carried")
+    content = lzma.decompress(b"".join(parts))
+    if hashlib.sha256(content).hexdigest() != about["sha256"]:
+        raise Unavailable("the parts of the real base do not make the file that was cut")
+    return content

@@ -1,0 +1,41 @@
+"""Triton's cache as one file, so that what was compiled on a machine that is gone is there again."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+NAME = "triton-cache.tar.xz"
+_KEPT = {".json", ".cubin", ".ptx", ".so"}
+"""What a launch needs, and the PTX, which tells what it does; the compiler's own steps are most of a cache."""
+
+
+def pack(cache: Path, target: Path) -> int:
+    """Write `cache` to `target`; the bytes that it took."""
+    scratch = target.with_name(f".{target.name}")
+    with tarfile.open(scratch, "w:xz", preset=1) as archive:
+        for path in sorted(p for p in cache.rglob("*") if p.is_file() and p.suffix in _KEPT):
+            archive.add(path, path.relative_to(cache))
+    scratch.replace(target)
+    return target.stat().st_size
+
+
+def unpack(source: Path, cache: Path) -> int:
+    """Add what `source` holds to `cache`; how many kernels that are. Triton's lists of a kernel's files have whole
+    paths, of the machine that wrote them: they are written anew."""
+    kernels = 0
+    with tarfile.open(source) as archive:
+        for member in archive:
+            archive.extract(member, cache, filter="data")
+            if Path(member.name).name.startswith("__grp__"):
+                _move(cache / member.name)
+                kernels += 1
+    return kernels
+
+
+def _move(group: Path) -> None:
+    listed = json.load(io.StringIO(group.read_text()))
+    listed["child_paths"] = {name: str(group.parent / name) for name in listed["child_paths"]}
+    group.write_text(json.dumps(listed))

@@ -1,0 +1,33 @@
+"""Launches compiled side by side, in processes without a GPU: what is launched later finds them in Triton's cache."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from .inspect import compile_launch, problems
+from .launches import Launch
+
+Job = tuple[Launch, int]
+"""A launch, and the capability that it is compiled for."""
+
+
+def compile_all(jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
+    """Rows as they are done: `kernels` (rows of Kernel), `cached`, `seconds`, and what is wrong, in `problems`."""
+    context = multiprocessing.get_context("fork")
+    with context.Pool(min(os.cpu_count() or 1, len(jobs)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.imap_unordered(_one, jobs)
+
+
+def _one(job: Job) -> dict[str, Any]:
+    launch, capability = job
+    row: dict[str, Any] = {"name": f"{launch.name} sm_{capability}", "kernels": [], "cached": False, "seconds": 0.0}
+    try:
+        kernels, row["cached"], row["seconds"] = compile_launch(launch, capability)
+    except Exception as error:  # one kernel that cannot be built is a finding, and the others are wanted
+        return {**row, "problems": [f"{type(error).__name__}: {error}"[:500]]}
+    return {**row, "kernels": [kernel.row() for kernel in kernels], "problems": list(problems(launch, kernels))}

@@ -1,0 +1,65 @@
+"""The JSON of a lease: written anew, whole, with every row, so that whatever ends the process loses none."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .context import Row
+
+DONE = "done"
+"""The status of a stage that came to its end with nothing wrong: the only one that a later lease does not run again."""
+
+UNAVAILABLE = "unavailable"
+"""Of a stage that lacked something here, and said what."""
+
+
+class Results:
+    """`data`: {"stages": {name: {"status", "seconds", "limit_s", "rows", ...}}, ...}; in all of `paths`."""
+
+    def __init__(self, paths: Sequence[Path], about: dict[str, Any]) -> None:
+        self.paths = paths
+        self.data: dict[str, Any] = {**about, "stages": {}}
+
+    def resume(self, earlier: dict[str, Any]) -> None:
+        """Take over what another lease found: whole stages, and of others the good rows."""
+        for name, stage in earlier.get("stages", {}).items():
+            rows = [{**row, "earlier": True} for row in stage["rows"] if row.get("good", True)]
+            self.data["stages"][name] = {**stage, "rows": rows, "earlier": True}
+
+    def begin(self, stage: str, limit_s: float) -> None:
+        """Open a stage; rows that it has already stay."""
+        rows = self.rows(stage)
+        self.data["stages"][stage] = {"status": "running", "seconds": 0.0, "limit_s": round(limit_s, 1), "rows": rows}
+        self.write()
+
+    def add(self, stage: str, row: Row) -> None:
+        """Keep a row, in the place of one of the same name."""
+        rows = self.data["stages"][stage]["rows"]
+        rows[:] = [*(r for r in rows if r["name"] != row["name"]), row]
+        self.write()
+
+    def end(self, stage: str, status: str, seconds: float, **more: Any) -> None:
+        self.data["stages"][stage] |= {"status": status, "seconds": round(seconds, 1), **more}
+        self.write()
+
+    def rows(self, stage: str) -> list[Row]:
+        return self.data["stages"].get(stage, {}).get("rows", [])
+
+    def status(self, stage: str) -> str:
+        return self.data["stages"].get(stage, {}).get("status", "")
+
+    def wrong(self, stage: str) -> list[str]:
+        """Names of the rows that say of themselves that they are."""
+        return [row["name"] for row in self.rows(stage) if not row.get("good", True)]
+
+    def write(self) -> None:
+        text = json.dumps(self.data, indent=1, default=str) + "\n"
+        for path in self.paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = path.with_name(f".{path.name}.{os.getpid()}")
+            scratch.write_text(text, encoding="utf-8")
+            scratch.replace(path)

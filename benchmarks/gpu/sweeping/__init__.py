@@ -1,0 +1,1 @@
+"""Tile sizes as they are and as they could be: which of them an H100 likes best, place by place."""

@@ -1,0 +1,3 @@
+from __future__ import annotations
+
+from . import nothing_there as run  # noqa: F401

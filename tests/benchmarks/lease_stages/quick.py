@@ -1,0 +1,3 @@
+from __future__ import annotations
+
+from . import two_rows as run  # noqa: F401
