@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,6 @@ async def stream_all(target: str, console: Console) -> dict[str, Any]:
     alone = sum(answer.total for answer in answers.values())
     console.print(f"{len(answers)} streams over {len(COLUMNS)} models at once: {wall:.2f} s; "
                   f"the sum of their durations is {alone:.2f} s.")
-    return answers, wall
     return {"streams_s": wall, "sum_s": alone, "answers": [
         {"adapter": name, "question": question, "text": answer.text, "tokens": answer.tokens, "first_s": answer.first,
          "total_s": answer.total} for (name, question), answer in answers.items()]}
@@ -143,17 +142,16 @@ def free_port() -> int:
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", type=Path, default=DEFAULT_TARGET)
-    parser.add_argument("--device", default="auto", help="as `loramux serve --device`")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the answers and all times here, too")
+    parser.add_argument("--device", default="auto", help="the server's")
+    parser.add_argument("--json", type=Path, help="write the answers there too")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 140)
     started = time.monotonic()
     async with server(options.base, options.device, console) as target:
         start = time.monotonic() - started
-        answers, wall = await stream_all(target, console)
+        answers = await stream_all(target, console)
     if options.json:
-        told = [{"adapter": name, "question": question, **asdict(a)} for (name, question), a in answers.items()]
-        options.json.write_text(json.dumps({"start": start, "wall": wall, "answers": told}, indent=1) + "\n")
+        options.json.write_text(json.dumps({"start_s": start, **answers}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 ADAPTERS = ("pirate", "json", "sentiment")
 TOKENS = 48
 Answer = dict[str, Any]
-"""adapter, question, token_ids, text"""
+"""adapter, question, token_ids, text; margins: the best token's log probability less the second's, at each"""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,13 @@ def answers(base: Path, questions: Sequence[str], **config: Any) -> Answers:
         engine.warm_up()
         asked = [(name, question) for name in ("", *ADAPTERS) for question in questions]
         begun = time.perf_counter()
-        handles = [engine.submit(Request(messages=(ChatMessage("user", question),), adapter_id=name,
-                                         sampling=SamplingParams(max_new_tokens=TOKENS))) for name, question in asked]
+        sampling = SamplingParams(max_new_tokens=TOKENS, logprobs=2)
+        handles = [engine.submit(Request(messages=(ChatMessage("user", question),), adapter_id=name, sampling=sampling))
+                   for name, question in asked]
         choices = [handle.result().choices[0] for handle in handles]
         wall, kernels = time.perf_counter() - begun, dict(engine.info().kernels)
-    found = [{"adapter": name, "question": question, "token_ids": list(choice.token_ids), "text": choice.text}
+    found = [{"adapter": name, "question": question, "token_ids": list(choice.token_ids), "text": choice.text,
+              "margins": [token.top[0][1] - token.top[1][1] for token in choice.logprobs]}
              for (name, question), choice in zip(asked, choices, strict=True)]
     return Answers(found, kernels, loaded - started, (adapted - loaded) / len(ADAPTERS), wall)
 
@@ -66,8 +68,8 @@ def expected(carried: Path, base: Path) -> list[Answer]:
     path = carried / "expected.json"
     if path.is_file():
         found: list[Answer] = json.loads(path.read_text())
-        if {a["question"] for a in found} != set(questions()):
-            raise Unavailable(f"{path} has other questions: make it anew")
+        if {a["question"] for a in found} != set(questions()) or "margins" not in found[0]:
+            raise Unavailable(f"{path} is of other questions: make it anew")
         return found
     return answers(base, questions(), device="cpu", dtype="float32", kernels="torch").answers
 

@@ -1,77 +1,67 @@
-"""`loramux serve` and the demo's streams over gRPC, with carried packages where the machine has none."""
+"""`loramux serve` on this device, and the demo's streams over gRPC."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import tomllib
-from collections.abc import Sequence
+import time
 from pathlib import Path
-from typing import Any
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-
-from benchmarks.gpu.carried import ROOT, Answer, packages, read_answers, real_base
+from benchmarks.gpu.carried import base, environment
+from benchmarks.gpu.real_base import expected
 from benchmarks.gpu.session.context import Context, Unavailable
 
-_AT_LEAST = {"grpcio", "protobuf"}
-"""Generated code refuses older ones. An older version of another package may do; where not, the server says so."""
-_RESERVE_S = 5.0
+ROOT = Path(__file__).parents[3]
+_NEEDED = ("grpc", "google.protobuf", "google.rpc.status_pb2", "grpc_health.v1.health", "grpc_reflection.v1alpha",
+           "grpc_status.rpc_status", "pydantic_settings", "structlog", "prometheus_client", "typer", "yaml", "rich",
+           "loramux.v1.inference_pb2_grpc")
+_STOP_S = 15.0
+"""Of the stage's time, for the server to end."""
 
 
 def run(context: Context) -> None:
-    with packages(context.carried) as site:
-        path = [str(directory) for directory in (site, ROOT, ROOT / "protos") if directory is not None]
-        if lacking := lacking_on([*path, *sys.path]):
-            raise Unavailable(f"neither installed nor carried for this Python: {', '.join(lacking)}")
-        found = _demo(context, real_base(context.carried), path)
-    if found is not None:
-        _report(context, found)
-
-
-def lacking_on(path: Sequence[str]) -> list[str]:
-    """What loramux asks for and `path` does not have."""
-    there: dict[str, str] = {}
-    for distribution in importlib.metadata.distributions(path=list(path)):
-        there.setdefault(canonicalize_name(distribution.name), distribution.version)
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [text for text in project["dependencies"] if not _met(Requirement(text), there)]
-
-
-def _met(requirement: Requirement, there: dict[str, str]) -> bool:
-    name = canonicalize_name(requirement.name)
-    return name in there and (name not in _AT_LEAST or there[name] in requirement.specifier)
-
-
-def _demo(context: Context, base: Path, path: Sequence[str]) -> dict[str, Any] | None:
-    """What the demo has written, None where it did not come to its end."""
+    """In processes of their own: what was carried is on their paths alone."""
+    directory = base(context.carried)
+    wanted = {(a["adapter"], a["question"]): a["text"] for a in expected(context.carried, directory)}
     with tempfile.TemporaryDirectory() as scratch:
-        told = Path(scratch) / "demo.json"
-        command = [sys.executable, "examples/demo.py", "--base", base, "--device", context.device_name, "--json", told]
-        # Before what is installed: an older grpcio of the machine's own would be taken else.
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
-        try:
-            limit = max(1.0, context.seconds_left() - _RESERVE_S)
-            status = subprocess.run(command, cwd=ROOT, env=environment, timeout=limit, check=False).returncode
-        except subprocess.TimeoutExpired:  # its server ends with this process's group
-            context.emit("demo", error=f"not done after {limit:.0f} s", good=False)
-            return None
-        context.emit("demo", status=status, good=status == 0)
-        return json.loads(told.read_text(encoding="utf-8")) if told.is_file() else None
+        variables = environment(context.carried, Path(scratch))
+        variables.pop("TRITON_INTERPRET", None)  # a server on a CPU has C++ kernels
+        _check_packages(variables)
+        answers = _demo(context, directory, variables, Path(scratch) / "answers.json")
+    for answer in answers:
+        name = f"{answer['adapter'] or 'base'}: {answer['question']}"
+        # In bfloat16 nearly equal logits may change places: the text is then another, and not wrong.
+        context.emit(name, same=answer["text"] == wanted[answer["adapter"], answer["question"]],
+                     first_token_ms=answer["first_s"] * 1e3, tokens=answer["tokens"], total_s=answer["total_s"],
+                     text=answer["text"], good=bool(answer["text"].strip()) and answer["tokens"] > 0)
 
 
-def _report(context: Context, found: dict[str, Any]) -> None:
-    expected = {answer.name: answer.text for answer in read_answers(context.carried)}
-    for told in found["answers"]:
-        name = Answer(told["adapter"], told["question"], (), "").name
-        # Served in 16 bits, where near-ties may go the other way: the stage `demo` says which may.
-        context.emit(name, same=told["text"] == expected[name] if expected else "not known", text=told["text"],
-                     tokens=told["tokens"], first_token_ms=told["first"] * 1e3, total_s=told["total"],
-                     good=bool(told["text"]))
-    context.emit("streams", count=len(found["answers"]), start_s=found["start"], wall_s=found["wall"],
-                 sum_s=sum(told["total"] for told in found["answers"]))
+def _check_packages(variables: dict[str, str]) -> None:
+    """Raises Unavailable that names what is missing."""
+    program = ("import importlib, sys\nfor name in sys.argv[1:]:\n    try:\n        importlib.import_module(name)\n"
+               "    except Exception as error:\n        print(f'{name}: {type(error).__name__}: {error}')\n")
+    done = subprocess.run([sys.executable, "-c", program, *_NEEDED], env=variables, cwd=ROOT, capture_output=True,
+                          text=True, check=True)
+    if done.stdout.strip():
+        raise Unavailable(f"the server needs packages that are neither here nor carried: {done.stdout.strip()}")
+
+
+def _demo(context: Context, directory: Path, variables: dict[str, str], target: Path) -> list[dict[str, object]]:
+    command = [sys.executable, str(ROOT / "examples/demo.py"), "--base", str(directory), "--device",
+               context.device_name, "--json", str(target)]
+    started = time.perf_counter()
+    done = subprocess.run(command, env=variables, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          timeout=max(1.0, context.seconds_left() - _STOP_S), check=False)
+    print(done.stdout)
+    log = directory.parent / "demo-server.log"
+    if log.exists():
+        print(log.read_text(errors="replace")[-20000:])
+    if done.returncode:
+        raise RuntimeError(f"the demo ended with {done.returncode}")
+    found = json.loads(target.read_text())
+    context.emit("server", start_s=found["start_s"], streams_s=found["streams_s"], sum_s=found["sum_s"],
+                 status=done.returncode, all_s=time.perf_counter() - started, cores=os.cpu_count())
+    return list(found["answers"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 
 from benchmarks.gpu.session.context import Context
 
@@ -9,4 +10,5 @@ from . import two_rows
 
 def run(context: Context) -> None:
     two_rows(context)
+    faulthandler.disable()
     ctypes.string_at(0)
