@@ -5,7 +5,7 @@ MODEL := .models/SmolLM2-135M-Instruct
 ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adapters/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo serve test test-slow lint types proto-lint protos protos-check adapters experiments gpu-check gpu-lease gpu-carry \
+.PHONY: help setup base demo serve test test-slow lint types proto-lint protos protos-check adapters experiments gpu-check gpu-lease gpu-carry gpu-oldest \
         bench bench-kernels clean
 
 help:  ## list the targets
@@ -87,6 +87,16 @@ gpu-lease:  ## the same in nine minutes on a borrowed GPU, installing nothing: d
 
 gpu-carry: setup base  ## gather what a borrowed GPU's machine lacks, into .bench/lease: docs/gpu.md
 	$(BIN)/python -m benchmarks.gpu.carry $(ARGS)
+
+# The lowest versions that pyproject.toml allows of what the GPU path stands on; they need Python 3.12.
+OLDEST_PYTHON ?= python3.12
+.bench/oldest/.ready: benchmarks/gpu/oldest/requirements.txt
+	@test -x .bench/oldest/bin/python || $(OLDEST_PYTHON) -m venv .bench/oldest
+	.bench/oldest/bin/pip install -r $<
+	@touch $@
+
+gpu-oldest: .bench/oldest/.ready  ## compile, test and lease with the oldest versions, nothing of loramux installed (10 minutes)
+	.bench/oldest/bin/python -m benchmarks.gpu.oldest $(ARGS)
 
 clean:  ## remove .venv, .models and caches
 	rm -rf .venv .models .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
