@@ -5,7 +5,7 @@ MODEL := .models/SmolLM2-135M-Instruct
 ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adapters/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo serve test test-slow lint types proto-lint protos protos-check adapters experiments gpu-check gpu-lease gpu-carry gpu-oldest \
+.PHONY: help setup base demo serve test test-slow test-lowest lint types proto-lint protos protos-check adapters experiments gpu-check gpu-lease gpu-carry gpu-oldest \
         bench bench-kernels clean
 
 help:  ## list the targets
@@ -39,6 +39,14 @@ test: setup base  ## run the tests but the slow ones; a part of them: make test 
 
 test-slow: setup base  ## run the slow tests
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+.bench/lowest/.ready: .ci/lowest.txt
+	@test -x .bench/lowest/bin/python || $(PYTHON) -m venv .bench/lowest
+	.bench/lowest/bin/pip install -r $<
+	@touch $@
+
+test-lowest: .bench/lowest/.ready base  ## run the quick tests with the lowest versions that pyproject.toml allows
+	.bench/lowest/bin/python -m pytest -m "not slow" -p no:cacheprovider $(ARGS)
 
 lint: setup  ## ruff
 	$(BIN)/ruff check .

@@ -141,7 +141,7 @@ class BaseModel:
             try:
                 from .parallel.load import load_parallel
             except ImportError as error:
-                raise BaseModelError(f"tensor_parallel needs another version of transformers: {error}") from error
+                raise BaseModelError(f"tensor_parallel needs transformers 5.20 or newer: {error}") from error
             unsplit = {"kernels": kernels, "weights": weights, "attention": attention_route, "compile": compile}
             return load_parallel(source, tensor_parallel, device, unsplit, {
                 "dtype": dtype, "trust_hub": trust_hub, "lora": lora, "max_added_tokens": max_added_tokens,

@@ -6,6 +6,7 @@ import hashlib
 import json
 import lzma
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -51,30 +52,35 @@ def base(carried: Path) -> Path:
     if (target / "config.json").is_file():
         return target
     about = carried / "base-1/base.json"
+    lacking = about
     if about.is_file():
-        return _made_of_parts(carried, json.loads(about.read_text()), target)
+        parts = json.loads(about.read_text())
+        lacking = next((carried / p["path"] for p in parts["parts"] if not (carried / p["path"]).is_file()), None)
+        if lacking is None:
+            return _made_of_parts(carried, parts, target)
     if (MODEL / "config.json").is_file():
         return MODEL
-    raise Unavailable(f"no real base: neither {about} nor {MODEL}")
+    raise Unavailable(f"no real base: {lacking} was not carried, and there is no {MODEL}")
 
 
 def _made_of_parts(carried: Path, about: dict[str, object], target: Path) -> Path:
+    """The weights of the file, and what else a base has as it was carried."""
     with tempfile.TemporaryDirectory(dir=carried) as scratch:
-        gguf = Path(scratch) / str(about["name"])
+        gguf, made = Path(scratch) / str(about["name"]), Path(scratch) / "base"
         gguf.write_bytes(join(carried, about))
-        command = [sys.executable, str(ROOT / "examples/fetch_base.py"), "--gguf", str(gguf), "--target", str(target)]
+        command = [sys.executable, str(ROOT / "examples/fetch_base.py"), "--gguf", str(gguf), "--target", str(made)]
         subprocess.run(command, check=True, env=environment(carried, Path(scratch)), stdout=sys.stderr)
+        if (files := carried / "base-1/files").is_dir():
+            shutil.copytree(files, made, dirs_exist_ok=True)
+        made.rename(target)
     return target
 
 
 def join(carried: Path, about: dict[str, object]) -> bytes:
-    """The file that was cut. Raises Unavailable that names the part that is missing or spoiled."""
+    """The file that was cut. Raises Unavailable that names the part that is spoiled."""
     parts = []
     for part in about["parts"]:  # type: ignore[attr-defined]
-        path = carried / part["path"]
-        if not path.is_file():
-            raise Unavailable(f"{part['path']} of the real base was not carried")
-        parts.append(path.read_bytes())
+        parts.append((carried / part["path"]).read_bytes())
         if hashlib.sha256(parts[-1]).hexdigest() != part["sha256"]:
             raise Unavailable(f"{part['path']} of the real base is not what was carried")
     content = lzma.decompress(b"".join(parts))

@@ -2,7 +2,8 @@
 
 - wheels/: the server's packages, put on the path there and not installed.
 - base-1/, base-2/: a real base, SmolLM2-135M-Instruct as its 4-bit GGUF file, compressed and cut in two: what may be
-  carried at once is 64 MiB, and in bfloat16 it is 269 MB, in int8 135 MB.
+  carried at once is 64 MiB, and in bfloat16 it is 269 MB, in int8 135 MB. Its tokenizer and configuration are with it
+  as they are here: an older transformers makes others of the same file.
 - expected.json: what the CPU answers with that base and the example adapters.
 - triton-cache.tar.xz, where `make gpu-oldest` has made it: kernels that were compiled with that machine's Triton.
 """
@@ -14,6 +15,7 @@ import hashlib
 import importlib.metadata
 import json
 import lzma
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +78,10 @@ def _normal(name: str) -> str:
 
 
 def base(target: Path) -> None:
-    """Write the GGUF file's parts, and of what they are, unless they are there."""
+    """Write the GGUF file's parts and of what they are, unless they are there, and the base's small files."""
+    files = target / "base-1/files"
+    shutil.rmtree(files, ignore_errors=True)
+    shutil.copytree(MODEL, files, ignore=shutil.ignore_patterns("*.safetensors"))
     about = target / "base-1/base.json"
     if about.exists() and all((target / part["path"]).exists() for part in json.loads(about.read_text())["parts"]):
         return
@@ -101,14 +106,13 @@ def cut(source: Path, target: Path, first: int = FIRST_PART) -> None:
 
 
 def expected(target: Path) -> None:
-    """Write what the CPU answers, unless it is there."""
-    if target.exists():
-        return
-    from benchmarks.gpu.real_base import answers, questions
+    """Write what the CPU answers, unless it is there for these adapters and questions."""
+    from benchmarks.gpu.real_base import asked, on_this_cpu
 
+    if target.exists() and json.loads(target.read_text())["asked"] == asked():
+        return
     print("asking the CPU (half a minute, once)", flush=True)
-    found = answers(MODEL, questions(), device="cpu", dtype="float32", kernels="torch")
-    target.write_text(json.dumps(found.answers, indent=1) + "\n")
+    target.write_text(json.dumps({"asked": asked(), "answers": on_this_cpu(MODEL)}, indent=1) + "\n")
 
 
 def _tell(target: Path) -> None:
@@ -118,7 +122,10 @@ def _tell(target: Path) -> None:
         size = sum(file.stat().st_size for path in there for file in ([path] if path.is_file() else path.rglob("*")))
         names = " ".join(str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path) for path in there)
         print(f"with the {call} call: {names} ({size / 2**20:.1f} MiB)")
-    print("the stages demo and serve run once both parts of the base are there")
+    print("\nthere, from the repository's root, where a call carries at most 64 MiB with the repository's 6:\n"
+          "  python3 -m benchmarks.gpu.lease --out RESULTS\n"
+          "then, for the stages that need the whole base, with the second part beside the first:\n"
+          "  python3 -m benchmarks.gpu.lease --out RESULTS --skip-done .bench/lease/lease.json")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -41,8 +42,16 @@ def questions() -> list[str]:
     return list(ast.literal_eval(values[0]))
 
 
-def answers(base: Path, questions: Sequence[str], **config: Any) -> Answers:
-    """Greedy answers of the base and of each example adapter; `config`: of the engine."""
+def asked() -> str:
+    """A hash of the questions and of the adapters that they are asked."""
+    digest = hashlib.sha256(json.dumps([questions(), TOKENS]).encode())
+    for name in ADAPTERS:
+        digest.update((ROOT / "examples/adapters" / name / "adapter_model.safetensors").read_bytes())
+    return digest.hexdigest()
+
+
+def answers(base: Path, *, margins: bool = False, **config: Any) -> Answers:
+    """Greedy answers of the base and of each example adapter; `config`: of the engine. `margins` costs time."""
     started = time.perf_counter()
     with Engine(base, EngineConfig(kv_cache_bytes=256 << 20, max_running=16, max_context=512, **config)) as engine:
         loaded = time.perf_counter()
@@ -50,16 +59,16 @@ def answers(base: Path, questions: Sequence[str], **config: Any) -> Answers:
             engine.load_adapter(ROOT / "examples/adapters" / name, name)
         adapted = time.perf_counter()
         engine.warm_up()
-        asked = [(name, question) for name in ("", *ADAPTERS) for question in questions]
+        pairs = [(name, question) for name in ("", *ADAPTERS) for question in questions()]
         begun = time.perf_counter()
-        sampling = SamplingParams(max_new_tokens=TOKENS, logprobs=2)
+        sampling = SamplingParams(max_new_tokens=TOKENS, logprobs=2 if margins else None)
         handles = [engine.submit(Request(messages=(ChatMessage("user", question),), adapter_id=name, sampling=sampling))
-                   for name, question in asked]
+                   for name, question in pairs]
         choices = [handle.result().choices[0] for handle in handles]
         wall, kernels = time.perf_counter() - begun, dict(engine.info().kernels)
     found = [{"adapter": name, "question": question, "token_ids": list(choice.token_ids), "text": choice.text,
               "margins": [token.top[0][1] - token.top[1][1] for token in choice.logprobs]}
-             for (name, question), choice in zip(asked, choices, strict=True)]
+             for (name, question), choice in zip(pairs, choices, strict=True)]
     return Answers(found, kernels, loaded - started, (adapted - loaded) / len(ADAPTERS), wall)
 
 
@@ -67,11 +76,16 @@ def expected(carried: Path, base: Path) -> list[Answer]:
     """What a CPU gave where the parts were made; on a machine without them, what torch on this CPU gives."""
     path = carried / "expected.json"
     if path.is_file():
-        found: list[Answer] = json.loads(path.read_text())
-        if {a["question"] for a in found} != set(questions()) or "margins" not in found[0]:
-            raise Unavailable(f"{path} is of other questions: make it anew")
-        return found
-    return answers(base, questions(), device="cpu", dtype="float32", kernels="torch").answers
+        found = json.loads(path.read_text())
+        if found["asked"] != asked():
+            raise Unavailable(f"{path} is of other questions or adapters: make it anew")
+        return list(found["answers"])
+    return on_this_cpu(base)
+
+
+def on_this_cpu(base: Path) -> list[Answer]:
+    """What torch gives in float32."""
+    return answers(base, margins=True, device="cpu", dtype="float32", kernels="torch").answers
 
 
 def equal_tokens(found: Sequence[int], wanted: Sequence[int]) -> int:

@@ -36,20 +36,23 @@ def test_parts_make_the_file_again(parts: Path) -> None:
     assert carried.join(parts, about(parts)) == CONTENT
 
 
-def test_a_part_that_is_missing_or_spoiled_is_named(parts: Path) -> None:
+def test_a_part_that_is_spoiled_is_named(parts: Path) -> None:
     whole = (parts / "base-2/part").read_bytes()
     (parts / "base-2/part").write_bytes(whole[:-1])
     with pytest.raises(Unavailable, match="base-2/part of the real base is not what was carried"):
         carried.join(parts, about(parts))
+
+
+def test_what_is_missing_is_named(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless there is a base of one's own."""
+    monkeypatch.setattr(carried, "MODEL", tmp_path / "model")
     (parts / "base-2/part").unlink()
-    with pytest.raises(Unavailable, match="base-2/part of the real base was not carried"):
-        carried.base(parts)
-
-
-def test_without_any_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carried, "MODEL", tmp_path / "none")
-    with pytest.raises(Unavailable, match="no real base"):
-        carried.base(tmp_path)
+    for place, name in ((parts, "base-2/part"), (tmp_path, "base-1/base.json")):
+        with pytest.raises(Unavailable, match=f"no real base: .*{name} was not carried"):
+            carried.base(place)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").touch()
+    assert carried.base(parts) == tmp_path / "model"
 
 
 def wheel(directory: Path, name: str) -> None:

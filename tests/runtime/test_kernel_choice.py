@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,12 @@ def test_triton_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(BaseModelError, match=r"libc6-dev and of Python; CalledProcessError") as told:
         select(cpu, "triton")
     assert "TRITON_CACHE_DIR" not in str(told.value)
+
+
+def test_an_older_transformers_has_no_tensor_parallel(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lora_runtime.parallel.load", None)  # as its imports fail there
+    with pytest.raises(BaseModelError, match=r"tensor_parallel needs transformers 5\.20 or newer"):
+        BaseModel.load(tiny_base, device="cpu", tensor_parallel=2)
 
 
 def test_head_dims_without_a_tile_are_refused() -> None:

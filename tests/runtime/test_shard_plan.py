@@ -16,10 +16,13 @@ from lora_runtime.kernels import select
 from lora_runtime.kernels.lora import add_lora_reference
 from lora_runtime.kernels.updates import ModuleDelta, UpdateSegment, update_linear
 from lora_runtime.model.state import StepState
-from lora_runtime.parallel.plan import ShardPlan, bounds, check_modules, plan_of
-from lora_runtime.parallel.styles import attach_linear, check_reached
 
 from ..support.models import save_base
+
+pytest.importorskip("transformers.distributed.parallel_utils", reason="tensor parallel needs transformers 5.20")
+
+from lora_runtime.parallel.plan import ShardPlan, bounds, check_modules, plan_of
+from lora_runtime.parallel.styles import attach_linear, check_reached
 
 INPUTS, OUTPUTS, ROWS = 11, 13, 7
 MODULE = BaseModule(ModuleKind.LINEAR, INPUTS, OUTPUTS, True)

@@ -23,8 +23,6 @@ from lora_runtime import (
     SamplingParams,
     WeightedAdapter,
 )
-from lora_runtime.parallel import rank
-from lora_runtime.parallel.group import ParallelGroup
 
 from ..support import models
 from ..support.adapters import save_adapter
@@ -32,6 +30,12 @@ from ..support.models import VOCAB, save_base
 from ..support.processes import is_alive, wait_until
 from ..support.reference import LogitsRecorder, relative_error
 from ..support.slow import slow_but
+
+pytest.importorskip("transformers.distributed.parallel_utils", reason="tensor parallel needs transformers 5.20")
+
+from lora_runtime.parallel import rank
+from lora_runtime.parallel.group import ParallelGroup
+
 from .test_peft_formats import FORMATS, INVOCATION, MIX, NAMES, Names, token_ids
 
 SAMPLING = SamplingParams(max_new_tokens=6, ignore_eos=True)

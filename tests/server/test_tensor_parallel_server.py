@@ -13,6 +13,8 @@ from loramux.v1 import inference_pb2, inference_pb2_grpc, server_pb2, server_pb2
 from ..support.processes import descendants
 from .test_process import Process
 
+pytest.importorskip("transformers.distributed.parallel_utils", reason="tensor parallel needs transformers 5.20")
+
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 

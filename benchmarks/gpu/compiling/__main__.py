@@ -36,6 +36,7 @@ def main() -> int:
     rows, wrong = _compile(options.quick)
     for problem in wrong:
         print("WRONG", problem)
+    print(f"{len(rows)} kernels, {len(wrong)} of which are not what they should be")
     if not (options.check or options.quick):
         _write(rows)
     return 1 if wrong else 0

@@ -87,7 +87,8 @@ def _run(name: str, arguments: Sequence[str], variables: dict[str, str]) -> dict
             last = line.strip() or last
     seconds = time.perf_counter() - started
     print(f"== {name}: status {process.returncode}, {seconds:.0f} s", flush=True)
-    return {"step": name, "status": process.returncode, "seconds": round(seconds, 1), "last_line": last}
+    told = last.replace(f"{COPY}/", "").replace(f"{ROOT}/", "")
+    return {"step": name, "status": process.returncode, "seconds": round(seconds, 1), "last_line": told}
 
 
 if __name__ == "__main__":

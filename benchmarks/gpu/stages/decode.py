@@ -31,11 +31,13 @@ def run(context: Context) -> None:
 
 
 def measure(context: Context, shape: Shape, cases: Sequence[StepCase]) -> None:
-    """A row for every case, in their order, and the first again."""
+    """A row for every case, in their order, and the first again. `tax`: what the adapters add to the base's time."""
     base = random_base(shape, context.device, context.dtype, slots=max(c.adapters for c in cases))
     context.emit(f"{shape.name} fused logits", error=base.fused_error)
     bench, top = StepBench(base, shape, cases), context.ceilings()
     repeats = REPEATS if context.real else context.repeats
+    taken = {row["name"]: row.get("device_ms", row["ms"])
+             for row in context.found.get(context.stage, ()) if "ms" in row}
     for case, label in [*((case, "") for case in cases), (cases[0], ", again")]:
         name = f"{shape.name} {case.name}{label}"
         if context.has(name):
@@ -43,5 +45,11 @@ def measure(context: Context, shape: Shape, cases: Sequence[StepCase]) -> None:
         if not bench.fits(case):
             context.emit(name, left_out="no memory for its adapters")
             continue
-        context.emit(name, rows=case.sequences, adapters=case.adapters, rank=case.rank, context=case.context,
-                     **bench.measure(case, top, repeats))
+        row = bench.measure(case, top, repeats)
+        taken[name] = row.get("device_ms", row["ms"])
+        base_ms = taken.get(f"{shape.name} {case.plain.name}")
+        beside = {"tax": taken[name] / base_ms - 1,
+                  "floor_tax": row["floor_ms"] / (row["floor_ms"] - row["lora_floor_ms"]) - 1
+                  } if case.adapters and base_ms else {}
+        context.emit(name, rows=case.sequences, adapters=case.adapters, rank=case.rank, context=case.context, **beside,
+                     **row)

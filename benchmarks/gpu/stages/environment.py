@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import torch
@@ -26,10 +27,21 @@ def run(context: Context) -> None:
     context.emit("packages", **{name: _version(name) for name in PACKAGES})
     context.emit("tools", **{name: shutil.which(name) or "" for name in ("compute-sanitizer", "ncu", "ptxas", "gcc")})
     if context.real:
+        context.emit("card", **_card())
         free, total = torch.cuda.mem_get_info()
         context.emit("memory", free_bytes=free, total_bytes=total)
     _imports(context)
     _ceilings(context)
+
+
+def _card() -> dict[str, str]:
+    """As the driver tells it now; nothing is set."""
+    asked = ("driver_version", "clocks.sm", "clocks.mem", "power.draw", "temperature.gpu", "pstate")
+    if shutil.which("nvidia-smi") is None:
+        return {}
+    told = subprocess.run(["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader", "-i", "0"],
+                          capture_output=True, text=True, timeout=20, check=False).stdout
+    return dict(zip(asked, map(str.strip, told.split(",")), strict=False))
 
 
 def code_hash() -> str:

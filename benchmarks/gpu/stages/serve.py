@@ -53,12 +53,12 @@ def _demo(context: Context, directory: Path, variables: dict[str, str], target: 
     command = [sys.executable, str(ROOT / "examples/demo.py"), "--base", str(directory), "--device",
                context.device_name, "--json", str(target)]
     started = time.perf_counter()
-    done = subprocess.run(command, env=variables, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          timeout=max(1.0, context.seconds_left() - _STOP_S), check=False)
-    print(done.stdout)
-    log = directory.parent / "demo-server.log"
-    if log.exists():
-        print(log.read_text(errors="replace")[-20000:])
+    try:  # what it prints goes to the log at once
+        done = subprocess.run(command, env=variables, cwd=ROOT, check=False,
+                              timeout=max(1.0, context.seconds_left() - _STOP_S))
+    finally:
+        log = directory.parent / "demo-server.log"
+        print(log.read_text(errors="replace")[-20000:] if log.exists() else "no log of the server", flush=True)
     if done.returncode:
         raise RuntimeError(f"the demo ended with {done.returncode}")
     found = json.loads(target.read_text())
