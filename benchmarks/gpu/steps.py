@@ -97,6 +97,9 @@ class StepBench:
         """Whether the device has room for its adapters, with a tenth to spare."""
         if self.base.device.type != "cuda":
             return True
+        torch.cuda.synchronize(self.base.device)
+        assert self.base.placer is not None
+        self.base.placer.flush()  # lets go of what the case before had in slots
         free, total = torch.cuda.mem_get_info(self.base.device)
         cached = torch.cuda.memory_reserved(self.base.device) - torch.cuda.memory_allocated(self.base.device)
         wanted = case.adapters * self.shape.adapter_values(case.rank) * self.shape.dtype_bytes
