@@ -43,6 +43,7 @@ test-slow: setup base  ## run the slow tests
 .bench/lowest/.ready: .ci/lowest.txt
 	@test -x .bench/lowest/bin/python || $(PYTHON) -m venv .bench/lowest
 	.bench/lowest/bin/pip install -r $<
+	.bench/lowest/bin/pip install --no-deps -e .
 	@touch $@
 
 test-lowest: .bench/lowest/.ready base  ## run the quick tests with the lowest versions that pyproject.toml allows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.machinery
 import json
 import lzma
 import os
@@ -19,21 +20,25 @@ ROOT = Path(__file__).parents[2]
 MODEL = ROOT / ".models/SmolLM2-135M-Instruct"
 UNPACKED = "loramux-wheels-"
 """What the names of directories with unpacked wheels begin with."""
+THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def packages(carried: Path, scratch: Path) -> list[Path]:
     """What to put on PYTHONPATH: the wheels, unpacked below `scratch`, since a zip's extension modules cannot be
     imported; nothing where none were carried, or for another Python than this one."""
     wheels = sorted((carried / "wheels").glob("*.whl"))
-    tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    compiled = [wheel for wheel in wheels if not wheel.name.endswith("-any.whl")]
-    if not wheels or any(f"-{tag}-" not in wheel.name and "-abi3-" not in wheel.name for wheel in compiled):
+    if not wheels or not all(fits(wheel, THIS_PYTHON) for wheel in wheels):
         return []
     target = Path(tempfile.mkdtemp(prefix=UNPACKED, dir=scratch))
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(target)
     return [target]
+
+
+def fits(wheel: Path, python: str) -> bool:
+    """Whether a Python of this version, such as 3.12, can import it."""
+    return any(part in wheel.name for part in ("-any.whl", "-abi3-", f"-cp{python.replace('.', '')}-"))
 
 
 def environment(carried: Path, scratch: Path) -> dict[str, str]:
@@ -67,13 +72,23 @@ def _made_of_parts(carried: Path, about: dict[str, object], target: Path) -> Pat
     """The weights of the file, and what else a base has as it was carried."""
     with tempfile.TemporaryDirectory(dir=carried) as scratch:
         gguf, made = Path(scratch) / str(about["name"]), Path(scratch) / "base"
+        variables = environment(carried, Path(scratch))
+        _check_reader(variables)
         gguf.write_bytes(join(carried, about))
         command = [sys.executable, str(ROOT / "examples/fetch_base.py"), "--gguf", str(gguf), "--target", str(made)]
-        subprocess.run(command, check=True, env=environment(carried, Path(scratch)), stdout=sys.stderr)
+        subprocess.run(command, check=True, env=variables, stdout=sys.stderr)
         if (files := carried / "base-1/files").is_dir():
             shutil.copytree(files, made, dirs_exist_ok=True)
         made.rename(target)
     return target
+
+
+def _check_reader(variables: dict[str, str]) -> None:
+    """Raises Unavailable where a process with `variables` would not find what reads the base's file."""
+    paths = [*variables["PYTHONPATH"].split(os.pathsep), *sys.path]
+    if importlib.machinery.PathFinder.find_spec("gguf", paths) is None:
+        raise Unavailable("the real base cannot be read: the package gguf is neither here nor carried for Python "
+                          f"{THIS_PYTHON}")
 
 
 def join(carried: Path, about: dict[str, object]) -> bytes:

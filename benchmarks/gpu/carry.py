@@ -20,6 +20,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.gpu.carried import fits
 from benchmarks.gpu.compiling.cache import NAME as CACHE
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +31,7 @@ PACKAGES = (
     "pydantic-settings", "python-dotenv", "structlog",
     "grpcio", "protobuf",  # that machine's may be older than what our generated code asks for
     "grpcio-health-checking", "grpcio-reflection", "grpcio-status", "googleapis-common-protos",
-    "gguf",  # reads the base's file
+    "gguf",  # reads the base's file; what it asks for beside numpy, PyYAML and tqdm is for files at URLs
 )
 """In the versions that are installed here, which are those that were tested."""
 PYTHON = "3.12"
@@ -53,11 +54,12 @@ def main() -> None:
 
 
 def wheels(target: Path, python: str) -> None:
-    """Download what is not there yet, and remove other versions."""
+    """Download them, unless all are there for this Python and in these versions; what else is there is removed."""
     wanted = {name: importlib.metadata.version(name) for name in PACKAGES}
     target.mkdir(parents=True, exist_ok=True)
     there = {_distribution(path): path for path in target.glob("*.whl")}
-    if set(there) == {(_normal(name), version) for name, version in wanted.items()}:
+    versions = {(_normal(name), version) for name, version in wanted.items()}
+    if set(there) == versions and all(fits(path, python) for path in there.values()):
         return
     for path in there.values():
         path.unlink()

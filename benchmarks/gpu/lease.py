@@ -9,7 +9,6 @@ interpreter: that shows that kernels and stages work, and its times mean nothing
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 
 from benchmarks.gpu.predictions import found_in, lines
 from benchmarks.gpu.session.process import StageProcess
-from benchmarks.gpu.session.results import DONE, UNAVAILABLE, Results
+from benchmarks.gpu.session.results import DONE, UNAVAILABLE, Results, read_results
 from benchmarks.gpu.stages import NAMES, STAGES, Stage
 from benchmarks.gpu.summary import show
 from benchmarks.gpu.ways_out import ways_out
@@ -50,7 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = options.stages.split(",")
     if unknown := set(wanted) - set(NAMES):
         parser.error(f"--stages: {', '.join(sorted(unknown))} is none of {', '.join(NAMES)}")
-    earlier = json.loads(options.skip_done.read_text(encoding="utf-8")) if options.skip_done else None
+    if options.budget_s is not None and not 0 <= options.budget_s < _UNLIMITED_S:
+        parser.error(f"--budget-s: {options.budget_s:g} is not in [0, {_UNLIMITED_S:g})")
+    try:
+        earlier = read_results(options.skip_done) if options.skip_done else None
+        options.out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     # What the figures depend on is always looked at: a second lease may have got another card.
     stages = [stage for stage in STAGES if stage.name in (STAGES[0].name, *wanted)]
     return Lease(options).run(stages, earlier)
@@ -67,7 +72,6 @@ class Lease:
         self.budget_s: float = options.budget_s if options.budget_s is not None else 540.0 if real else 0.0
         self.limited = real or options.budget_s is not None
         self.out, self.carried = options.out.resolve(), options.carried.resolve()
-        self.out.mkdir(parents=True, exist_ok=True)
         self.log = self.out / "lease.log"
         self.log.write_bytes(b"")
         # What comes back from a machine may be gone there by the next call, which is to go on from it.

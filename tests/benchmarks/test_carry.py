@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -9,8 +10,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from benchmarks.gpu import carried
+from benchmarks.gpu import carried, carry
 from benchmarks.gpu.carry import cut
 from benchmarks.gpu.real_base import equal_tokens, questions
 from benchmarks.gpu.session.context import Unavailable
@@ -75,6 +78,49 @@ def test_wheels_for_another_python_are_left(tmp_path: Path, tag: str, fits: bool
     wheel(tmp_path / "wheels", f"carried_by_a_test-1.0-{tag}-linux_x86_64.whl")
     assert bool(carried.packages(tmp_path, tmp_path)) == fits
     assert carried.packages(tmp_path / "nothing", tmp_path) == []
+
+
+def test_a_base_that_nothing_here_reads_is_told(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is decompressed; and nothing is left behind."""
+    monkeypatch.setattr(carried.sys, "path", [str(tmp_path)])
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    before = sorted(parts.iterdir())
+    with pytest.raises(Unavailable, match="gguf is neither here nor carried for Python 3"):
+        carried.base(parts)
+    assert sorted(parts.iterdir()) == before
+
+
+@pytest.mark.parametrize(("others", "python", "kept"), [
+    ([], "3.12", True), ([], "3.13", False), (["pytest-0.1-py3-none-any.whl"], "3.12", False)])
+def test_wheels_are_fetched_anew_unless_all_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: list[str], python: str, kept: bool
+) -> None:
+    """In these versions and for that Python; what was there before is gone."""
+    fetched: list[list[str]] = []
+    monkeypatch.setattr(carry, "PACKAGES", ("pytest",))
+    monkeypatch.setattr(carry.subprocess, "run", lambda command, **_: fetched.append(command))
+    version = importlib.metadata.version("pytest")
+    for name in (f"pytest-{version}-cp312-cp312-linux_x86_64.whl", *others):
+        wheel(tmp_path, name)
+    carry.wheels(tmp_path, python)
+    assert bool(list(tmp_path.iterdir())) == kept
+    assert [(c[c.index("--python-version") + 1], c[-1]) for c in fetched] == (
+        [] if kept else [(python, f"pytest=={version}")])
+
+
+THERE = {"numpy", "pyyaml", "tqdm", "requests"}
+"""Not carried: transformers needs the first three, and gguf the last only for files at URLs."""
+
+
+@pytest.mark.parametrize("package", carry.PACKAGES)
+def test_what_a_carried_package_needs_is_carried_too(package: str) -> None:
+    try:
+        needed = [Requirement(text) for text in importlib.metadata.requires(package) or []]
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"{package} is not installed")
+    known = {*THERE, *map(canonicalize_name, carry.PACKAGES)}
+    there = {"python_version": carry.PYTHON, "python_full_version": f"{carry.PYTHON}.0", "extra": ""}
+    assert {canonicalize_name(r.name) for r in needed if r.marker is None or r.marker.evaluate(there)} <= known
 
 
 def test_the_demo_s_questions_are_read_without_its_imports() -> None:

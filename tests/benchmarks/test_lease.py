@@ -18,6 +18,7 @@ from unittest import mock
 import pytest
 
 from benchmarks.gpu import lease
+from benchmarks.gpu.session.results import read_results
 from benchmarks.gpu.stages import NAMES, STAGES, Stage
 
 from . import lease_stages
@@ -45,8 +46,9 @@ def stage(name: str, limit_s: float = 60, *, fresh: bool = False) -> Stage:
 def run(out: Path, stages: Sequence[Stage], *, earlier: Path | None = None, budget_s: float = UNTIMED
         ) -> dict[str, Any]:
     """The JSON of a lease of these stages behind `environment`."""
-    found = json.loads(earlier.read_text()) if earlier else None
+    found = read_results(earlier) if earlier else None
     options = Namespace(device="cpu", budget_s=budget_s, out=out, carried=out, repeats=1)
+    out.mkdir(exist_ok=True)
     lease.Lease(options).run([stage("environment"), *stages], found)
     return read(out)
 
@@ -157,5 +159,22 @@ def test_every_stage_is_a_module() -> None:
     there = {path.stem for path in (ROOT / "benchmarks/gpu/stages").glob("*.py")} - {"__init__"}
     assert there == set(NAMES)
     assert len(NAMES) == len(STAGES)
-    with pytest.raises(SystemExit):
-        lease.main(["--stages", "decode,none-such"])
+
+
+@pytest.mark.parametrize(("arguments", "told"), [
+    (["--stages", "decode,none-such"], "none-such is none of environment"), (["--budget-s", "-1"], "--budget-s: -1"),
+    (["--budget-s", "nan"], "--budget-s: nan"), (["--skip-done", "nothing/there"], "No such file"),
+    (["--skip-done", "{not json}"], "is not what a lease writes"), (["--skip-done", "[]"], "not what a lease writes"),
+    (["--skip-done", '{"stages": {"a": {"rows": [{}]}}}'], "is not what a lease writes"),
+    (["--out", "{}"], "exists")])
+def test_wrong_arguments_are_told(tmp_path: Path, arguments: list[str], told: str,
+                                  capsys: pytest.CaptureFixture[str]) -> None:
+    """Contents stand for a file that has them."""
+    name, value = arguments
+    if value[0] in "{[":
+        (tmp_path / "file").write_text(value)
+        value = str(tmp_path / "file")
+    with pytest.raises(SystemExit) as ended:
+        lease.main([name, value])
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err

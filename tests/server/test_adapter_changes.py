@@ -85,8 +85,9 @@ async def test_an_adapters_own_limit(served: Harness) -> None:
     slow_down(served.app.engine)
     limit = pb.SetPolicyRequest(adapter_id="a0", policy=pb.Policy(max_running=1, max_waiting=1))
     await served.adapters.SetPolicy(limit)
-    streams = [served.stream(adapter_id="a0", **LONG) for _ in range(2)]
-    await streams[0].read()
+    streams = [served.stream(adapter_id="a0", **LONG)]
+    await streams[0].read()  # before the next is sent: two at once may come in the other order
+    streams.append(served.stream(adapter_id="a0", **LONG))
     while served.app.engine.stats().waiting == 0:
         await asyncio.sleep(0.01)
     error = await refused(served.generate(adapter_id="a0", **SHORT), Code.RESOURCE_EXHAUSTED)

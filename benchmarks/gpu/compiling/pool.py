@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
+from multiprocessing.pool import Pool
 from typing import Any
 
 import torch
@@ -16,10 +17,18 @@ Job = tuple[Launch, int]
 """A launch, and the capability that it is compiled for."""
 
 
+def workers(jobs: int) -> Pool:
+    """As many processes as have work, forked: they have what this one has imported. Raises RuntimeError where this
+    process has a GPU, with which its forks could not compile."""
+    if torch.cuda.is_initialized():
+        raise RuntimeError("this process has a GPU: forks of it could not compile")
+    count = min(os.cpu_count() or 1, jobs)
+    return multiprocessing.get_context("fork").Pool(count, initializer=torch.set_num_threads, initargs=(1,))
+
+
 def compile_all(jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
     """Rows as they are done: `kernels` (rows of Kernel), `cached`, `seconds`, and what is wrong, in `problems`."""
-    context = multiprocessing.get_context("fork")
-    with context.Pool(min(os.cpu_count() or 1, len(jobs)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with workers(len(jobs)) as pool:
         yield from pool.imap_unordered(_one, jobs)
 
 

@@ -17,6 +17,18 @@ UNAVAILABLE = "unavailable"
 """Of a stage that lacked something here, and said what."""
 
 
+def read_results(path: Path) -> dict[str, Any]:
+    """What another lease wrote. Raises OSError, or ValueError for what is no lease's JSON."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if all(isinstance(row["name"], str) for stage in found["stages"].values() for row in stage["rows"]) and all(
+               isinstance(stage["status"], str) for stage in found["stages"].values()):
+            return dict(found)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise ValueError(f"{path} is not what a lease writes")
+
+
 class Results:
     """`data`: {"stages": {name: {"status", "seconds", "limit_s", "rows", ...}}, ...}; in all of `paths`."""
 

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.gpu.carried import base, environment
+from benchmarks.gpu.carried import THIS_PYTHON, base, environment
 from benchmarks.gpu.real_base import expected
 from benchmarks.gpu.session.context import Context, Unavailable
 
@@ -46,7 +46,8 @@ def _check_packages(variables: dict[str, str]) -> None:
     done = subprocess.run([sys.executable, "-c", program, *_NEEDED], env=variables, cwd=ROOT, capture_output=True,
                           text=True, check=True)
     if done.stdout.strip():
-        raise Unavailable(f"the server needs packages that are neither here nor carried: {done.stdout.strip()}")
+        raise Unavailable(f"the server needs packages that are neither here nor carried for Python {THIS_PYTHON}: "
+                          f"{done.stdout.strip()}")
 
 
 def _demo(context: Context, directory: Path, variables: dict[str, str], target: Path) -> list[dict[str, object]]:

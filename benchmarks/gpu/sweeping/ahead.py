@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import torch
+from benchmarks.gpu.compiling.pool import workers
 
 
 class Kernel(Protocol):
@@ -23,11 +22,8 @@ class Kernel(Protocol):
 def compile_ahead(kernels: Sequence[Kernel], capability: int, limit_s: float) -> dict[str, Any]:
     """How many were compiled within `limit_s`, how long the longest took, and what went wrong. What is missing is
     compiled when it is launched."""
-    if torch.cuda.is_initialized():
-        raise RuntimeError("this process has a GPU: forks of it could not compile")
     started, seconds, errors = time.monotonic(), [0.0], {}
-    context = multiprocessing.get_context("fork")
-    with context.Pool(min(os.cpu_count() or 1, len(kernels)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with workers(len(kernels)) as pool:
         results = pool.imap_unordered(_compile, [(kernel, capability) for kernel in kernels])
         try:
             for _ in kernels:
