@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import torch
@@ -55,6 +56,9 @@ def _fused_all_the_same(make: Callable[[], BaseModel]) -> BaseModel:
     except BaseModelError as error:
         if "fused projections" not in str(error):
             raise
+    gc.collect()  # the first one's modules refer to each other
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
     tolerance, fused._TOLERANCE = fused._TOLERANCE, float("inf")
     try:
         return make()

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.gpu.predictions import found_in, lines
 from benchmarks.gpu.session.process import StageProcess
-from benchmarks.gpu.session.results import DONE, UNAVAILABLE, Results, read_results
+from benchmarks.gpu.session.results import DONE, UNAVAILABLE, WRONG, Results, read_results
 from benchmarks.gpu.stages import NAMES, STAGES, Stage
 from benchmarks.gpu.summary import show
 from benchmarks.gpu.ways_out import ways_out
@@ -75,6 +75,8 @@ class Lease:
         self.log = self.out / "lease.log"
         self.log.write_bytes(b"")
         # What comes back from a machine may be gone there by the next call, which is to go on from it.
+        if (last := self.carried / "lease.json").exists():
+            last.replace(self.carried / "lease-before.json")
         self.results = Results((self.out / "lease.json", self.carried / "lease.json"),
                                {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
         self.environment: dict[str, str] = {}
@@ -108,26 +110,35 @@ class Lease:
         return 0 if set(ran.values()) <= {DONE, UNAVAILABLE} else 1
 
     def _run_all(self, stages: Sequence[Stage], earlier: dict[str, Any] | None) -> None:
-        if not self._run(stages[0]) and self.forks:
+        self.results.data["before"] = (earlier or {}).get("stages", {})  # should this lease be ended at once
+        self._run(stages[0])
+        if self.forks and self.results.status(stages[0].name) not in (DONE, WRONG):
             print("once more, started anew: an import may have spoiled the GPU for forks", flush=True)
             self.forks = False
             self._run(stages[0])
         if earlier is not None:
             self._take_over(earlier)
+        del self.results.data["before"]
         for stage in stages[1:]:
-            if self.results.status(stage.name) == DONE:
+            if self.results.complete(stage.name):
                 print(f"== {stage.name}: done before", flush=True)
                 continue
             self._run(stage)
-            if stage.name == "stress" and self.results.wrong("stress") and not self.environment:
+            told = self.results.status(stage.name)
+            if stage.name == "stress" and told.startswith(("wrong", "failed", "killed")) and not self.environment:
                 self._find_way_out(stage)
+        self._pack()
 
     def _take_over(self, earlier: dict[str, Any]) -> None:
-        ours, theirs = (found_in(data).get("environment", {}).get("machine", {}).get("device")
+        ours, theirs = (found_in(data).get("environment", {}).get("machine", {})
                         for data in (self.results.data, earlier))
-        if ours != theirs:
-            print(f"nothing is taken over: that was measured on {theirs}, this is {ours}", flush=True)
+        if ours.get("device") != theirs.get("device"):
+            print(f"nothing is taken over: that was measured on {theirs.get('device')}, this is {ours.get('device')}",
+                  flush=True)
             return
+        if ours.get("code") != theirs.get("code"):
+            print(f"what is taken over was measured with other code ({theirs.get('code')}, this is {ours.get('code')})",
+                  flush=True)
         now = self.results.data["stages"].pop("environment")
         self.results.resume(earlier)
         self.results.data["stages"]["environment"] = now
@@ -157,7 +168,9 @@ class Lease:
         job = {
             "stage": stage.name, "module": stage.module, "device": self.device, "repeats": self.repeats,
             "out": self.out, "carried": self.carried, "limit_s": limit, "environment": environment,
-            "found": {name: self.results.rows(name) for name in self.results.data["stages"]}}
+            # Of its own rows those of this very run: with another environment all are to be found anew.
+            "found": {name: self.results.rows(name) for name in self.results.data["stages"]}
+            | {stage.name: self.results.rows(key)}}
         fork = self.forks and not stage.fresh and not environment
         self.process = StageProcess(job, self.log, fork=fork)
 
@@ -168,13 +181,22 @@ class Lease:
         status = self.process.wait(limit, keep)
         self.process = None
         if status == DONE and self.results.wrong(key):
-            status = "wrong"
+            status = WRONG
         told = "" if status == DONE else _tail(self.log, mark)
-        self.results.end(key, status, time.monotonic() - started, **({"log": told} if told else {}))
+        code = found_in(self.results.data).get(STAGES[0].name, {}).get("machine", {}).get("code")
+        more = {"log": told} if told else {}
+        self.results.end(key, status, time.monotonic() - started, code=code, **more)
         print(f"== {key}: {status}, {time.monotonic() - started:.0f} s", flush=True)
         if told and status != "cut":
             print("\n".join(f"   | {line}" for line in told.splitlines()[-6:]), flush=True)
         return status == DONE
+
+    def _pack(self) -> None:
+        """Bring Triton's cache back once more: launches have added what their first calls compile."""
+        if self.results.status("compiling") and not self.results.data["stages"]["compiling"].get("earlier"):
+            from benchmarks.gpu.compiling.cache import NAME, pack
+
+            pack(Path(os.environ["TRITON_CACHE_DIR"]), self.out / NAME)
 
     def _limit(self, stage: Stage) -> float:
         limit = stage.limit_s if self.limited else _UNLIMITED_S

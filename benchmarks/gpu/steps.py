@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import pairwise
 from statistics import median
 from types import SimpleNamespace
 from typing import Any, cast
@@ -25,6 +23,13 @@ from lora_runtime.model.decode_steps import GraphSteps, StepKey, StepLauncher
 from lora_runtime.model.device_runner import DeviceRunner
 from lora_runtime.model.placement import FlatAdapter, SlotAdapter
 
+_LAUNCHING = 4_000_000
+"""Cycles, two milliseconds: the device waits that long before a step that is timed, so that the host has launched all
+of it when it begins."""
+_CONTEXT = 4096
+"""Positions that block tables have room for on a GPU, in every measurement: how a decode row's keys are split among
+programs depends on it."""
+
 
 class TimedLauncher:
     """Passes steps on and keeps the device's times of their starts and ends."""
@@ -35,18 +40,17 @@ class TimedLauncher:
 
     def launch(self, key: StepKey, step: Callable[[], None]) -> None:
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda._sleep(_LAUNCHING)
         start.record()
         self._launcher.launch(key, step)
         end.record()
         self.events.append((start, end))
 
     def summary(self) -> dict[str, float]:
-        """Milliseconds of a step on the device: median and its spread (the middle half's), and from one's end to the
-        next one's start."""
+        """Milliseconds of a step on the device: median and its spread (the middle half's)."""
         steps = sorted(start.elapsed_time(end) for start, end in self.events[1:])
-        gaps = [before.elapsed_time(after) for (_, before), (after, _) in pairwise(self.events)]
         low, high = (steps[int(share * (len(steps) - 1))] for share in (0.25, 0.75))
-        return {"device_ms": median(steps), "device_spread_ms": high - low, "gap_ms": median(gaps)}
+        return {"device_ms": median(steps), "device_spread_ms": high - low}
 
 
 class StepBench:
@@ -57,8 +61,9 @@ class StepBench:
         self.base, self.shape = base, shape
         self.runner = DeviceRunner(
             base, max(c.blocks() for c in cases), BLOCK, max_running=max(len(c.counts()) for c in cases),
-            max_context=max(context for c in cases for _, context in c.counts()), cuda_graphs=False,
-            lora_overlap=lora_overlap)
+            max_context=max(_CONTEXT if base.device.type == "cuda" else 0,
+                            *(context for c in cases for _, context in c.counts())),
+            cuda_graphs=False, lora_overlap=lora_overlap)
         if base.device.type == "cuda":
             self.runner.decode.launcher = GraphSteps(base.device)
         self._staged: dict[int, FlatAdapter] = {}
@@ -104,14 +109,6 @@ class StepBench:
         cached = torch.cuda.memory_reserved(self.base.device) - torch.cuda.memory_allocated(self.base.device)
         wanted = case.adapters * self.shape.adapter_values(case.rank) * self.shape.dtype_bytes
         return wanted < free + cached - total // 10
-
-    def close(self) -> None:
-        """Give its memory back."""
-        self._staged.clear()
-        del self.runner
-        gc.collect()
-        if self.base.device.type == "cuda":
-            torch.cuda.empty_cache()
 
 
 def timed(runner: DeviceRunner, batch: StepBatch, repeats: int) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 from pathlib import Path
@@ -36,6 +35,6 @@ def unpack(source: Path, cache: Path) -> int:
 
 
 def _move(group: Path) -> None:
-    listed = json.load(io.StringIO(group.read_text()))
+    listed = json.loads(group.read_text())
     listed["child_paths"] = {name: str(group.parent / name) for name in listed["child_paths"]}
     group.write_text(json.dumps(listed))

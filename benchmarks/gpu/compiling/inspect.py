@@ -92,7 +92,7 @@ def problems(launch: Launch, kernels: list[Kernel]) -> Iterator[str]:
 
 
 def _of_lora(launch: Launch, kernel: Kernel) -> Iterator[str]:
-    if kernel.shared > min(_LORA_SHARED, SHARED[kernel.capability]):
+    if kernel.shared > _LORA_SHARED:
         yield f"{kernel.shared} bytes of shared memory"
     if (taken := kernel.registers * 32 * kernel.warps) > _LORA_REGISTERS:
         yield f"{taken} registers"
@@ -107,7 +107,7 @@ def _of_lora(launch: Launch, kernel: Kernel) -> Iterator[str]:
 
 
 def _of_attention(launch: Launch, kernel: Kernel) -> Iterator[str]:
-    if kernel.shared > SHARED[kernel.capability]:
+    if kernel.shared > SHARED.get(kernel.capability, min(SHARED.values())):
         yield f"{kernel.shared} bytes of shared memory"
     if kernel.spilled > _SPILLED["attention"]:
         yield f"{kernel.spilled} bytes spilled"

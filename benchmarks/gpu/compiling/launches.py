@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.gpu.cost import LLAMA_8B, QWEN3_8B, SMOLLM2, Shape
 from benchmarks.gpu.errors import WIDE
+from benchmarks.gpu.sanitized import SHAPE as SANITIZED
 from lora_runtime.adapters.update import BaseModule, ModuleKind
 from lora_runtime.kernels import prefill_tiles
 from lora_runtime.kernels.attention import AttentionPlan
@@ -137,6 +138,7 @@ def of_the_stages() -> list[Launch]:
         *(LoraLaunch(WIDE.name, WIDE.hidden, outs, d, decode) for d in (BF16, FP16, FP32) for decode in (True, False)),
         *(AttentionLaunch(WIDE.name, _heads(WIDE), d, how) for d in (BF16, FP16, FP32) for how in ({}, both)),
         *_loras(SMOLLM2, [FP32, BF16]), *(AttentionLaunch(SMOLLM2.name, _heads(SMOLLM2), d) for d in (FP32, BF16)),
+        *_loras(SANITIZED, [BF16], decode=False), AttentionLaunch(SANITIZED.name, _heads(SANITIZED), BF16),
         *_loras(LLAMA_8B, [BF16, FP16], ["mma"], decode=False),
         *(AttentionLaunch(LLAMA_8B.name, _heads(LLAMA_8B), d, how, "mma") for d in (BF16, FP16)
           for how in ({}, windowed))]

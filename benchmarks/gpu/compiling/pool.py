@@ -22,7 +22,7 @@ def workers(jobs: int) -> Pool:
     process has a GPU, with which its forks could not compile."""
     if torch.cuda.is_initialized():
         raise RuntimeError("this process has a GPU: forks of it could not compile")
-    count = min(os.cpu_count() or 1, jobs)
+    count = min(len(os.sched_getaffinity(0)), jobs)
     return multiprocessing.get_context("fork").Pool(count, initializer=torch.set_num_threads, initargs=(1,))
 
 

@@ -52,7 +52,6 @@ def forked(job: dict[str, Any], rows: int, log: int) -> NoReturn:
         for number in (1, 2):
             os.dup2(log, number)
         sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
-        os.environ.update(job["environment"])
         status = run(job, rows)
     finally:
         sys.stdout.flush()

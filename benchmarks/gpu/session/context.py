@@ -18,6 +18,11 @@ Row = dict[str, Any]
 in their names."""
 
 
+def failed(row: Row) -> bool:
+    """Whether what the row is of has raised: its `error` is then a text, and not how far a result is off."""
+    return isinstance(row.get("error"), str)
+
+
 class Unavailable(Exception):
     """A stage lacks something that this machine or this call does not have; the message says what."""
 
@@ -63,7 +68,8 @@ class Context:
 
     def has(self, name: str) -> bool:
         """Whether an earlier lease left this row: then it need not be measured again."""
-        return any(row["name"] == name for row in self.found.get(self.stage, ()))
+        return any(row["name"] == name and not failed(row) and "left_out" not in row
+                   for row in self.found.get(self.stage, ()))
 
     def seconds_left(self) -> float:
         """Until the stage is cut off."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -18,7 +19,9 @@ from .context import Row
 from .results import DONE, UNAVAILABLE
 
 _GRACE_S = 3.0
-"""Between asking a process to end and ending it."""
+"""Between asking a process to end and ending it, and then until it is given up: one that waits for a driver may not."""
+_ENDING = (signal.SIGTERM, signal.SIGKILL, signal.SIGKILL)
+STUCK = "stuck"
 
 
 class StageProcess:
@@ -46,24 +49,27 @@ class StageProcess:
             [sys.executable, "-m", child.__name__, str(write)], stdin=subprocess.PIPE, stdout=log, stderr=log,
             env={**os.environ, **job["environment"]}, pass_fds=[write], process_group=0, text=True)
         assert process.stdin is not None
-        process.stdin.write(json.dumps(job, default=str))
-        process.stdin.close()
+        with contextlib.suppress(OSError):  # it may have ended, and its status will say so
+            process.stdin.write(json.dumps(job, default=str))
+            process.stdin.close()
         process.returncode = 0  # `wait` below reaps it
         return process.pid
 
     def wait(self, limit_s: float, keep: Callable[[Row], None]) -> str:
-        """Give every row to `keep` until the process has ended. done, failed, unavailable, cut (at the limit) or killed
-        (by a signal that is not ours)."""
-        deadline, cut, buffer = time.monotonic() + limit_s, False, b""
+        """Give every row to `keep` until the process has ended. done, failed, unavailable, cut (at the limit), killed
+        (by a signal that is not ours), or stuck: no signal ends it."""
+        deadline, cut, buffer = time.monotonic() + limit_s, 0, b""
         while True:
             left = deadline - time.monotonic()
             if left <= 0:
-                signals = [signal.SIGTERM, signal.SIGKILL]
-                self.signal(signals[cut])
-                cut, deadline = True, time.monotonic() + _GRACE_S
+                if cut == len(_ENDING):
+                    return STUCK
+                self.signal(_ENDING[cut])
+                cut, deadline = cut + 1, time.monotonic() + _GRACE_S
                 continue
-            if not select.select([self._rows], [], [], min(left, 0.5))[0]:
-                if self._ended():  # a process of its own may still hold the pipe
+            ended = self._ended()  # a process of its own may still hold the pipe
+            if not select.select([self._rows], [], [], 0.0 if ended else min(left, 0.5))[0]:
+                if ended:
                     break
                 continue
             if not (read := os.read(self._rows, 1 << 16)):
@@ -73,14 +79,16 @@ class StageProcess:
                 keep(json.loads(line))
         return self._end(cut, deadline)
 
-    def _end(self, cut: bool, deadline: float) -> str:
+    def _end(self, cut: int, deadline: float) -> str:
+        os.close(self._rows)
         while not self._ended():  # its rows are closed: it is about to
             if time.monotonic() > deadline:
-                self.signal(signal.SIGKILL)
-                cut = True
+                if cut == len(_ENDING):
+                    return STUCK
+                self.signal(_ENDING[cut])
+                cut, deadline = cut + 1, time.monotonic() + _GRACE_S
             time.sleep(0.01)
-        os.close(self._rows)
-        self.signal(signal.SIGKILL)  # what it started and left behind
+        self._end_group()
         status = self._status or 0
         if cut:
             return "cut"
@@ -88,11 +96,19 @@ class StageProcess:
             return f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
         return {0: DONE, child.UNAVAILABLE: UNAVAILABLE}.get(os.waitstatus_to_exitcode(status), "failed")
 
+    def _end_group(self) -> None:
+        """What it started and left behind: the next stage is to have all of the GPU's memory."""
+        deadline = time.monotonic() + _GRACE_S
+        while self.signal(signal.SIGKILL) and time.monotonic() < deadline:
+            time.sleep(0.02)
+
     def kill(self) -> None:
         """End it now, whatever it does."""
-        self.signal(signal.SIGKILL)
-        if self._status is None:
-            _, self._status = os.waitpid(self.pid, 0)
+        deadline = time.monotonic() + _GRACE_S
+        while not self._ended() and time.monotonic() < deadline:
+            self.signal(signal.SIGKILL)
+            time.sleep(0.01)
+        self._end_group()
 
     def _ended(self) -> bool:
         if self._status is None:
@@ -101,12 +117,12 @@ class StageProcess:
                 self._status = status
         return self._status is not None
 
-    def signal(self, number: int) -> None:
-        """To the process and all that it has started."""
+    def signal(self, number: int) -> bool:
+        """To the process and all that it has started; whether anything is there."""
         for send in (os.killpg, os.kill) if self._status is None else (os.killpg,):
             try:
                 send(self.pid, number)
             except ProcessLookupError:  # gone, or not yet a group of its own
                 continue
-            else:
-                break
+            return True
+        return False

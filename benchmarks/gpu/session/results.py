@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .context import Row
+from .context import Row, failed
 
 DONE = "done"
 """The status of a stage that came to its end with nothing wrong: the only one that a later lease does not run again."""
 
+WRONG = "wrong"
+"""Of a stage that came to its end, with rows that say of themselves that they are wrong."""
 UNAVAILABLE = "unavailable"
 """Of a stage that lacked something here, and said what."""
 
@@ -23,7 +25,8 @@ def read_results(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         if all(isinstance(row["name"], str) for stage in found["stages"].values() for row in stage["rows"]) and all(
                isinstance(stage["status"], str) for stage in found["stages"].values()):
-            return dict(found)
+            # One that was ended before it had looked at its machine has what it was to go on from apart.
+            return {**found, "stages": {**found.get("before", {}), **found["stages"]}}
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise ValueError(f"{path} is not what a lease writes")
@@ -63,6 +66,10 @@ class Results:
 
     def status(self, stage: str) -> str:
         return self.data["stages"].get(stage, {}).get("status", "")
+
+    def complete(self, stage: str) -> bool:
+        """Whether it need not be run again: it is done, and nothing that it tried has raised."""
+        return self.status(stage) == DONE and not any(failed(row) for row in self.rows(stage))
 
     def wrong(self, stage: str) -> list[str]:
         """Names of the rows that say of themselves that they are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from benchmarks.gpu.attempts import attempt
 from benchmarks.gpu.bases import random_base
 from benchmarks.gpu.cost import LLAMA_8B, TINY, Shape
 from benchmarks.gpu.session.context import Context
@@ -45,11 +46,12 @@ def measure(context: Context, shape: Shape, cases: Sequence[StepCase]) -> None:
         if not bench.fits(case):
             context.emit(name, left_out="no memory for its adapters")
             continue
-        row = bench.measure(case, top, repeats)
-        taken[name] = row.get("device_ms", row["ms"])
-        base_ms = taken.get(f"{shape.name} {case.plain.name}")
-        beside = {"tax": taken[name] / base_ms - 1,
-                  "floor_tax": row["floor_ms"] / (row["floor_ms"] - row["lora_floor_ms"]) - 1
-                  } if case.adapters and base_ms else {}
-        context.emit(name, rows=case.sequences, adapters=case.adapters, rank=case.rank, context=case.context, **beside,
-                     **row)
+        with attempt(context, name):
+            row = bench.measure(case, top, repeats)
+            taken[name] = row.get("device_ms", row["ms"])
+            base_ms = taken.get(f"{shape.name} {case.plain.name}")
+            beside = {"tax": taken[name] / base_ms - 1,
+                      "floor_tax": row["floor_ms"] / (row["floor_ms"] - row["lora_floor_ms"]) - 1
+                      } if case.adapters and base_ms else {}
+            context.emit(name, rows=case.sequences, adapters=case.adapters, rank=case.rank, context=case.context,
+                         **beside, **row)

@@ -25,7 +25,9 @@ _READ_BYTES, _TINY_BYTES = 8 << 30, 64 << 20
 def run(context: Context) -> None:
     context.emit("machine", **machine.describe(context.device), cores=os.cpu_count(), code=code_hash())
     context.emit("packages", **{name: _version(name) for name in PACKAGES})
-    context.emit("tools", **{name: shutil.which(name) or "" for name in ("compute-sanitizer", "ncu", "ptxas", "gcc")})
+    tools = {name: shutil.which(name) or "" for name in ("compute-sanitizer", "ncu", "ptxas", "gcc", "cc")}
+    compiler = tools["gcc"] or tools["cc"] or os.environ.get("CC", "")
+    context.emit("tools", **tools, good=bool(compiler))  # without which Triton launches nothing
     if context.real:
         context.emit("card", **_card())
         free, total = torch.cuda.mem_get_info()
@@ -39,8 +41,11 @@ def _card() -> dict[str, str]:
     asked = ("driver_version", "clocks.sm", "clocks.mem", "power.draw", "temperature.gpu", "pstate")
     if shutil.which("nvidia-smi") is None:
         return {}
-    told = subprocess.run(["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader", "-i", "0"],
-                          capture_output=True, text=True, timeout=20, check=False).stdout
+    command = ["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader", "-i", "0"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout
+    except subprocess.TimeoutExpired:
+        told = ""
     return dict(zip(asked, map(str.strip, told.split(",")), strict=False))
 
 

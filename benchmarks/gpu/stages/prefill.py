@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.gpu.attempts import attempt
 from benchmarks.gpu.bases import random_base
 from benchmarks.gpu.cost import LLAMA_8B, TINY
 from benchmarks.gpu.session.context import Context
@@ -23,4 +24,5 @@ def run(context: Context) -> None:
     bench, top = StepBench(base, shape, cases), context.ceilings()
     for case in cases:
         if not context.has(name := f"{shape.name} {case.name}"):
-            context.emit(name, **bench.measure(case, top, min(context.repeats, 8)))
+            with attempt(context, name):
+                context.emit(name, **bench.measure(case, top, min(context.repeats, 8)))

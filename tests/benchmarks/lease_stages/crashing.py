@@ -10,5 +10,10 @@ from . import two_rows
 
 def run(context: Context) -> None:
     two_rows(context)
+    crash()
+
+
+def crash() -> None:
+    """As an illegal read does: no handler writes of it."""
     faulthandler.disable()
     ctypes.string_at(0)
