@@ -17,6 +17,6 @@ def attempt(context: Context, name: str) -> Iterator[None]:
         yield
     except Exception as error:
         context.emit(name, error=f"{type(error).__name__}: {error}"[:500])
-        if context.real:
+        if context.real and torch.cuda.is_initialized():
             torch.cuda.set_stream(torch.cuda.default_stream(context.device))  # a capture that fails leaves its own
             torch.cuda.synchronize(context.device)

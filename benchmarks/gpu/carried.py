@@ -31,8 +31,11 @@ def packages(carried: Path, scratch: Path) -> list[Path]:
         return []
     target = Path(tempfile.mkdtemp(prefix=UNPACKED, dir=scratch))
     for wheel in wheels:
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(target)
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(target)
+        except zipfile.BadZipFile as error:
+            raise Unavailable(f"the carried {wheel.name} is spoiled: {error}") from error
     return [target]
 
 

@@ -123,6 +123,13 @@ def test_what_a_carried_package_needs_is_carried_too(package: str) -> None:
     assert {canonicalize_name(r.name) for r in needed if r.marker is None or r.marker.evaluate(there)} <= known
 
 
+def test_a_spoiled_wheel_is_named(tmp_path: Path) -> None:
+    wheel(tmp_path / "wheels", "carried_by_a_test-1.0-py3-none-any.whl")
+    (tmp_path / "wheels/carried_by_a_test-1.0-py3-none-any.whl").write_bytes(b"no zip")
+    with pytest.raises(Unavailable, match=r"carried_by_a_test-1.0-py3-none-any.whl is spoiled"):
+        carried.packages(tmp_path, tmp_path)
+
+
 def test_the_demo_s_questions_are_read_without_its_imports() -> None:
     assert len(questions()) == 2
     assert equal_tokens([1, 2, 3], [1, 2, 4]) == 2
