@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -59,6 +60,29 @@ def test_a_cache_travels(tmp_path: Path) -> None:
     listed = json.loads((tmp_path / "new/ABC/__grp__k.json").read_text())["child_paths"]
     assert listed["k.cubin"] == str(tmp_path / "new/ABC/k.cubin")
     assert (tmp_path / "new/ABC/k.cubin").read_bytes() == b"cubin"
+
+
+def test_what_was_compiled_last_is_left_out_of_a_cache_that_is_too_large(tmp_path: Path) -> None:
+    for age, name in enumerate(["newest", "older", "oldest"]):
+        kernel = tmp_path / "cache" / name
+        kernel.mkdir(parents=True)
+        (kernel / "k.cubin").write_bytes(random.Random(age).randbytes(2 << 20))
+        (kernel / "__grp__k.json").write_text(json.dumps({"child_paths": {"k.cubin": str(kernel / "k.cubin")}}))
+        os.utime(kernel, (1000 - age, 1000 - age))
+    packed = tmp_path / "cache.tar.xz"
+    assert pack(tmp_path / "cache", packed, most=5 << 20) <= 5 << 20
+    assert unpack(packed, tmp_path / "there") == 2
+    assert {path.name for path in (tmp_path / "there").iterdir()} == {"oldest", "older"}
+    assert pack(tmp_path / "nothing was compiled", packed) < 1000
+    assert unpack(packed, tmp_path / "there") == 0
+
+
+def test_prefill_is_compiled_for_both_kinds_of_products() -> None:
+    """The narrow tiles too: they are a lease's way out where the wide ones are wrong."""
+    prefill = {(launch.inputs, launch.outs, launch.dtype, launch.kind) for launch in of_the_stages()
+               if isinstance(launch, LoraLaunch) and not launch.decode}
+    wide, narrow = ({launch[:3] for launch in prefill if launch[3] == kind} for kind in ("wgmma", "mma"))
+    assert wide == narrow
 
 
 @pytest.mark.slow

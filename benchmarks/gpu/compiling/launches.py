@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
 
@@ -113,14 +113,12 @@ def groups(shape: Shape) -> list[tuple[int, tuple[int, ...]]]:
     return [*((p[names[0]][0], tuple(p[n][1] for n in names)) for names in fused), (shape.hidden, (shape.vocab,))]
 
 
-def _loras(shape: Shape, dtypes: Iterable[torch.dtype], kinds: Iterable[str] = ("wgmma",), decode: bool = True
-           ) -> Iterator[LoraLaunch]:
+def _loras(shape: Shape, dtypes: Iterable[torch.dtype], decode: bool = True) -> Iterator[LoraLaunch]:
     for dtype in dtypes:
         for inputs, outs in groups(shape):
             if decode:
                 yield LoraLaunch(shape.name, inputs, outs, dtype, True)
-            for kind in kinds:
-                yield LoraLaunch(shape.name, inputs, outs, dtype, False, kind)
+            yield LoraLaunch(shape.name, inputs, outs, dtype, False)
 
 
 def _heads(shape: Shape) -> Heads:
@@ -138,10 +136,9 @@ def of_the_stages() -> list[Launch]:
         *(LoraLaunch(WIDE.name, WIDE.hidden, outs, d, decode) for d in (BF16, FP16, FP32) for decode in (True, False)),
         *(AttentionLaunch(WIDE.name, _heads(WIDE), d, how) for d in (BF16, FP16, FP32) for how in ({}, both)),
         *_loras(SMOLLM2, [FP32, BF16]), *(AttentionLaunch(SMOLLM2.name, _heads(SMOLLM2), d) for d in (FP32, BF16)),
-        *_loras(SANITIZED, [BF16], decode=False), AttentionLaunch(SANITIZED.name, _heads(SANITIZED), BF16),
-        *_loras(LLAMA_8B, [BF16, FP16], ["mma"], decode=False),
-        *(AttentionLaunch(LLAMA_8B.name, _heads(LLAMA_8B), d, how, "mma") for d in (BF16, FP16)
-          for how in ({}, windowed))]
+        *_loras(SANITIZED, [BF16], decode=False), AttentionLaunch(SANITIZED.name, _heads(SANITIZED), BF16)]
+    narrow = (launch for launch in found if isinstance(launch, AttentionLaunch) or not launch.decode)
+    found = [*found, *(replace(launch, kind="mma") for launch in narrow)]
     return list({launch.name: launch for launch in found}.values())
 
 

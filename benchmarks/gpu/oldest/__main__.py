@@ -23,8 +23,6 @@ ROOT = Path(__file__).parents[3]
 COPY = ROOT / ".bench/oldest-copy"
 CARRIED = ROOT / ".bench/lease"
 RESULTS = ROOT / "benchmarks/results/gpu/oldest.json"
-OWN_TESTS = ("lease", "carry", "compiling", "peers", "sweep", "oldest")
-"""Of tests/benchmarks, without `test_`."""
 PACKAGES = ("torch", "triton", "transformers", "huggingface_hub", "tokenizers", "safetensors", "numpy", "peft")
 
 
@@ -63,8 +61,7 @@ def _steps(stages: str | None) -> Iterator[tuple[str, Sequence[str], dict[str, s
     from benchmarks.gpu.stages.tests import MODULES
 
     compiled = {"TRITON_INTERPRET": "0"}
-    tests = [*(f"tests/runtime/test_{name}.py" for name in MODULES),
-             *(f"tests/benchmarks/test_{name}.py" for name in OWN_TESTS)]
+    tests = [*(f"tests/runtime/test_{name}.py" for name in MODULES), "tests/benchmarks"]
     lease = ["-m", "benchmarks.gpu.lease", "--device", "cpu", *(["--stages", stages] if stages else [])]
     yield "compile", ["-m", "benchmarks.gpu.compiling", "--check"], compiled
     yield "pack", ["-m", "benchmarks.gpu.compiling", "--pack", str(CARRIED / "triton-cache.tar.xz")], compiled
