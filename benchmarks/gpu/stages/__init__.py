@@ -39,7 +39,7 @@ STAGES = (
     Stage("decode_qwen3", 100),
     Stage("loads", 60),
     Stage("tests", 150, fresh=True),
-    Stage("demo", 90),
+    Stage("demo", 120),
     Stage("serve", 120, fresh=True),
 )
 NAMES = tuple(stage.name for stage in STAGES)
