@@ -47,6 +47,8 @@ def main() -> None:
     parser.add_argument("--python", default=PYTHON, help=f"that machine's; default: {PYTHON}")
     parser.add_argument("--target", type=Path, default=TARGET)
     options = parser.parse_args()
+    if not (MODEL / "config.json").is_file():
+        parser.error(f"no base model in {MODEL}: make base")
     wheels(options.target / "wheels", options.python)
     base(options.target)
     expected(options.target / "expected.json")
@@ -124,6 +126,8 @@ def _tell(target: Path) -> None:
         size = sum(file.stat().st_size for path in there for file in ([path] if path.is_file() else path.rglob("*")))
         names = " ".join(str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path) for path in there)
         print(f"with the {call} call: {names} ({size / 2**20:.1f} MiB)")
+    if not (target / CACHE).exists():
+        print(f"without {CACHE}: make gpu-oldest makes it; else the kernels are compiled there")
     print("\nthere, from the repository's root, where a call carries at most 64 MiB with the repository's 6:\n"
           "  python3 -m benchmarks.gpu.lease --out RESULTS\n"
           "then, for the stages that need the whole base, with the second part beside the first:\n"

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.gpu.predictions import found_in, lines
 from benchmarks.gpu.session.process import StageProcess
-from benchmarks.gpu.session.results import DONE, UNAVAILABLE, WRONG, Results, read_results
+from benchmarks.gpu.session.results import DONE, NO_TIME, UNAVAILABLE, WRONG, Results, read_results
 from benchmarks.gpu.stages import NAMES, STAGES, Stage
 from benchmarks.gpu.summary import show
 from benchmarks.gpu.ways_out import ways_out
@@ -46,11 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--carried", type=Path, default=CARRIED, help="what `benchmarks.gpu.carry` made")
     parser.add_argument("--repeats", type=int, default=0, help="of each timing; default: 20, on a CPU 1")
     options = parser.parse_args(arguments)
-    wanted = options.stages.split(",")
+    wanted = [name.strip() for name in options.stages.split(",")]
     if unknown := set(wanted) - set(NAMES):
         parser.error(f"--stages: {', '.join(sorted(unknown))} is none of {', '.join(NAMES)}")
     if options.budget_s is not None and not 0 <= options.budget_s < _UNLIMITED_S:
         parser.error(f"--budget-s: {options.budget_s:g} is not in [0, {_UNLIMITED_S:g})")
+    if options.repeats < 0:
+        parser.error(f"--repeats: {options.repeats} is negative")
     try:
         earlier = read_results(options.skip_done) if options.skip_done else None
         options.out.mkdir(parents=True, exist_ok=True)
@@ -70,13 +72,14 @@ class Lease:
         real = self.device == "cuda"
         self.repeats: int = options.repeats or (20 if real else 1)
         self.budget_s: float = options.budget_s if options.budget_s is not None else 540.0 if real else 0.0
-        self.limited = real or options.budget_s is not None
+        self.limited = real or bool(options.budget_s)
         self.out, self.carried = options.out.resolve(), options.carried.resolve()
         self.log = self.out / "lease.log"
         self.log.write_bytes(b"")
         # What comes back from a machine may be gone there by the next call, which is to go on from it.
-        if (last := self.carried / "lease.json").exists():
-            last.replace(self.carried / "lease-before.json")
+        for directory in (self.out, self.carried):
+            if (last := directory / "lease.json").exists():
+                last.replace(directory / "lease-before.json")
         self.results = Results((self.out / "lease.json", self.carried / "lease.json"),
                                {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
         self.environment: dict[str, str] = {}
@@ -94,7 +97,8 @@ class Lease:
 
     def run(self, stages: Sequence[Stage], earlier: dict[str, Any] | None) -> int:
         """Run `stages`, the first of which tells the machine; `earlier`: the JSON of a lease to go on from."""
-        signal.signal(signal.SIGTERM, _raise)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _raise)
         try:
             self._run_all(stages, earlier)
         except (KeyboardInterrupt, SystemExit):
@@ -102,6 +106,7 @@ class Lease:
         finally:
             if self.process is not None:
                 self.process.kill()
+                self.results.end_running()
             self.results.data["table"] = [asdict(line) for line in lines(found_in(self.results.data))]
             self.results.write()
         print(show(self.results.data), flush=True)
@@ -112,7 +117,7 @@ class Lease:
     def _run_all(self, stages: Sequence[Stage], earlier: dict[str, Any] | None) -> None:
         self.results.data["before"] = (earlier or {}).get("stages", {})  # should this lease be ended at once
         self._run(stages[0])
-        if self.forks and self.results.status(stages[0].name) not in (DONE, WRONG):
+        if self.forks and self.results.status(stages[0].name) not in (DONE, WRONG, NO_TIME):
             print("once more, started anew: an import may have spoiled the GPU for forks", flush=True)
             self.forks = False
             self._run(stages[0])
@@ -136,9 +141,10 @@ class Lease:
             print(f"nothing is taken over: that was measured on {theirs.get('device')}, this is {ours.get('device')}",
                   flush=True)
             return
-        if ours.get("code") != theirs.get("code"):
-            print(f"what is taken over was measured with other code ({theirs.get('code')}, this is {ours.get('code')})",
-                  flush=True)
+        for what in ("code", "torch", "triton"):
+            if ours.get(what) != theirs.get(what):
+                print(f"NOTE: what is taken over was measured with {what} {theirs.get(what)}, this is {ours.get(what)}",
+                      flush=True)
         now = self.results.data["stages"].pop("environment")
         self.results.resume(earlier)
         self.results.data["stages"]["environment"] = now
@@ -160,7 +166,7 @@ class Lease:
         limit = self._limit(stage)
         self.results.begin(key, limit)
         if limit < _LEAST_S:
-            self.results.end(key, "no time", 0)
+            self.results.end(key, NO_TIME, 0)
             print(f"== {key}: no time", flush=True)
             return False
         print(f"== {key} (at most {limit:.0f} s)", flush=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import lzma
+import shutil
 import tarfile
+import tempfile
 from pathlib import Path
 
 NAME = "triton-cache.tar.xz"
@@ -37,16 +39,16 @@ def unpack(source: Path, cache: Path) -> int:
     """Add what `source` holds to `cache`; how many kernels that are. Triton's lists of a kernel's files have whole
     paths, of the machine that wrote them: they are written anew."""
     kernels = 0
-    with tarfile.open(source) as archive:
-        for member in archive:
-            archive.extract(member, cache, filter="data")
-            if Path(member.name).name.startswith("__grp__"):
-                _move(cache / member.name)
-                kernels += 1
+    with tempfile.TemporaryDirectory(dir=cache.parent) as scratch, tarfile.open(source) as archive:
+        archive.extractall(scratch, filter="data")  # whole, or nothing of it is taken
+        for group in Path(scratch).glob("*/__grp__*"):
+            _move(group, cache / group.parent.name)
+            kernels += 1
+        shutil.copytree(scratch, cache, dirs_exist_ok=True)
     return kernels
 
 
-def _move(group: Path) -> None:
+def _move(group: Path, target: Path) -> None:
     listed = json.loads(group.read_text())
-    listed["child_paths"] = {name: str(group.parent / name) for name in listed["child_paths"]}
+    listed["child_paths"] = {name: str(target / name) for name in listed["child_paths"]}
     group.write_text(json.dumps(listed))

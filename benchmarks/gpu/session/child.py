@@ -5,8 +5,11 @@ Rows go to the lease as lines of JSON; what the stage prints goes to the log.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib
 import json
+import math
 import os
 import signal
 import sys
@@ -23,11 +26,13 @@ FAILED, UNAVAILABLE = 1, 3
 
 def run(job: dict[str, Any], rows: int) -> int:
     """Run the stage that `job` describes; rows go to the file descriptor `rows`. The exit status."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    _end_with_the_lease()
     with os.fdopen(rows, "w", encoding="utf-8") as stream:
 
         def send(row: Row) -> None:
-            stream.write(json.dumps(row, default=str) + "\n")
+            stream.write(json.dumps(_finite(row), default=str) + "\n")
             stream.flush()
 
         context = Context(
@@ -42,6 +47,21 @@ def run(job: dict[str, Any], rows: int) -> int:
             traceback.print_exc()
             return FAILED
     return 0
+
+
+def _finite(value: Any) -> Any:
+    """The same, with what JSON has no numbers for as text."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _end_with_the_lease() -> None:
+    """Whatever ends it: a stage that went on would hold the GPU. Linux; elsewhere nothing is done."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def forked(job: dict[str, Any], rows: int, log: int) -> NoReturn:

@@ -76,7 +76,8 @@ class StageProcess:
                 break
             *lines, buffer = (buffer + read).split(b"\n")
             for line in lines:
-                keep(json.loads(line))
+                with contextlib.suppress(ValueError):  # of something else that writes there
+                    keep(json.loads(line))
         return self._end(cut, deadline)
 
     def _end(self, cut: int, deadline: float) -> str:

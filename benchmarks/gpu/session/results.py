@@ -15,6 +15,7 @@ DONE = "done"
 
 WRONG = "wrong"
 """Of a stage that came to its end, with rows that say of themselves that they are wrong."""
+NO_TIME = "no time"
 UNAVAILABLE = "unavailable"
 """Of a stage that lacked something here, and said what."""
 
@@ -60,6 +61,12 @@ class Results:
     def end(self, stage: str, status: str, seconds: float, **more: Any) -> None:
         self.data["stages"][stage] |= {"status": status, "seconds": round(seconds, 1), **more}
         self.write()
+
+    def end_running(self) -> None:
+        """Of a lease that is ended from outside."""
+        for stage in self.data["stages"].values():
+            if stage["status"] == "running":
+                stage["status"] = "ended from outside"
 
     def rows(self, stage: str) -> list[Row]:
         return self.data["stages"].get(stage, {}).get("rows", [])
