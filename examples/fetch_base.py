@@ -41,6 +41,9 @@ def convert(gguf: Path, target: Path) -> None:
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
         tokenizer = AutoTokenizer.from_pretrained(**where)
+        # transformers before 5.20 reads another end token from the file than the model's.
+        if isinstance(eos := model.config.eos_token_id, int):
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(eos)
         print(f"saving {target}", flush=True)
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
