@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from benchmarks.gpu.cost import Cost, Shape, attention_cost, linear_cost, lora_cost
 from benchmarks.gpu.inputs import attention_inputs, lora_inputs
 from benchmarks.gpu.machine import Ceilings, seconds
+from benchmarks.gpu.places import shared_out
 from lora_runtime.kernels import Kernels
 
 WORKING_SET = 512 << 20
@@ -70,7 +71,7 @@ def _named(shape: Shape, sizes: Sizes, kernels: Kernels, dtype: torch.dtype, dev
             yield f"base {label}, {n} rows", partial(
                 _linear, rows=n, inputs=inputs, outputs=sum(outs), sizes=sizes, dtype=dtype, device=device)
         for n, adapters, rank in sizes.decode:
-            counts = [n // adapters + (i < n % adapters) for i in range(adapters)]
+            counts = shared_out(n, adapters)
             yield f"lora {label} decode, {n} rows, {adapters} x rank {rank}", partial(
                 _lora, rows=counts, ranks=[rank] * adapters, inputs=inputs, outs=outs, sizes=sizes, kernels=kernels,
                 dtype=dtype, device=device)
