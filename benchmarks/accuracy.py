@@ -18,8 +18,8 @@ import torch
 from workloads import MODEL
 
 from lora_runtime import BaseModel
-from lora_runtime.batch import StepBatch
-from lora_runtime.model.runner import make_runner
+from lora_runtime.backends.torch.runner import make_runner
+from lora_runtime.scheduling.batch import StepBatch
 
 WINDOW, BLOCK = 128, 16
 FORMATS = (("float32", "auto"), ("bfloat16", "auto"), ("float32", "int8"), ("bfloat16", "int8"))

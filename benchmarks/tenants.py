@@ -23,7 +23,7 @@ from report import RESULTS, machine, percentiles, plot, save
 from workloads import MODEL, ROOT, adapter_dir, prompt
 
 from lora_runtime import AdapterPolicy, BaseModel, Engine, EngineConfig, Request, SamplingParams
-from lora_runtime.fairness import FairQueue
+from lora_runtime.scheduling.fairness import FairQueue
 
 LIGHT, HEAVY = "light", "heavy"
 ADAPTERS = {LIGHT: "r16-0000", HEAVY: "r16-0001"}

@@ -1,8 +1,32 @@
 """loramux's runtime: one frozen base, many LoRA adapters, mixed in one batch. No gRPC in here."""
 
-from .base import BaseModel
+from .api.adapters import (
+    AdapterInfo,
+    AdapterPolicy,
+    AdapterState,
+    AppliedModule,
+    CanaryInfo,
+    RegisteredVersion,
+    Registration,
+)
+from .api.reports import EngineInfo, EngineObserver, EngineStats, MemoryPlan, RequestRecord, StepStats
+from .api.requests import (
+    AdapterUse,
+    ChatMessage,
+    Choice,
+    FinishReason,
+    Generation,
+    Request,
+    SamplingParams,
+    Timings,
+    TokenEvent,
+    TokenLogprob,
+    Usage,
+    WeightedAdapter,
+)
+from .base_model import BaseModel
 from .config import EngineConfig
-from .engine import Engine
+from .engine.engine import Engine
 from .errors import (
     AdapterCapacityError,
     AdapterError,
@@ -23,34 +47,7 @@ from .errors import (
     TrainingError,
     UnknownAdapterError,
 )
-from .handle import RequestHandle
-from .types import (
-    AdapterInfo,
-    AdapterPolicy,
-    AdapterState,
-    AdapterUse,
-    AppliedModule,
-    CanaryInfo,
-    ChatMessage,
-    Choice,
-    EngineInfo,
-    EngineObserver,
-    EngineStats,
-    FinishReason,
-    Generation,
-    MemoryPlan,
-    RegisteredVersion,
-    Registration,
-    Request,
-    RequestRecord,
-    SamplingParams,
-    StepStats,
-    Timings,
-    TokenEvent,
-    TokenLogprob,
-    Usage,
-    WeightedAdapter,
-)
+from .requests.handle import RequestHandle
 from .version import __version__
 
 __all__ = [

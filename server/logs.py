@@ -10,7 +10,7 @@ import structlog
 from transformers.utils.logging import disable_progress_bar
 
 from lora_runtime import AdapterInfo, EngineObserver, Request, RequestRecord
-from lora_runtime.types import MAX_ID_LENGTH
+from lora_runtime.api.requests import MAX_ID_LENGTH
 
 log = structlog.get_logger("loramux.server")
 # Below a warning these log whole URLs too, with the keys in their queries.

@@ -18,8 +18,8 @@ from transformers import (
 
 from benchmarks.gpu.cost import Shape
 from lora_runtime import BaseModel, BaseModelError
-from lora_runtime.adapters.update import ModuleUpdate
-from lora_runtime.model import fused
+from lora_runtime.adapters.peft.update import ModuleUpdate
+from lora_runtime.backends.triton import fused
 
 MAX_CONTEXT = 8192
 _CONFIGS = {"llama": LlamaConfig, "qwen3": Qwen3Config}

@@ -10,7 +10,7 @@ from benchmarks.gpu.cost import Shape
 from benchmarks.gpu.inputs import AttentionInputs, LoraInputs, attention_inputs, lora_inputs
 from lora_runtime.kernels import Kernels
 from lora_runtime.kernels.attention import paged_attention_reference
-from lora_runtime.kernels.grouped import update_group_reference
+from lora_runtime.kernels.fused_update import update_group_reference
 
 SLACK = 4.0
 """A kernel may be this many times as far off as the reference in the same dtype, or as one rounding of the output."""

@@ -16,7 +16,7 @@ from benchmarks.gpu.adapters import write_adapters
 from benchmarks.gpu.bases import random_updates
 from benchmarks.gpu.cost import Shape
 from lora_runtime import BaseModel, Engine, EngineConfig, Request, SamplingParams
-from lora_runtime.model.placement import FlatAdapter
+from lora_runtime.backends.triton.placement import FlatAdapter
 
 
 def copies(base: BaseModel, shape: Shape, rank: int, repeats: int) -> dict[str, Any]:

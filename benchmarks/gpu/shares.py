@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lora_runtime import Engine, loop
-from lora_runtime.model.device_runner import DeviceRunner
+from lora_runtime import Engine
+from lora_runtime.backends.triton.runner import DeviceRunner
+from lora_runtime.engine import loop
 
 
 class Shares:

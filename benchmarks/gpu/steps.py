@@ -17,11 +17,11 @@ from benchmarks.gpu.cost import Cost, Shape, step_cost
 from benchmarks.gpu.machine import Ceilings, host_seconds
 from benchmarks.gpu.step_cases import BLOCK, StepCase
 from lora_runtime import BaseModel
-from lora_runtime.adapters.version import AdapterVersion
-from lora_runtime.batch import AdapterSegment, StepBatch, packed
-from lora_runtime.model.decode_steps import GraphSteps, StepKey, StepLauncher
-from lora_runtime.model.device_runner import DeviceRunner
-from lora_runtime.model.placement import FlatAdapter, SlotAdapter
+from lora_runtime.adapters.store.version import AdapterVersion
+from lora_runtime.backends.triton.decode_steps import GraphSteps, StepKey, StepLauncher
+from lora_runtime.backends.triton.placement import FlatAdapter, SlotAdapter
+from lora_runtime.backends.triton.runner import DeviceRunner
+from lora_runtime.scheduling.batch import AdapterSegment, StepBatch, packed
 
 _LAUNCHING = 4_000_000
 """Cycles, two milliseconds: the device waits that long before a step that is timed, so that the host has launched all

@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import AutoTokenizer
 
 from lora_runtime import Engine, EngineConfig, Request, SamplingParams, WeightedAdapter
-from lora_runtime.base import eos_ids
+from lora_runtime.model.loading import eos_ids
 from lora_runtime.training.batches import IGNORED, collate
 from lora_runtime.training.data import Row
 from lora_runtime.training.encoding import Encoder, Example

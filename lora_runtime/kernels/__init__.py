@@ -30,7 +30,7 @@ class Kernels:
     write_kv: Callable[..., None] = cache.write_kv_reference
     """As cache.write_kv_reference."""
     update_group: Callable[..., None] | None = None
-    """As grouped.update_group_reference, for the device path; None on the torch path."""
+    """As fused_update.update_group_reference, for the device path; None on the torch path."""
     shrink: Callable[..., None] | None = None
     expand: Callable[..., None] | None = None
     """The two halves of `update_group`, where it has halves: the first needs no y."""

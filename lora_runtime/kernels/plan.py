@@ -17,7 +17,7 @@ import torch
 from . import prefill_tiles
 
 if TYPE_CHECKING:
-    from .grouped import ModuleGroup
+    from .fused_update import ModuleGroup
 
 DECODE_TILE = 16
 """Rows of a tile in a step of decode rows: the least that a tensor core multiplies; what is missing costs no memory."""

@@ -1,1 +1,1 @@
-"""The frozen base forward: transformers' modules with loramux's attention, adapters in all of them."""
+"""The frozen base: what it is."""

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 
 from ..errors import BaseModelError
-from .state import AttentionCall, StepState
+from .step_context import AttentionCall, StepState
 
 IMPLEMENTATION = "loramux"
 _KNOWN_KWARGS = {"position_ids", "position_embeddings", "use_cache", "is_causal", "output_attentions", "sliding_window",

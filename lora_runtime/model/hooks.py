@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..adapters.update import BaseModule, ModuleKind
+from ..adapters.peft.update import BaseModule, ModuleKind
 from ..kernels.updates import update_embedding, update_linear, update_norm
-from .state import StepState
+from .step_context import StepState
 
 
 def attach(model: nn.Module, modules: Mapping[str, BaseModule], state: StepState,

@@ -17,8 +17,8 @@ from .checkpoint import Checkpoint, rng_state, save, set_rng_state
 from .config import StepReport, TrainConfig
 from .encoding import Example
 from .guard import FrozenBase
-from .memory import first_line, out_of_memory
 from .metrics import Metrics
+from .out_of_memory import first_line, out_of_memory
 from .schedule import learning_rate
 
 

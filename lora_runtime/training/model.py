@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..adapters.update import BaseModule
-from ..base import check_architecture, eos_ids, identity_of, read_base, resolve_device, resolve_dtype
+from ..adapters.peft.update import BaseModule
 from ..errors import BaseModelError, TrainingError
+from ..model.loading import check_architecture, eos_ids, identity_of, read_base, resolve_device, resolve_dtype
 from ..model.modules import base_modules
 from .config import TrainConfig
 from .convert import changes_base

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from ..adapters.loader import CONFIG, WEIGHTS
+from ..adapters.peft.loader import CONFIG, WEIGHTS
 from ..durable import replace_file
 from ..errors import TrainingError
 from ..version import __version__

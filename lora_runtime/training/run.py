@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import TrainingError
 from .config import StepReport, TrainConfig, TrainResult
 from .data import DataFile, read_rows
-from .memory import first_line, out_of_memory
+from .out_of_memory import first_line, out_of_memory
 
 if TYPE_CHECKING:
     import torch

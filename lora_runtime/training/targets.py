@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ..adapters.config import path_ends
-from ..adapters.patterns import Patterns
-from ..adapters.update import BaseModule, ModuleKind
+from ..adapters.peft.config import path_ends
+from ..adapters.peft.patterns import Patterns
+from ..adapters.peft.update import BaseModule, ModuleKind
 from ..errors import AdapterError, TrainingError
 from ..kernels.cpu.library import MAX_RANK
 from .config import TrainConfig

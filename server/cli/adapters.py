@@ -111,7 +111,7 @@ def inspect(
 ) -> None:
     """Check an adapter without a server, and show what would be applied."""
     from lora_runtime import AdapterError, BaseModelError  # torch: only where it is needed
-    from lora_runtime.adapters.inspect import inspect_adapter, render_text, to_json
+    from lora_runtime.adapters.peft.inspect import inspect_adapter, render_text, to_json
 
     try:
         report = inspect_adapter(path, base)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lora_runtime.adapters.loader import CONFIG
+from lora_runtime.adapters.peft.loader import CONFIG
 
 from .files import Settling, snapshot
 from .types import Declared, Reading

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_runtime.adapters.source_files import REQUIRED
+from lora_runtime.adapters.sources.source_files import REQUIRED
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from loramux.v1 import adapters_pb2 as pb
 from loramux.v1 import adapters_pb2_grpc
 
 from lora_runtime import AdapterInfo, AdapterInUseError, Engine, EngineStoppedError
-from lora_runtime.types import MAX_ID_LENGTH
+from lora_runtime.api.requests import MAX_ID_LENGTH
 
 from .. import errors
 from ..auth.interceptor import caller

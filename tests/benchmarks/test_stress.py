@@ -12,7 +12,7 @@ from benchmarks.gpu.cost import TINY
 from benchmarks.gpu.stress import TOLERANCE, Sizes, attention_cases, lora_cases, worst_row
 from lora_runtime.kernels import select
 from lora_runtime.kernels.attention import paged_attention_reference
-from lora_runtime.kernels.grouped import update_group_reference
+from lora_runtime.kernels.fused_update import update_group_reference
 
 CPU = torch.device("cpu")
 SIZES = Sizes((33,), (8,), 4, 7)

@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2
 from loramux.v1 import adapters_pb2 as pb
 
 from lora_runtime import AdapterPolicy, Engine, RegisteredVersion, Registration
-from lora_runtime.adapters.reading import Reader
+from lora_runtime.adapters.store.reading import Reader
 from server.policies import SettingsPolicies
 
 from ..support.engines import slow_down

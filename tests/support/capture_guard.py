@@ -12,9 +12,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
+from lora_runtime.backends.triton.host_reads import reads_on_host
 from lora_runtime.kernels import Kernels
-from lora_runtime.model.host_reads import reads_on_host
-from lora_runtime.model.state import StepState
+from lora_runtime.model.step_context import StepState
 
 _FROM_HOST = {"aten::lift_fresh"}
 """torch.tensor(...): a graph would keep the address of a value that is gone."""

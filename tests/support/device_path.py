@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from lora_runtime import BaseModel, base
+from lora_runtime import BaseModel, base_model
+from lora_runtime.backends.torch.runner import ModelRunner
+from lora_runtime.backends.triton.decode_steps import DirectSteps, StepKey
+from lora_runtime.backends.triton.runner import DeviceRunner
 from lora_runtime.kernels import Kernels
 from lora_runtime.kernels.attention import paged_attention_reference
-from lora_runtime.kernels.grouped import update_group_reference
+from lora_runtime.kernels.fused_update import update_group_reference
 from lora_runtime.kernels.lora import add_lora_reference
-from lora_runtime.model.decode_steps import DirectSteps, StepKey
-from lora_runtime.model.device_runner import DeviceRunner
-from lora_runtime.model.runner import ModelRunner
 
 from .device import DEVICE
 
@@ -30,7 +30,7 @@ def chosen(kernels: str) -> Iterator[None]:
     """While it is entered, bases that ask for Triton's kernels get the references if `kernels` says so."""
     with pytest.MonkeyPatch.context() as patch:
         if kernels == "reference":
-            patch.setattr(base, "select", lambda *_: REFERENCES)
+            patch.setattr(base_model, "select", lambda *_: REFERENCES)
         yield
 
 

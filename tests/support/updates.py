@@ -17,9 +17,9 @@ from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 from torch import nn
 
 from lora_runtime import BaseModel
-from lora_runtime.adapters.update import BaseModule, ModuleUpdate
-from lora_runtime.batch import AdapterSegment, StepBatch
-from lora_runtime.model.runner import ModelRunner
+from lora_runtime.adapters.peft.update import BaseModule, ModuleUpdate
+from lora_runtime.backends.torch.runner import ModelRunner
+from lora_runtime.scheduling.batch import AdapterSegment, StepBatch
 
 BLOCK_SIZE, BLOCKS = 16, 2  # of each sequence
 

@@ -61,7 +61,7 @@ def _steps(stages: str | None) -> Iterator[tuple[str, Sequence[str], dict[str, s
     from benchmarks.gpu.stages.tests import MODULES
 
     compiled = {"TRITON_INTERPRET": "0"}
-    tests = [*(f"tests/runtime/test_{name}.py" for name in MODULES), "tests/benchmarks"]
+    tests = [*(f"tests/runtime/{name}" for name in MODULES), "tests/benchmarks"]
     lease = ["-m", "benchmarks.gpu.lease", "--device", "cpu", *(["--stages", stages] if stages else [])]
     yield "compile", ["-m", "benchmarks.gpu.compiling", "--check"], compiled
     yield "pack", ["-m", "benchmarks.gpu.compiling", "--pack", str(CARRIED / "triton-cache.tar.xz")], compiled

@@ -11,9 +11,9 @@ from benchmarks.gpu.cost import LLAMA_8B, TINY
 from benchmarks.gpu.session.context import Context
 from benchmarks.gpu.step_cases import StepCase
 from benchmarks.gpu.steps import StepBench, batch_of
-from lora_runtime.batch import StepBatch
-from lora_runtime.model.decode_steps import DirectSteps, StepLauncher
-from lora_runtime.model.placement import SlotAdapter
+from lora_runtime.backends.triton.decode_steps import DirectSteps, StepLauncher
+from lora_runtime.backends.triton.placement import SlotAdapter
+from lora_runtime.scheduling.batch import StepBatch
 
 ROUNDS, TINY_ROUNDS = 4, 2
 """Each with other adapters in the slots than the one before."""

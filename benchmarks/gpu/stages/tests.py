@@ -13,10 +13,15 @@ from pathlib import Path
 from benchmarks.gpu.session.context import Context, Unavailable
 
 ROOT = Path(__file__).parents[3]
-MODULES = ["triton_lora", "triton_attention", "device_runner", "device_slots", "device_peft", "slot_memory",
-           "step_buffers", "fused", "prefill_tiles", "cuda_calls", "graph_steps", "staging", "placement"]
-"""Of tests/runtime, without `test_`: none needs more than torch, transformers, peft and hypothesis."""
-TINY_MODULES = ["lora_plan"]
+MODULES = [
+    "kernels/test_triton_lora.py", "kernels/test_triton_attention.py", "backends/triton/test_device_runner.py",
+    "backends/triton/test_device_slots.py", "backends/triton/test_device_peft.py",
+    "adapters/store/test_slot_memory.py", "backends/triton/test_step_buffers.py", "backends/triton/test_fused.py",
+    "kernels/test_prefill_tiles.py", "backends/triton/test_cuda_calls.py", "backends/triton/test_graph_steps.py",
+    "backends/test_staging.py", "backends/triton/test_placement.py",
+]
+"""Of tests/runtime: none needs more than torch, transformers, peft and hypothesis."""
+TINY_MODULES = ["kernels/test_lora_plan.py"]
 """Without a GPU the others are left to `make test`, which has them."""
 
 _WORKER = re.compile(r"^\[gw\d+\] +\[ *\d+%\] (?P<outcome>[A-Z]+) (?P<test>\S+::.+?)\s*$")
@@ -28,7 +33,7 @@ def run(context: Context) -> None:
     if importlib.util.find_spec("pytest") is None:
         raise Unavailable("no pytest")
     parallel = importlib.util.find_spec("xdist") is not None
-    targets = [f"tests/runtime/test_{name}.py" for name in (MODULES if context.real else TINY_MODULES)]
+    targets = [f"tests/runtime/{name}" for name in (MODULES if context.real else TINY_MODULES)]
     options = ["-v", "-p", "no:cacheprovider", "-m", "not slow", "--color=no", "-rN"]
     if parallel and context.real:
         options += ["-n", "8", "--dist", "loadfile"]

@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..grouped import ModuleGroup, check_group
+from ..fused_update import ModuleGroup, check_group
 from ..plan import DECODE_TILE, LoraPlan, splits
 from .dot import INTERPRETED
 from .lora_expand import expand_kernel
@@ -27,7 +27,7 @@ _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16:
 
 
 def update_group(y: torch.Tensor, x: torch.Tensor, group: ModuleGroup, plan: LoraPlan, table: SlotTable) -> None:
-    """As update_group_reference in kernels/grouped.py: `y` (T, sum(outs)) in place, from `x` (T, in).
+    """As update_group_reference in kernels/fused_update.py: `y` (T, sum(outs)) in place, from `x` (T, in).
 
     Of float16 and bfloat16 weights, h is cut (not rounded: the tensor cores ignore the other bits) to the 11 bits of
     tf32 where it meets B; all sums are float32.

@@ -1,0 +1,224 @@
+"""Tensors to updates of the base's modules: each is applied, checked, or the adapter is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from ...api.adapters import AppliedModule
+from ...errors import AdapterError
+from .config import LoraSpec
+from .keys import Layout, Part
+from .shapes import Shapes, added_rows
+from .targets import Targets
+from .update import ModuleKind, ModuleUpdate
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """What is applied, module by module."""
+
+    updates: Mapping[str, ModuleUpdate]
+    modules: tuple[AppliedModule, ...]
+    added_rows: int
+    unused: tuple[str, ...]
+    """Tensors without effect: the base's own values, which PEFT keeps beside the adapter's."""
+
+
+class _Assembly:
+    """Takes tensor after tensor out of `left`; what remains at the end was not called for."""
+
+    def __init__(self, spec: LoraSpec, targets: Targets, layout: Layout, tensors: Mapping[str, torch.Tensor],
+                 shapes: Shapes) -> None:
+        self.spec, self.targets, self.layout, self.tensors, self.shapes = spec, targets, layout, tensors, shapes
+        self.left = {module: dict(parts) for module, parts in layout.parts.items()}
+        self.weights: dict[str, torch.Tensor] = {}
+        self.biases: dict[str, torch.Tensor] = {}
+        self.unused: list[str] = []
+
+    def run(self, max_added_rows: int) -> Assembled:
+        self._take_saved()
+        self._take_base_weights()
+        self._take_biases()
+        self.shapes = replace(self.shapes, added_rows=added_rows(self.shapes, self.weights, max_added_rows))
+        self._check_shapes()
+        updates = {m: ModuleUpdate(weight=self.weights.get(m), bias=self.biases.get(m))
+                   for m in self.weights.keys() | self.biases.keys()}
+        for module in sorted(self.targets.lora):
+            updates[module] = self._lora(module, updates.get(module, ModuleUpdate()))
+        for module in sorted(self.targets.tokens):
+            updates[module] = self._tokens(module, updates.get(module, ModuleUpdate()))
+        self._follow_ties(updates)
+        self._check_left()
+        modules = tuple(self._report(m, update) for m, update in sorted(updates.items()))
+        return Assembled(updates, modules, self.shapes.added_rows, tuple(self.unused))
+
+    def _take(self, module: str, *parts: Part) -> torch.Tensor | None:
+        """The one tensor of these parts, if there is one. PEFT may write a saved module twice, if equal."""
+        names = [self.left[module].pop(p) for p in parts if p in self.left.get(module, ())]
+        for other in names[1:]:
+            written_twice = parts[1] in (Part.SAVED_WEIGHT, Part.SAVED_BIAS)
+            if not written_twice or not _same(self.tensors[names[0]], self.tensors[other]):
+                raise AdapterError(f"tensors {names[0]!r} and {other!r} are the same part of one module")
+        return self.tensors[names[0]] if names else None
+
+    def _pass_over(self, module: str, part: Part) -> None:
+        if part in self.left.get(module, ()):
+            self.unused.append(self.left[module].pop(part))
+
+    def _need(self, module: str, why: str, *parts: Part) -> torch.Tensor:
+        tensor = self._take(module, *parts)
+        if tensor is None:
+            raise AdapterError(f"{why}: module {module!r} has no {parts[0]} in the file")
+        return tensor
+
+    def _take_saved(self) -> None:
+        targets, modules = self.targets, self.shapes.modules
+        for module in sorted(targets.saved):
+            self.weights[module] = self._need(module, "modules_to_save", Part.WEIGHT, Part.SAVED_WEIGHT)
+            if modules[module].has_bias:
+                self.biases[module] = self._need(module, "modules_to_save", Part.BIAS, Part.SAVED_BIAS)
+        if head := targets.tied_saved:
+            embedding = modules[head].tied_to
+            if modules[head].has_bias:
+                raise AdapterError(f"module {head!r} has a bias, which ensure_weight_tying would drop")
+            weight = self._take(head, Part.WEIGHT, Part.SAVED_WEIGHT)
+            if weight is not None and not _same(weight, self.weights[embedding]):
+                raise AdapterError(f"the weights of {head!r} and {embedding!r} differ, with ensure_weight_tying")
+            self.weights[head] = self.weights[embedding]
+
+    def _take_base_weights(self) -> None:
+        """Embeddings that PEFT saved from below the adapter: loading them writes into the base, through ties too."""
+        replaced = self.targets.saved | {self.targets.tied_saved}
+        for module in replaced & self.left.keys():
+            self._pass_over(module, Part.BASE_BIAS)
+            if not self._shares_weight(module):
+                self._pass_over(module, Part.BASE_WEIGHT)
+        for group in self._weight_groups():
+            found: dict[str, torch.Tensor] = {}
+            for module in group:
+                parts = (Part.BASE_WEIGHT,) if module in replaced else (Part.WEIGHT, Part.BASE_WEIGHT)
+                if (weight := self._take(module, *parts)) is not None:
+                    found[module] = weight
+            if len(found) > 1 and not _same(*found.values()):
+                raise AdapterError(f"the saved weights of {' and '.join(map(repr, found))} differ, but they are tied")
+            for module in group if found else ():
+                if module not in replaced:
+                    self.weights[module] = next(iter(found.values()))
+                    self._take_head_bias(module)
+
+    def _shares_weight(self, module: str) -> bool:
+        return any(module in group and len(group) > 1 for group in self._weight_groups())
+
+    def _take_head_bias(self, module: str) -> None:
+        if module not in self.targets.biases and self.shapes.modules[module].has_bias:
+            bias = self._take(module, Part.BIAS, Part.BASE_BIAS)
+            if bias is not None:
+                self.biases[module] = bias
+
+    def _weight_groups(self) -> list[list[str]]:
+        """Embeddings and lm_head, together where they share a weight."""
+        groups: dict[str, list[str]] = {}
+        for module, base in self.shapes.modules.items():
+            if base.kind in (ModuleKind.EMBEDDING, ModuleKind.LM_HEAD):
+                groups.setdefault(base.tied_to or module, []).append(module)
+        return list(groups.values())
+
+    def _take_biases(self) -> None:
+        for module in sorted(self.targets.biases):
+            self.biases[module] = self._need(module, f"bias = {self.spec.bias!r}", Part.BIAS, Part.BASE_BIAS)
+
+    def _check_shapes(self) -> None:
+        if self.spec.invocation_tokens and self.weights:
+            raise AdapterError(f"the saved weight of {min(self.weights)!r} cannot be used with alora_invocation_tokens")
+        for module, weight in self.weights.items():
+            self.shapes.check(module, "weight", weight, self.shapes.weight(module))
+        for module, bias in self.biases.items():
+            self.shapes.check(module, "bias", bias, (self.shapes.maps(module)[1],))
+
+    def _lora(self, module: str, update: ModuleUpdate) -> ModuleUpdate:
+        embedding = self.shapes.modules[module].kind is ModuleKind.EMBEDDING
+        a = self._need(module, "target_modules", Part.EMBEDDING_A if embedding else Part.A)
+        b = self._need(module, "target_modules", Part.EMBEDDING_B if embedding else Part.B)
+        name = self.layout.names[module]
+        self.shapes.check_pair(module, a, b, self.spec.rank_of(name))
+        return self._lora_extras(module, replace(update, a=a, b=b, scaling=self.spec.scaling_of(name)))
+
+    def _lora_extras(self, module: str, update: ModuleUpdate) -> ModuleUpdate:
+        outputs = (self.shapes.maps(module)[1],)
+        if self.spec.lora_bias:
+            bias = self._need(module, "lora_bias", Part.LORA_BIAS)
+            self.shapes.check(module, Part.LORA_BIAS, bias, outputs)
+            update = replace(update, lora_bias=bias)
+        if self.spec.use_dora:
+            magnitude = self._need(module, "use_dora", Part.MAGNITUDE)
+            self.shapes.check(module, Part.MAGNITUDE, magnitude, outputs)
+            update = replace(update, magnitude=magnitude)
+        return update
+
+    def _tokens(self, module: str, update: ModuleUpdate) -> ModuleUpdate:
+        ids = self.targets.tokens[module]
+        rows = self._need(module, "trainable_token_indices", Part.TOKENS)
+        self._pass_over(module, Part.TOKENS_BEFORE)
+        vocabulary, width = self.shapes.weight(module)
+        if max(ids) >= vocabulary:
+            raise AdapterError(f"trainable_token_indices: token {max(ids)} is outside the {vocabulary} of {module!r}")
+        if self.shapes.modules[module].kind is ModuleKind.LM_HEAD and self.shapes.modules[module].has_bias:
+            raise AdapterError(f"module {module!r} has a bias, which trainable_token_indices would drop")
+        if rows.ndim != 2 or rows.shape[0] != len(ids):
+            raise AdapterError(f"module {module!r}: {tuple(rows.shape)} rows for {len(ids)} trainable_token_indices")
+        self.shapes.check(module, Part.TOKENS, rows, (len(ids), width))
+        return replace(update, token_ids=ids, token_rows=rows)
+
+    def _follow_ties(self, updates: dict[str, ModuleUpdate]) -> None:
+        """An lm_head that follows its embedding: PEFT computes with views of the embedding's tensors."""
+        targets, modules = self.targets, self.shapes.modules
+        if head := targets.tied_lora:
+            source = updates.get(modules[head].tied_to, ModuleUpdate())
+            if source.a is None or source.b is None:
+                raise AdapterError(f"ensure_weight_tying: the embedding has no LoRA that {head!r} could share")
+            self._check_copy(head, Part.A, source.b.T)
+            self._check_copy(head, Part.B, source.a.T)
+            update = replace(updates.get(head, ModuleUpdate()), a=source.b.T.contiguous(), b=source.a.T.contiguous(),
+                             scaling=self.spec.scaling_of(self.layout.names[head]))
+            updates[head] = self._lora_extras(head, update)
+        if head := targets.tied_tokens:
+            source = updates.get(modules[head].tied_to, ModuleUpdate())
+            if modules[head].has_bias:
+                raise AdapterError(f"module {head!r} has a bias, which trainable_token_indices would drop")
+            assert source.token_rows is not None
+            self._check_copy(head, Part.TOKENS, source.token_rows)
+            updates[head] = replace(updates.get(head, ModuleUpdate()), token_ids=source.token_ids,
+                                    token_rows=source.token_rows)
+            self._pass_over(head, Part.TOKENS_BEFORE)
+
+    def _check_copy(self, module: str, part: Part, original: torch.Tensor) -> None:
+        copy = self._take(module, part)
+        if copy is not None and not _same(copy, original):
+            raise AdapterError(f"the {part} of {module!r} differs from that of the embedding it is tied to")
+
+    def _check_left(self) -> None:
+        for module in sorted(self.left):
+            for part, tensor in self.left[module].items():
+                raise AdapterError(f"tensor {tensor!r} ({part} of {module!r}) is not what the config calls for")
+
+    def _report(self, module: str, update: ModuleUpdate) -> AppliedModule:
+        lora = "rslora" if self.spec.use_rslora else "lora"
+        parts = ((lora, update.a), ("dora", update.magnitude), ("lora_bias", update.lora_bias), ("bias", update.bias),
+                 ("weight", update.weight), ("tokens", update.token_rows))
+        return AppliedModule(
+            module, update.rank, update.scaling if update.rank else 0.0, tuple(p for p, t in parts if t is not None),
+            sum(self.tensors[t].nbytes for t in self.layout.parts.get(module, {}).values()),
+        )
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
+
+
+def assemble(spec: LoraSpec, targets: Targets, layout: Layout, tensors: Mapping[str, torch.Tensor], shapes: Shapes,
+             max_added_rows: int) -> Assembled:
+    """Raises AdapterError and BaseMismatchError naming what is missing, left over, or of the wrong shape."""
+    return _Assembly(spec, targets, layout, tensors, shapes).run(max_added_rows)

@@ -1,0 +1,89 @@
+"""Reads one PEFT adapter directory; every tensor is applied or the adapter is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...errors import AdapterError
+from .assemble import assemble
+from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, parse_config
+from .files import MissingFileError, read_limited
+from .keys import place
+from .safetensors_file import TensorFile, read_tensors
+from .shapes import Shapes
+from .targets import resolve
+from .tokenizer import OwnTokenizer, read_tokenizer
+from .update import BaseDescription, CheckedAdapter
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+def read_adapter(
+    directory: Path, base: BaseDescription, *, max_bytes: int, max_added_tokens: int, roots: Sequence[Path] = ()
+) -> CheckedAdapter:
+    """Read and check; each file is read once, so what is hashed is what is applied. Never unpickles.
+
+    `max_bytes` limits the file of tensors; with `roots`, files that lead out of them by links are refused.
+    Raises AdapterError naming what is missing, corrupt or unsupported, and BaseMismatchError when the modules or
+    shapes are not the base's.
+    """
+    config_bytes, spec = read_spec(directory, roots)
+    file = read_weights(directory, max_bytes, roots)
+    made_for = f"the adapter was made for {spec.base_model_name!r}, the base is {base.name!r}"
+    layout = place(file.tensors, base.modules, made_for)
+    targets = resolve(spec, base.modules, layout.names)
+    done = assemble(spec, targets, layout, file.tensors, Shapes(base.modules, made_for), max_added_tokens)
+    vocabulary = base.vocab_size + done.added_rows
+    if bad := [t for t in spec.invocation_tokens if t >= vocabulary]:
+        raise AdapterError(f"alora_invocation_tokens: token {bad[0]} is outside the vocabulary of {vocabulary}")
+    own = read_tokenizer(directory, base.tokenizer, vocabulary, roots)
+    return CheckedAdapter(
+        version=_version(base.identity, hashlib.sha256(config_bytes).digest(), file.digest, own.digest),
+        base_model_name=spec.base_model_name,
+        updates=done.updates,
+        modules=done.modules,
+        invocation_tokens=spec.invocation_tokens,
+        vocab_size=vocabulary if done.added_rows else 0,
+        tokenizer=own.tokenizer,
+        notes=spec.notes + _notes(done.unused, own, base),
+    )
+
+
+def read_spec(directory: Path, roots: Sequence[Path] = ()) -> tuple[bytes, LoraSpec]:
+    """adapter_config.json, and what it means."""
+    data = read_limited(directory / CONFIG, MAX_CONFIG_BYTES, roots)
+    return data, parse_config(decode_config(data))
+
+
+def read_weights(directory: Path, max_bytes: int, roots: Sequence[Path] = ()) -> TensorFile:
+    """adapter_model.safetensors."""
+    try:
+        return read_tensors(directory / WEIGHTS, max_bytes, roots)
+    except MissingFileError as error:
+        raise AdapterError(
+            f"{WEIGHTS} is missing from {directory.name!r} (pickled weights are never read)"
+        ) from error
+
+
+def _notes(unused: Sequence[str], own: OwnTokenizer, base: BaseDescription) -> tuple[str, ...]:
+    notes = unused_note(unused)
+    if own.has_files and own.tokenizer is None:
+        reason = "the base's is not known" if base.tokenizer is None else "the base's has the same vocabulary"
+        notes.append(f"the tokenizer files are not used: {reason}")
+    return tuple(notes)
+
+
+def unused_note(unused: Sequence[str]) -> list[str]:
+    """At most one note, on values of the base that PEFT keeps beside the adapter's."""
+    count = len(unused)
+    return [f"{count} tensors have no effect, copies of the base's own, such as {unused[0]!r}"] if count else []
+
+
+def _version(identity: str, *digests: bytes) -> str:
+    digest = hashlib.sha256(identity.encode())
+    for part in digests:
+        digest.update(part)
+    return digest.hexdigest()

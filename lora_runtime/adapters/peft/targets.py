@@ -1,0 +1,190 @@
+"""Which of the base's modules a configuration calls for, by PEFT's rules, and what of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ...errors import AdapterError, BaseMismatchError
+from .config import LoraSpec, path_ends
+from .update import BaseModule, ModuleKind
+
+_EMBEDDING_NAMES = {"embed_tokens", "lm_head"}  # PEFT's, for which it ties weights
+_LORA_KINDS = {ModuleKind.LINEAR, ModuleKind.LM_HEAD, ModuleKind.EMBEDDING}
+_TOKEN_KINDS = {ModuleKind.LM_HEAD, ModuleKind.EMBEDDING}
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Paths in the base, by what the adapter must hold for them.
+
+    The `tied_` ones name an lm_head that follows its embedding: its tensors may be in the file, and must then
+    agree with the embedding's.
+    """
+
+    lora: frozenset[str]
+    saved: frozenset[str]
+    """Replaced whole."""
+    tokens: Mapping[str, tuple[int, ...]]
+    """Token ids of the replaced rows."""
+    biases: frozenset[str]
+    tied_lora: str = ""
+    tied_saved: str = ""
+    tied_tokens: str = ""
+
+
+class _Resolver:
+    def __init__(self, spec: LoraSpec, modules: Mapping[str, BaseModule], names: Mapping[str, str]) -> None:
+        self.spec, self.modules, self.names = spec, modules, names
+        self.embedding = next((m for m, base in modules.items() if base.kind is ModuleKind.EMBEDDING), "")
+        heads = (m for m, base in modules.items() if base.kind is ModuleKind.LM_HEAD and base.tied_to)
+        self.tied_head = next(heads, "")
+
+    def resolve(self) -> Targets:
+        tied_saved, tied_lora = self._tie()
+        saved = self._saved() - {tied_saved}
+        lora = frozenset(m for m in self.names if m != tied_lora and self._is_target(m))
+        self._check_lora(lora)
+        tokens = self._tokens()
+        tied_tokens = self._tied_tokens(tokens)
+        tokens.pop(tied_tokens, None)
+        targets = Targets(lora, saved, tokens, self._biases(lora | {tied_lora} - {""}, saved), tied_lora, tied_saved,
+                          tied_tokens)
+        self._check_overlaps(targets)
+        return targets
+
+    def _tie(self) -> tuple[str, str]:
+        """PEFT's ensure_weight_tying: the rules name the embedding, and the tied lm_head follows it."""
+        spec, head = self.spec, self.tied_head
+        if not spec.ensure_weight_tying or not head:
+            return "", ""
+        head_name, embedding_name = self.names[head], self.names[self.embedding]
+        if any(n.rpartition(".")[2] in _EMBEDDING_NAMES for n in spec.modules_to_save):
+            kept = self._without_first(spec.modules_to_save, head_name)
+            self.spec = replace(spec, modules_to_save=(*kept, embedding_name))
+            return head, ""
+        rule = spec.target_modules
+        if isinstance(rule, str):
+            if any(spec.matches("target_modules", rule, name) for name in _EMBEDDING_NAMES):
+                literal = embedding_name.replace(".", r"\.")
+                self.spec = replace(spec, target_modules=rf"(?:{rule}|^{literal}$)")
+                return "", head
+        elif any(n.rpartition(".")[2] in _EMBEDDING_NAMES for n in rule):
+            kept = self._without_first(tuple(sorted(rule)), head_name)
+            self.spec = replace(spec, target_modules=frozenset((*kept, embedding_name)))
+            return "", head
+        return "", ""
+
+    def _without_first(self, rules: tuple[str, ...], name: str) -> tuple[str, ...]:
+        found = next((rule for rule in rules if self._is_within(rule, name)), None)
+        return tuple(rule for rule in rules if rule != found)
+
+    def _is_within(self, rule: str, name: str) -> bool:
+        return self.spec.patterns.start("modules_to_save", rf"(^|.*\.){rule}($|\..*)", name) is not None
+
+    def _is_target(self, module: str) -> bool:
+        spec, name = self.spec, self.names[module]
+        if spec.matches("exclude_modules", spec.exclude_modules, name):
+            return False
+        if any(self._is_within(rule, name) for rule in spec.modules_to_save):
+            return False
+        rule = spec.target_modules
+        if isinstance(rule, str):
+            if rule.lower() == "all-linear":
+                return self.modules[module].kind is ModuleKind.LINEAR
+            return spec.matches("target_modules", rule, name)
+        if name in rule or not spec.layers_to_transform:
+            return spec.matches("target_modules", rule, name)
+        return spec.matches("target_modules", rule, name) and self._layer_of(name) in spec.layers_to_transform
+
+    def _layer_of(self, name: str) -> int | None:
+        spec = self.spec
+        patterns = [rf"(?:^|.*?\.){p}\.(?P<idx>\d+)\." for p in spec.layers_pattern] or [r".*?\.[^.]*\.(?P<idx>\d+)\."]
+        matches = (spec.patterns.start("layers_pattern", p, name) for p in patterns)
+        found = next((m for m in matches if m), None)
+        return int(found["idx"]) if found else None
+
+    def _saved(self) -> frozenset[str]:
+        """PEFT takes every module whose path ends with the name, and all that is inside."""
+        ends = self.spec.modules_to_save
+        saved = frozenset(m for m, name in self.names.items() if any(p.endswith(ends) for p in _paths_to(name)))
+        for end in ends:
+            if not any(p.endswith(end) for m in saved for p in _paths_to(self.names[m])):
+                raise BaseMismatchError(f"modules_to_save {end!r} is none of the base model that can be changed")
+        return saved
+
+    def _tokens(self) -> dict[str, tuple[int, ...]]:
+        indices = self.spec.token_indices
+        if indices is None:
+            return {}
+        if isinstance(indices, tuple):
+            if not self.embedding:
+                raise AdapterError("trainable_token_indices: the base has no embeddings that can be changed")
+            return {self.embedding: indices}
+        found: dict[str, tuple[int, ...]] = {}
+        for end, tokens in indices.items():
+            modules = [m for m, name in self.names.items() if name.endswith(end)]
+            if not modules:
+                raise BaseMismatchError(f"trainable_token_indices of {end!r}: no such module in the base model")
+            for module in modules:
+                if module in found or self.modules[module].kind not in _TOKEN_KINDS:
+                    raise AdapterError(f"trainable_token_indices of {end!r} cannot be applied to module {module!r}")
+                found[module] = tokens
+        return found
+
+    def _tied_tokens(self, tokens: Mapping[str, tuple[int, ...]]) -> str:
+        """PEFT ties the lm_head's rows to the embedding's unless the config gives it rows of its own."""
+        head = self.tied_head
+        if not head or self.embedding not in tokens:
+            return ""
+        if tokens.get(head, tokens[self.embedding]) != tokens[self.embedding]:
+            if self.spec.ensure_weight_tying:
+                raise AdapterError("trainable_token_indices differ for tied modules, with ensure_weight_tying")
+            return ""
+        return head
+
+    def _biases(self, lora: frozenset[str] | set[str], saved: frozenset[str]) -> frozenset[str]:
+        if self.spec.bias == "none":
+            return frozenset()
+        chosen = self.modules if self.spec.bias == "all" else lora
+        return frozenset(m for m in chosen if self.modules[m].has_bias and m not in saved)
+
+    def _check_lora(self, lora: frozenset[str]) -> None:
+        for module in sorted(lora):
+            kind = self.modules[module].kind
+            if kind not in _LORA_KINDS:
+                raise AdapterError(f"target_modules covers {module!r}: LoRA on a {kind} is not supported")
+            if kind is ModuleKind.EMBEDDING and (self.spec.lora_bias or self.spec.invocation_tokens):
+                what = "lora_bias" if self.spec.lora_bias else "alora_invocation_tokens"
+                raise AdapterError(f"target_modules covers the embedding {module!r}: not with {what!r}")
+        rule = self.spec.target_modules
+        if not isinstance(rule, str):
+            ends = {end for name in self.names.values() for end in path_ends(name)}
+            for name in sorted(rule - ends):
+                raise BaseMismatchError(f"target module {name!r} is none of the base model that can be changed")
+
+    def _check_overlaps(self, targets: Targets) -> None:
+        tokens = targets.tokens.keys()
+        lora = targets.lora | {targets.tied_lora} - {""}
+        saved = targets.saved | {targets.tied_saved} - {""}
+        for what, both in (
+            ("target_modules and modules_to_save", lora & saved),
+            ("target_modules and trainable_token_indices", lora & tokens),
+            ("modules_to_save and trainable_token_indices", saved & (tokens | {targets.tied_tokens})),
+        ):
+            for module in sorted(both):
+                raise AdapterError(f"module {module!r} is covered by {what}: not supported")
+
+
+def _paths_to(name: str) -> list[str]:
+    """a.b.c → a, a.b, a.b.c."""
+    pieces = name.split(".")
+    return [".".join(pieces[: i + 1]) for i in range(len(pieces))]
+
+
+def resolve(spec: LoraSpec, modules: Mapping[str, BaseModule], names: Mapping[str, str]) -> Targets:
+    """Apply the config's rules to the base's `modules`, by their `names` in the model that was trained.
+
+    Raises AdapterError for what cannot be applied, BaseMismatchError for names that the base lacks.
+    """
+    return _Resolver(spec, modules, names).resolve()

@@ -1,0 +1,113 @@
+"""What an adapter changes in the base, module by module, as read from its files and before any device sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+import torch
+
+from ...api.adapters import AppliedModule
+
+
+class ModuleKind(StrEnum):
+    """What a module of the base computes; decides which updates it can take."""
+
+    LINEAR = "linear"
+    """A projection of a layer."""
+    LM_HEAD = "lm_head"
+    """The output embeddings: a linear map of hidden states to the vocabulary."""
+    EMBEDDING = "embedding"
+    """The token embeddings."""
+    NORM = "norm"
+    """RMSNorm or LayerNorm, of a layer, of heads, or the last one."""
+
+
+@dataclass(frozen=True)
+class BaseModule:
+    """Shape of one module of the base that an adapter may change.
+
+    Linear maps: `in_features` → `out_features` whatever the layout of the weight (Conv1D keeps (in, out)).
+    Embeddings: `in_features` is the vocabulary, `out_features` the width. Norms: both are the width.
+    """
+
+    kind: ModuleKind
+    in_features: int
+    out_features: int
+    has_bias: bool
+    transposed: bool = False
+    """The weight is (in, out): Conv1D."""
+    tied_to: str = ""
+    """On a tied lm_head: the embedding whose weight it shares."""
+
+
+class BaseDescription(Protocol):
+    """What must be known of a base to check an adapter against it; its weights are not needed."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def identity(self) -> str: ...
+    @property
+    def modules(self) -> Mapping[str, BaseModule]: ...
+    @property
+    def tokenizer(self) -> Any:
+        """None where it is not known: then an adapter's own is not looked at."""
+    @property
+    def vocab_size(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class ModuleUpdate:
+    """An adapter's change of one module. Tensors are on the host, in the file's dtype, finite, of checked shape.
+
+    Linear maps: y = W x + b becomes y = b' + g * (W' x + scaling * (B (A x) + lora_bias)), where W' is `weight` or the
+    base's, b' is `bias` or the base's, and g is 1 or, for DoRA (arXiv:2402.09353), magnitude / ||W' + scaling B A||,
+    the norm over each output's inputs. Embeddings: the row of token t is W'[t] + scaling * B A[:, t], with g per
+    column as PEFT has it. Norms take `weight` and `bias` alone. `token_rows` replace the weight's rows `token_ids`
+    (of an embedding, and of an lm_head tied to it).
+    """
+
+    a: torch.Tensor | None = None
+    """(r, in)"""
+    b: torch.Tensor | None = None
+    """(out, r)"""
+    scaling: float = 1.0
+    lora_bias: torch.Tensor | None = None
+    """(out,) added to B (A x) before scaling."""
+    magnitude: torch.Tensor | None = None
+    """(out,) DoRA's m; of an embedding (width,)."""
+    weight: torch.Tensor | None = None
+    """Replaces the base's weight; in the layout of the base's own (transposed for Conv1D)."""
+    bias: torch.Tensor | None = None
+    """(out,) replaces the base's bias."""
+    token_ids: tuple[int, ...] = ()
+    token_rows: torch.Tensor | None = None
+    """(len(token_ids), width)"""
+
+    @property
+    def rank(self) -> int:
+        return 0 if self.a is None else self.a.shape[0]
+
+
+@dataclass(frozen=True)
+class CheckedAdapter:
+    """One adapter directory, read once, every tensor and field accounted for."""
+
+    version: str
+    """Hex SHA-256 of the base's identity and of the adapter's files."""
+    base_model_name: str
+    updates: Mapping[str, ModuleUpdate]
+    """By module path, as the base names it."""
+    modules: tuple[AppliedModule, ...]
+    """What was applied where: the report."""
+    invocation_tokens: tuple[int, ...] = ()
+    """Activated LoRA (arXiv:2504.12397): the adapter works from the last occurrence of these in the prompt on."""
+    vocab_size: int = 0
+    """Rows of the adapter's embeddings where it has added tokens to the base's, else 0."""
+    tokenizer: Any = None
+    """The adapter's own tokenizer, where it differs from the base's."""
+    notes: tuple[str, ...] = field(default=())
+    """What was accepted and has no effect at inference, such as lora_dropout."""

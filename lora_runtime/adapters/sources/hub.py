@@ -1,0 +1,103 @@
+"""Adapters on the Hugging Face hub: `hf://org/name[@revision][/folder]`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import huggingface_hub
+from huggingface_hub.utils import tqdm
+
+from ...errors import AdapterError
+from .disk_cache import DiskCache
+from .source_files import OPTIONAL, REQUIRED, Limits, check_complete, named
+
+_SOURCE = re.compile(
+    r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+))?(?:/(?P<folder>.*))?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class HubSource:
+    repo: str
+    revision: str | None
+    """Branch, tag or commit; None is the default branch."""
+    folder: str
+
+    def key(self, commit: str) -> str:
+        return f"hf://{self.repo}@{commit}/{self.folder}"
+
+    def path(self, name: str) -> str:
+        return f"{self.folder}/{name}" if self.folder else name
+
+
+def parse(source: str) -> HubSource:
+    """Raises AdapterError."""
+    match = _SOURCE.fullmatch(source)
+    if match is None:
+        raise AdapterError(f"{named(source)} must have the form hf://org/name[@revision][/folder]")
+    revision = unquote(match["revision"]) if match["revision"] else None
+    return HubSource(match["repo"], revision, (match["folder"] or "").strip("/"))
+
+
+def fetch(source: str, cache: DiskCache, limits: Limits) -> Path:
+    """The files' directory in the cache. A commit that was fetched before needs no network; a branch is asked for.
+
+    Raises AdapterError for what cannot be an adapter, and huggingface_hub's own errors.
+    """
+    wanted = parse(source)
+    if _COMMIT.fullmatch(wanted.revision or "") and (hit := cache.lookup(wanted.key(wanted.revision or ""))):
+        return hit
+    info = huggingface_hub.HfApi().model_info(
+        wanted.repo, revision=wanted.revision, files_metadata=True, timeout=_TIMEOUT_S)
+    commit = info.sha
+    if commit is None:
+        raise AdapterError(f"{named(source)}: the hub names no commit")
+    if hit := cache.lookup(wanted.key(commit)):
+        return hit
+    sizes = {file.rfilename: file.size for file in info.siblings or ()}
+    found = {name: sizes[wanted.path(name)] for name in (*REQUIRED, *OPTIONAL) if wanted.path(name) in sizes}
+    check_complete(source, found)
+    for name, size in found.items():
+        limits.check(source, name, size)
+    with cache.staging() as directory:
+        content = _download(source, wanted, commit, list(found), directory, limits)
+        stored = cache.store(content)
+    cache.remember(wanted.key(commit), stored)
+    return stored
+
+
+def _download(
+    source: str, wanted: HubSource, commit: str, names: list[str], directory: Path, limits: Limits
+) -> Path:
+    content = directory / "content"
+    content.mkdir()
+    for name in names:
+        path = Path(huggingface_hub.hf_hub_download(
+            wanted.repo, wanted.path(name), revision=commit, local_dir=directory / "hub",
+            tqdm_class=_counter(partial(limits.check, source, name))))
+        limits.check(source, name, path.stat().st_size)
+        path.rename(content / name)
+    return content
+
+
+def _counter(check: Callable[[int], None]) -> type[tqdm]:
+    """A progress bar that shows nothing and ends a download which goes over its limit."""
+
+    class Counter(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **(options | {"disable": True}))
+            self._counted = int(options.get("initial") or 0)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self._counted += int(n or 0)
+            check(self._counted)
+            return super().update(n)
+
+    return Counter

@@ -1,0 +1,161 @@
+"""Adapters in a store that fsspec reads: a URL prefix under which the adapter's files lie."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import fsspec.core
+from fsspec import AbstractFileSystem
+from fsspec.callbacks import Callback
+
+from ...errors import AdapterError, AdapterUnavailableError
+from .disk_cache import DiskCache
+from .source_files import OPTIONAL, REQUIRED, Limits, check_complete, named, redact
+
+_PACKAGES = {
+    "file": "", "memory": "", "http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs",
+    "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs", "oci": "ocifs", "oss": "ossfs",
+    "hdfs": "pyarrow", "webhdfs": "requests", "sftp": "paramiko", "ssh": "paramiko", "ftp": "", "smb": "smbprotocol",
+}
+"""Protocol → the package that fsspec needs for it. fsspec's wrappers (zip://, simplecache::, ...) are not among
+these: they read files of this machine, or chain to any other URL."""
+_ATTEMPTS = 3
+_CONNECT_S, _READ_S = 30, 60
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    """What tells one state of a file from another."""
+
+    size: int | None
+    etag: str
+    modified: str
+
+
+class _Counter(Callback):
+    """Ends a download that goes over its limit."""
+
+    def __init__(self, source: str, name: str, limits: Limits) -> None:
+        super().__init__()
+        self._check = lambda size: limits.check(source, name, size)
+
+    def set_size(self, size: int | None) -> None:
+        self._check(size)
+        super().set_size(size)
+
+    def relative_update(self, inc: int = 1) -> None:
+        super().relative_update(inc)
+        self._check(self.value)
+
+
+def fetch(source: str, cache: DiskCache, limits: Limits) -> Path:
+    """The files' directory in the cache. The store is asked each time; files with known entity tags are not sent again.
+
+    Raises AdapterError for what cannot be an adapter, AdapterUnavailableError, and the file system's own errors.
+    """
+    store = _Store(source)
+    for _ in range(_ATTEMPTS):
+        before = store.stamps(limits)
+        key = _key(source, before)
+        if key and (hit := cache.lookup(key)):
+            return hit
+        with cache.staging() as directory:
+            content = directory / "content"
+            content.mkdir()
+            sizes = {name: store.download(name, content / name, limits) for name in before}
+            whole = all(stamp.size in (None, sizes[name]) for name, stamp in before.items())
+            # Files of two uploads must not end up beside each other.
+            if whole and store.stamps(limits) == before:
+                stored = cache.store(content)
+                if key:
+                    cache.remember(key, stored)
+                return stored
+    raise AdapterUnavailableError(f"{named(source)} keeps changing while it is fetched, or its files end early")
+
+
+class _Store:
+    """One URL prefix."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._fs, self._root = _open(source)
+        self._is_http = urlsplit(source).scheme in ("http", "https")
+
+    def stamps(self, limits: Limits) -> dict[str, _Stamp]:
+        """Of every file that is there. Raises AdapterError when one is missing or too large."""
+        found = {}
+        for name in (*REQUIRED, *OPTIONAL):
+            info = self._info(name)
+            if info is None:
+                continue
+            if info.get("type", "file") != "file":
+                raise AdapterError(f"{named(self._source)}: {name} is not a file")
+            limits.check(self._source, name, info.get("size"))
+            found[name] = _stamp(info)
+        check_complete(self._source, found)
+        return found
+
+    def download(self, name: str, target: Path, limits: Limits) -> int:
+        """The number of bytes that arrived."""
+        self._fs.get_file(self._path(name), str(target), callback=_Counter(self._source, name, limits))
+        size = target.stat().st_size
+        limits.check(self._source, name, size)  # not every file system counts
+        return size
+
+    def _info(self, name: str) -> dict[str, Any] | None:
+        """None where the file is not there; a server that fails is not taken for one without the file."""
+        try:
+            return self._fs.info(self._path(name))
+        except FileNotFoundError as error:
+            # fsspec's HTTP says "not found" whatever went wrong, and keeps the reason as the cause. Stores say 403
+            # for missing files to those who may not list.
+            status = getattr(error.__cause__, "status", None)
+            if error.__cause__ is None or status in (404, 410) or (status == 403 and name in OPTIONAL):
+                return None
+            raise (error.__cause__ if isinstance(error.__cause__, Exception) else error) from None
+        except PermissionError:
+            if name in OPTIONAL:
+                return None
+            raise
+
+    def _path(self, name: str) -> str:
+        if not self._is_http:
+            return f"{self._root.rstrip('/')}/{name}"
+        parts = urlsplit(self._source)  # the query may be the key to the whole prefix
+        return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}", fragment=""))
+
+
+def _open(source: str) -> tuple[AbstractFileSystem, str]:
+    protocol = urlsplit(source).scheme
+    if protocol not in _PACKAGES or "::" in source:
+        raise AdapterError(f"{named(source)}: protocol {redact(protocol)!r} is not supported")
+    # No listing that an earlier call left, so that a changed store shows.
+    options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+    with contextlib.suppress(ImportError):
+        if protocol in ("http", "https"):
+            import aiohttp
+
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_READ_S)
+            options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
+        return fsspec.core.url_to_fs(source, **options)
+    raise AdapterUnavailableError(f"{named(source)} needs the package {_PACKAGES[protocol]!r}, which is not installed")
+
+
+def _stamp(info: Mapping[str, Any]) -> _Stamp:
+    def first(*names: str) -> str:
+        return next((str(info[name]) for name in names if info.get(name)), "")
+
+    return _Stamp(info.get("size"), first("ETag", "etag", "md5Hash"),
+                  first("LastModified", "Last-Modified", "last_modified", "updated", "mtime", "modified", "created"))
+
+
+def _key(source: str, stamps: Mapping[str, _Stamp]) -> str:
+    """What names this state of the files, or "" where the store gives no strong entity tags (RFC 9110, 8.8.3)."""
+    if any(not stamp.etag or stamp.etag.startswith("W/") for stamp in stamps.values()):
+        return ""
+    return "\n".join([redact(source), *(f"{name} {stamps[name].size} {stamps[name].etag}" for name in sorted(stamps))])

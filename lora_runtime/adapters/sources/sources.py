@@ -1,0 +1,62 @@
+"""Where an adapter comes from: a directory, the Hugging Face hub, or a store that fsspec reads."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from ...errors import AdapterError, AdapterUnavailableError, LoramuxError
+from . import hub, remote
+from .disk_cache import DiskCache
+from .source_files import Limits, named, scrub
+
+_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def is_remote(source: str) -> bool:
+    """Whether `source` is a URL; anything else is a path."""
+    return _REMOTE.match(source) is not None
+
+
+def default_cache_dir() -> Path:
+    """loramux's directory in the user's cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "loramux" / "adapters"
+
+
+def resolve(source: str, cache_dir: Path, *, max_bytes: int) -> Path:
+    """The directory with the adapter's files: `source` itself, or where they were fetched to in `cache_dir`.
+
+    Only the configuration, the safetensors weights (at most `max_bytes`) and tokenizer files are fetched. Raises
+    AdapterError for a source that cannot be an adapter, AdapterUnavailableError when it cannot be reached now. Their
+    messages name the source without credentials.
+    """
+    if not source or "\0" in source:
+        raise AdapterError("an adapter's source must not be empty")
+    if not is_remote(source):
+        directory = Path(source)
+        if not directory.is_dir():
+            raise AdapterError(f"adapter path {directory.name!r} is not a directory")
+        return directory
+    _check_url(source)
+    fetch = hub.fetch if source.startswith("hf://") else remote.fetch
+    try:
+        return fetch(source, DiskCache(cache_dir), Limits(max_bytes))
+    except LoramuxError:
+        raise
+    except Exception as error:
+        reason = scrub(source, f"{type(error).__name__}: {error}")
+    # Outside of the handler: a library's error may hold the whole URL, and would stay attached as the context.
+    raise AdapterUnavailableError(f"{named(source)} cannot be fetched: {reason}")
+
+
+def _check_url(source: str) -> None:
+    """Raises AdapterError for a URL that leaves its own prefix or cannot be split."""
+    try:
+        path = unquote(urlsplit(source).path)
+    except ValueError:
+        path = ".."
+    if ".." in re.split(r"[/\\]", path):
+        raise AdapterError(f"{named(source)} must not contain '..'")

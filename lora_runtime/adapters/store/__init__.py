@@ -1,0 +1,1 @@
+"""Ids, versions, leases and slots."""

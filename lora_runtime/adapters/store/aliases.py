@@ -1,0 +1,85 @@
+"""Adapter ids: each an alias of the version that serves, perhaps with a canary beside it and a way back."""
+
+from __future__ import annotations
+
+from ...api.adapters import AdapterInfo, AdapterPolicy, CanaryInfo, RegisteredVersion, Registration
+from ...errors import AdapterUnavailableError
+from .version import AdapterVersion
+
+
+class AdapterName:
+    """Guarded by the store's lock."""
+
+    def __init__(self, adapter_id: str, current: AdapterVersion, policy: AdapterPolicy | None = None) -> None:
+        self.adapter_id = adapter_id
+        self.current = current
+        self.canary: AdapterVersion | None = None
+        self.canary_weight = 0.0
+        self.older: list[AdapterVersion] = []
+        """Newest first."""
+        self.policy = policy
+        self.leases = 0
+        self.unloading = False
+        self._places = {current: current.places[0]}
+        """Where this id's versions were loaded from: other ids may have the same from elsewhere."""
+
+    @property
+    def serving(self) -> list[AdapterVersion]:
+        """Those that new requests may get."""
+        return [self.current] if self.canary is None else [self.current, self.canary]
+
+    @property
+    def versions(self) -> list[AdapterVersion]:
+        return [*self.serving, *self.older]
+
+    def came_from(self, version: AdapterVersion, place: RegisteredVersion) -> None:
+        """Remember where a version was loaded from for this id."""
+        self._places = {v: p for v, p in self._places.items() if v in self.versions} | {version: place}
+
+    def pick(self, u: float) -> AdapterVersion:
+        """The version for a request; `u` is drawn from [0, 1)."""
+        return self.canary if self.canary is not None and u < self.canary_weight else self.current
+
+    def publish(self, version: AdapterVersion, canary_weight: float, keep: int) -> None:
+        """`version` takes all requests, or `canary_weight` of them; `keep` older versions stay known."""
+        self.canary, self.canary_weight = None, 0.0
+        if version is self.current:
+            return
+        if canary_weight:
+            self.canary, self.canary_weight = version, canary_weight
+            return
+        self.older = [self.current, *(v for v in self.older if v not in (self.current, version))][:keep]
+        self.current = version
+
+    def target_of_rollback(self, version: str) -> AdapterVersion:
+        """The newest older version, or the named one. Raises AdapterUnavailableError."""
+        if not self.older:
+            raise AdapterUnavailableError(
+                f"adapter {self.adapter_id!r} has no older version to go back to", self.adapter_id)
+        found = [v for v in self.older if not version or v.version == version]
+        if not found:
+            raise AdapterUnavailableError(
+                f"adapter {self.adapter_id!r} has no older version {version!r}", self.adapter_id)
+        return found[0]
+
+    def info(self, default_policy: AdapterPolicy) -> AdapterInfo:
+        version, details = self.current, self.current.details
+        return AdapterInfo(
+            adapter_id=self.adapter_id, version=version.version, source=self._place(version).source,
+            base_model_name=details.base_model_name if details else "", modules=details.modules if details else (),
+            num_bytes=version.device_bytes, leases=self.leases, loaded_at=version.loaded_at, state=version.state,
+            policy=self.policy or default_policy, canary=self._canary_info(),
+            older_versions=tuple(v.version for v in self.older), error=version.error,
+            notes=details.notes if details else (),
+        )
+
+    def registration(self) -> Registration:
+        versions = tuple(self._place(v) for v in (self.current, *self.older))
+        canary = self._place(self.canary) if self.canary else None
+        return Registration(self.adapter_id, versions, canary, self.canary_weight, self.policy)
+
+    def _place(self, version: AdapterVersion) -> RegisteredVersion:
+        return self._places.get(version) or version.places[0]
+
+    def _canary_info(self) -> CanaryInfo | None:
+        return CanaryInfo(self.canary.version, self.canary_weight) if self.canary else None

@@ -1,0 +1,240 @@
+"""Which versions are in a slot and which in host memory, within both budgets; the least recently used go first."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ...errors import AdapterCapacityError, NotYetFreeError
+from .version import AdapterVersion
+
+if TYPE_CHECKING:
+    from ...base_model import BaseModel
+    from ...kernels.adapter import StagedAdapter
+
+log = logging.getLogger(__name__)
+_UNWANTED = 1 << 30
+SHORTAGE_S = 10.0
+"""How long what did not fit into the device's memory is not tried again."""
+
+
+class Tiers:
+    """Guarded by the store's lock. Nothing that sequences run with, or that is pinned, is ever taken out of its slot.
+
+    Slots are sized by what is in them: at most `slots` versions and, unless 0, `device_bytes` bytes. `on_evicted` is
+    called with a version and the reason whenever one leaves its slot.
+    """
+
+    def __init__(
+        self, base: BaseModel, *, slots: int, device_bytes: int, host_bytes: int,
+        on_evicted: Callable[[AdapterVersion, str], None],
+    ) -> None:
+        self._base = base
+        self._slots, self._device_budget, self._host_budget = slots, device_bytes, host_bytes
+        self._on_evicted = on_evicted
+        # On a CPU, without a device path, a slot is the host memory that the version was staged in: it counts once.
+        self._shared = base.device.type == "cpu" and base.placer is None
+        self._short_of, self._short_until = 0, 0.0
+        self._rank: dict[AdapterVersion, int] = {}
+        self._clock = 0
+        self._host_grew = False
+        self._reserved: AdapterVersion | None = None
+        self.resident: set[AdapterVersion] = set()
+        self.pinned: set[AdapterVersion] = set()
+        self.hosted: set[AdapterVersion] = set()
+        """With a staged copy in host memory."""
+
+    @property
+    def device_bytes(self) -> int:
+        return sum(v.device_bytes for v in self.resident)
+
+    @property
+    def host_only(self) -> list[AdapterVersion]:
+        return [v for v in self.hosted if not (self._shared and v.weights is not None)]
+
+    @property
+    def host_bytes(self) -> int:
+        return sum(v.host_bytes for v in self.host_only)
+
+    def touch(self, version: AdapterVersion) -> None:
+        self._clock += 1
+        version.last_used = self._clock
+
+    def want(self, versions: Sequence[AdapterVersion]) -> None:
+        """The versions that waiting requests need, most urgent first: none makes room for one behind it."""
+        self._rank = {v: i for i, v in reversed(list(enumerate(versions)))}
+
+    def pin(self, version: AdapterVersion, pinned: bool) -> None:
+        """A pinned version counts as in its slot, whether it has come there yet or not."""
+        (self.pinned.add if pinned else self.pinned.discard)(version)
+        self._unpin_if_too_many(version)
+
+    def _unpin_if_too_many(self, version: AdapterVersion) -> None:
+        """What is pinned must fit into the slots together, or nothing would be served any more."""
+        if version in self.pinned and not self.fits([]):
+            self.pinned.discard(version)
+            log.warning("adapter %s is not pinned: the slots do not hold all that is pinned", version.adapter_id)
+
+    def stage(self, version: AdapterVersion, staged: StagedAdapter) -> None:
+        """Put it into host memory; others, or it itself, leave if that is over the budget once `trim` is called."""
+        version.staged = staged
+        version.device_bytes, version.host_bytes = staged.num_bytes, staged.host_bytes
+        self._unpin_if_too_many(version)
+        self.hosted.add(version)
+        self._host_grew = True
+        self.touch(version)
+
+    def place(self, version: AdapterVersion) -> bool:
+        """From host memory into a slot, if room can be made and the device has the memory."""
+        assert version.staged is not None
+        victims = self._victims(version)
+        if victims is None:
+            return False
+        for victim in victims:
+            self.demote(victim, "evicted")
+        try:
+            version.weights = self._base.place_adapter(version.staged)
+        except NotYetFreeError:
+            return False
+        except AdapterCapacityError as error:
+            # The budget promised more than there is: until things have changed, others leave first.
+            self._short_of, self._short_until = self.device_bytes + version.device_bytes, time.monotonic() + SHORTAGE_S
+            log.warning("adapter %s is not placed beside %d bytes of others: %s", version.adapter_id,
+                        self.device_bytes, error)
+            return False
+        self.resident.add(version)
+        self.touch(version)
+        return True
+
+    def next_in(self, versions: Sequence[AdapterVersion]) -> list[AdapterVersion]:
+        """Those of the wanted versions that have no slot: as many, from the front, as the slots could hold together."""
+        count, size = len(self.pinned), sum(v.device_bytes for v in self.pinned)
+        found: list[AdapterVersion] = []
+        for version in dict.fromkeys(versions):
+            if version not in self.pinned:
+                count, size = count + 1, size + version.device_bytes
+            if not self._within(count, size):
+                break
+            if version.weights is None:
+                found.append(version)
+        return found
+
+    def has_room(self, version: AdapterVersion) -> bool:
+        """Whether `place` would succeed now."""
+        return self._victims(version) is not None
+
+    def keeps(self, version: AdapterVersion) -> bool:
+        """Whether host memory would hold it until there is room in the slots."""
+        rank = self._rank.get(version, _UNWANTED)
+        before = sum(v.host_bytes for v in self.host_only if self._rank.get(v, _UNWANTED) < rank)
+        return before + version.host_bytes <= self._host_budget
+
+    def reserve(self, version: AdapterVersion | None) -> None:
+        """The one that gets the next free slot: it stays in host memory even beyond the budget."""
+        if version is not self._reserved:
+            self._reserved, self._host_grew = version, True
+            self.trim()
+
+    def fits(self, versions: Sequence[AdapterVersion], leaving: Sequence[AdapterVersion] = ()) -> bool:
+        """Whether these could be in slots together, once all has left that is not pinned, or is `leaving`."""
+        kept = self.pinned.difference(leaving).union(versions)
+        return self._within_budget(len(kept), sum(v.device_bytes for v in kept))
+
+    def in_the_way(self, version: AdapterVersion) -> set[AdapterVersion]:
+        """Versions that must drain before `version` can be placed: those with the fewest running sequences, idle ones
+        included, which would be taken into use again until all of them have."""
+        found: set[AdapterVersion] = set()
+        count, size = len(self.resident) + 1, self.device_bytes + version.device_bytes
+        for victim in sorted(self._movable(version), key=lambda v: (v.holds, v.last_used)):
+            if self._within(count, size):
+                break
+            found.add(victim)
+            count, size = count - 1, size - victim.device_bytes
+        return found
+
+    def demote(self, version: AdapterVersion, reason: str) -> None:
+        """Out of its slot; a staged copy stays."""
+        assert version.holds == 0, "sequences run with it"
+        self._leave_slot(version)
+        self._host_grew = True
+        self._on_evicted(version, reason)
+
+    def drop(self, version: AdapterVersion, reason: str) -> None:
+        """Out of its slot and of host memory."""
+        if version.weights is not None:
+            self.demote(version, reason)
+        version.staged = None
+        self.hosted.discard(version)
+        self.pinned.discard(version)
+        self._rank.pop(version, None)
+        if version is self._reserved:
+            self._reserved = None
+
+    def close(self) -> None:
+        """Give the slots back to the base, which other engines may share; nothing is placed any more."""
+        self._slots = 0
+        for version in [v for v in self.resident if not v.holds]:
+            self._leave_slot(version)
+
+    def trim(self) -> None:
+        """Bring host memory below its budget. What waits for a slot stays, within it, longest."""
+        if not self._host_grew:
+            return
+        counted = [v for v in self.host_only if v is not self._reserved]
+        over = sum(v.host_bytes for v in counted) - self._host_budget
+        for version in sorted((v for v in counted if not _is_kept(v)), key=self._worth):
+            if over <= 0:
+                break
+            over -= version.host_bytes
+            version.staged = None
+            self.hosted.discard(version)
+        self._host_grew = over > 0  # what is being brought in is left for the next time
+
+    def _leave_slot(self, version: AdapterVersion) -> None:
+        assert version.weights is not None
+        self._base.remove_adapter(version.weights)
+        version.weights = None
+        self.resident.discard(version)
+
+    def _worth(self, version: AdapterVersion) -> tuple[int, int]:
+        return -self._rank.get(version, _UNWANTED), version.last_used
+
+    def _victims(self, version: AdapterVersion) -> list[AdapterVersion] | None:
+        """The fewest that have to leave for `version`, or None where that is not enough."""
+        count, size = len(self.resident) + 1, self.device_bytes + version.device_bytes
+        if (first := self._before(version)) is not None:
+            count, size = count + 1, size + first.device_bytes
+        victims: list[AdapterVersion] = []
+        for victim in sorted((v for v in self._movable(version) if not v.holds), key=lambda v: v.last_used):
+            if self._within(count, size):
+                break
+            victims.append(victim)
+            count, size = count - 1, size - victim.device_bytes
+        return victims if self._within(count, size) else None
+
+    def _before(self, version: AdapterVersion) -> AdapterVersion | None:
+        """The one that is staged, waits for room, and is wanted more: no one else may take it, or large adapters
+        would starve."""
+        first = self._reserved
+        if first is None or first is version or first.staged is None or first.weights is not None:
+            return None
+        return first if self._rank.get(first, _UNWANTED) < self._rank.get(version, _UNWANTED) else None
+
+    def _movable(self, version: AdapterVersion) -> list[AdapterVersion]:
+        rank = self._rank.get(version, _UNWANTED)
+        return [v for v in self.resident if v not in self.pinned and self._rank.get(v, _UNWANTED) >= rank]
+
+    def _within(self, count: int, size: int) -> bool:
+        """Of the budget, and of what the device is known to have."""
+        short = size >= self._short_of and time.monotonic() < self._short_until
+        return not short and self._within_budget(count, size)
+
+    def _within_budget(self, count: int, size: int) -> bool:
+        return count <= self._slots and (not self._device_budget or size <= self._device_budget)
+
+
+def _is_kept(version: AdapterVersion) -> bool:
+    """Being brought in; or replaced, with requests that are to finish on it: its source may hold something else now."""
+    return version.loading > 0 or (version.leases > 0 and version.serving == 0)

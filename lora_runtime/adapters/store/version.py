@@ -1,0 +1,91 @@
+"""One immutable version of an adapter, wherever its weights are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...api.adapters import AdapterState, AppliedModule, RegisteredVersion
+from ..peft.update import CheckedAdapter
+
+if TYPE_CHECKING:
+    from ...kernels.adapter import DeviceAdapter, StagedAdapter
+
+
+_MAX_PLACES = 8
+
+
+@dataclass(frozen=True)
+class VersionDetails:
+    """What is known of a version once it has been read, and stays known when its weights are gone."""
+
+    base_model_name: str
+    modules: tuple[AppliedModule, ...]
+    notes: tuple[str, ...]
+    invocation_tokens: tuple[int, ...]
+    vocab_size: int
+    tokenizer: Any
+
+    @classmethod
+    def of(cls, checked: CheckedAdapter) -> VersionDetails:
+        return cls(checked.base_model_name, checked.modules, checked.notes, checked.invocation_tokens,
+                   checked.vocab_size, checked.tokenizer)
+
+    def activation_start(self, tokens: Sequence[int]) -> int | None:
+        """The position from which the adapter works on a prompt; None if the prompt never invokes it.
+
+        0 for a plain adapter. Activated LoRA (arXiv:2504.12397) starts with the last occurrence of its
+        invocation tokens.
+        """
+        wanted = list(self.invocation_tokens)
+        if not wanted:
+            return 0
+        tokens = list(tokens)
+        starts = range(len(tokens) - len(wanted), -1, -1)
+        return next((i for i in starts if tokens[i : i + len(wanted)] == wanted), None)
+
+
+class AdapterVersion:
+    """Guarded by the store's lock; the engine thread reads `weights` without it while it holds the slot."""
+
+    def __init__(self, registered: RegisteredVersion, adapter_id: str) -> None:
+        self.version = registered.version
+        self.places = [registered]
+        """Where it can be read again, the last one that it was loaded from first."""
+        self.adapter_id = adapter_id
+        """The id it was registered under last."""
+        self.details: VersionDetails | None = None
+        self.staged: StagedAdapter | None = None
+        self.weights: DeviceAdapter | None = None
+        self.leases = 0
+        """Requests that are to be served by it, waiting ones included."""
+        self.holds = 0
+        """Sequences that run with it: its slot cannot be taken."""
+        self.refs = 0
+        """Ids that know it, as the version that serves or as an older one."""
+        self.serving = 0
+        """Ids whose new requests may get it."""
+        self.pins = 0
+        """Ids that serve it and whose policy is pinned."""
+        self.loading = 0
+        """Threads that bring it in: what they have staged stays in host memory until they are done."""
+        self.error = ""
+        self.device_bytes = self.host_bytes = 0
+        """In a slot, and staged for one; known once it was staged."""
+        self.loaded_at = 0.0
+        self.last_used = 0
+
+    def add_place(self, registered: RegisteredVersion) -> None:
+        others = [p for p in self.places if p.source != registered.source]
+        self.places = [registered, *others][:_MAX_PLACES]
+
+    @property
+    def state(self) -> AdapterState:
+        if self.weights is not None:
+            return AdapterState.DEVICE
+        if self.staged is not None:
+            return AdapterState.HOST
+        if self.loading:
+            return AdapterState.LOADING
+        return AdapterState.FAILED if self.error else AdapterState.COLD

@@ -1,0 +1,139 @@
+"""What the engine reports: its limits and counters, each step, each request's end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .adapters import AdapterInfo
+from .requests import AdapterUse, Request
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes of the device's memory; `total`, `used`, `steps` and `graphs` are measured at start, on CUDA only."""
+
+    total: int = 0
+    used: int = 0
+    """By the base's weights, the libraries and other processes."""
+    steps: int = 0
+    """The most that a step takes, with the buffers that steps are run in."""
+    graphs: int = 0
+    """What captured steps keep."""
+    adapters: int = 0
+    """For all slots together; 0: no limit."""
+    kv_cache: int = 0
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value / 2**20:.1f} MiB" for name, value in vars(self).items() if value)
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What the engine runs, for GetServerInfo and `loramux info`."""
+
+    base_model: str
+    architecture: str
+    device: str
+    dtype: str
+    kernels: dict[str, str]
+    """Op name → implementation chosen at start."""
+    num_parameters: int
+    vocab_size: int
+    max_context: int
+    max_adapters: int
+    max_running: int
+    max_waiting: int
+    max_batch_tokens: int
+    kv_block_size: int
+    kv_blocks: int
+    version: str
+    memory: MemoryPlan = MemoryPlan()
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Gauges and totals at one moment."""
+
+    running: int
+    waiting: int
+    kv_blocks_used: int
+    """Blocks that live sequences hold; cached prefixes without a user are not counted."""
+    kv_blocks_cached: int
+    kv_blocks_total: int
+    adapters: int
+    """Versions on the device."""
+    adapter_bytes: int
+    """Their bytes."""
+    leases: int
+    preemptions: int
+    steps: int
+    registered_adapters: int = 0
+    """Ids, wherever their weights are."""
+    host_adapters: int = 0
+    """Versions in host memory only."""
+    host_adapter_bytes: int = 0
+    loading_adapters: int = 0
+
+
+@dataclass(frozen=True)
+class StepStats:
+    """One engine step, given to observers."""
+
+    duration_s: float
+    tokens: int
+    sequences: int
+    distinct_adapters: int
+    running: int
+    waiting: int
+    kv_blocks_used: int
+    kv_blocks_total: int
+
+
+@dataclass(frozen=True)
+class RequestRecord:
+    """A request that ended, given to observers. `outcome`: ok, cancelled, timeout or error."""
+
+    request_id: str
+    adapter_id: str
+    adapter_version: str
+    outcome: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    queue_s: float
+    ttft_s: float | None
+    """Submission to first token; None when none was produced."""
+    e2e_s: float
+    adapters: tuple[AdapterUse, ...] = ()
+    adapter_wait_s: float = 0.0
+    """The part of `queue_s` that the request waited for its adapter to be loaded."""
+    itl_s: tuple[float, ...] = field(default=())
+    """Gaps between the tokens of the first choice."""
+
+
+class EngineObserver:
+    """Receives events on the engine's threads; override what is of interest and return quickly."""
+
+    def on_step(self, stats: StepStats) -> None:
+        """A step has run."""
+
+    def on_request_finished(self, record: RequestRecord) -> None:
+        """A request has ended, whatever its outcome."""
+
+    def on_request_rejected(self, request: Request, error: Exception) -> None:
+        """`submit` raised `error`: the request was never queued. Called on the caller's thread."""
+
+    def on_adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
+        """An adapter version is ready to serve."""
+
+    def on_adapter_evicted(self, info: AdapterInfo, reason: str) -> None:
+        """A version left its slot; reason: unloaded, replaced or evicted (for another, the id still serves)."""
+
+    def on_adapter_failed(self, adapter_id: str, error: Exception) -> None:
+        """An adapter could not be loaded."""
+
+    def on_registrations_changed(self) -> None:
+        """`Engine.registrations` gives something else than before."""
+
+    def on_engine_failed(self, error: BaseException) -> None:
+        """The engine thread died; every request got EngineFailedError."""

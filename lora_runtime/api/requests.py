@@ -1,0 +1,224 @@
+"""Requests in, events and answers out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ..errors import FieldViolation, InvalidRequestError
+
+MAX_CHOICES = 16
+MAX_LOGPROBS = 20
+MAX_STOP_STRINGS = 16
+MAX_STOP_LENGTH = 1024
+MAX_ID_LENGTH = 256
+MAX_COMPOSITION = 8
+MAX_ADAPTER_WEIGHT = 100.0
+MAX_PRIORITY = 10
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended."""
+
+    EOS = "eos"
+    STOP = "stop"
+    """A stop string or a stop token id was produced."""
+    LENGTH = "length"
+    """`max_new_tokens` or the context length was reached."""
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How tokens are chosen. Defaults give greedy decoding.
+
+    `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 switch those filters off.
+    `repetition_penalty` divides (positive) or multiplies (negative) the logits of every token seen
+    in prompt or output (CTRL, arXiv:1909.05858); `presence_penalty` and `frequency_penalty` are
+    subtracted from the logits of generated tokens, once or per occurrence. `logprobs` None returns
+    none, 0 the chosen token's, k also the k most likely. With a `seed`, choice i draws from seed + i.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    n: int = 1
+
+    def violations(self) -> list[FieldViolation]:
+        """Every field that is out of range, NaN included (a comparison with NaN is false)."""
+        checks = [
+            ("max_new_tokens", self.max_new_tokens >= 1, "must be at least 1"),
+            ("temperature", 0.0 <= self.temperature <= 100.0, "must be in [0, 100]"),
+            ("top_p", 0.0 < self.top_p <= 1.0, "must be in (0, 1]"),
+            ("top_k", self.top_k >= 0, "must be at least 0 (0 is off)"),
+            ("min_p", 0.0 <= self.min_p <= 1.0, "must be in [0, 1]"),
+            ("repetition_penalty", 0.0 < self.repetition_penalty <= 100.0, "must be in (0, 100]"),
+            ("presence_penalty", -2.0 <= self.presence_penalty <= 2.0, "must be in [-2, 2]"),
+            ("frequency_penalty", -2.0 <= self.frequency_penalty <= 2.0, "must be in [-2, 2]"),
+            ("seed", self.seed is None or 0 <= self.seed < 2**63, "must be in [0, 2^63)"),
+            ("stop", len(self.stop) <= MAX_STOP_STRINGS, f"at most {MAX_STOP_STRINGS} strings"),
+            ("stop", all(0 < len(s) <= MAX_STOP_LENGTH for s in self.stop),
+             f"each string must have 1 to {MAX_STOP_LENGTH} characters"),
+            ("stop_token_ids", all(t >= 0 for t in self.stop_token_ids), "ids must not be negative"),
+            ("logprobs", self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS,
+             f"must be in [0, {MAX_LOGPROBS}]"),
+            ("n", 1 <= self.n <= MAX_CHOICES, f"must be in [1, {MAX_CHOICES}]"),
+        ]
+        return [FieldViolation(name, text) for name, ok, text in checks if not ok]
+
+
+@dataclass(frozen=True)
+class ChatMessage:
+    """One turn of a conversation, rendered by the tokenizer's chat template."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class WeightedAdapter:
+    """One adapter of a composition: rows take `weight` times its update, beside those of the others."""
+
+    adapter_id: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class AdapterUse:
+    """The adapter version that serves a request, and its weight."""
+
+    adapter_id: str
+    version: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One generation request. Exactly one of `prompt`, `token_ids` and `messages` is given.
+
+    `adapter_id` "" means the base model; `adapters` names several at once instead, whose weighted updates are
+    summed. `priority`: higher goes first, see docs/fairness.md. `timeout_s` is seconds from submission.
+    """
+
+    prompt: str | None = None
+    token_ids: tuple[int, ...] | None = None
+    messages: tuple[ChatMessage, ...] | None = None
+    adapter_id: str = ""
+    sampling: SamplingParams = SamplingParams()
+    request_id: str = ""
+    timeout_s: float | None = None
+    adapters: tuple[WeightedAdapter, ...] = ()
+    priority: int = 0
+
+    def validate(self) -> None:
+        """Raises InvalidRequestError that names every field that is wrong by itself."""
+        violations = self.sampling.violations()
+        if len(self.adapter_id) > MAX_ID_LENGTH:
+            violations.append(FieldViolation("adapter_id", f"at most {MAX_ID_LENGTH} characters"))
+        violations += self._composition_violations()
+        if abs(self.priority) > MAX_PRIORITY:
+            violations.append(FieldViolation("priority", f"must be in [-{MAX_PRIORITY}, {MAX_PRIORITY}]"))
+        given = [n for n in ("prompt", "token_ids", "messages") if getattr(self, n) is not None]
+        if len(given) != 1:
+            violations.append(FieldViolation(
+                "prompt", f"exactly one of prompt, token_ids and messages is needed, got {given or 'none'}"))
+        elif not getattr(self, given[0]):
+            violations.append(FieldViolation(given[0], "must not be empty"))
+        if violations:
+            raise InvalidRequestError(violations)
+
+    @property
+    def uses(self) -> tuple[WeightedAdapter, ...]:
+        """The adapters of the request, none for the base."""
+        return self.adapters or ((WeightedAdapter(self.adapter_id),) if self.adapter_id else ())
+
+    def _composition_violations(self) -> list[FieldViolation]:
+        names = [a.adapter_id for a in self.adapters]
+        checks = [
+            (not (self.adapter_id and names), "give either adapter_id or adapters"),
+            (len(names) <= MAX_COMPOSITION, f"at most {MAX_COMPOSITION} adapters"),
+            (len(set(names)) == len(names), "an adapter is named twice"),
+            (all(0 < len(n) <= MAX_ID_LENGTH for n in names), f"ids must have 1 to {MAX_ID_LENGTH} characters"),
+            (all(0 < abs(a.weight) <= MAX_ADAPTER_WEIGHT for a in self.adapters),
+             f"weights must be in [-{MAX_ADAPTER_WEIGHT:g}, {MAX_ADAPTER_WEIGHT:g}] and not 0"),
+        ]
+        return [FieldViolation("adapters", text) for ok, text in checks if not ok]
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Log probability (natural log) of the chosen token and of the most likely ones, (id, logprob)."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts. `cached_tokens` of the prompt were found in the prefix cache."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Server-side seconds: waiting before the first step, prefill to the first token, decode."""
+
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """Increment of one choice. The last event of a choice has `finish_reason`, `usage`, `timings`."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    timings: Timings | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One finished completion."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class Generation:
+    """All choices of one request, ordered by index, and the adapter version that served them."""
+
+    request_id: str
+    adapter_id: str
+    adapter_version: str
+    choices: tuple[Choice, ...]
+    adapters: tuple[AdapterUse, ...] = ()
+    """Every adapter that served it; of a composition `adapter_id` and `adapter_version` are empty."""
+
+    @property
+    def text(self) -> str:
+        """The first choice's text."""
+        return self.choices[0].text

@@ -1,0 +1,98 @@
+"""The base as a C++ program, taken into use only if it computes what transformers computes."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ...kernels.cpu.build import NoKernelsError, host_target
+from ...kernels.cpu.memory import give_back_freed
+from ...kernels.cpu.program import Program
+from ...kernels.cpu.weights import PackedLinear
+from ...scheduling.batch import StepBatch
+from ..torch.runner import ModelRunner, TorchRunner
+from .lowering import Lowering
+from .runner import ProgramRunner
+
+if TYPE_CHECKING:
+    from ...base_model import BaseModel
+
+log = logging.getLogger(__name__)
+
+# Largest root-mean-square difference of logits, relative to their size. bfloat16 rounds every layer of the
+# one and of the other in other places; a wrong or missing term shows as 1.
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+_INT8_TOLERANCE = 0.2
+_BLOCK_SIZE = 16
+_CHECKED_POSITIONS = 21
+
+
+class ProgramMismatchError(NoKernelsError):
+    """The program is not usable, and the base's modules have lost their weights to it: load the base anew."""
+
+
+def compile_program(base: BaseModel, *, lora: bool, int8: bool) -> tuple[Program, dict[str, PackedLinear]]:
+    """Turn the base into a program, freeing its modules' weights as they are packed; and these, by module.
+
+    Raises NoKernelsError where the base has no program here, ProgramMismatchError where that was
+    found too late to go on with the modules.
+    """
+    host_target()  # raises before anything is computed
+    if base.quantised:
+        raise NoKernelsError("the base's weights are quantised")
+    if base.max_context < _CHECKED_POSITIONS:
+        raise NoKernelsError(f"a context of {base.max_context} positions is too short for the check")
+    batches = _check_batches(base.vocab_size)
+    torch_runner = TorchRunner(base, 4, _BLOCK_SIZE)
+    expected = [_logits(torch_runner, b, base) for b in batches]
+    lowering = Lowering(
+        base.model, base.config, base.attention_calls, base.modules if lora else (), base.max_context, int8,
+        base.max_added_tokens)
+    try:
+        program = lowering.run()
+        width = base.vocab_size + base.max_added_tokens
+        runner = ProgramRunner(program, base.kv_shapes, 4, _BLOCK_SIZE, width, base.forward_lock)
+        errors = [_difference(_logits(runner, b, base), e) for b, e in zip(batches, expected, strict=True)]
+    except Exception as problem:  # such as a module without what its kind should have
+        if not lowering.freed:
+            raise NoKernelsError(str(problem)) from problem
+        raise ProgramMismatchError(str(problem)) from problem
+    limit = _INT8_TOLERANCE if int8 else _TOLERANCE[base.dtype]
+    if not all(error <= limit for error in errors):  # NaN is over every limit
+        raise ProgramMismatchError(f"the C++ program's logits differ from transformers' by {errors} (limit {limit})")
+    give_back_freed()
+    log.info("C++ program: logits differ from transformers' by %.1e", max(errors))
+    return program, lowering.packed
+
+
+def _logits(runner: ModelRunner, batch: StepBatch, base: BaseModel) -> torch.Tensor:
+    """Of the base's own vocabulary."""
+    return runner.forward(batch).logits[:, : base.vocab_size]
+
+
+def _difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((actual - expected).norm() / expected.norm())
+
+
+def _check_batches(vocab_size: int) -> list[StepBatch]:
+    """Two steps of two sequences: both prefill, then one decodes while the other goes on with a chunk."""
+    tables = np.array([[0, 1], [2, 3]], np.int32)
+    first, last = _CHECKED_POSITIONS - 1, _CHECKED_POSITIONS
+    return [_step([(0, first), (0, 7)], tables, vocab_size), _step([(first, last), (7, 12)], tables, vocab_size)]
+
+
+def _step(spans: list[tuple[int, int]], tables: np.ndarray, vocab_size: int) -> StepBatch:
+    counts = [end - start for start, end in spans]
+    positions = np.concatenate([np.arange(start, end) for start, end in spans]).astype(np.int32)
+    owner = np.repeat(np.arange(len(spans)), counts)
+    rows = len(positions)
+    return StepBatch(
+        tokens=((positions * 7919 + owner * 104729 + 1) % vocab_size).astype(np.int32), positions=positions,
+        slots=(tables[owner, positions // _BLOCK_SIZE] * _BLOCK_SIZE + positions % _BLOCK_SIZE).astype(np.int32),
+        query_start=np.cumsum([0, *counts]).astype(np.int32),
+        context_lengths=np.array([end for _, end in spans], np.int32), block_tables=tables, block_size=_BLOCK_SIZE,
+        sampled_rows=np.arange(rows, dtype=np.int32), segments=(), sampling=(), distinct_adapters=0,
+    )

@@ -1,0 +1,1 @@
+"""One base over several processes."""

@@ -1,0 +1,253 @@
+"""The processes behind one base, as rank 0 sees them: started, told what to do, watched, ended."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import shutil
+import tempfile
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing
+from torch.distributed import distributed_c10d
+
+from ...adapters.peft.update import BaseModule
+from ...errors import BaseModelError, EngineFailedError
+from ...kernels.adapter import DeviceAdapter, TorchAdapter
+from ...kernels.updates import ModuleDelta
+from .adapter import ShardedAdapter, part_of
+from .messages import Forget, Place, Remove, Stop, receive, send
+from .process import PATIENCE_S, Rank
+from .process_group import Member
+from .shard_plan import ShardPlan, check_modules
+from .styles import check_reached
+from .weights import GatheredTensors, LocalTensors
+from .worker import READY, FollowerSpec
+
+log = logging.getLogger(__name__)
+_START_S = 300.0
+
+
+class ParallelGroup:
+    """Rank 0 is this process. Thread-safe; `close` ends what was started."""
+
+    def __init__(self, source: str, plan: ShardPlan, device: str, load: dict[str, Any]) -> None:
+        """Start the followers and meet them. Raises BaseModelError when that does not come about.
+
+        `load`: what BaseModel.load_part is called with, on every rank. CPU threads are shared among the ranks.
+        """
+        if torch.distributed.is_initialized():
+            raise BaseModelError("tensor_parallel: this process is in a torch.distributed group already")
+        self.plan = plan
+        self._directory = Path(tempfile.mkdtemp(prefix="loramux-"))
+        self.member = Member(0, plan, device, str(self._directory / "ranks"))
+        self._tell_lock, self._ask_lock, self._step_lock = threading.Lock(), threading.Lock(), threading.Lock()
+        self._outbox: deque[Any] = deque()
+        self._numbers = itertools.count()
+        self._failed = threading.Event()
+        self._failure = ""
+        self._on_failure: list[Callable[[EngineFailedError], object]] = []
+        self._closed = False
+        self._own: LocalTensors | None = None
+        self._threads = torch.get_num_threads()
+        if device == "cpu":
+            torch.set_num_threads(max(1, self._threads // plan.world))
+        atexit.register(self.close)
+        self._ranks: list[Rank] = []
+        try:
+            for rank in range(1, plan.world):
+                self._ranks.append(Rank(FollowerSpec(
+                    Member(rank, plan, device, self.member.store), source, load, torch.get_num_threads())))
+            for follower in self._ranks:
+                self._greet(follower)
+            threading.Thread(target=self._watch, name="loramux-ranks", daemon=True).start()
+            self.member.join()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, (BaseModelError, KeyboardInterrupt)):
+                raise
+            raise BaseModelError(f"tensor_parallel: the ranks do not come together: {error}") from error
+
+    @property
+    def processes(self) -> list[int]:
+        """Process ids of the followers."""
+        return [r.process.pid for r in self._ranks if r.process.pid is not None]
+
+    # --- the base ---------------------------------------------------------------------------------
+
+    def tensors(self, model: Any, modules: Mapping[str, BaseModule], dtype: torch.dtype) -> GatheredTensors:
+        """The base's weights for staging. Raises BaseModelError for modules that are split as none is here."""
+        check_modules(self.plan, modules)
+        check_reached(model)
+        self._own = LocalTensors(model, 0, self.plan.world)
+        return GatheredTensors(model, modules, dtype, self._own, self._ask)
+
+    def stage(self, deltas: Mapping[str, ModuleDelta], modules: Mapping[str, BaseModule]) -> ShardedAdapter:
+        """Every rank's part into its host memory, from where `place` takes it. Beside steps."""
+        number = self.new_number()
+        with self._asking():
+            for follower in self._ranks:
+                send(follower.staging, ("stage", number, part_of(deltas, self.plan, modules, follower.rank)))
+            own = TorchAdapter(part_of(deltas, self.plan, modules, 0))
+            _checked([follower.answer() for follower in self._ranks])
+        if self.member.device == "cuda":
+            own = own.pinned()
+        staged = ShardedAdapter(own.deltas, number)
+        # Whoever drops the last reference to it: host memory has many ways to lose an adapter.
+        weakref.finalize(staged, self.note, Forget(number))
+        return staged
+
+    def place(self, adapter: DeviceAdapter) -> None:
+        """On the followers' devices, before the steps that come after."""
+        assert isinstance(adapter, ShardedAdapter)
+        self.note(Place(adapter.number))
+
+    def remove(self, adapter: DeviceAdapter) -> None:
+        """Off the followers' devices, after the steps that came before."""
+        assert isinstance(adapter, ShardedAdapter)
+        self.note(Remove(adapter.number))
+
+    def held(self) -> list[tuple[int, int, int]]:
+        """Per follower: adapters in host memory, on the device, and runners."""
+        with self._asking():
+            for follower in self._ranks:
+                send(follower.staging, ("held",))
+            return _checked([follower.answer() for follower in self._ranks])
+
+    def _ask(self, method: str, *args: Any) -> list[torch.Tensor]:
+        """The answers of all ranks, this one's first."""
+        with self._asking():
+            for follower in self._ranks:
+                send(follower.staging, (method, *args))
+            own = getattr(self._own, method)(*args)
+            return [own, *_checked([follower.answer() for follower in self._ranks])]
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    def new_number(self) -> int:
+        return next(self._numbers)
+
+    def tell(self, message: Any) -> None:
+        """To all followers, which take messages in the order of calls. Raises EngineFailedError if one has ended."""
+        self._outbox.append(message)
+        with self._tell_lock:
+            self._empty_outbox()
+
+    def note(self, message: Any) -> None:
+        """`tell` that never raises, nor waits for a lock that this very thread may hold: finalizers run anywhere.
+
+        What is not sent now is before the next message; and if there is nobody to send it to, a step will say so.
+        """
+        self._outbox.append(message)
+        while self._outbox and self._tell_lock.acquire(blocking=False):
+            try:
+                with suppress(EngineFailedError):
+                    self._empty_outbox()
+            finally:
+                self._tell_lock.release()
+
+    def _empty_outbox(self) -> None:
+        while self._outbox:
+            message = self._outbox.popleft()
+            if self._closed:
+                continue
+            with self._broken():
+                for follower in self._ranks:
+                    send(follower.steps, message)
+
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """One step at a time, message and collectives together. Raises EngineFailedError if a follower has ended."""
+        with self._step_lock, self._broken():
+            yield
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        with self._ask_lock, self._broken():
+            yield
+
+    @contextmanager
+    def _broken(self) -> Iterator[None]:
+        """A follower's end shows first where this process waits for it: name the cause, not the broken pipe."""
+        try:
+            if self._failure:
+                raise EngineFailedError(self._failure)
+            yield
+        except (OSError, EOFError, RuntimeError) as error:
+            if not self._failed.wait(PATIENCE_S):
+                raise
+            raise EngineFailedError(self._failure) from error
+
+    # --- life -------------------------------------------------------------------------------------
+
+    def on_failure(self, call: Callable[[EngineFailedError], object]) -> None:
+        """Called once, on a thread of its own, when a follower has ended; now, if one has before."""
+        self._on_failure.append(call)
+        if self._failed.is_set():
+            call(EngineFailedError(self._failure))
+
+    def failure_or(self, error: BaseException) -> str:
+        """What a follower died of, if one has or just does, else the error."""
+        return self._failure if self._failed.wait(1) else str(error)
+
+    def close(self) -> None:
+        """End the followers and leave the group. Idempotent."""
+        with self._tell_lock:
+            if self._closed:
+                return
+            self._closed = True
+            for follower in self._ranks:
+                with suppress(OSError):
+                    send(follower.steps, Stop())
+        for follower in self._ranks:
+            follower.process.join(PATIENCE_S)
+            if follower.process.is_alive():
+                log.warning("rank %d does not end: killed", follower.rank)
+                follower.process.kill()
+                follower.process.join()
+            follower.steps.close()
+            follower.staging.close()
+        self.member.leave()
+        torch.set_num_threads(self._threads)
+        shutil.rmtree(self._directory, ignore_errors=True)
+        atexit.unregister(self.close)
+
+    def _greet(self, follower: Rank) -> None:
+        """Before anything waits in a collective, which nobody else would end: its process lives and has its modules."""
+        ready = wait([follower.steps, follower.process.sentinel], _START_S)
+        try:
+            said = receive(follower.steps) if ready else f"not within {_START_S:.0f} s"
+        except EOFError:
+            said = follower.end()
+        if said != READY:
+            raise BaseModelError(f"tensor_parallel: rank {follower.rank} does not start: {said}")
+
+    def _watch(self) -> None:
+        ended = wait([r.process.sentinel for r in self._ranks])
+        if self._closed:
+            return
+        follower = next(r for r in self._ranks if r.process.sentinel in ended)
+        self._failure = f"rank {follower.rank} of {self.plan.world} has ended: {follower.end()}"
+        log.error("tensor parallel: %s", self._failure)
+        self._failed.set()
+        for call in self._on_failure:
+            call(EngineFailedError(self._failure))
+        if self.member.device == "cuda":  # NCCL, unlike gloo, does not notice: a step would wait for its timeout
+            distributed_c10d._abort_process_group()
+
+
+def _checked(answers: list[Any]) -> list[Any]:
+    """Raises the first that is an exception, once all ranks have answered: what is asked next gets its own."""
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers

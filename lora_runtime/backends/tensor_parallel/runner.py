@@ -1,0 +1,38 @@
+"""A step on all ranks."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import replace
+
+from ...scheduling.batch import StepBatch
+from ...scheduling.step_output import StepOutput
+from ..torch.runner import TorchRunner
+from .adapter import ShardedAdapter
+from .group import ParallelGroup
+from .messages import Forget, Forward, MakeRunner
+
+
+class ParallelRunner:
+    """Rank 0's part of the step, and the word to the others to do theirs."""
+
+    def __init__(self, own: TorchRunner, group: ParallelGroup, num_blocks: int, block_size: int) -> None:
+        self._own, self._group = own, group
+        self._number = group.new_number()
+        group.tell(MakeRunner(self._number, num_blocks, block_size))
+        weakref.finalize(self, group.note, Forget(self._number))
+
+    def forward(self, batch: StepBatch) -> StepOutput:
+        """Raises EngineFailedError naming the rank that has ended, where that is what came in between."""
+        with self._group.stepping():
+            self._group.tell(Forward(self._number, replace(batch, segments=(), sampling=()), _segments(batch)))
+            return self._own.forward(batch)
+
+
+def _segments(batch: StepBatch) -> tuple[tuple[int, int, int, float], ...]:
+    found = []
+    for segment in batch.segments:
+        adapter = segment.adapter.weights
+        assert isinstance(adapter, ShardedAdapter)
+        found.append((segment.start, segment.end, adapter.number, segment.weight))
+    return tuple(found)

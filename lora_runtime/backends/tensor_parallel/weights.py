@@ -1,0 +1,92 @@
+"""The base's weights where each rank has a part: what staging must know of them, computed where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor, Shard
+
+from ...adapters.peft.update import BaseModule
+from ...model.weights import BaseTensors, chunks
+from .shard_plan import bounds
+
+Ask = Callable[..., list[torch.Tensor]]
+"""(method, *arguments) → what LocalTensors.<method> gives on each rank, by rank."""
+
+
+class LocalTensors:
+    """One rank's part of the weights; results are on the host, in float32."""
+
+    def __init__(self, model: Any, rank: int, world: int) -> None:
+        self._model, self._rank, self._world = model, rank, world
+
+    def rows(self, name: str, start: int, end: int) -> torch.Tensor:
+        """Of the whole weight's rows `start:end`, what lies here: (rows here, columns here)."""
+        weight, dim = self._local(name)
+        if dim == 0:
+            first, last = self._bounds(name, 0)
+            start, end = (min(max(row, first), last) - first for row in (start, end))
+        return weight[start:end].float().cpu()
+
+    def squares(self, name: str, a: torch.Tensor, b: torch.Tensor, scaling: float) -> torch.Tensor:
+        """Of W + scaling * B A, sums of squares over the inputs that lie here, for the outputs that do."""
+        weight, dim = self._local(name)
+        if dim == 0:
+            first, last = self._bounds(name, 0)
+            b = b[first:last]
+        elif dim == 1:
+            first, last = self._bounds(name, 1)
+            a = a[:, first:last]
+        a, b = a.to(weight.device).float(), b.to(weight.device).float()
+        squares = [torch.empty(0)]
+        for start, end in chunks(weight.shape[0], max(1, weight.shape[1])):
+            updated = torch.addmm(weight[start:end].float(), b[start:end], a, alpha=scaling)
+            squares.append(updated.square_().sum(1).cpu())
+        return torch.cat(squares)
+
+    def parameter(self, name: str, parameter: str) -> torch.Tensor:
+        """A bias, or a norm's weight: what lies here."""
+        return self._local(name, parameter)[0].float().cpu()
+
+    def dim(self, name: str, parameter: str = "weight") -> int | None:
+        """The dimension that is split, None where each rank has the whole."""
+        return self._local(name, parameter)[1]
+
+    def _local(self, name: str, parameter: str = "weight") -> tuple[torch.Tensor, int | None]:
+        tensor = getattr(self._model.get_submodule(name), parameter)  # no gradients: nothing to detach
+        if not isinstance(tensor, DTensor):
+            return tensor, None
+        (placement,) = tensor.placements
+        return tensor.to_local(), placement.dim % tensor.ndim if isinstance(placement, Shard) else None
+
+    def _bounds(self, name: str, dim: int) -> tuple[int, int]:
+        return bounds(self._model.get_submodule(name).weight.shape[dim], self._rank, self._world)
+
+
+class GatheredTensors(BaseTensors):
+    """Rank 0's view of all ranks' parts. For any one thread at a time, beside steps."""
+
+    def __init__(self, model: Any, modules: Mapping[str, BaseModule], dtype: torch.dtype, own: LocalTensors,
+                 ask: Ask) -> None:
+        super().__init__(model, modules, dtype, {})
+        self._own, self._ask = own, ask
+
+    def rows(self, name: str, start: int, end: int) -> torch.Tensor:
+        dim = self._own.dim(name)
+        if dim is None:
+            return self._own.rows(name, start, end)
+        return torch.cat(self._ask("rows", name, start, end), dim)
+
+    def updated_norms(self, name: str, a: torch.Tensor, b: torch.Tensor, scaling: float) -> torch.Tensor:
+        dim = self._own.dim(name)
+        if dim is None:
+            return self._own.squares(name, a, b, scaling).sqrt()
+        squares = self._ask("squares", name, a, b, scaling)
+        return (torch.cat(squares) if dim == 0 else torch.stack(squares).sum(0)).sqrt()
+
+    def parameter(self, name: str, parameter: str) -> torch.Tensor:
+        if self._own.dim(name, parameter) is None:
+            return self._own.parameter(name, parameter)
+        return torch.cat(self._ask("parameter", name, parameter))

@@ -1,0 +1,1 @@
+"""transformers' forward with torch's kernels."""

@@ -1,0 +1,67 @@
+"""Which rows of a step take what, where modules are updated one by one, and the logits that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ...adapters.peft.update import ModuleKind
+from ...kernels.attention import AttentionPlan
+from ...kernels.updates import UpdateSegment
+from ...kv_cache import KVCache
+from ...scheduling.batch import AdapterSegment, StepBatch
+from ...scheduling.step_output import StepOutput
+
+if TYPE_CHECKING:
+    from ...base_model import BaseModel
+    from ..triton.lora_step import LoraStep
+
+
+def run_forward(
+    base: BaseModel, cache: KVCache, plan: AttentionPlan, rows: Sequence[torch.Tensor],
+    updates: Mapping[str, Sequence[UpdateSegment]], lora: LoraStep | None = None,
+) -> StepOutput:
+    """transformers' forward on a step's `rows`: (tokens, positions, sampled rows). The base's lock is held."""
+    tokens, positions, sampled = (r.long() for r in rows)
+    with base.state.during(cache, plan, updates, lora):
+        logits = base.model(
+            input_ids=tokens[None], position_ids=positions[None], logits_to_keep=sampled, use_cache=False).logits[0]
+    return StepOutput.of(with_added(
+        logits, updates.get(base.head_name, ()), base.vocab_size, base.max_added_tokens))
+
+
+def module_updates(batch: StepBatch, modules: Container[str] | None = None) -> dict[str, list[UpdateSegment]]:
+    """By module, of those named (None: of all); the lm_head's rows are those that sample."""
+    updates: dict[str, list[UpdateSegment]] = {}
+    for segment in batch.segments:
+        sampled = sampled_range(segment, batch)
+        deltas = segment.adapter.weights.deltas  # type: ignore[union-attr]
+        for name in deltas if modules is None else [name for name in deltas if name in modules]:
+            delta = deltas[name]
+            start, end = sampled if delta.kind is ModuleKind.LM_HEAD else (segment.start, segment.end)
+            if start < end:
+                updates.setdefault(name, []).append(UpdateSegment(start, end, delta, segment.weight))
+    return updates
+
+
+def sampled_range(segment: AdapterSegment, batch: StepBatch) -> tuple[int, int]:
+    """The segment's rows among those that sample."""
+    start, end = np.searchsorted(batch.sampled_rows, (segment.start, segment.end))
+    return int(start), int(end)
+
+
+def with_added(logits: torch.Tensor, head: Sequence[UpdateSegment], vocab: int, added: int) -> torch.Tensor:
+    """(rows, vocab + added): wide enough for every adapter, -inf for tokens that the row's adapters do not have.
+
+    `head`: what was done to the lm_head.
+    """
+    if not added:
+        return logits
+    out = logits.new_full((logits.shape[0], vocab + added), -torch.inf)
+    out[:, :vocab] = logits[:, :vocab]
+    for s in head:
+        out[s.start : s.end, vocab : s.delta.out] = logits[s.start : s.end, vocab : s.delta.out]
+    return out

@@ -1,0 +1,1 @@
+"""Planned Triton kernels, slots and CUDA graphs."""

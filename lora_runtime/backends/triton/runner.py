@@ -1,0 +1,221 @@
+"""Runs steps with the planned kernels: adapters in slots, projections fused, decode steps in fixed buffers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ...kernels.attention import AttentionPlan
+from ...kernels.plan import (
+    DECODE_TILE,
+    PREFILL_TILE,
+    LoraPlan,
+    PlanArrays,
+    PlanBuffers,
+    Segment,
+    hidden_per_row,
+    plan_tiles,
+)
+from ...kv_cache import KVCache
+from ...scheduling.batch import AdapterSegment, StepBatch, packed
+from ...scheduling.step_output import StepOutput
+from ..torch.forward import module_updates, run_forward, sampled_range
+from .decode_steps import DecodeSteps, DirectSteps, GraphSteps, StepLauncher, plan_buffers
+from .lora_step import LoraStep, side_of
+from .placement import SlotAdapter
+from .step_buffers import StepBuffers
+
+if TYPE_CHECKING:
+    from ...base_model import BaseModel
+
+log = logging.getLogger(__name__)
+_BUFFER_RANK = 256
+"""Rank, on average, for which decode steps in fixed buffers have room between A and B; more runs on tensors of its
+own."""
+
+
+class DeviceRunner:
+    """Owns the KV cache and the steps' buffers. Used by the engine thread only.
+
+    Steps of decode rows run in DecodeSteps; all others, those with a change that the planned kernels cannot make (of
+    embeddings, norms, rows of single tokens, added tokens) and those that the buffers do not hold, as the same forward
+    on tensors of their own.
+    """
+
+    def __init__(self, base: BaseModel, num_blocks: int, block_size: int, *, max_running: int, max_context: int,
+                 cuda_graphs: bool = True, lora_overlap: bool = False) -> None:
+        self.base = base
+        # One block more, for the rows of fixed buffers that no sequence has.
+        self.cache = KVCache(base.kv_shapes, num_blocks + 1, block_size, base.dtype, base.device)
+        self._groups = [linear.group for linear in base.linears]
+        self._group_of = {name: linear.names for linear in base.linears for name in linear.names}
+        self._per_rank = {tile: hidden_per_row(1, self._groups, tile) for tile in (DECODE_TILE, PREFILL_TILE)}
+        """Floats of scratch that a row needs for each rank, by tile size."""
+        self._planned: tuple[object, ...] = ()
+        self._arrays: PlanArrays | None = None
+        self._side = side_of(base.device) if lora_overlap and base.state.kernels.shrink is not None else None
+        buffers = StepBuffers(
+            max_running, -(-max_context // block_size), block_size, num_blocks,
+            base.vocab_size + base.max_added_tokens, base.device)
+        plans = None if base.placer is None else plan_buffers(
+            max_running, _BUFFER_RANK * self._per_rank[DECODE_TILE], base.device)
+        self.decode = DecodeSteps(base, self.cache, buffers, plans, DirectSteps(), self._side)
+        if base.device.type == "cuda":
+            self.compile_kernels()
+        if cuda_graphs and base.device.type == "cuda":
+            if reason := why_not_captured(base):
+                log.warning("no CUDA graphs: %s", reason)
+            else:
+                self._capture(GraphSteps(base.device))
+        base.kernel_names["step"] = self.decode.launcher.name
+
+    @torch.inference_mode()
+    def compile_kernels(self) -> None:
+        """Launch every kernel once: compiled beside streams, it would stall them all for seconds.
+
+        One step with a chunk and one of decode rows alone, in a KV block that no sequence has. Their LoRA plans have no
+        tile in use, so that no slot is read: it may be another engine's.
+        """
+        buffers, device = self.decode.buffers, self.base.device
+        rows = min(PREFILL_TILE, buffers.width * buffers.block_size, self.base.max_context)
+        with self.base.forward_lock, _current(device):
+            for tile_size, counts in ((PREFILL_TILE, (rows, 1)), (DECODE_TILE, (1, 1))):
+                lora = None
+                if self.base.placer is not None:
+                    plan = PlanBuffers(1, 1, 1, tile_size, device).plan
+                    lora = LoraStep.of(self.base, plan, plan, side=self._side)
+                self._forward(_scratch_batch(counts, buffers), lora)
+
+    @torch.inference_mode()
+    def forward(self, batch: StepBatch) -> StepOutput:
+        with self.base.forward_lock, _current(self.base.device):
+            if self.base.placer is not None:
+                self.base.placer.flush()
+            adapters = _adapters(batch)
+            rare = frozenset[str]().union(*(adapter.rare for adapter in adapters))
+            decode = len(batch.tokens) == len(batch.context_lengths)
+            arrays = self._plan(batch.segments, DECODE_TILE if decode else PREFILL_TILE)
+            # Attention that plans on the host needs a step's own arrays there.
+            fixed = not rare and self.base.state.kernels.captures
+            if fixed and self.decode.takes(batch, arrays):
+                for adapter in adapters:
+                    adapter.wait()
+                head = any(self.base.head_name in adapter.names for adapter in adapters)
+                return self.decode.forward(batch, arrays, head)
+            return self._forward(batch, self._lora(batch, arrays, adapters), adapters, rare)
+
+    def _forward(self, batch: StepBatch, lora: LoraStep | None, adapters: Sequence[SlotAdapter] = (),
+                 rare: frozenset[str] = frozenset()) -> StepOutput:
+        """On tensors of the batch's own size."""
+        device = self.base.device
+        there = to_device(
+            (batch.tokens, batch.positions, batch.sampled_rows, batch.slots, batch.query_start, batch.context_lengths,
+             batch.block_tables), device)
+        rows = there[:3]
+        slots, query_start, context_lengths, block_tables = there[3:]
+        plan = AttentionPlan(
+            slots, query_start, context_lengths, block_tables, batch.block_size,
+            decode_rows=int((np.diff(batch.query_start) == 1).sum()), host=batch)
+        # What one adapter's module needs of the hooks, all adapters' does, and that of modules fused with it.
+        by_hook = frozenset(n for name in rare for n in self._group_of.get(name, (name,)))
+        if rare:
+            for adapter in adapters:
+                adapter.wait()
+        return run_forward(self.base, self.cache, plan, rows, module_updates(batch, by_hook), lora)
+
+    def _lora(self, batch: StepBatch, arrays: PlanArrays | None, adapters: Sequence[SlotAdapter]) -> LoraStep | None:
+        if arrays is None:
+            return None
+        plan = arrays.to(self.base.device)
+        head: LoraPlan | None = plan
+        if len(batch.sampled_rows) != len(batch.tokens):
+            sampled = [(*sampled_range(s, batch), slot_adapter(s).slot, s.weight) for s in batch.segments]
+            rows = [row for row in sampled if row[0] < row[1]]
+            head = self._tiles(rows, arrays.tile_size).to(self.base.device) if rows else None
+        touched = frozenset[str]().union(*(adapter.names for adapter in adapters))
+        return LoraStep.of(self.base, plan, head, touched, adapters, self._side)
+
+    def _plan(self, segments: Sequence[AdapterSegment], tile_size: int) -> PlanArrays | None:
+        """The very same as for the step before, if nothing has changed since."""
+        if not segments:
+            return None
+        assert self.base.placer is not None
+        rows = [(s.start, s.end, slot_adapter(s).slot, s.weight) for s in segments]
+        wanted = tile_size, rows, [self.base.placer.table.max_rank(slot) for _, _, slot, _ in rows]
+        if wanted != self._planned:
+            self._planned, self._arrays = wanted, self._tiles(rows, tile_size)
+        return self._arrays
+
+    def _tiles(self, rows: Sequence[Segment], tile_size: int) -> PlanArrays:
+        assert self.base.placer is not None
+        max_rank, per_rank = self.base.placer.table.max_rank, self._per_rank[tile_size]
+        return plan_tiles(rows, tile_size, lambda slot: max_rank(slot) * per_rank)
+
+    @torch.inference_mode()
+    def _capture(self, launcher: StepLauncher) -> None:
+        direct = self.decode.launcher
+        self.decode.launcher = launcher
+        try:
+            with self.base.forward_lock, _current(self.base.device):
+                self.decode.capture_all()
+        except RuntimeError as error:
+            log.warning("no CUDA graphs: a decode step could not be captured (cuda_graphs=False does without them)",
+                        exc_info=error)
+            self.decode.launcher = direct
+
+
+def _scratch_batch(counts: Sequence[int], buffers: StepBuffers) -> StepBatch:
+    """New sequences with `counts` rows each, which all write to one block; tables as wide as they get."""
+    lengths = np.array(counts, np.int32)
+    tables = np.full((len(counts), buffers.width), buffers.scratch_block, np.int32)
+    return packed(np.zeros(lengths.sum(), np.int32), lengths, lengths, tables, buffers.block_size)
+
+
+def why_not_captured(base: BaseModel) -> str:
+    """What keeps decode steps on this base from being CUDA graphs; empty where nothing does."""
+    if base.state.kernels.update_group is None:
+        return "the torch path has none"
+    if base.quantised:
+        return f"products of quantised weights ({base.kernel_names['linear']}) were never captured in a test"
+    if base.host_reads:
+        return f"the base's forward reads values on the host ({', '.join(base.host_reads)})"
+    if not base.state.kernels.captures:
+        return f"attention {base.state.kernels.names['paged_attention']} plans on the host"
+    return ""
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Triton launches on the thread's current device, whatever device its arguments are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _adapters(batch: StepBatch) -> list[SlotAdapter]:
+    """Of the batch, each once."""
+    return list(dict.fromkeys(slot_adapter(s) for s in batch.segments))
+
+
+def slot_adapter(segment: AdapterSegment) -> SlotAdapter:
+    adapter = segment.adapter.weights
+    assert isinstance(adapter, SlotAdapter)
+    return adapter
+
+
+_ALIGN = 16
+
+
+def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[torch.Tensor]:
+    """int32 arrays as tensors of the same shapes, by one copy. Each begins at a multiple of 64 bytes: kernels are
+    compiled for how their arguments are aligned."""
+    starts = np.cumsum([0, *(-(-a.size // _ALIGN) * _ALIGN for a in arrays)])
+    host = torch.empty(int(starts[-1]), dtype=torch.int32, pin_memory=device.type == "cuda")
+    values = host.numpy()
+    for array, start in zip(arrays, starts, strict=False):
+        values[start : start + array.size] = array.ravel()
+    # torch does not give the pinned memory to anyone else before the copy is done.
+    there = host.to(device, non_blocking=True)
+    return [there[start : start + a.size].view(a.shape) for a, start in zip(arrays, starts, strict=False)]

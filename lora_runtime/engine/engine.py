@@ -1,0 +1,388 @@
+"""The engine: one thread owns the device and steps; callers talk to it through handles."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from ..adapters.sources.sources import is_remote
+from ..adapters.store.store import AdapterStore
+from ..adapters.store.version import AdapterVersion
+from ..api.adapters import AdapterInfo, AdapterPolicy, Registration
+from ..api.reports import EngineInfo, EngineObserver, EngineStats
+from ..api.requests import MAX_ID_LENGTH, Generation, Request, SamplingParams, TokenEvent
+from ..backends.torch.runner import make_runner
+from ..backends.triton.runner import why_not_captured
+from ..base_model import BaseModel
+from ..config import EngineConfig
+from ..errors import AdapterError, LoramuxError, RequestTimeoutError
+from ..requests.handle import RequestHandle
+from ..scheduling.block_allocator import BlockAllocator
+from ..scheduling.fairness import FairQueue
+from ..scheduling.limits import Limits
+from ..scheduling.scheduler import Scheduler
+from ..version import __version__
+from .inbox import Inbox
+from .loop import EngineLoop
+from .memory import kv_block_bytes, plan_memory
+from .observers import Observers
+from .submit import RequestBuilder, invalid
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Serves one frozen base with many adapters. All public methods are thread-safe.
+
+    See docs/engine-api.md for what each call gives and raises.
+    """
+
+    def __init__(self, base: str | os.PathLike[str] | BaseModel, config: EngineConfig | None = None) -> None:
+        self.config = config = config or EngineConfig()
+        if isinstance(base, BaseModel) and _of_the_base(config) != _of_the_base(EngineConfig()):
+            raise ValueError("kernels, weights, attention, compile, allow_row_dependence and tensor_parallel are the "
+                             "base's: give them to BaseModel.load")
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self._owned: BaseModel | None = None
+        """The base, where it is this engine's to close."""
+        if not isinstance(base, BaseModel):
+            base = self._owned = BaseModel.load(
+                base, device=config.device, dtype=config.dtype, trust_hub=config.trust_hub, kernels=config.kernels,
+                weights=config.weights, attention_route=config.attention, lora=config.max_adapters > 0,
+                max_added_tokens=config.max_added_tokens, compile=config.compile,
+                allow_row_dependence=config.allow_row_dependence, tensor_parallel=config.tensor_parallel)
+        self.base = base
+        try:
+            self._set_up(config)
+        except BaseException:
+            self._close_base()
+            raise
+
+    def _set_up(self, config: EngineConfig) -> None:
+        if self.base.linears and self.base.takes_adapters:
+            self.base.open_slots([name for linear in self.base.linears for name in linear.names], config.max_adapters)
+        graphs = config.cuda_graphs and self.base.device.type == "cuda" and not why_not_captured(self.base)
+        self._memory = plan_memory(self.base, config, lambda blocks: make_runner(
+            self.base, blocks, config.kv_block_size, max_running=config.max_running,
+            max_context=config.max_context or self.base.max_context, cuda_graphs=False), graphs=graphs)
+        num_blocks = self._memory.kv_cache // kv_block_bytes(self.base, config)
+        limits = [self.base.max_context, num_blocks * config.kv_block_size]
+        self.max_context = min([*limits, config.max_context] if config.max_context else limits)
+        self._observers = Observers()
+        self._inbox = Inbox(config.max_running, config.max_waiting)
+        self._store = store = AdapterStore(
+            self.base, replace(config, adapter_device_bytes=self._memory.adapters), self)
+        self._limits = Limits(store.policy, config.max_running)
+        self._builder = RequestBuilder(self.base, self.max_context, self._cancel)
+        self._scheduler = Scheduler(
+            BlockAllocator(num_blocks, config.kv_block_size, config.prefix_caching), store.slots,
+            max_running=config.max_running, max_batch_tokens=config.max_batch_tokens,
+            waiting=FairQueue(lambda adapter_id: store.policy(adapter_id).weight, config.priority_aging_s),
+            max_running_of=lambda adapter_id: store.policy(adapter_id).max_running)
+        self._runner = make_runner(
+            self.base, num_blocks, config.kv_block_size, max_running=config.max_running, max_context=self.max_context,
+            cuda_graphs=config.cuda_graphs, lora_overlap=config.lora_overlap)
+        self._loop = EngineLoop(
+            self.base, self._inbox, self._scheduler, self._runner, store, self._limits, self._observers)
+        self._thread: threading.Thread | None = None
+        if self.base.group is not None:
+            self.base.group.on_failure(lambda error: self._inbox.post(lambda mail: setattr(mail, "fatal", error)))
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.shutdown()
+
+    def start(self) -> None:
+        """Start the engine thread and admit requests. An engine starts once."""
+        if self._thread is not None:
+            raise RuntimeError("the engine was started before")
+        self._inbox.open()
+        self._thread = threading.Thread(target=self._loop.run, name="loramux-engine", daemon=True)
+        self._thread.start()
+
+    def warm_up(self) -> None:
+        """Run one short request through the whole path."""
+        eos = SamplingParams(max_new_tokens=2, ignore_eos=True)
+        self.generate(Request(token_ids=(1,), sampling=eos, request_id="warm-up"))
+
+    @property
+    def healthy(self) -> bool:
+        """Started, not failed, not stopped."""
+        return self.failure is None and self._thread is not None and self._thread.is_alive()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What killed the engine thread."""
+        return self._inbox.failure
+
+    def stop_admitting(self) -> None:
+        """From now on `submit` raises EngineStoppedError; what runs goes on."""
+        self._inbox.close()
+
+    def shutdown(self, drain_s: float = 0) -> None:
+        """Stop admitting, let requests finish for `drain_s` seconds, cancel the rest, join. Idempotent."""
+        self.stop_admitting()
+        if self._thread is not None:
+            self._inbox.stop(drain_s)
+            if self._thread is not threading.current_thread():
+                self._thread.join()
+        self._store.close()
+        self._close_base()
+
+    def _close_base(self) -> None:
+        if self._owned is not None:
+            self._owned.close()
+
+    # --- requests -------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> RequestHandle:
+        """Validate, lease the adapters, tokenize and queue. Runs on the caller's thread.
+
+        Waits for the first reading of an adapter that was only registered; `prepare` says when that is done.
+        """
+        arrived = time.monotonic()
+        try:
+            try:
+                self._prepare(request).result(request.timeout_s)
+            except TimeoutError:
+                raise RequestTimeoutError("the request's deadline passed while its adapter was read") from None
+            return self._submit(request, arrived)
+        except LoramuxError as error:
+            self._observers.notify("on_request_rejected", request, error)
+            raise
+
+    def prepare(self, request: Request) -> Future[None]:
+        """Read what `submit` must know of the request's adapters; done at once unless one was never read here.
+
+        Raises InvalidRequestError, UnknownAdapterError; the future fails with AdapterUnavailableError. Either is the
+        request's rejection: observers hear of it, and `submit` need not be called.
+        """
+        try:
+            reading = self._prepare(request)
+        except LoramuxError as error:
+            self._observers.notify("on_request_rejected", request, error)
+            raise
+        reading.add_done_callback(partial(self._note_unprepared, request))
+        return reading
+
+    def _prepare(self, request: Request) -> Future[None]:
+        request.validate()
+        self._inbox.check_room(0)  # before a read begins that nobody would wait for
+        reading = self._store.slots.prepare(request.uses)
+        if not reading.done():
+            adapter_ids = [use.adapter_id for use in request.uses]
+            self._limits.enter(adapter_ids, 1, 0)
+            reading.add_done_callback(lambda _: self._limits.leave(adapter_ids, 1))
+            self._inbox.expect(reading)
+        return reading
+
+    def _note_unprepared(self, request: Request, reading: Future[None]) -> None:
+        if not reading.cancelled() and isinstance(error := reading.exception(), LoramuxError):
+            self._observers.notify("on_request_rejected", request, error)
+
+    def _submit(self, request: Request, arrived: float) -> RequestHandle:
+        self._inbox.check_open()
+        uses = request.uses
+        versions = self._store.lease(uses)
+        try:
+            live = self._builder.build(request, versions, arrived)
+            self._limits.enter(live.adapter_ids, len(live.sequences), live.sequences[0].num_prompt)
+            try:
+                self._inbox.submit(live)
+            except BaseException:
+                self._limits.leave(live.adapter_ids, len(live.sequences))
+                raise
+        except BaseException:
+            self._store.release(uses, versions)
+            raise
+        return live.handle
+
+    def generate(self, request: Request) -> Generation:
+        """Submit and wait for all choices."""
+        handle = self.submit(request)
+        try:
+            return handle.result()
+        except BaseException:  # KeyboardInterrupt too: nobody will read the rest
+            handle.cancel()
+            raise
+
+    async def agenerate(self, request: Request) -> Generation:
+        """`generate` for asyncio; cancelling the coroutine cancels the request."""
+        return await self.submit(request).aresult()
+
+    def stream(self, request: Request) -> Iterator[TokenEvent]:
+        """Submit now; iterate for the events. Closing the iterator cancels the request."""
+        return _EventStream(self.submit(request))
+
+    # --- adapters -------------------------------------------------------------------------------
+
+    def load_adapter(
+        self, source: str | os.PathLike[str], adapter_id: str | None = None, *, canary_weight: float = 0,
+        policy: AdapterPolicy | None = None, roots: Sequence[Path] = (),
+    ) -> AdapterInfo:
+        """Read, check and register a PEFT adapter under `adapter_id` (default: the source's last name).
+
+        `source`: a directory, hf://org/name[@revision], or a URL that fsspec knows. An id in use moves to the new
+        version and running requests finish on the old one; with a `canary_weight` in (0, 1) the new version takes
+        that part of the requests only. With `roots`, files that lead out of these directories by links are refused.
+        Raises AdapterError, BaseMismatchError, AdapterCapacityError, AdapterUnavailableError.
+        """
+        text = os.fspath(source)
+        if not is_remote(text):
+            text = os.path.abspath(text)  # it is read again after evictions and restarts
+        name = text.rstrip("/").rpartition("/")[2] if adapter_id is None else adapter_id
+        _check_adapter_id(name)
+        _check_share("canary_weight", canary_weight, below=1)
+        try:
+            return self._store.load(text, name, canary_weight, policy, roots)
+        except LoramuxError as error:
+            self._observers.notify("on_adapter_failed", name, error)
+            raise
+
+    def set_canary(self, adapter_id: str, weight: float) -> AdapterInfo:
+        """Change the share of requests that the canary takes: 0 drops it, 1 lets it serve alone.
+
+        Raises UnknownAdapterError, AdapterUnavailableError when there is no canary.
+        """
+        _check_share("weight", weight)
+        return self._store.set_canary(adapter_id, weight)
+
+    def rollback_adapter(self, adapter_id: str, version: str = "") -> AdapterInfo:
+        """Let the newest older version, or the named one, serve again.
+
+        Raises UnknownAdapterError, AdapterUnavailableError when there is none or its source is gone.
+        """
+        return self._store.rollback(adapter_id, version)
+
+    def set_policy(self, adapter_id: str, policy: AdapterPolicy) -> AdapterInfo | None:
+        """The adapter's share and limits; "" is the base, "*" all that have none of their own (both give None).
+
+        Raises UnknownAdapterError, AdapterCapacityError when the slots would not hold what is pinned.
+        """
+        return self._store.set_policy(adapter_id, policy)
+
+    def register(self, registration: Registration) -> None:
+        """Know an id as `registrations` gave it, without reading it; does nothing for an id that is known."""
+        _check_adapter_id(registration.adapter_id)
+        self._store.register(registration)
+
+    def registrations(self) -> list[Registration]:
+        """What it takes to serve the same ids after a restart, sorted by id."""
+        return self._store.registrations()
+
+    def unload_adapter(self, adapter_id: str, timeout_s: float = 0) -> AdapterInfo:
+        """Take the id away and free its versions, waiting up to `timeout_s` seconds for its leases.
+
+        Raises UnknownAdapterError, AdapterInUseError.
+        """
+        info = self._store.unload(adapter_id, timeout_s)
+        self._limits.forget(adapter_id)
+        self._inbox.post(lambda mail: mail.unloaded.append(adapter_id))
+        return info
+
+    def get_adapter(self, adapter_id: str) -> AdapterInfo:
+        """Raises UnknownAdapterError."""
+        return self._store.get(adapter_id)
+
+    def list_adapters(self) -> list[AdapterInfo]:
+        """Sorted by id."""
+        return self._store.infos()
+
+    # --- reports --------------------------------------------------------------------------------
+
+    def add_observer(self, observer: EngineObserver) -> None:
+        self._observers.add(observer)
+
+    def info(self) -> EngineInfo:
+        base, config = self.base, self.config
+        return EngineInfo(
+            base_model=base.name, architecture=type(base.model).__name__, device=str(base.device),
+            dtype=str(base.dtype).removeprefix("torch."), kernels=dict(base.kernel_names),
+            num_parameters=base.num_parameters, vocab_size=base.vocab_size, max_context=self.max_context,
+            max_adapters=config.max_adapters, max_running=config.max_running, max_waiting=config.max_waiting,
+            max_batch_tokens=config.max_batch_tokens, kv_block_size=config.kv_block_size,
+            kv_blocks=self._scheduler.allocator.num_blocks, version=__version__, memory=self._memory,
+        )
+
+    def stats(self) -> EngineStats:
+        allocator, running = self._scheduler.allocator, len(self._scheduler.running)
+        return EngineStats(
+            running=running, waiting=max(0, self._inbox.unfinished_sequences - running),
+            kv_blocks_used=allocator.num_used, kv_blocks_cached=allocator.num_cached,
+            kv_blocks_total=allocator.num_blocks, preemptions=self._scheduler.preemptions, steps=self._loop.steps,
+            **self._store.totals(),
+        )
+
+    def _cancel(self, handle: RequestHandle) -> None:
+        self._inbox.post(lambda mail: mail.cancelled.add(handle))
+
+    # --- the store's reports, on any thread (StoreListener) -------------------------------------
+
+    def adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
+        self._inbox.post(lambda mail: setattr(mail, "adapter_arrived", True))
+        self._observers.notify("on_adapter_loaded", info, seconds)
+
+    def adapter_failed(self, versions: Sequence[AdapterVersion], error: Exception) -> None:
+        self._inbox.post(lambda mail: mail.failed.append((versions, error)))
+        self._observers.notify("on_adapter_failed", versions[0].adapter_id, error)
+
+    def adapter_evicted(self, version: AdapterVersion, info: AdapterInfo, reason: str) -> None:
+        self._observers.notify("on_adapter_evicted", info, reason)
+
+    def adapter_forgotten(self, version: AdapterVersion) -> None:
+        self._inbox.post(lambda mail: mail.forgotten.append(version))
+
+    def registrations_changed(self) -> None:
+        self._observers.notify("on_registrations_changed")
+
+
+def _check_adapter_id(name: str) -> None:
+    if not 1 <= len(name) <= MAX_ID_LENGTH or not name.isprintable() or name == "*":
+        raise AdapterError(f"adapter id {name[:64]!r} must have 1 to {MAX_ID_LENGTH} printable characters, not be *")
+
+
+def _check_share(field: str, value: float, below: float = float("inf")) -> None:
+    if not 0 <= value <= 1 or value >= below:
+        raise invalid(field, "must be in [0, 1)" if below == 1 else "must be in [0, 1]")
+
+
+class _EventStream:
+    """The events of a request, which is cancelled if the stream is closed or dropped before their end."""
+
+    def __init__(self, handle: RequestHandle) -> None:
+        self._handle = handle
+        self._events = iter(handle)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> TokenEvent:
+        return next(self._events)
+
+    def close(self) -> None:
+        self._handle.cancel()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _of_the_base(config: EngineConfig) -> tuple[object, ...]:
+    return (config.kernels, config.weights, config.attention, config.compile, config.allow_row_dependence,
+            config.tensor_parallel)

@@ -1,0 +1,135 @@
+"""What other threads have for the engine thread, and what they must know of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from ..adapters.store.version import AdapterVersion
+from ..errors import EngineFailedError, EngineStoppedError, QueueFullError
+from ..requests.handle import RequestHandle
+from ..requests.tracker import LiveRequest
+
+_RETRY_AFTER_S = 1.0
+
+
+@dataclass
+class Mail:
+    """Everything that has arrived since the last look."""
+
+    requests: list[LiveRequest] = field(default_factory=list)
+    cancelled: set[RequestHandle] = field(default_factory=set)
+    failed: list[tuple[Sequence[AdapterVersion], Exception]] = field(default_factory=list)
+    """Versions that requests wait for and that cannot be had, several not together."""
+    forgotten: list[AdapterVersion] = field(default_factory=list)
+    unloaded: list[str] = field(default_factory=list)
+    adapter_arrived: bool = False
+    fatal: Exception | None = None
+    """What the engine cannot go on after."""
+
+    def __bool__(self) -> bool:
+        return bool(self.requests or self.cancelled or self.failed or self.forgotten or self.unloaded
+                    or self.adapter_arrived or self.fatal)
+
+
+class Inbox:
+    """Thread-safe. At most `max_running + max_waiting` sequences are unfinished at once."""
+
+    def __init__(self, max_running: int, max_waiting: int) -> None:
+        self._max_running, self._max_waiting = max_running, max_waiting
+        self._changed = threading.Condition()
+        self._mail = Mail()
+        self._admitting = False
+        self._stopping = False
+        self.failure: BaseException | None = None
+        self.unfinished_sequences = 0
+        self._unfinished_requests = 0
+        self._expected = 0
+
+    def open(self) -> None:
+        self._admitting = True
+
+    def close(self) -> None:
+        """Take no more requests."""
+        with self._changed:
+            self._admitting = False
+
+    def check_open(self) -> None:
+        """Raises EngineFailedError, EngineStoppedError."""
+        if self.failure is not None:
+            raise EngineFailedError("the engine has failed") from self.failure
+        if not self._admitting:
+            raise EngineStoppedError("the engine takes no new requests")
+
+    def expect(self, ready: Future[None]) -> None:
+        """Until `ready` is done, a request that waits for it counts as a waiting sequence. Raises as `submit`."""
+        with self._changed:
+            self.check_room(1)
+            self._expected += 1
+        ready.add_done_callback(lambda _: self._expect_one_less())
+
+    def submit(self, live: LiveRequest) -> None:
+        """Raises QueueFullError, EngineFailedError, EngineStoppedError."""
+        with self._changed:
+            self.check_room(len(live.sequences))
+            self.unfinished_sequences += len(live.sequences)
+            self._unfinished_requests += 1
+            self._mail.requests.append(live)
+            self._changed.notify_all()
+
+    def check_room(self, sequences: int) -> None:
+        """Raises as `submit`."""
+        self.check_open()
+        if self.unfinished_sequences + self._expected + sequences > self._max_running + self._max_waiting:
+            raise QueueFullError(self._max_waiting, _RETRY_AFTER_S)
+
+    def _expect_one_less(self) -> None:
+        with self._changed:
+            self._expected -= 1
+
+    def post(self, change: Callable[[Mail], object]) -> None:
+        """Add to the mail."""
+        with self._changed:
+            change(self._mail)
+            self._changed.notify_all()
+
+    def stop(self, drain_s: float) -> None:
+        """Let the engine thread end, once all requests have or `drain_s` seconds are over."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._unfinished_requests or self.failure, drain_s)
+            self._stopping = True
+            self._changed.notify_all()
+
+    # --- the engine thread's side ---------------------------------------------------------------
+
+    def take(self, timeout_s: float | None) -> Mail | None:
+        """The mail; waits for some for `timeout_s` seconds, None for ever. None when the thread is to end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._mail or self._stopping, timeout_s)
+            if self._stopping:
+                return None
+            mail, self._mail = self._mail, Mail()
+            return mail
+
+    def take_last_requests(self) -> list[LiveRequest]:
+        """Close, and give what had not been taken."""
+        with self._changed:
+            self._admitting = False
+            requests, self._mail.requests = self._mail.requests, []
+            return requests
+
+    def sequence_finished(self) -> None:
+        with self._changed:
+            self.unfinished_sequences -= 1
+
+    def request_finished(self) -> None:
+        with self._changed:
+            self._unfinished_requests -= 1
+            self._changed.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        with self._changed:
+            self.failure = error
+            self._changed.notify_all()

@@ -1,0 +1,177 @@
+"""The engine thread: takes in requests, steps, delivers tokens, and ends what has ended."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence as Seq
+
+from ..adapters.store.store import AdapterStore
+from ..adapters.store.version import AdapterVersion
+from ..api.reports import StepStats
+from ..backends.torch.runner import ModelRunner
+from ..base_model import BaseModel
+from ..errors import (
+    AdapterUnavailableError,
+    EngineFailedError,
+    EngineStoppedError,
+    LoramuxError,
+    RequestCancelledError,
+    RequestTimeoutError,
+)
+from ..requests.handle import RequestHandle
+from ..requests.sequence import Sequence
+from ..requests.tracker import LiveRequest
+from ..sampling.accept import accept_token
+from ..sampling.sampling import Sampled, sample
+from ..scheduling.batch import BatchPlanner, StepBatch
+from ..scheduling.fairness import OUTPUT_COST
+from ..scheduling.limits import Limits
+from ..scheduling.scheduler import Scheduler
+from .inbox import Inbox, Mail
+from .observers import Observers
+
+log = logging.getLogger(__name__)
+_BLOCKED_POLL_S = 0.05
+"""How often deadlines are looked at while every request waits for its adapter."""
+
+
+class EngineLoop:
+    """Owns scheduler, KV blocks and device; everything here runs on the engine thread."""
+
+    def __init__(
+        self, base: BaseModel, inbox: Inbox, scheduler: Scheduler, runner: ModelRunner, store: AdapterStore,
+        limits: Limits, observers: Observers,
+    ) -> None:
+        self.inbox, self.scheduler, self.runner = inbox, scheduler, runner
+        self.steps = 0
+        self._base, self._store, self._limits, self._observers = base, store, limits, observers
+        self._planner = BatchPlanner(scheduler.allocator.block_size)
+        self._live: dict[RequestHandle, LiveRequest] = {}
+        self._blocked = False
+        """Requests wait and none of them can run."""
+
+    def run(self) -> None:
+        """Until the inbox is stopped. Every request gets an end, whatever happens."""
+        try:
+            while (mail := self.inbox.take(self._patience_s())) is not None:
+                self._take_in(mail)
+                self._blocked = not self._step()
+            self._end_all(EngineStoppedError("the engine was shut down"), "cancelled")
+        except BaseException as error:
+            log.exception("the engine thread failed")
+            self.inbox.fail(error)
+            self._observers.notify("on_engine_failed", error)
+            self._end_all(EngineFailedError("the engine has failed"), "error")
+
+    def _patience_s(self) -> float | None:
+        if not self._live:
+            return None
+        return _BLOCKED_POLL_S if self._blocked else 0.0
+
+    def _take_in(self, mail: Mail) -> None:
+        # First of all: from here on these requests get an end even if something below raises.
+        self._live.update((live.handle, live) for live in mail.requests)
+        if mail.fatal is not None:
+            raise mail.fatal
+        for version in mail.forgotten:
+            self.scheduler.allocator.forget(version.version)
+        for adapter_id in mail.unloaded:
+            self.scheduler.waiting.forget(adapter_id)
+        for seq in (s for live in mail.requests for s in live.sequences):
+            self.scheduler.add(seq)
+        for handle in mail.cancelled & self._live.keys():
+            self._end(self._live[handle], RequestCancelledError("the request was cancelled"), "cancelled")
+        now = time.monotonic()
+        for live in [v for v in self._live.values() if v.deadline is not None and v.deadline <= now]:
+            self._end(live, RequestTimeoutError("the request's deadline has passed"), "timeout")
+        for versions, error in mail.failed:
+            for live in [v for v in self._live.values() if v.waits and set(versions) <= set(v.versions)]:
+                self._end(live, _named(error, live, versions), "error")
+
+    def _step(self) -> bool:
+        """Run one step; False if no request can run."""
+        started = time.monotonic()
+        rows = self.scheduler.schedule()
+        if not rows:
+            return False
+        batch = self._planner.plan(rows)
+        output = self.runner.forward(batch)
+        for row in rows:
+            row.sequence.num_computed += row.count
+            self.scheduler.publish_blocks(row.sequence)
+        if batch.sampling:
+            results = sample(output, batch.sampling, self._base.sample_rows)
+            self._charge(batch)
+            for seq, sampled in zip(batch.sampling, results, strict=True):
+                self._deliver(seq, sampled)
+        self.steps += 1
+        self._report_step(batch, len(rows), time.monotonic() - started)
+        return True
+
+    def _charge(self, batch: StepBatch) -> None:
+        for seq in batch.sampling:
+            self.scheduler.waiting.charge(seq.tenant, OUTPUT_COST)
+        self._limits.charge([adapter for seq in batch.sampling for adapter in self._live[seq.handle].adapter_ids])
+
+    def _deliver(self, seq: Sequence, sampled: Sampled) -> None:
+        live = self._live.get(seq.handle)
+        if live is None:  # a sibling choice failed earlier in this very step
+            return
+        if sampled.error is not None:
+            self._end(live, EngineFailedError(sampled.error), "error")
+            return
+        try:
+            event = accept_token(seq, sampled)
+        except Exception as error:
+            # One request's text must not take the others down.
+            log.exception("request %s failed while its output was decoded", seq.handle.request_id)
+            self._end(live, EngineFailedError(f"output cannot be decoded: {error}"), "error")
+            return
+        if event.finish_reason is not None:
+            self._finish(live, seq)
+            if all(s.finished for s in live.sequences):
+                self._close(live, "ok")
+        seq.handle.push(event)
+
+    def _end(self, live: LiveRequest, error: Exception, outcome: str) -> None:
+        """Take an unfinished request out and tell its caller why."""
+        for seq in live.sequences:
+            if not seq.finished:
+                self._finish(live, seq)
+        self._close(live, outcome)
+        live.handle.fail(error)
+
+    def _finish(self, live: LiveRequest, seq: Sequence) -> None:
+        seq.finished = True
+        self.scheduler.finish(seq)
+        self._limits.leave(live.adapter_ids, 1)
+        self.inbox.sequence_finished()
+
+    def _close(self, live: LiveRequest, outcome: str) -> None:
+        """Everything is freed before the caller hears of the end."""
+        if live.versions:
+            self._store.release(live.handle.request.uses, live.versions)
+        self._live.pop(live.handle, None)
+        self.inbox.request_finished()
+        self._observers.notify("on_request_finished", live.record(outcome))
+
+    def _end_all(self, error: LoramuxError, outcome: str) -> None:
+        for live in [*self._live.values(), *self.inbox.take_last_requests()]:
+            self._end(live, error, outcome)
+
+    def _report_step(self, batch: StepBatch, sequences: int, seconds: float) -> None:
+        running, allocator = len(self.scheduler.running), self.scheduler.allocator
+        self._observers.notify("on_step", StepStats(
+            duration_s=seconds, tokens=len(batch.tokens), sequences=sequences,
+            distinct_adapters=batch.distinct_adapters, running=running,
+            waiting=max(0, self.inbox.unfinished_sequences - running),
+            kv_blocks_used=allocator.num_used, kv_blocks_total=allocator.num_blocks,
+        ))
+
+
+def _named(error: Exception, live: LiveRequest, versions: Seq[AdapterVersion]) -> Exception:
+    """The error with the id by which the request knows the adapter."""
+    if not isinstance(error, AdapterUnavailableError):
+        return error
+    return error.of(live.adapter_ids[live.versions.index(versions[0])])

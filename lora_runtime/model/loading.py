@@ -1,0 +1,136 @@
+"""The base's files: read by transformers, checked, identified."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from ..errors import BaseModelError
+from . import quantised
+
+if TYPE_CHECKING:
+    from ..backends.tensor_parallel.process_group import Member
+
+
+_ADAPTER_CONFIG = "adapter_config.json"
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+_PLAIN_ROPE = {"default", "linear", "llama3", "yarn", "proportional"}
+# Config fields that say where a base lies or how it is run, not what it is.
+_INCIDENTAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation",
+               "distributed_config"}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+def check_source(source: str | os.PathLike[str], trust_hub: bool) -> None:
+    """Raises BaseModelError for what is no directory, unless hub ids are allowed."""
+    if not Path(source).is_dir() and not trust_hub:
+        raise BaseModelError(f"base model {str(source)!r} is not a directory (hub ids need trust_hub)")
+
+
+def read_base(source: str | os.PathLike[str], dtype: torch.dtype, target: torch.device,
+              member: Member | None = None, *, attention: str | None = None, packed: bool = True) -> tuple[Any, Any]:
+    """transformers' model, or `member`'s part of it, and the tokenizer. A directory is never looked for on the hub.
+
+    `attention`: an implementation by transformers' name; None: its choice. Raises BaseModelError for what cannot be
+    loaded, weights that are not in the files, an adapter, and a quantisation that is not supported; without `packed`
+    for any.
+    """
+    path = Path(source)
+    if (path / _ADAPTER_CONFIG).is_file():  # transformers would load the base that it names, and it on top
+        raise BaseModelError(f"base model {str(source)!r} has an {_ADAPTER_CONFIG}: it is an adapter, not a base")
+    here: dict[str, Any] = {"trust_remote_code": False, "local_files_only": path.is_dir()}
+    try:
+        config = AutoConfig.from_pretrained(source, **here)
+        if not packed and (method := quantised.method_of(config)):
+            raise ValueError(f"it is quantised ({method}), and the weights themselves are wanted")
+        chosen = {} if attention is None else {"attn_implementation": attention}
+        model = _load_model(source, quantised.check_method(config), dtype, target, member, here | chosen)
+        return model, AutoTokenizer.from_pretrained(source, **here)
+    except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise BaseModelError(f"base model {str(source)!r} cannot be loaded: {error}") from error
+
+
+def _load_model(source: str | os.PathLike[str], method: str, dtype: torch.dtype, target: torch.device,
+                member: Member | None, options: dict[str, Any]) -> Any:
+    """Raises ValueError for weights that are not in the files."""
+    placed = {"device_map": {"": target}} if method else {}  # packed there, and never in full on another device
+    loading: AbstractContextManager[dict[str, Any]] = nullcontext({}) if member is None else member.loading()
+    with loading as split:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options, **placed, **split,
+        )
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"its files have no weights for {', '.join(missing[:3])} and {len(missing)} in all")
+    if method:
+        quantised.prepare(model)
+    return model if method or member is not None else model.to(target)
+
+
+def resolve_device(device: str) -> torch.device:
+    """auto takes CUDA where there is one. Raises BaseModelError for a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+        torch.zeros(1, device=target).item()  # a meta device has no values to give
+    except (RuntimeError, AssertionError) as error:
+        raise BaseModelError(f"device {device!r} is not available: {error}") from error
+    return target
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """auto takes bfloat16 on CUDA and on CPUs with bf16 instructions, else float32."""
+    if dtype == "auto":
+        fast = device.type == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)
+        return torch.bfloat16 if fast else torch.float32
+    if dtype not in _DTYPES:
+        raise BaseModelError(f"dtype {dtype!r} is none of auto, {', '.join(_DTYPES)}")
+    return _DTYPES[dtype]
+
+
+def check_architecture(model: Any, config: Any) -> int:
+    """The longest context that is served faithfully; raises BaseModelError for unknown layer kinds."""
+    if not getattr(model, "_supports_attention_backend", False) or config.is_encoder_decoder:
+        raise BaseModelError(f"{type(model).__name__} does not support pluggable attention in transformers")
+    unknown = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES
+    if unknown:
+        raise BaseModelError(f"{type(model).__name__} has layers of type {sorted(unknown)}: not supported")
+    limit = int(config.max_position_embeddings)
+    rope = getattr(config, "rope_parameters", None) or {}
+    for params in [rope] if "rope_type" in rope else [p for p in rope.values() if isinstance(p, dict)]:
+        if params["rope_type"] not in _PLAIN_ROPE:
+            # These change every row's angles once any row of the batch is long: stay below that.
+            limit = min(limit, int(params.get("original_max_position_embeddings") or limit))
+    return limit
+
+
+def eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Ids that end an answer: those of the generation config and the tokenizer's."""
+    ids: set[int] = set()
+    for value in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
+        ids.update(value if isinstance(value, list) else [] if value is None else [value])
+    return frozenset(ids)
+
+
+def identity_of(path: Path, model: Any) -> str:
+    """SHA-256 of the config and of every safetensors header and size: cheap, and blind only to
+    changed values under unchanged shapes."""
+    config = {k: v for k, v in model.config.to_dict().items() if k not in _INCIDENTAL}
+    if path.is_dir():  # loading fills in the quantization_config, or drops it, by the device too
+        config.pop("quantization_config", None)
+        if written := json.loads((path / "config.json").read_bytes()).get("quantization_config"):
+            config["quantization_config"] = written
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else []:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            digest.update(stream.read(min(length, 100 << 20)))
+        digest.update(str(file.stat().st_size).encode())
+    return digest.hexdigest()

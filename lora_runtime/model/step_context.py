@@ -1,0 +1,60 @@
+"""What the swapped-in functions read during a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..kernels import Kernels
+from ..kernels.attention import AttentionPlan
+from ..kernels.updates import UpdateSegment
+from ..kv_cache import KVCache
+
+if TYPE_CHECKING:
+    from ..backends.triton.lora_step import LoraStep
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """What a layer passes to the attention interface; `window` and `softcap` as in the kernel."""
+
+    heads: int
+    kv_heads: int
+    dim: int
+    dim_v: int
+    scaling: float
+    window: int | None
+    softcap: float | None
+
+
+@dataclass
+class StepState:
+    """Shared by attention and hooks of one base; set by the runner around each forward.
+
+    `updates` maps a module's name to its segments; a module that no row's adapter changes is absent.
+    While `plan` is None the attention runs plainly causal and records how it is called: the dry run
+    at load, of `dry_rows` rows.
+    """
+
+    kernels: Kernels
+    cache: KVCache | None = None
+    plan: AttentionPlan | None = None
+    updates: Mapping[str, Sequence[UpdateSegment]] = field(default_factory=dict)
+    calls: dict[int, AttentionCall] = field(default_factory=dict)
+    dry_rows: int = 0
+    lora: LoraStep | None = None
+    """On the device path: what fused linear maps do to rows with adapters; None: no row has any."""
+
+    @contextmanager
+    def during(
+        self, cache: KVCache, plan: AttentionPlan, updates: Mapping[str, Sequence[UpdateSegment]],
+        lora: LoraStep | None = None,
+    ) -> Iterator[None]:
+        """Set a step's inputs, and drop them after it so that no freed adapter stays reachable."""
+        self.cache, self.plan, self.updates, self.lora = cache, plan, updates, lora
+        try:
+            yield
+        finally:
+            self.cache, self.plan, self.updates, self.lora = None, None, {}, None

@@ -1,0 +1,1 @@
+"""A request while it lives: its sequences, its text, its handle."""

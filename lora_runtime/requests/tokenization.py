@@ -1,0 +1,50 @@
+"""Requests to prompt token ids, with every way a prompt can be unusable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jinja2 import TemplateError
+
+from ..api.requests import Request
+from ..errors import FieldViolation, InvalidRequestError
+
+
+def encode(request: Request, tokenizer: Any, vocab_size: int, max_context: int) -> tuple[int, ...]:
+    """The prompt's token ids. Raises InvalidRequestError: empty, too long, or not in the vocabulary.
+
+    `prompt` is tokenized with the tokenizer's own special tokens, `messages` through its chat
+    template with the assistant's turn opened.
+    """
+    field = next(n for n in ("prompt", "token_ids", "messages") if getattr(request, n) is not None)
+    if request.token_ids is not None:
+        ids = list(request.token_ids)
+    elif request.messages is not None:
+        ids = _render_chat(request, tokenizer)
+    else:
+        # Four characters a token is usual, one is the least: do not tokenize what cannot fit.
+        assert request.prompt is not None
+        if len(request.prompt) > max_context * 64:
+            raise _invalid(field, f"has {len(request.prompt)} characters, far over the context of {max_context} tokens")
+        ids = tokenizer(request.prompt, verbose=False)["input_ids"]
+    if not ids:
+        raise _invalid(field, "has no tokens")
+    if bad := next((t for t in ids if not 0 <= t < vocab_size), None):
+        raise _invalid(field, f"token id {bad} is outside the vocabulary of {vocab_size}")
+    if len(ids) >= max_context:
+        raise _invalid(field, f"has {len(ids)} tokens, the context holds {max_context} with at least one to generate")
+    return tuple(ids)
+
+
+def _render_chat(request: Request, tokenizer: Any) -> list[int]:
+    if not tokenizer.chat_template:
+        raise _invalid("messages", "the base model's tokenizer has no chat template")
+    messages = [{"role": m.role, "content": m.content} for m in request.messages or ()]
+    try:
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    except (TemplateError, ValueError, TypeError) as error:
+        raise _invalid("messages", f"the chat template refuses them: {error}") from error
+
+
+def _invalid(field: str, description: str) -> InvalidRequestError:
+    return InvalidRequestError([FieldViolation(field, description)])

@@ -1,0 +1,109 @@
+"""From logits to tokens, each row with its own parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import torch
+
+from ..api.requests import TokenLogprob
+from ..kernels.sampling import SampleRow, sample_rows_reference
+from ..kernels.upload import upload
+from ..requests.sequence import Sequence
+from ..scheduling.step_output import StepOutput
+from .penalties import TokenCounts, apply_penalties, has_penalties
+
+SampleRows = Callable[[Seq[SampleRow]], list[int]]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A row's outcome: the token, its logprobs if asked for, or the reason why it has none."""
+
+    token_id: int = -1
+    logprob: TokenLogprob | None = None
+    error: str | None = None
+
+
+@torch.inference_mode()
+def sample(
+    output: StepOutput, sequences: Seq[Sequence], sample_rows: SampleRows = sample_rows_reference
+) -> list[Sampled]:
+    """Choose one token per row of the output, N rows for N sequences.
+
+    Logprobs are those of the model, before penalties, temperature and filters. A row with NaN
+    logits fails alone. Waits for the device at most three times, however many rows there are: for
+    the best tokens after penalties, for drawn ones, and for logprobs.
+    """
+    logits, tokens = output.logits, list(output.greedy)
+    valid = [i for i, token in enumerate(tokens) if token >= 0]
+    penalised = [i for i in valid if has_penalties(sequences[i].sampling)]
+    changed = _penalised(logits, penalised, sequences)
+    if any(sequences[i].sampling.temperature == 0 for i in penalised):
+        for i, token in zip(penalised, changed.argmax(-1).tolist(), strict=True):
+            tokens[i] = token
+    own = dict(zip(penalised, changed, strict=True))
+    drawn = [i for i in valid if sequences[i].sampling.temperature > 0]
+    rows = [_row(own.get(i, logits[i]), sequences[i]) for i in drawn]
+    for i, token in zip(drawn, sample_rows(rows), strict=True):
+        tokens[i] = token
+    asked = {i: top for i in valid if (top := sequences[i].sampling.logprobs) is not None}
+    logprobs = _logprobs(logits, asked, tokens)
+    return [Sampled(token, logprobs.get(i)) if token >= 0 else _FAILED for i, token in enumerate(tokens)]
+
+
+_FAILED = Sampled(error="the model produced NaN or infinite logits")
+
+
+def _row(logits: torch.Tensor, seq: Sequence) -> SampleRow:
+    p = seq.sampling
+    # One draw per token from a stream of the sequence's own: neighbours do not change it.
+    u = float(torch.rand((), generator=_generator(seq)))
+    return SampleRow(logits, p.temperature, p.top_k, p.top_p, p.min_p, u)
+
+
+def _generator(seq: Sequence) -> torch.Generator:
+    if seq.generator is None:
+        seq.generator = torch.Generator()
+        if seq.sampling.seed is None:
+            seq.generator.seed()
+        else:
+            seq.generator.manual_seed((seq.sampling.seed + seq.index) % 2**63)
+    return seq.generator
+
+
+def _penalised(logits: torch.Tensor, rows: Seq[int], sequences: Seq[Sequence]) -> torch.Tensor:
+    """A copy of these rows of logits, with the penalties."""
+    if not rows:
+        return logits[:0]
+    changed = logits.index_select(0, upload(torch.tensor(rows), logits.device))
+    apply_penalties(changed, [_counts(sequences[i]) for i in rows], [sequences[i].sampling for i in rows])
+    return changed
+
+
+def _counts(seq: Sequence) -> TokenCounts:
+    if seq.counts is None:
+        seq.counts = TokenCounts(seq.tokens[: seq.num_prompt])
+    seq.counts.update(seq.tokens)
+    return seq.counts
+
+
+def _logprobs(logits: torch.Tensor, asked: dict[int, int], tokens: Seq[int]) -> dict[int, TokenLogprob]:
+    """`asked`: how many of the most likely tokens each row wants beside its own."""
+    if not asked:
+        return {}
+    places, chosen = upload(torch.tensor([list(asked), [tokens[i] for i in asked]]), logits.device)
+    logprobs = logits.index_select(0, places).log_softmax(-1)
+    best = logprobs.topk(min(max(asked.values()), logits.shape[-1]))
+    own = logprobs.gather(1, chosen[:, None])
+    # One copy for all: float64 holds ids as they are.
+    found = torch.cat([own.double(), best.values.double(), best.indices.double()], 1).tolist()
+    return {i: _token_logprob(tokens[i], row, top) for (i, top), row in zip(asked.items(), found, strict=True)}
+
+
+def _token_logprob(token: int, row: Seq[float], top: int) -> TokenLogprob:
+    """`row`: the token's own logprob, the best ones, and their ids."""
+    values, ids = row[1 : 1 + len(row) // 2], row[1 + len(row) // 2 :]
+    return TokenLogprob(token, row[0], tuple(zip(map(int, ids[:top]), values[:top], strict=True)))

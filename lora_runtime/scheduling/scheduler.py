@@ -1,0 +1,278 @@
+"""Which tokens run in the next step: continuous batching with chunked prefill and preemption."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..adapters.store.version import AdapterVersion
+from ..kv_cache import block_keys
+from ..requests.sequence import Sequence
+from .block_allocator import BlockAllocator
+from .fairness import PROMPT_COST, FairQueue
+
+_HEAD_START = 8
+"""Steps' worth of tokens that others may be served ahead of a crowd, so that their bursts need not queue behind it."""
+
+_Turn = tuple[float, float]
+"""(- priority, tokens served to the tenant): the smallest goes first."""
+
+
+@dataclass(frozen=True)
+class ScheduledRow:
+    """`count` tokens of `sequence` from `sequence.num_computed` on run in this step."""
+
+    sequence: Sequence
+    count: int
+
+
+class Slots(Protocol):
+    """The adapters' slots, as the scheduler sees them (see AdapterStore). None of the calls waits."""
+
+    def want(self, groups: Seq[Seq[AdapterVersion]]) -> set[AdapterVersion]: ...
+
+    def hold(self, versions: Seq[AdapterVersion]) -> bool: ...
+
+    def drop(self, versions: Seq[AdapterVersion]) -> None: ...
+
+
+class Scheduler:
+    """Admits by fairness (FairQueue). What runs keeps its KV and its adapters' slots until it is done or preempted.
+
+    Decode rows are served first so that prefill never stalls them; what is left of the token budget goes to prefill
+    chunks, the least served adapter's first. A crowd, a tenant of more than half of what runs, does not lengthen the
+    steps in which a less served one prefills, and makes way for it where places or blocks are all taken. When blocks
+    run out, the youngest running sequence gives its blocks back and is recomputed later. A sequence whose adapter has
+    no slot yet is passed over, and delays nobody.
+    `max_running_of` gives an adapter's own limit, 0 for none. Not thread-safe: the engine thread owns it.
+    """
+
+    def __init__(
+        self, allocator: BlockAllocator, slots: Slots, *, max_running: int, max_batch_tokens: int,
+        waiting: FairQueue | None = None, max_running_of: Callable[[str], int] = lambda tenant: 0,
+    ) -> None:
+        self.allocator = allocator
+        self.slots = slots
+        self.max_running = max_running
+        self.max_batch_tokens = max_batch_tokens
+        self.waiting = FairQueue() if waiting is None else waiting
+        self.running: list[Sequence] = []
+        self.preemptions = 0
+        self._max_running_of = max_running_of
+        self._running_of: Counter[str] = Counter()
+        self._wants = False
+        self._makes_way_since: float | None = None
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.add(sequence)
+
+    def schedule(self) -> list[ScheduledRow]:
+        """The rows of the next step, their KV blocks allocated; empty when nothing can run."""
+        rows: dict[int, ScheduledRow] = {}
+        preempted = self.preemptions
+        self._run(rows, lambda seq: seq.num_remaining == 1)
+        decoding = set(rows)
+        heads = self.waiting.heads()
+        draining = self._want(heads)
+        crowd = self._crowd()
+        if crowd is not None:
+            best = self._last_turn(crowd, heads)
+            self._run(rows, lambda seq: seq.tenant != crowd and seq.turn <= best)
+            if self.preemptions == preempted:
+                self._admit(rows, draining, crowd, best)
+        if crowd is None or rows.keys() <= decoding or self._has_waited_enough():
+            self._makes_way_since = None
+            self._run(rows, lambda seq: True)
+            if self.preemptions == preempted:  # admitting right after a preemption would thrash
+                self._admit(rows, draining)
+        return list(rows.values())
+
+    def finish(self, sequence: Sequence) -> None:
+        """Take a sequence out, wherever it is, and free its blocks and its hold on slots."""
+        if sequence in self.running:
+            self._leave(sequence)
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+        self._release(sequence)
+
+    def publish_blocks(self, sequence: Sequence) -> None:
+        """Offer the sequence's full computed blocks to the prefix cache."""
+        full = sequence.num_computed // self.allocator.block_size
+        if full > sequence.num_published:
+            self._extend_keys(sequence)
+            for i in range(sequence.num_published, full):
+                self.allocator.publish(sequence.blocks[i], sequence.keys[i])
+            sequence.num_published = full
+
+    def _run(self, rows: dict[int, ScheduledRow], chosen: Callable[[Sequence], bool]) -> None:
+        """Let the chosen ones of those that run go on, within what is left of the budget."""
+        budget = self._budget(rows)
+        for seq in sorted((s for s in self.running if id(s) not in rows and chosen(s)), key=self._order):
+            count = min(seq.num_remaining, budget)
+            if count and seq in self.running and self._grow(seq, count, rows):
+                rows[id(seq)] = ScheduledRow(seq, count)
+                budget -= count
+
+    def _budget(self, rows: dict[int, ScheduledRow]) -> int:
+        return self.max_batch_tokens - sum(r.count for r in rows.values())
+
+    def _order(self, seq: Sequence) -> _Turn:
+        """Decode first (one token left), the oldest first; then prefill."""
+        return (-math.inf, 0) if seq.num_remaining == 1 else self.waiting.turn(seq)
+
+    def _crowd(self) -> str | None:
+        """The tenant of more than half of what runs, where others wait or prefill beside it."""
+        tenant, count = max(self._running_of.items(), key=lambda item: item[1], default=("", 0))
+        if 2 * count <= max(2, len(self.running)):
+            return None
+        others = self.waiting.has_other(tenant) or any(s.num_remaining > 1 and s.tenant != tenant for s in self.running)
+        return tenant if others else None
+
+    def _has_waited_enough(self) -> bool:
+        """Whether the crowd has made way without a break for as long as a step of priority takes to age."""
+        now = self.waiting.clock()
+        if self._makes_way_since is None:
+            self._makes_way_since = now
+        return now - self._makes_way_since >= self.waiting.aging_s
+
+    def _last_turn(self, tenant: str, heads: Seq[Sequence]) -> _Turn:
+        """The crowd's most urgent request that is not decoding yet, and the head start that others have of it."""
+        mine = [s for s in (*self.running, *heads) if s.tenant == tenant and s.num_remaining > 1]
+        return (min((self.waiting.turn(s)[0] for s in mine), default=math.inf),
+                self.waiting.served(tenant) + _HEAD_START * self.max_batch_tokens)
+
+    def _want(self, heads: Seq[Sequence]) -> set[AdapterVersion]:
+        """Tell the slots what waits; gives the versions that may take no new sequences now."""
+        wanted = [seq.versions for seq in heads if seq.versions]
+        if not wanted and not self._wants:
+            return set()
+        self._wants = bool(wanted)
+        return self.slots.want(wanted)
+
+    def _admit(
+        self, rows: dict[int, ScheduledRow], draining: set[AdapterVersion], crowd: str | None = None,
+        best: _Turn = (math.inf, 0.0),
+    ) -> None:
+        """Start waiting sequences; of a `crowd` none, and of others those whose turn is not after its `best`."""
+        passed: set[int] = set()
+        heads = self.waiting.heads()
+        while self._budget(rows) and heads:
+            is_full = len(self.running) >= self.max_running
+            if is_full and crowd is None:
+                return
+            seq = heads.pop(0)
+            if id(seq) in passed:
+                continue
+            if (seq.tenant == crowd or self.waiting.turn(seq) > best or self._is_at_limit(seq.tenant)
+                    or not draining.isdisjoint(seq.versions) or not self._hold(seq)):
+                passed.add(id(seq))
+                continue
+            count = 0 if is_full else self._start(seq, self._budget(rows))
+            while not count and self._make_way(seq, crowd, rows):
+                count = self._start(seq, self._budget(rows))
+            if not count:
+                self._let_go(seq)
+                return
+            rows[id(seq)] = ScheduledRow(seq, count)
+            heads = self.waiting.heads()  # its tenant has been served, its lane has another head
+
+    def _make_way(self, seq: Sequence, crowd: str | None, rows: dict[int, ScheduledRow]) -> bool:
+        """Preempt the crowd's youngest; False once it is a crowd no more."""
+        victim = next((s for s in reversed(self.running) if s.tenant == crowd), None)
+        if victim is None or victim.priority > seq.priority or self._running_of[victim.tenant] * 2 <= len(self.running):
+            return False
+        self._preempt(victim)
+        rows.pop(id(victim), None)
+        return True
+
+    def _hold(self, seq: Sequence) -> bool:
+        held = not seq.versions or self.slots.hold(seq.versions)
+        if not held and seq.missed_at is None:
+            seq.missed_at = time.monotonic()
+        return held
+
+    def _start(self, seq: Sequence, budget: int) -> int:
+        """Let a waiting sequence run, with so many tokens; 0 if there are no blocks for it."""
+        self._match_prefix(seq)
+        needed = self._blocks_for(len(seq.tokens)) - len(seq.blocks)
+        count = min(seq.num_remaining, budget)
+        # Room for the whole prompt, or it would soon be preempted again.
+        if (needed > self.allocator.num_available and self.running) or not self._allocate_for(seq, count):
+            self._release(seq)
+            return 0
+        self.waiting.remove(seq)
+        self.running.append(seq)
+        seq.turn = self.waiting.turn(seq)
+        self._running_of[seq.tenant] += 1
+        if seq.scheduled_at is None:
+            seq.scheduled_at = time.monotonic()
+            seq.cached_tokens = seq.num_computed
+            self.waiting.charge(seq.tenant, PROMPT_COST * seq.num_remaining)
+        return count
+
+    def _is_at_limit(self, tenant: str) -> bool:
+        limit = self._max_running_of(tenant)
+        return 0 < limit <= self._running_of[tenant]
+
+    def _leave(self, seq: Sequence) -> None:
+        self.running.remove(seq)
+        self._running_of[seq.tenant] -= 1
+        if not self._running_of[seq.tenant]:
+            del self._running_of[seq.tenant]
+        self._let_go(seq)
+
+    def _let_go(self, seq: Sequence) -> None:
+        if seq.versions:
+            self.slots.drop(seq.versions)
+
+    def _match_prefix(self, seq: Sequence) -> None:
+        self._extend_keys(seq)
+        # At least one token must run, to have logits to sample from.
+        usable = seq.keys[: (len(seq.tokens) - 1) // self.allocator.block_size]
+        seq.blocks = self.allocator.match(usable)
+        seq.num_published = len(seq.blocks)
+        seq.num_computed = len(seq.blocks) * self.allocator.block_size
+
+    def _extend_keys(self, seq: Sequence) -> None:
+        seq.keys = block_keys(seq.kv_version, seq.tokens, self.allocator.block_size, seq.keys, seq.base_prefix)
+
+    def _grow(self, seq: Sequence, count: int, rows: dict[int, ScheduledRow]) -> bool:
+        """Blocks for `count` more tokens, preempting the youngest; False if `seq` had to yield."""
+        while not self._allocate_for(seq, count):
+            victim = self.running[-1]
+            self._preempt(victim)
+            rows.pop(id(victim), None)
+            if victim is seq:
+                return False
+        return True
+
+    def _allocate_for(self, seq: Sequence, count: int) -> bool:
+        needed = self._blocks_for(seq.num_computed + count) - len(seq.blocks)
+        if needed > self.allocator.num_available:
+            return False
+        for _ in range(needed):
+            block = self.allocator.allocate()
+            assert block is not None  # num_available was checked
+            seq.blocks.append(block)
+        return True
+
+    def _preempt(self, seq: Sequence) -> None:
+        self._leave(seq)
+        self._release(seq)
+        self.waiting.add_first(seq)
+        self.preemptions += 1
+
+    def _release(self, seq: Sequence) -> None:
+        # Last block first: the cache then loses the ends of prefixes before their beginnings.
+        for block in reversed(seq.blocks):
+            self.allocator.release(block)
+        seq.blocks = []
+        seq.num_computed = seq.num_published = 0
+
+    def _blocks_for(self, tokens: int) -> int:
+        return -(-tokens // self.allocator.block_size)

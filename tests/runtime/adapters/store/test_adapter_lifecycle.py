@@ -1,0 +1,142 @@
+"""Versions, aliases, leases and slots."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from lora_runtime import (
+    AdapterError,
+    AdapterInfo,
+    AdapterInUseError,
+    BaseModel,
+    Engine,
+    EngineObserver,
+    Request,
+    SamplingParams,
+    UnknownAdapterError,
+)
+
+from ....support.adapters import edit_tensors
+from ....support.engines import slow_down
+from ....support.models import save_base
+
+LONG = SamplingParams(max_new_tokens=60, ignore_eos=True)
+SHORT = SamplingParams(max_new_tokens=8, ignore_eos=True)
+
+
+def test_info_reports_what_was_applied(engine: Engine) -> None:
+    info = engine.get_adapter("a3")
+    assert info.max_rank == 4
+    assert {m.name.split(".")[-1] for m in info.modules} == {"q_proj", "v_proj", "up_proj"}
+    assert {m.scaling for m in info.modules} == {8 / 4}
+    assert [a.adapter_id for a in engine.list_adapters()] == [f"a{i}" for i in range(8)]
+
+
+def test_version_is_the_content(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    engine = make_engine()
+    first = engine.load_adapter(tiny_adapters["a0"], "x")
+    copy = engine.load_adapter(shutil.copytree(tiny_adapters["a0"], tmp_path / "copy"), "y")
+    assert first.version == copy.version != engine.load_adapter(tiny_adapters["a1"], "z").version
+    assert engine.load_adapter(tiny_adapters["a0"], "x").version == first.version
+
+
+def test_reload_moves_the_name_and_never_serves_stale_kv(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]
+) -> None:
+    engine = make_engine()
+    slow_down(engine)
+    request = Request(prompt="a prompt of more than one block of tokens", adapter_id="x", sampling=SHORT)
+    outputs = {}
+    for name in ("a6", "a7"):
+        engine.load_adapter(tiny_adapters[name], name)
+        outputs[name] = engine.generate(Request(prompt=request.prompt, adapter_id=name, sampling=SHORT)).text
+    old = engine.load_adapter(tiny_adapters["a6"], "x")
+    running = engine.submit(request)
+    new = engine.load_adapter(tiny_adapters["a7"], "x")
+    after = engine.generate(request)
+    assert (running.adapter_version, running.result().text) == (old.version, outputs["a6"])
+    assert (after.adapter_version, after.text) == (new.version, outputs["a7"])
+    assert outputs["a6"] != outputs["a7"]
+    assert engine.stats().adapters == 2  # the same content is in one slot, whatever its ids
+
+
+def test_unload_frees_memory(engine: Engine) -> None:
+    before = engine.stats()
+    weights = weakref.ref(engine._store._state.names["a5"].current.weights)
+    size = engine.get_adapter("a5").num_bytes
+    engine.generate(Request(prompt="hi", adapter_id="a5", sampling=SHORT))
+    engine.unload_adapter("a5")
+    gc.collect()
+    after = engine.stats()
+    assert weights() is None
+    assert before.adapter_bytes - after.adapter_bytes == size > 0
+    assert before.adapters - after.adapters == 1
+    with pytest.raises(UnknownAdapterError):
+        engine.submit(Request(prompt="hi", adapter_id="a5"))
+
+
+def test_unload_refuses_or_waits_for_leases(engine: Engine) -> None:
+    slow_down(engine)
+    handle = engine.submit(Request(prompt="hi", adapter_id="a1", sampling=LONG))
+    with pytest.raises(AdapterInUseError, match="a1"):
+        engine.unload_adapter("a1")
+    assert engine.get_adapter("a1").leases == 1
+    waiter = threading.Thread(target=engine.unload_adapter, args=("a1", 60))
+    waiter.start()
+    assert len(handle.result().choices[0].token_ids) == LONG.max_new_tokens
+    waiter.join()
+    with pytest.raises(UnknownAdapterError):
+        engine.get_adapter("a1")
+
+
+def test_observers_hear_of_loads_and_evictions(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]
+) -> None:
+    engine = make_engine()
+    heard: list[tuple[str, str]] = []
+
+    class Ear(EngineObserver):
+        def on_adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
+            heard.append(("loaded", info.adapter_id))
+
+        def on_adapter_evicted(self, info: AdapterInfo, reason: str) -> None:
+            heard.append((reason, info.version))
+
+    engine.add_observer(Ear())
+    old = engine.load_adapter(tiny_adapters["a0"], "x").version
+    new = engine.load_adapter(tiny_adapters["a4"], "x").version
+    engine.unload_adapter("x")
+    assert heard == [("loaded", "x"), ("replaced", old), ("loaded", "x"), ("unloaded", new)]
+
+
+def test_version_does_not_depend_on_where_the_base_lies(
+    tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    moved = shutil.copytree(tiny_base, tmp_path / "moved")
+    other = save_base(tmp_path / "other", "qwen2")
+    identities = [BaseModel.load(p, dtype="float32").identity for p in (tiny_base, moved, other)]
+    assert identities[0] == identities[1] != identities[2]
+    assert BaseModel.load(tiny_base, dtype="bfloat16").identity == identities[0]
+
+
+def test_values_that_the_bases_dtype_cannot_hold(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    """Finite in the file, infinite in bfloat16: every answer would be NaN."""
+    path = shutil.copytree(tiny_adapters["a1"], tmp_path / "large")
+    edit_tensors(path, lambda t: {k: torch.full_like(v, 3.4e38) if "lora_B" in k else v for k, v in t.items()})
+    engine = make_engine(dtype="bfloat16")
+    with pytest.raises(AdapterError, match="too large for the base's"):
+        engine.load_adapter(path, "large")
+    assert engine.list_adapters() == []
+    assert engine.stats().host_adapter_bytes == 0
