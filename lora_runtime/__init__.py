@@ -1,4 +1,9 @@
-"""loramux's runtime: one frozen base, many LoRA adapters, mixed in one batch. No gRPC in here."""
+"""loramux's runtime: one frozen base, many LoRA adapters, mixed in one batch. No gRPC in here.
+
+Names that need torch are loaded when they are first asked for: the others are there at once.
+"""
+
+from typing import TYPE_CHECKING
 
 from .api.adapters import (
     AdapterInfo,
@@ -11,6 +16,7 @@ from .api.adapters import (
 )
 from .api.reports import EngineInfo, EngineObserver, EngineStats, MemoryPlan, RequestRecord, StepStats
 from .api.requests import (
+    MAX_ID_LENGTH,
     AdapterUse,
     ChatMessage,
     Choice,
@@ -24,9 +30,7 @@ from .api.requests import (
     Usage,
     WeightedAdapter,
 )
-from .base_model import BaseModel
-from .config import EngineConfig
-from .engine.engine import Engine
+from .config import BaseConfig, EngineConfig
 from .errors import (
     AdapterCapacityError,
     AdapterError,
@@ -50,17 +54,54 @@ from .errors import (
 from .requests.handle import RequestHandle
 from .version import __version__
 
+if TYPE_CHECKING:
+    from .adapters.peft.inspect import AdapterReport, inspect_adapter
+    from .adapters.peft.inspect import render_text as report_to_text
+    from .adapters.peft.inspect import to_json as report_to_json
+    from .adapters.sources.source_files import REQUIRED as ADAPTER_FILES
+    from .adapters.sources.source_files import redact
+    from .adapters.sources.sources import is_remote
+    from .base_model import BaseModel
+    from .engine.engine import Engine
+else:  # where a type checker does not look: for it, a module with a __getattr__ has every name
+    from pkgutil import resolve_name as _resolve_name
+
+    _LATER = {
+        "ADAPTER_FILES": "adapters.sources.source_files:REQUIRED",
+        "AdapterReport": "adapters.peft.inspect:AdapterReport",
+        "BaseModel": "base_model:BaseModel",
+        "Engine": "engine.engine:Engine",
+        "inspect_adapter": "adapters.peft.inspect:inspect_adapter",
+        "is_remote": "adapters.sources.sources:is_remote",
+        "redact": "adapters.sources.source_files:redact",
+        "report_to_json": "adapters.peft.inspect:to_json",
+        "report_to_text": "adapters.peft.inspect:render_text",
+    }
+
+    def __getattr__(name: str) -> object:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = _resolve_name(f"{__name__}.{_LATER[name]}")
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LATER})
+
 __all__ = [
+    "ADAPTER_FILES",
+    "MAX_ID_LENGTH",
     "AdapterCapacityError",
     "AdapterError",
     "AdapterInUseError",
     "AdapterInfo",
     "AdapterLimitError",
     "AdapterPolicy",
+    "AdapterReport",
     "AdapterState",
     "AdapterUnavailableError",
     "AdapterUse",
     "AppliedModule",
+    "BaseConfig",
     "BaseMismatchError",
     "BaseModel",
     "BaseModelError",
@@ -99,4 +140,9 @@ __all__ = [
     "Usage",
     "WeightedAdapter",
     "__version__",
+    "inspect_adapter",
+    "is_remote",
+    "redact",
+    "report_to_json",
+    "report_to_text",
 ]

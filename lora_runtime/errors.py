@@ -1,4 +1,24 @@
-"""Every error that the runtime raises on purpose, one class per way a caller can react."""
+"""Every error that the runtime raises on purpose, one class per way a caller can react.
+
+LoramuxError
+  InvalidRequestError
+  UnknownAdapterError
+  AdapterError
+    BaseMismatchError
+  AdapterUnavailableError
+  AdapterInUseError
+  AdapterCapacityError
+    NotYetFreeError
+  BaseModelError
+  QueueFullError
+  AdapterLimitError
+  RequestCancelledError
+  RequestTimeoutError
+  EngineStoppedError
+  EngineFailedError
+  TrainingError
+    DivergedError
+"""
 
 from __future__ import annotations
 

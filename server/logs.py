@@ -9,8 +9,7 @@ from typing import Any
 import structlog
 from transformers.utils.logging import disable_progress_bar
 
-from lora_runtime import AdapterInfo, EngineObserver, Request, RequestRecord
-from lora_runtime.api.requests import MAX_ID_LENGTH
+from lora_runtime import MAX_ID_LENGTH, AdapterInfo, EngineObserver, Request, RequestRecord
 
 log = structlog.get_logger("loramux.server")
 # Below a warning these log whole URLs too, with the keys in their queries.

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import structlog
 
-from lora_runtime.api.requests import MAX_ID_LENGTH
+from lora_runtime import MAX_ID_LENGTH
 
 from .rules import ANY_TOKEN_PREFIX, OPEN_PREFIX, RULES, Right, Rule
 from .tokens import ANYONE, Caller, TokenFile

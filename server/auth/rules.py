@@ -9,7 +9,7 @@ from typing import Any
 
 from loramux.v1 import adapters_pb2, inference_pb2
 
-from lora_runtime.api.requests import MAX_ID_LENGTH
+from lora_runtime import MAX_ID_LENGTH
 
 from ..locations import adapter_id_of
 from .tokens import Caller

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 from loramux.v1 import adapters_pb2 as pb
 
+from lora_runtime import AdapterError, BaseModelError
+
 from ..client import Client
 from .common import AsJson, fail, print_json, remote
 
@@ -110,14 +112,13 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Check an adapter without a server, and show what would be applied."""
-    from lora_runtime import AdapterError, BaseModelError  # torch: only where it is needed
-    from lora_runtime.adapters.peft.inspect import inspect_adapter, render_text, to_json
+    from lora_runtime import inspect_adapter, report_to_json, report_to_text  # torch: only where it is needed
 
     try:
         report = inspect_adapter(path, base)
     except (AdapterError, BaseModelError) as error:
         fail(str(error), 1)
-    typer.echo(json.dumps(to_json(report)) if as_json else render_text(report))
+    typer.echo(json.dumps(report_to_json(report)) if as_json else report_to_text(report))
 
 
 @app.command("list")

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lora_runtime import BaseModelError, TrainingError
+
 from ..client import CallError
 from .common import fail, reach, reach_parameters, set_parameters
 from .progress import Progress
@@ -157,8 +159,6 @@ def _config(values: dict[str, Any]) -> TrainConfig:
 def _run(config: TrainConfig) -> TrainResult:
     from transformers.utils import logging
 
-    from lora_runtime import BaseModelError
-    from lora_runtime.training import TrainingError
     from lora_runtime.training import train as run
 
     logging.disable_progress_bar()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lora_runtime.adapters.peft.loader import CONFIG
+from lora_runtime import ADAPTER_FILES
 
 from .files import Settling, snapshot
 from .types import Declared, Reading
+
+_CONFIG = ADAPTER_FILES[0]
 
 
 class WatchedDirectory:
@@ -39,7 +41,7 @@ class WatchedDirectory:
         # The path as it is, not where its links lead: a volume's old version goes when it is swapped.
         name, source = directory.name, str(directory)
         try:
-            if not (directory / CONFIG).exists():
+            if not (directory / _CONFIG).exists():
                 return None
             files = snapshot(directory)
         except FileNotFoundError:  # removed since

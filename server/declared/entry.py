@@ -6,8 +6,7 @@ import time
 from enum import Enum, auto
 from pathlib import Path
 
-from lora_runtime import AdapterPolicy
-from lora_runtime.adapters.sources.source_files import redact
+from lora_runtime import AdapterPolicy, redact
 
 from .files import Snapshot, snapshot
 from .types import Declared, DeclaredState, DeclaredStatus

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_runtime.adapters.sources.source_files import REQUIRED
+from lora_runtime import ADAPTER_FILES
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Snapshot:
     def missing(self) -> str:
         """The first file that an adapter cannot do without, or ""."""
         names = {name for name, *_ in self.files}
-        return next((name for name in REQUIRED if name not in names), "")
+        return next((name for name in ADAPTER_FILES if name not in names), "")
 
     def is_older_than(self, seconds: float) -> bool:
         """Nothing has changed for that long, by this machine's clock."""

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from lora_runtime.adapters.sources.sources import is_remote
-from lora_runtime.api.requests import MAX_ID_LENGTH
+from lora_runtime import MAX_ID_LENGTH, is_remote
 
 from ..config import Policy
 from ..files import Stamp, stamp

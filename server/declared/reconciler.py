@@ -13,9 +13,15 @@ from typing import Protocol
 
 import structlog
 
-from lora_runtime import AdapterInUseError, AdapterPolicy, LoramuxError, Registration, UnknownAdapterError
-from lora_runtime.adapters.sources.source_files import redact
-from lora_runtime.adapters.sources.sources import is_remote
+from lora_runtime import (
+    AdapterInUseError,
+    AdapterPolicy,
+    LoramuxError,
+    Registration,
+    UnknownAdapterError,
+    is_remote,
+    redact,
+)
 
 from .entry import Action, Entry, files_changed
 from .types import AdapterEngine, Declared, DeclaredState, DeclaredStatus, Reading

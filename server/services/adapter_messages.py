@@ -5,8 +5,7 @@ from __future__ import annotations
 from google.protobuf.timestamp_pb2 import Timestamp
 from loramux.v1 import adapters_pb2 as pb
 
-from lora_runtime import AdapterInfo, AdapterPolicy
-from lora_runtime.adapters.sources.source_files import redact
+from lora_runtime import AdapterInfo, AdapterPolicy, redact
 
 from .. import errors
 

@@ -11,8 +11,7 @@ import grpc
 from loramux.v1 import adapters_pb2 as pb
 from loramux.v1 import adapters_pb2_grpc
 
-from lora_runtime import AdapterInfo, AdapterInUseError, Engine, EngineStoppedError
-from lora_runtime.api.requests import MAX_ID_LENGTH
+from lora_runtime import MAX_ID_LENGTH, AdapterInfo, AdapterInUseError, Engine, EngineStoppedError
 
 from .. import errors
 from ..auth.interceptor import caller
