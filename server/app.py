@@ -162,7 +162,7 @@ class App:
         return DeclaredAdapters(
             engine, manifest=settings.adapter_manifest, directory=settings.adapter_watch,
             state_file=settings.state_file, reconcile_s=settings.reconcile_s,
-            load_threads=settings.adapter_load_threads, static_names=settings.adapters.keys(),
+            load_threads=settings.engine_config().adapter_load_threads, static_names=settings.adapters.keys(),
             on_ready_changed=on_ready_changed, to_save=settings_policies.without_own)
 
     def _declared_status(self) -> list[DeclaredStatus]:

@@ -1,4 +1,7 @@
-"""All settings in one typed object: flags, then LORAMUX_* variables, then a YAML file, then defaults."""
+"""All settings in one typed object: flags, then LORAMUX_* variables, then a YAML file, then defaults.
+
+Those of the engine are the fields of `lora_runtime.EngineConfig`, and stand there alone.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
-if TYPE_CHECKING:
-    from lora_runtime import AdapterPolicy, EngineConfig
+from lora_runtime import AdapterPolicy, EngineConfig
 
 
 class Policy(BaseModel):
@@ -25,13 +27,22 @@ class Policy(BaseModel):
     pinned: bool = False
 
     def to_engine(self) -> AdapterPolicy:
-        from lora_runtime import AdapterPolicy
-
         return AdapterPolicy(**self.model_dump())
 
 
-class Settings(BaseSettings):
-    """Every setting of `loramux serve`. A field's description is its flag's help text."""
+if TYPE_CHECKING:  # code takes the engine's settings from `Settings.engine_config()`, where their types are known
+    _EngineSettings = BaseSettings
+else:
+    def _field(setting):
+        kind = Literal[setting.limit.choices] if setting.limit.choices else setting.type
+        return kind, Field(setting.default, description=setting.help, **setting.limit.bounds)
+
+    _EngineSettings = create_model(
+        "_EngineSettings", __base__=BaseSettings, **{s.name: _field(s) for s in EngineConfig.settings()})
+
+
+class Settings(_EngineSettings):
+    """Every setting of `loramux serve`: EngineConfig's, and those here. A description is the flag's help text."""
 
     model_config = SettingsConfigDict(env_prefix="LORAMUX_", extra="forbid")
 
@@ -61,58 +72,6 @@ class Settings(BaseSettings):
         default_factory=dict,
         description="What adapters' requests may take, as JSON: id to weight, max_running, max_waiting, "
         "tokens_per_minute, pinned. '*' is for all other ids, '' for the base.")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N; auto takes CUDA where there is one.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto is bfloat16 on CUDA and on CPUs that have it, else float32.")
-    kernels: Literal["auto", "torch", "triton"] = Field(
-        "auto", description="auto takes Triton's kernels on CUDA and the C++ ones on x86-64 CPUs where they can run "
-        "the base; torch neither. triton on a CPU needs Triton's interpreter.")
-    attention: Literal["auto", "triton", "flashinfer"] = Field(
-        "auto", description="Attention of the Triton kernels: auto is triton; flashinfer needs the package "
-        "flashinfer-python and takes 16-bit dtypes, without CUDA graphs.")
-    cuda_graphs: bool = Field(True, description="Capture decode steps as CUDA graphs at start, where they can be.")
-    lora_overlap: bool = Field(
-        False, description="Triton kernels: compute A x on a second stream beside the base's product.")
-    weights: Literal["auto", "int8"] = Field(
-        "auto", description="auto leaves the base's weights in dtype; int8 stores them in a byte each (CPU only).")
-    compile: Literal["off", "elementwise"] = Field(
-        "off", description="elementwise: torch.compile for norms and activations, where the C++ kernels do not run.")
-    allow_row_dependence: bool = Field(
-        False, description="Serve a quantised base whose rows influence each other in a step, such as LLM.int8.")
-    threads: int = Field(0, ge=0, description="CPU threads of a step; 0 takes one per core.")
-    max_running: int = Field(64, ge=1, description="Sequences in one step.")
-    max_waiting: int = Field(512, ge=0, description="Sequences that may wait; more get RESOURCE_EXHAUSTED.")
-    max_batch_tokens: int = Field(512, ge=1, description="Tokens in one step, decode rows and prefill chunks together.")
-    max_context: int = Field(
-        0, ge=0, description="Tokens of prompt and completion together; 0 is the base model's limit.")
-    kv_block_size: int = Field(16, ge=1, description="Tokens per KV block; a multiple of 16 on CPU.")
-    kv_cache_bytes: int = Field(
-        0, ge=0, description="Bytes for the KV cache; 0 is 1 GiB on CPU, on CUDA what weights, steps and adapters "
-        "leave.")
-    device_memory_fraction: float = Field(
-        0.9, gt=0, le=1, description="Part of a CUDA device's memory that everything together may take.")
-    prefix_caching: bool = Field(True, description="Reuse the KV of prompt prefixes.")
-    max_adapters: int = Field(
-        64, ge=0, description="Adapter slots: versions on the device at once; 0 serves the base alone.")
-    adapter_device_bytes: int = Field(
-        0, ge=0, description="Bytes that all adapter slots may take together; 0 is no limit but --max-adapters on CPU, "
-        "on CUDA a fifth of what weights and steps leave.")
-    adapter_host_bytes: int = Field(
-        2 << 30, ge=0, description="Bytes of host memory for adapters that are not in a slot.")
-    adapter_load_threads: int = Field(16, ge=1, description="Adapters that are fetched and read at once.")
-    adapter_cache_dir: str = Field(
-        "", description="Where fetched adapters are kept, by content; empty is the user's cache.")
-    adapter_cache_bytes: int = Field(
-        0, ge=0, description="Bytes of fetched adapters that stay on disk beside those in use; 0 is no limit.")
-    adapter_versions_kept: int = Field(2, ge=0, description="Older versions of an adapter that a rollback can go to.")
-    max_added_tokens: int = Field(
-        64, ge=0, description="Tokens that an adapter may add behind the base's vocabulary.")
-    priority_aging_s: float = Field(10, gt=0, description="Seconds of waiting that count as one step of priority.")
-    max_adapter_bytes: int = Field(2 << 30, ge=1, description="Largest adapter file accepted, in bytes.")
-    tensor_parallel: int = Field(
-        1, ge=1, description="Processes that share the base, each with a part of it: one per CUDA device, see "
-        "docs/parallel.md.")
-    trust_hub: bool = Field(False, description="Let --base be a hub id that is fetched over the network.")
     auth_file: Path | None = Field(
         None, description="YAML file of bearer tokens' hashes and scopes, see docs/security.md; without one anyone who "
         "reaches the port may call everything.")
@@ -148,10 +107,7 @@ class Settings(BaseSettings):
 
     def engine_config(self) -> EngineConfig:
         """The engine's part. Raises ValueError for values that contradict each other."""
-        from lora_runtime import EngineConfig  # imports torch: only where an engine is wanted
-
-        names = EngineConfig.__dataclass_fields__
-        return EngineConfig(**{name: getattr(self, name) for name in names})
+        return EngineConfig(**{s.name: getattr(self, s.name) for s in EngineConfig.settings()})
 
     @classmethod
     def settings_customise_sources(

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,7 @@ from ..api.requests import MAX_ID_LENGTH, Generation, Request, SamplingParams, T
 from ..backends.torch.runner import make_runner
 from ..backends.triton.runner import why_not_captured
 from ..base_model import BaseModel
-from ..config import EngineConfig
+from ..config import BaseConfig, EngineConfig
 from ..errors import AdapterError, LoramuxError, RequestTimeoutError
 from ..requests.handle import RequestHandle
 from ..scheduling.block_allocator import BlockAllocator
@@ -40,6 +40,8 @@ from .observers import Observers
 from .submit import RequestBuilder, invalid
 
 log = logging.getLogger(__name__)
+_OF_THE_BASE = [f for f in fields(BaseConfig) if f.name not in ("device", "dtype", "trust_hub", "max_added_tokens")]
+"""Settings that are refused beside a base which is loaded: it has its own."""
 
 
 class Engine:
@@ -50,9 +52,9 @@ class Engine:
 
     def __init__(self, base: str | os.PathLike[str] | BaseModel, config: EngineConfig | None = None) -> None:
         self.config = config = config or EngineConfig()
-        if isinstance(base, BaseModel) and _of_the_base(config) != _of_the_base(EngineConfig()):
-            raise ValueError("kernels, weights, attention, compile, allow_row_dependence and tensor_parallel are the "
-                             "base's: give them to BaseModel.load")
+        if isinstance(base, BaseModel) and any(getattr(config, f.name) != f.default for f in _OF_THE_BASE):
+            *names, last = (f.name for f in _OF_THE_BASE)
+            raise ValueError(f"{', '.join(names)} and {last} are the base's: give them to BaseModel.load")
         if config.threads:
             torch.set_num_threads(config.threads)
         self._owned: BaseModel | None = None
@@ -381,8 +383,3 @@ class _EventStream:
 
     def __del__(self) -> None:
         self.close()
-
-
-def _of_the_base(config: EngineConfig) -> tuple[object, ...]:
-    return (config.kernels, config.weights, config.attention, config.compile, config.allow_row_dependence,
-            config.tensor_parallel)

@@ -11,9 +11,12 @@ from typing import Annotated, Any
 import typer
 from pydantic.fields import FieldInfo
 
+from lora_runtime import EngineConfig
+
 from ..config import Settings, SettingsError, load
 from .common import fail, set_parameters
 
+_ENGINE = {setting.name for setting in EngineConfig.settings()}
 _REPEATED = {"adapters": "--adapter", "adapter_roots": "--adapter-root", "adapter_sources": "--adapter-source"}
 
 
@@ -53,11 +56,13 @@ def _option(name: str, field: FieldInfo) -> Any:
     if name in _REPEATED:
         plain = list[Path] if field.annotation == list[Path] else list[str]
     flag = _REPEATED.get(name, f"--{name.replace('_', '-')}")
-    has_default = not field.is_required() and not field.default_factory and field.default is not None
-    default = f" [default: {field.default}]" if has_default else ""
+    has_default = not field.is_required() and not field.default_factory and field.default not in (None, "")
+    default = f" (default: {field.default})" if has_default else ""  # in brackets it would be markup
     declarations = [f"{flag}/--no-{flag[2:]}"] if plain is bool else [flag]
     help_text = f"{field.description}{default}"
-    return Annotated[plain | None, typer.Option(*declarations, help=help_text, show_default=False)]
+    panel = "Engine" if name in _ENGINE else None  # beside the others under "Options"
+    return Annotated[plain | None, typer.Option(
+        *declarations, help=help_text, show_default=False, rich_help_panel=panel)]
 
 
 def _split_adapter(text: str) -> tuple[str, str]:

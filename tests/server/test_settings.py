@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from lora_runtime import AdapterPolicy, EngineConfig
+from lora_runtime.settings import Setting
 from server.config import Settings, SettingsError, load
 
 
@@ -40,8 +42,18 @@ def test_every_engine_setting_arrives(yaml: Path) -> None:
 
 
 def test_defaults_are_the_engines() -> None:
-    """They stand in both places, since reading the engine's would import torch for every command."""
+    """Flags, variables and files that say nothing leave them as they are."""
     assert load({"base": "b"}).engine_config() == EngineConfig()
+
+
+@pytest.mark.parametrize("setting", [s for s in EngineConfig.settings() if s.limit.demand], ids=lambda s: s.name)
+def test_limits_are_the_engines(setting: Setting) -> None:
+    bad = {setting.name: "nonsense" if setting.limit.choices else -1}
+    with pytest.raises(SettingsError, match=f"{setting.name}: "):
+        load({"base": "b", **bad})
+    if setting.limit.checked:
+        with pytest.raises(ValueError, match=re.escape(f"{setting.name} must {setting.limit.demand}, got")):
+            EngineConfig(**bad)
 
 
 @pytest.mark.parametrize(("flags", "names"), [
