@@ -157,7 +157,7 @@ def test_credentials_are_not_logged_even_for_debugging(tmp_path: Path) -> None:
     script = """
 import sys, threading
 from pathlib import Path
-from lora_runtime.adapters.sources import resolve
+from lora_runtime.adapters.sources.sources import resolve
 from lora_runtime.errors import AdapterUnavailableError
 from server.logs import configure
 from tests.support.http import web_store
