@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .adapters.device import DeviceAdapter, StagedAdapter
 from .adapters.peft.update import BaseModule, ModuleKind, ModuleUpdate
 from .backends.cpp.check import ProgramMismatchError, compile_program
 from .backends.staging import Stager
@@ -20,7 +21,7 @@ from .backends.triton.placement import FlatAdapter, Placer, SlotAdapter
 from .backends.triton.streams import copy_stream, work_streams
 from .errors import AdapterCapacityError, BaseModelError
 from .kernels import select
-from .kernels.adapter import DeviceAdapter, StagedAdapter, TorchAdapter
+from .kernels.adapter import TorchAdapter
 from .kernels.cpu.adapter import CpuAdapter
 from .kernels.cpu.build import NoKernelsError, host_target
 from .kernels.cpu.ops import sample_rows

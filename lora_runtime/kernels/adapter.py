@@ -3,25 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
 
 import torch
 
 from .updates import ModuleDelta
-
-
-class DeviceAdapter(Protocol):
-    """On the device; `num_bytes` there."""
-
-    num_bytes: int
-
-
-class StagedAdapter(Protocol):
-    """Ready in host memory; BaseModel.place_adapter makes a DeviceAdapter of `num_bytes` of it."""
-
-    num_bytes: int
-    host_bytes: int
-    """What it takes where it is."""
 
 
 def pinned_bytes(num_bytes: int) -> int:

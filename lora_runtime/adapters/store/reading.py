@@ -6,12 +6,11 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ...api.adapters import RegisteredVersion
-from ...base_model import BaseModel
 from ...config import EngineConfig
 from ...errors import AdapterError, LoramuxError
+from ..device import AdapterHost, StagedAdapter
 from ..peft import loader
 from ..peft.update import CheckedAdapter
 from ..sources.disk_cache import sweep
@@ -20,9 +19,6 @@ from ..sources.sources import default_cache_dir, is_remote, resolve
 from .load_threads import LoadThreads
 from .version import VersionDetails
 
-if TYPE_CHECKING:
-    from ...kernels.adapter import StagedAdapter
-
 
 @dataclass
 class ReadAdapter:
@@ -30,7 +26,7 @@ class ReadAdapter:
 
     registered: RegisteredVersion
     checked: CheckedAdapter
-    base: BaseModel
+    base: AdapterHost
     lock: threading.Lock
 
     @property
@@ -46,7 +42,7 @@ class ReadAdapter:
 class Reader:
     """Fetches on as many threads as wanted, so that a slow source delays nobody else's load."""
 
-    def __init__(self, base: BaseModel, config: EngineConfig, in_use: Callable[[], set[Path]]) -> None:
+    def __init__(self, base: AdapterHost, config: EngineConfig, in_use: Callable[[], set[Path]]) -> None:
         """`in_use`: directories that the disk cache must keep."""
         self._base, self._config, self._in_use = base, config, in_use
         self._cache = Path(config.adapter_cache_dir) if config.adapter_cache_dir else default_cache_dir()

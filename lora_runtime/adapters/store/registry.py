@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from ...api.adapters import AdapterInfo, AdapterPolicy, RegisteredVersion
-from ...base_model import BaseModel
 from ...config import EngineConfig
 from ...errors import UnknownAdapterError
+from ..device import AdapterHost
 from .aliases import AdapterName
 from .tiers import Tiers
 from .version import AdapterVersion
@@ -37,7 +37,7 @@ class StoreListener(Protocol):
 class StoreState:
     """Ids, versions and tiers under one lock, `changed`; every method but `locked` and `kept` wants it held."""
 
-    def __init__(self, base: BaseModel, config: EngineConfig, listener: StoreListener) -> None:
+    def __init__(self, base: AdapterHost, config: EngineConfig, listener: StoreListener) -> None:
         self.listener = listener
         self.changed = threading.Condition(threading.RLock())
         self.names: dict[str, AdapterName] = {}

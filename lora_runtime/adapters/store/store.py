@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ...api.adapters import AdapterInfo, AdapterPolicy, Registration
 from ...api.requests import WeightedAdapter
-from ...base_model import BaseModel
 from ...config import EngineConfig
 from ...errors import AdapterCapacityError, AdapterInUseError, AdapterUnavailableError
+from ..device import AdapterHost
 from .aliases import AdapterName
 from .reading import Reader
 from .registry import StoreListener, StoreState
@@ -23,7 +23,7 @@ from .version import AdapterVersion
 class AdapterStore:
     """Thread-safe. Files are read and staged on the caller's thread (`load`, `rollback`) or on a pool (on demand)."""
 
-    def __init__(self, base: BaseModel, config: EngineConfig, listener: StoreListener) -> None:
+    def __init__(self, base: AdapterHost, config: EngineConfig, listener: StoreListener) -> None:
         self._versions_kept = config.adapter_versions_kept
         self._state = StoreState(base, config, listener)
         self._reader = Reader(base, config, self._state.directories)

@@ -5,14 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from ...errors import AdapterCapacityError, NotYetFreeError
+from ..device import AdapterHost, StagedAdapter
 from .version import AdapterVersion
-
-if TYPE_CHECKING:
-    from ...base_model import BaseModel
-    from ...kernels.adapter import StagedAdapter
 
 log = logging.getLogger(__name__)
 _UNWANTED = 1 << 30
@@ -28,7 +24,7 @@ class Tiers:
     """
 
     def __init__(
-        self, base: BaseModel, *, slots: int, device_bytes: int, host_bytes: int,
+        self, base: AdapterHost, *, slots: int, device_bytes: int, host_bytes: int,
         on_evicted: Callable[[AdapterVersion, str], None],
     ) -> None:
         self._base = base

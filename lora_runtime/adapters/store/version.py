@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...api.adapters import AdapterState, AppliedModule, RegisteredVersion
+from ..device import DeviceAdapter, StagedAdapter
 from ..peft.update import CheckedAdapter
-
-if TYPE_CHECKING:
-    from ...kernels.adapter import DeviceAdapter, StagedAdapter
-
 
 _MAX_PLACES = 8
 

@@ -20,9 +20,10 @@ import torch
 import torch.multiprocessing
 from torch.distributed import distributed_c10d
 
+from ...adapters.device import DeviceAdapter
 from ...adapters.peft.update import BaseModule
 from ...errors import BaseModelError, EngineFailedError
-from ...kernels.adapter import DeviceAdapter, TorchAdapter
+from ...kernels.adapter import TorchAdapter
 from ...kernels.updates import ModuleDelta
 from .adapter import ShardedAdapter, part_of
 from .messages import Forget, Place, Remove, Stop, receive, send
