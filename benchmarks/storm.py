@@ -144,19 +144,19 @@ class _Resources:
 def _wait_and_look(engine: Engine) -> list[str]:
     """What requests still hold, once they are all over."""
     end = time.monotonic() + _IDLE_S
-    while (leaks := _held(engine)) and time.monotonic() < end:
+    while (leaks := _left_over(engine)) and time.monotonic() < end:
         time.sleep(0.02)
     return leaks
 
 
-def _held(engine: Engine) -> list[str]:
+def _left_over(engine: Engine) -> list[str]:
     stats, store = engine.stats(), engine._store
     names = ("running", "waiting", "leases", "kv_blocks_used", "loading_adapters")
     counts = {name: getattr(stats, name) for name in names}
     counts["requests in the engine"] = len(engine._loop._live)
     counts["sequences counted for limits"] = sum(engine._limits._unfinished.values())
     counts["sequences counted as running"] = engine._scheduler._running_of.total()
-    counts["holds"] = sum(v.holds for v in store._state.versions.values())
+    counts["sequences counted by versions"] = sum(v.running for v in store._state.versions.values())
     counts["loading flags"] = sum(v.loading for v in store._state.versions.values())
     counts["slots too many"] = max(0, stats.adapters - engine.config.max_adapters)
     counts["host bytes over budget"] = max(0, stats.host_adapter_bytes - engine.config.adapter_host_bytes)

@@ -36,9 +36,9 @@ class Slots(Protocol):
 
     def want(self, groups: Seq[Seq[AdapterVersion]]) -> set[AdapterVersion]: ...
 
-    def hold(self, versions: Seq[AdapterVersion]) -> bool: ...
+    def acquire(self, versions: Seq[AdapterVersion]) -> bool: ...
 
-    def drop(self, versions: Seq[AdapterVersion]) -> None: ...
+    def release(self, versions: Seq[AdapterVersion]) -> None: ...
 
 
 class Scheduler:
@@ -93,7 +93,7 @@ class Scheduler:
         return list(rows.values())
 
     def finish(self, sequence: Sequence) -> None:
-        """Take a sequence out, wherever it is, and free its blocks and its hold on slots."""
+        """Take a sequence out, wherever it is, and free its blocks and its slots."""
         if sequence in self.running:
             self._leave(sequence)
         elif sequence in self.waiting:
@@ -169,7 +169,7 @@ class Scheduler:
             if id(seq) in passed:
                 continue
             if (seq.tenant == crowd or self.waiting.turn(seq) > best or self._is_at_limit(seq.tenant)
-                    or not draining.isdisjoint(seq.versions) or not self._hold(seq)):
+                    or not draining.isdisjoint(seq.versions) or not self._acquire(seq)):
                 passed.add(id(seq))
                 continue
             count = 0 if is_full else self._start(seq, self._budget(rows))
@@ -190,11 +190,11 @@ class Scheduler:
         rows.pop(id(victim), None)
         return True
 
-    def _hold(self, seq: Sequence) -> bool:
-        held = not seq.versions or self.slots.hold(seq.versions)
-        if not held and seq.missed_at is None:
+    def _acquire(self, seq: Sequence) -> bool:
+        acquired = not seq.versions or self.slots.acquire(seq.versions)
+        if not acquired and seq.missed_at is None:
             seq.missed_at = time.monotonic()
-        return held
+        return acquired
 
     def _start(self, seq: Sequence, budget: int) -> int:
         """Let a waiting sequence run, with so many tokens; 0 if there are no blocks for it."""
@@ -228,7 +228,7 @@ class Scheduler:
 
     def _let_go(self, seq: Sequence) -> None:
         if seq.versions:
-            self.slots.drop(seq.versions)
+            self.slots.release(seq.versions)
 
     def _match_prefix(self, seq: Sequence) -> None:
         self._extend_keys(seq)

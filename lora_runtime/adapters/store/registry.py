@@ -102,7 +102,7 @@ class StoreState:
     def settle(self, versions: Sequence[AdapterVersion], reason: str) -> None:
         """Free what has become useless: slots of versions that serve no id, and all of those that no id knows."""
         for version in versions:
-            if version.holds == 0 and version.serving == 0 and version.weights is not None:
+            if version.running == 0 and version.serving == 0 and version.weights is not None:
                 self.tiers.demote(version, reason)
             self.forget_if_unused(version)
         self.tiers.trim()

@@ -26,23 +26,23 @@ class Slots:
         """Versions that are being brought in for waiting requests."""
         return len(self._reads)
 
-    def hold(self, versions: Sequence[AdapterVersion]) -> bool:
+    def acquire(self, versions: Sequence[AdapterVersion]) -> bool:
         """Keep all of them in their slots for one more sequence; False if one is not there."""
         with self._state.changed:
             if any(v.weights is None for v in versions):
                 return False
             for version in versions:
-                version.holds += 1
+                version.running += 1
                 self._state.tiers.touch(version)
             return True
 
-    def drop(self, versions: Sequence[AdapterVersion]) -> None:
+    def release(self, versions: Sequence[AdapterVersion]) -> None:
         """The sequence runs no more."""
         with self._state.locked():
             for version in versions:
-                version.holds -= 1
+                version.running -= 1
                 self._state.tiers.touch(version)
-                assert version.holds >= 0, "slot given back twice"
+                assert version.running >= 0, "slot given back twice"
             self._state.settle(versions, "replaced")
 
     def want(self, groups: Sequence[Sequence[AdapterVersion]]) -> set[AdapterVersion]:

@@ -143,7 +143,7 @@ class Tiers:
         included, which would be taken into use again until all of them have."""
         found: set[AdapterVersion] = set()
         count, size = len(self.resident) + 1, self.device_bytes + version.device_bytes
-        for victim in sorted(self._movable(version), key=lambda v: (v.holds, v.last_used)):
+        for victim in sorted(self._movable(version), key=lambda v: (v.running, v.last_used)):
             if self._within(count, size):
                 break
             found.add(victim)
@@ -152,7 +152,7 @@ class Tiers:
 
     def demote(self, version: AdapterVersion, reason: str) -> None:
         """Out of its slot; a staged copy stays."""
-        assert version.holds == 0, "sequences run with it"
+        assert version.running == 0, "sequences run with it"
         self._leave_slot(version)
         self._host_grew = True
         self._on_evicted(version, reason)
@@ -171,7 +171,7 @@ class Tiers:
     def close(self) -> None:
         """Give the slots back to the base, which other engines may share; nothing is placed any more."""
         self._slots = 0
-        for version in [v for v in self.resident if not v.holds]:
+        for version in [v for v in self.resident if not v.running]:
             self._leave_slot(version)
 
     def trim(self) -> None:
@@ -203,7 +203,7 @@ class Tiers:
         if (first := self._before(version)) is not None:
             count, size = count + 1, size + first.device_bytes
         victims: list[AdapterVersion] = []
-        for victim in sorted((v for v in self._movable(version) if not v.holds), key=lambda v: v.last_used):
+        for victim in sorted((v for v in self._movable(version) if not v.running), key=lambda v: v.last_used):
             if self._within(count, size):
                 break
             victims.append(victim)

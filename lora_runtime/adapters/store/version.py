@@ -57,7 +57,7 @@ class AdapterVersion:
         self.weights: DeviceAdapter | None = None
         self.leases = 0
         """Requests that are to be served by it, waiting ones included."""
-        self.holds = 0
+        self.running = 0
         """Sequences that run with it: its slot cannot be taken."""
         self.refs = 0
         """Ids that know it, as the version that serves or as an older one."""

@@ -75,7 +75,7 @@ def test_slots_and_bytes_come_back() -> None:
     tiers, (a, b, c) = device.tiers, [device.version(name) for name in "abc"]
     assert tiers.place(a)
     assert tiers.place(b)
-    b.holds = 1
+    b.running = 1
     assert device.taken == 2 * SIZE
     assert tiers.place(c)  # in a's slot
     assert device.evicted == ["a"]
@@ -86,7 +86,7 @@ def test_slots_and_bytes_come_back() -> None:
     tiers.close()  # but what runs stays until it is done
     assert (device.taken, tiers.resident) == (SIZE, {b})
     assert not tiers.place(a)
-    b.holds = 0
+    b.running = 0
     tiers.demote(b, "unloaded")
     assert device.taken == 0
     assert not device.placer.table.addresses.any()
@@ -126,7 +126,7 @@ def test_without_memory_a_version_stays_in_host_memory_and_others_make_room(
     device = Device(memory=2 * SIZE)  # the budget knows no limit
     tiers, (a, b, c, d) = device.tiers, [device.version(name) for name in "abcd"]
     e = device.version("e")
-    a.holds = 1
+    a.running = 1
     assert tiers.place(a)
     assert tiers.place(b)
     assert tiers.has_room(c)
@@ -135,11 +135,11 @@ def test_without_memory_a_version_stays_in_host_memory_and_others_make_room(
     assert (c.weights, c.staged is not None, tiers.resident) == (None, True, {a, b})
     assert tiers.place(c)  # it is known now that another has to go: b, since a runs
     assert (tiers.resident, device.evicted) == ({a, c}, ["b"])
-    c.holds = 1
+    c.running = 1
     assert not tiers.has_room(d)
     assert tiers.in_the_way(d) == {a}
     assert tiers.next_in([d, b, e]) == [d, b]  # as many as could be together
-    c.holds = 0
+    c.running = 0
     assert tiers.place(d)
     device.step()
     assert len(device.placer._free) == 8 - 2
