@@ -27,6 +27,7 @@ from lora_runtime import (
 from ....support.adapters import edit_tensors
 from ....support.engines import slow_down
 from ....support.models import save_base
+from ....support.store import current_version
 
 LONG = SamplingParams(max_new_tokens=60, ignore_eos=True)
 SHORT = SamplingParams(max_new_tokens=8, ignore_eos=True)
@@ -72,7 +73,7 @@ def test_reload_moves_the_name_and_never_serves_stale_kv(
 
 def test_unload_frees_memory(engine: Engine) -> None:
     before = engine.stats()
-    weights = weakref.ref(engine._store._state.names["a5"].current.weights)
+    weights = weakref.ref(current_version(engine, "a5").weights)
     size = engine.get_adapter("a5").num_bytes
     engine.generate(Request(prompt="hi", adapter_id="a5", sampling=SHORT))
     engine.unload_adapter("a5")

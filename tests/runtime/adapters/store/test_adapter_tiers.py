@@ -31,11 +31,11 @@ from lora_runtime import (
 )
 from lora_runtime.adapters.sources.disk_cache import sweep
 from lora_runtime.adapters.store import reading
-from lora_runtime.adapters.store.reading import Reader
 
 from ....support.device import ON_GPU
 from ....support.engines import slow_down, wait_until_idle
 from ....support.processes import wait_until
+from ....support.store import before_reads, current_version, known_versions
 
 SHORT = SamplingParams(max_new_tokens=6, ignore_eos=True)
 LONG = SamplingParams(max_new_tokens=60, ignore_eos=True)
@@ -61,15 +61,13 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, source: Path) -> None:
         self.open, self.entered = threading.Event(), threading.Event()
-        read = Reader._read
 
-        def gated(reader: Reader, wanted: str, directory: Path, *rest: object) -> object:
+        def hold_back(directory: Path) -> None:
             if directory == source:
                 self.entered.set()
                 self.open.wait(30)
-            return read(reader, wanted, directory, *rest)
 
-        monkeypatch.setattr(Reader, "_read", gated)
+        before_reads(monkeypatch, hold_back)
 
 
 def test_eight_adapters_share_two_slots(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]) -> None:
@@ -221,7 +219,7 @@ def test_pinned_adapters_stay(make_engine: Callable[..., Engine], tiny_adapters:
 def test_unloading_gives_every_byte_back(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]) -> None:
     engine = make_engine(max_adapters=2)
     load_all(engine, tiny_adapters)
-    staged = [weakref.ref(n.current.staged) for n in engine._store._state.names.values()]
+    staged = [weakref.ref(current_version(engine, name).staged) for name in tiny_adapters]
     assert all(ref() is not None for ref in staged)
     for name in tiny_adapters:
         engine.unload_adapter(name)
@@ -287,7 +285,7 @@ def test_an_id_may_go_while_it_is_first_read(
     with pytest.raises(UnknownAdapterError):
         engine.submit(ask("a0"))
     assert engine.stats().host_adapters == 0
-    assert not engine._store._state.versions
+    assert not known_versions(engine)
 
 
 def test_a_cold_adapter_waits_for_a_slot_in_host_memory(
@@ -296,17 +294,11 @@ def test_a_cold_adapter_waits_for_a_slot_in_host_memory(
     """All slots are in use and host memory holds nothing: still each is read once, not again and again."""
     engine, reads = make_engine(max_adapters=2, adapter_host_bytes=0), []
     expected = load_all(engine, {n: tiny_adapters[n] for n in ("a0", "a1", "a2", "a3")})
-    read = Reader._read
-
-    def counting(reader: Reader, source: str, directory: Path, *rest: object) -> object:
-        reads.append(directory.name)
-        return read(reader, source, directory, *rest)
-
     slow_down(engine)
     running = [engine.submit(ask(name, LONG)) for name in ("a2", "a3")]
     for handle in running:
         next(iter(handle))
-    monkeypatch.setattr(Reader, "_read", counting)
+    before_reads(monkeypatch, lambda directory: reads.append(directory.name))
     waiting = [engine.submit(ask(name)) for name in ("a0", "a1")]
     assert [h.result().text for h in waiting] == [expected["a0"], expected["a1"]]
     assert sorted(reads) == ["a0", "a1"]

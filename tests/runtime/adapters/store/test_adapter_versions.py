@@ -11,6 +11,8 @@ import pytest
 
 from lora_runtime import AdapterUnavailableError, Engine, InvalidRequestError, Request, SamplingParams
 
+from ....support.store import seed_canaries
+
 SHORT = SamplingParams(max_new_tokens=4, ignore_eos=True)
 ASK = Request(prompt="a prompt", adapter_id="x", sampling=SHORT)
 
@@ -21,7 +23,7 @@ def engine(make_engine: Callable[..., Engine]) -> Engine:
 
 
 def test_a_canary_takes_its_share(engine: Engine, tiny_adapters: dict[str, Path]) -> None:
-    engine._store._random.seed(7)
+    seed_canaries(engine, 7)
     stable = engine.load_adapter(tiny_adapters["a6"], "x").version
     info = engine.load_adapter(tiny_adapters["a7"], "x", canary_weight=0.25)
     assert info.version == stable
