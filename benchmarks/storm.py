@@ -156,8 +156,8 @@ def _left_over(engine: Engine) -> list[str]:
     counts["requests in the engine"] = len(engine._loop._live)
     counts["sequences counted for limits"] = sum(engine._limits._unfinished.values())
     counts["sequences counted as running"] = engine._scheduler._running_of.total()
-    counts["sequences counted by versions"] = sum(v.running for v in store._state.versions.values())
-    counts["loading flags"] = sum(v.loading for v in store._state.versions.values())
+    counts["sequences counted by versions"] = sum(v.running for v in store._registry.versions.values())
+    counts["loading flags"] = sum(v.loading for v in store._registry.versions.values())
     counts["slots too many"] = max(0, stats.adapters - engine.config.max_adapters)
     counts["host bytes over budget"] = max(0, stats.host_adapter_bytes - engine.config.adapter_host_bytes)
     return [f"{name}: {count}" for name, count in counts.items() if count]
@@ -166,10 +166,11 @@ def _left_over(engine: Engine) -> list[str]:
 def _unload_all(engine: Engine) -> list[str]:
     for info in engine.list_adapters():
         engine.unload_adapter(info.adapter_id, timeout_s=5)
-    stats, tiers = engine.stats(), engine._store._state.tiers
+    stats, registry = engine.stats(), engine._store._registry
     names = ("adapters", "adapter_bytes", "host_adapters", "host_adapter_bytes", "registered_adapters", "leases")
     counts = {name: getattr(stats, name) for name in names}
-    counts |= {"versions": len(engine._store._state.versions), "pinned": len(tiers.pinned), "staged": len(tiers.hosted)}
+    tiers = registry.tiers
+    counts |= {"versions": len(registry.versions), "pinned": len(tiers.pinned), "staged": len(tiers.hosted)}
     counts["ranks of wanted versions"] = len(tiers._rank)
     return [f"after unloading all, {name}: {count}" for name, count in counts.items() if count]
 

@@ -14,17 +14,17 @@ from lora_runtime.adapters.store.version import AdapterVersion
 
 def current_version(engine: Engine, adapter_id: str) -> AdapterVersion:
     """The version that serves the id, beside its canary."""
-    return engine._store._state.names[adapter_id].current
+    return engine._store._registry.aliases[adapter_id].current
 
 
 def known_versions(engine: Engine) -> list[AdapterVersion]:
     """All that an id knows, a request uses or a thread brings in."""
-    return list(engine._store._state.versions.values())
+    return list(engine._store._registry.versions.values())
 
 
 def seed_canaries(engine: Engine, seed: int) -> None:
     """Let the same requests go to canaries in every run."""
-    engine._store._random.seed(seed)
+    engine._store._registry._random.seed(seed)
 
 
 def before_reads(monkeypatch: pytest.MonkeyPatch, call: Callable[[Path], object]) -> None:

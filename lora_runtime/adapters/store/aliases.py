@@ -1,14 +1,19 @@
-"""Adapter ids: each an alias of the version that serves, perhaps with a canary beside it and a way back."""
+"""Adapter ids: each stands for the version that serves, perhaps with a canary beside it and a way back."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from ...api.adapters import AdapterInfo, AdapterPolicy, CanaryInfo, RegisteredVersion, Registration
 from ...errors import AdapterUnavailableError
 from .version import AdapterVersion
 
 
-class AdapterName:
-    """Guarded by the store's lock."""
+class Alias:
+    """An id, the versions that it stands for, its policy and its leases. Guarded by the registry's lock.
+
+    What it means for a version is counted there: `refs`, `serving` and `pins` by `count`, `leases` as they are taken.
+    """
 
     def __init__(self, adapter_id: str, current: AdapterVersion, policy: AdapterPolicy | None = None) -> None:
         self.adapter_id = adapter_id
@@ -23,25 +28,60 @@ class AdapterName:
         self._places = {current: current.places[0]}
         """Where this id's versions were loaded from: other ids may have the same from elsewhere."""
 
+    @classmethod
+    def restored(
+        cls, registration: Registration, known: Callable[[RegisteredVersion], AdapterVersion], keep: int
+    ) -> Alias:
+        """The id as it was registered, with `keep` older versions at most; `known` finds or makes a version."""
+        versions = [known(place) for place in registration.versions]
+        alias = cls(registration.adapter_id, versions[0], registration.policy)
+        alias.older = versions[1:][:keep]
+        if registration.canary is not None:
+            alias.canary, alias.canary_weight = known(registration.canary), registration.canary_weight
+            alias.came_from(alias.canary, registration.canary)
+        for version, place in zip(versions, registration.versions, strict=True):
+            alias.came_from(version, place)
+        return alias
+
     @property
     def serving(self) -> list[AdapterVersion]:
-        """Those that new requests may get."""
+        """Versions that new requests may get."""
         return [self.current] if self.canary is None else [self.current, self.canary]
 
     @property
     def versions(self) -> list[AdapterVersion]:
         return [*self.serving, *self.older]
 
-    def came_from(self, version: AdapterVersion, place: RegisteredVersion) -> None:
-        """Remember where a version was loaded from for this id."""
-        self._places = {v: p for v, p in self._places.items() if v in self.versions} | {version: place}
+    def count(self, change: int) -> None:
+        """Add (1) or take away (-1) what the id means for its versions."""
+        pinned = self.policy is not None and self.policy.pinned
+        for version in self.versions:
+            version.refs += change
+        for version in self.serving:
+            version.serving += change
+            version.pins += change * pinned
 
     def pick(self, u: float) -> AdapterVersion:
         """The version for a request; `u` is drawn from [0, 1)."""
         return self.canary if self.canary is not None and u < self.canary_weight else self.current
 
+    def lease(self, version: AdapterVersion) -> None:
+        """Count a request that is to be served by one of the versions."""
+        self.leases += 1
+        version.leases += 1
+
+    def release(self, version: AdapterVersion) -> None:
+        """End a lease."""
+        self.leases -= 1
+        version.leases -= 1
+        assert self.leases >= 0 <= version.leases, "lease released twice"
+
+    def came_from(self, version: AdapterVersion, place: RegisteredVersion) -> None:
+        """Remember where a version was loaded from for this id."""
+        self._places = {v: p for v, p in self._places.items() if v in self.versions} | {version: place}
+
     def publish(self, version: AdapterVersion, canary_weight: float, keep: int) -> None:
-        """`version` takes all requests, or `canary_weight` of them; `keep` older versions stay known."""
+        """Give `version` all requests, or `canary_weight` of them; `keep` older versions stay known."""
         self.canary, self.canary_weight = None, 0.0
         if version is self.current:
             return
@@ -50,6 +90,10 @@ class AdapterName:
             return
         self.older = [self.current, *(v for v in self.older if v not in (self.current, version))][:keep]
         self.current = version
+
+    def replaced_by_next(self) -> list[AdapterVersion]:
+        """Versions that the next one takes the place of, as far as no other id pins them."""
+        return [v for v in self.serving if v.pins <= 1]
 
     def target_of_rollback(self, version: str) -> AdapterVersion:
         """The newest older version, or the named one. Raises AdapterUnavailableError."""

@@ -28,15 +28,19 @@ class ReadAdapter:
     checked: CheckedAdapter
     base: AdapterHost
     lock: threading.Lock
+    """For staging one adapter at a time: it is arithmetic, and beside it the engine wants the cores."""
+    staged: StagedAdapter | None = None
 
     @property
     def details(self) -> VersionDetails:
         return VersionDetails.of(self.checked)
 
     def stage(self) -> StagedAdapter:
-        # One at a time: staging is arithmetic, and beside it the engine wants the cores.
-        with self.lock:
-            return self.base.stage_adapter(self.checked.updates)
+        """The staged adapter, made by the first call. Raises AdapterError, AdapterCapacityError."""
+        if self.staged is None:
+            with self.lock:
+                self.staged = self.base.stage_adapter(self.checked.updates)
+        return self.staged
 
 
 class Reader:
@@ -50,7 +54,7 @@ class Reader:
         self.threads = LoadThreads(config.adapter_load_threads)
 
     def read(self, source: str, roots: Sequence[Path] = ()) -> ReadAdapter:
-        """With `roots`, a directory's files must lie below one of them, links followed.
+        """Fetch and check an adapter. With `roots`, a directory's files must lie below one of them, links followed.
 
         Raises AdapterError, BaseMismatchError, AdapterUnavailableError.
         """
@@ -63,7 +67,7 @@ class Reader:
         return read
 
     def read_again(self, version: str, places: Sequence[RegisteredVersion]) -> ReadAdapter:
-        """From the first of the places that still holds the version. Raises as `read` when none does."""
+        """Read it from the first of the places that still holds the version. Raises as `read` when none does."""
         failure: LoramuxError | None = None
         for place in places:
             for again in self._ways(place):

@@ -1,127 +1,296 @@
-"""What is known of the adapters, and the bookkeeping that keeps it true."""
+"""The ids and versions that are known, and the bookkeeping that keeps them true."""
 
 from __future__ import annotations
 
-import threading
+import random
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol
 
-from ...api.adapters import AdapterInfo, AdapterPolicy, RegisteredVersion
+from ...api.adapters import AdapterInfo, AdapterPolicy, RegisteredVersion, Registration
+from ...api.requests import WeightedAdapter
 from ...config import EngineConfig
-from ...errors import UnknownAdapterError
+from ...errors import AdapterCapacityError, AdapterInUseError, AdapterUnavailableError, UnknownAdapterError
 from ..device import AdapterHost
-from .aliases import AdapterName
+from .aliases import Alias
+from .events import EventLock, StoreListener
+from .reading import ReadAdapter
 from .tiers import Tiers
 from .version import AdapterVersion
 
 
-class StoreListener(Protocol):
-    """What the engine hears of its adapters; called without the store's lock, on any thread."""
+class Registry:
+    """Ids, versions and the tiers these are in, under one lock; the listener hears of what changes.
 
-    def adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
-        """A version was read and checked, and may be in a slot."""
-
-    def adapter_failed(self, versions: Sequence[AdapterVersion], error: Exception) -> None:
-        """Versions that requests wait for cannot be had, several not together."""
-
-    def adapter_evicted(self, version: AdapterVersion, info: AdapterInfo, reason: str) -> None: ...
-
-    def adapter_forgotten(self, version: AdapterVersion) -> None:
-        """No id knows it and no request uses it any more."""
-
-    def registrations_changed(self) -> None: ...
-
-
-class StoreState:
-    """Ids, versions and tiers under one lock, `changed`; every method but `locked` and `kept` wants it held."""
+    `versions` has, by hash, all that an id knows, a request uses or a thread brings in. Thread-safe, except for
+    `tiers`, `alias` and the versions' part, for which the caller has the lock.
+    """
 
     def __init__(self, base: AdapterHost, config: EngineConfig, listener: StoreListener) -> None:
-        self.listener = listener
-        self.changed = threading.Condition(threading.RLock())
-        self.names: dict[str, AdapterName] = {}
+        self.events = EventLock(listener)
+        self.aliases: dict[str, Alias] = {}
         self.versions: dict[str, AdapterVersion] = {}
-        self.default_policy = AdapterPolicy()
         self.tiers = Tiers(
             base, slots=config.max_adapters, device_bytes=config.adapter_device_bytes,
             host_bytes=config.adapter_host_bytes, on_evicted=self._on_evicted)
-        self._events: list[Callable[[], None]] = []
-        self._depth = 0
+        self._versions_kept = config.adapter_versions_kept
+        self._random = random.Random()
+        self._base_policy: AdapterPolicy | None = None
+        self._default_policy = AdapterPolicy()
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """The lock; what was emitted under it is delivered after it, by whoever took it first."""
-        events: list[Callable[[], None]] = []
-        with self.changed:
-            self._depth += 1
-            try:
-                yield
-            finally:
-                self._depth -= 1
-                if self._depth == 0:
-                    events, self._events = self._events, []
-        for event in events:
-            event()
+    def locked(self) -> AbstractContextManager[None]:
+        """The lock, re-entrant; the listener hears of what happens under it once it is free."""
+        return self.events.locked()
 
-    def emit(self, event: Callable[[], None]) -> None:
-        self._events.append(event)
+    # --- ids ------------------------------------------------------------------------------------
 
-    def name(self, adapter_id: str, even_unloading: bool = False) -> AdapterName:
-        name = self.names.get(adapter_id)
-        if name is None or (name.unloading and not even_unloading):
+    def alias(self, adapter_id: str) -> Alias:
+        """The id as new requests may have it. Raises UnknownAdapterError, while it is being unloaded too."""
+        alias = self.aliases.get(adapter_id)
+        if alias is None or alias.unloading:
             raise UnknownAdapterError(adapter_id)
-        return name
+        return alias
 
-    def known(self, registered: RegisteredVersion, adapter_id: str) -> AdapterVersion:
-        version = self.versions.setdefault(registered.version, AdapterVersion(registered, adapter_id))
-        version.add_place(registered)
+    def register(self, registration: Registration) -> None:
+        with self.locked():
+            adapter_id = registration.adapter_id
+            if adapter_id not in self.aliases:
+                self._add(Alias.restored(
+                    registration, lambda place: self.known(place, adapter_id), self._versions_kept))
+
+    def point(
+        self, adapter_id: str, version: AdapterVersion, place: RegisteredVersion, canary_weight: float,
+        policy: AdapterPolicy | None,
+    ) -> None:
+        """Let an id, new or not, stand for a version. Raises AdapterCapacityError where pinned ones leave no room."""
+        with self.locked():
+            alias = self.aliases.get(adapter_id)
+            leaving = [] if alias is None or canary_weight else alias.replaced_by_next()
+            if not self.tiers.fits([version], leaving):
+                raise AdapterCapacityError(
+                    f"adapter {adapter_id!r} does not fit into the adapter slots beside the pinned adapters")
+            version.adapter_id = adapter_id
+            if alias is None:
+                self._add(alias := Alias(adapter_id, version, policy))
+            else:
+                with self._changing(alias):
+                    alias.publish(version, canary_weight, self._versions_kept)
+                    alias.policy = policy or alias.policy
+            alias.came_from(version, place)
+
+    def roll_back(self, adapter_id: str, target: AdapterVersion) -> None:
+        """Let an older version serve. Raises UnknownAdapterError, AdapterUnavailableError when it is older no more."""
+        with self.locked():
+            alias = self.alias(adapter_id)
+            if target not in alias.older:
+                raise AdapterUnavailableError(f"adapter {adapter_id!r} was changed meanwhile", adapter_id)
+            with self._changing(alias):
+                alias.publish(target, 0, self._versions_kept)
+
+    def set_canary(self, adapter_id: str, weight: float) -> AdapterInfo:
+        with self.locked():
+            alias = self.alias(adapter_id)
+            if alias.canary is None:
+                raise AdapterUnavailableError(f"adapter {adapter_id!r} has no canary", adapter_id)
+            with self._changing(alias):
+                alias.publish(alias.canary if weight else alias.current, weight % 1, self._versions_kept)
+            return alias.info(self._default_policy)
+
+    def unload(self, adapter_id: str, timeout_s: float) -> AdapterInfo:
+        alias = self._drain(adapter_id, timeout_s)
+        with self.locked():
+            if not alias.unloading:
+                raise AdapterInUseError(f"adapter {adapter_id!r} was loaded anew while it was being unloaded")
+            alias.unloading = False
+            if alias.leases:
+                raise AdapterInUseError(f"adapter {adapter_id!r} is in use by {alias.leases} requests")
+            info = alias.info(self._default_policy)
+            del self.aliases[adapter_id]
+            self._count(alias, -1)
+            self.settle(alias.versions, "unloaded")
+            self.events.registrations_changed()
+            return info
+
+    def info(self, adapter_id: str) -> AdapterInfo:
+        """Raises UnknownAdapterError."""
+        with self.locked():
+            if adapter_id not in self.aliases:
+                raise UnknownAdapterError(adapter_id)
+            return self.aliases[adapter_id].info(self._default_policy)
+
+    def infos(self) -> list[AdapterInfo]:
+        with self.locked():
+            return [self.aliases[adapter_id].info(self._default_policy) for adapter_id in sorted(self.aliases)]
+
+    def registrations(self) -> list[Registration]:
+        with self.locked():
+            return [self.aliases[adapter_id].registration() for adapter_id in sorted(self.aliases)]
+
+    # --- policies -------------------------------------------------------------------------------
+
+    def policy(self, adapter_id: str) -> AdapterPolicy:
+        """The policy that applies to an id, or to the base (""); takes no lock."""
+        alias = self.aliases.get(adapter_id)
+        own = self._base_policy if adapter_id == "" else alias.policy if alias is not None else None
+        return own or self._default_policy
+
+    def set_policy(self, adapter_id: str, policy: AdapterPolicy) -> list[AdapterVersion]:
+        """Change an id's policy; gives the versions that serve it. Raises UnknownAdapterError, AdapterCapacityError."""
+        with self.locked():
+            alias = self.alias(adapter_id)
+            if policy.pinned and not self.tiers.fits(alias.serving):
+                raise AdapterCapacityError(f"adapter {adapter_id!r} cannot be pinned: the slots would not hold it")
+            with self._changing(alias):
+                alias.policy = policy
+            return alias.serving
+
+    def set_shared_policy(self, adapter_id: str, policy: AdapterPolicy) -> None:
+        """Change the base's (""), or that of all adapters without their own ("*"). Raises AdapterCapacityError for a
+        pinned one."""
+        if policy.pinned:
+            raise AdapterCapacityError("only single adapters can be pinned")
+        if adapter_id == "":
+            self._base_policy = policy
+        else:
+            self._default_policy = policy
+
+    # --- leases ---------------------------------------------------------------------------------
+
+    def lease(self, uses: Sequence[WeightedAdapter]) -> list[AdapterVersion]:
+        with self.locked():
+            aliases = [self.alias(use.adapter_id) for use in uses]
+            versions = [alias.pick(self._random.random()) for alias in aliases]
+            if any(v.details is None for v in versions):
+                raise AdapterUnavailableError("one of the adapters was registered anew meanwhile; try again")
+            if len(set(versions)) < len(versions):
+                raise AdapterCapacityError("two of the adapters are the same version: name it once")
+            if not self.tiers.fits(versions):
+                raise AdapterCapacityError("the adapter slots cannot hold these adapters at once")
+            for alias, version in zip(aliases, versions, strict=True):
+                alias.lease(version)
+            return versions
+
+    def release(self, uses: Sequence[WeightedAdapter], versions: Sequence[AdapterVersion]) -> None:
+        with self.locked():
+            for use, version in zip(uses, versions, strict=True):
+                self.aliases[use.adapter_id].release(version)  # it cannot go while it is leased
+                self.settle([version], "replaced")
+            self.events.changed.notify_all()
+
+    # --- versions -------------------------------------------------------------------------------
+
+    def known(self, place: RegisteredVersion, adapter_id: str) -> AdapterVersion:
+        """The version, known from now on if it was not, to be read again from there first."""
+        version = self.versions.setdefault(place.version, AdapterVersion(place, adapter_id))
+        version.add_place(place)
         return version
 
     @contextmanager
-    def kept(self, version: AdapterVersion) -> Iterator[None]:
-        """While it is brought in, it is not forgotten and its staged copy stays."""
-        with self.changed:
-            version.loading += 1
+    def kept(self, find: Callable[[], AdapterVersion]) -> Iterator[AdapterVersion]:
+        """Find a version, with the lock; while it is brought in, it is not forgotten and its staged copy stays."""
+        with self.locked():
+            version = find()
+            self.start_loading(version)
         try:
-            yield
+            yield version
         finally:
-            with self.locked():
-                version.loading -= 1
-                self.settle([version], "replaced")
+            self.end_loading(version)
 
-    def count(self, name: AdapterName, change: int) -> None:
-        """Add or take away what an id means for its versions."""
-        for version in name.versions:
-            version.refs += change
-        for version in name.serving:
-            version.serving += change
-            version.pins += change * (name.policy is not None and name.policy.pinned)
-            self.tiers.pin(version, version.pins > 0)
+    def start_loading(self, version: AdapterVersion) -> None:
+        """Count a thread that brings it in, until `end_loading`."""
+        version.loading += 1
+
+    def end_loading(self, version: AdapterVersion) -> None:
+        with self.locked():
+            version.loading -= 1
+            self.settle([version], "replaced")
+
+    def take_in(self, version: AdapterVersion, read: ReadAdapter) -> None:
+        """Note what was read of a version, and stage it in host memory unless it is there."""
+        version.details, version.error = read.details, ""
+        version.add_place(read.registered)
+        if version.staged is None:
+            self.tiers.stage(version, read.stage())
+            version.loaded_at = time.time()
+
+    def place(self, version: AdapterVersion) -> None:
+        """Put a staged version that serves an id into a slot, if there is room."""
+        if version.serving and version.weights is None:
+            self.tiers.place(version)
 
     def settle(self, versions: Sequence[AdapterVersion], reason: str) -> None:
         """Free what has become useless: slots of versions that serve no id, and all of those that no id knows."""
         for version in versions:
-            if version.running == 0 and version.serving == 0 and version.weights is not None:
+            if version.needs_no_slot and version.weights is not None:
                 self.tiers.demote(version, reason)
-            self.forget_if_unused(version)
+            self._forget_if_unused(version)
         self.tiers.trim()
 
-    def forget_if_unused(self, version: AdapterVersion) -> None:
-        if version.refs == version.leases == version.loading == 0 and self.versions.get(version.version) is version:
-            self.tiers.drop(version, "unloaded")
-            del self.versions[version.version]
-            self.emit(lambda: self.listener.adapter_forgotten(version))
+    def has_staged(self, version: str) -> bool:
+        """Whether host memory has it at this moment; takes no lock."""
+        known = self.versions.get(version)
+        return known is not None and known.staged is not None
 
     def info_of(self, version: AdapterVersion) -> AdapterInfo:
-        return AdapterName(version.adapter_id, version).info(self.default_policy)
-
-    def _on_evicted(self, version: AdapterVersion, reason: str) -> None:
-        info = self.info_of(version)
-        self.emit(lambda: self.listener.adapter_evicted(version, info, reason))
+        """The version alone, under the id that it was registered with last."""
+        return Alias(version.adapter_id, version).info(self._default_policy)
 
     def directories(self) -> set[Path]:
-        """Where known versions were read from."""
-        with self.changed:
+        """Where known versions were read from; takes the lock."""
+        with self.locked():
             return {Path(place.directory) for v in self.versions.values() for place in v.places}
 
+    def totals(self) -> dict[str, int]:
+        """The registry's part of EngineStats."""
+        return {
+            "adapters": len(self.tiers.resident), "adapter_bytes": self.tiers.device_bytes,
+            "leases": sum(alias.leases for alias in self.aliases.values()),
+            "registered_adapters": len(self.aliases), "host_adapters": len(self.tiers.host_only),
+            "host_adapter_bytes": self.tiers.host_bytes,
+        }
+
+    # --- bookkeeping ----------------------------------------------------------------------------
+
+    def _add(self, alias: Alias) -> None:
+        self.aliases[alias.adapter_id] = alias
+        self._count(alias, +1)
+        self.events.registrations_changed()
+
+    @contextmanager
+    def _changing(self, alias: Alias) -> Iterator[None]:
+        """Let what an id stands for, or its policy, change while this is entered."""
+        before = alias.versions
+        self._count(alias, -1)
+        alias.unloading = False  # someone wants it after all
+        yield
+        self._count(alias, +1)
+        self.settle(before, "replaced")
+        self.events.changed.notify_all()
+        self.events.registrations_changed()
+
+    def _count(self, alias: Alias, change: int) -> None:
+        alias.count(change)
+        for version in alias.serving:
+            self.tiers.pin(version, version.pins > 0)
+
+    def _drain(self, adapter_id: str, timeout_s: float) -> Alias:
+        """Give no new leases of an id and wait for those that there are."""
+        with self.events.changed:  # not `locked`: others' events go out while this waits
+            alias = self.alias(adapter_id)
+            alias.unloading = True
+            try:
+                self.events.changed.wait_for(lambda: alias.leases == 0 or not alias.unloading, timeout_s)
+            except BaseException:
+                alias.unloading = False
+                raise
+            return alias
+
+    def _forget_if_unused(self, version: AdapterVersion) -> None:
+        if version.is_unused and self.versions.get(version.version) is version:
+            self.tiers.drop(version, "unloaded")
+            del self.versions[version.version]
+            self.events.adapter_forgotten(version)
+
+    def _on_evicted(self, version: AdapterVersion, reason: str) -> None:
+        self.events.adapter_evicted(version, self.info_of(version), reason)

@@ -10,15 +10,19 @@ from ...api.requests import WeightedAdapter
 from ...errors import AdapterCapacityError, AdapterUnavailableError, LoramuxError
 from .load_threads import joined
 from .reading import Reader
-from .registry import StoreState
+from .registry import Registry
 from .version import AdapterVersion
 
 
 class Slots:
-    """Thread-safe. `want` brings versions in on the reader's threads, `bring_in` on the caller's."""
+    """The readings that are under way, and when to start more. Thread-safe.
 
-    def __init__(self, state: StoreState, reader: Reader, max_loads: int) -> None:
-        self._state, self._reader, self._max_loads = state, reader, max_loads
+    `want` brings versions in on the reader's threads, `bring_in` on the caller's.
+    """
+
+    def __init__(self, registry: Registry, reader: Reader, max_loads: int) -> None:
+        self._registry, self._tiers = registry, registry.tiers
+        self._reader, self._max_loads = reader, max_loads
         self._reads: dict[AdapterVersion, Future[None]] = {}
 
     @property
@@ -28,22 +32,14 @@ class Slots:
 
     def acquire(self, versions: Sequence[AdapterVersion]) -> bool:
         """Keep all of them in their slots for one more sequence; False if one is not there."""
-        with self._state.changed:
-            if any(v.weights is None for v in versions):
-                return False
-            for version in versions:
-                version.running += 1
-                self._state.tiers.touch(version)
-            return True
+        with self._registry.locked():
+            return self._tiers.acquire(versions)
 
     def release(self, versions: Sequence[AdapterVersion]) -> None:
-        """The sequence runs no more."""
-        with self._state.locked():
-            for version in versions:
-                version.running -= 1
-                self._state.tiers.touch(version)
-                assert version.running >= 0, "slot given back twice"
-            self._state.settle(versions, "replaced")
+        """Free what a sequence that runs no more kept."""
+        with self._registry.locked():
+            self._tiers.release(versions)
+            self._registry.settle(versions, "replaced")
 
     def want(self, groups: Sequence[Sequence[AdapterVersion]]) -> set[AdapterVersion]:
         """Bring in what waiting requests need, most urgent first, each request's versions together; never waits.
@@ -51,57 +47,82 @@ class Slots:
         Returns the versions that must take no new sequences, because the most urgent one that has no room is to get
         their slot.
         """
-        with self._state.locked():
+        with self._registry.locked():
             groups = self._refuse_unfit(groups)
             versions = [v for group in groups for v in group]
-            self._state.tiers.want(versions)
+            self._tiers.want(versions)
             blocked: AdapterVersion | None = None
-            for version in self._state.tiers.next_in(versions):
-                has_room = self._state.tiers.has_room(version)
+            for version in self._tiers.next_in(versions):
+                has_room = self._tiers.has_room(version)
                 if not has_room:
                     blocked = blocked or version
                 if version.loading:
                     continue
                 if version.staged is not None:
                     if has_room:
-                        self._state.tiers.place(version)
-                elif (has_room or version is blocked or self._state.tiers.keeps(version)) and (
+                        self._tiers.place(version)
+                elif (has_room or version is blocked or self._tiers.keeps(version)) and (
                         self.num_loading < self._max_loads):
-                    self.read_of(version)
-            self._state.tiers.reserve(blocked)
+                    self._read_of(version)
+            self._tiers.reserve(blocked)
             if blocked is None or blocked.staged is None:
                 return set()
-            return self._state.tiers.in_the_way(blocked)
-
-    def _refuse_unfit(self, groups: Sequence[Sequence[AdapterVersion]]) -> list[Sequence[AdapterVersion]]:
-        """Fail those that what is pinned leaves no room for: they would wait for ever, and all behind them."""
-        if not self._state.tiers.pinned:  # then `lease` has looked
-            return list(groups)
-        fitting = []
-        for group in groups:
-            # One whose versions are there waits for something else, such as another choice of its request.
-            if all(v.weights is not None for v in group) or self._state.tiers.fits(group):
-                fitting.append(group)
-            else:
-                self._fail(group, AdapterCapacityError("pinned adapters leave no room for the request's adapters"))
-        return fitting
+            return self._tiers.in_the_way(blocked)
 
     def prepare(self, uses: Sequence[WeightedAdapter]) -> Future[None]:
         """Done when every version that `uses` may get has been read once, so that a prompt can be encoded for it.
 
         Raises UnknownAdapterError at once; the future fails with AdapterUnavailableError.
         """
-        with self._state.changed:
-            unread = [(use.adapter_id, v) for use in uses for v in self._state.name(use.adapter_id).serving
+        with self._registry.locked():
+            unread = [(use.adapter_id, v) for use in uses for v in self._registry.alias(use.adapter_id).serving
                       if v.details is None]
-            reads = [(adapter_id, self.read_of(version)) for adapter_id, version in unread]
+            reads = [(adapter_id, self._read_of(version)) for adapter_id, version in unread]
         return joined(reads)
 
-    def read_of(self, version: AdapterVersion) -> Future[None]:
-        """The reading of a version that is under way, or else a new one; the lock is held."""
+    def fill(self, versions: Sequence[AdapterVersion]) -> None:
+        """Place versions that serve, where there is room, those in host memory at once; never waits."""
+        with self._registry.locked():
+            for version in versions:
+                if version.staged is None:
+                    self._read_of(version)
+                else:
+                    self._registry.place(version)
+
+    def bring_in(self, version: AdapterVersion) -> None:
+        """Read and stage a known version again; the caller keeps it. Raises AdapterUnavailableError."""
+        if version.staged is not None and version.details is not None:
+            return
+        started = time.monotonic()
+        try:
+            read = self._reader.read_again(version.version, version.places)
+            read.stage()
+        except LoramuxError as error:
+            raise AdapterUnavailableError(f"cannot be brought in: {error}") from error
+        with self._registry.locked():
+            self._registry.take_in(version, read)
+            self._registry.place(version)
+            self._registry.events.adapter_loaded(self._registry.info_of(version), time.monotonic() - started)
+
+    def _refuse_unfit(self, groups: Sequence[Sequence[AdapterVersion]]) -> list[Sequence[AdapterVersion]]:
+        """Fail those that what is pinned leaves no room for: they would wait for ever, and all behind them."""
+        if not self._tiers.pinned:  # then `lease` has looked
+            return list(groups)
+        fitting = []
+        for group in groups:
+            # One whose versions are there waits for something else, such as another choice of its request.
+            if all(v.weights is not None for v in group) or self._tiers.fits(group):
+                fitting.append(group)
+            else:
+                self._registry.events.adapter_failed(
+                    group, AdapterCapacityError("pinned adapters leave no room for the request's adapters"))
+        return fitting
+
+    def _read_of(self, version: AdapterVersion) -> Future[None]:
+        """The reading of a version that is under way, or else a new one."""
         read = self._reads.get(version)
         if read is None:
-            version.loading += 1
+            self._registry.start_loading(version)
             read = self._reads[version] = self._reader.threads.submit(lambda: self._read(version))
         return read
 
@@ -109,37 +130,11 @@ class Slots:
         try:
             self.bring_in(version)
         except Exception as error:
-            with self._state.locked():
+            with self._registry.locked():
                 version.error = str(error)
-                self._fail([version], error)
+                self._registry.events.adapter_failed([version], error)
             raise
         finally:
-            with self._state.locked():
-                version.loading -= 1
+            with self._registry.locked():
                 del self._reads[version]
-                self._state.settle([version], "replaced")
-
-    def bring_in(self, version: AdapterVersion) -> None:
-        """Read and stage a known version again. Raises AdapterUnavailableError."""
-        if version.staged is not None and version.details is not None:
-            return
-        started = time.monotonic()
-        try:
-            read = self._reader.read_again(version.version, version.places)
-            staged = read.stage()
-        except LoramuxError as error:
-            raise AdapterUnavailableError(f"cannot be brought in: {error}") from error
-        with self._state.locked():
-            version.details, version.error = read.details, ""
-            version.add_place(read.registered)
-            if version.staged is None:
-                self._state.tiers.stage(version, staged)
-                version.loaded_at = time.time()
-            if version.serving and version.weights is None:
-                self._state.tiers.place(version)
-            info, seconds = self._state.info_of(version), time.monotonic() - started
-            self._state.emit(lambda: self._state.listener.adapter_loaded(info, seconds))
-
-    def _fail(self, versions: Sequence[AdapterVersion], error: Exception) -> None:
-        self._state.emit(lambda: self._state.listener.adapter_failed(versions, error))
-
+                self._registry.end_loading(version)

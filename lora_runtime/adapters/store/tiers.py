@@ -1,4 +1,4 @@
-"""Which versions are in a slot and which in host memory, within both budgets; the least recently used go first."""
+"""Slots and host memory, each within its budget; the least recently used versions leave first."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from .version import AdapterVersion
 log = logging.getLogger(__name__)
 _UNWANTED = 1 << 30
 SHORTAGE_S = 10.0
-"""How long what did not fit into the device's memory is not tried again."""
+"""Time for which as much as did not fit into the device's memory is not tried again."""
 
 
 class Tiers:
-    """Guarded by the store's lock. Nothing that sequences run with, or that is pinned, is ever taken out of its slot.
+    """Versions in slots and in host memory. Guarded by the registry's lock.
 
-    Slots are sized by what is in them: at most `slots` versions and, unless 0, `device_bytes` bytes. `on_evicted` is
-    called with a version and the reason whenever one leaves its slot.
+    Nothing that sequences run with, or that is pinned, is ever taken out of its slot. Slots are
+    sized by what is in them: at most `slots` versions and, unless 0, `device_bytes` bytes. `on_evicted` is called
+    with a version and the reason whenever one leaves its slot.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Tiers:
         self.resident: set[AdapterVersion] = set()
         self.pinned: set[AdapterVersion] = set()
         self.hosted: set[AdapterVersion] = set()
-        """With a staged copy in host memory."""
+        """Versions with a staged copy in host memory."""
 
     @property
     def device_bytes(self) -> int:
@@ -48,6 +49,7 @@ class Tiers:
 
     @property
     def host_only(self) -> list[AdapterVersion]:
+        """Versions whose staged copy takes memory of its own."""
         return [v for v in self.hosted if not (self._shared and v.weights is not None)]
 
     @property
@@ -58,17 +60,33 @@ class Tiers:
         self._clock += 1
         version.last_used = self._clock
 
+    def acquire(self, versions: Sequence[AdapterVersion]) -> bool:
+        """Keep all of them in their slots for one more sequence; False if one is not there."""
+        if any(v.weights is None for v in versions):
+            return False
+        for version in versions:
+            version.running += 1
+            self.touch(version)
+        return True
+
+    def release(self, versions: Sequence[AdapterVersion]) -> None:
+        """Count a sequence that runs no more."""
+        for version in versions:
+            version.running -= 1
+            self.touch(version)
+            assert version.running >= 0, "slot given back twice"
+
     def want(self, versions: Sequence[AdapterVersion]) -> None:
-        """The versions that waiting requests need, most urgent first: none makes room for one behind it."""
+        """Rank the versions that waiting requests need, most urgent first: none makes room for one behind it."""
         self._rank = {v: i for i, v in reversed(list(enumerate(versions)))}
 
     def pin(self, version: AdapterVersion, pinned: bool) -> None:
-        """A pinned version counts as in its slot, whether it has come there yet or not."""
+        """Count a pinned version as in its slot, whether it has come there yet or not."""
         (self.pinned.add if pinned else self.pinned.discard)(version)
         self._unpin_if_too_many(version)
 
     def _unpin_if_too_many(self, version: AdapterVersion) -> None:
-        """What is pinned must fit into the slots together, or nothing would be served any more."""
+        """Let the pinned fit into the slots together, or nothing would be served any more."""
         if version in self.pinned and not self.fits([]):
             self.pinned.discard(version)
             log.warning("adapter %s is not pinned: the slots do not hold all that is pinned", version.adapter_id)
@@ -83,9 +101,9 @@ class Tiers:
         self.touch(version)
 
     def place(self, version: AdapterVersion) -> bool:
-        """From host memory into a slot, if room can be made and the device has the memory."""
+        """Bring it from host memory into a slot, if room can be made and the device has the memory."""
         assert version.staged is not None
-        victims = self._victims(version)
+        victims = self.victims(version)
         if victims is None:
             return False
         for victim in victims:
@@ -105,7 +123,7 @@ class Tiers:
         return True
 
     def next_in(self, versions: Sequence[AdapterVersion]) -> list[AdapterVersion]:
-        """Those of the wanted versions that have no slot: as many, from the front, as the slots could hold together."""
+        """Wanted versions without a slot, most urgent first, as many as fit together."""
         count, size = len(self.pinned), sum(v.device_bytes for v in self.pinned)
         found: list[AdapterVersion] = []
         for version in dict.fromkeys(versions):
@@ -119,7 +137,20 @@ class Tiers:
 
     def has_room(self, version: AdapterVersion) -> bool:
         """Whether `place` would succeed now."""
-        return self._victims(version) is not None
+        return self.victims(version) is not None
+
+    def victims(self, version: AdapterVersion) -> list[AdapterVersion] | None:
+        """The fewest versions that have to leave for this one, or None where that is not enough."""
+        count, size = len(self.resident) + 1, self.device_bytes + version.device_bytes
+        if (first := self._before(version)) is not None:
+            count, size = count + 1, size + first.device_bytes
+        victims: list[AdapterVersion] = []
+        for victim in sorted((v for v in self._movable(version) if not v.running), key=lambda v: v.last_used):
+            if self._within(count, size):
+                break
+            victims.append(victim)
+            count, size = count - 1, size - victim.device_bytes
+        return victims if self._within(count, size) else None
 
     def keeps(self, version: AdapterVersion) -> bool:
         """Whether host memory would hold it until there is room in the slots."""
@@ -128,7 +159,7 @@ class Tiers:
         return before + version.host_bytes <= self._host_budget
 
     def reserve(self, version: AdapterVersion | None) -> None:
-        """The one that gets the next free slot: it stays in host memory even beyond the budget."""
+        """Promise a version the next free slot: it stays in host memory even beyond the budget."""
         if version is not self._reserved:
             self._reserved, self._host_grew = version, True
             self.trim()
@@ -151,14 +182,14 @@ class Tiers:
         return found
 
     def demote(self, version: AdapterVersion, reason: str) -> None:
-        """Out of its slot; a staged copy stays."""
+        """Take it out of its slot; a staged copy stays."""
         assert version.running == 0, "sequences run with it"
         self._leave_slot(version)
         self._host_grew = True
         self._on_evicted(version, reason)
 
     def drop(self, version: AdapterVersion, reason: str) -> None:
-        """Out of its slot and of host memory."""
+        """Take it out of its slot and of host memory."""
         if version.weights is not None:
             self.demote(version, reason)
         version.staged = None
@@ -175,12 +206,12 @@ class Tiers:
             self._leave_slot(version)
 
     def trim(self) -> None:
-        """Bring host memory below its budget. What waits for a slot stays, within it, longest."""
+        """Bring host memory below its budget. Versions that wait for a slot stay, within it, longest."""
         if not self._host_grew:
             return
         counted = [v for v in self.host_only if v is not self._reserved]
         over = sum(v.host_bytes for v in counted) - self._host_budget
-        for version in sorted((v for v in counted if not _is_kept(v)), key=self._worth):
+        for version in sorted((v for v in counted if not v.is_kept_staged), key=self._worth):
             if over <= 0:
                 break
             over -= version.host_bytes
@@ -197,22 +228,9 @@ class Tiers:
     def _worth(self, version: AdapterVersion) -> tuple[int, int]:
         return -self._rank.get(version, _UNWANTED), version.last_used
 
-    def _victims(self, version: AdapterVersion) -> list[AdapterVersion] | None:
-        """The fewest that have to leave for `version`, or None where that is not enough."""
-        count, size = len(self.resident) + 1, self.device_bytes + version.device_bytes
-        if (first := self._before(version)) is not None:
-            count, size = count + 1, size + first.device_bytes
-        victims: list[AdapterVersion] = []
-        for victim in sorted((v for v in self._movable(version) if not v.running), key=lambda v: v.last_used):
-            if self._within(count, size):
-                break
-            victims.append(victim)
-            count, size = count - 1, size - victim.device_bytes
-        return victims if self._within(count, size) else None
-
     def _before(self, version: AdapterVersion) -> AdapterVersion | None:
-        """The one that is staged, waits for room, and is wanted more: no one else may take it, or large adapters
-        would starve."""
+        """The reserved version while it is staged, waits for room, and is wanted more: no one else may take that, or
+        large adapters would starve."""
         first = self._reserved
         if first is None or first is version or first.staged is None or first.weights is not None:
             return None
@@ -223,14 +241,9 @@ class Tiers:
         return [v for v in self.resident if v not in self.pinned and self._rank.get(v, _UNWANTED) >= rank]
 
     def _within(self, count: int, size: int) -> bool:
-        """Of the budget, and of what the device is known to have."""
+        """Whether that is in the budget, and in what the device is known to have."""
         short = size >= self._short_of and time.monotonic() < self._short_until
         return not short and self._within_budget(count, size)
 
     def _within_budget(self, count: int, size: int) -> bool:
         return count <= self._slots and (not self._device_budget or size <= self._device_budget)
-
-
-def _is_kept(version: AdapterVersion) -> bool:
-    """Being brought in; or replaced, with requests that are to finish on it: its source may hold something else now."""
-    return version.loading > 0 or (version.leases > 0 and version.serving == 0)

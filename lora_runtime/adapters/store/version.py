@@ -15,7 +15,7 @@ _MAX_PLACES = 8
 
 @dataclass(frozen=True)
 class VersionDetails:
-    """What is known of a version once it has been read, and stays known when its weights are gone."""
+    """Facts of a version that are known once it has been read, and stay known when its weights are gone."""
 
     base_model_name: str
     modules: tuple[AppliedModule, ...]
@@ -44,7 +44,11 @@ class VersionDetails:
 
 
 class AdapterVersion:
-    """Guarded by the store's lock; the engine thread reads `weights` without it while it holds the slot."""
+    """One content of an adapter for one base: where it can be read, where its weights are, and who needs it.
+
+    Guarded by the registry's lock; the engine thread reads `weights` without it while a sequence runs with it.
+    Each of the counters is another class's to change.
+    """
 
     def __init__(self, registered: RegisteredVersion, adapter_id: str) -> None:
         self.version = registered.version
@@ -56,24 +60,41 @@ class AdapterVersion:
         self.staged: StagedAdapter | None = None
         self.weights: DeviceAdapter | None = None
         self.leases = 0
-        """Requests that are to be served by it, waiting ones included."""
-        self.running = 0
-        """Sequences that run with it: its slot cannot be taken."""
+        """Requests that are to be served by it, waiting ones included. Changed by Alias."""
         self.refs = 0
-        """Ids that know it, as the version that serves or as an older one."""
+        """Ids that know it, as the version that serves or as an older one. Changed by Alias."""
         self.serving = 0
-        """Ids whose new requests may get it."""
+        """Ids whose new requests may get it. Changed by Alias."""
         self.pins = 0
-        """Ids that serve it and whose policy is pinned."""
+        """Ids that serve it and whose policy is pinned. Changed by Alias."""
+        self.running = 0
+        """Sequences that run with it: its slot cannot be taken. Changed by Tiers."""
         self.loading = 0
-        """Threads that bring it in: what they have staged stays in host memory until they are done."""
+        """Threads that bring it in: what they have staged stays in host memory until they are done. Changed by
+        Registry."""
         self.error = ""
         self.device_bytes = self.host_bytes = 0
-        """In a slot, and staged for one; known once it was staged."""
+        """Sizes in a slot, and staged for one; known once it was staged."""
         self.loaded_at = 0.0
         self.last_used = 0
 
+    @property
+    def is_unused(self) -> bool:
+        """Whether no id knows it, no request uses it and no thread brings it in."""
+        return self.refs == self.leases == self.loading == 0
+
+    @property
+    def needs_no_slot(self) -> bool:
+        return self.running == 0 and self.serving == 0
+
+    @property
+    def is_kept_staged(self) -> bool:
+        """Whether it is being brought in; or replaced, with requests that are to finish on it: its source may hold
+        something else now."""
+        return self.loading > 0 or (self.leases > 0 and self.serving == 0)
+
     def add_place(self, registered: RegisteredVersion) -> None:
+        """Let it be read again from there first."""
         others = [p for p in self.places if p.source != registered.source]
         self.places = [registered, *others][:_MAX_PLACES]
 

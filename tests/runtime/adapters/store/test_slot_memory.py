@@ -144,9 +144,9 @@ def test_without_memory_a_version_stays_in_host_memory_and_others_make_room(
     device.step()
     assert len(device.placer._free) == 8 - 2
     device.copies.free = 1 << 20  # another process is gone
-    assert len(tiers._victims(b) or ()) == 1
+    assert len(tiers.victims(b) or ()) == 1
     clock.now += SHORTAGE_S
-    assert tiers._victims(b) == []
+    assert tiers.victims(b) == []
     assert tiers.place(b)
     assert tiers.resident == {a, d, b}
 

@@ -1,0 +1,69 @@
+"""What the store tells the engine, and the lock after which it does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Protocol
+
+from ...api.adapters import AdapterInfo
+from .version import AdapterVersion
+
+
+class StoreListener(Protocol):
+    """What the engine hears of its adapters; called without the store's lock, on any thread."""
+
+    def adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
+        """A version was read and checked, and may be in a slot."""
+
+    def adapter_failed(self, versions: Sequence[AdapterVersion], error: Exception) -> None:
+        """Versions that requests wait for cannot be had, several not together."""
+
+    def adapter_evicted(self, version: AdapterVersion, info: AdapterInfo, reason: str) -> None: ...
+
+    def adapter_forgotten(self, version: AdapterVersion) -> None:
+        """No id knows it and no request uses it any more."""
+
+    def registrations_changed(self) -> None: ...
+
+
+class EventLock(StoreListener):
+    """The store's lock, re-entrant, and the condition on it; what the listener is told under it, it hears after it."""
+
+    def __init__(self, listener: StoreListener) -> None:
+        self.changed = threading.Condition(threading.RLock())
+        self._listener = listener
+        self._events: list[Callable[[], None]] = []
+        self._depth = 0
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """The lock; the events under it are delivered after it, by whoever took it first."""
+        events: list[Callable[[], None]] = []
+        with self.changed:
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+                if self._depth == 0:
+                    events, self._events = self._events, []
+        for event in events:
+            event()
+
+    def adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
+        self._events.append(partial(self._listener.adapter_loaded, info, seconds))
+
+    def adapter_failed(self, versions: Sequence[AdapterVersion], error: Exception) -> None:
+        self._events.append(partial(self._listener.adapter_failed, versions, error))
+
+    def adapter_evicted(self, version: AdapterVersion, info: AdapterInfo, reason: str) -> None:
+        self._events.append(partial(self._listener.adapter_evicted, version, info, reason))
+
+    def adapter_forgotten(self, version: AdapterVersion) -> None:
+        self._events.append(partial(self._listener.adapter_forgotten, version))
+
+    def registrations_changed(self) -> None:
+        self._events.append(self._listener.registrations_changed)
