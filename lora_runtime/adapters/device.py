@@ -1,4 +1,4 @@
-"""What an adapter is beside a base's forward, staged and placed, and what is asked of the base for that."""
+"""Adapters as a base has them, staged and on its device, and the base as their host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StagedAdapter(Protocol):
 
     num_bytes: int
     host_bytes: int
-    """What it takes where it is."""
+    """Bytes that it takes where it is."""
 
 
 class AdapterHost(BaseDescription, Protocol):

@@ -21,12 +21,12 @@ class Alias:
         self.canary: AdapterVersion | None = None
         self.canary_weight = 0.0
         self.older: list[AdapterVersion] = []
-        """Newest first."""
+        """Versions that can serve again, newest first."""
         self.policy = policy
         self.leases = 0
         self.unloading = False
         self._places = {current: current.places[0]}
-        """Where this id's versions were loaded from: other ids may have the same from elsewhere."""
+        """Places that this id's versions were loaded from: other ids may have the same from elsewhere."""
 
     @classmethod
     def restored(

@@ -1,4 +1,4 @@
-"""What the store tells the engine, and the lock after which it does."""
+"""Events of the store, and the lock after which they go out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .version import AdapterVersion
 
 
 class StoreListener(Protocol):
-    """What the engine hears of its adapters; called without the store's lock, on any thread."""
+    """Hears of the adapters; called without the store's lock, on any thread."""
 
     def adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
         """A version was read and checked, and may be in a slot."""

@@ -49,7 +49,7 @@ class LoadThreads:
 
 
 def joined(reads: Sequence[tuple[str, Future[None]]]) -> Future[None]:
-    """Done when all `reads` are, each of which is for an adapter id; fails with the first that does.
+    """A future that is done when all `reads` are, each for an adapter id; it fails with the first that does.
 
     It is the caller's own: cancelling it leaves the reads to those who share them.
     """

@@ -1,4 +1,4 @@
-"""From a source to staged weights, several at once."""
+"""Reading: from a source to staged weights, several at once."""
 
 from __future__ import annotations
 

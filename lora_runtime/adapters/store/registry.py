@@ -23,8 +23,9 @@ from .version import AdapterVersion
 class Registry:
     """Ids, versions and the tiers these are in, under one lock; the listener hears of what changes.
 
-    `versions` has, by hash, all that an id knows, a request uses or a thread brings in. Thread-safe, except for
-    `tiers`, `alias` and the versions' part, for which the caller has the lock.
+    `versions` has, by hash, all that an id knows, a request uses or a thread brings in. AdapterStore says
+    of the calls that it passes on what they give and raise. Thread-safe, except that `alias`, `tiers` and the last
+    part, "under the lock", want it held.
     """
 
     def __init__(self, base: AdapterHost, config: EngineConfig, listener: StoreListener) -> None:
@@ -180,11 +181,10 @@ class Registry:
 
     # --- versions -------------------------------------------------------------------------------
 
-    def known(self, place: RegisteredVersion, adapter_id: str) -> AdapterVersion:
-        """The version, known from now on if it was not, to be read again from there first."""
-        version = self.versions.setdefault(place.version, AdapterVersion(place, adapter_id))
-        version.add_place(place)
-        return version
+    def has_staged(self, version: str) -> bool:
+        """Whether host memory has it at this moment; takes no lock."""
+        known = self.versions.get(version)
+        return known is not None and known.staged is not None
 
     @contextmanager
     def kept(self, find: Callable[[], AdapterVersion]) -> Iterator[AdapterVersion]:
@@ -197,14 +197,33 @@ class Registry:
         finally:
             self.end_loading(version)
 
-    def start_loading(self, version: AdapterVersion) -> None:
-        """Count a thread that brings it in, until `end_loading`."""
-        version.loading += 1
-
     def end_loading(self, version: AdapterVersion) -> None:
         with self.locked():
             version.loading -= 1
             self.settle([version], "replaced")
+
+    def directories(self) -> set[Path]:
+        """Directories that known versions were read from."""
+        with self.locked():
+            return {Path(place.directory) for v in self.versions.values() for place in v.places}
+
+    def totals(self) -> dict[str, int]:
+        """The registry's part of EngineStats, the tiers' included."""
+        with self.locked():
+            leases = sum(alias.leases for alias in self.aliases.values())
+            return {"registered_adapters": len(self.aliases), "leases": leases} | self.tiers.totals()
+
+    # --- versions, under the lock ---------------------------------------------------------------
+
+    def known(self, place: RegisteredVersion, adapter_id: str) -> AdapterVersion:
+        """The version, known from now on if it was not, to be read again from there first."""
+        version = self.versions.setdefault(place.version, AdapterVersion(place, adapter_id))
+        version.add_place(place)
+        return version
+
+    def start_loading(self, version: AdapterVersion) -> None:
+        """Count a thread that brings it in, until `end_loading`."""
+        version.loading += 1
 
     def take_in(self, version: AdapterVersion, read: ReadAdapter) -> None:
         """Note what was read of a version, and stage it in host memory unless it is there."""
@@ -227,28 +246,9 @@ class Registry:
             self._forget_if_unused(version)
         self.tiers.trim()
 
-    def has_staged(self, version: str) -> bool:
-        """Whether host memory has it at this moment; takes no lock."""
-        known = self.versions.get(version)
-        return known is not None and known.staged is not None
-
     def info_of(self, version: AdapterVersion) -> AdapterInfo:
         """The version alone, under the id that it was registered with last."""
         return Alias(version.adapter_id, version).info(self._default_policy)
-
-    def directories(self) -> set[Path]:
-        """Where known versions were read from; takes the lock."""
-        with self.locked():
-            return {Path(place.directory) for v in self.versions.values() for place in v.places}
-
-    def totals(self) -> dict[str, int]:
-        """The registry's part of EngineStats."""
-        return {
-            "adapters": len(self.tiers.resident), "adapter_bytes": self.tiers.device_bytes,
-            "leases": sum(alias.leases for alias in self.aliases.values()),
-            "registered_adapters": len(self.aliases), "host_adapters": len(self.tiers.host_only),
-            "host_adapter_bytes": self.tiers.host_bytes,
-        }
 
     # --- bookkeeping ----------------------------------------------------------------------------
 

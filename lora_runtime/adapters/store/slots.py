@@ -70,7 +70,7 @@ class Slots:
             return self._tiers.in_the_way(blocked)
 
     def prepare(self, uses: Sequence[WeightedAdapter]) -> Future[None]:
-        """Done when every version that `uses` may get has been read once, so that a prompt can be encoded for it.
+        """Read every version that `uses` may get, unless it was read before: a prompt can be encoded for it then.
 
         Raises UnknownAdapterError at once; the future fails with AdapterUnavailableError.
         """

@@ -109,11 +109,11 @@ class AdapterStore:
         return self._registry.info(adapter_id)
 
     def infos(self) -> list[AdapterInfo]:
-        """Sorted by id."""
+        """Adapters, sorted by id."""
         return self._registry.infos()
 
     def registrations(self) -> list[Registration]:
-        """Sorted by id."""
+        """Registrations of all ids, sorted by id."""
         return self._registry.registrations()
 
     # --- leases ---------------------------------------------------------------------------------

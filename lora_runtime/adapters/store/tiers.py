@@ -56,6 +56,11 @@ class Tiers:
     def host_bytes(self) -> int:
         return sum(v.host_bytes for v in self.host_only)
 
+    def totals(self) -> dict[str, int]:
+        """The tiers' part of EngineStats."""
+        return {"adapters": len(self.resident), "adapter_bytes": self.device_bytes,
+                "host_adapters": len(self.host_only), "host_adapter_bytes": self.host_bytes}
+
     def touch(self, version: AdapterVersion) -> None:
         self._clock += 1
         version.last_used = self._clock

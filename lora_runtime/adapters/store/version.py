@@ -53,7 +53,7 @@ class AdapterVersion:
     def __init__(self, registered: RegisteredVersion, adapter_id: str) -> None:
         self.version = registered.version
         self.places = [registered]
-        """Where it can be read again, the last one that it was loaded from first."""
+        """Places to read it again, the one that it was loaded from last first."""
         self.adapter_id = adapter_id
         """The id it was registered under last."""
         self.details: VersionDetails | None = None
