@@ -18,7 +18,6 @@ import torch
 from workloads import MODEL
 
 from lora_runtime import BaseModel
-from lora_runtime.backends.torch.runner import make_runner
 from lora_runtime.scheduling.batch import StepBatch
 
 WINDOW, BLOCK = 128, 16
@@ -40,7 +39,7 @@ def windows(tokens: list[int]) -> Iterator[tuple[StepBatch, torch.Tensor]]:
 def distributions(dtype: str, weights: str, text: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Log probabilities (positions, vocab) and the text's own next tokens (positions,)."""
     base = BaseModel.load(MODEL, dtype=dtype, weights=weights)
-    runner = make_runner(base, WINDOW // BLOCK, BLOCK)
+    runner = base.make_runner(WINDOW // BLOCK, BLOCK)
     pairs = [(runner.forward(b).logits.log_softmax(-1), n) for b, n in windows(base.tokenizer(text)["input_ids"])]
     return torch.cat([p for p, _ in pairs]), torch.cat([n for _, n in pairs])
 

@@ -37,8 +37,8 @@ def random_base(shape: Shape, device: torch.device, dtype: torch.dtype, slots: i
     words = {f"t{i}": i for i in range(shape.vocab)}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="t0")))
     base = _fused_all_the_same(
-        lambda: BaseModel(_model(shape, device, dtype), tokenizer, shape.name, "", kernels="triton"))
-    base.open_slots([name for linear in base.linears for name in linear.names], slots)
+        lambda: BaseModel.of(_model(shape, device, dtype), tokenizer, shape.name, kernels="triton"))
+    base.open_slots(slots)
     return base
 
 
@@ -49,7 +49,7 @@ def _model(shape: Shape, device: torch.device, dtype: torch.dtype) -> PreTrained
 
 
 def _fused_all_the_same(make: Callable[[], BaseModel]) -> BaseModel:
-    """Also where the check after fusing finds logits too different: how different, `base.fused_error` tells, and what
+    """Also where the check after fusing finds logits too different: how different, `fused_error` tells, and what
     the base's speed is can still be seen."""
     try:
         return make()

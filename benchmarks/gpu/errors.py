@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.gpu.cost import Shape
 from benchmarks.gpu.inputs import AttentionInputs, LoraInputs, attention_inputs, lora_inputs
-from lora_runtime.kernels import Kernels
+from lora_runtime.kernels import PlannedKernels
 from lora_runtime.kernels.attention import paged_attention_reference
 from lora_runtime.kernels.fused_update import update_group_reference
 
@@ -18,7 +18,7 @@ SHAPE = Shape("errors", 96, 160, 1, 6, 2, 24, 64)
 WIDE = Shape("errors-wide", 1024, 2816, 1, 16, 4, 128, 64)
 
 
-def compare(kernels: Kernels, device: torch.device, dtypes: Sequence[torch.dtype], wide: bool
+def compare(kernels: PlannedKernels, device: torch.device, dtypes: Sequence[torch.dtype], wide: bool
             ) -> Iterator[dict[str, object]]:
     """A row per kernel and dtype; `good` says whether the kernel keeps within SLACK."""
     shape = WIDE if wide else SHAPE
@@ -41,7 +41,7 @@ def _row(name: str, dtype: torch.dtype, error: float, reference: float) -> dict[
             "rounding": rounding, "good": error <= SLACK * max(reference, rounding)}
 
 
-def _lora(kernels: Kernels, given: LoraInputs) -> tuple[float, float]:
+def _lora(kernels: PlannedKernels, given: LoraInputs) -> tuple[float, float]:
     def run(update: Callable[..., None]) -> torch.Tensor:
         y = given.y.clone()
         given.plan.hidden.fill_(torch.nan)
@@ -49,7 +49,6 @@ def _lora(kernels: Kernels, given: LoraInputs) -> tuple[float, float]:
         return y
 
     exact = exact_lora(given)
-    assert kernels.update_group is not None
     return relative_error(run(kernels.update_group), exact), relative_error(run(update_group_reference), exact)
 
 
@@ -74,7 +73,7 @@ def exact_lora(given: LoraInputs) -> torch.Tensor:
     return y
 
 
-def _attention(kernels: Kernels, given: AttentionInputs, window: int | None, softcap: float | None
+def _attention(kernels: PlannedKernels, given: AttentionInputs, window: int | None, softcap: float | None
                ) -> tuple[float, float]:
     (k, v), settings = given.caches[0], {"scaling": given.scaling, "window": window, "softcap": softcap}
     exact = paged_attention_reference(given.q.double(), k.double(), v.double(), given.plan, **settings)

@@ -10,14 +10,14 @@ import torch
 
 from benchmarks.gpu.cost import Shape
 from benchmarks.gpu.step_cases import BLOCK
-from lora_runtime.adapters.peft.update import BaseModule, ModuleKind
+from lora_runtime.backends.streams import copy_stream
 from lora_runtime.backends.triton.placement import FlatAdapter, Placer
-from lora_runtime.backends.triton.streams import copy_stream
 from lora_runtime.kernels.attention import AttentionPlan
 from lora_runtime.kernels.fused_update import ModuleGroup
 from lora_runtime.kernels.plan import DECODE_TILE, PREFILL_TILE, LoraPlan, hidden_per_row, plan_tiles
 from lora_runtime.kernels.slot_table import SlotTable
 from lora_runtime.kernels.updates import ModuleDelta
+from lora_runtime.modules import BaseModule, ModuleKind
 from lora_runtime.scheduling.batch import packed
 
 

@@ -13,7 +13,7 @@ from benchmarks.gpu.cost import Cost, Shape, attention_cost, linear_cost, lora_c
 from benchmarks.gpu.inputs import attention_inputs, lora_inputs
 from benchmarks.gpu.machine import Ceilings, seconds
 from benchmarks.gpu.places import shared_out
-from lora_runtime.kernels import Kernels
+from lora_runtime.kernels import PlannedKernels
 
 WORKING_SET = 512 << 20
 """Bytes that a case goes through, far beyond a GPU's caches."""
@@ -51,7 +51,7 @@ FULL = Sizes(
 TINY = Sizes(decode=((1, 1, 4), (3, 2, 5)), prefill=((2, 9, 4),), contexts=((2, 1, 20), (1, 6, 10)), working_set=1)
 
 
-def cases(shape: Shape, sizes: Sizes, kernels: Kernels, dtype: torch.dtype, device: torch.device,
+def cases(shape: Shape, sizes: Sizes, kernels: PlannedKernels, dtype: torch.dtype, device: torch.device,
           known: Callable[[str], bool]) -> Iterator[Case]:
     """LoRA on q, k, v (fused) and on down_proj, attention, and the base's own products to compare with; but for the
     names that are `known`."""
@@ -60,7 +60,7 @@ def cases(shape: Shape, sizes: Sizes, kernels: Kernels, dtype: torch.dtype, devi
             yield make(name)
 
 
-def _named(shape: Shape, sizes: Sizes, kernels: Kernels, dtype: torch.dtype, device: torch.device
+def _named(shape: Shape, sizes: Sizes, kernels: PlannedKernels, dtype: torch.dtype, device: torch.device
            ) -> Iterator[tuple[str, Callable[[str], Case]]]:
     p = shape.projections
     places = {"qkv": (p["q_proj"][0], [p[n][1] for n in ("q_proj", "k_proj", "v_proj")]),
@@ -97,10 +97,9 @@ def _linear(name: str, rows: int, inputs: int, outputs: int, sizes: Sizes, dtype
     return Case(name, lambda: [F.linear(x, w) for w in weights], cost, len(weights))
 
 
-def _lora(name: str, rows: list[int], ranks: list[int], inputs: int, outs: list[int], sizes: Sizes, kernels: Kernels,
-          dtype: torch.dtype, device: torch.device) -> Case:
+def _lora(name: str, rows: list[int], ranks: list[int], inputs: int, outs: list[int], sizes: Sizes,
+          kernels: PlannedKernels, dtype: torch.dtype, device: torch.device) -> Case:
     cost, update = lora_cost(rows, ranks, inputs, outs, dtype.itemsize), kernels.update_group
-    assert update is not None
     given = lora_inputs(inputs, outs, rows, ranks, layers=_times(cost, sizes), dtype=dtype, device=device)
 
     def run() -> None:
@@ -110,7 +109,7 @@ def _lora(name: str, rows: list[int], ranks: list[int], inputs: int, outs: list[
     return Case(name, run, cost, len(given.groups))
 
 
-def _attention(name: str, new: list[int], contexts: list[int], shape: Shape, sizes: Sizes, kernels: Kernels,
+def _attention(name: str, new: list[int], contexts: list[int], shape: Shape, sizes: Sizes, kernels: PlannedKernels,
                dtype: torch.dtype, device: torch.device) -> Case:
     cost = attention_cost(new, contexts, shape)
     given = attention_inputs(shape, new, contexts, layers=_times(cost, sizes), dtype=dtype, device=device)

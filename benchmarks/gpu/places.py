@@ -9,11 +9,11 @@ from itertools import accumulate
 import torch
 
 from benchmarks.gpu.cost import Shape
-from lora_runtime.adapters.peft.update import BaseModule, ModuleKind
 from lora_runtime.kernels.fused_update import ModuleGroup
 from lora_runtime.kernels.plan import LoraPlan, hidden_per_row, plan_tiles
 from lora_runtime.kernels.slot_table import SlotEntries, SlotTable
 from lora_runtime.kernels.updates import ModuleDelta
+from lora_runtime.modules import BaseModule, ModuleKind
 
 SCALING = 2.0
 """Of every adapter."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lora_runtime import Engine
-from lora_runtime.backends.triton.runner import DeviceRunner
+from lora_runtime.backends.triton.runner import TritonRunner
 from lora_runtime.engine import loop
 
 
@@ -57,7 +57,7 @@ def watched(engine: Engine) -> Iterator[Shares]:
         (engine_loop, "_take_in", "take in"), (engine_loop, "_report_step", "report"), (engine_loop, "_step", "step"),
     ]:
         patch(owner, attribute, name)
-    if isinstance(runner := engine_loop.runner, DeviceRunner):
+    if isinstance(runner := engine_loop.runner, TritonRunner):
         patch(runner.decode.buffers, "fill", "forward: fill")
         patch(runner.decode.launcher, "launch", "forward: launch")
         patch(runner.decode.buffers, "read_greedy", "forward: wait")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from statistics import median
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -17,10 +16,9 @@ from benchmarks.gpu.cost import Cost, Shape, step_cost
 from benchmarks.gpu.machine import Ceilings, host_seconds
 from benchmarks.gpu.step_cases import BLOCK, StepCase
 from lora_runtime import BaseModel
-from lora_runtime.adapters.store.version import AdapterVersion
 from lora_runtime.backends.triton.decode_steps import GraphSteps, StepKey, StepLauncher
 from lora_runtime.backends.triton.placement import FlatAdapter, SlotAdapter
-from lora_runtime.backends.triton.runner import DeviceRunner
+from lora_runtime.backends.triton.runner import TritonRunner
 from lora_runtime.scheduling.batch import AdapterSegment, StepBatch, packed
 
 _LAUNCHING = 4_000_000
@@ -59,8 +57,8 @@ class StepBench:
 
     def __init__(self, base: BaseModel, shape: Shape, cases: Sequence[StepCase], lora_overlap: bool = False) -> None:
         self.base, self.shape = base, shape
-        self.runner = DeviceRunner(
-            base, max(c.blocks() for c in cases), BLOCK, max_running=max(len(c.counts()) for c in cases),
+        self.runner = base.make_runner(
+            max(c.blocks() for c in cases), BLOCK, max_running=max(len(c.counts()) for c in cases),
             max_context=max(_CONTEXT if base.device.type == "cuda" else 0,
                             *(context for c in cases for _, context in c.counts())),
             cuda_graphs=False, lora_overlap=lora_overlap)
@@ -103,15 +101,14 @@ class StepBench:
         if self.base.device.type != "cuda":
             return True
         torch.cuda.synchronize(self.base.device)
-        assert self.base.placer is not None
-        self.base.placer.flush()  # lets go of what the case before had in slots
+        self.base.backend.fused.placer.flush()  # lets go of what the case before had in slots
         free, total = torch.cuda.mem_get_info(self.base.device)
         cached = torch.cuda.memory_reserved(self.base.device) - torch.cuda.memory_allocated(self.base.device)
         wanted = case.adapters * self.shape.adapter_values(case.rank) * self.shape.dtype_bytes
         return wanted < free + cached - total // 10
 
 
-def timed(runner: DeviceRunner, batch: StepBatch, repeats: int) -> dict[str, float]:
+def timed(runner: TritonRunner, batch: StepBatch, repeats: int) -> dict[str, float]:
     """Milliseconds of a step: `ms` by the host's clock, and what a replayed one takes on the device."""
     row: dict[str, float] = {}
     runner.forward(batch)  # compiles, captures, and waits for the adapters
@@ -139,10 +136,5 @@ def batch_of(case: StepCase, slots: Sequence[SlotAdapter]) -> StepBatch:
     tokens = np.full(int(counts[:, 0].sum()), 1, np.int32)
     batch = packed(tokens, counts[:, 0].copy(), counts[:, 1].copy(), tables, BLOCK)
     starts = batch.query_start.tolist()
-    segments = [AdapterSegment(starts[i], starts[i + 1], _version(slots[a])) for i, a in enumerate(case.order())]
+    segments = [AdapterSegment(starts[i], starts[i + 1], slots[a]) for i, a in enumerate(case.order())]
     return replace(batch, segments=segments, distinct_adapters=len(slots))
-
-
-def _version(slot: SlotAdapter) -> AdapterVersion:
-    """All that a runner reads of one."""
-    return cast(AdapterVersion, SimpleNamespace(weights=slot))

@@ -17,7 +17,7 @@ from benchmarks.gpu.cost import Shape
 from benchmarks.gpu.errors import exact_lora, relative_error
 from benchmarks.gpu.inputs import attention_inputs, lora_inputs
 from benchmarks.gpu.places import places
-from lora_runtime.kernels import Kernels
+from lora_runtime.kernels import PlannedKernels
 from lora_runtime.kernels.attention import paged_attention_reference
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 8e-3, torch.float16: 2e-3}
@@ -42,7 +42,7 @@ FULL = Sizes((65, 128, 192, 474, 2048), (8, 16, 33, 64, 128), 200, 1024)
 TINY = Sizes((5, 33), (3, 8), 2, 7)
 
 
-def lora_cases(kernels: Kernels, shape: Shape, sizes: Sizes, dtype: torch.dtype, device: torch.device
+def lora_cases(kernels: PlannedKernels, shape: Shape, sizes: Sizes, dtype: torch.dtype, device: torch.device
                ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """(name, what runs it) of shrink and expand together, at three places of a layer."""
     for place in places(shape):
@@ -52,7 +52,7 @@ def lora_cases(kernels: Kernels, shape: Shape, sizes: Sizes, dtype: torch.dtype,
                     _lora, kernels, place.inputs, place.outs, rows, rank, sizes.launches, dtype, device)
 
 
-def attention_cases(kernels: Kernels, shape: Shape, sizes: Sizes, dtype: torch.dtype, device: torch.device
+def attention_cases(kernels: PlannedKernels, shape: Shape, sizes: Sizes, dtype: torch.dtype, device: torch.device
                     ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """(name, what runs it) of chunks, from the first position on and behind others, whole and windowed."""
     for rows in sizes.rows:
@@ -62,23 +62,22 @@ def attention_cases(kernels: Kernels, shape: Shape, sizes: Sizes, dtype: torch.d
                     _attention, kernels, shape, rows, before, window, sizes.launches, dtype, device)
 
 
-def _lora(kernels: Kernels, inputs: int, outs: Sequence[int], rows: int, rank: int, launches: int, dtype: torch.dtype,
-          device: torch.device) -> dict[str, Any]:
+def _lora(kernels: PlannedKernels, inputs: int, outs: Sequence[int], rows: int, rank: int, launches: int,
+          dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     """Three adapters: one with a part of a tile, one with most rows, one with a few."""
     split = [rows // 3, rows - rows // 3 - 2, 2]
     given = lora_inputs(inputs, list(outs), split, [rank] * 3, layers=1, dtype=dtype, device=device)
-    assert kernels.update_group is not None
 
     def launch() -> torch.Tensor:
         y = given.y.clone()
         given.plan.hidden.fill_(torch.nan)
-        kernels.update_group(y, given.x, given.groups[0], given.plan, given.table)  # type: ignore[misc]
+        kernels.update_group(y, given.x, given.groups[0], given.plan, given.table)
         return y
 
     return _repeat(launch, exact_lora(given), launches, dtype)
 
 
-def _attention(kernels: Kernels, shape: Shape, rows: int, before: int, window: int | None, launches: int,
+def _attention(kernels: PlannedKernels, shape: Shape, rows: int, before: int, window: int | None, launches: int,
                dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     given = attention_inputs(shape, [rows, 1], [before + rows, 3], layers=1, dtype=dtype, device=device)
     (k, v), how = given.caches[0], {"scaling": given.scaling, "window": window}

@@ -1,13 +1,12 @@
-"""Adapters as a base has them, staged and on its device, and the base as their host."""
+"""What an adapter is beside a base's forward, staged and placed, and what is asked of the base for that."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Protocol
 
-import torch
-
-from .peft.update import BaseDescription, ModuleUpdate
+from ..modules import BaseDescription
+from .peft.update import ModuleUpdate
 
 
 class DeviceAdapter(Protocol):
@@ -21,18 +20,15 @@ class StagedAdapter(Protocol):
 
     num_bytes: int
     host_bytes: int
-    """Bytes that it takes where it is."""
+    """What it takes where it is."""
 
 
 class AdapterHost(BaseDescription, Protocol):
     """A base that takes adapters. For any thread, beside steps."""
 
     @property
-    def device(self) -> torch.device: ...
-
-    @property
-    def placer(self) -> object | None:
-        """The slots of the device path; None where adapters need no copy, or are copied tensor by tensor."""
+    def shares_host_memory(self) -> bool:
+        """A placed adapter is its staged copy, and takes no memory beside it."""
 
     def stage_adapter(self, updates: Mapping[str, ModuleUpdate]) -> StagedAdapter:
         """The adapter as the base's forward reads it, in host memory. Raises AdapterError, AdapterCapacityError."""

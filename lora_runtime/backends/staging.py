@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch.nn import functional as F
 
-from ..adapters.peft.update import BaseModule, ModuleKind, ModuleUpdate
+from ..adapters.peft.update import ModuleUpdate
 from ..errors import AdapterError
 from ..kernels.cpu.library import MAX_RANK
 from ..kernels.updates import ModuleDelta
 from ..model.weights import BaseTensors, chunks
+from ..modules import BaseModule, ModuleKind
 
 
 class Stager:

@@ -22,8 +22,6 @@ from ..adapters.store.version import AdapterVersion
 from ..api.adapters import AdapterInfo, AdapterPolicy, Registration
 from ..api.reports import EngineInfo, EngineObserver, EngineStats
 from ..api.requests import MAX_ID_LENGTH, Generation, Request, SamplingParams, TokenEvent
-from ..backends.torch.runner import make_runner
-from ..backends.triton.runner import why_not_captured
 from ..base_model import BaseModel
 from ..config import BaseConfig, EngineConfig
 from ..errors import AdapterError, LoramuxError, RequestTimeoutError
@@ -60,11 +58,7 @@ class Engine:
         self._owned: BaseModel | None = None
         """The base, where it is this engine's to close."""
         if not isinstance(base, BaseModel):
-            base = self._owned = BaseModel.load(
-                base, device=config.device, dtype=config.dtype, trust_hub=config.trust_hub, kernels=config.kernels,
-                weights=config.weights, attention_route=config.attention, lora=config.max_adapters > 0,
-                max_added_tokens=config.max_added_tokens, compile=config.compile,
-                allow_row_dependence=config.allow_row_dependence, tensor_parallel=config.tensor_parallel)
+            base = self._owned = BaseModel.load(base, config, lora=config.max_adapters > 0)
         self.base = base
         try:
             self._set_up(config)
@@ -73,12 +67,11 @@ class Engine:
             raise
 
     def _set_up(self, config: EngineConfig) -> None:
-        if self.base.linears and self.base.takes_adapters:
-            self.base.open_slots([name for linear in self.base.linears for name in linear.names], config.max_adapters)
-        graphs = config.cuda_graphs and self.base.device.type == "cuda" and not why_not_captured(self.base)
-        self._memory = plan_memory(self.base, config, lambda blocks: make_runner(
-            self.base, blocks, config.kv_block_size, max_running=config.max_running,
-            max_context=config.max_context or self.base.max_context, cuda_graphs=False), graphs=graphs)
+        self.base.open_slots(config.max_adapters)
+        self._memory = plan_memory(self.base, config, lambda blocks: self.base.make_runner(
+            blocks, config.kv_block_size, max_running=config.max_running,
+            max_context=config.max_context or self.base.max_context, cuda_graphs=False),
+            graphs=config.cuda_graphs and self.base.backend.captures())
         num_blocks = self._memory.kv_cache // kv_block_bytes(self.base, config)
         limits = [self.base.max_context, num_blocks * config.kv_block_size]
         self.max_context = min([*limits, config.max_context] if config.max_context else limits)
@@ -93,14 +86,13 @@ class Engine:
             max_running=config.max_running, max_batch_tokens=config.max_batch_tokens,
             waiting=FairQueue(lambda adapter_id: store.policy(adapter_id).weight, config.priority_aging_s),
             max_running_of=lambda adapter_id: store.policy(adapter_id).max_running)
-        self._runner = make_runner(
-            self.base, num_blocks, config.kv_block_size, max_running=config.max_running, max_context=self.max_context,
+        self._runner = self.base.make_runner(
+            num_blocks, config.kv_block_size, max_running=config.max_running, max_context=self.max_context,
             cuda_graphs=config.cuda_graphs, lora_overlap=config.lora_overlap)
         self._loop = EngineLoop(
             self.base, self._inbox, self._scheduler, self._runner, store, self._limits, self._observers)
         self._thread: threading.Thread | None = None
-        if self.base.group is not None:
-            self.base.group.on_failure(lambda error: self._inbox.post(lambda mail: setattr(mail, "fatal", error)))
+        self.base.on_failure(lambda error: self._inbox.post(lambda mail: setattr(mail, "fatal", error)))
 
     # --- life -----------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence as Seq
 from ..adapters.store.store import AdapterStore
 from ..adapters.store.version import AdapterVersion
 from ..api.reports import StepStats
-from ..backends.torch.runner import ModelRunner
+from ..backends.backend import ModelRunner
 from ..base_model import BaseModel
 from ..errors import (
     AdapterUnavailableError,
@@ -24,7 +24,7 @@ from ..requests.sequence import Sequence
 from ..requests.tracker import LiveRequest
 from ..sampling.accept import accept_token
 from ..sampling.sampling import Sampled, sample
-from ..scheduling.batch import BatchPlanner, StepBatch
+from ..scheduling.batch import BatchPlanner, ScheduledRow
 from ..scheduling.fairness import OUTPUT_COST
 from ..scheduling.limits import Limits
 from ..scheduling.scheduler import Scheduler
@@ -95,24 +95,30 @@ class EngineLoop:
         rows = self.scheduler.schedule()
         if not rows:
             return False
+        results, distinct = self._compute(rows)
+        for seq, sampled in results:
+            self._deliver(seq, sampled)
+        self.steps += 1
+        self._report_step(rows, distinct, time.monotonic() - started)
+        return True
+
+    def _compute(self, rows: Seq[ScheduledRow]) -> tuple[list[tuple[Sequence, Sampled]], int]:
+        """What was sampled for whom, and of how many adapters; no weights are held any more when callers hear of it."""
         batch = self._planner.plan(rows)
         output = self.runner.forward(batch)
         for row in rows:
             row.sequence.num_computed += row.count
             self.scheduler.publish_blocks(row.sequence)
+        results: list[tuple[Sequence, Sampled]] = []
         if batch.sampling:
-            results = sample(output, batch.sampling, self._base.sample_rows)
-            self._charge(batch)
-            for seq, sampled in zip(batch.sampling, results, strict=True):
-                self._deliver(seq, sampled)
-        self.steps += 1
-        self._report_step(batch, len(rows), time.monotonic() - started)
-        return True
+            results = list(zip(batch.sampling, sample(output, batch.sampling, self._base.sample_rows), strict=True))
+            self._charge(batch.sampling)
+        return results, batch.distinct_adapters
 
-    def _charge(self, batch: StepBatch) -> None:
-        for seq in batch.sampling:
+    def _charge(self, sequences: Seq[Sequence]) -> None:
+        for seq in sequences:
             self.scheduler.waiting.charge(seq.tenant, OUTPUT_COST)
-        self._limits.charge([adapter for seq in batch.sampling for adapter in self._live[seq.handle].adapter_ids])
+        self._limits.charge([adapter for seq in sequences for adapter in self._live[seq.handle].adapter_ids])
 
     def _deliver(self, seq: Sequence, sampled: Sampled) -> None:
         live = self._live.get(seq.handle)
@@ -160,11 +166,11 @@ class EngineLoop:
         for live in [*self._live.values(), *self.inbox.take_last_requests()]:
             self._end(live, error, outcome)
 
-    def _report_step(self, batch: StepBatch, sequences: int, seconds: float) -> None:
+    def _report_step(self, rows: Seq[ScheduledRow], distinct_adapters: int, seconds: float) -> None:
         running, allocator = len(self.scheduler.running), self.scheduler.allocator
         self._observers.notify("on_step", StepStats(
-            duration_s=seconds, tokens=len(batch.tokens), sequences=sequences,
-            distinct_adapters=batch.distinct_adapters, running=running,
+            duration_s=seconds, tokens=sum(row.count for row in rows), sequences=len(rows),
+            distinct_adapters=distinct_adapters, running=running,
             waiting=max(0, self.inbox.unfinished_sequences - running),
             kv_blocks_used=allocator.num_used, kv_blocks_total=allocator.num_blocks,
         ))

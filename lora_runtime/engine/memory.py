@@ -16,11 +16,10 @@ from ..config import EngineConfig
 from ..kv_cache import KVCache
 from ..requests.sequence import Sequence
 from ..sampling.sampling import sample
-from ..scheduling.batch import StepBatch, packed
-from ..scheduling.step_output import StepOutput
+from ..scheduling.batch import StepBatch, StepOutput, packed
 
 if TYPE_CHECKING:
-    from ..backends.torch.runner import ModelRunner
+    from ..backends.backend import ModelRunner
     from ..base_model import BaseModel
 
 log = logging.getLogger(__name__)

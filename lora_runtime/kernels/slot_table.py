@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..adapters.peft.update import BaseModule, ModuleKind
+from ..modules import BaseModule, ModuleKind
 from .updates import ModuleDelta
 
 Write = Callable[[torch.Tensor, torch.Tensor], None]

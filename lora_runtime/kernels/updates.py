@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from ..adapters.peft.update import ModuleKind
+from ..modules import ModuleKind
 from .lora import LoraSegment
 
 

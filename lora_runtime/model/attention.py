@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 
 from ..errors import BaseModelError
-from .step_context import AttentionCall, StepState
+from .step_context import AttentionCall, StepContext
 
 IMPLEMENTATION = "loramux"
 _KNOWN_KWARGS = {"position_ids", "position_embeddings", "use_cache", "is_causal", "output_attentions", "sliding_window",
@@ -23,7 +23,7 @@ def register() -> None:
     AttentionInterface.register(IMPLEMENTATION, forward)
 
 
-def attach(model: nn.Module, state: StepState) -> None:
+def attach(model: nn.Module, state: StepContext) -> None:
     """Give every attention module of the base its step state."""
     for module in model.modules():
         if isinstance(getattr(module, "layer_idx", None), int):
@@ -39,7 +39,7 @@ def forward(
 
     Raises BaseModelError for an argument it does not know, rather than computing something else.
     """
-    state: StepState = module.loramux_state  # type: ignore[assignment]
+    state: StepContext = module.loramux_state  # type: ignore[assignment]
     layer: int = module.layer_idx  # type: ignore[assignment]
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     if state.plan is None or state.cache is None:

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..adapters.peft.update import BaseModule, ModuleKind
 from ..kernels.updates import update_embedding, update_linear, update_norm
-from .step_context import StepState
+from ..modules import BaseModule, ModuleKind
+from .step_context import StepContext
 
 
-def attach(model: nn.Module, modules: Mapping[str, BaseModule], state: StepState,
-           linear: Callable[[str, nn.Module, StepState], object] | None = None) -> None:
+def attach(model: nn.Module, modules: Mapping[str, BaseModule], state: StepContext,
+           linear: Callable[[str, nn.Module, StepContext], object] | None = None) -> None:
     """A module that no row's adapter changes costs one look-up in a dict. `linear`: in LinearHook's place."""
     for name, module in modules.items():
         target = model.get_submodule(name)
@@ -29,7 +29,7 @@ def attach(model: nn.Module, modules: Mapping[str, BaseModule], state: StepState
 
 
 class _Hook:
-    def __init__(self, name: str, module: nn.Module, state: StepState) -> None:
+    def __init__(self, name: str, module: nn.Module, state: StepContext) -> None:
         self.name, self.state = name, state
         module.register_forward_hook(self)
 
@@ -55,7 +55,7 @@ class LinearHook(_Hook):
 class _Embedding(_Hook):
     """tokens: (1, T), y: (1, T, width); tokens that adapters added are not the base's to look up."""
 
-    def __init__(self, name: str, module: nn.Module, state: StepState) -> None:
+    def __init__(self, name: str, module: nn.Module, state: StepContext) -> None:
         super().__init__(name, module, state)
         self._tokens = torch.empty(0)
         module.register_forward_pre_hook(self._inside)
@@ -78,7 +78,7 @@ class _Embedding(_Hook):
 class _Norm(_Hook):
     """x, y: (1, T, width), or with heads before or behind T; which, the dry run shows."""
 
-    def __init__(self, name: str, module: nn.Module, state: StepState) -> None:
+    def __init__(self, name: str, module: nn.Module, state: StepContext) -> None:
         super().__init__(name, module, state)
         self._dim = 1
         self._bare = _without_hooks(module)

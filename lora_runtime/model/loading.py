@@ -7,7 +7,7 @@ import json
 import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from ..errors import BaseModelError
 from . import quantised
 
-if TYPE_CHECKING:
-    from ..backends.tensor_parallel.process_group import Member
+Split = AbstractContextManager[dict[str, Any]]
+"""While it is entered, from_pretrained reads this process's part of every tensor, called with what it gives."""
 
 
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -34,8 +34,9 @@ def check_source(source: str | os.PathLike[str], trust_hub: bool) -> None:
 
 
 def read_base(source: str | os.PathLike[str], dtype: torch.dtype, target: torch.device,
-              member: Member | None = None, *, attention: str | None = None, packed: bool = True) -> tuple[Any, Any]:
-    """transformers' model, or `member`'s part of it, and the tokenizer. A directory is never looked for on the hub.
+              split: Split | None = None, *, attention: str | None = None, packed: bool = True) -> tuple[Any, Any]:
+    """transformers' model, or the part of it that `split` reads, and the tokenizer. A directory is never looked for on
+    the hub.
 
     `attention`: an implementation by transformers' name; None: its choice. Raises BaseModelError for what cannot be
     loaded, weights that are not in the files, an adapter, and a quantisation that is not supported; without `packed`
@@ -50,27 +51,26 @@ def read_base(source: str | os.PathLike[str], dtype: torch.dtype, target: torch.
         if not packed and (method := quantised.method_of(config)):
             raise ValueError(f"it is quantised ({method}), and the weights themselves are wanted")
         chosen = {} if attention is None else {"attn_implementation": attention}
-        model = _load_model(source, quantised.check_method(config), dtype, target, member, here | chosen)
+        model = _load_model(source, quantised.check_method(config), dtype, target, split, here | chosen)
         return model, AutoTokenizer.from_pretrained(source, **here)
     except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise BaseModelError(f"base model {str(source)!r} cannot be loaded: {error}") from error
 
 
 def _load_model(source: str | os.PathLike[str], method: str, dtype: torch.dtype, target: torch.device,
-                member: Member | None, options: dict[str, Any]) -> Any:
+                split: Split | None, options: dict[str, Any]) -> Any:
     """Raises ValueError for weights that are not in the files."""
     placed = {"device_map": {"": target}} if method else {}  # packed there, and never in full on another device
-    loading: AbstractContextManager[dict[str, Any]] = nullcontext({}) if member is None else member.loading()
-    with loading as split:
+    with nullcontext({}) if split is None else split as part:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options, **placed, **split,
+            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options, **placed, **part,
         )
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"its files have no weights for {', '.join(missing[:3])} and {len(missing)} in all")
     if method:
         quantised.prepare(model)
-    return model if method or member is not None else model.to(target)
+    return model if method or split is not None else model.to(target)
 
 
 def resolve_device(device: str) -> torch.device:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ..adapters.peft.update import BaseModule, ModuleKind
+from ..modules import BaseModule, ModuleKind
 from .quantised import features
 
 

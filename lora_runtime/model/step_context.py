@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from ..kernels import Kernels
 from ..kernels.attention import AttentionPlan
 from ..kernels.updates import UpdateSegment
 from ..kv_cache import KVCache
-
-if TYPE_CHECKING:
-    from ..backends.triton.lora_step import LoraStep
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,7 @@ class AttentionCall:
 
 
 @dataclass
-class StepState:
+class StepContext:
     """Shared by attention and hooks of one base; set by the runner around each forward.
 
     `updates` maps a module's name to its segments; a module that no row's adapter changes is absent.
@@ -44,17 +40,14 @@ class StepState:
     updates: Mapping[str, Sequence[UpdateSegment]] = field(default_factory=dict)
     calls: dict[int, AttentionCall] = field(default_factory=dict)
     dry_rows: int = 0
-    lora: LoraStep | None = None
-    """On the device path: what fused linear maps do to rows with adapters; None: no row has any."""
 
     @contextmanager
     def during(
-        self, cache: KVCache, plan: AttentionPlan, updates: Mapping[str, Sequence[UpdateSegment]],
-        lora: LoraStep | None = None,
+        self, cache: KVCache, plan: AttentionPlan, updates: Mapping[str, Sequence[UpdateSegment]]
     ) -> Iterator[None]:
         """Set a step's inputs, and drop them after it so that no freed adapter stays reachable."""
-        self.cache, self.plan, self.updates, self.lora = cache, plan, updates, lora
+        self.cache, self.plan, self.updates = cache, plan, updates
         try:
             yield
         finally:
-            self.cache, self.plan, self.updates, self.lora = None, None, {}, None
+            self.cache, self.plan, self.updates = None, None, {}

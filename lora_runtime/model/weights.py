@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from ..adapters.peft.update import BaseModule
 from ..errors import AdapterError
 from ..kernels.cpu.library import load
 from ..kernels.cpu.weights import PackedLinear, quantize_int8, unpack_rows, updated_norms
+from ..modules import BaseModule
 from .quantised import dequantised
 
 

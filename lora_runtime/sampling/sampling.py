@@ -12,7 +12,7 @@ from ..api.requests import TokenLogprob
 from ..kernels.sampling import SampleRow, sample_rows_reference
 from ..kernels.upload import upload
 from ..requests.sequence import Sequence
-from ..scheduling.step_output import StepOutput
+from ..scheduling.batch import StepOutput
 from .penalties import TokenCounts, apply_penalties, has_penalties
 
 SampleRows = Callable[[Seq[SampleRow]], list[int]]

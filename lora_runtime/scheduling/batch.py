@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from ..adapters.device import DeviceAdapter
 from ..adapters.store.version import AdapterVersion
 from ..requests.sequence import Sequence
-from .scheduler import ScheduledRow
 
 Ints = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class ScheduledRow:
+    """`count` tokens of `sequence` from `sequence.num_computed` on run in this step."""
+
+    sequence: Sequence
+    count: int
 
 
 @dataclass(frozen=True)
@@ -21,7 +31,7 @@ class AdapterSegment:
 
     start: int
     end: int
-    adapter: AdapterVersion
+    adapter: DeviceAdapter
     weight: float = 1.0
 
 
@@ -48,6 +58,24 @@ class StepBatch:
     distinct_adapters: int
 
 
+@dataclass(frozen=True)
+class StepOutput:
+    """`logits`: (rows that sample, vocab + what adapters may add) float32, valid until the next step.
+
+    Tokens that the row's adapters do not have are at -inf. `greedy`: each row's argmax.
+    A row with NaN, or whose largest logit is not finite, has -1.
+    """
+
+    logits: torch.Tensor
+    greedy: list[int]
+
+    @classmethod
+    def of(cls, logits: torch.Tensor) -> StepOutput:
+        """With the argmax taken here."""
+        logits = logits.float()
+        return cls(logits, torch.where(logits.max(-1).values.isfinite(), logits.argmax(-1), -1).tolist())
+
+
 class BatchPlanner:
     """Lays out the scheduled rows; a batch of decode rows that goes on as it was is only advanced.
 
@@ -59,6 +87,8 @@ class BatchPlanner:
         self.block_size = block_size
         self._batch: StepBatch | None = None
         self._order: list[Sequence] = []
+        self._segments: list[_VersionSegment] = []
+        """Kept without weights, which leave with their slot; a preempted sequence finds them in another."""
         self._num_blocks: list[int] = []
 
     def plan(self, rows: Seq[ScheduledRow]) -> StepBatch:
@@ -68,11 +98,11 @@ class BatchPlanner:
         if decode and self._batch is not None and order == self._order:
             self._advance(self._batch)
         else:
-            self._batch = _lay_out(rows, self.block_size)
+            self._batch, self._segments = _lay_out(rows, self.block_size)
         # Only a pure decode batch can be advanced: its rows are its sequences.
         self._order = order if decode else []
         self._num_blocks = [len(s.blocks) for s in order] if decode else []
-        return self._batch
+        return replace(self._batch, segments=[_placed(s) for s in self._segments])
 
     def _advance(self, batch: StepBatch) -> None:
         """One token further; Python touches only the rows whose block is new."""
@@ -91,7 +121,21 @@ class BatchPlanner:
                out=batch.slots, casting="same_kind")
 
 
-def _lay_out(rows: Seq[ScheduledRow], block_size: int) -> StepBatch:
+class _VersionSegment(NamedTuple):
+    start: int
+    end: int
+    version: AdapterVersion
+    weight: float
+
+
+def _placed(segment: _VersionSegment) -> AdapterSegment:
+    weights = segment.version.weights
+    assert weights is not None, "a sequence runs without its slot"
+    return AdapterSegment(segment.start, segment.end, weights, segment.weight)
+
+
+def _lay_out(rows: Seq[ScheduledRow], block_size: int) -> tuple[StepBatch, list[_VersionSegment]]:
+    """The batch without its segments, and these."""
     sequences = [r.sequence for r in rows]
     counts = np.array([r.count for r in rows], np.int32)
     computed = np.array([s.num_computed for s in sequences], np.int32)
@@ -105,8 +149,8 @@ def _lay_out(rows: Seq[ScheduledRow], block_size: int) -> StepBatch:
     done = [i for i, r in enumerate(rows) if r.sequence.num_computed + r.count == len(r.sequence.tokens)]
     segments = _segments(sequences, batch.query_start, computed)
     return replace(
-        batch, sampled_rows=batch.sampled_rows[done], segments=segments, sampling=[sequences[i] for i in done],
-        distinct_adapters=len({s.adapter for s in segments}))
+        batch, sampled_rows=batch.sampled_rows[done], sampling=[sequences[i] for i in done],
+        distinct_adapters=len({s.version for s in segments})), segments
 
 
 def packed(tokens: Ints, counts: Ints, contexts: Ints, tables: Ints, block_size: int) -> StepBatch:
@@ -125,13 +169,13 @@ def packed(tokens: Ints, counts: Ints, contexts: Ints, tables: Ints, block_size:
         sampled_rows=starts[1:] - np.int32(1), segments=(), sampling=(), distinct_adapters=0)
 
 
-def _segments(sequences: Seq[Sequence], starts: Ints, computed: Ints) -> list[AdapterSegment]:
+def _segments(sequences: Seq[Sequence], starts: Ints, computed: Ints) -> list[_VersionSegment]:
     """Rows of one version and weight that are neighbours are one segment; sequences come sorted by version.
 
     Of the segments that cover a row, each comes after those of the adapters before it in the request, whatever the
     neighbours are: sums are taken in that order, and would differ in their last bits in another.
     """
-    segments: list[AdapterSegment] = []
+    segments: list[_VersionSegment] = []
     open_ends: dict[tuple[str, float], int] = {}
     for i, seq in enumerate(sequences):
         before = -1
@@ -144,10 +188,10 @@ def _segments(sequences: Seq[Sequence], starts: Ints, computed: Ints) -> list[Ad
                 continue
             if last is not None and last > before and segments[last].end == start:
                 start, before = segments[last].start, last
-                segments[last] = AdapterSegment(start, end, adapter.version, adapter.weight)
+                segments[last] = _VersionSegment(start, end, adapter.version, adapter.weight)
                 continue
             before = open_ends[key] = len(segments)
-            segments.append(AdapterSegment(start, end, adapter.version, adapter.weight))
+            segments.append(_VersionSegment(start, end, adapter.version, adapter.weight))
     return segments
 
 

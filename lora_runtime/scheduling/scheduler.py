@@ -7,12 +7,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
 from typing import Protocol
 
 from ..adapters.store.version import AdapterVersion
 from ..kv_cache import block_keys
 from ..requests.sequence import Sequence
+from .batch import ScheduledRow
 from .block_allocator import BlockAllocator
 from .fairness import PROMPT_COST, FairQueue
 
@@ -21,14 +21,6 @@ _HEAD_START = 8
 
 _Turn = tuple[float, float]
 """(- priority, tokens served to the tenant): the smallest goes first."""
-
-
-@dataclass(frozen=True)
-class ScheduledRow:
-    """`count` tokens of `sequence` from `sequence.num_computed` on run in this step."""
-
-    sequence: Sequence
-    count: int
 
 
 class Slots(Protocol):

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..adapters.peft.update import BaseModule
 from ..errors import BaseModelError, TrainingError
 from ..model.loading import check_architecture, eos_ids, identity_of, read_base, resolve_device, resolve_dtype
 from ..model.modules import base_modules
+from ..modules import BaseModule
 from .config import TrainConfig
 from .convert import changes_base
 from .targets import Ranks, choose_ranks, select_targets

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from ..adapters.peft.config import path_ends
 from ..adapters.peft.patterns import Patterns
-from ..adapters.peft.update import BaseModule, ModuleKind
 from ..errors import AdapterError, TrainingError
 from ..kernels.cpu.library import MAX_RANK
+from ..modules import BaseModule, ModuleKind
 from .config import TrainConfig
 from .convert import changes_base
 

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 
 from lora_runtime.backends.triton.host_reads import reads_on_host
-from lora_runtime.kernels import Kernels
-from lora_runtime.model.step_context import StepState
+from lora_runtime.kernels import PlannedKernels
+from lora_runtime.model.step_context import StepContext
 
 _FROM_HOST = {"aten::lift_fresh"}
 """torch.tensor(...): a graph would keep the address of a value that is gone."""
@@ -68,7 +68,7 @@ class CaptureGuard(TorchDispatchMode):
             self.inputs.add(address)
 
     @contextmanager
-    def kernels(self, state: StepState, fixed: Callable[[Any], Sequence[torch.Tensor]]) -> Iterator[None]:
+    def kernels(self, state: StepContext, fixed: Callable[[Any], Sequence[torch.Tensor]]) -> Iterator[None]:
         """While entered, the step's kernels are seen too; `fixed` gives the tensors of arguments that are none."""
         own = state.kernels
 
@@ -91,6 +91,7 @@ class CaptureGuard(TorchDispatchMode):
             state.kernels = own
 
 
-def _mapped(kernels: Kernels, change: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> Kernels:
-    names = ("attention", "write_kv", "update_group", "shrink", "expand")
-    return replace(kernels, **{n: change(n, k) for n in names if (k := getattr(kernels, n)) is not None})
+def _mapped(kernels: PlannedKernels, change: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> PlannedKernels:
+    names = ("attention", "write_kv", "update_group")
+    halves = kernels.halves and (change("shrink", kernels.halves[0]), change("expand", kernels.halves[1]))
+    return replace(kernels, **{n: change(n, getattr(kernels, n)) for n in names}, halves=halves)

@@ -9,18 +9,19 @@ from typing import Any
 
 import pytest
 
-from lora_runtime import BaseModel, base_model
-from lora_runtime.backends.torch.runner import ModelRunner
+from lora_runtime import BaseModel
+from lora_runtime.backends.backend import ModelRunner
+from lora_runtime.backends.triton import backend
 from lora_runtime.backends.triton.decode_steps import DirectSteps, StepKey
-from lora_runtime.backends.triton.runner import DeviceRunner
-from lora_runtime.kernels import Kernels
+from lora_runtime.backends.triton.runner import TritonRunner
+from lora_runtime.kernels import PlannedKernels
 from lora_runtime.kernels.attention import paged_attention_reference
 from lora_runtime.kernels.fused_update import update_group_reference
 from lora_runtime.kernels.lora import add_lora_reference
 
 from .device import DEVICE
 
-REFERENCES = Kernels(
+REFERENCES = PlannedKernels(
     lora=add_lora_reference, attention=paged_attention_reference, update_group=update_group_reference,
     names={"lora": "reference", "paged_attention": "reference"})
 
@@ -30,7 +31,7 @@ def chosen(kernels: str) -> Iterator[None]:
     """While it is entered, bases that ask for Triton's kernels get the references if `kernels` says so."""
     with pytest.MonkeyPatch.context() as patch:
         if kernels == "reference":
-            patch.setattr(base_model, "select", lambda *_: REFERENCES)
+            patch.setattr(backend, "select", lambda *_: REFERENCES)
         yield
 
 
@@ -39,7 +40,7 @@ def load_base(directory: Path, kernels: str = "triton", slots: int = 0, **settin
     with chosen(kernels):
         model = BaseModel.load(directory, dtype="float32", kernels="triton", device=device_of(kernels), **settings)
     if slots:
-        open_slots(model, slots)
+        model.open_slots(slots)
     return model
 
 
@@ -48,15 +49,9 @@ def device_of(kernels: str) -> str:
     return "cpu" if kernels == "reference" else DEVICE
 
 
-def open_slots(base: BaseModel, slots: int) -> None:
-    """As an engine does; nothing where the base needs none."""
-    if base.linears:
-        base.open_slots([name for linear in base.linears for name in linear.names], slots)
-
-
 def record_launches(runner: ModelRunner) -> list[StepKey]:
     """Of steps in fixed buffers, from now on."""
-    assert isinstance(runner, DeviceRunner)
+    assert isinstance(runner, TritonRunner)
     launched: list[StepKey] = []
     launch = runner.decode.launcher.launch
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from lora_runtime.adapters.peft.update import BaseModule, ModuleKind
 from lora_runtime.kernels.fused_update import ModuleGroup
 from lora_runtime.kernels.plan import LoraPlan, PlanArrays, Segment, hidden_per_row, plan_tiles
 from lora_runtime.kernels.slot_table import SlotEntries, SlotTable
 from lora_runtime.kernels.updates import ModuleDelta
+from lora_runtime.modules import BaseModule, ModuleKind
 
 BEFORE = 2  # modules of the table in front of the group's
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from lora_runtime.adapters.peft.update import BaseModule, ModuleKind, ModuleUpdate
+from lora_runtime.adapters.peft.update import ModuleUpdate
+from lora_runtime.modules import BaseModule, ModuleKind
 
 
 def apply_update(module: torch.nn.Module, base: BaseModule, update: ModuleUpdate, x: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,9 @@ from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 from torch import nn
 
 from lora_runtime import BaseModel
-from lora_runtime.adapters.peft.update import BaseModule, ModuleUpdate
-from lora_runtime.backends.torch.runner import ModelRunner
+from lora_runtime.adapters.peft.update import ModuleUpdate
+from lora_runtime.backends.backend import ModelRunner
+from lora_runtime.modules import BaseModule
 from lora_runtime.scheduling.batch import AdapterSegment, StepBatch
 
 BLOCK_SIZE, BLOCKS = 16, 2  # of each sequence
@@ -126,7 +126,7 @@ POSITIONS = 5  # that `run` gives logits of
 
 def make_adapter(base: BaseModel, updates: Mapping[str, ModuleUpdate]) -> Any:
     """As a segment of a batch holds it."""
-    return SimpleNamespace(weights=base.place_adapter(base.stage_adapter(updates)))
+    return base.place_adapter(base.stage_adapter(updates))
 
 
 def _batch(rows: Sequence[Row], spans: Sequence[tuple[int, int]], sampled: int) -> StepBatch:

@@ -12,13 +12,13 @@ import torch
 from benchmarks.gpu.cost import LLAMA_8B, QWEN3_8B, SMOLLM2, Shape
 from benchmarks.gpu.errors import WIDE
 from benchmarks.gpu.sanitized import SHAPE as SANITIZED
-from lora_runtime.adapters.peft.update import BaseModule, ModuleKind
 from lora_runtime.kernels import prefill_tiles
 from lora_runtime.kernels.attention import AttentionPlan
 from lora_runtime.kernels.fused_update import ModuleGroup
 from lora_runtime.kernels.plan import DECODE_TILE, PlanBuffers
 from lora_runtime.kernels.slot_table import SlotTable
 from lora_runtime.kernels.triton.attention_tiles import Heads, decode_tile
+from lora_runtime.modules import BaseModule, ModuleKind
 
 PREFILL_ROWS = {"wgmma": 64, "mma": prefill_tiles.MOST_MMA_ROWS}
 """Of a tile, by the kind of products."""

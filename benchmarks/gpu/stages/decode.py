@@ -34,7 +34,7 @@ def run(context: Context) -> None:
 def measure(context: Context, shape: Shape, cases: Sequence[StepCase]) -> None:
     """A row for every case, in their order, and the first again. `tax`: what the adapters add to the base's time."""
     base = random_base(shape, context.device, context.dtype, slots=max(c.adapters for c in cases))
-    context.emit(f"{shape.name} fused logits", error=base.fused_error)
+    context.emit(f"{shape.name} fused logits", error=base.backend.fused.fused_error)
     bench, top = StepBench(base, shape, cases), context.ceilings()
     repeats = REPEATS if context.real else context.repeats
     taken = {row["name"]: row.get("device_ms", row["ms"])

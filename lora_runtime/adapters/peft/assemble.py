@@ -9,11 +9,12 @@ import torch
 
 from ...api.adapters import AppliedModule
 from ...errors import AdapterError
+from ...modules import ModuleKind
 from .config import LoraSpec
 from .keys import Layout, Part
 from .shapes import Shapes, added_rows
 from .targets import Targets
-from .update import ModuleKind, ModuleUpdate
+from .update import ModuleUpdate
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from ...config import EngineConfig
 from ...errors import BaseModelError
 from ...model.loading import identity_of
 from ...model.modules import base_modules
+from ...modules import BaseModule, ModuleKind
 from .assemble import assemble
 from .config import LoraSpec
 from .keys import Layout, Part, place_alone
 from .loader import read_adapter, read_spec, read_weights, unused_note
 from .shapes import Shapes
 from .targets import resolve
-from .update import BaseModule, ModuleKind
 
 _ANY_VOCABULARY = 1 << 31
 

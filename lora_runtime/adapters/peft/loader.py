@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import AdapterError
+from ...modules import BaseDescription
 from .assemble import assemble
 from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, parse_config
 from .files import MissingFileError, read_limited
@@ -15,7 +16,7 @@ from .safetensors_file import TensorFile, read_tensors
 from .shapes import Shapes
 from .targets import resolve
 from .tokenizer import OwnTokenizer, read_tokenizer
-from .update import BaseDescription, CheckedAdapter
+from .update import CheckedAdapter
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ...errors import AdapterError, BaseMismatchError
-from .update import BaseModule, ModuleKind
+from ...modules import BaseModule, ModuleKind
 
 
 @dataclass(frozen=True)

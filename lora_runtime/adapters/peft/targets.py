@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ...errors import AdapterError, BaseMismatchError
+from ...modules import BaseModule, ModuleKind
 from .config import LoraSpec, path_ends
-from .update import BaseModule, ModuleKind
 
 _EMBEDDING_NAMES = {"embed_tokens", "lm_head"}  # PEFT's, for which it ties weights
 _LORA_KINDS = {ModuleKind.LINEAR, ModuleKind.LM_HEAD, ModuleKind.EMBEDDING}

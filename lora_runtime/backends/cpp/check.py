@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,13 +12,12 @@ from ...kernels.cpu.build import NoKernelsError, host_target
 from ...kernels.cpu.memory import give_back_freed
 from ...kernels.cpu.program import Program
 from ...kernels.cpu.weights import PackedLinear
-from ...scheduling.batch import StepBatch
-from ..torch.runner import ModelRunner, TorchRunner
+from ...model.frozen import FrozenModel
+from ...scheduling.batch import StepBatch, packed
+from ..backend import ModelRunner
+from ..torch.runner import TorchRunner
 from .lowering import Lowering
-from .runner import ProgramRunner
-
-if TYPE_CHECKING:
-    from ...base_model import BaseModel
+from .runner import CppRunner
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ class ProgramMismatchError(NoKernelsError):
     """The program is not usable, and the base's modules have lost their weights to it: load the base anew."""
 
 
-def compile_program(base: BaseModel, *, lora: bool, int8: bool) -> tuple[Program, dict[str, PackedLinear]]:
+def compile_program(base: FrozenModel, *, int8: bool) -> tuple[Program, dict[str, PackedLinear]]:
     """Turn the base into a program, freeing its modules' weights as they are packed; and these, by module.
 
     Raises NoKernelsError where the base has no program here, ProgramMismatchError where that was
@@ -49,12 +48,12 @@ def compile_program(base: BaseModel, *, lora: bool, int8: bool) -> tuple[Program
     torch_runner = TorchRunner(base, 4, _BLOCK_SIZE)
     expected = [_logits(torch_runner, b, base) for b in batches]
     lowering = Lowering(
-        base.model, base.config, base.attention_calls, base.modules if lora else (), base.max_context, int8,
-        base.max_added_tokens)
+        base.model, base.config, base.attention_calls, base.modules if base.takes_adapters else (),
+        base.max_context, int8, base.max_added_tokens)
     try:
         program = lowering.run()
         width = base.vocab_size + base.max_added_tokens
-        runner = ProgramRunner(program, base.kv_shapes, 4, _BLOCK_SIZE, width, base.forward_lock)
+        runner = CppRunner(program, base.kv_shapes, 4, _BLOCK_SIZE, width, base.forward_lock)
         errors = [_difference(_logits(runner, b, base), e) for b, e in zip(batches, expected, strict=True)]
     except Exception as problem:  # such as a module without what its kind should have
         if not lowering.freed:
@@ -68,8 +67,8 @@ def compile_program(base: BaseModel, *, lora: bool, int8: bool) -> tuple[Program
     return program, lowering.packed
 
 
-def _logits(runner: ModelRunner, batch: StepBatch, base: BaseModel) -> torch.Tensor:
-    """Of the base's own vocabulary."""
+def _logits(runner: ModelRunner, batch: StepBatch, base: FrozenModel) -> torch.Tensor:
+    """Logits of the base's own vocabulary."""
     return runner.forward(batch).logits[:, : base.vocab_size]
 
 
@@ -85,14 +84,9 @@ def _check_batches(vocab_size: int) -> list[StepBatch]:
 
 
 def _step(spans: list[tuple[int, int]], tables: np.ndarray, vocab_size: int) -> StepBatch:
-    counts = [end - start for start, end in spans]
-    positions = np.concatenate([np.arange(start, end) for start, end in spans]).astype(np.int32)
-    owner = np.repeat(np.arange(len(spans)), counts)
-    rows = len(positions)
-    return StepBatch(
-        tokens=((positions * 7919 + owner * 104729 + 1) % vocab_size).astype(np.int32), positions=positions,
-        slots=(tables[owner, positions // _BLOCK_SIZE] * _BLOCK_SIZE + positions % _BLOCK_SIZE).astype(np.int32),
-        query_start=np.cumsum([0, *counts]).astype(np.int32),
-        context_lengths=np.array([end for _, end in spans], np.int32), block_tables=tables, block_size=_BLOCK_SIZE,
-        sampled_rows=np.arange(rows, dtype=np.int32), segments=(), sampling=(), distinct_adapters=0,
-    )
+    """A step of which every row samples. `spans`: first and last position of each sequence."""
+    starts, ends = (np.array(column, np.int32) for column in zip(*spans, strict=True))
+    batch = packed(np.zeros((ends - starts).sum(), np.int32), ends - starts, ends, tables, _BLOCK_SIZE)
+    owner = np.repeat(np.arange(len(spans)), ends - starts)
+    tokens = ((batch.positions * 7919 + owner * 104729 + 1) % vocab_size).astype(np.int32)
+    return replace(batch, tokens=tokens, sampled_rows=np.arange(len(tokens), dtype=np.int32))

@@ -14,11 +14,10 @@ from ...kernels.cpu.adapter import CpuAdapter
 from ...kernels.cpu.library import SLACK_BYTES, TILE, Segment, Step
 from ...kernels.cpu.memory import zeroed
 from ...kernels.cpu.program import Program
-from ...scheduling.batch import StepBatch
-from ...scheduling.step_output import StepOutput
+from ...scheduling.batch import StepBatch, StepOutput
 
 
-class ProgramRunner:
+class CppRunner:
     """Owns the KV cache and the step's buffers. Used by the engine thread only."""
 
     def __init__(
@@ -65,9 +64,8 @@ class ProgramRunner:
 def _segments(batch: StepBatch) -> Any:
     out = (Segment * len(batch.segments))()
     for c, segment in zip(out, batch.segments, strict=True):
-        adapter = segment.adapter.weights
-        assert isinstance(adapter, CpuAdapter)
-        c.table, c.kinds = adapter.address, adapter.kinds
+        assert isinstance(segment.adapter, CpuAdapter)
+        c.table, c.kinds = segment.adapter.address, segment.adapter.kinds
         c.start, c.end, c.weight = segment.start, segment.end, segment.weight
     return out
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import torch
 
-from ...adapters.peft.update import BaseModule
-from ...kernels.adapter import TorchAdapter
 from ...kernels.updates import ModuleDelta
+from ...modules import BaseModule
+from ..torch.adapter import TorchAdapter
 from .shard_plan import ShardPlan
 
 

@@ -21,30 +21,32 @@ import torch.multiprocessing
 from torch.distributed import distributed_c10d
 
 from ...adapters.device import DeviceAdapter
-from ...adapters.peft.update import BaseModule
 from ...errors import BaseModelError, EngineFailedError
-from ...kernels.adapter import TorchAdapter
 from ...kernels.updates import ModuleDelta
+from ...model.files import BaseFiles
+from ...model.frozen import FrozenModel
+from ...modules import BaseModule
+from ..torch.adapter import TorchAdapter
 from .adapter import ShardedAdapter, part_of
 from .messages import Forget, Place, Remove, Stop, receive, send
-from .process import PATIENCE_S, Rank
+from .process import PATIENCE_S, WorkerProcess
 from .process_group import Member
 from .shard_plan import ShardPlan, check_modules
 from .styles import check_reached
 from .weights import GatheredTensors, LocalTensors
-from .worker import READY, FollowerSpec
+from .worker import READY, WorkerSpec
 
 log = logging.getLogger(__name__)
 _START_S = 300.0
 
 
-class ParallelGroup:
+class WorkerGroup:
     """Rank 0 is this process. Thread-safe; `close` ends what was started."""
 
-    def __init__(self, source: str, plan: ShardPlan, device: str, load: dict[str, Any]) -> None:
+    def __init__(self, files: BaseFiles, plan: ShardPlan, device: str) -> None:
         """Start the followers and meet them. Raises BaseModelError when that does not come about.
 
-        `load`: what BaseModel.load_part is called with, on every rank. CPU threads are shared among the ranks.
+        `files`: what every rank reads its part of. CPU threads are shared among the ranks.
         """
         if torch.distributed.is_initialized():
             raise BaseModelError("tensor_parallel: this process is in a torch.distributed group already")
@@ -63,11 +65,11 @@ class ParallelGroup:
         if device == "cpu":
             torch.set_num_threads(max(1, self._threads // plan.world))
         atexit.register(self.close)
-        self._ranks: list[Rank] = []
+        self._ranks: list[WorkerProcess] = []
         try:
             for rank in range(1, plan.world):
-                self._ranks.append(Rank(FollowerSpec(
-                    Member(rank, plan, device, self.member.store), source, load, torch.get_num_threads())))
+                self._ranks.append(WorkerProcess(WorkerSpec(
+                    Member(rank, plan, device, self.member.store), files, torch.get_num_threads())))
             for follower in self._ranks:
                 self._greet(follower)
             threading.Thread(target=self._watch, name="loramux-ranks", daemon=True).start()
@@ -85,12 +87,12 @@ class ParallelGroup:
 
     # --- the base ---------------------------------------------------------------------------------
 
-    def tensors(self, model: Any, modules: Mapping[str, BaseModule], dtype: torch.dtype) -> GatheredTensors:
+    def tensors(self, frozen: FrozenModel) -> GatheredTensors:
         """The base's weights for staging. Raises BaseModelError for modules that are split as none is here."""
-        check_modules(self.plan, modules)
-        check_reached(model)
-        self._own = LocalTensors(model, 0, self.plan.world)
-        return GatheredTensors(model, modules, dtype, self._own, self._ask)
+        check_modules(self.plan, frozen.modules)
+        check_reached(frozen.model)
+        self._own = LocalTensors(frozen.model, 0, self.plan.world)
+        return GatheredTensors(frozen.model, frozen.modules, frozen.dtype, self._own, self._ask)
 
     def stage(self, deltas: Mapping[str, ModuleDelta], modules: Mapping[str, BaseModule]) -> ShardedAdapter:
         """Every rank's part into its host memory, from where `place` takes it. Beside steps."""
@@ -222,7 +224,7 @@ class ParallelGroup:
         shutil.rmtree(self._directory, ignore_errors=True)
         atexit.unregister(self.close)
 
-    def _greet(self, follower: Rank) -> None:
+    def _greet(self, follower: WorkerProcess) -> None:
         """Before anything waits in a collective, which nobody else would end: its process lives and has its modules."""
         ready = wait([follower.steps, follower.process.sentinel], _START_S)
         try:

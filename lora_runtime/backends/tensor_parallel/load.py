@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any
+from dataclasses import replace
 
 import torch
 
-from ...base_model import BaseModel
 from ...errors import BaseModelError
+from ...model.files import BaseFiles
+from ...model.frozen import FrozenModel
 from ...model.loading import check_source, resolve_device
-from .group import ParallelGroup
+from .group import WorkerGroup
 from .shard_plan import plan_of
+from .weights import GatheredTensors
+
+_UNSPLIT = ("kernels", "weights", "attention", "compile")
+"""Settings of what runs on one rank only, which must be left as they are; kernels may be torch too."""
 
 
-def load_parallel(source: str | os.PathLike[str], world: int, device: str, unsplit: dict[str, str],
-                  load: dict[str, Any]) -> BaseModel:
-    """BaseModel.load with `tensor_parallel` > 1; `load`: what goes to BaseModel.load_part as it is.
+def load_split(files: BaseFiles) -> tuple[FrozenModel, WorkerGroup, GatheredTensors]:
+    """Rank 0's part of the base, the other ranks, and what staging needs of all parts.
 
-    `unsplit`: settings of what runs on one rank only, which must be left as they are; kernels may be torch too.
     Raises BaseModelError for what is not split, or not there; no process is left then.
     """
-    kind = _device_of(device, world)
-    for name, value in unsplit.items():
+    config, world = files.config, files.config.tensor_parallel
+    kind = _device_of(config.device, world)
+    for name in _UNSPLIT:
+        value = getattr(config, name)
         if value not in ("auto", "off") and (name, value) != ("kernels", "torch"):
             raise BaseModelError(f"{name} {value} does not go with tensor_parallel: it runs the torch path")
-    check_source(source, load["trust_hub"])
-    load = load | {"device": kind, "kernels": "torch", "weights": "auto", "attention_route": "auto",
-                   "compile": "off"}
-    group = ParallelGroup(os.fspath(source), plan_of(source, world), kind, load)
+    check_source(files.source, config.trust_hub)
+    parts = BaseFiles(files.source, replace(config, device=kind, kernels="torch"), lora=files.lora)
+    group = WorkerGroup(parts, plan_of(files.source, world), kind)
     try:
-        return BaseModel.load_part(source, **load, member=group.member, group=group)
+        frozen = parts.read_part(group.member.loading(), group.member.hook)
+        return frozen, group, group.tensors(frozen)
     except Exception as error:
         reason = group.failure_or(error)
         group.close()

@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from ...scheduling.batch import StepBatch
+from ..backend import RunnerSpec
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,7 @@ class MakeRunner:
     """A KV cache and what steps on it, known as `runner` from now on."""
 
     runner: int
-    num_blocks: int
-    block_size: int
+    spec: RunnerSpec
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch.multiprocessing
 
 from .messages import receive
-from .worker import READY, FollowerSpec, main
+from .worker import READY, WorkerSpec, main
 
 PATIENCE_S = 5.0
 """For followers to end by themselves, and for their end to be noticed after a step that failed with it."""
@@ -16,10 +16,10 @@ START_METHOD = "spawn"
 """A process forked from this one would share its threads' locks and its CUDA."""
 
 
-class Rank:
+class WorkerProcess:
     """A follower: its process, and the two connections to it."""
 
-    def __init__(self, spec: FollowerSpec) -> None:
+    def __init__(self, spec: WorkerSpec) -> None:
         context = torch.multiprocessing.get_context(START_METHOD)
         self.rank = spec.member.rank
         self.steps, theirs = context.Pipe()

@@ -5,21 +5,20 @@ from __future__ import annotations
 import weakref
 from dataclasses import replace
 
-from ...scheduling.batch import StepBatch
-from ...scheduling.step_output import StepOutput
-from ..torch.runner import TorchRunner
+from ...scheduling.batch import StepBatch, StepOutput
+from ..backend import ModelRunner, RunnerSpec
 from .adapter import ShardedAdapter
-from .group import ParallelGroup
+from .group import WorkerGroup
 from .messages import Forget, Forward, MakeRunner
 
 
-class ParallelRunner:
+class TensorParallelRunner:
     """Rank 0's part of the step, and the word to the others to do theirs."""
 
-    def __init__(self, own: TorchRunner, group: ParallelGroup, num_blocks: int, block_size: int) -> None:
+    def __init__(self, own: ModelRunner, group: WorkerGroup, spec: RunnerSpec) -> None:
         self._own, self._group = own, group
         self._number = group.new_number()
-        group.tell(MakeRunner(self._number, num_blocks, block_size))
+        group.tell(MakeRunner(self._number, spec))
         weakref.finalize(self, group.note, Forget(self._number))
 
     def forward(self, batch: StepBatch) -> StepOutput:
@@ -32,7 +31,6 @@ class ParallelRunner:
 def _segments(batch: StepBatch) -> tuple[tuple[int, int, int, float], ...]:
     found = []
     for segment in batch.segments:
-        adapter = segment.adapter.weights
-        assert isinstance(adapter, ShardedAdapter)
-        found.append((segment.start, segment.end, adapter.number, segment.weight))
+        assert isinstance(segment.adapter, ShardedAdapter)
+        found.append((segment.start, segment.end, segment.adapter.number, segment.weight))
     return tuple(found)

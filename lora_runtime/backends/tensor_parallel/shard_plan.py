@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ...adapters.peft.update import BaseModule, ModuleKind
 from ...errors import BaseModelError
 from ...kernels.updates import ModuleDelta
 from ...model.quantised import method_of
+from ...modules import BaseModule, ModuleKind
 
 
 class Split(StrEnum):

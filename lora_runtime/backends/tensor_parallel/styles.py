@@ -13,7 +13,7 @@ from transformers.distributed.tensor_parallel import RowwiseParallel
 from ...errors import BaseModelError
 from ...kernels.updates import update_linear
 from ...model.hooks import LinearHook
-from ...model.step_context import StepState
+from ...model.step_context import StepContext
 from .shard_plan import OWN_STYLE, ROW_STYLES, ShardPlan, Split, bounds
 
 _PARTIAL = "loramux_partial"
@@ -23,7 +23,7 @@ _PARTIAL = "loramux_partial"
 class SplitLinear(LinearHook):
     """y of the rank's own outputs or, of a module that gathers them, of all; x whole, as the adapter's part is."""
 
-    def __init__(self, name: str, module: Any, state: StepState, outputs: int) -> None:
+    def __init__(self, name: str, module: Any, state: StepContext, outputs: int) -> None:
         """`outputs`: the width of y on this rank."""
         super().__init__(name, module, state)
         self._shape = module.in_features, outputs
@@ -45,7 +45,7 @@ class SplitLinear(LinearHook):
 class PartialLinear:
     """A row-parallel module's adapters, in the rank's part of the sum: x of its own inputs, y before the sum."""
 
-    def __init__(self, name: str, module: Any, state: StepState, inputs: int) -> None:
+    def __init__(self, name: str, module: Any, state: StepContext, inputs: int) -> None:
         """`inputs`: the width of x on this rank."""
         self.name, self.state = name, state
         self.reached = False
@@ -93,7 +93,7 @@ def register() -> None:
         ALL_PARALLEL_STYLES.register(OWN_STYLE + name, own)  # type: ignore[arg-type]  # as transformers does itself
 
 
-def attach_linear(plan: ShardPlan, rank: int, name: str, module: Any, state: StepState) -> None:
+def attach_linear(plan: ShardPlan, rank: int, name: str, module: Any, state: StepContext) -> None:
     """In the place of hooks' own for linear maps. Raises BaseModelError for one that cannot be split."""
     if not isinstance(module, nn.Linear):
         raise BaseModelError(f"tensor_parallel: {name} is a {type(module).__name__}, which transformers does not split")

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor, Shard
 
-from ...adapters.peft.update import BaseModule
 from ...model.weights import BaseTensors, chunks
+from ...modules import BaseModule
 from .shard_plan import bounds
 
 Ask = Callable[..., list[torch.Tensor]]

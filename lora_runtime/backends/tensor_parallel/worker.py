@@ -9,17 +9,17 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from ...adapters.store.version import AdapterVersion
-from ...base_model import BaseModel
-from ...kernels.adapter import TorchAdapter
+from ...adapters.device import DeviceAdapter, StagedAdapter
 from ...kernels.updates import ModuleDelta
+from ...model.files import BaseFiles
 from ...scheduling.batch import AdapterSegment, StepBatch
-from ..torch.runner import TorchRunner
+from ..backend import ModelRunner
+from ..torch.backend import TorchBackend
 from .messages import Forget, Forward, MakeRunner, Place, Remove, Stop, receive, send
 from .process_group import Member
 from .weights import LocalTensors
@@ -28,24 +28,22 @@ READY = "ready"
 
 
 @dataclass(frozen=True)
-class FollowerSpec:
+class WorkerSpec:
     """What a follower's process is started with."""
 
     member: Member
-    source: str
-    load: dict[str, Any]
-    """Arguments of BaseModel.load_part."""
+    files: BaseFiles
     threads: int
 
 
-def main(spec: FollowerSpec, steps: Connection, staging: Connection) -> None:
+def main(spec: WorkerSpec, steps: Connection, staging: Connection) -> None:
     """Until rank 0 says so, or is gone: then one of the connections ends."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # those that go to all of the terminal's processes: rank 0 drains first
     status = 0
     disable_progress_bar()
     try:
-        Follower(spec, steps, staging).run()
+        Worker(spec, steps, staging).run()
         return
     except EOFError:
         pass
@@ -58,26 +56,20 @@ def main(spec: FollowerSpec, steps: Connection, staging: Connection) -> None:
     os._exit(status)
 
 
-class _Held:
-    """In the place of an AdapterVersion, of which a step reads the weights."""
-
-    def __init__(self, weights: TorchAdapter) -> None:
-        self.weights = weights
-
-
-class Follower:
+class Worker:
     """Mirrors runners and adapters of rank 0 by their numbers."""
 
-    def __init__(self, spec: FollowerSpec, steps: Connection, staging: Connection) -> None:
+    def __init__(self, spec: WorkerSpec, steps: Connection, staging: Connection) -> None:
         self._steps, self._staging, self._member = steps, staging, spec.member
         torch.set_num_threads(spec.threads)
         send(steps, READY)
         spec.member.join()
-        self._base = BaseModel.load_part(spec.source, member=spec.member, **spec.load)
-        self._tensors = LocalTensors(self._base.model, spec.member.rank, spec.member.world)
-        self._runners: dict[int, TorchRunner] = {}
-        self._staged: dict[int, TorchAdapter] = {}
-        self._placed: dict[int, _Held] = {}
+        files, member = spec.files, spec.member
+        self._backend = TorchBackend(files.read_part(member.loading(), member.hook), files.config)
+        self._tensors = LocalTensors(self._backend.frozen.model, member.rank, member.world)
+        self._runners: dict[int, ModelRunner] = {}
+        self._staged: dict[int, StagedAdapter] = {}
+        self._placed: dict[int, DeviceAdapter] = {}
         threading.Thread(target=self._serve_staging, name="loramux-staging", daemon=True).start()
 
     def run(self) -> None:
@@ -86,10 +78,9 @@ class Follower:
                 case Forward():
                     self._forward(message)
                 case MakeRunner():
-                    self._runners[message.runner] = TorchRunner(self._base, message.num_blocks, message.block_size)
+                    self._runners[message.runner] = self._backend.make_runner(message.spec)
                 case Place():
-                    self._placed[message.adapter] = _Held(
-                        cast(TorchAdapter, self._base.place_adapter(self._staged[message.adapter])))
+                    self._placed[message.adapter] = self._backend.place(self._staged[message.adapter])
                 case Remove():
                     del self._placed[message.adapter]
                 case Forget():
@@ -100,7 +91,7 @@ class Follower:
         self._member.leave()
 
     def _forward(self, message: Forward) -> None:
-        segments = [AdapterSegment(start, end, cast(AdapterVersion, self._placed[adapter]), weight)
+        segments = [AdapterSegment(start, end, self._placed[adapter], weight)
                     for start, end, adapter, weight in message.segments]
         batch = StepBatch(**{**message.batch.__dict__, "segments": segments})
         self._runners[message.runner].forward(batch)
@@ -133,5 +124,4 @@ class Follower:
 
     def _answer_stage(self, number: int, deltas: dict[str, ModuleDelta]) -> None:
         # Threads of staging and steps do not meet here: a number is told to the steps after this has been answered.
-        staged = TorchAdapter(deltas)
-        self._staged[number] = staged.pinned() if self._base.device.type == "cuda" else staged
+        self._staged[number] = self._backend.staged(deltas)

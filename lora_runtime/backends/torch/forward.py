@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import cast
 
 import numpy as np
 import torch
 
-from ...adapters.peft.update import ModuleKind
 from ...kernels.attention import AttentionPlan
 from ...kernels.updates import UpdateSegment
 from ...kv_cache import KVCache
-from ...scheduling.batch import AdapterSegment, StepBatch
-from ...scheduling.step_output import StepOutput
-
-if TYPE_CHECKING:
-    from ...base_model import BaseModel
-    from ..triton.lora_step import LoraStep
+from ...model.frozen import FrozenModel
+from ...modules import ModuleKind
+from ...scheduling.batch import AdapterSegment, StepBatch, StepOutput
+from .adapter import AdapterByModule
 
 
 def run_forward(
-    base: BaseModel, cache: KVCache, plan: AttentionPlan, rows: Sequence[torch.Tensor],
-    updates: Mapping[str, Sequence[UpdateSegment]], lora: LoraStep | None = None,
+    base: FrozenModel, cache: KVCache, plan: AttentionPlan, rows: Sequence[torch.Tensor],
+    updates: Mapping[str, Sequence[UpdateSegment]],
 ) -> StepOutput:
     """transformers' forward on a step's `rows`: (tokens, positions, sampled rows). The base's lock is held."""
     tokens, positions, sampled = (r.long() for r in rows)
-    with base.state.during(cache, plan, updates, lora):
+    with base.context.during(cache, plan, updates):
         logits = base.model(
             input_ids=tokens[None], position_ids=positions[None], logits_to_keep=sampled, use_cache=False).logits[0]
     return StepOutput.of(with_added(
@@ -38,7 +35,7 @@ def module_updates(batch: StepBatch, modules: Container[str] | None = None) -> d
     updates: dict[str, list[UpdateSegment]] = {}
     for segment in batch.segments:
         sampled = sampled_range(segment, batch)
-        deltas = segment.adapter.weights.deltas  # type: ignore[union-attr]
+        deltas = cast(AdapterByModule, segment.adapter).deltas
         for name in deltas if modules is None else [name for name in deltas if name in modules]:
             delta = deltas[name]
             start, end = sampled if delta.kind is ModuleKind.LM_HEAD else (segment.start, segment.end)

@@ -9,19 +9,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 
 from ...kernels.plan import DECODE_TILE, LoraPlan, PlanArrays, PlanBuffers, plan_tiles
 from ...kv_cache import KVCache
-from ...scheduling.batch import StepBatch
-from ...scheduling.step_output import StepOutput
-from .lora_step import LoraStep, Side
+from ...scheduling.batch import StepBatch, StepOutput
+from .fused_model import FusedModel
+from .lora_step import LoraStep, Overlap
 from .step_buffers import StepBuffers
-
-if TYPE_CHECKING:
-    from ...base_model import BaseModel
 
 log = logging.getLogger(__name__)
 _LEAST_PAIRS = 4
@@ -97,11 +94,11 @@ class GraphSteps:
 class DecodeSteps:
     """`forward` for batches that `takes` accepts. `sizes` are the rows of the steps there are, ascending."""
 
-    def __init__(self, base: BaseModel, cache: KVCache, buffers: StepBuffers, plans: PlanBuffers | None,
-                 launcher: StepLauncher, side: Side | None = None) -> None:
+    def __init__(self, base: FusedModel, cache: KVCache, buffers: StepBuffers, plans: PlanBuffers | None,
+                 launcher: StepLauncher, overlap: Overlap | None = None) -> None:
         """`plans` is made by `plan_buffers`; None: no row has an adapter."""
         self.base, self.cache, self.buffers, self.plans, self.launcher = base, cache, buffers, plans, launcher
-        self._side = side
+        self._overlap = overlap
         self._filled: PlanArrays | None = None
         self.sizes = step_sizes(buffers.rows)
 
@@ -142,18 +139,18 @@ class DecodeSteps:
     def step(self, key: StepKey) -> None:
         """The device's part. Must read nothing on the host, and nothing outside the weights, the cache, the slot table
         and the buffers."""
-        buffers, size, base = self.buffers, key.size, self.base
+        buffers, size, frozen = self.buffers, key.size, self.base.frozen
         lora = self._lora(key) if key.lora else None
-        with base.state.during(self.cache, buffers.attention_plan(size), {}, lora):
-            logits = base.model(
+        with frozen.context.during(self.cache, buffers.attention_plan(size), {}), self.base.lora.during(lora):
+            logits = frozen.model(
                 input_ids=buffers.tokens[:size].long()[None], position_ids=buffers.positions[:size].long()[None],
                 use_cache=False).logits[0]
-        buffers.store(logits, base.vocab_size)
+        buffers.store(logits, frozen.vocab_size)
 
     def _lora(self, key: StepKey) -> LoraStep:
         assert self.plans is not None
         plan = _first_tiles(self.plans.plan, key.size)
-        return LoraStep.of(self.base, plan, plan if key.head else None, side=self._side)  # all rows sample
+        return self.base.lora_step(plan, plan if key.head else None, overlap=self._overlap)  # all rows sample
 
 
 def step_sizes(rows: int) -> list[int]:

@@ -15,13 +15,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ...adapters.peft.update import BaseModule, ModuleKind
 from ...errors import BaseModelError
 from ...kernels.fused_update import ModuleGroup
 from ...model.quantised import is_quantised
-from ...model.step_context import StepState
+from ...model.step_context import StepContext
+from ...modules import BaseModule, ModuleKind
 from .host_reads import HostReads
-from .lora_step import LinearCall, LoraStep
+from .lora_step import LinearCall, LoraContext, LoraStep
 from .placement import layer_of
 
 _TOLERANCE = 0.05
@@ -84,7 +84,8 @@ class InputRecorder:
 
 
 def fuse(
-    model: nn.Module, modules: Mapping[str, BaseModule], state: StepState, run: Callable[[], torch.Tensor]
+    model: nn.Module, modules: Mapping[str, BaseModule], context: StepContext, lora: LoraContext,
+    run: Callable[[], torch.Tensor],
 ) -> tuple[list[FusedLinears | SingleLinear], list[str], float]:
     """Fuse what `run`, a small forward that gives logits, shows to belong together.
 
@@ -94,7 +95,7 @@ def fuse(
     """
     with InputRecorder(model, modules) as recorder, HostReads() as reads:
         expected = run().float()
-    linears = install(model, modules, recorder.groups(), state)
+    linears = install(model, modules, recorder.groups(), context, lora)
     error = float((run().float() - expected).norm() / expected.norm())
     if not error <= _TOLERANCE:
         raise BaseModelError(f"{type(model).__name__}'s logits differ by {error:.1e} with fused projections")
@@ -102,9 +103,10 @@ def fuse(
 
 
 def install(
-    model: nn.Module, modules: Mapping[str, BaseModule], groups: Sequence[Sequence[str]], state: StepState
+    model: nn.Module, modules: Mapping[str, BaseModule], groups: Sequence[Sequence[str]], context: StepContext,
+    lora: LoraContext,
 ) -> list[FusedLinears | SingleLinear]:
-    """Make the groups' modules compute fused, with the adapters of `state.lora`.
+    """Make the groups' modules compute fused, with the adapters of `lora`.
 
     `groups`: as InputRecorder gives them; the table of adapters has the modules in this order. The weights of a
     group of several move into one tensor, of which the modules' own become views.
@@ -118,7 +120,7 @@ def install(
         group = ModuleGroup(first, modules[names[0]].in_features, outs, bias)
         head = modules[names[0]].kind is ModuleKind.LM_HEAD
         call = LinearCall(group, tuple(names), None if head else layer_of(names[0], ModuleKind.LINEAR), head)
-        installed.append(FusedLinears(call, state, targets) if len(names) > 1 else SingleLinear(call, state, targets))
+        installed.append((FusedLinears if len(names) > 1 else SingleLinear)(call, context, lora, targets))
         first += len(names)
     return installed
 
@@ -134,8 +136,8 @@ def _stacked_bias(targets: Sequence[Any], outs: Sequence[int]) -> torch.Tensor |
 
 
 class _Group:
-    def __init__(self, call: LinearCall, state: StepState) -> None:
-        self.call, self._state = call, state
+    def __init__(self, call: LinearCall, context: StepContext, lora: LoraContext) -> None:
+        self.call, self._context, self._lora = call, context, lora
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -149,15 +151,15 @@ class _Group:
     def _step(self) -> LoraStep | None:
         """None where the planned kernels have nothing to do: what the hooks of hooks.py do in a step, they do for all
         of its adapters."""
-        updates = self._state.updates
-        return None if updates and any(name in updates for name in self.names) else self._state.lora
+        updates = self._context.updates
+        return None if updates and any(name in updates for name in self.names) else self._lora.step
 
 
 class SingleLinear(_Group):
     """A linear map of its own, of whatever class: the adapters' part is added to what it gives."""
 
-    def __init__(self, call: LinearCall, state: StepState, targets: Sequence[Any]) -> None:
-        super().__init__(call, state)
+    def __init__(self, call: LinearCall, context: StepContext, lora: LoraContext, targets: Sequence[Any]) -> None:
+        super().__init__(call, context, lora)
         targets[0].register_forward_pre_hook(self._begin)
         targets[0].register_forward_hook(self._finish)
 
@@ -175,8 +177,8 @@ class SingleLinear(_Group):
 class FusedLinears(_Group):
     """Several of one parent: the first that is called computes for all of them, the others give their part."""
 
-    def __init__(self, call: LinearCall, state: StepState, targets: Sequence[Any]) -> None:
-        super().__init__(call, state)
+    def __init__(self, call: LinearCall, context: StepContext, lora: LoraContext, targets: Sequence[Any]) -> None:
+        super().__init__(call, context, lora)
         self.weight = _stacked([t.weight for t in targets])
         bounds = [0, *accumulate(self.group.outs)]
         self._input: torch.Tensor | None = None

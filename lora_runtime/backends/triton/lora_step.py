@@ -2,61 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
 
 import torch
 
-from ...kernels import Kernels
+from ...kernels import PlannedKernels
 from ...kernels.fused_update import ModuleGroup
 from ...kernels.plan import LoraPlan
 from ...kernels.slot_table import SlotTable
+from ..streams import Side
 from .placement import SlotAdapter
-
-if TYPE_CHECKING:
-    from ...base_model import BaseModel
-
-
-class Side(Protocol):
-    """A second stream of work beside the step's own."""
-
-    def fork(self) -> AbstractContextManager[None]:
-        """What is enqueued inside starts after what was enqueued before, and runs beside what comes behind it."""
-
-    def join(self) -> None:
-        """What is enqueued from now on starts after what was enqueued inside."""
-
-
-class HostSide:
-    """Of a CPU: one thing after the other."""
-
-    def fork(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def join(self) -> None:
-        """It is done already."""
-
-
-class CudaSide:
-    """Inside a capture it becomes a branch of the graph. What it reads must live until `join`."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._stream = device, torch.cuda.Stream(device)
-
-    @contextmanager
-    def fork(self) -> Iterator[None]:
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._stream):
-            yield
-
-    def join(self) -> None:
-        torch.cuda.current_stream(self._device).wait_stream(self._stream)
-
-
-def side_of(device: torch.device) -> Side:
-    return CudaSide(device) if device.type == "cuda" else HostSide()
 
 
 @dataclass(frozen=True)
@@ -71,10 +28,19 @@ class LinearCall:
 
 
 @dataclass(frozen=True)
+class Overlap:
+    """How A x is computed beside the base's product: `update_group` in halves, the first of them on `side`."""
+
+    side: Side
+    shrink: Callable[..., None]
+    expand: Callable[..., None]
+
+
+@dataclass(frozen=True)
 class LoraStep:
     """`plan`: of all rows; `head`: of the rows that sample, which the lm_head gets; None where no adapter is theirs."""
 
-    kernels: Kernels
+    kernels: PlannedKernels
     table: SlotTable
     plan: LoraPlan | None
     head: LoraPlan | None
@@ -82,36 +48,26 @@ class LoraStep:
     """Modules that the step's adapters change; None where that may be any, as in a graph that outlives them."""
     arriving: Sequence[SlotAdapter] = ()
     """Adapters whose copies to the device may still be on their way."""
-    side: Side | None = None
-    """Where A x is computed, beside the base's product; None: after it."""
-
-    @classmethod
-    def of(cls, base: BaseModel, plan: LoraPlan | None, head: LoraPlan | None, touched: Collection[str] | None = None,
-           arriving: Sequence[SlotAdapter] = (), side: Side | None = None) -> Self:
-        """With the base's slots."""
-        assert base.placer is not None
-        return cls(base.state.kernels, base.placer.table, plan, head, touched, arriving, side)
+    overlap: Overlap | None = None
+    """None: A x is computed after the base's product."""
 
     def begin(self, x: torch.Tensor, call: LinearCall) -> None:
         """Before the base's product of `x` (T, in)."""
-        if self.side is None or (plan := self._plan_of(call)) is None:
+        if self.overlap is None or (plan := self._plan_of(call)) is None:
             return
         self._wait(call)
-        assert self.kernels.shrink is not None
-        with self.side.fork():
-            self.kernels.shrink(x, call.group, plan, self.table)
+        with self.overlap.side.fork():
+            self.overlap.shrink(x, call.group, plan, self.table)
 
     def finish(self, y: torch.Tensor, x: torch.Tensor, call: LinearCall) -> None:
         """After it: into `y` (T, sum of outs) in place."""
         if (plan := self._plan_of(call)) is None:
             return
-        if self.side is not None:
-            assert self.kernels.expand is not None
-            self.side.join()
-            self.kernels.expand(y, x, call.group, plan, self.table)
+        if self.overlap is not None:
+            self.overlap.side.join()
+            self.overlap.expand(y, x, call.group, plan, self.table)
         else:
             self._wait(call)
-            assert self.kernels.update_group is not None
             self.kernels.update_group(y, x, call.group, plan, self.table)
 
     def _plan_of(self, call: LinearCall) -> LoraPlan | None:
@@ -123,3 +79,19 @@ class LoraStep:
     def _wait(self, call: LinearCall) -> None:
         for adapter in self.arriving:
             adapter.wait(call.layer)
+
+
+class LoraContext:
+    """The step that is running, as fused linear maps read it; None: none of its rows has an adapter."""
+
+    def __init__(self) -> None:
+        self.step: LoraStep | None = None
+
+    @contextmanager
+    def during(self, step: LoraStep | None) -> Iterator[None]:
+        """Set it, and drop it after the forward so that no freed adapter stays reachable."""
+        self.step = step
+        try:
+            yield
+        finally:
+            self.step = None

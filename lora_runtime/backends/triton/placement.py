@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import torch
 
-from ...adapters.peft.update import BaseModule, ModuleKind
 from ...errors import AdapterCapacityError, NotYetFreeError
-from ...kernels.adapter import pinned_bytes
 from ...kernels.slot_table import SlotEntries, SlotTable
 from ...kernels.updates import ModuleDelta
-from .streams import CopyStream, Event, Stream
+from ...modules import BaseModule, ModuleKind
+from ..pinned import pinned_bytes
+from ..streams import CopyStream, Event, Stream
 
 _ALIGN = 256
 _MIN_COPY = 1 << 20
@@ -158,6 +158,11 @@ class Placer:
         self._steps: list[Stream] = []
         """Where steps are enqueued."""
         self._leaving: list[tuple[torch.Tensor, list[Event]]] = []
+
+    @property
+    def slots(self) -> int:
+        """How many there are."""
+        return self.table.slots
 
     def place(self, staged: FlatAdapter) -> SlotAdapter:
         """Enqueue the copies and take a slot.

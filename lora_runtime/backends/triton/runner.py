@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,16 +21,15 @@ from ...kernels.plan import (
     plan_tiles,
 )
 from ...kv_cache import KVCache
-from ...scheduling.batch import AdapterSegment, StepBatch, packed
-from ...scheduling.step_output import StepOutput
+from ...scheduling.batch import AdapterSegment, StepBatch, StepOutput, packed
+from ..backend import RunnerSpec
+from ..streams import side_of
 from ..torch.forward import module_updates, run_forward, sampled_range
 from .decode_steps import DecodeSteps, DirectSteps, GraphSteps, StepLauncher, plan_buffers
-from .lora_step import LoraStep, side_of
+from .fused_model import FusedModel
+from .lora_step import LoraStep, Overlap
 from .placement import SlotAdapter
 from .step_buffers import StepBuffers
-
-if TYPE_CHECKING:
-    from ...base_model import BaseModel
 
 log = logging.getLogger(__name__)
 _BUFFER_RANK = 256
@@ -39,7 +37,7 @@ _BUFFER_RANK = 256
 own."""
 
 
-class DeviceRunner:
+class TritonRunner:
     """Owns the KV cache and the steps' buffers. Used by the engine thread only.
 
     Steps of decode rows run in DecodeSteps; all others, those with a change that the planned kernels cannot make (of
@@ -47,32 +45,34 @@ class DeviceRunner:
     on tensors of their own.
     """
 
-    def __init__(self, base: BaseModel, num_blocks: int, block_size: int, *, max_running: int, max_context: int,
-                 cuda_graphs: bool = True, lora_overlap: bool = False) -> None:
-        self.base = base
+    def __init__(self, base: FusedModel, spec: RunnerSpec) -> None:
+        self.base, self.frozen = base, base.frozen
+        frozen, device, block_size = base.frozen, base.frozen.device, spec.block_size
         # One block more, for the rows of fixed buffers that no sequence has.
-        self.cache = KVCache(base.kv_shapes, num_blocks + 1, block_size, base.dtype, base.device)
+        self.cache = KVCache(frozen.kv_shapes, spec.num_blocks + 1, block_size, frozen.dtype, device)
         self._groups = [linear.group for linear in base.linears]
         self._group_of = {name: linear.names for linear in base.linears for name in linear.names}
         self._per_rank = {tile: hidden_per_row(1, self._groups, tile) for tile in (DECODE_TILE, PREFILL_TILE)}
         """Floats of scratch that a row needs for each rank, by tile size."""
         self._planned: tuple[object, ...] = ()
         self._arrays: PlanArrays | None = None
-        self._side = side_of(base.device) if lora_overlap and base.state.kernels.shrink is not None else None
+        halves = base.kernels.halves
+        self._overlap = Overlap(side_of(device), *halves) if spec.lora_overlap and halves else None
+        max_context = spec.max_context or min(frozen.max_context, spec.num_blocks * block_size)
         buffers = StepBuffers(
-            max_running, -(-max_context // block_size), block_size, num_blocks,
-            base.vocab_size + base.max_added_tokens, base.device)
-        plans = None if base.placer is None else plan_buffers(
-            max_running, _BUFFER_RANK * self._per_rank[DECODE_TILE], base.device)
-        self.decode = DecodeSteps(base, self.cache, buffers, plans, DirectSteps(), self._side)
-        if base.device.type == "cuda":
+            spec.max_running, -(-max_context // block_size), block_size, spec.num_blocks,
+            frozen.vocab_size + frozen.max_added_tokens, device)
+        self._takes_adapters = base.placer.slots > 0
+        plans = None if not self._takes_adapters else plan_buffers(
+            spec.max_running, _BUFFER_RANK * self._per_rank[DECODE_TILE], device)
+        self.decode = DecodeSteps(base, self.cache, buffers, plans, DirectSteps(), self._overlap)
+        if device.type == "cuda":
             self.compile_kernels()
-        if cuda_graphs and base.device.type == "cuda":
-            if reason := why_not_captured(base):
+        if spec.cuda_graphs and device.type == "cuda":
+            if reason := base.why_not_captured():
                 log.warning("no CUDA graphs: %s", reason)
             else:
-                self._capture(GraphSteps(base.device))
-        base.kernel_names["step"] = self.decode.launcher.name
+                self._capture(GraphSteps(device))
 
     @torch.inference_mode()
     def compile_kernels(self) -> None:
@@ -81,38 +81,37 @@ class DeviceRunner:
         One step with a chunk and one of decode rows alone, in a KV block that no sequence has. Their LoRA plans have no
         tile in use, so that no slot is read: it may be another engine's.
         """
-        buffers, device = self.decode.buffers, self.base.device
-        rows = min(PREFILL_TILE, buffers.width * buffers.block_size, self.base.max_context)
-        with self.base.forward_lock, _current(device):
+        buffers, device = self.decode.buffers, self.frozen.device
+        rows = min(PREFILL_TILE, buffers.width * buffers.block_size, self.frozen.max_context)
+        with self.frozen.forward_lock, _current(device):
             for tile_size, counts in ((PREFILL_TILE, (rows, 1)), (DECODE_TILE, (1, 1))):
                 lora = None
-                if self.base.placer is not None:
+                if self._takes_adapters:
                     plan = PlanBuffers(1, 1, 1, tile_size, device).plan
-                    lora = LoraStep.of(self.base, plan, plan, side=self._side)
+                    lora = self.base.lora_step(plan, plan, overlap=self._overlap)
                 self._forward(_scratch_batch(counts, buffers), lora)
 
     @torch.inference_mode()
     def forward(self, batch: StepBatch) -> StepOutput:
-        with self.base.forward_lock, _current(self.base.device):
-            if self.base.placer is not None:
-                self.base.placer.flush()
+        with self.frozen.forward_lock, _current(self.frozen.device):
+            self.base.placer.flush()
             adapters = _adapters(batch)
             rare = frozenset[str]().union(*(adapter.rare for adapter in adapters))
             decode = len(batch.tokens) == len(batch.context_lengths)
             arrays = self._plan(batch.segments, DECODE_TILE if decode else PREFILL_TILE)
             # Attention that plans on the host needs a step's own arrays there.
-            fixed = not rare and self.base.state.kernels.captures
+            fixed = not rare and self.base.kernels.captures
             if fixed and self.decode.takes(batch, arrays):
                 for adapter in adapters:
                     adapter.wait()
-                head = any(self.base.head_name in adapter.names for adapter in adapters)
+                head = any(self.frozen.head_name in adapter.names for adapter in adapters)
                 return self.decode.forward(batch, arrays, head)
             return self._forward(batch, self._lora(batch, arrays, adapters), adapters, rare)
 
     def _forward(self, batch: StepBatch, lora: LoraStep | None, adapters: Sequence[SlotAdapter] = (),
                  rare: frozenset[str] = frozenset()) -> StepOutput:
         """On tensors of the batch's own size."""
-        device = self.base.device
+        device = self.frozen.device
         there = to_device(
             (batch.tokens, batch.positions, batch.sampled_rows, batch.slots, batch.query_start, batch.context_lengths,
              batch.block_tables), device)
@@ -126,25 +125,25 @@ class DeviceRunner:
         if rare:
             for adapter in adapters:
                 adapter.wait()
-        return run_forward(self.base, self.cache, plan, rows, module_updates(batch, by_hook), lora)
+        with self.base.lora.during(lora):
+            return run_forward(self.frozen, self.cache, plan, rows, module_updates(batch, by_hook))
 
     def _lora(self, batch: StepBatch, arrays: PlanArrays | None, adapters: Sequence[SlotAdapter]) -> LoraStep | None:
         if arrays is None:
             return None
-        plan = arrays.to(self.base.device)
+        plan = arrays.to(self.frozen.device)
         head: LoraPlan | None = plan
         if len(batch.sampled_rows) != len(batch.tokens):
             sampled = [(*sampled_range(s, batch), slot_adapter(s).slot, s.weight) for s in batch.segments]
             rows = [row for row in sampled if row[0] < row[1]]
-            head = self._tiles(rows, arrays.tile_size).to(self.base.device) if rows else None
+            head = self._tiles(rows, arrays.tile_size).to(self.frozen.device) if rows else None
         touched = frozenset[str]().union(*(adapter.names for adapter in adapters))
-        return LoraStep.of(self.base, plan, head, touched, adapters, self._side)
+        return self.base.lora_step(plan, head, touched, adapters, self._overlap)
 
     def _plan(self, segments: Sequence[AdapterSegment], tile_size: int) -> PlanArrays | None:
         """The very same as for the step before, if nothing has changed since."""
         if not segments:
             return None
-        assert self.base.placer is not None
         rows = [(s.start, s.end, slot_adapter(s).slot, s.weight) for s in segments]
         wanted = tile_size, rows, [self.base.placer.table.max_rank(slot) for _, _, slot, _ in rows]
         if wanted != self._planned:
@@ -152,7 +151,6 @@ class DeviceRunner:
         return self._arrays
 
     def _tiles(self, rows: Sequence[Segment], tile_size: int) -> PlanArrays:
-        assert self.base.placer is not None
         max_rank, per_rank = self.base.placer.table.max_rank, self._per_rank[tile_size]
         return plan_tiles(rows, tile_size, lambda slot: max_rank(slot) * per_rank)
 
@@ -161,7 +159,7 @@ class DeviceRunner:
         direct = self.decode.launcher
         self.decode.launcher = launcher
         try:
-            with self.base.forward_lock, _current(self.base.device):
+            with self.frozen.forward_lock, _current(self.frozen.device):
                 self.decode.capture_all()
         except RuntimeError as error:
             log.warning("no CUDA graphs: a decode step could not be captured (cuda_graphs=False does without them)",
@@ -176,19 +174,6 @@ def _scratch_batch(counts: Sequence[int], buffers: StepBuffers) -> StepBatch:
     return packed(np.zeros(lengths.sum(), np.int32), lengths, lengths, tables, buffers.block_size)
 
 
-def why_not_captured(base: BaseModel) -> str:
-    """What keeps decode steps on this base from being CUDA graphs; empty where nothing does."""
-    if base.state.kernels.update_group is None:
-        return "the torch path has none"
-    if base.quantised:
-        return f"products of quantised weights ({base.kernel_names['linear']}) were never captured in a test"
-    if base.host_reads:
-        return f"the base's forward reads values on the host ({', '.join(base.host_reads)})"
-    if not base.state.kernels.captures:
-        return f"attention {base.state.kernels.names['paged_attention']} plans on the host"
-    return ""
-
-
 def _current(device: torch.device) -> AbstractContextManager[object]:
     """Triton launches on the thread's current device, whatever device its arguments are on."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
@@ -200,9 +185,8 @@ def _adapters(batch: StepBatch) -> list[SlotAdapter]:
 
 
 def slot_adapter(segment: AdapterSegment) -> SlotAdapter:
-    adapter = segment.adapter.weights
-    assert isinstance(adapter, SlotAdapter)
-    return adapter
+    assert isinstance(segment.adapter, SlotAdapter)
+    return segment.adapter
 
 
 _ALIGN = 16

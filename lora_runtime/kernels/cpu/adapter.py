@@ -9,7 +9,7 @@ from enum import IntEnum, IntFlag
 
 import torch
 
-from ...adapters.peft.update import ModuleKind
+from ...modules import ModuleKind
 from ..updates import ModuleDelta
 from .library import ModuleEntry, PackJob, is_bf16, load
 from .memory import ALIGN, Arena

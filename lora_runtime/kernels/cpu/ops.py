@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ...adapters.peft.update import ModuleKind
+from ...modules import ModuleKind
 from ..attention import AttentionPlan
 from ..lora import LoraSegment
 from ..sampling import SampleRow

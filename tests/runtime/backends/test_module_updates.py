@@ -15,11 +15,11 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from lora_runtime import AdapterError, BaseModel
-from lora_runtime.adapters.peft.update import ModuleKind, ModuleUpdate
-from lora_runtime.backends.torch.runner import make_runner
+from lora_runtime.adapters.peft.update import ModuleUpdate
+from lora_runtime.modules import ModuleKind
 
+from ...support.backends import program_of
 from ...support.device import PATHS
-from ...support.device_path import open_slots
 from ...support.models import VOCAB, save_base
 from ...support.reference import relative_error
 from ...support.slow import slow_but
@@ -88,9 +88,9 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     base_dir = save_base(tmp_path_factory.mktemp(request.param) / "base", request.param)
     model = _reference(base_dir)
     bases = {k: BaseModel.load(base_dir, dtype="float32", **how) for k, how in PATHS.items()}
-    assert bases["cpp"].program is not None
+    assert program_of(bases["cpp"]) is not None
     for base in bases.values():
-        open_slots(base, SLOTS)
+        base.open_slots(SLOTS)
     conv1d = _conv1d(model)
     names = NAMES[request.param]
     peft = {kind: random_adapter(model, i, **make(names), **conv1d) for i, (kind, make) in enumerate(KINDS.items())}
@@ -196,7 +196,7 @@ def _with_whole_embeddings(updates: dict[str, ModuleUpdate], larger: nn.Module) 
 def test_a_row_does_not_depend_on_its_neighbours(case: Case, dtype: str, weights: str, tmp_path: Path) -> None:
     """Bit for bit: among others whose adapters rescale, replace and add, as alone."""
     base = _loaded(case, tmp_path, dtype=dtype, weights=weights)
-    assert base.program is not None
+    assert program_of(base) is not None
     adapters = {kind: make_adapter(base, case.updates(kind)) for kind in KINDS}
     rows = [Row(_tokens(i), [(adapters[kind], 1.0)]) for i, kind in enumerate(KINDS)]
     several = [(adapters[kind], weight) for kind, weight in COMPOSED]
@@ -289,4 +289,4 @@ def _conv1d(model: nn.Module) -> dict[str, bool]:
 
 
 def _runner(base: BaseModel) -> Any:
-    return make_runner(base, 64, 16)
+    return base.make_runner(64, 16)

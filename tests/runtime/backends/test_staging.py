@@ -57,7 +57,7 @@ def weight_of(base: BaseModel, name: str) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_norms_come_to_the_host_once_a_module(base: BaseModel, waits: list[Any], dtype: torch.dtype) -> None:
     a, b = lora(WIDTH, INNER, dtype)
-    norms = base._tensors.updated_norms(DOWN, a, b, 0.5)
+    norms = base.backend.weights.updated_norms(DOWN, a, b, 0.5)
     assert waits == [(WIDTH,)]
     torch.testing.assert_close(norms, (weight_of(base, DOWN) + 0.5 * b.float() @ a.float()).norm(dim=1))
 
@@ -67,7 +67,7 @@ def test_norms_of_an_embedding_do_too(base: BaseModel, waits: list[Any], dtype: 
     a, b = lora(WIDTH, VOCAB, dtype)
     magnitude = torch.rand(WIDTH) + 0.5
     waits.clear()
-    deltas = staging.Stager(base._tensors, 0).stage(
+    deltas = staging.Stager(base.backend.weights, 0).stage(
         {EMBEDDING: ModuleUpdate(a, b, scaling=0.5, magnitude=magnitude)})
     assert waits == [(WIDTH,)]
     norms = (weight_of(base, EMBEDDING) + 0.5 * a.float().t() @ b.float().t()).norm(dim=0)
@@ -77,9 +77,9 @@ def test_norms_of_an_embedding_do_too(base: BaseModel, waits: list[Any], dtype: 
 
 def test_a_saved_weight_is_compared_on_the_device(base: BaseModel, waits: list[Any]) -> None:
     weight = weight_of(base, DOWN).clone()
-    assert base._tensors.holds(DOWN, weight)
+    assert base.backend.weights.holds(DOWN, weight)
     weight[-1, -1] += 1
-    assert not base._tensors.holds(DOWN, weight)
+    assert not base.backend.weights.holds(DOWN, weight)
     assert waits == []
 
 
@@ -97,7 +97,7 @@ def test_staging_runs_on_a_stream_of_its_own(base: BaseModel, monkeypatch: pytes
             self.entered = False
 
     streams = Streams()
-    monkeypatch.setattr(base, "_streams", streams)
+    monkeypatch.setattr(base.backend, "_streams", streams)
     monkeypatch.setattr(BaseTensors, "updated_norms", lambda *args: (inside.append(streams.entered), norms(*args))[1])
     a, b = lora(WIDTH, INNER)
     base.stage_adapter({DOWN: ModuleUpdate(a, b, magnitude=torch.ones(WIDTH))})

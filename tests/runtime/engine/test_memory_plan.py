@@ -16,8 +16,7 @@ from lora_runtime.backends.torch.runner import TorchRunner
 from lora_runtime.engine.memory import kv_block_bytes, plan_memory, share_out
 from lora_runtime.kernels.sampling import SampleRow
 from lora_runtime.kernels.sampling_batched import sample_rows_batched
-from lora_runtime.scheduling.batch import StepBatch
-from lora_runtime.scheduling.step_output import StepOutput
+from lora_runtime.scheduling.batch import StepBatch, StepOutput
 
 GIB = 1 << 30
 
@@ -174,7 +173,7 @@ def test_the_measured_steps_run_on_a_real_base(tiny_base: Path) -> None:
             return outputs[-1]
 
     plan = plan_memory(
-        loaded, config, lambda blocks: Watched(loaded, blocks, 4), Probe(GIB, 1000, [10 << 20, 1 << 20]))
+        loaded, config, lambda blocks: Watched(loaded.frozen, blocks, 4), Probe(GIB, 1000, [10 << 20, 1 << 20]))
     assert plan.steps == (10 << 20) - (8 + 5) * kv_block_bytes(loaded, config)
     assert [len(o.greedy) for o in outputs] == [5, 5, 5]
     assert all(o.logits.isfinite().any() for o in outputs)

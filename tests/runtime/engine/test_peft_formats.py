@@ -12,6 +12,7 @@ import pytest
 from lora_runtime import BaseModel, Engine, EngineConfig, Request, SamplingParams, WeightedAdapter
 
 from ...support.adapters import save_adapter
+from ...support.backends import program_of
 from ...support.device import PATHS
 from ...support.models import make_tokenizer, save_base
 from ...support.reference import LogitsRecorder, PeftReference, relative_error
@@ -81,7 +82,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         for i, (key, lora) in enumerate(made.items())
     }
     bases = {k: BaseModel.load(base, dtype="float32", **how) for k, how in PATHS.items()}
-    assert bases["cpp"].program is not None
+    assert program_of(bases["cpp"]) is not None
     prompts = [tuple(token_ids(p)) for p in PROMPTS]
     expected = {}
     for key, path in adapters.items():

@@ -12,6 +12,7 @@ from lora_runtime import BaseModel, Engine, EngineConfig, Request, SamplingParam
 from lora_runtime.kv_cache import KVCache
 
 from ...support.adapters import save_adapter
+from ...support.backends import program_of
 from ...support.device import PATHS
 from ...support.models import ARCHITECTURES, save_base
 from ...support.reference import Expected, LogitsRecorder, PeftReference, relative_error
@@ -81,7 +82,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     }
     reference = PeftReference(base_dir, adapters)
     bases = {k: BaseModel.load(base_dir, dtype="float32", **how) for k, how in PATHS.items()}
-    assert bases["cpp"].program is not None
+    assert program_of(bases["cpp"]) is not None
     base = bases["cpp"]
     prompts = {p: tuple(base.tokenizer(p)["input_ids"]) for p in PROMPTS}
     expected = {(a, p): reference.greedy(a, prompts[p], TOKENS) for a in ("", *adapters) for p in PROMPTS}

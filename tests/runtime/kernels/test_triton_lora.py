@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lora_runtime.adapters.peft.update import ModuleKind
 from lora_runtime.kernels.fused_update import update_group_reference
 from lora_runtime.kernels.lora import add_lora_reference
 from lora_runtime.kernels.plan import DECODE_TILE, PREFILL_TILE, PlanBuffers
 from lora_runtime.kernels.triton import lora_tiles
 from lora_runtime.kernels.triton.lora import update_group
 from lora_runtime.kernels.updates import ModuleDelta, UpdateSegment, update_linear
+from lora_runtime.modules import ModuleKind
 
 from ...support.device import DEVICE, ON_GPU, TOLERANCE
 from ...support.grouped import Step, random_delta, random_step

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from lora_runtime.adapters.peft.update import ModuleKind
-from lora_runtime.backends.cpp.runner import ProgramRunner
+from lora_runtime.backends.cpp.runner import CppRunner
 from lora_runtime.kernels.cpu import adapter as cpu_adapter
 from lora_runtime.kernels.cpu import build, library, program
 from lora_runtime.kernels.cpu.adapter import CpuAdapter
@@ -19,6 +18,7 @@ from lora_runtime.kernels.cpu.program import LOGITS, Activation, LinearPart, Nor
 from lora_runtime.kernels.cpu.weights import PackedLinear, pack_linear, unpack_rows
 from lora_runtime.kernels.lora import add_lora_reference
 from lora_runtime.kernels.updates import ModuleDelta, UpdateSegment, update_embedding, update_linear, update_norm
+from lora_runtime.modules import ModuleKind
 
 from ...support.updates import POSITIONS, Row, run
 
@@ -66,8 +66,8 @@ class _Net:
     def _norm(self, name: str) -> NormWeights:
         return NormWeights(self.norms[name], None, 1e-5, True, self.rows[name])
 
-    def runner(self) -> ProgramRunner:
-        return ProgramRunner(self.program, [], 64, 16, self.vocab + ADDED, threading.Lock())
+    def runner(self) -> CppRunner:
+        return CppRunner(self.program, [], 64, 16, self.vocab + ADDED, threading.Lock())
 
     def reference(self, row: Row, deltas: dict[int, dict[str, ModuleDelta]]) -> torch.Tensor:
         """Logits of all of the row's tokens, with roundings where the program has them."""

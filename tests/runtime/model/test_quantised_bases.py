@@ -31,11 +31,12 @@ from lora_runtime import (
 from lora_runtime.adapters.peft.inspect import describe_base
 from lora_runtime.adapters.peft.loader import read_adapter
 from lora_runtime.adapters.peft.update import ModuleUpdate
-from lora_runtime.backends.triton.runner import why_not_captured
+from lora_runtime.backends.triton.backend import TritonBackend
 from lora_runtime.kernels.updates import UpdateSegment
 from lora_runtime.model import quantised
 
 from ...support.adapters import save_adapter
+from ...support.backends import program_of
 from ...support.device_path import load_base
 from ...support.models import make_tokenizer, save_base
 from ...support.quantised import quantise
@@ -176,13 +177,13 @@ def test_projections_equal_pefts_on_the_same_rows(
         staged[name] = base.stage_adapter(checked.updates)
         calls[name] = PeftReference(base=make(method), adapters={name: adapters[name]}).linear_calls(tokens_of(PROMPT))
     modules = {module for each in calls.values() for module in each}
-    assert modules <= base.quantised
+    assert modules <= base.frozen.quantised
     for module in sorted(modules):
         names = [name for name in calls if module in calls[name]]
         xs = torch.cat([calls[name][module][0] for name in names])
         expected = torch.cat([calls[name][module][1] for name in names])
         rows = len(xs) // len(names)
-        base.state.updates = {module: [UpdateSegment(i * rows, (i + 1) * rows, staged[n].deltas[module], 1.0)
+        base.frozen.context.updates = {module: [UpdateSegment(i * rows, (i + 1) * rows, staged[n].deltas[module], 1.0)
                                        for i, n in enumerate(names)]}
         with torch.inference_mode():
             assert relative_error(
@@ -198,7 +199,7 @@ def test_dora_takes_the_norms_of_the_weight_that_is_multiplied(method: str, make
     with torch.inference_mode():
         weight = (module.forward(torch.eye(160)[None])[0]).double().t()
         a, b = torch.randn(3, 160), torch.randn(96, 3)
-        norms = base._tensors.updated_norms(name, a, b, 0.3)
+        norms = base.backend.weights.updated_norms(name, a, b, 0.3)
     expected = torch.linalg.norm(weight + 0.3 * b.double() @ a.double(), dim=1)
     tolerance = 1e-3 if method == "bitsandbytes int8" else 1e-5  # its product rounds the ones that it is given
     torch.testing.assert_close(norms.double(), expected, rtol=tolerance, atol=0)
@@ -220,7 +221,7 @@ def test_the_kernel_for_avx512(method: str, tmp_path: Path) -> None:
         module: Any = engine.base.model.get_submodule(name)
         with torch.inference_mode():
             weight, a, b = module.forward(torch.eye(128)[None])[0].t(), torch.randn(2, 128), torch.randn(64, 2)
-            norms = engine.base._tensors.updated_norms(name, a, b, 1.0)
+            norms = engine.base.backend.weights.updated_norms(name, a, b, 1.0)
             torch.testing.assert_close(norms, torch.linalg.norm(weight + b @ a, dim=1), rtol=1e-5, atol=0)
 
 
@@ -241,9 +242,9 @@ def test_the_device_path_leaves_quantised_projections_alone(
             for handle in handles:
                 handle.result()
             outputs.append(torch.cat([recorder.of(f"of {name}") for name in ("", "lora", "dora", "bias")]))
-        if base.linears:
-            assert all(len(linear.names) == 1 for linear in base.linears)
-            assert "quantised" in why_not_captured(base)
+        if isinstance(base.backend, TritonBackend):
+            assert all(len(linear.names) == 1 for linear in base.backend.fused.linears)
+            assert "quantised" in base.backend.fused.why_not_captured()
     assert relative_error(*outputs) < (0.1 if METHODS[method].rounds_activations else 1e-4)
 
 
@@ -254,14 +255,14 @@ def test_it_is_described_as_the_plain_base(method: str, make: Callable[[str], Pa
     assert base.modules == described.modules == of_plain.modules
     assert base.identity == described.identity != of_plain.identity
     assert base.num_parameters == BaseModel.load(plain, dtype="float32", kernels="torch").num_parameters
-    assert (base.program, len(base.quantised), base.dtype) == (None, 21, torch.float32)
+    assert (program_of(base), len(base.frozen.quantised), base.dtype) == (None, 21, torch.float32)
 
 
 def test_fp8_without_a_gpu_is_dequantised_and_served_as_any_base(
     make: Callable[[str], Path], adapters: dict[str, Path]
 ) -> None:
     base = BaseModel.load(make("fp8"), dtype="float32")
-    assert (base.program is not None, base.quantised) == (True, frozenset())
+    assert (program_of(base) is not None, base.frozen.quantised) == (True, frozenset())
     assert base.identity == describe_base(make("fp8")).identity
     expected = PeftReference(make("fp8"), {"dora": adapters["dora"]}).greedy("dora", tokens_of(PROMPT), TOKENS)
     with Engine(base, EngineConfig(kv_cache_bytes=16 << 20)) as engine:
@@ -286,7 +287,7 @@ def test_rows_that_influence_each_other(
     with pytest.raises(BaseModelError, match=r"layers\.0\.mlp\.down_proj.*allow_row_dependence"):
         BaseModel.load(make(method), dtype="float32")
     base = BaseModel.load(make(method), dtype="float32", allow_row_dependence=True)
-    assert len(base.quantised) == 21
+    assert len(base.frozen.quantised) == 21
     assert "depends on what shares its steps" in caplog.text
 
 
@@ -330,8 +331,9 @@ def test_what_a_quantised_module_cannot_take(
     with pytest.raises(AdapterError, match=r"weight on 'model\.layers\.\d\.mlp\.up_proj' .* is quantised"):
         _stage(base, saved)
     ends = BaseModel.load(make("torchao int8 lm_head"), dtype="float32")
-    assert ends.quantised == base.quantised | {"lm_head"}
-    ends._tensors.quantised = ends.quantised | {"model.embed_tokens"}  # as a method has it that packs embeddings
+    assert ends.frozen.quantised == base.frozen.quantised | {"lm_head"}
+    # As a method has it that packs embeddings.
+    ends.backend.weights.quantised = ends.frozen.quantised | {"model.embed_tokens"}
     update = ModuleUpdate(a=torch.ones(1, 258), b=torch.ones(96, 1), magnitude=torch.ones(96))
     with pytest.raises(AdapterError, match=r"magnitude on 'model\.embed_tokens' .* a quantised embedding"):
         ends.stage_adapter({"model.embed_tokens": update})

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lora_runtime import Engine, FinishReason, Request, SamplingParams
-from lora_runtime.scheduling.step_output import StepOutput
+from lora_runtime.scheduling.batch import StepOutput
 
 from ...support.models import SCRIPTS, make_tokenizer
 

@@ -21,7 +21,7 @@ from lora_runtime.kernels.sampling_batched import GROUP_ROWS, sample_rows_batche
 from lora_runtime.requests.sequence import Sequence
 from lora_runtime.sampling.penalties import TokenCounts, apply_penalties, apply_penalties_reference
 from lora_runtime.sampling.sampling import SampleRows, sample
-from lora_runtime.scheduling.step_output import StepOutput
+from lora_runtime.scheduling.batch import StepOutput
 
 from ...support.device import DEVICE
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from lora_runtime import SamplingParams
 from lora_runtime.requests.sequence import Sequence
+from lora_runtime.scheduling.batch import ScheduledRow
 from lora_runtime.scheduling.block_allocator import BlockAllocator
 from lora_runtime.scheduling.fairness import FairQueue
-from lora_runtime.scheduling.scheduler import ScheduledRow, Scheduler
+from lora_runtime.scheduling.scheduler import Scheduler
 
 
 class NoSlots:

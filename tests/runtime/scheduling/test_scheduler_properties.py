@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from lora_runtime import SamplingParams
 from lora_runtime.requests.sequence import Sequence
+from lora_runtime.scheduling.batch import ScheduledRow
 from lora_runtime.scheduling.block_allocator import BlockAllocator
-from lora_runtime.scheduling.scheduler import ScheduledRow, Scheduler
+from lora_runtime.scheduling.scheduler import Scheduler
 
 BLOCK, BLOCKS = 4, 12
 

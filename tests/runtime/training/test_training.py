@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM
 
 from lora_runtime import BaseModelError, DivergedError, TrainingError
 from lora_runtime.adapters.peft.inspect import inspect_adapter
-from lora_runtime.adapters.peft.update import BaseModule, ModuleKind
 from lora_runtime.model.loading import identity_of
+from lora_runtime.modules import BaseModule, ModuleKind
 from lora_runtime.training import StepReport, TrainConfig, train
 from lora_runtime.training.batches import collate
 from lora_runtime.training.data import read_rows

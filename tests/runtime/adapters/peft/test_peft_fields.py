@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 from lora_runtime.adapters.peft.fields import FIELDS, main, renew
 from lora_runtime.adapters.peft.inspect import describe_base
 from lora_runtime.adapters.peft.loader import read_adapter
-from lora_runtime.adapters.peft.update import CheckedAdapter, ModuleKind, ModuleUpdate
+from lora_runtime.adapters.peft.update import CheckedAdapter, ModuleUpdate
+from lora_runtime.modules import ModuleKind
 
 from ....support.adapters import save_adapter
 from ....support.models import VOCAB, save_base

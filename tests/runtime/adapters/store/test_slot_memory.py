@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from lora_runtime import AdapterCapacityError, BaseModel, RegisteredVersion
-from lora_runtime.adapters.peft.update import BaseModule, ModuleKind
+from lora_runtime import AdapterCapacityError, RegisteredVersion
 from lora_runtime.adapters.store import tiers as tiers_module
 from lora_runtime.adapters.store.tiers import SHORTAGE_S, Tiers
 from lora_runtime.adapters.store.version import AdapterVersion
+from lora_runtime.backends.torch.adapter import TorchAdapter
+from lora_runtime.backends.torch.backend import TorchBackend
 from lora_runtime.backends.triton.placement import FlatAdapter, Placer
-from lora_runtime.kernels.adapter import TorchAdapter
 from lora_runtime.kernels.updates import ModuleDelta
+from lora_runtime.modules import BaseModule, ModuleKind
 
 from ....support.streams import DeferredCopies
 
@@ -38,9 +38,8 @@ class Device:
         self.copies = DeferredCopies(memory)
         modules = {"layers.0.q": BaseModule(ModuleKind.LINEAR, 4, 4, False)}
         self.placer = Placer(modules, slots, torch.float32, self.copies)
-        base: Any = SimpleNamespace(device=self.copies.device, placer=self.placer, group=None)
-        base.place_adapter = partial(BaseModel.place_adapter, base)
-        base.remove_adapter = partial(BaseModel.remove_adapter, base)
+        base: Any = SimpleNamespace(
+            shares_host_memory=False, place_adapter=self.placer.place, remove_adapter=self.placer.remove)
         self.evicted: list[str] = []
         self.tiers = Tiers(base, slots=slots, device_bytes=budget, host_bytes=1 << 20,
                            on_evicted=lambda version, reason: self.evicted.append(version.version))
@@ -182,14 +181,14 @@ def test_memory_that_a_step_still_reads_comes_with_the_next_try() -> None:
 def test_a_base_without_a_placer(monkeypatch: pytest.MonkeyPatch) -> None:
     """On CUDA with torch's kernels."""
     staged = TorchAdapter({"q": ModuleDelta(ModuleKind.LINEAR, 4, torch.ones(1, 4), torch.ones(4, 1))})
-    base: Any = SimpleNamespace(device=torch.device("meta"), placer=None, group=None)
-    placed: Any = BaseModel.place_adapter(base, staged)
+    backend: Any = SimpleNamespace(frozen=SimpleNamespace(device=torch.device("meta")), shares_host_memory=False)
+    placed: Any = TorchBackend.place(backend, staged)
     assert placed.deltas["q"].a.is_meta
-    BaseModel.remove_adapter(base, placed)
+    TorchBackend.remove(backend, placed)
 
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("no memory")
 
     monkeypatch.setattr(TorchAdapter, "to", full)
     with pytest.raises(AdapterCapacityError, match="32 bytes"):
-        BaseModel.place_adapter(base, staged)
+        TorchBackend.place(backend, staged)

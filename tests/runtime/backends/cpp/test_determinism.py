@@ -20,6 +20,7 @@ from lora_runtime import (
 )
 
 from ....support.adapters import edit_tensors, save_adapter
+from ....support.backends import program_of
 from ....support.models import save_base
 
 REQUESTS = 32
@@ -32,7 +33,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     root = tmp_path_factory.mktemp("determinism")
     base_dir = save_base(root / "base")
     base = BaseModel.load(base_dir, device="cpu", dtype=dtype, weights=weights)
-    assert base.program is not None
+    assert program_of(base) is not None
     # Small steps: prompts are cut into chunks at other places in every run.
     config = EngineConfig(max_running=REQUESTS, max_batch_tokens=56, prefix_caching=False, kv_cache_bytes=64 << 20)
     with Engine(base, config) as engine:

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from lora_runtime import BaseModel, BaseModelError, Engine, EngineConfig
-from lora_runtime.adapters.peft.update import BaseModule, ModuleKind
 from lora_runtime.kernels import select
 from lora_runtime.kernels.lora import add_lora_reference
 from lora_runtime.kernels.updates import ModuleDelta, UpdateSegment, update_linear
-from lora_runtime.model.step_context import StepState
+from lora_runtime.model.step_context import StepContext
+from lora_runtime.modules import BaseModule, ModuleKind
 
 from ....support.models import save_base
 
@@ -108,7 +108,7 @@ def test_ways_to_split_that_adapters_do_not_follow() -> None:
 def test_a_row_parallel_module_that_no_style_of_ours_runs() -> None:
     """transformers' plan was not followed: adapters would change nothing there."""
     model = torch.nn.Sequential(torch.nn.Linear(4, 6))
-    state = StepState(select(torch.device("cpu")))
+    state = StepContext(select(torch.device("cpu")))
     attach_linear(ShardPlan(2, {"0": "rowwise"}), 0, "0", model[0], state)
     state.dry_rows = 3
     model(torch.zeros(1, 3, 4))
@@ -118,7 +118,7 @@ def test_a_row_parallel_module_that_no_style_of_ours_runs() -> None:
 
 def test_a_module_of_other_widths_than_the_plan_s() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 6))
-    state = StepState(select(torch.device("cpu")))
+    state = StepContext(select(torch.device("cpu")))
     attach_linear(ShardPlan(2, {"0": "colwise"}), 0, "0", model[0], state)
     state.dry_rows = 3
     with pytest.raises(BaseModelError, match="0 maps 4 to 6 on this rank, the plan has"):

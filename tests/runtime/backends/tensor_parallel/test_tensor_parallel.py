@@ -34,7 +34,7 @@ from ....support.slow import slow_but
 pytest.importorskip("transformers.distributed.parallel_utils", reason="tensor parallel needs transformers 5.20")
 
 from lora_runtime.backends.tensor_parallel import process as rank
-from lora_runtime.backends.tensor_parallel.group import ParallelGroup
+from lora_runtime.backends.tensor_parallel.group import WorkerGroup
 
 from ...engine.test_peft_formats import FORMATS, INVOCATION, MIX, NAMES, Names, token_ids
 
@@ -101,9 +101,9 @@ def answers(engine: Engine, adapters: dict[str, Path]) -> dict[tuple[str, int], 
             for (key, i), handle in handles.items()}
 
 
-def group_of(engine: Engine) -> ParallelGroup:
-    assert engine.base.group is not None
-    return engine.base.group
+def group_of(engine: Engine) -> WorkerGroup:
+    assert engine.base.backend.group is not None
+    return engine.base.backend.group
 
 
 def test_every_format_in_one_batch_is_as_in_one_process(case: Case) -> None:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from lora_runtime.backends.triton.placement import FlatAdapter, ModuleKind, Placer
-from lora_runtime.backends.triton.streams import (
+from lora_runtime.backends.pinned import pinned_bytes
+from lora_runtime.backends.streams import (
     CudaCopyStream,
     CudaWorkStreams,
     HostCopyStream,
@@ -18,8 +18,9 @@ from lora_runtime.backends.triton.streams import (
     copy_stream,
     work_streams,
 )
+from lora_runtime.backends.torch.adapter import TorchAdapter
+from lora_runtime.backends.triton.placement import FlatAdapter, ModuleKind, Placer
 from lora_runtime.engine.memory import CudaProbe
-from lora_runtime.kernels.adapter import TorchAdapter, pinned_bytes
 from lora_runtime.kernels.updates import ModuleDelta
 
 DEVICE = torch.device("cpu")  # where the notes are kept

@@ -68,7 +68,7 @@ def test_a_mixed_batch_equals_peft_alone(architecture: str, tmp_path: Path) -> N
         assert engine.stats().adapters <= slots
         for key in adapters:
             engine.unload_adapter(key, timeout_s=10)
-        placer = engine.base.placer
+        placer = engine.base.backend.fused.placer
         assert placer is not None
         placer.flush()
         assert not placer.table.addresses.any()

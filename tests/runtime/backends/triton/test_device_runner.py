@@ -13,11 +13,10 @@ import torch
 
 from lora_runtime import BaseModel
 from lora_runtime.adapters.peft.update import ModuleUpdate
-from lora_runtime.backends.torch.runner import make_runner
 from lora_runtime.backends.triton import runner as device_runner
 from lora_runtime.backends.triton.decode_steps import DirectSteps, StepKey, step_sizes
 from lora_runtime.backends.triton.placement import SlotAdapter
-from lora_runtime.backends.triton.runner import DeviceRunner, to_device, why_not_captured
+from lora_runtime.backends.triton.runner import TritonRunner, to_device
 from lora_runtime.kernels.attention import AttentionPlan, paged_attention_reference
 from lora_runtime.scheduling.batch import AdapterSegment, StepBatch
 
@@ -56,27 +55,27 @@ class Paths:
     device: BaseModel
     placed: list[SlotAdapter] = field(default_factory=list)
 
-    def runner(self, **settings: Any) -> DeviceRunner:
-        found = make_runner(self.device, 16, 16, **{"max_running": 8} | settings)
-        assert isinstance(found, DeviceRunner)
+    def runner(self, **settings: Any) -> TritonRunner:
+        found = self.device.make_runner(16, 16, **{"max_running": 8} | settings)
+        assert isinstance(found, TritonRunner)
         return found
 
     def adapter(self, updates: dict[str, ModuleUpdate]) -> tuple[Any, Any]:
         """On the torch path, on the device path."""
         made = make_adapter(self.torch, updates), make_adapter(self.device, updates)
-        self.placed.append(made[1].weights)
+        self.placed.append(made[1])
         return made
 
     def remove(self, adapter: tuple[Any, Any]) -> None:
-        self.placed.remove(adapter[1].weights)
-        self.device.remove_adapter(adapter[1].weights)
+        self.placed.remove(adapter[1])
+        self.device.remove_adapter(adapter[1])
 
-    def check(self, runner: DeviceRunner, adapters: Sequence[Sequence[tuple[tuple[Any, Any], float]]],
+    def check(self, runner: TritonRunner, adapters: Sequence[Sequence[tuple[tuple[Any, Any], float]]],
               count: int = 9) -> None:
         """A sequence for each, under its weighted adapters, on both paths."""
         ours, theirs = ([Row(tokens(i, count), [(a[path], w) for a, w in row]) for i, row in enumerate(adapters)]
                         for path in (1, 0))
-        expected = run(make_runner(self.torch, 16, 16), theirs)
+        expected = run(self.torch.make_runner(16, 16), theirs)
         for got, wanted in zip(run(runner, ours), expected, strict=True):
             infinite = wanted.isinf()
             assert torch.equal(got.isinf(), infinite)
@@ -165,16 +164,16 @@ def test_attention_that_plans_on_the_host_gets_the_steps_arrays(paths: Paths, mo
         assert plan.host.context_lengths.tolist() == plan.context_lengths.tolist()
         return paged_attention_reference(q, k, v, plan, **call)
 
-    kernels = replace(paths.device.state.kernels, attention=attention, captures=False)
-    monkeypatch.setattr(paths.device.state, "kernels", kernels)
-    assert "plans on the host" in why_not_captured(paths.device)
+    kernels = replace(paths.device.frozen.context.kernels, attention=attention, captures=False)
+    monkeypatch.setattr(paths.device.frozen.context, "kernels", kernels)
+    assert "plans on the host" in paths.device.backend.fused.why_not_captured()
     runner = paths.runner()
     launched = record_launches(runner)
     paths.check(runner, [[], [(paths.adapter(lora(1)), 1.0)]])
     assert launched == []
 
 
-def _addresses(runner: DeviceRunner) -> list[int]:
+def _addresses(runner: TritonRunner) -> list[int]:
     buffers, plans, placer = runner.decode.buffers, runner.decode.plans, runner.base.placer
     assert plans is not None
     assert placer is not None
@@ -193,7 +192,7 @@ def test_adapters_come_and_go_and_no_buffer_moves(paths: Paths) -> None:
         paths.check(runner, [[(a, 1.0)] for a in held])
         assert _addresses(runner) == addresses
         leaving = held.pop(step % len(held))
-        freed = leaving[1].weights.buffer
+        freed = leaving[1].buffer
         paths.remove(leaving)
         freed.fill_(0xFF)  # NaN, wherever it is read as a float
         paths.check(runner, [[(a, 1.0)] for a in held])
@@ -208,7 +207,7 @@ def test_a_freed_slot_is_nothing_even_to_a_plan_that_names_it(paths: Paths) -> N
     arrays = runner._plan(batch.segments, 16)
     plain = runner.forward(replace(batch, segments=())).logits.clone()
     assert not torch.equal(runner.forward(batch).logits, plain)
-    freed = adapter[1].weights.buffer
+    freed = adapter[1].buffer
     paths.remove(adapter)
     freed.fill_(0xFF)
     assert runner.base.placer is not None
@@ -276,15 +275,15 @@ def test_a_row_with_nan_has_no_token(paths: Paths) -> None:
 
 def test_nothing_is_launched_for_what_no_adapter_changes(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, ...]] = []
-    kernels = paths.device.state.kernels
-    names = {linear.group.first: linear.names for linear in paths.device.linears}
+    kernels = paths.device.frozen.context.kernels
+    names = {linear.group.first: linear.names for linear in paths.device.backend.fused.linears}
 
     def update(y: Any, x: Any, group: Any, plan: Any, table: Any) -> None:
         seen.append(names[group.first])
         assert kernels.update_group is not None
         kernels.update_group(y, x, group, plan, table)
 
-    monkeypatch.setattr(paths.device.state, "kernels", replace(kernels, update_group=update))
+    monkeypatch.setattr(paths.device.frozen.context, "kernels", replace(kernels, update_group=update))
     runner, adapter = paths.runner(cuda_graphs=False), paths.adapter(lora(1))
     run(runner, [Row(tokens(0)), Row(tokens(1))])
     assert seen == []
@@ -292,8 +291,8 @@ def test_nothing_is_launched_for_what_no_adapter_changes(paths: Paths, monkeypat
     prefill, decode = seen[:2], seen[2:]
     assert [Q in prefill[0], prefill[1]] == [True, (DOWN,)]
     # A graph outlives its adapters; but there is one for those that leave the lm_head as it is.
-    body = [linear.names for linear in paths.device.linears if not linear.call.head]
-    assert len(body) == len(paths.device.linears) - 1
+    body = [linear.names for linear in paths.device.backend.fused.linears if not linear.call.head]
+    assert len(body) == len(paths.device.backend.fused.linears) - 1
     assert decode == body * 3
 
 
@@ -301,7 +300,7 @@ def test_every_kernel_is_launched_before_the_first_step(paths: Paths, monkeypatc
     """On CUDA when the runner is made; here the interpreter compiles nothing."""
     seen: list[tuple[int, int]] = []
     attended: list[tuple[int, int | None]] = []
-    kernels = paths.device.state.kernels
+    kernels = paths.device.frozen.context.kernels
 
     def update(y: Any, x: Any, group: Any, plan: Any, table: Any) -> None:
         assert list(plan.tiles()) == []
@@ -312,27 +311,28 @@ def test_every_kernel_is_launched_before_the_first_step(paths: Paths, monkeypatc
         attended.append((len(q), plan.decode_rows))
         return paged_attention_reference(q, k, v, plan, **call)
 
-    monkeypatch.setattr(paths.device.state, "kernels", replace(kernels, update_group=update, attention=attention))
+    monkeypatch.setattr(paths.device.frozen.context, "kernels", replace(
+        kernels, update_group=update, attention=attention))
     runner = paths.runner()
     assert seen == attended == []
     paths.adapter(lora(1))  # another engine's
     runner.compile_kernels()
-    groups = [linear.group.first for linear in paths.device.linears]
+    groups = [linear.group.first for linear in paths.device.backend.fused.linears]
     assert seen == [(tile, first) for tile in (64, 16) for first in groups]
     assert attended == [(65, 1)] * 2 + [(2, 2)] * 2
     for values in (*runner.cache.keys, *runner.cache.values):
         assert not values[: 16 * 16].any()  # no sequence's block was written
         assert values[16 * 16 :].any()
-    monkeypatch.setattr(paths.device, "placer", None)  # without adapters
+    monkeypatch.setattr(runner, "_takes_adapters", False)
     runner.compile_kernels()
     assert (len(seen), len(attended)) == (2 * len(groups), 8)
 
 
 def test_a_step_waits_for_what_it_reads(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[object] = []
-    kernels = paths.device.state.kernels
+    kernels = paths.device.frozen.context.kernels
     monkeypatch.setattr(SlotAdapter, "wait", lambda self, layer=None: events.append(layer))
-    monkeypatch.setattr(paths.device.state, "kernels", replace(
+    monkeypatch.setattr(paths.device.frozen.context, "kernels", replace(
         kernels, update_group=lambda y, x, group, plan, table: events.append("update")))
     runner = paths.runner(cuda_graphs=False)
     adapter = paths.adapter(lora(1, modules=(Q, DOWN, "lm_head")))
@@ -356,9 +356,9 @@ def test_arrays_go_to_the_device_in_one_aligned_copy() -> None:
 def test_a_step_in_fixed_buffers_can_be_captured(tmp_path: Path, overlap: bool) -> None:
     """With Triton's kernels: nothing is read on the host, and no memory that a replay would not find."""
     base = load_base(save_base(tmp_path, layers=1), slots=2)
-    assert base.placer is not None
-    runner = make_runner(base, 4, 16, max_running=2, max_context=32, lora_overlap=overlap)
-    assert isinstance(runner, DeviceRunner)
+    assert base.backend.fused.placer is not None
+    runner = base.make_runner(4, 16, max_running=2, max_context=32, lora_overlap=overlap)
+    assert isinstance(runner, TritonRunner)
     guard = CaptureGuard()
     runner.decode.launcher = GuardedSteps(guard, base)
     first = make_adapter(base, lora(1, 2, (Q, "lm_head")))
@@ -366,13 +366,13 @@ def test_a_step_in_fixed_buffers_can_be_captured(tmp_path: Path, overlap: bool) 
         adapter = make_adapter(base, lora(seed, seed, (Q, "lm_head")))
         batch = _decode_batch([5, 6], [AdapterSegment(1, 2, adapter), AdapterSegment(0, 1, first)])
         logits = runner.forward(batch).logits.clone()
-        base.placer.remove(adapter.weights)
+        base.backend.fused.placer.remove(adapter)
     assert guard.ops > 50
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base.state, "kernels", REFERENCES)
+        patch.setattr(base.frozen.context, "kernels", REFERENCES)
         adapter = make_adapter(base, lora(3, 3, (Q, "lm_head")))
         batch = _decode_batch([5, 6], [AdapterSegment(1, 2, adapter), AdapterSegment(0, 1, first)])
-        expected = make_runner(base, 4, 16, max_running=2, max_context=32, cuda_graphs=False).forward(batch).logits
+        expected = base.make_runner(4, 16, max_running=2, max_context=32, cuda_graphs=False).forward(batch).logits
     assert relative_error(logits[:, :VOCAB], expected[:, :VOCAB]) < 1e-5
 
 
@@ -381,7 +381,7 @@ class GuardedSteps(DirectSteps):
         self._guard, self._base = guard, base
 
     def launch(self, key: StepKey, step: Callable[[], None]) -> None:
-        with self._guard.kernels(self._base.state, _tensors_of), self._guard:
+        with self._guard.kernels(self._base.frozen.context, _tensors_of), self._guard:
             step()
 
 

@@ -10,7 +10,7 @@ import torch
 
 from lora_runtime import AdapterState, BaseModel, Engine, EngineConfig, Request, SamplingParams
 from lora_runtime.adapters.store import tiers
-from lora_runtime.backends.triton.streams import HostCopyStream
+from lora_runtime.backends.streams import HostCopyStream
 
 from ....support.device_path import load_base
 from ....support.engines import wait_until_idle
@@ -65,7 +65,7 @@ def engine(base: BaseModel) -> Iterator[Engine]:
 
 
 def small(engine: Engine, free: int) -> SmallDevice:
-    placer = engine.base.placer
+    placer = engine.base.backend.fused.placer
     assert placer is not None
     placer.copies = device = SmallDevice(free)
     return device
@@ -82,9 +82,9 @@ def test_slots_of_their_own(engine: Engine, tiny_adapters: dict[str, Path], answ
     for name in answers:
         engine.unload_adapter(name)
     assert device.free == 1 << 30
-    assert engine.base.placer is not None
-    engine.base.placer.flush()
-    assert not engine.base.placer.table.addresses.any()
+    assert engine.base.backend.fused.placer is not None
+    engine.base.backend.fused.placer.flush()
+    assert not engine.base.backend.fused.placer.table.addresses.any()
 
 
 def test_less_memory_than_the_budget_says(

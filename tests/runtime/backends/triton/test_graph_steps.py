@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from lora_runtime.backends.torch.runner import make_runner
+from lora_runtime.backends.streams import CudaSide
 from lora_runtime.backends.triton.decode_steps import DecodeSteps, GraphSteps, StepKey, plan_buffers
-from lora_runtime.backends.triton.lora_step import CudaSide
 
 from ....support.device_path import load_base
 from ....support.models import save_base
@@ -124,7 +123,7 @@ def test_the_shrink_runs_beside_the_base(cuda: FakeCuda) -> None:
 
 def test_all_steps_are_captured_at_start_the_largest_first(tmp_path: Path) -> None:
     base = load_base(save_base(tmp_path, layers=1), "reference", slots=1)
-    runner: Any = make_runner(base, 4, 16, max_running=5, max_context=32)
+    runner: Any = base.make_runner(4, 16, max_running=5, max_context=32)
     decode: DecodeSteps = runner.decode
     keys: list[StepKey] = []
 
@@ -142,14 +141,14 @@ def test_all_steps_are_captured_at_start_the_largest_first(tmp_path: Path) -> No
         assert keys == [StepKey(n, lora, head) for n in (5, 4, 2, 1) for lora, head in kinds]
         assert not any(k[:64].any() for k in runner.cache.keys)  # no sequence's block was written
         keys.clear()
-        DecodeSteps(base, runner.cache, decode.buffers, None, Launcher()).capture_all()
+        DecodeSteps(base.backend.fused, runner.cache, decode.buffers, None, Launcher()).capture_all()
         assert keys == [StepKey(n, False) for n in (5, 4, 2, 1)]
 
 
 def test_a_capture_that_fails_leaves_the_steps_uncaptured(
     tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     base = load_base(save_base(tmp_path, layers=1), "reference", slots=1)
-    runner: Any = make_runner(base, 4, 16, max_running=2, max_context=32)
+    runner: Any = base.make_runner(4, 16, max_running=2, max_context=32)
 
     class Launcher:
         name = "stand-in"

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from lora_runtime import AdapterCapacityError
-from lora_runtime.adapters.peft.update import BaseModule, ModuleKind
+from lora_runtime.backends.streams import HostCopyStream
 from lora_runtime.backends.triton.placement import FlatAdapter, FlatDeltas, Placer, SlotAdapter, layer_of
-from lora_runtime.backends.triton.streams import HostCopyStream
 from lora_runtime.kernels.slot_table import SlotTable
 from lora_runtime.kernels.updates import ModuleDelta
+from lora_runtime.modules import BaseModule, ModuleKind
 
 from ....support.streams import DeferredCopies
 

@@ -1,9 +1,11 @@
-"""Work on the device beside the steps that run there: what placing and staging adapters needs of CUDA's streams."""
+"""Work on the device beside the steps that run there: for each job on CUDA's streams, and one thing after the other on
+a CPU."""
 
 from __future__ import annotations
 
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol, cast
 
 import torch
@@ -165,3 +167,43 @@ class HostWorkStreams:
 
 def work_streams(device: torch.device) -> WorkStreams:
     return CudaWorkStreams(device) if device.type == "cuda" else HostWorkStreams()
+
+
+class Side(Protocol):
+    """A second stream of work beside the step's own."""
+
+    def fork(self) -> AbstractContextManager[None]:
+        """What is enqueued inside starts after what was enqueued before, and runs beside what comes behind it."""
+
+    def join(self) -> None:
+        """What is enqueued from now on starts after what was enqueued inside."""
+
+
+class HostSide:
+    """Of a CPU: one thing after the other."""
+
+    def fork(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def join(self) -> None:
+        """It is done already."""
+
+
+class CudaSide:
+    """Inside a capture it becomes a branch of the graph. What it reads must live until `join`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._stream = device, torch.cuda.Stream(device)
+
+    @contextmanager
+    def fork(self) -> Iterator[None]:
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            yield
+
+    def join(self) -> None:
+        torch.cuda.current_stream(self._device).wait_stream(self._stream)
+
+
+def side_of(device: torch.device) -> Side:
+    return CudaSide(device) if device.type == "cuda" else HostSide()

@@ -1,21 +1,25 @@
-"""An adapter's weights in the form in which a base's forward reads them."""
+"""Adapters as tensors by module, as hooks in transformers' forward read them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
 
 import torch
 
-from .updates import ModuleDelta
+from ...kernels.updates import ModuleDelta
+from ..pinned import pinned_bytes
 
 
-def pinned_bytes(num_bytes: int) -> int:
-    """What pinned memory of that size takes: torch's allocator rounds up to a power of two (pytorch/pytorch#150517)."""
-    return 1 << (num_bytes - 1).bit_length() if num_bytes else 0
+class AdapterByModule(Protocol):
+    """An adapter whose modules' changes can be had one by one."""
+
+    @property
+    def deltas(self) -> Mapping[str, ModuleDelta]: ...
 
 
 class TorchAdapter:
-    """`deltas` by module name, for the torch path: staged, and once its tensors are on the device placed."""
+    """`deltas` by module name: staged, and once its tensors are on the device placed."""
 
     def __init__(self, deltas: Mapping[str, ModuleDelta]) -> None:
         self.deltas = dict(deltas)

@@ -1,0 +1,58 @@
+"""Planned Triton kernels: adapters in slots, projections of one input fused, decode steps as CUDA graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...adapters.device import DeviceAdapter, StagedAdapter
+from ...config import BaseConfig
+from ...kernels import Kernels, refuse_route, select, wants_triton
+from ...kernels.updates import ModuleDelta
+from ...model.files import BaseFiles
+from ...model.frozen import FrozenModel
+from ..backend import Backend, ModelRunner, RunnerSpec, refuse_int8
+from .fused_model import FusedModel
+from .placement import FlatAdapter, SlotAdapter
+from .runner import TritonRunner
+
+
+class TritonBackend(Backend):
+    """Adapters in one buffer each, which a slot of a table points into."""
+
+    @classmethod
+    def wants(cls, files: BaseFiles) -> bool:
+        wanted = wants_triton(files.device, files.config.kernels)
+        if not wanted:
+            refuse_route(files.config.attention)
+        return wanted
+
+    def __init__(self, frozen: FrozenModel, config: BaseConfig) -> None:
+        super().__init__(frozen, config)
+        refuse_int8(config)
+        self.fused = FusedModel(frozen)
+        self.compile_norms(config)
+
+    def choose_kernels(self, config: BaseConfig) -> Kernels:
+        return select(self.frozen.device, "triton", config.attention)
+
+    def staged(self, deltas: Mapping[str, ModuleDelta]) -> StagedAdapter:
+        return FlatAdapter(deltas, self.fused.placer.copies.pinned)
+
+    def place(self, staged: StagedAdapter) -> DeviceAdapter:
+        assert isinstance(staged, FlatAdapter)
+        return self.fused.placer.place(staged)
+
+    def remove(self, adapter: DeviceAdapter) -> None:
+        assert isinstance(adapter, SlotAdapter)
+        self.fused.placer.remove(adapter)
+
+    def open_slots(self, slots: int) -> None:
+        self.fused.open_slots(slots)
+
+    def captures(self) -> bool:
+        return self.frozen.device.type == "cuda" and not self.fused.why_not_captured()
+
+    def make_runner(self, spec: RunnerSpec) -> ModelRunner:
+        runner = TritonRunner(self.fused, spec)
+        self.names["step"] = runner.decode.launcher.name
+        return runner

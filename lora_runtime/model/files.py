@@ -1,0 +1,60 @@
+"""The base as backends open it: read once, and again only if one of them has used it up."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import BaseConfig
+from .frozen import FrozenModel, LinearHook
+from .loading import Split, check_source, identity_of, read_base, resolve_device, resolve_dtype
+
+
+class BaseFiles:
+    """A base's directory or hub id, and the settings that it is loaded with."""
+
+    def __init__(self, source: str | os.PathLike[str], config: BaseConfig, *, lora: bool = True) -> None:
+        self.source, self.config, self.lora = os.fspath(source), config, lora
+        self._frozen: FrozenModel | None = None
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the base goes. Raises BaseModelError for a device that is not there."""
+        return resolve_device(self.config.device)
+
+    def read(self) -> FrozenModel:
+        """The model; another call gives the same. Raises BaseModelError when it cannot be loaded or served."""
+        if self._frozen is None:
+            self._frozen = self.read_part()
+        return self._frozen
+
+    def read_part(self, split: Split | None = None, linear_hook: LinearHook | None = None) -> FrozenModel:
+        """The part of it that `split` reads, whose linear maps take adapters through `linear_hook`. Raises as `read`.
+        """
+        path = Path(self.source)
+        check_source(self.source, self.config.trust_hub)
+        model, tokenizer = self._load(split)
+        name = path.name if path.is_dir() else self.source
+        return FrozenModel(model, tokenizer, name, identity_of(path, model), self.config, lora=self.lora,
+                           linear_hook=linear_hook)
+
+    def forget(self) -> None:
+        """The model that was read is used up: the next call of `read` loads it anew."""
+        self._frozen = None
+
+    def _load(self, split: Split | None) -> tuple[Any, Any]:
+        dtype = resolve_dtype(self.config.dtype, self.device)
+        return read_base(self.source, dtype, self.device, split, attention="eager")
+
+
+class LoadedBase(BaseFiles):
+    """A model that the caller has in memory already, such as one with random weights."""
+
+    def __init__(self, frozen: FrozenModel, config: BaseConfig) -> None:
+        super().__init__(frozen.name, config, lora=frozen.takes_adapters)
+        self.device = frozen.device
+        self._frozen = frozen

@@ -1,0 +1,108 @@
+"""The frozen model itself: what it is, how its layers are called, and the hooks through which steps reach it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..config import BaseConfig
+from ..errors import BaseModelError
+from ..kernels import Kernels, select
+from ..modules import BaseModule, ModuleKind
+from . import attention, hooks, quantised
+from .loading import check_architecture, eos_ids
+from .modules import base_modules
+from .step_context import AttentionCall, StepContext
+
+log = logging.getLogger(__name__)
+
+LinearHook = Callable[[str, nn.Module, StepContext], object]
+
+
+class FrozenModel:
+    """A causal language model as transformers has it, with loramux's attention and adapters' hooks in its modules.
+
+    `modules`: what an adapter may change, by the paths that PEFT names too; `kv_shapes` lists
+    (kv_heads, key dim, value dim) per layer; `identity` is a SHA-256 over the files' headers. `quantised`: modules
+    that are computed by their own forward alone, because their weight is packed.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, identity: str, config: BaseConfig, *,
+                 lora: bool = True, linear_hook: LinearHook | None = None) -> None:
+        """`linear_hook`: in the place of hooks.LinearHook. Raises BaseModelError for what cannot be served faithfully.
+        """
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.identity = identity
+        self.device: torch.device = model.device
+        self.dtype: torch.dtype = model.dtype
+        self.config = model.config.get_text_config()
+        self.max_context = check_architecture(model, self.config)
+        self.quantised = quantised.quantised_modules(model)
+        self.quantised_name = f"{quantised.method_of(model.config)}/{self.device.type}" if self.quantised else ""
+        self.num_parameters = quantised.count_parameters(model, self.quantised)
+        self.forward_lock = threading.Lock()
+        """Engines that share a base in one process take turns."""
+        self.vocab_size = int(self.config.vocab_size)
+        self.context = StepContext(select(self.device, "torch"))
+        self.modules: dict[str, BaseModule] = base_modules(model, self.quantised)
+        self.head_name = next((n for n, m in self.modules.items() if m.kind is ModuleKind.LM_HEAD), "")
+        self.takes_adapters = lora
+        self.max_added_tokens = config.max_added_tokens if lora else 0
+        """Columns of the logits behind the vocabulary, for tokens that adapters add."""
+        hooks.attach(model, self.modules, self.context, linear_hook)
+        attention.register()
+        attention.attach(model, self.context)
+        model.set_attn_implementation(attention.IMPLEMENTATION)
+        self.dry_run()
+        self.attention_calls = self._attention_calls()
+        self._check_rows(config.allow_row_dependence)
+        self.kv_shapes = [(c.kv_heads, c.dim, c.dim_v) for c in self.attention_calls]
+        self.eos_token_ids = eos_ids(model, tokenizer)
+
+    def use(self, kernels: Kernels) -> None:
+        """Let steps run with these kernels. Raises BaseModelError if they cannot take the layers' head dims."""
+        for _, dim, dim_v in self.kv_shapes:
+            kernels.check_heads(dim, dim_v, self.dtype)
+        self.context.kernels = kernels
+
+    @torch.inference_mode()
+    def plain_forward(self, rows: int) -> torch.Tensor:
+        """Logits of one sequence, without cache and adapters."""
+        tokens = torch.zeros(1, rows, dtype=torch.long, device=self.device)
+        positions = torch.arange(rows, device=self.device)[None]
+        return self.model(input_ids=tokens, position_ids=positions, use_cache=False).logits
+
+    def dry_run(self) -> torch.Tensor:
+        """One small forward, and its logits: shows how modules are called."""
+        self.context.dry_rows = self.config.num_attention_heads + 1  # tells rows from heads, see hooks
+        logits = self.plain_forward(self.context.dry_rows)
+        self.context.dry_rows = 0
+        return logits
+
+    def _attention_calls(self) -> list[AttentionCall]:
+        """The dry run's calls by layer. Raises BaseModelError unless every layer uses our attention."""
+        calls, layers = self.context.calls, self.config.num_hidden_layers
+        if sorted(calls) != list(range(layers)):
+            raise BaseModelError(
+                f"{type(self.model).__name__} runs attention in layers {sorted(calls)} of {layers} through the "
+                "attention interface: not supported"
+            )
+        return [calls[i] for i in range(layers)]
+
+    def _check_rows(self, allow: bool) -> None:
+        found = quantised.rows_depend_on_others(self.model, self.quantised, self.dtype, self.device)
+        if not found:
+            return
+        kind = type(self.model.get_submodule(found[0])).__name__
+        what = (f"{len(found)} quantised projections such as {found[0]!r} ({kind}) compute a row differently beside "
+                "other rows: a request's output depends on what shares its steps")
+        if not allow:
+            raise BaseModelError(f"{what}; allow_row_dependence serves it all the same")
+        log.warning(what)

@@ -1,0 +1,55 @@
+"""The modules of a base that adapters may change: what loader, kernels and backends agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+
+class ModuleKind(StrEnum):
+    """What a module of the base computes; decides which updates it can take."""
+
+    LINEAR = "linear"
+    """A projection of a layer."""
+    LM_HEAD = "lm_head"
+    """The output embeddings: a linear map of hidden states to the vocabulary."""
+    EMBEDDING = "embedding"
+    """The token embeddings."""
+    NORM = "norm"
+    """RMSNorm or LayerNorm, of a layer, of heads, or the last one."""
+
+
+@dataclass(frozen=True)
+class BaseModule:
+    """Shape of one module of the base that an adapter may change.
+
+    Linear maps: `in_features` → `out_features` whatever the layout of the weight (Conv1D keeps (in, out)).
+    Embeddings: `in_features` is the vocabulary, `out_features` the width. Norms: both are the width.
+    """
+
+    kind: ModuleKind
+    in_features: int
+    out_features: int
+    has_bias: bool
+    transposed: bool = False
+    """The weight is (in, out): Conv1D."""
+    tied_to: str = ""
+    """On a tied lm_head: the embedding whose weight it shares."""
+
+
+class BaseDescription(Protocol):
+    """What must be known of a base to check an adapter against it; its weights are not needed."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def identity(self) -> str: ...
+    @property
+    def modules(self) -> Mapping[str, BaseModule]: ...
+    @property
+    def tokenizer(self) -> Any:
+        """None where it is not known: then an adapter's own is not looked at."""
+    @property
+    def vocab_size(self) -> int: ...
