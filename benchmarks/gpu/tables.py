@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from benchmarks.common.tables import fill, table
 from benchmarks.gpu.cost import LLAMA_8B, Cost, Rows, Shape, step_cost
 from benchmarks.gpu.predictions import H100_BANDWIDTH, H100_RATE, found_in, lines
-from benchmarks.tables import fill, table
 
 PAGE = Path(__file__).parents[2] / "docs/gpu.md"
 MEASURED = Path(__file__).parents[1] / "results/gpu/lease.json"

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import tables
-from ..tables import table
+from benchmarks.common import tables
+from benchmarks.common.tables import table
+
 from .data import TASKS
 from .plots import bottleneck_keys
 from .specs import Plan, budget_key, init_key, rank_key

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..host import cpu_name
+from benchmarks.common.host import cpu_name
+
 from .specs import Spec
 
 

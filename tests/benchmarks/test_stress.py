@@ -10,13 +10,12 @@ import torch
 
 from benchmarks.gpu.cost import TINY
 from benchmarks.gpu.stress import TOLERANCE, Sizes, attention_cases, lora_cases, worst_row
-from lora_runtime.kernels import select
-from lora_runtime.kernels.attention import paged_attention_reference
+from lora_runtime.kernels import PlannedKernels, select
 from lora_runtime.kernels.fused_update import update_group_reference
 
 CPU = torch.device("cpu")
 SIZES = Sizes((33,), (8,), 4, 7)
-REFERENCES = replace(select(CPU, "torch"), update_group=update_group_reference, attention=paged_attention_reference)
+REFERENCES = PlannedKernels(**vars(select(CPU, "torch")), update_group=update_group_reference)
 
 
 def results(kernels: Any, dtype: torch.dtype = torch.float32) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import fill, table
+from benchmarks.common.tables import fill, table
 
 ROOT = Path(__file__).parents[3]
 PAGE, RESULTS = ROOT / "docs/gpu.md", ROOT / "benchmarks/results/gpu"
@@ -23,7 +23,9 @@ CAPABILITIES = (80, 89, 90)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu.compiling", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing")
     parser.add_argument("--quick", action="store_true", help="a look at each kind of kernel; writes nothing")
     parser.add_argument("--pack", type=Path, metavar="FILE", help="only compile the lease's launches, into FILE")

@@ -1,0 +1,1 @@
+"""Reloads, evictions and aborts at once, every answer checked: `python -m benchmarks.adapter_life.storm`."""

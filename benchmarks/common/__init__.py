@@ -1,0 +1,1 @@
+"""What several benchmarks share: workloads, places of files, the machine, result files and tables of pages."""

