@@ -83,7 +83,7 @@ class AdapterCapacityError(LoramuxError):
 
 
 class NotYetFreeError(AdapterCapacityError):
-    """There is no memory, but steps that are enqueued hold some that was let go: the next try may find it."""
+    """Memory is short, but steps that are enqueued hold some that was let go: the next try may find it."""
 
 
 class BaseModelError(LoramuxError):

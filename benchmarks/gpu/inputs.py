@@ -13,9 +13,8 @@ from benchmarks.gpu.step_cases import BLOCK
 from lora_runtime.backends.streams import copy_stream
 from lora_runtime.backends.triton.placement import FlatAdapter, Placer
 from lora_runtime.kernels.attention import AttentionPlan
-from lora_runtime.kernels.fused_update import ModuleGroup
-from lora_runtime.kernels.plan import DECODE_TILE, PREFILL_TILE, LoraPlan, hidden_per_row, plan_tiles
-from lora_runtime.kernels.slot_table import SlotTable
+from lora_runtime.kernels.plan import DECODE_TILE, PREFILL_TILE, LoraPlan, SlotSegment, hidden_per_row, plan_tiles
+from lora_runtime.kernels.slot_table import ModuleGroup, SlotTable
 from lora_runtime.kernels.updates import ModuleDelta
 from lora_runtime.modules import BaseModule, ModuleKind
 from lora_runtime.scheduling.batch import packed
@@ -55,7 +54,7 @@ def lora_inputs(inputs: int, outs: Sequence[int], rows: Sequence[int], ranks: Se
     starts = np.cumsum([0, *rows]).tolist()
     tile = DECODE_TILE if all(n == 1 for n in rows) else PREFILL_TILE
     plan = plan_tiles(
-        [(starts[i], starts[i + 1], slot.slot, 1.0) for i, slot in enumerate(slots)], tile,
+        [SlotSegment(starts[i], starts[i + 1], slot.slot, 1.0) for i, slot in enumerate(slots)], tile,
         lambda slot: hidden_per_row(placer.table.max_rank(slot), groups, tile)).to(device)
     return LoraInputs(normal(starts[-1], inputs).to(dtype), normal(starts[-1], sum(outs)).to(dtype), groups, plan,
                       placer.table)

@@ -9,9 +9,8 @@ from itertools import accumulate
 import torch
 
 from benchmarks.gpu.cost import Shape
-from lora_runtime.kernels.fused_update import ModuleGroup
-from lora_runtime.kernels.plan import LoraPlan, hidden_per_row, plan_tiles
-from lora_runtime.kernels.slot_table import SlotEntries, SlotTable
+from lora_runtime.kernels.plan import LoraPlan, SlotSegment, hidden_per_row, plan_tiles
+from lora_runtime.kernels.slot_table import ModuleGroup, SlotEntries, SlotTable
 from lora_runtime.kernels.updates import ModuleDelta
 from lora_runtime.modules import BaseModule, ModuleKind
 
@@ -103,7 +102,7 @@ class Adapters:
     def plan(self, counts: Sequence[int], tile: int) -> LoraPlan:
         """Tiles of at most `tile` rows; `counts[i]` neighbouring rows are slot i's."""
         starts, groups = list(accumulate(counts, initial=0)), self.groups
-        segments = [(starts[slot], starts[slot + 1], slot, 1.0) for slot in range(len(counts))]
+        segments = [SlotSegment(starts[slot], starts[slot + 1], slot, 1.0) for slot in range(len(counts))]
         return plan_tiles(segments, tile, lambda slot: hidden_per_row(self.rank, groups, tile)).to(self.a[0].device)
 
 

@@ -14,25 +14,25 @@ class AppliedModule:
 
     name: str
     rank: int
-    """0 where the module has no low-rank part."""
+    """Rank, 0 where the module has no low-rank part."""
     scaling: float
     """What multiplies B(A x)."""
     parts: tuple[str, ...] = ("lora",)
     """lora, rslora, dora, lora_bias, bias, weight (saved whole), tokens (single rows of it)."""
     num_bytes: int = 0
-    """Of its tensors in the file."""
+    """Bytes of its tensors in the file."""
 
 
 class AdapterState(StrEnum):
-    """Where a version's weights are."""
+    """The place of a version's weights."""
 
     COLD = "cold"
-    """At its source only; a request brings them in."""
+    """Left at its source; a request brings them in."""
     LOADING = "loading"
     HOST = "host"
     """Checked and in host memory."""
     DEVICE = "device"
-    """In a slot."""
+    """Placed in a slot."""
     FAILED = "failed"
     """The last try to load it failed; the next request tries again."""
 
@@ -70,7 +70,7 @@ class AdapterPolicy:
 
 @dataclass(frozen=True)
 class RegisteredVersion:
-    """Where a version can be read again: the directory it was read from if that still holds it, else its source."""
+    """A version and where to read it again: the directory it was read from if that still holds it, else its source."""
 
     version: str
     source: str
@@ -101,7 +101,7 @@ class AdapterInfo:
     base_model_name: str
     modules: tuple[AppliedModule, ...]
     num_bytes: int
-    """On the device; 0 while that is not known (registered, never loaded)."""
+    """Bytes on the device; 0 while that is not known (registered, never loaded)."""
     leases: int
     """Requests that use the id now, those on older versions included."""
     loaded_at: float

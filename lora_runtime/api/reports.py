@@ -14,13 +14,13 @@ class MemoryPlan:
 
     total: int = 0
     used: int = 0
-    """By the base's weights, the libraries and other processes."""
+    """Taken by the base's weights, the libraries and other processes."""
     steps: int = 0
     """The most that a step takes, with the buffers that steps are run in."""
     graphs: int = 0
     """What captured steps keep."""
     adapters: int = 0
-    """For all slots together; 0: no limit."""
+    """Room for all slots together; 0: no limit."""
     kv_cache: int = 0
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class EngineStats:
     adapters: int
     """Versions on the device."""
     adapter_bytes: int
-    """Their bytes."""
+    """Bytes of these versions."""
     leases: int
     preemptions: int
     steps: int

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from ..adapters.peft.update import ModuleUpdate
 from ..errors import AdapterError
-from ..kernels.cpu.library import MAX_RANK
-from ..kernels.updates import ModuleDelta
+from ..kernels.updates import MAX_RANK, ModuleDelta
 from ..model.weights import BaseTensors, chunks
 from ..modules import BaseModule, ModuleKind
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ..adapters.store.version import AdapterVersion
 from ..errors import EngineFailedError, EngineStoppedError, QueueFullError
 from ..requests.handle import RequestHandle
-from ..requests.tracker import LiveRequest
+from ..requests.sequence import LiveRequest
 
 _RETRY_AFTER_S = 1.0
 

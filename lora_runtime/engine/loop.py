@@ -20,8 +20,7 @@ from ..errors import (
     RequestTimeoutError,
 )
 from ..requests.handle import RequestHandle
-from ..requests.sequence import Sequence
-from ..requests.tracker import LiveRequest
+from ..requests.sequence import LiveRequest, Sequence
 from ..sampling.accept import accept_token
 from ..sampling.sampling import Sampled, sample
 from ..scheduling.batch import BatchPlanner, ScheduledRow

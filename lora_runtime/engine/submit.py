@@ -13,9 +13,8 @@ from ..base_model import BaseModel
 from ..errors import FieldViolation, InvalidRequestError
 from ..requests.detokenize import IncrementalDetokenizer
 from ..requests.handle import RequestHandle
-from ..requests.sequence import Sequence, SequenceAdapter
+from ..requests.sequence import LiveRequest, Sequence, SequenceAdapter
 from ..requests.tokenization import encode
-from ..requests.tracker import LiveRequest
 
 
 class RequestBuilder:

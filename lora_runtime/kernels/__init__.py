@@ -28,7 +28,7 @@ class Kernels:
     attention: Callable[..., torch.Tensor]
     names: dict[str, str]
     write_kv: Callable[..., None] = cache.write_kv_reference
-    """As cache.write_kv_reference."""
+    """Called as cache.write_kv_reference."""
     check_heads: Callable[[int, int, torch.dtype], None] = lambda dim, dim_v, dtype: None
     """Raises BaseModelError if `attention` cannot take a layer's dims of keys and of values, or the dtype."""
     captures: bool = True

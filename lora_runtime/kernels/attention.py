@@ -34,7 +34,7 @@ class RowArrays(Protocol):
 
 @dataclass(frozen=True)
 class AttentionPlan:
-    """Where a step's rows find their keys and values; all int32, on one device.
+    """Places where a step's rows find their keys and values; all int32, on one device.
 
     `slots`: (T,) cache slot each row writes. Sequence i has the rows `query_start[i]:query_start[i + 1]`,
     (S + 1,), the last of its `context_lengths[i]` positions, (S,). Position p lies in slot
@@ -65,7 +65,7 @@ class AttentionPlan:
 
     @cached_property
     def split(self) -> tuple[list[tuple[int, int, torch.Tensor]], DecodeRows | None]:
-        """For the reference, once a step: prefill chunks as (start, end, slots of all positions), and decode rows."""
+        """The reference's rows: prefill chunks as (start, end, slots of all positions), and decode rows."""
         starts, lengths = self.query_start.tolist(), self.context_lengths.tolist()
         offsets = torch.arange(self.block_size, device=self.block_tables.device)
         slots = (self.block_tables.long()[:, :, None] * self.block_size + offsets).flatten(1)

@@ -1,4 +1,4 @@
-"""Which rows of a step take which slots, as tiles on the device: what the planned LoRA kernels run over.
+"""Tiles of a step's rows that take the same slots, on the device: what the planned LoRA kernels run over.
 
 As in Punica and S-LoRA (arXiv:2310.18547, arXiv:2311.03285) rows of one adapter are multiplied together, so that its
 A and B are read once a tile; here every tile has a list of weighted slots, for rows under several adapters.
@@ -8,32 +8,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from . import prefill_tiles
-
-if TYPE_CHECKING:
-    from .fused_update import ModuleGroup
+from .host_to_device import Packing
+from .pieces import pieces
+from .slot_table import ModuleGroup
 
 DECODE_TILE = 16
 """Rows of a tile in a step of decode rows: the least that a tensor core multiplies; what is missing costs no memory."""
 PREFILL_TILE = 64 if prefill_tiles.KIND == "wgmma" else prefill_tiles.MOST_MMA_ROWS
 DECODE_SPLITS = 8
-"""Of a shrink's inputs in decode steps, at most: there are few tiles then, and with the modules of a group and the
-blocks of a rank this many keep a GPU reading."""
+"""Splits of a shrink's inputs in decode steps, at most: there are few tiles then, and with the modules of a group and
+the blocks of a rank this many keep a GPU reading."""
 SPLIT = 128
 """The least inputs of a split, and what splits are a multiple of."""
 
-Segment = tuple[int, int, int, float]
 Pairs = list[tuple[int, float]]
 
 
+class SlotSegment(NamedTuple):
+    """Rows `start:end` take `weight` times what lies in a slot. Segments may overlap."""
+
+    start: int
+    end: int
+    slot: int
+    weight: float
+
+
 def splits(in_features: int, tile_size: int) -> tuple[int, int]:
-    """Into how many sums over the inputs a shrink is cut, and the inputs of each but the last.
+    """The number of sums over the inputs into which a shrink is cut, and the inputs of each but the last.
 
     By the module's width alone, so that a row is added up in the same order whatever its neighbours are.
     """
@@ -107,8 +115,8 @@ class PlanArrays:
         return buffers.plan
 
 
-def plan_tiles(segments: Sequence[Segment], tile_size: int, hidden_of_slot: Callable[[int], int]) -> PlanArrays:
-    """Of `segments` (start, end, slot, weight), which may overlap: a tile's pairs are in their order.
+def plan_tiles(segments: Sequence[SlotSegment], tile_size: int, hidden_of_slot: Callable[[int], int]) -> PlanArrays:
+    """Tiles of the rows of `segments`, a tile's pairs in their order.
 
     `hidden_of_slot` gives `hidden_per_row` of a slot.
     """
@@ -116,7 +124,7 @@ def plan_tiles(segments: Sequence[Segment], tile_size: int, hidden_of_slot: Call
     pairs: list[tuple[int, int, int]] = []
     weights: list[float] = []
     offsets, hidden = [0], [0]
-    for start, end, covering in _pieces(segments):
+    for start, end, covering in _alike(segments):
         for first in range(start, end, tile_size):
             rows = min(tile_size, end - first)
             tiles.append((first, rows))
@@ -132,33 +140,25 @@ def plan_tiles(segments: Sequence[Segment], tile_size: int, hidden_of_slot: Call
         np.array(weights, np.float32), np.array(hidden[:-1], np.int64), hidden[-1], tile_size)
 
 
-def _pieces(segments: Sequence[Segment]) -> Iterator[tuple[int, int, Pairs]]:
+def _alike(segments: Sequence[SlotSegment]) -> Iterator[tuple[int, int, Pairs]]:
     """(start, end, pairs) of rows that take the same pairs, as long as they go."""
-    starting: dict[int, list[int]] = {}
-    ending: dict[int, list[int]] = {}
-    for i, (start, end, _, _) in enumerate(segments):
-        if start < end:
-            starting.setdefault(start, []).append(i)
-            ending.setdefault(end, []).append(i)
-    active: set[int] = set()
-    begun = 0
+    begun, end = 0, 0
     current: Pairs = []
-    for cut in sorted(starting.keys() | ending.keys()):
-        active.difference_update(ending.get(cut, ()))
-        active.update(starting.get(cut, ()))
-        pairs = [segments[i][2:] for i in sorted(active)]
-        if pairs != current:
+    for start, stop, covering in pieces(segments):
+        pairs = [(s.slot, s.weight) for s in covering]
+        if start != end or pairs != current:
             if current:
-                yield begun, cut, current
-            begun, current = cut, pairs
+                yield begun, end, current
+            begun, current = start, pairs
+        end = stop
+    if current:
+        yield begun, end, current
 
 
 _FIELDS = (
     ("pair_hidden", torch.int64), ("pair_weight", torch.float32), ("pair_start", torch.int32),
     ("pair_rows", torch.int32), ("pair_slot", torch.int32), ("tile_start", torch.int32), ("tile_rows", torch.int32),
     ("pair_offsets", torch.int32))
-_ALIGNED = 64
-"""Bytes: kernels are compiled for how their arguments are aligned, and should not be for every plan."""
 
 
 class PlanBuffers:
@@ -168,10 +168,10 @@ class PlanBuffers:
     """
 
     def __init__(self, tiles: int, pairs: int, hidden_floats: int, tile_size: int, device: torch.device) -> None:
-        self._counts = {name: pairs if name.startswith("pair_") else tiles for name, _ in _FIELDS}
-        self._counts["pair_offsets"] = tiles + 1
-        size = sum(self._bytes(name, dtype) for name, dtype in _FIELDS)
-        self._packed = torch.zeros(size, dtype=torch.uint8, device=device)
+        counts = {name: pairs if name.startswith("pair_") else tiles for name, _ in _FIELDS}
+        counts["pair_offsets"] = tiles + 1
+        self._packing = Packing([((counts[name],), dtype) for name, dtype in _FIELDS])
+        self._packed = torch.zeros(self._packing.num_bytes, dtype=torch.uint8, device=device)
         hidden = torch.empty(hidden_floats, dtype=torch.float32, device=device)
         self.plan = LoraPlan(hidden=hidden, tile_size=tile_size, **self._views(self._packed))
 
@@ -190,8 +190,8 @@ class PlanBuffers:
             raise ValueError(
                 f"{len(arrays.tile_start)} tiles of {arrays.tile_size} rows, {len(arrays.pair_slot)} pairs and "
                 f"{arrays.hidden_floats} floats do not fit into this plan")
-        # A new staging buffer each time: torch keeps a pinned one from reuse until its copy is done.
-        staged = torch.zeros(len(self._packed), dtype=torch.uint8, pin_memory=self._packed.is_cuda)
+        # New each time: the one before may not have been read yet.
+        staged = self._packing.staging(self._packed.device).zero_()
         for name, view in self._views(staged).items():
             values = getattr(arrays, name)
             view.numpy()[: len(values)] = values
@@ -199,12 +199,5 @@ class PlanBuffers:
                 view[len(values) :] = int(values[-1])  # unused tiles are empty
         self._packed.copy_(staged, non_blocking=True)
 
-    def _bytes(self, name: str, dtype: torch.dtype) -> int:
-        return -(-self._counts[name] * dtype.itemsize // _ALIGNED) * _ALIGNED
-
     def _views(self, packed: torch.Tensor) -> dict[str, torch.Tensor]:
-        views, at = {}, 0
-        for name, dtype in _FIELDS:
-            views[name] = packed[at : at + self._counts[name] * dtype.itemsize].view(dtype)
-            at += self._bytes(name, dtype)
-        return views
+        return dict(zip((name for name, _ in _FIELDS), self._packing.views(packed), strict=True))

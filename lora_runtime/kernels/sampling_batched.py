@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 import torch
 
+from .host_to_device import upload
 from .sampling import SampleRow
-from .upload import upload
 
 GROUP_ROWS = 32
 """Rows drawn together: one needs about 30 bytes per token of the vocabulary while it is drawn."""
 _FEW = 1024
-"""Up to so many of the largest logits are found without a sort of all."""
+"""The number of largest logits that are still found without a sort of all."""
 
 
 def sample_rows_batched(rows: Sequence[SampleRow]) -> list[int]:
-    """As sample_rows_reference, row by row the same; all rows have one vocabulary. Waits for the device once."""
+    """Draw what sample_rows_reference draws for each row; all rows have one vocabulary. Waits for the device once."""
     if not rows:
         return []
     vocab = len(rows[0].logits)

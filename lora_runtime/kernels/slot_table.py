@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -44,6 +45,23 @@ class SlotEntries:
             np.array([d.out if d.token_rows is None else _NO_ROW for d in found], np.int64))
 
 
+@dataclass(frozen=True)
+class ModuleGroup:
+    """Neighbouring modules of the slot table that read the same x; their outputs lie side by side in one y."""
+
+    first: int
+    """Index of the first module in the table; it has the modules first .. first + len(outs) - 1"""
+    in_features: int
+    outs: tuple[int, ...]
+    """Widths of the modules in y, which is (T, sum(outs))"""
+    base_bias: torch.Tensor | None = None
+    """(sum(outs),) of the base, what DoRA must not scale"""
+
+    @cached_property
+    def width(self) -> int:
+        return sum(self.outs)
+
+
 class SlotTable:
     """Device addresses, ranks and scalings of what each slot changes in each linear map.
 
@@ -66,7 +84,7 @@ class SlotTable:
         self._names = list(modules)
         self._outs = np.array([*(m.out_features for m in modules.values()), _NOT_IN_THE_TABLE], np.int64)
         self.slots, self.dtype = slots, dtype
-        """Of A, B and dense; gain and bias are float32."""
+        """The slots, and the dtype of A, B and dense; gain and bias are float32."""
         count = len(self.modules)
         self._host = (
             torch.zeros(slots, len(FIELDS), count, dtype=torch.int64),

@@ -5,9 +5,8 @@ Rows under several adapters with weights w_i get base + sum w_i (adapter_i - bas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
 
 import torch
 from torch import nn
@@ -15,6 +14,10 @@ from torch.func import functional_call
 
 from ..modules import ModuleKind
 from .lora import LoraSegment
+from .pieces import pieces
+
+MAX_RANK = 4096
+"""The highest rank that an adapter may have in a module: the C++ kernels have no scratch for more (csrc/program.h)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class ModuleDelta:
         return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> ModuleDelta:
-        """With every tensor changed, such as moved to a device."""
+        """The same with every tensor changed, such as moved to a device."""
         return replace(self, **{name: change(tensor) for name, tensor in self.tensors().items()})  # type: ignore[arg-type]
 
     @property
@@ -72,19 +75,44 @@ class UpdateSegment:
 
 
 AddLora = Callable[[torch.Tensor, torch.Tensor, Sequence[LoraSegment]], None]
+Changes = Sequence[tuple[ModuleDelta, float]]
+"""Adapters' changes of one module and their weights, in the order in which they are added up."""
+
+
+def apply_linear(y: torch.Tensor, x: torch.Tensor, changes: Changes, bias: torch.Tensor | None) -> torch.Tensor:
+    """`y` (T, out) = W x + `bias` of `x` (T, in), float32 → the same rows under `changes`, none of which adds outputs.
+
+    The LoRA, DoRA and bias update of a linear map, with weights w_i of changes i:
+    y' = bias + f * (y - bias) + sum w_i * (scaling_i * B_i (A_i x) + bias_i + dense_i x),
+    f = 1 + sum w_i * gain_i - sum w_i * [i has dense]; where f is 0 the old value goes even if it is not finite.
+    """
+    added = torch.zeros_like(y)
+    for delta, weight in changes:
+        if delta.a is not None and delta.b is not None:
+            added += weight * delta.scaling * (x @ delta.a.float().t() @ delta.b.float().t())
+        if delta.bias is not None:
+            added += weight * delta.bias
+        if delta.dense is not None:
+            added += weight * (x @ delta.dense.float().t())
+    return _kept(y, changes, bias) + added
 
 
 def update_linear(
     y: torch.Tensor, x: torch.Tensor, segments: Sequence[UpdateSegment], bias: torch.Tensor | None, add_lora: AddLora
 ) -> torch.Tensor:
-    """`y` (T, out) = W x + `bias` of `x` (T, in) → the adapters', in place or wider by the tokens that they added."""
+    """`y` (T, out) = W x + `bias` of `x` (T, in) → the adapters', in place or wider by the tokens that they added.
+
+    What apply_linear says, in the base's dtype and rounded term by term, as PEFT does: LoRA of all segments, then what
+    else is added. These are the bits of the torch path, so the sum is not apply_linear's own.
+    """
     widest = max(s.delta.out for s in segments)
     if widest > y.shape[1]:
         y = torch.cat([y, y.new_zeros(y.shape[0], widest - y.shape[1])], 1)
     if any(s.delta.rescales for s in segments):
         for start, end, covering in pieces(segments):
-            if any(s.delta.rescales for s in covering):
-                y[start:end] = _rescaled(y[start:end].float(), x[start:end], covering, bias).to(y.dtype)
+            changes = [(s.delta, s.weight) for s in covering]
+            if any(delta.rescales for delta, _ in changes):
+                y[start:end] = _rescaled(y[start:end].float(), x[start:end], changes, bias).to(y.dtype)
     for out in {s.delta.out for s in segments}:
         add_lora(y[:, :out], x, [
             LoraSegment(s.start, s.end, s.delta.a, s.delta.b, s.delta.scaling * s.weight)
@@ -98,26 +126,33 @@ def update_linear(
     return y
 
 
-def _rescaled(y: torch.Tensor, x: torch.Tensor, segments: Sequence[UpdateSegment], bias: torch.Tensor | None
-              ) -> torch.Tensor:
+def _rescaled(y: torch.Tensor, x: torch.Tensor, changes: Changes, bias: torch.Tensor | None) -> torch.Tensor:
+    """What is kept of the base's product, and the weights that take its place."""
+    y = _kept(y, changes, bias)
+    for delta, weight in changes:
+        if delta.dense is not None:
+            y[:, : delta.out] += weight * (x @ delta.dense.t()).float()
+    return y
+
+
+def _kept(y: torch.Tensor, changes: Changes, bias: torch.Tensor | None) -> torch.Tensor:
+    """bias + f * (y - bias) of apply_linear: `y` itself if no change rescales. `bias` may be shorter than y's rows."""
+    if not any(delta.rescales for delta, _ in changes):
+        return y
     factor = torch.ones(y.shape[1], device=y.device)
     base = torch.zeros_like(factor)
     if bias is not None:
         base[: len(bias)] = bias.float()
-    for s in segments:
-        if s.delta.dense is not None:
-            factor -= s.weight
-        elif s.delta.gain is not None:
-            factor[: len(s.delta.gain)] += s.weight * s.delta.gain
-    y = base + keep(factor, y - base)
-    for s in segments:
-        if s.delta.dense is not None:
-            y[:, : s.delta.out] += s.weight * (x @ s.delta.dense.t()).float()
-    return y
+    for delta, weight in changes:
+        if delta.dense is not None:
+            factor -= weight
+        elif delta.gain is not None:
+            factor[: len(delta.gain)] += weight * delta.gain
+    return base + keep(factor, y - base)
 
 
 def keep(factor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Their product, and 0 where the factor is 0 even if the value is not finite: it is replaced."""
+    """The product of the two, and 0 where the factor is 0 even if the value is not finite: it is replaced."""
     return torch.where(factor == 0, 0, factor * value)
 
 
@@ -167,11 +202,3 @@ def update_norm(
         y.narrow(dim, start, end - start).copy_(
             functional_call(norm, changed, (x.narrow(dim, start, end - start),)))
     return y
-
-
-def pieces(segments: Sequence[UpdateSegment]) -> Iterator[tuple[int, int, list[UpdateSegment]]]:
-    """(start, end, segments that cover these rows), rows in no segment left out."""
-    cuts = sorted({s.start for s in segments} | {s.end for s in segments})
-    for start, end in pairwise(cuts):
-        if covering := [s for s in segments if s.start <= start and s.end >= end]:
-            yield start, end, covering

@@ -36,7 +36,7 @@ class RequestHandle:
 
     @property
     def adapter_version(self) -> str:
-        """Of the one adapter that serves; empty for the base and for several (see `adapters`)."""
+        """Version of the one adapter that serves; empty for the base and for several (see `adapters`)."""
         return self.adapters[0].version if self.request.adapter_id else ""
 
     def cancel(self) -> None:

@@ -1,21 +1,20 @@
-"""One choice of one request while it lives in the engine."""
+"""A request while it lives in the engine: its choices, each a sequence of tokens, and its record when it ends."""
 
 from __future__ import annotations
 
 import time
+from array import array
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
+from ..adapters.store.version import AdapterVersion
+from ..api.reports import RequestRecord
 from ..api.requests import SamplingParams, Timings, Usage
 from ..kv_cache import BlockKey
 from .detokenize import IncrementalDetokenizer, StopMatcher
-
-if TYPE_CHECKING:
-    from ..adapters.store.version import AdapterVersion
-    from ..sampling.penalties import TokenCounts
-    from .handle import RequestHandle
+from .handle import RequestHandle
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,28 @@ class SequenceAdapter:
         """What the KV behind `start` depends on."""
         weight = "" if self.weight == 1 else f"*{self.weight!r}"
         return f"{self.version.version}{weight}" + (f"@{self.start}" if self.start else "")
+
+
+class TokenCounts:
+    """A sequence's distinct tokens in `ids`, and in `counts` how often each was generated; 0: in the prompt only.
+
+    Kept from step to step, since contexts are long and a step adds a token.
+    """
+
+    def __init__(self, prompt: Seq[int]) -> None:
+        self.ids = array("i", dict.fromkeys(prompt))
+        self.counts = array("i", bytes(self.ids.itemsize * len(self.ids)))
+        self._places = {token: place for place, token in enumerate(self.ids)}
+        self._seen = len(prompt)
+
+    def update(self, tokens: Seq[int]) -> None:
+        """`tokens`: the whole sequence, which only grows."""
+        for token in tokens[self._seen :]:
+            if (place := self._places.setdefault(token, len(self.ids))) == len(self.ids):
+                self.ids.append(token)
+                self.counts.append(0)
+            self.counts[place] += 1
+        self._seen = len(tokens)
 
 
 class Sequence:
@@ -75,7 +96,7 @@ class Sequence:
         self.arrived = time.monotonic() if arrived is None else arrived
         self.scheduled_at: float | None = None
         self.missed_at: float | None = None
-        """When it could have run first but for its adapter."""
+        """The moment when it could have run first but for its adapter."""
         self.first_token_at: float | None = None
         self.last_token_at: float | None = None
         self.token_gaps: list[float] = []
@@ -105,3 +126,46 @@ class Sequence:
         start = self.scheduled_at or self.arrived
         first = self.first_token_at or start
         return Timings(start - self.arrived, first - start, (self.last_token_at or first) - first)
+
+
+@dataclass
+class LiveRequest:
+    """All choices of one request and the leases they share."""
+
+    handle: RequestHandle
+    versions: list[AdapterVersion]
+    sequences: list[Sequence]
+
+    @property
+    def adapter_ids(self) -> list[str]:
+        """Adapters against whose limits it counts; "" is the base."""
+        return [use.adapter_id for use in self.handle.adapters] or [""]
+
+    @property
+    def waits(self) -> bool:
+        """Whether no choice runs now: none has yet, or those that did were preempted."""
+        return not any(s.blocks for s in self.sequences)
+
+    @property
+    def deadline(self) -> float | None:
+        """Seconds on the monotonic clock; None where the request sets none."""
+        timeout = self.handle.request.timeout_s
+        return None if timeout is None else self.sequences[0].arrived + timeout
+
+    def record(self, outcome: str) -> RequestRecord:
+        first, now = self.sequences[0], time.monotonic()
+        return RequestRecord(
+            request_id=self.handle.request_id,
+            adapter_id=self.handle.request.adapter_id,
+            adapter_version=self.handle.adapter_version,
+            outcome=outcome,
+            prompt_tokens=first.num_prompt,
+            cached_tokens=first.cached_tokens or 0,
+            completion_tokens=sum(s.num_generated for s in self.sequences),
+            queue_s=(first.scheduled_at or now) - first.arrived,
+            ttft_s=None if first.first_token_at is None else first.first_token_at - first.arrived,
+            e2e_s=now - first.arrived,
+            adapters=self.handle.adapters,
+            adapter_wait_s=0.0 if first.missed_at is None else (first.scheduled_at or now) - first.missed_at,
+            itl_s=tuple(first.token_gaps),
+        )

@@ -1,1 +1,1 @@
-"""From logits to an event."""
+"""Steps from logits to an event."""

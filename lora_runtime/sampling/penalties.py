@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence as Seq
 
 import numpy as np
 import torch
 
 from ..api.requests import SamplingParams
-from ..kernels.upload import upload
-
-
-class TokenCounts:
-    """A sequence's distinct tokens in `ids`, and in `counts` how often each was generated; 0: in the prompt only.
-
-    Kept from step to step, since contexts are long and a step adds a token.
-    """
-
-    def __init__(self, prompt: Seq[int]) -> None:
-        self.ids = array("i", dict.fromkeys(prompt))
-        self.counts = array("i", bytes(self.ids.itemsize * len(self.ids)))
-        self._places = {token: place for place, token in enumerate(self.ids)}
-        self._seen = len(prompt)
-
-    def update(self, tokens: Seq[int]) -> None:
-        """`tokens`: the whole sequence, which only grows."""
-        for token in tokens[self._seen :]:
-            if (place := self._places.setdefault(token, len(self.ids))) == len(self.ids):
-                self.ids.append(token)
-                self.counts.append(0)
-            self.counts[place] += 1
-        self._seen = len(tokens)
+from ..kernels.host_to_device import upload
+from ..requests.sequence import TokenCounts
 
 
 def has_penalties(p: SamplingParams) -> bool:
@@ -39,7 +17,7 @@ def has_penalties(p: SamplingParams) -> bool:
 
 
 def apply_penalties(logits: torch.Tensor, counts: Seq[TokenCounts], params: Seq[SamplingParams]) -> None:
-    """As apply_penalties_reference, in place on one or more rows (rows, vocab) float32; the host does not wait."""
+    """Penalise rows (rows, vocab) float32 in place, as apply_penalties_reference does one; the host does not wait."""
     ids, times = (upload(torch.from_numpy(a), logits.device) for a in _padded(counts))
     factors = torch.tensor(
         [[p.repetition_penalty, p.presence_penalty, p.frequency_penalty] for p in params], dtype=torch.float32)
@@ -64,7 +42,7 @@ def _padded(counts: Seq[TokenCounts]) -> tuple[np.ndarray, np.ndarray]:
 def apply_penalties_reference(
     row: torch.Tensor, tokens: Seq[int], num_prompt: int, p: SamplingParams
 ) -> torch.Tensor:
-    """On one row (vocab,); a new tensor."""
+    """Penalise one row (vocab,); a new tensor."""
     row = row.clone()
     if p.repetition_penalty != 1:
         seen = torch.tensor(sorted(set(tokens)), device=row.device)

@@ -1,4 +1,4 @@
-"""From logits to tokens, each row with its own parameters."""
+"""Choosing tokens from logits, each row with its own parameters."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from ..api.requests import TokenLogprob
+from ..kernels.host_to_device import upload
 from ..kernels.sampling import SampleRow, sample_rows_reference
-from ..kernels.upload import upload
-from ..requests.sequence import Sequence
+from ..requests.sequence import Sequence, TokenCounts
 from ..scheduling.batch import StepOutput
-from .penalties import TokenCounts, apply_penalties, has_penalties
+from .penalties import apply_penalties, has_penalties
 
 SampleRows = Callable[[Seq[SampleRow]], list[int]]
 

@@ -1,1 +1,1 @@
-"""Whose tokens run next, in which blocks, and the packed batch of a step."""
+"""Choice of the tokens that run next, their blocks, and the packed batch of a step."""

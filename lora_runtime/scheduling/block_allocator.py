@@ -1,4 +1,4 @@
-"""Which KV block belongs to whom."""
+"""Bookkeeping of which KV block belongs to whom."""
 
 from __future__ import annotations
 

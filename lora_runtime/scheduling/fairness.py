@@ -56,7 +56,7 @@ class FairQueue:
         self._lanes.setdefault(_lane(seq), deque()).append(seq)
 
     def add_first(self, seq: Sequence) -> None:
-        """Back to the front of its lane: it was preempted."""
+        """Put it back to the front of its lane: it was preempted."""
         self._enter(seq.tenant)
         self._lanes.setdefault(_lane(seq), deque()).appendleft(seq)
 

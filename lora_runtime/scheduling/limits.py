@@ -64,7 +64,7 @@ class Limits:
                     bucket.charge(1, self._clock())
 
     def leave(self, adapter_ids: Sequence[str], sequences: int) -> None:
-        """So many sequences have ended."""
+        """Take away sequences that have ended."""
         with self._lock:
             for adapter_id in adapter_ids:
                 self._unfinished[adapter_id] -= sequences
@@ -72,7 +72,7 @@ class Limits:
                     del self._unfinished[adapter_id]
 
     def forget(self, adapter_id: str) -> None:
-        """It is registered no more."""
+        """Drop what is kept of an adapter that is registered no more."""
         with self._lock:
             self._buckets.pop(adapter_id, None)
 

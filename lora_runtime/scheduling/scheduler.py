@@ -1,4 +1,4 @@
-"""Which tokens run in the next step: continuous batching with chunked prefill and preemption."""
+"""The choice of tokens that run in the next step: continuous batching with chunked prefill and preemption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a JSONL file to a LoRA adapter in PEFT's format. Needs the extra `loramux[train]`."""
+"""Training from a JSONL file to a LoRA adapter in PEFT's format. Needs the extra `loramux[train]`."""
 
 from ..errors import DivergedError, TrainingError
 from .config import StepReport, TrainConfig, TrainResult

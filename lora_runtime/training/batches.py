@@ -1,4 +1,4 @@
-"""Which rows a step gets, as a function of seed and step alone: a resumed run needs no state of it."""
+"""The rows that a step gets, as a function of seed and step alone: a resumed run needs no state of it."""
 
 from __future__ import annotations
 

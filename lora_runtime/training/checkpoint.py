@@ -18,7 +18,7 @@ _FORMAT = 1
 
 @dataclass
 class Checkpoint:
-    """After `step` steps. Data order and learning rate are functions of the step."""
+    """The state after `step` steps. Data order and learning rate are functions of the step."""
 
     step: int
     settings: dict[str, Any]
@@ -46,7 +46,7 @@ def save(checkpoint: Checkpoint, directory: Path) -> None:
 
 
 def load(directory: Path) -> Checkpoint | None:
-    """None where there is none. Raises TrainingError for a file that is no checkpoint."""
+    """The checkpoint, None where there is none. Raises TrainingError for a file that is no checkpoint."""
     path = directory / NAME
     if not path.is_file():
         return None

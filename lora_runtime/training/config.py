@@ -59,11 +59,11 @@ class TrainConfig:
     """Ends of module names; a string is a regular expression for whole names, or `all-linear`."""
     rank: int = 8
     alpha: float | None = None
-    """None: twice the rank of each module."""
+    """LoRA's alpha. None: twice the rank of each module."""
     rslora: bool = False
     dora: bool = False
     dropout: float = 0.0
-    """Of the inputs of A."""
+    """Rate at which inputs of A are dropped."""
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     budget: int = 0
@@ -99,9 +99,9 @@ class TrainConfig:
     overwrite: bool = False
     """Remove what an earlier run left in `out`."""
     dtype: str = "auto"
-    """Of the base: auto is bfloat16 where the device has it; A and B are always float32."""
+    """The base's dtype: auto is bfloat16 where the device has it; A and B are always float32."""
     save_dtype: str = "float32"
-    """Of the adapter's file."""
+    """The dtype in the adapter's file."""
     device: str = "auto"
     threads: int = 0
     """CPU threads; 0 leaves torch's number."""
@@ -195,10 +195,10 @@ class StepReport:
     model: Any
     """The PeftModel after the update."""
     grad_norm: float = 0.0
-    """Before clipping."""
+    """Norm of all gradients together, before clipping."""
     total_steps: int = 0
     eval_loss: float | None = None
-    """Where an evaluation followed this step."""
+    """Loss of the evaluation that followed this step, where one did."""
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class Encoder:
         return self._ids(completion, special=False)
 
     def _ended(self, completion: list[int]) -> list[int]:
-        """Up to the first end token, which the server stops at; one is added where there is none."""
+        """Cut behind the first end token, which the server stops at; one is added where there is none."""
         end = next((i for i, t in enumerate(completion) if t in self._ends), None)
         return [*completion, self._end] if end is None else completion[: end + 1]
 

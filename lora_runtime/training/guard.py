@@ -20,7 +20,7 @@ class FrozenBase:
         self._digest = self._hash()
 
     def check_gradients(self) -> None:
-        """After a backward. Raises TrainingError naming a parameter with a gradient it should not have, or without."""
+        """Raises TrainingError after a backward, naming a parameter with a gradient it should not have, or without."""
         for name, parameter in self._parameters.items():
             if parameter.grad is not None or parameter.requires_grad:
                 raise TrainingError(f"the base is not frozen: {name} has a gradient")

@@ -18,7 +18,7 @@ from .config import StepReport, TrainConfig
 from .encoding import Example
 from .guard import FrozenBase
 from .metrics import Metrics
-from .out_of_memory import first_line, out_of_memory
+from .out_of_memory import first_line, is_out_of_memory
 from .schedule import learning_rate
 
 
@@ -64,7 +64,7 @@ class Loop:
         try:
             return self._run(on_step, frozen)
         except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise TrainingError(
                 f"step {self.step + 1}: memory is short ({first_line(error)}); a smaller batch_size (with more "
@@ -173,7 +173,7 @@ class Loop:
 
     @property
     def weights_step(self) -> int:
-        """Whose weights the adapter has."""
+        """The step whose weights the adapter has."""
         return self._best["step"] if self._best is not None else self.step
 
     def _weights(self) -> dict[str, torch.Tensor]:
@@ -194,7 +194,7 @@ class Loop:
         self._saved_at = self.step
 
     def _rate(self) -> float:
-        """Of the last step."""
+        """Learning rate of the last step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     def _diverged(self, step: int, rate: float, what: str) -> NoReturn:

@@ -18,7 +18,7 @@ class Metrics:
         self.rows: list[dict[str, float]] = []
 
     def restart(self, rows: list[dict[str, float]]) -> None:
-        """Only these lines; what an ended run wrote after its last checkpoint comes again."""
+        """Keep these lines alone; what an ended run wrote after its last checkpoint comes again."""
         self.rows = list(rows)
         replace_file(self._path, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
 

@@ -47,7 +47,7 @@ def load_base(config: TrainConfig) -> LoadedBase:
 
 
 def base_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """As for serving, but float32 on a GPU that would only emulate bfloat16."""
+    """The dtype as for serving, but float32 on a GPU that would only emulate bfloat16."""
     if dtype == "auto" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float32
     return resolve_dtype(dtype, device)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import TrainingError
 from .config import StepReport, TrainConfig, TrainResult
 from .data import DataFile, read_rows
-from .out_of_memory import first_line, out_of_memory
+from .out_of_memory import first_line, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +50,7 @@ def train(
         except MemoryError as error:
             raise TrainingError("there is no memory left for this run") from error
         except RuntimeError as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise TrainingError(f"the device has no room for base and adapter: {first_line(error)}") from error
 

@@ -1,4 +1,4 @@
-"""Which modules are adapted, and with which ranks and alphas."""
+"""Choice of the modules that are adapted, and with which ranks and alphas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 from ..adapters.peft.config import path_ends
 from ..adapters.peft.patterns import Patterns
 from ..errors import AdapterError, TrainingError
-from ..kernels.cpu.library import MAX_RANK
+from ..kernels.updates import MAX_RANK
 from ..modules import BaseModule, ModuleKind
 from .config import TrainConfig
 from .convert import changes_base

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from lora_runtime.kernels.fused_update import ModuleGroup
-from lora_runtime.kernels.plan import LoraPlan, PlanArrays, Segment, hidden_per_row, plan_tiles
-from lora_runtime.kernels.slot_table import SlotEntries, SlotTable
+from lora_runtime.kernels.plan import LoraPlan, PlanArrays, SlotSegment, hidden_per_row, plan_tiles
+from lora_runtime.kernels.slot_table import ModuleGroup, SlotEntries, SlotTable
 from lora_runtime.kernels.updates import ModuleDelta
 from lora_runtime.modules import BaseModule, ModuleKind
 
@@ -30,7 +29,7 @@ class Step:
     outs: tuple[int, ...]
     bias: torch.Tensor | None
     slots: list[dict[int, ModuleDelta]]
-    segments: Sequence[Segment]
+    segments: Sequence[SlotSegment]
     group: ModuleGroup = field(init=False)
     table: SlotTable = field(init=False)
 
@@ -100,7 +99,9 @@ def random_step(g: torch.Generator, dtype: torch.dtype, device: str, out_dtype: 
     segments = []
     for _ in range(integer(g, 1, 4)):
         start, end = sorted(torch.randperm(rows + 1, generator=g)[:2].tolist())
-        segments.append((start, end, integer(g, 0, len(slots)), float(torch.rand((), generator=g)) * 2 - 0.5))
+        slot = integer(g, 0, len(slots))
+        weight = float(torch.rand((), generator=g)) * 2 - 0.5
+        segments.append(SlotSegment(start, end, slot, weight))
     x = torch.randn(rows, inputs + 3, generator=g).to(device, dtype)[:, 2 : 2 + inputs]
     y = torch.randn(rows, sum(outs) + 5, generator=g).to(device, out_dtype or dtype)[:, 1 : 1 + sum(outs)]
     bias = torch.randn(sum(outs), generator=g).to(device, dtype) if integer(g, 0, 2) else None

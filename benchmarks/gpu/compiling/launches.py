@@ -14,9 +14,8 @@ from benchmarks.gpu.errors import WIDE
 from benchmarks.gpu.sanitized import SHAPE as SANITIZED
 from lora_runtime.kernels import prefill_tiles
 from lora_runtime.kernels.attention import AttentionPlan
-from lora_runtime.kernels.fused_update import ModuleGroup
 from lora_runtime.kernels.plan import DECODE_TILE, PlanBuffers
-from lora_runtime.kernels.slot_table import SlotTable
+from lora_runtime.kernels.slot_table import ModuleGroup, SlotTable
 from lora_runtime.kernels.triton.attention_tiles import Heads, decode_tile
 from lora_runtime.modules import BaseModule, ModuleKind
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...errors import BaseModelError
-from ...kernels.fused_update import ModuleGroup
+from ...kernels.slot_table import ModuleGroup
 from ...model.quantised import is_quantised
 from ...model.step_context import StepContext
 from ...modules import BaseModule, ModuleKind

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from ...kernels import PlannedKernels
-from ...kernels.fused_update import ModuleGroup
 from ...kernels.plan import LoraPlan
-from ...kernels.slot_table import SlotTable
+from ...kernels.slot_table import ModuleGroup, SlotTable
 from ..streams import Side
 from .placement import SlotAdapter
 

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from ...kernels.attention import AttentionPlan
+from ...kernels.host_to_device import upload_packed
 from ...kernels.plan import (
     DECODE_TILE,
     PREFILL_TILE,
     LoraPlan,
     PlanArrays,
     PlanBuffers,
-    Segment,
+    SlotSegment,
     hidden_per_row,
     plan_tiles,
 )
@@ -112,7 +113,7 @@ class TritonRunner:
                  rare: frozenset[str] = frozenset()) -> StepOutput:
         """On tensors of the batch's own size."""
         device = self.frozen.device
-        there = to_device(
+        there = upload_packed(
             (batch.tokens, batch.positions, batch.sampled_rows, batch.slots, batch.query_start, batch.context_lengths,
              batch.block_tables), device)
         rows = there[:3]
@@ -134,8 +135,8 @@ class TritonRunner:
         plan = arrays.to(self.frozen.device)
         head: LoraPlan | None = plan
         if len(batch.sampled_rows) != len(batch.tokens):
-            sampled = [(*sampled_range(s, batch), slot_adapter(s).slot, s.weight) for s in batch.segments]
-            rows = [row for row in sampled if row[0] < row[1]]
+            sampled = [SlotSegment(*sampled_range(s, batch), slot_adapter(s).slot, s.weight) for s in batch.segments]
+            rows = [row for row in sampled if row.start < row.end]
             head = self._tiles(rows, arrays.tile_size).to(self.frozen.device) if rows else None
         touched = frozenset[str]().union(*(adapter.names for adapter in adapters))
         return self.base.lora_step(plan, head, touched, adapters, self._overlap)
@@ -144,13 +145,13 @@ class TritonRunner:
         """The very same as for the step before, if nothing has changed since."""
         if not segments:
             return None
-        rows = [(s.start, s.end, slot_adapter(s).slot, s.weight) for s in segments]
-        wanted = tile_size, rows, [self.base.placer.table.max_rank(slot) for _, _, slot, _ in rows]
+        rows = [SlotSegment(s.start, s.end, slot_adapter(s).slot, s.weight) for s in segments]
+        wanted = tile_size, rows, [self.base.placer.table.max_rank(row.slot) for row in rows]
         if wanted != self._planned:
             self._planned, self._arrays = wanted, self._tiles(rows, tile_size)
         return self._arrays
 
-    def _tiles(self, rows: Sequence[Segment], tile_size: int) -> PlanArrays:
+    def _tiles(self, rows: Sequence[SlotSegment], tile_size: int) -> PlanArrays:
         max_rank, per_rank = self.base.placer.table.max_rank, self._per_rank[tile_size]
         return plan_tiles(rows, tile_size, lambda slot: max_rank(slot) * per_rank)
 
@@ -187,19 +188,3 @@ def _adapters(batch: StepBatch) -> list[SlotAdapter]:
 def slot_adapter(segment: AdapterSegment) -> SlotAdapter:
     assert isinstance(segment.adapter, SlotAdapter)
     return segment.adapter
-
-
-_ALIGN = 16
-
-
-def to_device(arrays: Sequence[np.ndarray], device: torch.device) -> list[torch.Tensor]:
-    """int32 arrays as tensors of the same shapes, by one copy. Each begins at a multiple of 64 bytes: kernels are
-    compiled for how their arguments are aligned."""
-    starts = np.cumsum([0, *(-(-a.size // _ALIGN) * _ALIGN for a in arrays)])
-    host = torch.empty(int(starts[-1]), dtype=torch.int32, pin_memory=device.type == "cuda")
-    values = host.numpy()
-    for array, start in zip(arrays, starts, strict=False):
-        values[start : start + array.size] = array.ravel()
-    # torch does not give the pinned memory to anyone else before the copy is done.
-    there = host.to(device, non_blocking=True)
-    return [there[start : start + a.size].view(a.shape) for a, start in zip(arrays, starts, strict=False)]

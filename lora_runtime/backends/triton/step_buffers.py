@@ -9,10 +9,9 @@ import numpy.typing as npt
 import torch
 
 from ...kernels.attention import AttentionPlan
+from ...kernels.host_to_device import Packing
 from ...scheduling.batch import StepBatch
 
-_ALIGN = 32
-"""Values of 4 bytes: parts begin where a GPU reads whole lines."""
 _BETWEEN = 1 << 14
 """Values that cost less to copy along than another copy's start."""
 
@@ -32,13 +31,14 @@ class StepBuffers:
         self.rows, self.width, self.block_size = rows, width, block_size
         self.scratch_block = scratch_block
         pinned = device.type == "cuda"
-        lanes = -(-rows // _ALIGN) * _ALIGN
-        self._head = 4 * lanes
-        self._host = torch.zeros(self._head + rows * width, dtype=torch.int32, pin_memory=pinned)
-        self._device = torch.zeros_like(self._host, device=device)
-        self._staged, self._staged_tables = _parts(self._host.numpy(), lanes, rows, width)
-        (self.tokens, self.positions, self.slots, self.context_lengths), self.block_tables = _parts(
-            self._device, lanes, rows, width)
+        packing = Packing([*[((rows,), torch.int32)] * 4, ((rows, width), torch.int32)])
+        self._head = packing.starts[-1] // 4
+        """Values of 4 bytes in front of the tables."""
+        staged = packing.staging(device).zero_()
+        there = torch.zeros_like(staged, device=device)
+        *self._staged, self._staged_tables = (view.numpy() for view in packing.views(staged))
+        self.tokens, self.positions, self.slots, self.context_lengths, self.block_tables = packing.views(there)
+        self._host, self._device = staged.view(torch.int32), there.view(torch.int32)
         self.query_start = torch.arange(rows + 1, dtype=torch.int32, device=device)
         self.logits = torch.full((rows, columns), -torch.inf, device=device)
         self.greedy = torch.full((rows,), -1, device=device)
@@ -123,9 +123,3 @@ def _stretches(rows: npt.NDArray[np.intp], most_between: int) -> Iterator[tuple[
     cuts = np.flatnonzero(np.diff(rows) > most_between + 1)
     for first, last in zip([0, *(cuts + 1)], [*cuts, -1], strict=True):
         yield int(rows[first]), int(rows[last]) + 1
-
-
-def _parts(flat, lanes: int, rows: int, width: int):  # type: ignore[no-untyped-def]
-    """Four lanes of one value per row, and the table (rows, width), of an array or a tensor."""
-    head = 4 * lanes
-    return [flat[i * lanes : i * lanes + rows] for i in range(4)], flat[head : head + rows * width].reshape(rows, width)

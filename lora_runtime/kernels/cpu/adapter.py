@@ -19,7 +19,7 @@ _LANES = 16
 
 
 class _Packing(IntEnum):
-    """As in csrc/api.cpp."""
+    """Ways to pack a tensor, numbered as in csrc/api.cpp."""
 
     LORA_A = 0
     LORA_B = 1
@@ -28,7 +28,7 @@ class _Packing(IntEnum):
 
 
 class _Kinds(IntFlag):
-    """As in csrc/module.h."""
+    """Kinds of changes, the bits as in csrc/module.h."""
 
     RESCALES = 1
     NORMS = 2
@@ -55,7 +55,7 @@ class CpuAdapter:
         """`modules`: the row of every module in the table. The packing is one call without the GIL."""
         self._table = (ModuleEntry * len(modules))()
         self.kinds = 0
-        """For Segment."""
+        """Bits of a Segment's `kinds`."""
         packed: dict[int, int] = {}  # id of a tensor → its place: a tied weight is there once
         parts: list[tuple[_Part, int]] = []
         places: list[tuple[ModuleEntry, _Part]] = []
@@ -81,12 +81,12 @@ class CpuAdapter:
 
     @property
     def address(self) -> int:
-        """Of the table; valid while this object lives."""
+        """Address of the table; valid while this object lives."""
         return ctypes.addressof(self._table)
 
 
 def lora_bytes(rank: int, n_in: int, n_out: int, itemsize: int) -> tuple[int, int]:
-    """Of packed A (rank, in) and B (out, rank), as csrc/lora.h lays them out."""
+    """Bytes of packed A (rank, in) and B (out, rank), as csrc/lora.h lays them out."""
     unit = 4 // itemsize
     return rank * -(-n_in // (_LANES * unit)) * 64, -(-rank // unit) * -(-n_out // _LANES) * 64
 
@@ -129,6 +129,6 @@ def _job(part: _Part, to: int) -> PackJob:
 
 
 def _is_bf16(deltas: Mapping[str, ModuleDelta]) -> bool:
-    """Of the tensors that are packed in the base's dtype, where there are any."""
+    """Whether bf16 is the dtype of the tensors that are packed in the base's dtype, where there are any."""
     tensors = (t for d in deltas.values() for t in (d.b, None if d.kind is ModuleKind.NORM else d.dense))
     return next((is_bf16(t.dtype) for t in tensors if t is not None), False)

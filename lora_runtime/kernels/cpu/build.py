@@ -95,7 +95,7 @@ def _compiler() -> str:
 
 
 def _packaged(target: str) -> Path:
-    """Where an image has it, which builds all targets once and needs no compiler later."""
+    """The library's place in an image, which builds all targets once and needs no compiler later."""
     return SOURCES.parent / "lib" / f"loramux-{target}-{_digest(target)}.so"
 
 

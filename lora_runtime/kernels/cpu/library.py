@@ -11,7 +11,6 @@ import torch
 
 from . import build
 
-MAX_RANK = 4096
 TILE = 16
 """Slots of the KV cache that lie together (csrc/attention.h); a KV block is a multiple of it."""
 SLACK_BYTES = 64
@@ -137,6 +136,6 @@ def is_bf16(dtype: torch.dtype) -> bool:
 
 
 __all__ = [
-    "MAX_RANK", "SLACK_BYTES", "TILE", "AttentionShape", "Embedding", "Linear", "ModuleEntry", "Norm", "PackJob",
+    "SLACK_BYTES", "TILE", "AttentionShape", "Embedding", "Linear", "ModuleEntry", "Norm", "PackJob",
     "SampleRow", "Segment", "Step", "byref", "is_bf16", "load",
 ]

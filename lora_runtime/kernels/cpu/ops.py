@@ -49,7 +49,7 @@ def run_lora(y: torch.Tensor, x: torch.Tensor, step: Step) -> None:
 
 
 def add_lora(y: torch.Tensor, x: torch.Tensor, segments: Sequence[LoraSegment]) -> None:
-    """As add_lora_reference, with `y` in float32 whatever the dtype of `x`."""
+    """Does what add_lora_reference does, with `y` in float32 whatever the dtype of `x`."""
     step, _kept = prepare_lora(segments)
     run_lora(y, x, step)
 
@@ -58,7 +58,7 @@ def paged_attention(
     q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, plan: AttentionPlan, *, scaling: float,
     window: int | None = None, softcap: float | None = None,
 ) -> torch.Tensor:
-    """As paged_attention_reference; `plan.block_size` a multiple of TILE."""
+    """Does what paged_attention_reference does; `plan.block_size` a multiple of TILE."""
     return attend_tiles(
         q, tile_keys(k_cache), tile_values(v_cache), k_cache.shape[1], plan, dim_v=v_cache.shape[2], scaling=scaling,
         window=window, softcap=softcap)
@@ -85,7 +85,7 @@ def attend_tiles(
 
 
 def sample_rows(rows: Sequence[SampleRow]) -> list[int]:
-    """As sample_rows_reference; all rows have one vocabulary."""
+    """Draws as sample_rows_reference; all rows have one vocabulary."""
     if not rows:
         return []
     vocab = rows[0].logits.shape[0]
@@ -112,6 +112,6 @@ def tile_values(cache: torch.Tensor) -> torch.Tensor:
 
 
 def _padded(tiles: torch.Tensor) -> torch.Tensor:
-    """Flat, with the bytes behind it that the kernels may read."""
+    """The tiles flat, with the bytes behind it that the kernels may read."""
     flat = tiles.contiguous().flatten()
     return torch.cat([flat, flat.new_zeros(SLACK_BYTES // flat.itemsize)])

@@ -91,7 +91,7 @@ class Program:
         self, source: int, queries: int, out: int, layer: int, shape: AttentionShape,
         norms: tuple[NormWeights, NormWeights] | None, cosines: torch.Tensor | None, sines: torch.Tensor | None,
     ) -> None:
-        """From q, k, v side by side in `source`: norms of q and k, rotation, KV write, attention.
+        """Attend, from q, k, v side by side in `source`: norms of q and k, rotation, KV write, attention.
 
         `cosines`, `sines`: (positions, rotary / 2) float32.
         """

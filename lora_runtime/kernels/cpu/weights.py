@@ -24,7 +24,7 @@ class PackedLinear:
     k: int
 
     def struct(self, module: int = -1, column: int = 0) -> Linear:
-        """For C; valid while this object lives."""
+        """The structure for C; valid while this object lives."""
         scale, bias = (None if t is None else t.data_ptr() for t in (self.scale, self.bias))
         return Linear(self.weight.data_ptr(), scale, bias, self.n, self.k, module, column)
 

@@ -29,7 +29,7 @@ def paged_attention(
     window: int | None = None,
     softcap: float | None = None,
 ) -> torch.Tensor:
-    """As kernels.attention.paged_attention_reference; reads nothing of the device on the host.
+    """Does what kernels.attention.paged_attention_reference does; reads nothing of the device on the host.
 
     What is launched depends on shapes and on `plan.decode_rows` only. So with fixed buffers of decode rows (T = S) the
     launches can be captured: programs behind a row's own context end at once. Products are summed in float32. Head

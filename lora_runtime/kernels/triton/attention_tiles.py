@@ -15,16 +15,16 @@ from ...errors import BaseModelError
 from .. import prefill_tiles
 
 MAX_DIM = 512
-"""Of keys or of values."""
+"""Largest dim of a head's keys or values."""
 MIN_SPLIT = 256
 """Keys of a decode row that one program takes at least; a multiple of every tile's keys."""
 MAX_SPLITS = 32
-"""Of a decode row's keys at most; longer contexts have longer splits."""
+"""Most splits of a decode row's keys; longer contexts have longer splits."""
 _PROGRAMS = 2048
-"""Of a decode launch, about: five times what an H100 runs at once. Capacities may have many more splits than contexts
-do, and programs that find none cost about a microsecond for each time that the GPU is filled with them."""
+"""Programs of a decode launch, about: five times what an H100 runs at once. Capacities may have many more splits than
+contexts do, and programs that find none cost about a microsecond for each time that the GPU is filled with them."""
 _LEAST_PROGRAMS = 4
-"""Per decode row and key head, however many rows there are."""
+"""Programs per decode row and key head, however many rows there are."""
 _DEEP = 5
 """Stages: two blocks of keys and values on their way while one is computed with. Each also waits for its entry in the
 table, which is why there are two stages more."""
@@ -63,7 +63,7 @@ class Tile:
         return self.rows // self.pack
 
     def constants(self, heads: Heads) -> dict[str, int]:
-        """As the kernels' constexpr arguments."""
+        """The kernels' constexpr arguments."""
         return {
             "GROUP": heads.heads // heads.kv_heads, "PACK": self.pack, "PARTS": self.parts, "D": heads.dim,
             "DV": heads.dim_v, "BLOCK_M": self.rows, "BLOCK_N": self.keys, "BLOCK_D": self.block_d,
@@ -88,7 +88,7 @@ def check_heads(dim: int, dim_v: int, dtype: torch.dtype) -> None:
 
 
 def chunk_tile(heads: Heads, dtype: torch.dtype) -> Tile:
-    """For sequences of several rows."""
+    """The tile for sequences of several rows."""
     block_d, block_dv = _padded(heads.dim), _padded(heads.dim_v)
     widest = max(block_d, block_dv)
     if dtype.itemsize > 2:  # no tensor cores: the products are the registers' work
@@ -106,7 +106,7 @@ def chunk_tile(heads: Heads, dtype: torch.dtype) -> Tile:
 
 
 def decode_tile(heads: Heads, dtype: torch.dtype) -> Tile:
-    """For sequences of one row: as few rows as the tensor cores take, the memory is what limits."""
+    """The tile for sequences of one row: as few rows as the tensor cores take, the memory is what limits."""
     block_d, block_dv = _padded(heads.dim), _padded(heads.dim_v)
     widest = max(block_d, block_dv)
     if dtype.itemsize > 2:
@@ -120,7 +120,7 @@ def decode_tile(heads: Heads, dtype: torch.dtype) -> Tile:
 
 
 def _most_rows() -> int:
-    """Of a tile that tensor cores multiply."""
+    """The most rows of a tile that tensor cores multiply."""
     return prefill_tiles.MOST_MMA_ROWS if prefill_tiles.KIND == "mma" else 128
 
 

@@ -12,7 +12,7 @@ _BLOCK = 1024
 def write_kv(
     keys: torch.Tensor, values: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor
 ) -> None:
-    """As kernels.cache.write_kv_reference."""
+    """Store rows as kernels.cache.write_kv_reference does."""
     rows, kv_heads, dim = keys.shape
     widest = kv_heads * max(dim, values.shape[-1])
     _write_kernel[(rows, triton.cdiv(widest, _BLOCK))](

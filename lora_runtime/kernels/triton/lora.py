@@ -7,27 +7,23 @@ host, so that they can be captured in a graph. Every weight is found through the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import triton
 import triton.language as tl
 
-from ..fused_update import ModuleGroup, check_group
+from ..fused_update import check_group
 from ..plan import DECODE_TILE, LoraPlan, splits
+from ..slot_table import ModuleGroup, SlotTable
 from .dot import INTERPRETED
 from .lora_expand import expand_kernel
 from .lora_shrink import shrink_kernel
 from .lora_tiles import blocks_of
 
-if TYPE_CHECKING:
-    from ..slot_table import SlotTable
-
 _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
 def update_group(y: torch.Tensor, x: torch.Tensor, group: ModuleGroup, plan: LoraPlan, table: SlotTable) -> None:
-    """As update_group_reference in kernels/fused_update.py: `y` (T, sum(outs)) in place, from `x` (T, in).
+    """Does what update_group_reference in kernels/fused_update.py does: `y` (T, sum(outs)) in place, from `x` (T, in).
 
     Of float16 and bfloat16 weights, h is cut (not rounded: the tensor cores ignore the other bits) to the 11 bits of
     tf32 where it meets B; all sums are float32.
@@ -38,7 +34,7 @@ def update_group(y: torch.Tensor, x: torch.Tensor, group: ModuleGroup, plan: Lor
 
 
 def shrink(x: torch.Tensor, group: ModuleGroup, plan: LoraPlan, table: SlotTable) -> None:
-    """Into `plan.hidden`: the partial sums of A x of every pair and module. It needs no y: may run beside x W."""
+    """Put the partial sums of A x of every pair and module into `plan.hidden`. It needs no y: may run beside x W."""
     pairs, blocks = len(plan.pair_slot), blocks_of(plan.tile_size, table.dtype)
     if not pairs:
         return
@@ -53,7 +49,7 @@ def shrink(x: torch.Tensor, group: ModuleGroup, plan: LoraPlan, table: SlotTable
 
 
 def expand(y: torch.Tensor, x: torch.Tensor, group: ModuleGroup, plan: LoraPlan, table: SlotTable) -> None:
-    """Into `y`, from the `plan.hidden` that `shrink` left for the same group."""
+    """Add the updates to `y`, from the `plan.hidden` that `shrink` left for the same group."""
     tiles, blocks = len(plan.tile_start), blocks_of(plan.tile_size, table.dtype)
     if not tiles:
         return

@@ -11,7 +11,7 @@ from .slot_lookup import BIAS, DENSE, GAIN, B, address, ranks_before
 
 @triton.jit
 def _place(block, OUTS: tl.constexpr, OUTPUTS: tl.constexpr):
-    """Of a block of a group's outputs: its module, that one's first column in y and outputs, and its first of them."""
+    """Place of a block of a group's y: its module, that one's first column in y and outputs, its first of them."""
     module, column, out, n0 = 0, 0, OUTS[0], block * OUTPUTS
     end = 0
     for m in tl.static_range(len(OUTS) - 1):

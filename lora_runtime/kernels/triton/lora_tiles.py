@@ -12,7 +12,7 @@ from ..plan import DECODE_TILE
 
 @dataclass(frozen=True)
 class Blocks:
-    """Of a program: `rank` rows of A over `inputs` at a time in the shrink, `outputs` of y in the expand.
+    """A program's share: `rank` rows of A over `inputs` at a time in the shrink, `outputs` of y in the expand.
 
     `rank_programs` share a slot's rank blocks; the expand multiplies `hidden` of h at a time. Warps and pipeline stages
     are those of the two kernels.
@@ -31,8 +31,9 @@ class Blocks:
     expand_warps: int = 4
     expand_stages: int = 1
     programs: int = 2048
-    """Of a launch, about: an H100 runs half of them at once in the shrink, a quarter in the expand. gate and up of an
-    8B Llama are 448 blocks of outputs: with a program for each of 32 tiles, most of 14,336 would find no tile."""
+    """Programs of a launch, about: an H100 runs half of them at once in the shrink, a quarter in the expand. gate and
+    up of an 8B Llama are 448 blocks of outputs: with a program for each of 32 tiles, most of 14,336 would find
+    none."""
 
     def along(self, count: int, others: int) -> int:
         """Programs along `count` tiles or pairs, where there are `others` for each. A tile's or pair's sums are the
@@ -46,11 +47,11 @@ PREFILL = {
     "wgmma": Blocks(rank=32, inputs=128, rank_programs=2, outputs=64, loop=False, expand_warps=8),
     "mma": Blocks(rank=32, inputs=128, rank_programs=2, outputs=64, loop=False),
 }
-"""By prefill_tiles.KIND."""
+"""Prefill's blocks by prefill_tiles.KIND."""
 
 
 def blocks_of(tile_size: int, dtype: torch.dtype) -> Blocks:
-    """For tiles of `tile_size` rows and adapters of `dtype`."""
+    """Blocks for tiles of `tile_size` rows and adapters of `dtype`."""
     if tile_size <= DECODE_TILE:
         return DECODE
     blocks = PREFILL[prefill_tiles.KIND]

@@ -1,4 +1,4 @@
-"""Where kernels find a slot's tensors: its row of the slot table."""
+"""The place where kernels find a slot's tensors: its row of the slot table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FIELDS = tl.constexpr(5)
 
 @triton.jit
 def address(addresses, modules, slot, field, module, TYPE: tl.constexpr):
-    """0, or where the tensor lies: placed adapters are aligned to 256 bytes, which lets loads be wide."""
+    """Whether there is a tensor, and where it lies: placed adapters are aligned to 256 bytes, so loads are wide."""
     at = tl.load(addresses + (slot.to(tl.int64) * FIELDS + field) * modules + module)
     return at != 0, tl.multiple_of(at.to(tl.pointer_type(TYPE)), 16)
 

@@ -15,7 +15,7 @@ from lora_runtime.kernels.plan import (
     PREFILL_TILE,
     LoraPlan,
     PlanBuffers,
-    Segment,
+    SlotSegment,
     hidden_per_row,
     plan_tiles,
     splits,
@@ -25,8 +25,8 @@ from ...support.device import DEVICE
 
 CPU = torch.device("cpu")
 HERE = torch.device(DEVICE)
-SEGMENTS = st.lists(st.tuples(
-    st.integers(0, 40), st.integers(0, 40), st.integers(0, 3), st.sampled_from([0.5, 1.0])), max_size=7)
+SEGMENTS = st.lists(st.builds(
+    SlotSegment, st.integers(0, 40), st.integers(0, 40), st.integers(0, 3), st.sampled_from([0.5, 1.0])), max_size=7)
 TILES = st.sampled_from([1, 3, DECODE_TILE])
 
 
@@ -35,7 +35,7 @@ def _hidden_of(slot: int) -> int:
 
 
 @given(SEGMENTS, TILES)
-def test_every_row_gets_its_pairs_in_order(segments: list[Segment], tile_size: int) -> None:
+def test_every_row_gets_its_pairs_in_order(segments: list[SlotSegment], tile_size: int) -> None:
     found: dict[int, list[tuple[int, float]]] = {}
     for start, end, pairs in plan_tiles(segments, tile_size, _hidden_of).to(CPU).tiles():
         assert 0 < end - start <= tile_size
@@ -47,14 +47,14 @@ def test_every_row_gets_its_pairs_in_order(segments: list[Segment], tile_size: i
 
 
 @given(SEGMENTS, TILES)
-def test_tiles_are_as_long_as_they_can_be(segments: list[Segment], tile_size: int) -> None:
+def test_tiles_are_as_long_as_they_can_be(segments: list[SlotSegment], tile_size: int) -> None:
     tiles = list(plan_tiles(segments, tile_size, _hidden_of).to(CPU).tiles())
     for (start, end, pairs), (following, _, others) in pairwise(tiles):
         assert end < following or pairs != others or end - start == tile_size
 
 
 @given(SEGMENTS, TILES)
-def test_pairs_share_no_scratch(segments: list[Segment], tile_size: int) -> None:
+def test_pairs_share_no_scratch(segments: list[SlotSegment], tile_size: int) -> None:
     arrays = plan_tiles(segments, tile_size, _hidden_of)
     at = 0
     for place, rows, slot in zip(arrays.pair_hidden, arrays.pair_rows, arrays.pair_slot, strict=True):
@@ -66,7 +66,7 @@ def test_pairs_share_no_scratch(segments: list[Segment], tile_size: int) -> None
 def test_buffers_hold_what_fits_and_say_what_does_not() -> None:
     buffers = PlanBuffers(3, 4, 100, DECODE_TILE, HERE)
     for segments in ([(0, 40, 1, 0.5)], [(0, 3, 1, 1.0), (2, 5, 2, 1.0)], []):
-        arrays = plan_tiles(segments, DECODE_TILE, lambda slot: slot)
+        arrays = plan_tiles([SlotSegment(*s) for s in segments], DECODE_TILE, lambda slot: slot)
         assert buffers.fits(arrays)
         buffers.fill(arrays)
         assert list(buffers.plan.tiles()) == list(arrays.to(CPU).tiles())
@@ -78,7 +78,7 @@ def test_buffers_hold_what_fits_and_say_what_does_not() -> None:
         ([(0, 1, slot, 1.0) for slot in range(5)], DECODE_TILE, 1),
         ([(0, 2, 0, 1.0)], DECODE_TILE, 51), ([(0, 1, 0, 1.0)], PREFILL_TILE, 1),
     ]:
-        arrays = plan_tiles(segments, tile_size, lambda slot, hidden=hidden: hidden)
+        arrays = plan_tiles([SlotSegment(*s) for s in segments], tile_size, lambda slot, hidden=hidden: hidden)
         assert not buffers.fits(arrays)
         with pytest.raises(ValueError, match="do not fit"):
             buffers.fill(arrays)
@@ -87,7 +87,8 @@ def test_buffers_hold_what_fits_and_say_what_does_not() -> None:
 def test_arrays_are_aligned_alike_in_every_plan() -> None:
     """Triton compiles a kernel anew for arguments of another alignment."""
     for rows in range(1, 9):
-        plan: LoraPlan = plan_tiles([(0, rows, 0, 1.0), (rows, 2 * rows, 1, 1.0)], 1, lambda slot: 4).to(HERE)
+        segments = [SlotSegment(0, rows, 0, 1.0), SlotSegment(rows, 2 * rows, 1, 1.0)]
+        plan: LoraPlan = plan_tiles(segments, 1, lambda slot: 4).to(HERE)
         for name, tensor in vars(plan).items():
             if isinstance(tensor, torch.Tensor):
                 assert tensor.data_ptr() % 16 == 0, name

@@ -10,7 +10,7 @@ import torch
 
 from lora_runtime.kernels.fused_update import update_group_reference
 from lora_runtime.kernels.lora import add_lora_reference
-from lora_runtime.kernels.plan import DECODE_TILE, PREFILL_TILE, PlanBuffers
+from lora_runtime.kernels.plan import DECODE_TILE, PREFILL_TILE, PlanBuffers, SlotSegment
 from lora_runtime.kernels.triton import lora_tiles
 from lora_runtime.kernels.triton.lora import update_group
 from lora_runtime.kernels.updates import ModuleDelta, UpdateSegment, update_linear
@@ -59,8 +59,9 @@ def test_only_the_result_is_rounded(tile_size: int) -> None:
     _check(step, tile_size, tolerance=2e-3 if ON_GPU else 1e-5)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("seed", range(2))
-def test_it_equals_update_linear(seed: int) -> None:
+def test_it_equals_update_linear(seed: int, kernel: str) -> None:
     step = random_step(torch.Generator().manual_seed(seed), torch.float32, DEVICE)
     expected, column = step.y.clone(), 0
     for m, out in enumerate(step.outs):
@@ -72,7 +73,7 @@ def test_it_equals_update_linear(seed: int) -> None:
             bias = None if step.bias is None else step.bias[columns]
             expected[:, columns] = update_linear(
                 expected[:, columns].clone(), step.x, segments, bias, add_lora_reference)
-    update_group(step.y, step.x, step.group, step.plan(DECODE_TILE), step.table)
+    KERNELS[kernel](step.y, step.x, step.group, step.plan(DECODE_TILE), step.table)
     torch.testing.assert_close(step.y, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -83,7 +84,7 @@ def test_ranks_beyond_what_the_programs_take_at_once(rank: int, tile_size: int) 
     inputs, out = 300, 70
     x, y = torch.randn(4, inputs, generator=g).to(DEVICE), torch.randn(4, out, generator=g).to(DEVICE)
     delta = random_delta(g, out, inputs, torch.float32, DEVICE, rank=rank)
-    _check(Step(x, y, (out,), None, [{0: delta}], [(1, 3, 0, 1.0)]), tile_size)
+    _check(Step(x, y, (out,), None, [{0: delta}], [SlotSegment(1, 3, 0, 1.0)]), tile_size)
 
 
 def test_more_tiles_than_programs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +94,7 @@ def test_more_tiles_than_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, inputs, out = 15, 12, 5
     x, y = torch.randn(rows, inputs, generator=g).to(DEVICE), torch.randn(rows, out, generator=g).to(DEVICE)
     slots = [{0: random_delta(g, out, inputs, torch.float32, DEVICE, rank=rank)} for rank in (3, 8)]
-    step = Step(x, y, (out,), None, slots, [(row, row + 1, row % 2, 1.0) for row in range(10)])
+    step = Step(x, y, (out,), None, slots, [SlotSegment(row, row + 1, row % 2, 1.0) for row in range(10)])
     own = step.y.clone()
     _check(step, 1)
     looped = own.clone()
@@ -110,7 +111,7 @@ def _wide_step(dtype: torch.dtype) -> Step:
     slots = [{m: random_delta(g, out, inputs, dtype, DEVICE, rank=rank) for m, out in enumerate(outs)}
              for rank in (8, 33)]
     x, y = torch.randn(8, inputs, generator=g).to(DEVICE, dtype), torch.randn(8, 90, generator=g).to(DEVICE, dtype)
-    return Step(x, y, outs, None, slots, [(0, 4, 0, 1.0), (2, 7, 1, 0.5)])
+    return Step(x, y, outs, None, slots, [SlotSegment(0, 4, 0, 1.0), SlotSegment(2, 7, 1, 0.5)])
 
 
 @pytest.mark.parametrize("tile_size", [DECODE_TILE, PREFILL_TILE])
@@ -120,7 +121,8 @@ def test_a_row_does_not_depend_on_its_neighbours(tile_size: int) -> None:
     update_group(together.y, together.x, together.group, together.plan(tile_size), together.table)
     for row in (3, 6):
         alone = _wide_step(torch.bfloat16)
-        alone.segments = [(row, row + 1, slot, w) for start, end, slot, w in alone.segments if start <= row < end]
+        alone.segments = [SlotSegment(row, row + 1, slot, w)
+                          for start, end, slot, w in alone.segments if start <= row < end]
         update_group(alone.y, alone.x, alone.group, alone.plan(tile_size), alone.table)
         assert torch.equal(alone.y[row], together.y[row])
 
@@ -134,7 +136,7 @@ def test_what_is_replaced_cannot_break_its_place(kernel: str) -> None:
     muted = ModuleDelta(ModuleKind.LINEAR, out, gain=torch.full((out,), -1.0, device=DEVICE))
     y = torch.full((4, out), torch.inf, device=DEVICE)
     step = Step(torch.randn(4, inputs, generator=g).to(DEVICE), y, (out,), None, [{0: saved}, {0: muted}],
-                [(0, 1, 0, 1.0), (1, 2, 1, 1.0), (2, 3, 0, 0.5)])
+                [SlotSegment(0, 1, 0, 1.0), SlotSegment(1, 2, 1, 1.0), SlotSegment(2, 3, 0, 0.5)])
     KERNELS[kernel](y, step.x, step.group, step.plan(DECODE_TILE), step.table)
     torch.testing.assert_close(y[0], step.x[0] @ saved.dense.t())  # type: ignore[union-attr]
     assert torch.equal(y[1], torch.zeros_like(y[1]))

@@ -18,8 +18,8 @@ from lora_runtime.backends.triton.host_reads import reads_on_host
 from lora_runtime.kernels.cpu import ops
 from lora_runtime.kernels.sampling import SampleRow, filter_logits, sample_rows_reference
 from lora_runtime.kernels.sampling_batched import GROUP_ROWS, sample_rows_batched
-from lora_runtime.requests.sequence import Sequence
-from lora_runtime.sampling.penalties import TokenCounts, apply_penalties, apply_penalties_reference
+from lora_runtime.requests.sequence import Sequence, TokenCounts
+from lora_runtime.sampling.penalties import apply_penalties, apply_penalties_reference
 from lora_runtime.sampling.sampling import SampleRows, sample
 from lora_runtime.scheduling.batch import StepOutput
 

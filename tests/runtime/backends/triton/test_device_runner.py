@@ -16,8 +16,9 @@ from lora_runtime.adapters.peft.update import ModuleUpdate
 from lora_runtime.backends.triton import runner as device_runner
 from lora_runtime.backends.triton.decode_steps import DirectSteps, StepKey, step_sizes
 from lora_runtime.backends.triton.placement import SlotAdapter
-from lora_runtime.backends.triton.runner import TritonRunner, to_device
+from lora_runtime.backends.triton.runner import TritonRunner
 from lora_runtime.kernels.attention import AttentionPlan, paged_attention_reference
+from lora_runtime.kernels.host_to_device import upload_packed
 from lora_runtime.scheduling.batch import AdapterSegment, StepBatch
 
 from ....support.capture_guard import CaptureError, CaptureGuard
@@ -344,7 +345,7 @@ def test_a_step_waits_for_what_it_reads(paths: Paths, monkeypatch: pytest.Monkey
 
 def test_arrays_go_to_the_device_in_one_aligned_copy() -> None:
     arrays = [np.arange(5, dtype=np.int32), np.zeros((0, 3), np.int32), np.arange(12, dtype=np.int32).reshape(3, 4)]
-    tensors = to_device(arrays, torch.device("cpu"))
+    tensors = upload_packed(arrays, torch.device("cpu"))
     for array, tensor in zip(arrays, tensors, strict=True):
         assert np.array_equal(tensor.numpy(), array)
         assert tensor.is_contiguous()
