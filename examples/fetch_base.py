@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
-
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 DEFAULT_TARGET = Path(".models/SmolLM2-135M-Instruct")
 
@@ -30,9 +29,12 @@ def find_gguf() -> Path:
 
 def convert(gguf: Path, target: Path) -> None:
     """Write the model directory under a temporary name first: a killed run leaves nothing half done."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # three bars, for a second or two each; read at the import
+    import torch  # here: these take seconds to import, and examples/demo.py wants but a name of this module
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        print(f"reading {gguf.name} (about 20 seconds)", flush=True)
         where = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
         model = AutoModelForCausalLM.from_pretrained(
             **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
@@ -44,7 +46,6 @@ def convert(gguf: Path, target: Path) -> None:
         # transformers before 5.20 reads another end token from the file than the model's.
         if isinstance(eos := model.config.eos_token_id, int):
             tokenizer.eos_token = tokenizer.convert_ids_to_tokens(eos)
-        print(f"saving {target}", flush=True)
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
         Path(scratch).chmod(0o755)  # temporary directories are private
@@ -60,8 +61,11 @@ def main() -> None:
     if (args.target / "config.json").is_file():
         print(f"{args.target} is there already")
         return
-    convert(args.gguf or find_gguf(), args.target)
-    print(f"done: {args.target}")
+    gguf, started = args.gguf or find_gguf(), time.monotonic()
+    print(f"== making {args.target} from {gguf.name} (once): ", end="", flush=True)
+    convert(gguf, args.target)
+    size = sum(file.stat().st_size for file in args.target.iterdir())
+    print(f"{size / 1e6:.0f} MB ({time.monotonic() - started:.0f} s)")
 
 
 if __name__ == "__main__":

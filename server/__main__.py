@@ -1,4 +1,4 @@
-"""`python -m server` is `loramux`."""
+"""`python -m loramux_server` is `loramux`; in a checkout, where nothing needs to be installed, `python -m server`."""
 
 from .cli import main
 
