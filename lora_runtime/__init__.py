@@ -1,6 +1,19 @@
 """loramux's runtime: one frozen base, many LoRA adapters, mixed in one batch. No gRPC in here.
 
 Names that need torch are loaded when they are first asked for: the others are there at once.
+
+Its rooms, each of which imports only from those below it, from top to bottom:
+
+engine training
+base_model
+backends sampling
+scheduling
+requests
+adapters
+model
+kernels
+api config
+durable errors kv_cache modules settings version
 """
 
 from typing import TYPE_CHECKING

@@ -22,7 +22,6 @@ from benchmarks.common.recorder import Recorder
 from benchmarks.common.report import machine, percentiles, plot, save
 from benchmarks.common.workloads import adapter_dir, prompt
 from lora_runtime import AdapterPolicy, BaseModel, Engine, EngineConfig, Request, SamplingParams
-from lora_runtime.scheduling.fairness import FairQueue
 
 from .open_loop import arrival_times
 
@@ -30,13 +29,6 @@ LIGHT, HEAVY = "light", "heavy"
 ADAPTERS = {LIGHT: "r16-0000", HEAVY: "r16-0001"}
 _QUEUE_S = 40
 MODES = ("alone", "fair", "first come, first served")
-
-
-class ArrivalQueue(FairQueue):
-    """First come, first served, as if all were one tenant's."""
-
-    def served(self, tenant: str) -> float:
-        return 0.0
 
 
 def schedule(args: argparse.Namespace, capacity: float) -> list[tuple[float, str, int, int]]:
@@ -61,7 +53,7 @@ class Tenants:
             prefix_caching=False, max_running=args.max_running, max_batch_tokens=args.max_batch_tokens,
             max_waiting=1 << 20))
         if mode == MODES[2]:
-            self._engine._scheduler.waiting = ArrivalQueue()
+            self._engine._scheduler.waiting.served = lambda tenant: 0.0  # as if all were one tenant's
         self._engine.add_observer(self._recorder)
 
     def run(self, requests: list[tuple[float, str, int, int]]) -> dict[str, Any]:

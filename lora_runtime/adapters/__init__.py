@@ -1,1 +1,4 @@
-"""Adapters: PEFT configuration and files, checked and accounted for; versions, aliases and leases."""
+"""Adapters: what they are on a device, from PEFT's files to slots.
+
+May import: adapters.peft, modules.
+"""

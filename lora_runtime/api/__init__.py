@@ -1,1 +1,4 @@
-"""Values that cross the public API."""
+"""Values that cross the public API: requests in, events and reports out.
+
+May import: errors.
+"""

@@ -1,1 +1,5 @@
-"""One thread owns the device: requests come in, steps run, tokens go out."""
+"""One thread owns the device: requests come in, steps run, tokens go out.
+
+May import: adapters.sources, adapters.store, api, backends, base_model, config, errors, kv_cache,
+requests, sampling, scheduling, version.
+"""

@@ -2,6 +2,8 @@
 
 An op's reference in torch says what is computed; a faster implementation takes its place here and
 must match it on random inputs. On x86-64 CPUs the whole step runs in C++ instead (cpu/).
+
+May import: errors, kernels.triton, modules.
 """
 
 from __future__ import annotations

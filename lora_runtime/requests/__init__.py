@@ -1,1 +1,4 @@
-"""A request while it lives: its sequences, its text, its handle."""
+"""A request while it lives: its sequences, its text, the handle that its caller holds.
+
+May import: adapters.store, api, errors, kv_cache.
+"""

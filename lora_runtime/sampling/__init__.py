@@ -1,1 +1,4 @@
-"""Steps from logits to an event."""
+"""From logits to tokens, and from tokens to events.
+
+May import: api, kernels, requests, scheduling.
+"""

@@ -1,1 +1,4 @@
-"""Choice of the tokens that run next, their blocks, and the packed batch of a step."""
+"""Whose tokens run next, in which KV blocks, and the batch that they make.
+
+May import: adapters, adapters.store, api, errors, kv_cache, requests.
+"""

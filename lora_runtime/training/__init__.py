@@ -1,4 +1,7 @@
-"""Training from a JSONL file to a LoRA adapter in PEFT's format. Needs the extra `loramux[train]`."""
+"""Training from a JSONL file to a LoRA adapter in PEFT's format. Needs the extra `loramux[train]`.
+
+May import: adapters.peft, durable, errors, kernels, model, modules, version.
+"""
 
 from ..errors import DivergedError, TrainingError
 from .config import StepReport, TrainConfig, TrainResult

@@ -1,1 +1,4 @@
-"""Who may call what: bearer tokens, their scopes, and the interceptor that asks for them."""
+"""Who may call what: bearer tokens, their scopes, and the interceptor that asks for them.
+
+May import: files, locations, lora_runtime, yaml_files.
+"""

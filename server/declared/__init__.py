@@ -1,4 +1,7 @@
-"""Declared adapters: what a manifest and a watched directory name is what the server serves."""
+"""Declared adapters: what a manifest and a watched directory name is what the server serves.
+
+May import: config, files, lora_runtime, yaml_files.
+"""
 
 from .adapters import DeclaredAdapters
 from .gauges import DeclaredGauges

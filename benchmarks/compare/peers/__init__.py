@@ -1,1 +1,4 @@
-"""One module per system that is compared, each a process: job file in, result file out."""
+"""One module per system that is compared, each a process: job file in, result file out.
+
+May import: lora_runtime.
+"""

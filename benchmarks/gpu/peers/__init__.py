@@ -2,6 +2,8 @@
 
 S-LoRA's ablation gathers and pads (arXiv:2311.03285); Punica's BGMV is a program a row and block (arXiv:2310.18547);
 PEFT loops over adapters; A of all slots can be one matrix, or lie below the base's weight.
+
+May import: gpu, lora_runtime.kernels, lora_runtime.kernels.triton.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""What a lease runs, in the order of its worth. Each stage is a module here with `run(context)`."""
+"""What a lease runs, in the order of its worth. Each stage is a module here with `run(context)`.
+
+May import: gpu, gpu.compiling, gpu.peers, gpu.session, gpu.sweeping, lora_runtime,
+lora_runtime.backends.triton, lora_runtime.kernels, lora_runtime.kernels.triton,
+lora_runtime.scheduling.
+"""
 
 from __future__ import annotations
 

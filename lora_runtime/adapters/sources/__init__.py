@@ -1,1 +1,4 @@
-"""Where adapters come from."""
+"""Where an adapter's files come from: directories, the hub, URLs, and the disk cache between.
+
+May import: adapters.peft, durable, errors.
+"""

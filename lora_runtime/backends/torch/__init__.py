@@ -1,1 +1,4 @@
-"""transformers' forward with torch's kernels."""
+"""transformers' forward with torch's kernels: runs everywhere.
+
+May import: adapters, backends, config, errors, kernels, kv_cache, model, modules, scheduling.
+"""

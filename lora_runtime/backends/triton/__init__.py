@@ -1,1 +1,5 @@
-"""Planned Triton kernels, slots and CUDA graphs."""
+"""Planned Triton kernels: fused projections, adapters in slots, CUDA graphs.
+
+May import: adapters, backends, backends.torch, config, errors, kernels, kv_cache, model, modules,
+scheduling.
+"""
