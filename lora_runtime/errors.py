@@ -25,6 +25,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+RETRY_AFTER_S = 1.0
+"""Seconds after which callers are told to come back: a place is free once some sequence has ended."""
+
 
 class LoramuxError(Exception):
     """Base class of all errors raised by the runtime."""
@@ -44,6 +47,11 @@ class InvalidRequestError(LoramuxError):
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
         self.violations = tuple(violations)
         super().__init__("; ".join(f"{v.field}: {v.description}" for v in self.violations))
+
+    @classmethod
+    def of(cls, field: str, description: str) -> InvalidRequestError:
+        """Make one that is about a single field."""
+        return cls([FieldViolation(field, description)])
 
 
 class UnknownAdapterError(LoramuxError):
@@ -93,7 +101,7 @@ class BaseModelError(LoramuxError):
 class QueueFullError(LoramuxError):
     """The waiting queue is full; try again after `retry_after_s` seconds."""
 
-    def __init__(self, limit: int, retry_after_s: float) -> None:
+    def __init__(self, limit: int, retry_after_s: float = RETRY_AFTER_S) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(f"the waiting queue holds its limit of {limit} sequences")
 
@@ -101,7 +109,7 @@ class QueueFullError(LoramuxError):
 class AdapterLimitError(LoramuxError):
     """The adapter's own limit is reached; try again after `retry_after_s` seconds."""
 
-    def __init__(self, adapter_id: str, limit: str, retry_after_s: float) -> None:
+    def __init__(self, adapter_id: str, limit: str, retry_after_s: float = RETRY_AFTER_S) -> None:
         self.adapter_id, self.retry_after_s = adapter_id, retry_after_s
         super().__init__(f"adapter {adapter_id!r} has reached its limit of {limit}")
 

@@ -21,7 +21,6 @@ from lora_runtime import (
     AdapterUnavailableError,
     BaseMismatchError,
     EngineStoppedError,
-    FieldViolation,
     InvalidRequestError,
     QueueFullError,
     RequestCancelledError,
@@ -65,11 +64,6 @@ async def abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn
     status = status_pb2.Status(code=code.value[0], message=message, details=[_pack(d) for d in _details(error)])
     await context.abort_with_status(rpc_status.to_status(status))
     raise AssertionError("abort_with_status does not return")
-
-
-def invalid(field: str, description: str) -> InvalidRequestError:
-    """An error about one field that the runtime does not see."""
-    return InvalidRequestError([FieldViolation(field, description)])
 
 
 def cut(text: str) -> str:

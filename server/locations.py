@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from loramux.v1 import adapters_pb2 as pb
 
-from . import errors
+from lora_runtime import InvalidRequestError
 
 _MAX_LENGTH = 4096
 """Of a path or a URL, in characters."""
@@ -34,16 +34,16 @@ class Locations:
     def resolve(self, request: pb.LoadAdapterRequest) -> str | Path:
         """What the engine may load. Raises InvalidRequestError, PermissionError."""
         if bool(request.path) == bool(request.source):
-            raise errors.invalid("path", "exactly one of path and source is needed")
+            raise InvalidRequestError.of("path", "exactly one of path and source is needed")
         for field in ("path", "source"):
             if len(getattr(request, field)) > _MAX_LENGTH:
-                raise errors.invalid(field, f"must have at most {_MAX_LENGTH} characters")
+                raise InvalidRequestError.of(field, f"must have at most {_MAX_LENGTH} characters")
         return self._url(request.source) if request.source else self._directory(request.path)
 
     def _directory(self, path: str) -> Path:
         """The real path, symbolic links followed."""
         if "\0" in path:
-            raise errors.invalid("path", "must not have a null character")
+            raise InvalidRequestError.of("path", "must not have a null character")
         if not self.roots:
             raise PermissionError("this server has no adapter root: loading directories over gRPC is switched off")
         try:
@@ -55,7 +55,7 @@ class Locations:
         except _OutsideError:
             raise
         except (OSError, ValueError):  # their texts have the real path
-            raise errors.invalid("path", "cannot be read") from None
+            raise InvalidRequestError.of("path", "cannot be read") from None
         return real
 
     def _check_below(self, real: Path) -> None:
@@ -85,15 +85,15 @@ def _check_url(url: str) -> None:
     """Refuses what could leave the allowed prefix, or put a secret where sources are shown."""
     scheme, separator, rest = url.partition("://")
     if not separator or not scheme.isalnum() or not rest or not url.isprintable() or " " in url:
-        raise errors.invalid("source", "is not a URL")
+        raise InvalidRequestError.of("source", "is not a URL")
     if "::" in url or "\\" in url or "%" in url or any(part in (".", "..", "") for part in rest.strip("/").split("/")):
-        raise errors.invalid("source", "must be a plain URL: no chains, escapes, empty or dot parts")
+        raise InvalidRequestError.of("source", "must be a plain URL: no chains, escapes, empty or dot parts")
     try:
         authority = urlsplit(url).netloc
     except ValueError:  # brackets that are no IPv6 address
-        raise errors.invalid("source", "is not a URL") from None
+        raise InvalidRequestError.of("source", "is not a URL") from None
     if "?" in url or "#" in url or "@" in authority:
-        raise errors.invalid("source", "must not have credentials, a query or a fragment")
+        raise InvalidRequestError.of("source", "must not have credentials, a query or a fragment")
 
 
 def _is_below(url: str, prefix: str) -> bool:

@@ -24,7 +24,7 @@ from ..api.reports import EngineInfo, EngineObserver, EngineStats
 from ..api.requests import MAX_ID_LENGTH, Generation, Request, SamplingParams, TokenEvent
 from ..base_model import BaseModel
 from ..config import BaseConfig, EngineConfig
-from ..errors import AdapterError, LoramuxError, RequestTimeoutError
+from ..errors import AdapterError, InvalidRequestError, LoramuxError, RequestTimeoutError
 from ..requests.handle import RequestHandle
 from ..scheduling.block_allocator import BlockAllocator
 from ..scheduling.fairness import FairQueue
@@ -35,7 +35,7 @@ from .inbox import Inbox
 from .loop import EngineLoop
 from .memory import kv_block_bytes, plan_memory
 from .observers import Observers
-from .submit import RequestBuilder, invalid
+from .submit import RequestBuilder
 
 log = logging.getLogger(__name__)
 _OF_THE_BASE = [f for f in fields(BaseConfig) if f.name not in ("device", "dtype", "trust_hub", "max_added_tokens")]
@@ -354,7 +354,7 @@ def _check_adapter_id(name: str) -> None:
 
 def _check_share(field: str, value: float, below: float = float("inf")) -> None:
     if not 0 <= value <= 1 or value >= below:
-        raise invalid(field, "must be in [0, 1)" if below == 1 else "must be in [0, 1]")
+        raise InvalidRequestError.of(field, "must be in [0, 1)" if below == 1 else "must be in [0, 1]")
 
 
 class _EventStream:

@@ -12,11 +12,9 @@ from ..errors import EngineFailedError, EngineStoppedError, QueueFullError
 from ..requests.handle import RequestHandle
 from ..requests.sequence import LiveRequest
 
-_RETRY_AFTER_S = 1.0
-
 
 @dataclass
-class Mail:
+class Arrivals:
     """Everything that has arrived since the last look."""
 
     requests: list[LiveRequest] = field(default_factory=list)
@@ -40,7 +38,7 @@ class Inbox:
     def __init__(self, max_running: int, max_waiting: int) -> None:
         self._max_running, self._max_waiting = max_running, max_waiting
         self._changed = threading.Condition()
-        self._mail = Mail()
+        self._mail = Arrivals()
         self._admitting = False
         self._stopping = False
         self.failure: BaseException | None = None
@@ -83,13 +81,13 @@ class Inbox:
         """Raises as `submit`."""
         self.check_open()
         if self.unfinished_sequences + self._expected + sequences > self._max_running + self._max_waiting:
-            raise QueueFullError(self._max_waiting, _RETRY_AFTER_S)
+            raise QueueFullError(self._max_waiting)
 
     def _expect_one_less(self) -> None:
         with self._changed:
             self._expected -= 1
 
-    def post(self, change: Callable[[Mail], object]) -> None:
+    def post(self, change: Callable[[Arrivals], object]) -> None:
         """Add to the mail."""
         with self._changed:
             change(self._mail)
@@ -104,13 +102,13 @@ class Inbox:
 
     # --- the engine thread's side ---------------------------------------------------------------
 
-    def take(self, timeout_s: float | None) -> Mail | None:
+    def take(self, timeout_s: float | None) -> Arrivals | None:
         """The mail; waits for some for `timeout_s` seconds, None for ever. None when the thread is to end."""
         with self._changed:
             self._changed.wait_for(lambda: self._mail or self._stopping, timeout_s)
             if self._stopping:
                 return None
-            mail, self._mail = self._mail, Mail()
+            mail, self._mail = self._mail, Arrivals()
             return mail
 
     def take_last_requests(self) -> list[LiveRequest]:

@@ -27,7 +27,7 @@ from ..scheduling.batch import BatchPlanner, ScheduledRow
 from ..scheduling.fairness import OUTPUT_COST
 from ..scheduling.limits import Limits
 from ..scheduling.scheduler import Scheduler
-from .inbox import Inbox, Mail
+from .inbox import Arrivals, Inbox
 from .observers import Observers
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class EngineLoop:
             return None
         return _BLOCKED_POLL_S if self._blocked else 0.0
 
-    def _take_in(self, mail: Mail) -> None:
+    def _take_in(self, mail: Arrivals) -> None:
         # First of all: from here on these requests get an end even if something below raises.
         self._live.update((live.handle, live) for live in mail.requests)
         if mail.fatal is not None:

@@ -10,7 +10,7 @@ from typing import Any
 from ..adapters.store.version import AdapterVersion
 from ..api.requests import AdapterUse, Request
 from ..base_model import BaseModel
-from ..errors import FieldViolation, InvalidRequestError
+from ..errors import InvalidRequestError
 from ..requests.detokenize import IncrementalDetokenizer
 from ..requests.handle import RequestHandle
 from ..requests.sequence import LiveRequest, Sequence, SequenceAdapter
@@ -53,7 +53,8 @@ class RequestBuilder:
         if not own:
             return base.tokenizer, base.vocab_size, base.eos_token_ids
         if len(versions) > 1:
-            raise invalid("adapters", "an adapter with a tokenizer or tokens of its own can only be used alone")
+            raise InvalidRequestError.of(
+                "adapters", "an adapter with a tokenizer or tokens of its own can only be used alone")
         tokenizer = own[0].tokenizer or base.tokenizer
         eos = tokenizer.eos_token_id
         return (tokenizer, own[0].vocab_size or base.vocab_size,
@@ -64,12 +65,7 @@ def _activation_start(adapter_id: str, version: AdapterVersion, prompt: tuple[in
     assert version.details is not None  # AdapterStore.prepare has seen to that
     start = version.details.activation_start(prompt)
     if start is None:
-        raise invalid(
+        raise InvalidRequestError.of(
             "prompt", f"lacks the invocation tokens {list(version.details.invocation_tokens)} of the activated LoRA "
             f"{adapter_id!r}: the base model alone would answer")
     return start
-
-
-def invalid(field: str, description: str) -> InvalidRequestError:
-    """An error about one field."""
-    return InvalidRequestError([FieldViolation(field, description)])

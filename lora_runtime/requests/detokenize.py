@@ -58,7 +58,7 @@ class StopMatcher:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
-        self._held = ""
+        self._pending = ""
 
     def push(self, text: str) -> tuple[str, bool]:
         """Text that is safe to emit, and whether a stop string was completed.
@@ -68,22 +68,22 @@ class StopMatcher:
         """
         if not self._stops:
             return text, False
-        self._held += text
-        hits = [(at + len(s), at) for s in self._stops if (at := self._held.find(s)) >= 0]
+        self._pending += text
+        hits = [(at + len(s), at) for s in self._stops if (at := self._pending.find(s)) >= 0]
         if hits:
-            safe, self._held = self._held[: min(hits)[1]], ""
+            safe, self._pending = self._pending[: min(hits)[1]], ""
             return safe, True
         keep = max(self._overlap(s) for s in self._stops)
-        cut = len(self._held) - keep
-        safe, self._held = self._held[:cut], self._held[cut:]
+        cut = len(self._pending) - keep
+        safe, self._pending = self._pending[:cut], self._pending[cut:]
         return safe, False
 
     def flush(self) -> str:
-        """The held text, once no more can follow."""
-        text, self._held = self._held, ""
+        """The pending text, once no more can follow."""
+        text, self._pending = self._pending, ""
         return text
 
     def _overlap(self, stop: str) -> int:
-        """Length of the longest end of the held text that begins `stop`."""
-        limit = min(len(stop) - 1, len(self._held))
-        return next((n for n in range(limit, 0, -1) if self._held.endswith(stop[:n])), 0)
+        """Length of the longest end of the pending text that begins `stop`."""
+        limit = min(len(stop) - 1, len(self._pending))
+        return next((n for n in range(limit, 0, -1) if self._pending.endswith(stop[:n])), 0)

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from ..api.requests import Request
-from ..errors import FieldViolation, InvalidRequestError
+from ..errors import InvalidRequestError
 
 
 def encode(request: Request, tokenizer: Any, vocab_size: int, max_context: int) -> tuple[int, ...]:
@@ -25,26 +25,24 @@ def encode(request: Request, tokenizer: Any, vocab_size: int, max_context: int) 
         # Four characters a token is usual, one is the least: do not tokenize what cannot fit.
         assert request.prompt is not None
         if len(request.prompt) > max_context * 64:
-            raise _invalid(field, f"has {len(request.prompt)} characters, far over the context of {max_context} tokens")
+            raise InvalidRequestError.of(
+                field, f"has {len(request.prompt)} characters, far over the context of {max_context} tokens")
         ids = tokenizer(request.prompt, verbose=False)["input_ids"]
     if not ids:
-        raise _invalid(field, "has no tokens")
+        raise InvalidRequestError.of(field, "has no tokens")
     if bad := next((t for t in ids if not 0 <= t < vocab_size), None):
-        raise _invalid(field, f"token id {bad} is outside the vocabulary of {vocab_size}")
+        raise InvalidRequestError.of(field, f"token id {bad} is outside the vocabulary of {vocab_size}")
     if len(ids) >= max_context:
-        raise _invalid(field, f"has {len(ids)} tokens, the context holds {max_context} with at least one to generate")
+        raise InvalidRequestError.of(
+            field, f"has {len(ids)} tokens, the context holds {max_context} with at least one to generate")
     return tuple(ids)
 
 
 def _render_chat(request: Request, tokenizer: Any) -> list[int]:
     if not tokenizer.chat_template:
-        raise _invalid("messages", "the base model's tokenizer has no chat template")
+        raise InvalidRequestError.of("messages", "the base model's tokenizer has no chat template")
     messages = [{"role": m.role, "content": m.content} for m in request.messages or ()]
     try:
         return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     except (TemplateError, ValueError, TypeError) as error:
-        raise _invalid("messages", f"the chat template refuses them: {error}") from error
-
-
-def _invalid(field: str, description: str) -> InvalidRequestError:
-    return InvalidRequestError([FieldViolation(field, description)])
+        raise InvalidRequestError.of("messages", f"the chat template refuses them: {error}") from error

@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from ..api.adapters import AdapterPolicy
 from ..errors import AdapterLimitError
 
-_RETRY_AFTER_S = 1.0
-
 
 class TokenBucket:
     """Tokens per minute: it holds a minute's worth and fills evenly. What was served may overdraw it."""
@@ -81,7 +79,7 @@ class Limits:
         # Those that could run at once count beside the waiting ones: a burst into an idle engine is not refused.
         most = (policy.max_running or self._max_running) + policy.max_waiting
         if policy.max_waiting and self._unfinished[adapter_id] + sequences > most:
-            raise AdapterLimitError(adapter_id, f"{policy.max_waiting} waiting sequences", _RETRY_AFTER_S)
+            raise AdapterLimitError(adapter_id, f"{policy.max_waiting} waiting sequences")
         bucket = self._bucket(adapter_id)
         if bucket is not None and (wait := bucket.wait_s(self._clock())):
             raise AdapterLimitError(adapter_id, f"{policy.tokens_per_minute} tokens per minute", wait)

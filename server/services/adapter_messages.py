@@ -5,9 +5,7 @@ from __future__ import annotations
 from google.protobuf.timestamp_pb2 import Timestamp
 from loramux.v1 import adapters_pb2 as pb
 
-from lora_runtime import AdapterInfo, AdapterPolicy, redact
-
-from .. import errors
+from lora_runtime import AdapterInfo, AdapterPolicy, InvalidRequestError, redact
 
 
 def to_message(info: AdapterInfo) -> pb.Adapter:
@@ -33,4 +31,4 @@ def from_policy(message: pb.Policy) -> AdapterPolicy:
             weight=message.weight if message.HasField("weight") else 1.0, max_running=message.max_running,
             max_waiting=message.max_waiting, tokens_per_minute=message.tokens_per_minute, pinned=message.pinned)
     except ValueError as error:
-        raise errors.invalid("policy", str(error)) from error
+        raise InvalidRequestError.of("policy", str(error)) from error

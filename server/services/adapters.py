@@ -11,7 +11,7 @@ import grpc
 from loramux.v1 import adapters_pb2 as pb
 from loramux.v1 import adapters_pb2_grpc
 
-from lora_runtime import MAX_ID_LENGTH, AdapterInfo, AdapterInUseError, Engine, EngineStoppedError
+from lora_runtime import MAX_ID_LENGTH, AdapterInfo, AdapterInUseError, Engine, EngineStoppedError, InvalidRequestError
 
 from .. import errors
 from ..auth.interceptor import caller
@@ -53,9 +53,9 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         def load() -> AdapterInfo:
             engine, source, adapter_id = self._engine(), self._locations.resolve(request), adapter_id_of(request)
             if adapter_id == _ALL:
-                raise errors.invalid("adapter_id", f"{_ALL!r} stands for all adapters")
+                raise InvalidRequestError.of("adapter_id", f"{_ALL!r} stands for all adapters")
             if not 0 <= request.canary_weight < 1:
-                raise errors.invalid("canary_weight", "must be in [0, 1)")
+                raise InvalidRequestError.of("canary_weight", "must be in [0, 1)")
             policy = from_policy(request.policy) if request.HasField("policy") else None
             # The roots once more, for links that are changed between the look and the reading.
             return engine.load_adapter(
@@ -66,7 +66,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
     async def UnloadAdapter(self, request: pb.UnloadAdapterRequest, context: grpc.aio.ServicerContext) -> pb.Adapter:
         def unload() -> AdapterInfo:
             if not 0 <= request.timeout_s <= _MAX_UNLOAD_WAIT_S:
-                raise errors.invalid("timeout_s", f"must be in [0, {_MAX_UNLOAD_WAIT_S}]")
+                raise InvalidRequestError.of("timeout_s", f"must be in [0, {_MAX_UNLOAD_WAIT_S}]")
             return self._engine().unload_adapter(request.adapter_id, request.timeout_s)
 
         waits = request.timeout_s > 0
@@ -83,7 +83,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
     async def SetCanary(self, request: pb.SetCanaryRequest, context: grpc.aio.ServicerContext) -> pb.Adapter:
         def set_canary() -> AdapterInfo:
             if not request.HasField("weight") or not 0 <= request.weight <= 1:
-                raise errors.invalid("weight", "is needed, and must be in [0, 1]")
+                raise InvalidRequestError.of("weight", "is needed, and must be in [0, 1]")
             return self._engine().set_canary(request.adapter_id, request.weight)
 
         return to_message(await self._admin(set_canary, request.adapter_id, context))
@@ -91,9 +91,9 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
     async def SetPolicy(self, request: pb.SetPolicyRequest, context: grpc.aio.ServicerContext) -> pb.SetPolicyResponse:
         def set_policy() -> AdapterInfo | None:
             if not request.adapter_id:
-                raise errors.invalid("adapter_id", f"must not be empty; {_ALL!r} is the default policy")
+                raise InvalidRequestError.of("adapter_id", f"must not be empty; {_ALL!r} is the default policy")
             if not request.HasField("policy"):
-                raise errors.invalid("policy", "is needed")
+                raise InvalidRequestError.of("policy", "is needed")
             return self._engine().set_policy(request.adapter_id, from_policy(request.policy))
 
         info = await self._admin(set_policy, request.adapter_id, context)
@@ -152,7 +152,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
 
 def _check_length(adapter_id: str) -> None:
     if len(adapter_id) > MAX_ID_LENGTH:
-        raise errors.invalid("adapter_id", f"must have at most {MAX_ID_LENGTH} characters")
+        raise InvalidRequestError.of("adapter_id", f"must have at most {MAX_ID_LENGTH} characters")
 
 
 async def _run(work: Awaitable[T], context: grpc.aio.ServicerContext) -> T:

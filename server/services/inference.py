@@ -20,6 +20,7 @@ from lora_runtime import (
     Engine,
     FinishReason,
     Generation,
+    InvalidRequestError,
     Request,
     RequestHandle,
     SamplingParams,
@@ -97,7 +98,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
 def to_request(message: pb.GenerateRequest, timeout_s: float | None) -> Request:
     """Raises InvalidRequestError for a request id that cannot be logged safely."""
     if not _REQUEST_ID.fullmatch(message.request_id):
-        raise errors.invalid("request_id", "must be at most 128 visible ASCII characters")
+        raise InvalidRequestError.of("request_id", "must be at most 128 visible ASCII characters")
     sampling = {name: getattr(message, name) for name in _OPTIONAL if message.HasField(name)}
     return Request(
         # proto3 has no "set but empty" here: with no other input it is an empty prompt.

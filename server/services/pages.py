@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from loramux.v1 import adapters_pb2 as pb
 
-from lora_runtime import AdapterInfo
+from lora_runtime import AdapterInfo, InvalidRequestError
 
-from .. import errors
 from .adapter_messages import to_message
 
 _MAX_PAGE = 1000
@@ -28,7 +27,7 @@ def page(adapters: Sequence[AdapterInfo], size: int, token: str, max_bytes: int)
     The token is the last id seen, so that loads and unloads between pages skip nothing else.
     """
     if size > _MAX_PAGE:
-        raise errors.invalid("page_size", f"must be at most {_MAX_PAGE}")
+        raise InvalidRequestError.of("page_size", f"must be at most {_MAX_PAGE}")
     after, size = _decode_token(token), size or _DEFAULT_PAGE
     rest = [a for a in adapters if after is None or a.adapter_id > after]
     shown = list(_fitting(rest[:size], min(max_bytes, _MAX_BYTES)))
@@ -56,4 +55,4 @@ def _decode_token(token: str) -> str | None:
     try:
         return base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeError) as error:
-        raise errors.invalid("page_token", "is not a token that ListAdapters gave") from error
+        raise InvalidRequestError.of("page_token", "is not a token that ListAdapters gave") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -138,7 +137,7 @@ def _mixture(net: _Net, g: torch.Generator) -> tuple[list[Row], dict[int, dict[s
     adapters, deltas = [], {}
     for _ in range(6):
         changes = net.random_deltas(g)
-        adapters.append(SimpleNamespace(weights=CpuAdapter(changes, net.rows)))
+        adapters.append(CpuAdapter(changes, net.rows))
         deltas[id(adapters[-1])] = changes
     rows = []
     for count in (0, 1, 1, 2, 3, 1, 0, 2):
@@ -187,7 +186,7 @@ def test_what_is_replaced_cannot_break_its_place() -> None:
     broken = PackedLinear(net.packed["down"].weight.fill_(torch.inf), None, net.bias["down"], net.width, net.inner)
     assert broken.weight.isinf().all()
     saved = ModuleDelta(ModuleKind.LINEAR, net.width, dense=torch.ones(net.width, net.inner))
-    adapter = SimpleNamespace(weights=CpuAdapter({"down": saved}, net.rows))
+    adapter = CpuAdapter({"down": saved}, net.rows)
     fine, bad = run(net.runner(), [Row([1, 2, 3, 4, 5], [(adapter, 1.0)]), Row([1, 2, 3, 4, 5])])
     assert fine[:, : net.vocab].isfinite().all()
     assert bad[:, : net.vocab].isnan().any()
