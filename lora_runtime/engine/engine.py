@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,23 +16,24 @@ import torch
 
 from ..adapters.sources.sources import is_remote
 from ..adapters.store.store import AdapterStore
-from ..adapters.store.version import AdapterVersion
 from ..api.adapters import AdapterInfo, AdapterPolicy, Registration
 from ..api.reports import EngineInfo, EngineObserver, EngineStats
 from ..api.requests import MAX_ID_LENGTH, Generation, Request, SamplingParams, TokenEvent
 from ..base_model import BaseModel
 from ..config import BaseConfig, EngineConfig
-from ..errors import AdapterError, InvalidRequestError, LoramuxError, RequestTimeoutError
-from ..requests.handle import RequestHandle
+from ..errors import AdapterError, InvalidRequestError, LoramuxError
+from ..requests.handle import EventStream, RequestHandle
 from ..scheduling.block_allocator import BlockAllocator
 from ..scheduling.fairness import FairQueue
 from ..scheduling.limits import Limits
 from ..scheduling.scheduler import Scheduler
 from ..version import __version__
 from .inbox import Inbox
+from .intake import Intake
 from .loop import EngineLoop
 from .memory import kv_block_bytes, plan_memory
 from .observers import Observers
+from .store_reports import StoreReports
 from .submit import RequestBuilder
 
 log = logging.getLogger(__name__)
@@ -78,9 +77,11 @@ class Engine:
         self._observers = Observers()
         self._inbox = Inbox(config.max_running, config.max_waiting)
         self._store = store = AdapterStore(
-            self.base, replace(config, adapter_device_bytes=self._memory.adapters), self)
+            self.base, replace(config, adapter_device_bytes=self._memory.adapters),
+            StoreReports(self._inbox, self._observers))
         self._limits = Limits(store.policy, config.max_running)
-        self._builder = RequestBuilder(self.base, self.max_context, self._cancel)
+        builder = RequestBuilder(self.base, self.max_context, self._cancel)
+        self._intake = Intake(builder, store, self._limits, self._inbox, self._observers)
         self._scheduler = Scheduler(
             BlockAllocator(num_blocks, config.kv_block_size, config.prefix_caching), store.slots,
             max_running=config.max_running, max_batch_tokens=config.max_batch_tokens,
@@ -151,16 +152,7 @@ class Engine:
 
         Waits for the first reading of an adapter that was only registered; `prepare` says when that is done.
         """
-        arrived = time.monotonic()
-        try:
-            try:
-                self._prepare(request).result(request.timeout_s)
-            except TimeoutError:
-                raise RequestTimeoutError("the request's deadline passed while its adapter was read") from None
-            return self._submit(request, arrived)
-        except LoramuxError as error:
-            self._observers.notify("on_request_rejected", request, error)
-            raise
+        return self._intake.submit(request)
 
     def prepare(self, request: Request) -> Future[None]:
         """Read what `submit` must know of the request's adapters; done at once unless one was never read here.
@@ -168,45 +160,7 @@ class Engine:
         Raises InvalidRequestError, UnknownAdapterError; the future fails with AdapterUnavailableError. Either is the
         request's rejection: observers hear of it, and `submit` need not be called.
         """
-        try:
-            reading = self._prepare(request)
-        except LoramuxError as error:
-            self._observers.notify("on_request_rejected", request, error)
-            raise
-        reading.add_done_callback(partial(self._note_unprepared, request))
-        return reading
-
-    def _prepare(self, request: Request) -> Future[None]:
-        request.validate()
-        self._inbox.check_room(0)  # before a read begins that nobody would wait for
-        reading = self._store.slots.prepare(request.uses)
-        if not reading.done():
-            adapter_ids = [use.adapter_id for use in request.uses]
-            self._limits.enter(adapter_ids, 1, 0)
-            reading.add_done_callback(lambda _: self._limits.leave(adapter_ids, 1))
-            self._inbox.expect(reading)
-        return reading
-
-    def _note_unprepared(self, request: Request, reading: Future[None]) -> None:
-        if not reading.cancelled() and isinstance(error := reading.exception(), LoramuxError):
-            self._observers.notify("on_request_rejected", request, error)
-
-    def _submit(self, request: Request, arrived: float) -> RequestHandle:
-        self._inbox.check_open()
-        uses = request.uses
-        versions = self._store.lease(uses)
-        try:
-            live = self._builder.build(request, versions, arrived)
-            self._limits.enter(live.adapter_ids, len(live.sequences), live.sequences[0].num_prompt)
-            try:
-                self._inbox.submit(live)
-            except BaseException:
-                self._limits.leave(live.adapter_ids, len(live.sequences))
-                raise
-        except BaseException:
-            self._store.release(uses, versions)
-            raise
-        return live.handle
+        return self._intake.prepare(request)
 
     def generate(self, request: Request) -> Generation:
         """Submit and wait for all choices."""
@@ -223,7 +177,7 @@ class Engine:
 
     def stream(self, request: Request) -> Iterator[TokenEvent]:
         """Submit now; iterate for the events. Closing the iterator cancels the request."""
-        return _EventStream(self.submit(request))
+        return EventStream(self.submit(request))
 
     # --- adapters -------------------------------------------------------------------------------
 
@@ -327,25 +281,6 @@ class Engine:
     def _cancel(self, handle: RequestHandle) -> None:
         self._inbox.post(lambda mail: mail.cancelled.add(handle))
 
-    # --- the store's reports, on any thread (StoreListener) -------------------------------------
-
-    def adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
-        self._inbox.post(lambda mail: setattr(mail, "adapter_arrived", True))
-        self._observers.notify("on_adapter_loaded", info, seconds)
-
-    def adapter_failed(self, versions: Sequence[AdapterVersion], error: Exception) -> None:
-        self._inbox.post(lambda mail: mail.failed.append((versions, error)))
-        self._observers.notify("on_adapter_failed", versions[0].adapter_id, error)
-
-    def adapter_evicted(self, version: AdapterVersion, info: AdapterInfo, reason: str) -> None:
-        self._observers.notify("on_adapter_evicted", info, reason)
-
-    def adapter_forgotten(self, version: AdapterVersion) -> None:
-        self._inbox.post(lambda mail: mail.forgotten.append(version))
-
-    def registrations_changed(self) -> None:
-        self._observers.notify("on_registrations_changed")
-
 
 def _check_adapter_id(name: str) -> None:
     if not 1 <= len(name) <= MAX_ID_LENGTH or not name.isprintable() or name == "*":
@@ -355,23 +290,3 @@ def _check_adapter_id(name: str) -> None:
 def _check_share(field: str, value: float, below: float = float("inf")) -> None:
     if not 0 <= value <= 1 or value >= below:
         raise InvalidRequestError.of(field, "must be in [0, 1)" if below == 1 else "must be in [0, 1]")
-
-
-class _EventStream:
-    """The events of a request, which is cancelled if the stream is closed or dropped before their end."""
-
-    def __init__(self, handle: RequestHandle) -> None:
-        self._handle = handle
-        self._events = iter(handle)
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> TokenEvent:
-        return next(self._events)
-
-    def close(self) -> None:
-        self._handle.cancel()
-
-    def __del__(self) -> None:
-        self.close()

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Self
 
 from ..api.requests import AdapterUse, Choice, Generation, Request, TokenEvent, TokenLogprob
 
@@ -113,6 +114,26 @@ class RequestHandle:
     def _collect(self, events: list[TokenEvent]) -> Generation:
         choices = [_merge([e for e in events if e.index == i]) for i in range(self.request.sampling.n)]
         return Generation(self.request_id, self.request.adapter_id, self.adapter_version, tuple(choices), self.adapters)
+
+
+class EventStream:
+    """The events of a request, which is cancelled if the stream is closed or dropped before their end."""
+
+    def __init__(self, handle: RequestHandle) -> None:
+        self._handle = handle
+        self._events = iter(handle)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> TokenEvent:
+        return next(self._events)
+
+    def close(self) -> None:
+        self._handle.cancel()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def _merge(events: list[TokenEvent]) -> Choice:
