@@ -30,7 +30,7 @@ class BaseModel:
         self.frozen = frozen = backend.frozen
         self.model, self.tokenizer = frozen.model, frozen.tokenizer
         self.name, self.identity = frozen.name, frozen.identity
-        self.device, self.dtype = frozen.device, frozen.dtype
+        self.device, self.dtype, self.config = frozen.device, frozen.dtype, frozen.config
         self.modules, self.kv_shapes = frozen.modules, frozen.kv_shapes
         self.vocab_size, self.max_added_tokens = frozen.vocab_size, frozen.max_added_tokens
         self.max_context, self.eos_token_ids = frozen.max_context, frozen.eos_token_ids
