@@ -1,4 +1,4 @@
-"""A Python client: a unary call, a stream, and an error, against a running server (`make serve`)."""
+"""A Python client for a running server (`make serve`): a unary call, a stream, and an error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def stream(stub: inference_pb2_grpc.InferenceStub, question: str) -> None:
 
 
 def unknown_adapter(stub: inference_pb2_grpc.InferenceStub) -> None:
-    """An unknown adapter is an error, never the base model's output."""
+    """Show that an unknown adapter is an error, never the base model's output."""
     try:
         stub.Generate(inference_pb2.GenerateRequest(adapter_id="no-such-adapter", prompt="hi"))
     except grpc.RpcError as error:

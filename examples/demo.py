@@ -44,7 +44,7 @@ Next:
 
 @dataclass
 class Answer:
-    """What has arrived of one stream so far; times in seconds since it was sent."""
+    """The part of one stream that has arrived so far; times in seconds since it was sent."""
 
     text: str = ""
     tokens: int = 0
@@ -76,9 +76,9 @@ def render(answers: dict[tuple[str, str], Answer]) -> Table:
 
 
 async def stream_all(target: str, console: Console) -> dict[str, Any]:
-    """All streams at once; on a terminal the table fills while they run, elsewhere it is printed at the end.
+    """Stream all answers at once and give them with their times in seconds.
 
-    Gives the answers with their times in seconds.
+    On a terminal the table fills while they run; elsewhere it is printed at the end.
     """
     answers = {(name, question): Answer() for question in QUESTIONS for name in COLUMNS}
     started = time.monotonic()

@@ -19,13 +19,13 @@ from .model.frozen import FrozenModel
 class BaseModel:
     """A frozen model, and the backend that computes its steps.
 
-    `modules`: what an adapter may change, by the paths that PEFT names too; `kv_shapes` lists
-    (kv_heads, key dim, value dim) per layer; `identity` is a SHA-256 over the files' headers; `kernel_names`:
-    implementations by op.
+    `modules`: those that an adapter may change, by the paths that PEFT names too; `kv_shapes` lists
+    (kv_heads, key dim, value dim) per layer; `identity` is a SHA-256 over the files' headers;
+    `kernel_names`: implementations by op.
     """
 
     def __init__(self, backend: Backend) -> None:
-        """`load` makes one from files, `of` from a model in memory."""
+        """Take the backend. `load` makes a base from files, `of` from a model in memory."""
         self.backend = backend
         self.frozen = frozen = backend.frozen
         self.model, self.tokenizer = frozen.model, frozen.tokenizer
@@ -42,60 +42,73 @@ class BaseModel:
     @classmethod
     def load(cls, source: str | os.PathLike[str], config: BaseConfig | None = None, *, lora: bool = True,
              **settings: Any) -> Self:
-        """Load a directory with config.json, safetensors and a tokenizer, or a hub id if `trust_hub`.
+        """Load a directory with config.json, safetensors and a tokenizer, or a hub id if
+        `trust_hub`.
 
-        `settings`: fields of BaseConfig, in the place of a `config`; `attention_route` is its `attention`. Without
-        `lora` the base takes no adapters. Raises BaseModelError when it is not there, not safetensors, quantised by a
-        method that is not supported or not installed, not servable faithfully, or not with what was asked for by
-        name; ValueError for settings that are none.
+        `settings`: fields of BaseConfig, in the place of a `config`; `attention_route` is its
+        `attention`. Without `lora` the base takes no adapters. Raises BaseModelError when it is not
+        there, not safetensors, quantised by a method that is not supported or not installed, not
+        servable faithfully, or not with what was asked for by name; ValueError for settings that
+        are none.
         """
         return cls(open_base(BaseFiles(source, config or _config(settings), lora=lora)))
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any, name: str, *, identity: str = "", lora: bool = True, **settings: Any
            ) -> Self:
-        """Serve a model of transformers that is in memory, with attention "eager". Arguments and errors as `load`."""
+        """Serve a model of transformers that is in memory, with attention "eager".
+
+        Arguments and errors as `load`.
+        """
         config = _config(settings)
         return cls(open_base(LoadedBase(FrozenModel(model, tokenizer, name, identity, config, lora=lora), config)))
 
     def close(self) -> None:
-        """End what runs beside this process for the base. Idempotent; the base computes nothing after it."""
+        """End the processes that run beside this one for the base.
+
+        Idempotent; the base computes nothing after it.
+        """
         self.backend.close()
 
     def make_runner(self, num_blocks: int, block_size: int, **options: Any) -> ModelRunner:
-        """A KV cache of `num_blocks` blocks, and the steps on it. `options`: as in RunnerSpec."""
+        """Make a KV cache of `num_blocks` blocks, and the runner of steps on it.
+
+        `options`: as in RunnerSpec.
+        """
         return self.backend.make_runner(RunnerSpec(num_blocks, block_size, **options))
 
     def open_slots(self, slots: int) -> None:
-        """Make room for that many adapters, before any is staged. Engines that share the base share its slots.
+        """Make room for `slots` adapters, before any is staged.
 
-        Raises ValueError when there are fewer than the next one wants.
+        Engines that share the base share its slots. Raises ValueError when there are fewer than the
+        next one wants.
         """
         self.backend.open_slots(slots)
 
     def stage_adapter(self, updates: Mapping[str, ModuleUpdate]) -> StagedAdapter:
-        """The adapter as this base's forward reads it, in host memory. For any thread, beside steps.
+        """Stage an adapter: its tensors as this base's forward reads them, in host memory.
 
-        Raises AdapterError naming the module for what that cannot take, AdapterCapacityError if the base takes no
-        adapters at all.
+        For any thread, beside steps. Raises AdapterError naming the module for what that cannot
+        take, AdapterCapacityError if the base takes no adapters at all.
         """
         if not self.frozen.takes_adapters:
             raise AdapterCapacityError("the base was loaded without adapter slots: it takes no adapters")
         return self.backend.stage(updates)
 
     def place_adapter(self, staged: StagedAdapter) -> DeviceAdapter:
-        """The adapter on the device; where that is the host nothing is copied. For any thread, beside steps.
+        """Put a staged adapter on the device; where that is the host nothing is copied.
 
-        Never waits. Raises AdapterCapacityError when the device has no room for it.
+        For any thread, beside steps. Never waits. Raises AdapterCapacityError when the device has
+        no room for it.
         """
         return self.backend.place(staged)
 
     def remove_adapter(self, adapter: DeviceAdapter) -> None:
-        """Take it off the device; no step that is planned from now on has it."""
+        """Take an adapter off the device; no step that is planned from now on has it."""
         self.backend.remove(adapter)
 
     def on_failure(self, call: Callable[[EngineFailedError], object]) -> None:
-        """Call it, once and on any thread, when something beside this process that steps need has ended."""
+        """Call `call` once, on any thread, when a process that steps need beside this one ends."""
         self.backend.on_failure(call)
 
 

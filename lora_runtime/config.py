@@ -1,6 +1,7 @@
-"""Settings of the engine, with defaults that suit a small machine. settings.py says how they are declared.
+"""Settings of the engine, with defaults that suit a small machine.
 
-The text below a field is read on the command line, in files and in Python: it names other settings as they are here.
+settings.py says how they are declared. The text below a field is read on the command line, in files
+and in Python: it names other settings as they are here.
 """
 
 from __future__ import annotations
@@ -13,85 +14,98 @@ from .settings import AtLeastOne, Fraction, NotNegative, Positive, Setting, chec
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """How a base model is loaded. Raises ValueError for values that no base could be loaded with."""
+    """Settings of how a base model is loaded.
+
+    Raises ValueError for values that no base could be loaded with.
+    """
 
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N; auto takes CUDA where there is one."""
+    """Device: auto, cpu, cuda or cuda:N; auto takes CUDA where there is one."""
     # checked=False: who loads a base knows its dtypes, and raises BaseModelError
     dtype: Annotated[str, one_of("auto", "float32", "bfloat16", "float16", checked=False)] = "auto"
-    """auto, float32, bfloat16 or float16; auto is bfloat16 on CUDA and on CPUs that have it, else float32."""
+    """Type of the base's numbers: auto, float32, bfloat16 or float16; auto is bfloat16 on CUDA and
+    on CPUs that have it, else float32."""
     trust_hub: bool = False
-    """Let the base be a hub id that is fetched over the network; a local directory needs none."""
+    """Allow the base to be a hub id, fetched over the network; a local directory needs none."""
     max_added_tokens: NotNegative = 64
     """Tokens that an adapter may add behind the base's vocabulary."""
     kernels: Annotated[str, one_of("auto", "torch", "triton")] = "auto"
-    """auto takes Triton's kernels on CUDA and the C++ ones on x86-64 CPUs where they can run the base, torch neither;
-    triton on a CPU needs Triton's interpreter (TRITON_INTERPRET=1)."""
+    """Backend: auto takes Triton's kernels on CUDA and the C++ ones on x86-64 CPUs where they can
+    run the base, torch neither; triton on a CPU needs Triton's interpreter (TRITON_INTERPRET=1)."""
     weights: Annotated[str, one_of("auto", "int8")] = "auto"
-    """auto leaves the base's weights in dtype; int8 stores them in a byte each (CPU, C++ kernels only)."""
+    """Storage of the base's weights: auto leaves them in dtype; int8 stores them in a byte each
+    (CPU, C++ backend only)."""
     attention: Annotated[str, one_of("auto", "triton", "flashinfer")] = "auto"
-    """Attention of the Triton kernels: auto is triton; flashinfer needs the package flashinfer-python and takes 16-bit
-    dtypes, without CUDA graphs."""
+    """Attention of the Triton backend: auto is triton; flashinfer needs the package
+    flashinfer-python and takes 16-bit dtypes, without CUDA graphs."""
     compile: Annotated[str, one_of("off", "elementwise")] = "off"
-    """elementwise: torch.compile makes one kernel of each norm and activation of transformers' forward; not with the
-    C++ kernels, which have their own."""
+    """Use of torch.compile: elementwise makes one kernel of each norm and activation of
+    transformers' forward; not with the C++ backend, which has its own."""
     allow_row_dependence: bool = False
-    """Serve a quantised base whose projections compute a row differently beside other rows (LLM.int8's outlier columns,
-    activations scaled per step), so that a request's output depends on its neighbours; else it is refused."""
+    """Serve a quantised base whose projections compute a row differently beside other rows
+    (LLM.int8's outlier columns, activations scaled per step), so that a request's output depends on
+    its neighbours; else it is refused."""
     tensor_parallel: AtLeastOne = 1
-    """Processes that share the base, its heads and its adapters, each with a part: one per CUDA device, or each with
-    its share of a CPU's threads; see docs/parallel.md."""
+    """Processes that share the base, its heads and its adapters, each with a part: one per CUDA
+    device, or each with its share of a CPU's threads; see docs/parallel.md."""
 
     def __post_init__(self) -> None:
         check(self)
 
     @classmethod
     def settings(cls) -> tuple[Setting, ...]:
-        """Each with its name, type, default, limit and help text: what a command line or a file can be made from."""
+        """Settings, each with its name, type, default, limit and help text: what a command line or
+        a file can be made from."""
         return settings_of(cls)
 
 
 @dataclass(frozen=True)
 class EngineConfig(BaseConfig):
-    """Limits of one engine, and how it loads its base. Raises ValueError for values that could never serve a request.
+    """Limits of one engine, and how it loads its base.
+
+    Raises ValueError for values that could never serve a request.
     """
 
     cuda_graphs: bool = True
-    """On CUDA: capture decode steps as CUDA graphs at start, where the base's forward and the attention allow it."""
+    """Capture decode steps as CUDA graphs at start, where the base and the attention allow it."""
     lora_overlap: bool = False
-    """Triton kernels: compute A x on a second stream beside the base's product. Off: not measured yet."""
+    """Compute A x on a second stream beside the base's product (Triton backend); not measured
+    yet."""
     threads: NotNegative = 0
     """CPU threads of a step; 0 leaves torch's number, one per core."""
     max_running: AtLeastOne = 64
     """Sequences in one step."""
     max_waiting: NotNegative = 512
-    """Sequences that may wait beside max_running running ones; more are refused: QueueFullError, RESOURCE_EXHAUSTED."""
+    """Sequences that may wait beside max_running running ones; more are refused: QueueFullError,
+    RESOURCE_EXHAUSTED."""
     max_batch_tokens: AtLeastOne = 512
     """Tokens in one step: decode rows first, the rest goes to prefill chunks."""
     max_context: NotNegative = 0
     """Tokens of prompt and completion together; 0 is the base model's own limit."""
     kv_block_size: AtLeastOne = 16
-    """Tokens per KV block; a multiple of 16 for the C++ kernels."""
+    """Tokens per KV block; a multiple of 16 for the C++ backend."""
     kv_cache_bytes: NotNegative = 0
     """Bytes for the KV cache; 0 is 1 GiB on CPU, on CUDA what weights, steps and adapters leave."""
     device_memory_fraction: Fraction = 0.9
-    """Part of a CUDA device's memory that everything together may take; what steps take is measured at start."""
+    """Part of a CUDA device's memory that everything together may take; what steps take is measured
+    at start."""
     prefix_caching: bool = True
     """Reuse the KV of prompt prefixes."""
     max_adapters: NotNegative = 64
     """Adapter slots: versions on the device at once; 0 serves the base alone."""
     adapter_device_bytes: NotNegative = 0
-    """Bytes that all slots together may take; 0 is no limit but max_adapters on CPU, on CUDA a fifth of what weights
-    and steps leave."""
+    """Bytes that all slots together may take; 0 is no limit but max_adapters on CPU, on CUDA a
+    fifth of what weights and steps leave."""
     adapter_host_bytes: NotNegative = 2 << 30
-    """Bytes of host memory for adapters that are in no slot; what is over goes back to its source."""
+    """Bytes of host memory for adapters in no slot; what is over goes back to its source."""
     adapter_load_threads: AtLeastOne = 16
     """Adapters that are fetched and read at once."""
     adapter_cache_dir: str = ""
-    """Where fetched adapters are kept, by content; empty is loramux's directory in the user's cache."""
+    """Directory where fetched adapters are kept, by content; empty is loramux's directory in the
+    user's cache."""
     adapter_cache_bytes: NotNegative = 0
-    """Bytes of fetched adapters that stay in adapter_cache_dir beside those in use, least recently used out first; 0 is
-    no limit."""
+    """Bytes of fetched adapters that stay in adapter_cache_dir beside those in use, least recently
+    used out first; 0 is no limit."""
     adapter_versions_kept: NotNegative = 2
     """Older versions of an adapter that a rollback can go to."""
     priority_aging_s: Positive = 10.0

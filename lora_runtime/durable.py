@@ -9,7 +9,10 @@ from pathlib import Path
 
 
 def replace_file(path: Path, data: bytes | memoryview) -> None:
-    """Write aside, flush to disk, rename: readers see the old bytes or the new ones. Raises OSError with its file."""
+    """Replace a file by write aside, flush, rename: readers see the old bytes or the new ones.
+
+    Raises OSError with its file.
+    """
     aside = path.with_name(f".{path.name}.new")
     with naming(path):
         aside.unlink(missing_ok=True)  # of a killed run, or a link that would be followed
@@ -29,7 +32,7 @@ def replace_file(path: Path, data: bytes | memoryview) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An OSError of a write has no file's name."""
+    """Name the file in an OSError of a write, which has no name."""
     try:
         yield
     except OSError as error:

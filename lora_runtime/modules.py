@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 
 class ModuleKind(StrEnum):
-    """What a module of the base computes; decides which updates it can take."""
+    """Kind of a module of the base: what it computes; decides which updates it can take."""
 
     LINEAR = "linear"
     """A projection of a layer."""
@@ -25,8 +25,9 @@ class ModuleKind(StrEnum):
 class BaseModule:
     """Shape of one module of the base that an adapter may change.
 
-    Linear maps: `in_features` → `out_features` whatever the layout of the weight (Conv1D keeps (in, out)).
-    Embeddings: `in_features` is the vocabulary, `out_features` the width. Norms: both are the width.
+    Linear maps: `in_features` → `out_features` whatever the layout of the weight (Conv1D keeps (in,
+    out)). Embeddings: `in_features` is the vocabulary, `out_features` the width. Norms: both are
+    the width.
     """
 
     kind: ModuleKind
@@ -34,13 +35,13 @@ class BaseModule:
     out_features: int
     has_bias: bool
     transposed: bool = False
-    """The weight is (in, out): Conv1D."""
+    """True for a weight (in, out): Conv1D."""
     tied_to: str = ""
-    """On a tied lm_head: the embedding whose weight it shares."""
+    """Embedding whose weight a tied lm_head shares; else empty."""
 
 
 class BaseDescription(Protocol):
-    """What must be known of a base to check an adapter against it; its weights are not needed."""
+    """Description of a base: what checking an adapter needs to know of it, without its weights."""
 
     @property
     def name(self) -> str: ...
@@ -50,6 +51,6 @@ class BaseDescription(Protocol):
     def modules(self) -> Mapping[str, BaseModule]: ...
     @property
     def tokenizer(self) -> Any:
-        """None where it is not known: then an adapter's own is not looked at."""
+        """Tokenizer of the base; None where it is not known: an adapter's own is not looked at."""
     @property
     def vocab_size(self) -> int: ...

@@ -1,9 +1,10 @@
-"""How a setting is declared: one field of a dataclass, its limit in the annotation, its help text below it.
+"""Declaration of settings: each is a field of a dataclass, with its limit and its help text.
 
     max_running: AtLeastOne = 64
     '''Sequences in one step.'''
 
-The check of its values follows from that, and so do the server's flag, variable and YAML key.
+The limit stands in the annotation, the help text below the field. The check of its values follows
+from that, and so do the server's flag, variable and YAML key.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 @dataclass(frozen=True)
 class Limit:
-    """What a value must be: one of `choices`, or a number within bounds. Stands in a field's Annotated type."""
+    """Limit of a value: one of `choices`, or a number within bounds.
+
+    Stands in a field's Annotated type.
+    """
 
     demand: str = ""
     choices: tuple[str, ...] = ()
@@ -26,11 +30,11 @@ class Limit:
     gt: float | None = None
     le: float | None = None
     checked: bool = True
-    """By `check`; False leaves that to who uses the value."""
+    """True if `check` checks it; False leaves that to who uses the value."""
 
     @property
     def bounds(self) -> dict[str, float]:
-        """Those that there are, by pydantic's names for them."""
+        """Bounds that are set, by pydantic's names for them."""
         return {name: bound for name in ("ge", "gt", "le") if (bound := getattr(self, name)) is not None}
 
     def allows(self, value: Any) -> bool:
@@ -57,7 +61,7 @@ class Setting:
     limit: Limit
     default: Any
     help: str
-    """Empty where Python has no source to read it from."""
+    """Help text; empty where Python has no source to read it from."""
 
 
 def settings_of(kind: type) -> tuple[Setting, ...]:
@@ -67,7 +71,7 @@ def settings_of(kind: type) -> tuple[Setting, ...]:
 
 
 def check(config: Any) -> None:
-    """Raises ValueError for the first of its settings that is not within its limit."""
+    """Check a config's settings. Raises ValueError for the first that is not within its limit."""
     for name, hint in get_type_hints(type(config), include_extras=True).items():
         _, limit = _split(hint)
         value = getattr(config, name)
@@ -83,7 +87,7 @@ def _split(hint: Any) -> tuple[Any, Limit]:
 
 
 def _help_texts(kind: type) -> dict[str, str]:
-    """What stands as a string below each field, in one line."""
+    """Help texts: the string below each field, in one line, by field."""
     found = {}
     for owner in reversed(kind.__mro__[:-1]):
         try:

@@ -1,4 +1,7 @@
-"""Generate the Python code beside the .proto files: `make protos`. `--check` fails if it is not current."""
+"""Generate the Python code beside the .proto files: `make protos`.
+
+`--check` fails if it is not current.
+"""
 
 from __future__ import annotations
 

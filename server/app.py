@@ -48,7 +48,7 @@ _OWN_SERVICES = (
 
 
 class _FailureWatch(EngineObserver):
-    """Turns health off when the engine dies; called on the engine thread."""
+    """Watch that turns health off when the engine dies; called on the engine thread."""
 
     def __init__(self, health: Health) -> None:
         self._health = health
@@ -62,7 +62,7 @@ class App:
     """One gRPC server and the engine behind it."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises AuthFileError."""
+        """Make the gRPC server. Raises AuthFileError."""
         self.settings = settings
         self.port = 0
         self.metrics = Metrics(settings.metrics_adapter_labels)
@@ -79,13 +79,19 @@ class App:
 
     @property
     def engine(self) -> Engine:
-        """Raises EngineStoppedError (UNAVAILABLE) while the base is loading and ids are restored."""
+        """Give the engine.
+
+        Raises EngineStoppedError (UNAVAILABLE) while the base is loading and ids are restored.
+        """
         if self._engine is None or not self._is_open:
             raise EngineStoppedError("the server is still loading the base model")
         return self._engine
 
     async def listen(self) -> None:
-        """Open the ports. Health is NOT_SERVING until `load` is done. Raises RuntimeError, OSError, TLSError."""
+        """Open the ports.
+
+        Health is NOT_SERVING until `load` is done. Raises RuntimeError, OSError, TLSError.
+        """
         await self._health.listening()
         self._add_services()
         host = self.settings.host
@@ -102,9 +108,10 @@ class App:
                  tls=self.settings.tls_cert is not None, tokens=self.settings.auth_file is not None)
 
     async def load(self) -> None:
-        """Load the base, warm up, load adapters. Health turns to SERVING once all that are declared serve.
+        """Load the base, warm up, load adapters.
 
-        Raises StateFileError and what the engine raises.
+        Health turns to SERVING once all that are declared serve. Raises StateFileError and what the
+        engine raises.
         """
         log.info("loading base model", base=self.settings.base)
         engine = await asyncio.to_thread(Engine, self.settings.base, self.settings.engine_config())
@@ -142,7 +149,8 @@ class App:
         if self._engine is not None:
             await asyncio.to_thread(self._engine.shutdown, self.settings.drain_s)
         await self._server.stop(grace=1)
-        if self._declared is not None:  # the state file follows the engine as long as a call may be answered
+        # The state file follows the engine as long as a call may be answered.
+        if self._declared is not None:
             await asyncio.to_thread(self._declared.stop)
         if self._probes is not None:
             await self._probes.stop(grace=0)
@@ -154,8 +162,8 @@ class App:
         settings, loop = self.settings, asyncio.get_running_loop()
 
         def on_ready_changed(ready: bool) -> None:
-            # Once ready, always: an adapter that is declared later and cannot be loaded must not take the server away
-            # from those who use the others.
+            # Once ready, always: an adapter that is declared later and cannot be loaded must not
+            # take the server away from those who use the others.
             if ready:
                 asyncio.run_coroutine_threadsafe(self._health.ready(), loop)
 
@@ -203,7 +211,8 @@ async def serve(settings: Settings) -> int:
     try:
         app = App(settings)
         await app.listen()
-    except (RuntimeError, OSError, AuthFileError, TLSError) as error:  # a port that is taken, a bad file
+    except (RuntimeError, OSError, AuthFileError, TLSError) as error:
+        # Such as a port that is taken, or a bad file.
         log.error("the server cannot listen", error=str(error))
         return 1
     loading = asyncio.ensure_future(app.load())

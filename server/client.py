@@ -1,4 +1,4 @@
-"""The calls that the command line makes to a running server."""
+"""Client of the calls that the command line makes to a running server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _LIST_PAGE = 500
 
 
 class CallError(Exception):
-    """A call failed; the message is one line a person can act on. `code` is None where no call was made."""
+    """Error of a call; the message is one line a person can act on.
+
+    `code` is None where no call was made.
+    """
 
     def __init__(self, message: str, code: grpc.StatusCode | None = None) -> None:
         self.code = code
@@ -32,11 +35,11 @@ class CallError(Exception):
 
 @dataclass(frozen=True)
 class Client:
-    """How to reach one server. Every call opens a channel of its own and raises CallError."""
+    """Client of one server. Every call opens a channel of its own and raises CallError."""
 
     target: str
     tls: bool = False
-    """On by itself where `ca` or `cert` is given; alone it takes the system's authorities."""
+    """True for TLS; on by itself where `ca` or `cert` is given; alone: the system's authorities."""
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
@@ -47,7 +50,10 @@ class Client:
         return self.tls or any((self.ca, self.cert, self.key))
 
     def stream(self, **fields: Any) -> Iterator[inference_pb2.GenerateStreamResponse]:
-        """GenerateStream; `fields` are GenerateRequest's. Closing the iterator cancels the call."""
+        """Call GenerateStream; `fields` are GenerateRequest's.
+
+        Closing the iterator cancels the call.
+        """
         with self._channel() as channel:
             request = inference_pb2.GenerateRequest(**fields)
             call = inference_pb2_grpc.InferenceStub(channel).GenerateStream(request, metadata=self._metadata)
@@ -57,7 +63,7 @@ class Client:
                 call.cancel()
 
     def load_adapter(self, **fields: Any) -> adapters_pb2.Adapter:
-        """`fields` are LoadAdapterRequest's."""
+        """Call LoadAdapter; `fields` are LoadAdapterRequest's."""
         return self._adapters("LoadAdapter", adapters_pb2.LoadAdapterRequest(**fields), _LOAD_TIMEOUT_S)
 
     def unload_adapter(self, adapter_id: str, timeout_s: float) -> adapters_pb2.Adapter:
@@ -73,12 +79,12 @@ class Client:
         return self._adapters("SetCanary", request, _LOAD_TIMEOUT_S)
 
     def set_policy(self, adapter_id: str, **fields: Any) -> adapters_pb2.SetPolicyResponse:
-        """`fields` are Policy's."""
+        """Call SetPolicy; `fields` are Policy's."""
         request = adapters_pb2.SetPolicyRequest(adapter_id=adapter_id, policy=adapters_pb2.Policy(**fields))
         return self._adapters("SetPolicy", request)
 
     def list_adapters(self) -> list[adapters_pb2.Adapter]:
-        """All pages."""
+        """List the adapters of all pages."""
         found: list[adapters_pb2.Adapter] = []
         token = ""
         while True:
@@ -124,7 +130,10 @@ class Client:
 
 
 def to_dict(message: Message) -> dict[str, Any]:
-    """Field names as in the .proto files; zeros and empty texts are shown."""
+    """Turn a message into a dict.
+
+    Field names as in the .proto files; zeros and empty texts are shown.
+    """
     return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 

@@ -1,6 +1,7 @@
-"""All settings in one typed object: flags, then LORAMUX_* variables, then a YAML file, then defaults.
+"""All settings in one typed object: flags, LORAMUX_* variables, a YAML file, defaults.
 
-Those of the engine are the fields of `lora_runtime.EngineConfig`, and stand there alone.
+They count in that order. Settings of the engine are the fields of `lora_runtime.EngineConfig`, and
+stand there alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from lora_runtime import AdapterPolicy, EngineConfig
 
 
 class Policy(BaseModel):
-    """What one adapter's requests may take; 0 is no limit. As lora_runtime.AdapterPolicy."""
+    """Policy for one adapter's requests: what they may take; 0 is no limit.
+
+    As lora_runtime.AdapterPolicy.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -30,7 +34,8 @@ class Policy(BaseModel):
         return AdapterPolicy(**self.model_dump())
 
 
-if TYPE_CHECKING:  # code takes the engine's settings from `Settings.engine_config()`, where their types are known
+# Code takes the engine's settings from `Settings.engine_config()`, where their types are known.
+if TYPE_CHECKING:
     _EngineSettings = BaseSettings
 else:
     def _field(setting):
@@ -42,7 +47,10 @@ else:
 
 
 class Settings(_EngineSettings):
-    """Every setting of `loramux serve`: EngineConfig's, and those here. A description is the flag's help text."""
+    """Every setting of `loramux serve`: EngineConfig's, and those here.
+
+    A description is the flag's help text.
+    """
 
     model_config = SettingsConfigDict(env_prefix="LORAMUX_", extra="forbid")
 
@@ -106,7 +114,7 @@ class Settings(_EngineSettings):
         return self
 
     def engine_config(self) -> EngineConfig:
-        """The engine's part. Raises ValueError for values that contradict each other."""
+        """Config of the engine. Raises ValueError for values that contradict each other."""
         return EngineConfig(**{s.name: getattr(self, s.name) for s in EngineConfig.settings()})
 
     @classmethod
@@ -115,13 +123,13 @@ class Settings(_EngineSettings):
         env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags arrive as `init`; the YAML file is named by `load`."""
+        """Order the sources. Flags arrive as `init`; the YAML file is named by `load`."""
         file_settings = YamlConfigSettingsSource(settings_cls, yaml_file=cls.model_config.get("yaml_file"))
         return init_settings, env_settings, file_settings
 
 
 class SettingsError(Exception):
-    """The settings are wrong; the message names each field."""
+    """Error for settings that are wrong; the message names each field."""
 
 
 def load(flags: dict[str, Any], config_file: Path | None = None) -> Settings:

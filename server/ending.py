@@ -16,8 +16,8 @@ PATIENCE_S = 3.0
 def end_soon(status: int, exit_now: Callable[[int], object] = os._exit) -> threading.Thread:
     """End the process with `status` unless it has ended by itself after PATIENCE_S.
 
-    Python waits at its exit for every thread of a pool, and so for downloads that hang. Nothing is lost: what a
-    download leaves in the cache is removed by the next fetch.
+    Python waits at its exit for every thread of a pool, and so for downloads that hang. Nothing is
+    lost: what a download leaves in the cache is removed by the next fetch.
     """
     def watch() -> None:
         time.sleep(PATIENCE_S)

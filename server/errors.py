@@ -31,7 +31,8 @@ from lora_runtime import (
 log = structlog.get_logger("loramux.server")
 _ADAPTER = "loramux.v1.Adapter"
 _MAX_TEXT_BYTES = 1000
-"""Of each text in a status: it is sent in trailing metadata, in two forms, which clients take some 8 KiB of."""
+"""Limit of each text in a status: it is sent in trailing metadata, in two forms, which clients take
+some 8 KiB of."""
 
 # First match wins: BaseMismatchError is an AdapterError. What is not listed is INTERNAL.
 _CODES: list[tuple[type[Exception], grpc.StatusCode]] = [
@@ -57,7 +58,8 @@ async def abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn
     message = str(error)
     if code is grpc.StatusCode.INTERNAL:
         log.error("call failed", error=repr(error), exc_info=error)
-        message = "the server failed to serve this request"  # the details are in the log, not for callers
+        # The details are in the log, not for callers.
+        message = "the server failed to serve this request"
     elif isinstance(error, OSError) and error.errno is not None:
         message = "a file or directory cannot be read"  # its own text has the whole path
     message = cut(message)
@@ -67,7 +69,7 @@ async def abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn
 
 
 def cut(text: str) -> str:
-    """The part of `text` that a status has room for."""
+    """Cut `text` to the part that a status has room for."""
     data = text.encode(errors="replace")
     if len(data) <= _MAX_TEXT_BYTES:
         return text

@@ -8,7 +8,7 @@ Stamp = tuple[int, int, int] | None
 
 
 def stamp(path: Path) -> Stamp:
-    """Another value when the file has been written or replaced, symbolic links followed; None when it is gone."""
+    """Stamp that changes when the file is written or replaced, links followed; None when gone."""
     try:
         status = path.stat()
     except OSError:

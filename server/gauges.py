@@ -11,7 +11,7 @@ from lora_runtime import AdapterState, Engine
 
 
 class EngineGauges(Collector):
-    """`has_label` bounds which adapters get a time series of their own."""
+    """Gauges of one engine. `has_label` bounds which adapters get a time series of their own."""
 
     def __init__(self, engine: Engine, has_label: Callable[[str], bool]) -> None:
         self._engine = engine

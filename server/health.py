@@ -1,4 +1,4 @@
-"""What health checks say: readiness under "" and each service's name, liveness under "live"."""
+"""Health checks: readiness under "" and each service's name, liveness under "live"."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Health:
-    """Ready: everything that was declared serves. Live: listening, and the engine has not failed.
+    """Health of the server.
 
-    A draining server is live but not ready, so that a probe does not kill it while requests finish.
+    Ready: everything that was declared serves. Live: listening, and the engine has not failed. A
+    draining server is live but not ready, so that a probe does not kill it while requests finish.
     """
 
     def __init__(self, services: Sequence[str]) -> None:
@@ -31,7 +32,7 @@ class Health:
         await self._set_ready(_NOT_SERVING)
 
     async def ready(self) -> None:
-        """Without effect once the server drains or its engine has failed."""
+        """Turn ready; without effect once the server drains or its engine has failed."""
         if not self._over:
             await self._set_ready(_SERVING)
 

@@ -1,4 +1,4 @@
-"""Where LoadAdapter may load from: directories below the roots, URLs below the allowed sources."""
+"""Locations that LoadAdapter may load from: directories below roots, URLs below allowed sources."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from loramux.v1 import adapters_pb2 as pb
 from lora_runtime import InvalidRequestError
 
 _MAX_LENGTH = 4096
-"""Of a path or a URL, in characters."""
+"""Limit of a path or a URL, in characters."""
 _HUB = "hf://"
 _REVISION = re.compile(r"@(?:refs/(?:pr|convert)/[^/]+|[^/]+)")
 _REFS = re.compile(r"@refs(/|\Z)")
-"""Pull requests are among these, and anyone may open one."""
+"""Pattern of refs: pull requests are among these, and anyone may open one."""
 
 
 class _OutsideError(PermissionError):
-    """Not the operating system's: its text is for callers."""
+    """Error of this module, not the operating system's: its text is for callers."""
 
 
 class Locations:
@@ -32,7 +32,7 @@ class Locations:
         self._sources = list(sources)
 
     def resolve(self, request: pb.LoadAdapterRequest) -> str | Path:
-        """What the engine may load. Raises InvalidRequestError, PermissionError."""
+        """Resolve what the engine may load. Raises InvalidRequestError, PermissionError."""
         if bool(request.path) == bool(request.source):
             raise InvalidRequestError.of("path", "exactly one of path and source is needed")
         for field in ("path", "source"):
@@ -41,7 +41,7 @@ class Locations:
         return self._url(request.source) if request.source else self._directory(request.path)
 
     def _directory(self, path: str) -> Path:
-        """The real path, symbolic links followed."""
+        """Check a directory; gives the real path, symbolic links followed. Raises as `resolve`."""
         if "\0" in path:
             raise InvalidRequestError.of("path", "must not have a null character")
         if not self.roots:
@@ -49,7 +49,8 @@ class Locations:
         try:
             real = Path(os.path.realpath(self.roots[0] / path))  # reads links, and fails for none
             self._check_below(real)
-            # The files inside may be links of their own: mounted volumes have those, but not to elsewhere.
+            # The files inside may be links of their own: mounted volumes have those, but not to
+            # elsewhere.
             for file in os.listdir(real) if real.is_dir() else ():
                 self._check_below(Path(os.path.realpath(real / file)))
         except _OutsideError:
@@ -70,7 +71,7 @@ class Locations:
 
 
 def adapter_id_of(request: pb.LoadAdapterRequest) -> str:
-    """The id given, or the last part of path or source, without a revision."""
+    """Give the request's id, or the last part of path or source, without a revision."""
     if request.adapter_id:
         return request.adapter_id
     if request.source:
@@ -82,7 +83,7 @@ def adapter_id_of(request: pb.LoadAdapterRequest) -> str:
 
 
 def _check_url(url: str) -> None:
-    """Refuses what could leave the allowed prefix, or put a secret where sources are shown."""
+    """Refuse what could leave the allowed prefix, or put a secret where sources are shown."""
     scheme, separator, rest = url.partition("://")
     if not separator or not scheme.isalnum() or not rest or not url.isprintable() or " " in url:
         raise InvalidRequestError.of("source", "is not a URL")
@@ -97,13 +98,15 @@ def _check_url(url: str) -> None:
 
 
 def _is_below(url: str, prefix: str) -> bool:
-    """At a part's end: s3://bucket does not allow s3://bucket-of-others, hf://a/b allows hf://a/b@main."""
+    """True if `url` lies below `prefix`, at a part's end: s3://bucket does not allow
+    s3://bucket-of-others, hf://a/b allows hf://a/b@main."""
     prefix = prefix.rstrip("/")
     rest = url.removeprefix(prefix)
     if rest == url:
         return False
     if not url.startswith(_HUB) or not rest or "@" not in rest:
         return rest == "" or rest.startswith("/")
-    if url.count("@") > 1 or _REFS.search(rest):  # the prefix names another revision, or none of these
+    # The prefix names another revision, or none of these.
+    if url.count("@") > 1 or _REFS.search(rest):
         return False
     return rest.startswith("/") or prefix.removeprefix(_HUB).count("/") == 1

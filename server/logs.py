@@ -77,7 +77,8 @@ class RequestLog(EngineObserver):
 
 
 def _composition(record: RequestRecord) -> dict[str, list[dict[str, Any]]]:
-    """One adapter at weight 1 has the line's own fields `adapter` and `version`."""
+    """Fields of a composition of adapters; one adapter at weight 1 has the line's own fields
+    `adapter` and `version`."""
     if record.adapter_id or not record.adapters:
         return {}
     return {"adapters": [

@@ -85,7 +85,7 @@ class Metrics(EngineObserver):
         self._load_failures.inc()
 
     def call_refused(self, reason: str) -> None:
-        """unauthenticated or permission_denied."""
+        """Count a refused call. `reason`: unauthenticated or permission_denied."""
         self._refused.labels(reason).inc()
 
     def on_engine_failed(self, error: BaseException) -> None:
@@ -97,7 +97,8 @@ class Metrics(EngineObserver):
         return adapter_id if self._own_label(adapter_id) else "other"
 
     def _own_label(self, adapter_id: str) -> bool:
-        """Bounds the number of time series, however many adapters come and go."""
+        """True if the adapter has a label of its own: that bounds the number of time series,
+        however many come and go."""
         with self._lock:
             if len(self._labels) < self._limit:
                 self._labels.add(adapter_id)

@@ -1,4 +1,4 @@
-"""The settings' policies, which stand for adapters that may not be there yet."""
+"""Policies of the settings, which stand for adapters that may not be there yet."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ _NO_ADAPTERS = ("", "*")
 
 
 class SettingsPolicies(EngineObserver):
-    """Gives an id its policy when it appears, unless it comes with one of its own (a call's, the manifest's, one
-    remembered over a restart). Later changes are left alone."""
+    """Observer that gives an id its policy when it appears, unless it comes with one of its own.
+
+    An id's own is a call's, the manifest's, or one remembered over a restart. Later changes are
+    left alone.
+    """
 
     def __init__(self, engine: Engine, policies: Mapping[str, AdapterPolicy]) -> None:
-        """Sets the policies of the base and of all other ids ("*") at once."""
+        """Set the policies of the base and of all other ids ("*") at once; others when they appear.
+        """
         self._engine = engine
         self._policies = {name: p for name, p in policies.items() if name not in _NO_ADAPTERS}
         self._seen: set[str] = set()
@@ -40,7 +44,8 @@ class SettingsPolicies(EngineObserver):
                 self._set(name)
 
     def without_own(self, registration: Registration) -> Registration:
-        """For a file that outlives the settings: other settings must not find these as the id's own policy."""
+        """Strip a registration of a policy of the settings, for a file that outlives them: other
+        settings must not find it as the id's own."""
         name = registration.adapter_id
         with self._lock:
             ours = name in self._given and registration.policy == self._policies[name]

@@ -15,29 +15,31 @@ log = structlog.get_logger("loramux.server")
 
 
 class TLSError(Exception):
-    """A certificate or key file cannot be read, or what is given is not whole."""
+    """Error for a certificate or key file that cannot be read, or files that do not go together."""
 
 
 def server_credentials(cert: Path, key: Path, client_ca: Path | None) -> grpc.ServerCredentials:
-    """With `client_ca`, clients must show a certificate of it. Raises TLSError.
+    """Credentials of the server; with `client_ca`, clients must show a certificate of it.
 
-    The files are looked at for every new connection: renewed certificates need no restart.
+    Raises TLSError. The files are looked at for every new connection: renewed certificates need no
+    restart.
     """
     files = _ServerFiles(cert, key, client_ca)
     return grpc.dynamic_ssl_server_credentials(
-        files.first, files.fetch,  # type: ignore[arg-type]  # the stubs forget that None means no change
+        # The stubs forget that None means no change.
+        files.first, files.fetch,  # type: ignore[arg-type]
         require_client_authentication=client_ca is not None)
 
 
 def channel_credentials(ca: Path | None, cert: Path | None, key: Path | None) -> grpc.ChannelCredentials:
-    """Without `ca` the system's authorities count. Raises TLSError."""
+    """Credentials of a client; without `ca` the system's authorities count. Raises TLSError."""
     if (cert is None) != (key is None):
         raise TLSError("a client certificate and its key are needed together")
     return grpc.ssl_channel_credentials(*(_read(path) if path else None for path in (ca, key, cert)))
 
 
 def is_loopback(host: str) -> bool:
-    """Whether what is sent to `host`, a name or an address, stays on this machine."""
+    """True if what is sent to `host`, a name or an address, stays on this machine."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -45,7 +47,8 @@ def is_loopback(host: str) -> bool:
 
 
 class _ServerFiles:
-    """gRPC calls `fetch` on threads of its own; what cannot be read leaves the former certificate."""
+    """Files of the server's certificate. gRPC calls `fetch` on threads of its own; what cannot be
+    read leaves the former one."""
 
     def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
         self._cert, self._key, self._client_ca = cert, key, client_ca
@@ -54,7 +57,7 @@ class _ServerFiles:
         self.first = self._load()
 
     def fetch(self) -> grpc.ServerCertificateConfiguration | None:
-        """The new configuration, None if there is none."""
+        """Fetch the new configuration, None if there is none."""
         with self._lock:
             stamps = self._look()
             if stamps == self._stamps:
@@ -64,7 +67,8 @@ class _ServerFiles:
             except TLSError as error:
                 log.error("the new certificate cannot be read: the former stays", error=str(error))
                 return None
-            if stamps != self._look():  # replaced between two reads: the next connection looks again
+            # Replaced between two reads: the next connection looks again.
+            if stamps != self._look():
                 return None
             self._stamps = stamps
         log.info("certificate read", file=str(self._cert))

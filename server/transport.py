@@ -1,4 +1,4 @@
-"""The server's port: with or without TLS, and how its channels behave."""
+"""Port of the server: with or without TLS, and how its channels behave."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .tls import server_credentials
 
 
 def add_port(server: grpc.aio.Server, settings: Settings) -> int:
-    """The port that was taken. Raises RuntimeError, TLSError."""
+    """Add the port; gives the one that was taken. Raises RuntimeError, TLSError."""
     address = f"{settings.host}:{settings.port}"
     if settings.tls_cert is None or settings.tls_key is None:
         return server.add_insecure_port(address)
@@ -26,5 +26,6 @@ def channel_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", min(keepalive, 10_000)),
-        ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a share of the calls
+        # A second server on the same port is an error, not a share of the calls.
+        ("grpc.so_reuseport", 0),
     ]

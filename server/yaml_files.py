@@ -13,14 +13,18 @@ else:  # libyaml's, which is many times faster, where PyYAML has it
 
 
 class DuplicateKeyError(yaml.constructor.ConstructorError):
-    """A mapping has a key twice, of which YAML's own loader takes the last."""
+    """Error for a mapping with a key twice, of which YAML's own loader takes the last."""
 
     def __init__(self, mark: yaml.Mark | None) -> None:
         super().__init__(None, None, "a key is given twice", mark)
 
 
 class Loader(_SafeLoader):
-    """Raises YAMLError, but ValueError for scalars such as a date that there is not, and RecursionError."""
+    """Loader of such YAML.
+
+    Raises YAMLError, but ValueError for a scalar such as a date that there is not, and
+    RecursionError.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]

@@ -1,4 +1,4 @@
-"""Adapters: what they are on a device, from PEFT's files to slots.
+"""Adapters: from PEFT's files to slots, and what they are on a device.
 
 May import: adapters.peft, modules.
 """

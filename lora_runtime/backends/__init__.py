@@ -1,4 +1,4 @@
-"""How a step is computed: one interface, a folder for each way, and the list that chooses.
+"""Backends: the ways to compute a step, a folder each.
 
 May import: adapters, adapters.peft, backends.cpp, backends.tensor_parallel, backends.torch,
 backends.triton, config, errors, kernels, model, modules, scheduling.

@@ -1,4 +1,4 @@
-"""What every way to compute a step offers: the one interface behind which they differ."""
+"""The interface of a backend: what every way to compute a step offers."""
 
 from __future__ import annotations
 
@@ -25,24 +25,30 @@ from .streams import work_streams
 
 
 class UnusableError(Exception):
-    """The base cannot run this way here; the next backend may take it. The message says what runs in its place."""
+    """Error for a base that cannot run this way here; the next backend may take it.
+
+    The message says what runs in its place.
+    """
 
 
 class ModelRunner(Protocol):
-    """Owns the KV cache tensors and the forward. Used by the engine thread only."""
+    """Runner of steps; owns the KV cache tensors and the forward.
+
+    Used by the engine thread only.
+    """
 
     def forward(self, batch: StepBatch) -> StepOutput: ...
 
 
 @dataclass(frozen=True)
 class RunnerSpec:
-    """What a runner is made for; all but the cache's size as in EngineConfig."""
+    """Settings that a runner is made with; all but the cache's size as in EngineConfig."""
 
     num_blocks: int
     block_size: int
     max_running: int = 64
     max_context: int = 0
-    """0: what base and blocks allow."""
+    """Positions of a sequence; 0 is what base and blocks allow."""
     cuda_graphs: bool = True
     lora_overlap: bool = False
 
@@ -51,20 +57,29 @@ class Backend(ABC):
     """One way to compute the steps of one frozen model. `choose.py` has the list of them."""
 
     shares_host_memory = False
-    """A placed adapter is its staged copy, and takes no memory beside it."""
+    """True if a placed adapter is its staged copy, and takes no memory beside it."""
 
     @classmethod
     @abstractmethod
     def wants(cls, files: BaseFiles) -> bool:
-        """Whether settings and device ask for it. Raises BaseModelError for settings that its absence rules out."""
+        """True if settings and device ask for this backend.
+
+        Raises BaseModelError for settings that its absence rules out.
+        """
 
     @classmethod
     def open(cls, files: BaseFiles) -> Backend:
-        """Read the base and make it ready. Raises BaseModelError, and UnusableError if the next one is to try."""
+        """Read the base and make it ready.
+
+        Raises BaseModelError, and UnusableError if the next backend is to try.
+        """
         return cls(files.read(), files.config)
 
     def __init__(self, frozen: FrozenModel, config: BaseConfig) -> None:
-        """Raises BaseModelError where it cannot run, or not this base, or for settings that it does not have."""
+        """Take the frozen model.
+
+        Raises BaseModelError where it cannot run here, or for settings that the backend lacks.
+        """
         self.frozen = frozen
         kernels = self.choose_kernels(config)
         frozen.use(kernels)
@@ -79,13 +94,17 @@ class Backend(ABC):
         self._streams = work_streams(frozen.device)
 
     def choose_kernels(self, config: BaseConfig) -> Kernels:
-        """What attention and hooks of transformers' forward run with. Raises BaseModelError."""
+        """Choose what attention and hooks of transformers' forward run with.
+
+        Raises BaseModelError.
+        """
         return select(self.frozen.device, "torch")
 
     def stage(self, updates: Mapping[str, ModuleUpdate]) -> StagedAdapter:
-        """The adapter as the forward reads it, in host memory. For any thread, beside steps.
+        """Stage an adapter: its tensors as the forward reads them, in host memory.
 
-        Raises AdapterError naming the module for what that cannot take.
+        For any thread, beside steps. Raises AdapterError naming the module for what that cannot
+        take.
         """
         with self._streams.own():
             deltas = Stager(self.weights, self.frozen.max_added_tokens).stage(updates)
@@ -93,46 +112,48 @@ class Backend(ABC):
 
     @abstractmethod
     def staged(self, deltas: Mapping[str, ModuleDelta]) -> StagedAdapter:
-        """`stage`'s second half: its tensors laid out in host memory."""
+        """Lay out staged tensors in host memory: the second half of `stage`."""
 
     def place(self, staged: StagedAdapter) -> DeviceAdapter:
-        """The adapter on the device. For any thread, beside steps; never waits.
+        """Put a staged adapter on the device. For any thread, beside steps; never waits.
 
         Raises AdapterCapacityError when the device has no room for it.
         """
         return staged
 
     def remove(self, adapter: DeviceAdapter) -> None:  # noqa: B027  (a default)
-        """Take it off the device; no step that is planned from now on has it."""
+        """Take an adapter off the device; no step that is planned from now on has it."""
 
     def open_slots(self, slots: int) -> None:  # noqa: B027
-        """Make room for that many adapters, before any is staged. Engines that share the base share its slots.
+        """Make room for `slots` adapters, before any is staged.
 
-        Raises ValueError when there are slots already, and fewer.
+        Engines that share the base share its slots. Raises ValueError when there are slots already,
+        and fewer.
         """
 
     def captures(self) -> bool:
-        """Whether decode steps can be CUDA graphs."""
+        """True if decode steps can be CUDA graphs."""
         return False
 
     @abstractmethod
     def make_runner(self, spec: RunnerSpec) -> ModelRunner:
-        """A KV cache, and the steps on it."""
+        """Make a KV cache, and the runner of steps on it."""
 
     def on_failure(self, call: Callable[[EngineFailedError], object]) -> None:  # noqa: B027
-        """Call it, once and on any thread, when something beside this process that steps need has ended."""
+        """Call `call` once, on any thread, when a process that steps need beside this one ends."""
 
     def close(self) -> None:  # noqa: B027
-        """End what runs beside this process. Idempotent; nothing is computed after it."""
+        """End the processes that run beside this one. Idempotent; nothing is computed after it."""
 
     def compile_norms(self, config: BaseConfig) -> None:
-        """Let torch.compile make one kernel of each norm and activation of the forward, if the settings say so."""
+        """Let torch.compile make one kernel of each norm and activation of the forward, if the
+        settings say so."""
         if config.compile == "elementwise":
             compile_elementwise(self.frozen.model, self.frozen.plain_forward)
             self.names["elementwise"] = f"torch.compile/{self.frozen.device.type}"
 
 
 def refuse_int8(config: BaseConfig) -> None:
-    """Raises BaseModelError where the settings want what the C++ kernels alone can do."""
+    """Raise BaseModelError where the settings want what the C++ backend alone can do."""
     if config.weights == "int8":
         raise BaseModelError("weights int8 needs the C++ kernels, which this base cannot use here")

@@ -1,4 +1,4 @@
-"""The one list of backends: who asks how a step is computed asks here."""
+"""The one list of backends, and the choice among them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from .triton.backend import TritonBackend
 log = logging.getLogger(__name__)
 
 BACKENDS: tuple[type[Backend], ...] = (TensorParallelBackend, TritonBackend, CppBackend, TorchBackend)
-"""The first that the settings ask for and that can run the base is taken; the last one takes them all."""
+"""Backends in the order in which they are asked: the first that the settings ask for and that can
+run the base is taken; the last one takes every base."""
 
 
 def open_base(files: BaseFiles) -> Backend:
-    """The base, ready to step. Raises BaseModelError when it cannot be loaded, or not as the settings want it."""
+    """Open the base, ready to step.
+
+    Raises BaseModelError when it cannot be loaded, or not as the settings want it.
+    """
     for backend in BACKENDS:
         if not backend.wants(files):
             continue

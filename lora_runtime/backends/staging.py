@@ -1,4 +1,4 @@
-"""From an adapter's tensors as read to what a forward computes with: norms taken, gains folded in, dtype the base's."""
+"""Staging of an adapter's tensors for a forward: norms taken, gains folded in, dtype the base's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from ..modules import BaseModule, ModuleKind
 
 
 class Stager:
-    """Stages one adapter; raises AdapterError naming the module that cannot take its update."""
+    """Stager of adapters for one base.
+
+    Raises AdapterError naming the module that cannot take its update.
+    """
 
     def __init__(self, base: BaseTensors, max_added_tokens: int) -> None:
         self._base, self._max_added = base, max_added_tokens
@@ -50,12 +53,13 @@ class Stager:
         return ModuleDelta(module.kind, module.out_features, **changed)
 
     def _weighted(self, name: str, module: BaseModule, update: ModuleUpdate) -> ModuleDelta:
-        """Of a linear map or an embedding."""
+        """Stage the update of a linear map or an embedding."""
         embedding = module.kind is ModuleKind.EMBEDDING
         self._check(name, module, update)
         weight = self._weight(name, module, update)
         out = self._rows(module) if weight is None else weight.shape[0]
-        if weight is None and self._plain(update) and not embedding:  # most modules of most adapters
+        # Most modules of most adapters are such.
+        if weight is None and self._plain(update) and not embedding:
             return ModuleDelta(module.kind, out, self._to(update.a), self._to(update.b), update.scaling)
         a, b = update.a, update.b
         if a is not None and b is not None:
@@ -85,7 +89,8 @@ class Stager:
         return all(t is None for t in (update.magnitude, update.lora_bias, update.bias, update.token_rows))
 
     def _weight(self, name: str, module: BaseModule, update: ModuleUpdate) -> torch.Tensor | None:
-        """The saved weight as (out, in) or (tokens, width), with its tokens' rows; None where it is the base's."""
+        """The saved weight as (out, in) or (tokens, width), with its tokens' rows; None where it is
+        the base's."""
         if update.weight is None:
             return None
         weight = update.weight.t() if module.transposed else update.weight
@@ -103,7 +108,7 @@ class Stager:
 
     def _tokens(self, name: str, module: BaseModule, update: ModuleUpdate
                 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Ids, ascending, and what is added to their rows."""
+        """Token ids, ascending, and what is added to their rows."""
         if update.token_rows is None:
             return None, None
         order = sorted(range(len(update.token_ids)), key=update.token_ids.__getitem__)
@@ -115,7 +120,8 @@ class Stager:
 
     def _norms(self, name: str, module: BaseModule, update: ModuleUpdate, weight: torch.Tensor | None,
                ids: torch.Tensor | None, rows: torch.Tensor | None) -> torch.Tensor:
-        """Of the updated weight in float32: per output over its inputs, of an embedding per column over all tokens."""
+        """Norms of the updated weight in float32: per output over its inputs, of an embedding per
+        column over all tokens."""
         assert update.a is not None
         assert update.b is not None
         embedding = module.kind is ModuleKind.EMBEDDING
@@ -189,7 +195,8 @@ class Stager:
         return self._rows(module) if module.kind in (ModuleKind.EMBEDDING, ModuleKind.LM_HEAD) else 0
 
     def _to(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
-        """In the base's dtype, contiguous. Raises AdapterError for a value that is too large for it."""
+        """Convert to the base's dtype, contiguous. Raises AdapterError for a value that is too
+        large for it."""
         if tensor is None:
             return None
         converted = tensor.to(self._base.dtype).contiguous()
@@ -198,7 +205,8 @@ class Stager:
         return converted
 
     def _shared(self, weight: torch.Tensor | None) -> torch.Tensor | None:
-        """The same, and one tensor for one memory: a weight that embedding and lm_head share stays one."""
+        """Convert as `_to`, with one tensor for one memory: a weight that embedding and lm_head
+        share stays one."""
         if weight is None:
             return None
         key = weight.data_ptr(), weight.shape

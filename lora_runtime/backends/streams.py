@@ -1,5 +1,4 @@
-"""Work on the device beside the steps that run there: for each job on CUDA's streams, and one thing after the other on
-a CPU."""
+"""Streams of work on the device beside the steps; on a CPU, one thing after the other."""
 
 from __future__ import annotations
 
@@ -15,48 +14,54 @@ class Event(Protocol):
     """A point in a stream's work, as torch.cuda.Event."""
 
     def query(self) -> bool:
-        """Whether it was reached. Never waits."""
+        """True once the point was reached. Never waits."""
 
 
 class Stream(Protocol):
     """Work that the device does in order, as torch.cuda.Stream. For any thread."""
 
     def record_event(self) -> Event:
-        """The end of what was given to it so far."""
+        """Mark the end of the work given to the stream so far."""
 
     def wait_event(self, event: Event) -> None:
-        """What is given to it from now on starts after the event; the host does not wait."""
+        """Let work that is given from now on start after the event; the host does not wait."""
 
 
 class CopyStream(Protocol):
-    """A stream for copies, and the memory they go to. For any thread; no call waits for the device."""
+    """A stream for copies, and the memory they go to.
+
+    For any thread; no call waits for the device.
+    """
 
     device: torch.device
     pinned: bool
-    """Whether host memory that is copied from should be pinned."""
+    """True if host memory that is copied from should be pinned."""
 
     def current(self) -> Stream:
         """The stream that the calling thread gives its work to."""
 
     def allocate(self, num_bytes: int) -> torch.Tensor:
-        """(num_bytes,) uint8 on the device. Raises torch.OutOfMemoryError."""
+        """Allocate memory on the device: (num_bytes,) uint8. Raises torch.OutOfMemoryError."""
 
     def release(self, buffer: torch.Tensor) -> None:
-        """The last that is done to what `allocate` gave: nothing on the device reads it any more."""
+        """Release what `allocate` gave: nothing on the device may read it any more."""
 
     def copy(self, to: torch.Tensor, source: torch.Tensor) -> None:
-        """On the copy stream, from pinned memory."""
+        """Copy from pinned memory, on the copy stream."""
 
     def record_event(self) -> Event:
-        """The end of the copies so far."""
+        """Mark the end of the copies so far."""
 
     def write(self, to: torch.Tensor, source: torch.Tensor) -> None:
-        """On the calling thread's stream; `source` may be changed once this returns."""
+        """Write on the calling thread's stream; `source` may be changed once this returns."""
 
 
 class CudaCopyStream:
-    """On a stream of its own. Memory that it allocates belongs to that stream: so a buffer's first copy may follow its
-    allocation at once, and whoever reads it elsewhere must wait, and be done before it is released."""
+    """Copy stream of CUDA, one of its own.
+
+    Memory that it allocates belongs to that stream: so a buffer's first copy may follow its
+    allocation at once, and whoever reads it elsewhere must wait, and be done before it is released.
+    """
 
     pinned = True
 
@@ -72,10 +77,11 @@ class CudaCopyStream:
             return torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
 
     def release(self, buffer: torch.Tensor) -> None:
-        """torch's allocator has it back with the last reference."""
+        """Do nothing: torch's allocator has the memory back with the last reference."""
 
     def copy(self, to: torch.Tensor, source: torch.Tensor) -> None:
-        # The allocator of pinned memory keeps the source, even if it is dropped, until the copy was made.
+        # The allocator of pinned memory keeps the source, even if it is dropped, until the copy was
+        # made.
         with torch.cuda.stream(self._stream):
             to.copy_(source, non_blocking=True)
 
@@ -87,7 +93,7 @@ class CudaCopyStream:
 
 
 class HostCopyStream:
-    """For a base on the CPU: all is done when a call returns."""
+    """Copy stream of a base on the CPU: all is done when a call returns."""
 
     pinned = False
 
@@ -101,7 +107,7 @@ class HostCopyStream:
         return torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
 
     def release(self, buffer: torch.Tensor) -> None:
-        """Its memory goes with the last reference."""
+        """Do nothing: the memory goes with the last reference."""
 
     def copy(self, to: torch.Tensor, source: torch.Tensor) -> None:
         to.copy_(source)
@@ -123,7 +129,7 @@ class _Done:
         return self
 
     def wait_event(self, event: Event) -> None:
-        """It is done already."""
+        """Do nothing: the work is done already."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Done)
@@ -137,15 +143,18 @@ def copy_stream(device: torch.device) -> CopyStream:
 
 
 class WorkStreams(Protocol):
-    """Where threads that load adapters compute on the device, so that no step waits for them, nor they for steps."""
+    """Streams of the threads that load adapters, so that they and the steps do not wait for each
+    other."""
 
     def own(self) -> AbstractContextManager[object]:
-        """While it is entered, the calling thread's work goes to a stream of its own. What it gives must be on the host
-        before the end."""
+        """Enter a stream of the calling thread's own.
+
+        What the work gives must be on the host before the end.
+        """
 
 
 class CudaWorkStreams:
-    """A stream for each thread that asks."""
+    """Work streams of CUDA: one for each thread that asks."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._local = device, threading.local()
@@ -153,13 +162,14 @@ class CudaWorkStreams:
     def own(self) -> AbstractContextManager[object]:
         if not hasattr(self._local, "stream"):
             stream = torch.cuda.Stream(self._device)
-            stream.wait_stream(torch.cuda.default_stream(self._device))  # on which the base's weights came
+            # The base's weights came on the default stream.
+            stream.wait_stream(torch.cuda.default_stream(self._device))
             self._local.stream = stream
         return torch.cuda.stream(self._local.stream)
 
 
 class HostWorkStreams:
-    """Of a CPU: each thread computes by itself."""
+    """Work streams of a CPU: each thread computes by itself."""
 
     def own(self) -> AbstractContextManager[object]:
         return nullcontext()
@@ -173,24 +183,28 @@ class Side(Protocol):
     """A second stream of work beside the step's own."""
 
     def fork(self) -> AbstractContextManager[None]:
-        """What is enqueued inside starts after what was enqueued before, and runs beside what comes behind it."""
+        """Enter the second stream: work enqueued inside starts after what was enqueued before, and
+        runs beside what comes behind it."""
 
     def join(self) -> None:
-        """What is enqueued from now on starts after what was enqueued inside."""
+        """Join the second stream: work enqueued from now on starts after what was inside."""
 
 
 class HostSide:
-    """Of a CPU: one thing after the other."""
+    """Side stream of a CPU: one thing after the other."""
 
     def fork(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def join(self) -> None:
-        """It is done already."""
+        """Do nothing: the work is done already."""
 
 
 class CudaSide:
-    """Inside a capture it becomes a branch of the graph. What it reads must live until `join`."""
+    """Side stream of CUDA; inside a capture it becomes a branch of the graph.
+
+    What it reads must live until `join`.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._stream = device, torch.cuda.Stream(device)

@@ -1,4 +1,4 @@
-"""One thread owns the device: requests come in, steps run, tokens go out.
+"""Engine: one thread owns the device; requests come in, steps run, tokens go out.
 
 May import: adapters.sources, adapters.store, api, backends, base_model, config, errors, kv_cache,
 requests, sampling, scheduling, version.

@@ -42,7 +42,7 @@ _OF_THE_BASE = [f for f in fields(BaseConfig) if f.name not in ("device", "dtype
 
 
 class Engine:
-    """Serves one frozen base with many adapters. All public methods are thread-safe.
+    """Engine that serves one frozen base with many adapters. All public methods are thread-safe.
 
     See docs/engine-api.md for what each call gives and raises.
     """
@@ -55,7 +55,7 @@ class Engine:
         if config.threads:
             torch.set_num_threads(config.threads)
         self._owned: BaseModel | None = None
-        """The base, where it is this engine's to close."""
+        """Base that this engine closes, if any."""
         if not isinstance(base, BaseModel):
             base = self._owned = BaseModel.load(base, config, lora=config.max_adapters > 0)
         self.base = base
@@ -119,20 +119,23 @@ class Engine:
 
     @property
     def healthy(self) -> bool:
-        """Started, not failed, not stopped."""
+        """True while the engine is started, not failed and not stopped."""
         return self.failure is None and self._thread is not None and self._thread.is_alive()
 
     @property
     def failure(self) -> BaseException | None:
-        """What killed the engine thread."""
+        """Error that killed the engine thread, if one has."""
         return self._inbox.failure
 
     def stop_admitting(self) -> None:
-        """From now on `submit` raises EngineStoppedError; what runs goes on."""
+        """Stop admitting: from now on `submit` raises EngineStoppedError; what runs goes on."""
         self._inbox.close()
 
     def shutdown(self, drain_s: float = 0) -> None:
-        """Stop admitting, let requests finish for `drain_s` seconds, cancel the rest, join. Idempotent."""
+        """Stop admitting, let requests finish for `drain_s` seconds, cancel the rest, join.
+
+        Idempotent.
+        """
         self.stop_admitting()
         if self._thread is not None:
             self._inbox.stop(drain_s)
@@ -150,15 +153,18 @@ class Engine:
     def submit(self, request: Request) -> RequestHandle:
         """Validate, lease the adapters, tokenize and queue. Runs on the caller's thread.
 
-        Waits for the first reading of an adapter that was only registered; `prepare` says when that is done.
+        Waits for the first reading of an adapter that was only registered; `prepare` says when that
+        is done.
         """
         return self._intake.submit(request)
 
     def prepare(self, request: Request) -> Future[None]:
-        """Read what `submit` must know of the request's adapters; done at once unless one was never read here.
+        """Read what `submit` must know of the request's adapters; done at once unless one was never
+        read here.
 
-        Raises InvalidRequestError, UnknownAdapterError; the future fails with AdapterUnavailableError. Either is the
-        request's rejection: observers hear of it, and `submit` need not be called.
+        Raises InvalidRequestError, UnknownAdapterError; the future fails with
+        AdapterUnavailableError. Either is the request's rejection: observers hear of it, and
+        `submit` need not be called.
         """
         return self._intake.prepare(request)
 
@@ -172,7 +178,7 @@ class Engine:
             raise
 
     async def agenerate(self, request: Request) -> Generation:
-        """`generate` for asyncio; cancelling the coroutine cancels the request."""
+        """Generate as `generate`, for asyncio; cancelling the coroutine cancels the request."""
         return await self.submit(request).aresult()
 
     def stream(self, request: Request) -> Iterator[TokenEvent]:
@@ -185,12 +191,14 @@ class Engine:
         self, source: str | os.PathLike[str], adapter_id: str | None = None, *, canary_weight: float = 0,
         policy: AdapterPolicy | None = None, roots: Sequence[Path] = (),
     ) -> AdapterInfo:
-        """Read, check and register a PEFT adapter under `adapter_id` (default: the source's last name).
+        """Read, check and register a PEFT adapter under `adapter_id` (default: the source's last
+        name).
 
-        `source`: a directory, hf://org/name[@revision], or a URL that fsspec knows. An id in use moves to the new
-        version and running requests finish on the old one; with a `canary_weight` in (0, 1) the new version takes
-        that part of the requests only. With `roots`, files that lead out of these directories by links are refused.
-        Raises AdapterError, BaseMismatchError, AdapterCapacityError, AdapterUnavailableError.
+        `source`: a directory, hf://org/name[@revision], or a URL that fsspec knows. An id in use
+        moves to the new version and running requests finish on the old one; with a `canary_weight`
+        in (0, 1) the new version takes that part of the requests only. With `roots`, files that
+        lead out of these directories by links are refused. Raises AdapterError, BaseMismatchError,
+        AdapterCapacityError, AdapterUnavailableError.
         """
         text = os.fspath(source)
         if not is_remote(text):
@@ -215,24 +223,28 @@ class Engine:
     def rollback_adapter(self, adapter_id: str, version: str = "") -> AdapterInfo:
         """Let the newest older version, or the named one, serve again.
 
-        Raises UnknownAdapterError, AdapterUnavailableError when there is none or its source is gone.
+        Raises UnknownAdapterError, AdapterUnavailableError when there is none or its source is
+        gone.
         """
         return self._store.rollback(adapter_id, version)
 
     def set_policy(self, adapter_id: str, policy: AdapterPolicy) -> AdapterInfo | None:
-        """The adapter's share and limits; "" is the base, "*" all that have none of their own (both give None).
+        """Set the adapter's share and limits; "" is the base, "*" all that have none of their own
+        (both give None).
 
-        Raises UnknownAdapterError, AdapterCapacityError when the slots would not hold what is pinned.
+        Raises UnknownAdapterError, AdapterCapacityError when the slots would not hold what is
+        pinned.
         """
         return self._store.set_policy(adapter_id, policy)
 
     def register(self, registration: Registration) -> None:
-        """Know an id as `registrations` gave it, without reading it; does nothing for an id that is known."""
+        """Register an id as `registrations` gave it, without reading it; does nothing for an id
+        that is known."""
         _check_adapter_id(registration.adapter_id)
         self._store.register(registration)
 
     def registrations(self) -> list[Registration]:
-        """What it takes to serve the same ids after a restart, sorted by id."""
+        """Registrations: what it takes to serve the same ids after a restart, sorted by id."""
         return self._store.registrations()
 
     def unload_adapter(self, adapter_id: str, timeout_s: float = 0) -> AdapterInfo:
@@ -246,11 +258,11 @@ class Engine:
         return info
 
     def get_adapter(self, adapter_id: str) -> AdapterInfo:
-        """Raises UnknownAdapterError."""
+        """Report on an adapter. Raises UnknownAdapterError."""
         return self._store.get(adapter_id)
 
     def list_adapters(self) -> list[AdapterInfo]:
-        """Sorted by id."""
+        """Reports on the adapters, sorted by id."""
         return self._store.infos()
 
     # --- reports --------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What other threads have for the engine thread, and what they must know of it."""
+"""Inbox of the engine thread: what other threads have for it, and what they must know of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Arrivals:
     unloaded: list[str] = field(default_factory=list)
     adapter_arrived: bool = False
     fatal: Exception | None = None
-    """What the engine cannot go on after."""
+    """Error that the engine cannot go on after."""
 
     def __bool__(self) -> bool:
         return bool(self.requests or self.cancelled or self.failed or self.forgotten or self.unloaded
@@ -33,7 +33,10 @@ class Arrivals:
 
 
 class Inbox:
-    """Thread-safe. At most `max_running + max_waiting` sequences are unfinished at once."""
+    """Inbox for all threads.
+
+    At most `max_running + max_waiting` sequences are unfinished at once.
+    """
 
     def __init__(self, max_running: int, max_waiting: int) -> None:
         self._max_running, self._max_waiting = max_running, max_waiting
@@ -55,21 +58,24 @@ class Inbox:
             self._admitting = False
 
     def check_open(self) -> None:
-        """Raises EngineFailedError, EngineStoppedError."""
+        """Check that requests are taken. Raises EngineFailedError, EngineStoppedError."""
         if self.failure is not None:
             raise EngineFailedError("the engine has failed") from self.failure
         if not self._admitting:
             raise EngineStoppedError("the engine takes no new requests")
 
     def expect(self, ready: Future[None]) -> None:
-        """Until `ready` is done, a request that waits for it counts as a waiting sequence. Raises as `submit`."""
+        """Count a request that waits for `ready` as a waiting sequence until that is done.
+
+        Raises as `submit`.
+        """
         with self._changed:
             self.check_room(1)
             self._expected += 1
         ready.add_done_callback(lambda _: self._expect_one_less())
 
     def submit(self, live: LiveRequest) -> None:
-        """Raises QueueFullError, EngineFailedError, EngineStoppedError."""
+        """Submit a request. Raises QueueFullError, EngineFailedError, EngineStoppedError."""
         with self._changed:
             self.check_room(len(live.sequences))
             self.unfinished_sequences += len(live.sequences)
@@ -78,7 +84,7 @@ class Inbox:
             self._changed.notify_all()
 
     def check_room(self, sequences: int) -> None:
-        """Raises as `submit`."""
+        """Check that there is room for more sequences. Raises as `submit`."""
         self.check_open()
         if self.unfinished_sequences + self._expected + sequences > self._max_running + self._max_waiting:
             raise QueueFullError(self._max_waiting)

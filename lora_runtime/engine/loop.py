@@ -32,11 +32,11 @@ from .observers import Observers
 
 log = logging.getLogger(__name__)
 _BLOCKED_POLL_S = 0.05
-"""How often deadlines are looked at while every request waits for its adapter."""
+"""Seconds between looks at deadlines while every request waits for its adapter."""
 
 
 class EngineLoop:
-    """Owns scheduler, KV blocks and device; everything here runs on the engine thread."""
+    """Owner of scheduler, KV blocks and device; everything here runs on the engine thread."""
 
     def __init__(
         self, base: BaseModel, inbox: Inbox, scheduler: Scheduler, runner: ModelRunner, store: AdapterStore,
@@ -48,10 +48,10 @@ class EngineLoop:
         self._planner = BatchPlanner(scheduler.allocator.block_size)
         self._live: dict[RequestHandle, LiveRequest] = {}
         self._blocked = False
-        """Requests wait and none of them can run."""
+        """True while requests wait and none of them can run."""
 
     def run(self) -> None:
-        """Until the inbox is stopped. Every request gets an end, whatever happens."""
+        """Run until the inbox is stopped. Every request gets an end, whatever happens."""
         try:
             while (mail := self.inbox.take(self._patience_s())) is not None:
                 self._take_in(mail)
@@ -102,7 +102,8 @@ class EngineLoop:
         return True
 
     def _compute(self, rows: Seq[ScheduledRow]) -> tuple[list[tuple[Sequence, Sampled]], int]:
-        """What was sampled for whom, and of how many adapters; no weights are held any more when callers hear of it."""
+        """Compute what was sampled for whom, and of how many adapters; no weights are held any more
+        when callers hear of it."""
         batch = self._planner.plan(rows)
         output = self.runner.forward(batch)
         for row in rows:
@@ -154,7 +155,7 @@ class EngineLoop:
         self.inbox.sequence_finished()
 
     def _close(self, live: LiveRequest, outcome: str) -> None:
-        """Everything is freed before the caller hears of the end."""
+        """Close a request: everything is freed before the caller hears of the end."""
         if live.versions:
             self._store.release(live.handle.request.uses, live.versions)
         self._live.pop(live.handle, None)

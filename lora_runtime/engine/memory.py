@@ -1,4 +1,5 @@
-"""How the device's memory is shared out at start: weights, the largest step as it was measured, adapters, KV cache."""
+"""Plan of the device's memory at start: weights, the largest step (measured), adapters, KV cache.
+"""
 
 from __future__ import annotations
 
@@ -25,24 +26,24 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _HOST_KV_BYTES = 1 << 30
 _ADAPTER_SHARE = 0.2
-"""Of what weights and steps leave, where adapter_device_bytes does not say how much."""
+"""Share of what weights and steps leave, where adapter_device_bytes does not say how much."""
 
 MakeRunner = Callable[[int], "ModelRunner"]
-"""Of a number of KV blocks."""
+"""Function that makes a runner, of a number of KV blocks."""
 
 
 class MemoryProbe(Protocol):
-    """What is asked of a device."""
+    """Probe of a device's memory."""
 
     def sizes(self) -> tuple[int, int]:
-        """(free, total) bytes, with what is cached but unused given back first."""
+        """Sizes (free, total) in bytes, with what is cached but unused given back first."""
 
     def peak(self, run: Callable[[], object]) -> int:
-        """The most bytes that `run` had allocated at once, beyond those before it."""
+        """Measure the most bytes that `run` had allocated at once, beyond those before it."""
 
 
 class CudaProbe:
-    """Of torch's allocator and the driver; `sizes` counts other processes' memory as taken."""
+    """Probe of torch's allocator and the driver; memory of other processes counts as taken."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -66,10 +67,11 @@ def plan_memory(
     base: BaseModel, config: EngineConfig, make_runner: MakeRunner, probe: MemoryProbe | None = None, *,
     graphs: bool = False,
 ) -> MemoryPlan:
-    """Measured on CUDA, by steps of a runner that `make_runner` makes (without graphs); elsewhere by the settings.
+    """Plan the memory: on CUDA measured, by steps of a runner that `make_runner` makes (without
+    graphs); elsewhere by the settings.
 
-    `graphs`: whether decode steps are captured: their graphs keep a step's memory beside the eager one's. Raises
-    ValueError, with the numbers, when the settings and the device do not go together.
+    `graphs`: whether decode steps are captured: their graphs keep a step's memory beside the eager
+    one's. Raises ValueError, with the numbers, when the settings and the device do not go together.
     """
     block = kv_block_bytes(base, config)
     if base.device.type == "cuda":
@@ -94,7 +96,8 @@ def kv_block_bytes(base: BaseModel, config: EngineConfig) -> int:
 
 
 def share_out(config: EngineConfig, *, total: int, used: int, steps: int, graphs: int) -> MemoryPlan:
-    """What `device_memory_fraction` of `total` bytes leaves, to adapters first and then to the KV cache.
+    """Share out what `device_memory_fraction` of `total` bytes leaves, to adapters first and then
+    to the KV cache.
 
     Raises ValueError when that is less than the settings ask for.
     """
@@ -116,10 +119,11 @@ def share_out(config: EngineConfig, *, total: int, used: int, steps: int, graphs
 def measure_steps(
     base: BaseModel, config: EngineConfig, max_context: int, make_runner: MakeRunner, probe: MemoryProbe, block: int
 ) -> tuple[int, int]:
-    """Bytes that the largest step needs, with the runner's own buffers, and what of it a step of decode rows does.
+    """Bytes that the largest step needs, with the runner's own buffers, and what of it a step of
+    decode rows does.
 
-    All rows of the largest step sample, with the options that cost most. `block`: bytes of a KV block. Raises
-    ValueError when the device has no room for such a step.
+    All rows of the largest step sample, with the options that cost most. `block`: bytes of a KV
+    block. Raises ValueError when the device has no room for such a step.
     """
     rows = min(config.max_batch_tokens, max_context + config.max_running - 1)
     blocks = -(-rows // config.kv_block_size) + config.max_running
@@ -143,7 +147,8 @@ def measure_steps(
 
 
 def _costly_sequences(count: int, distinct: int) -> list[Sequence]:
-    """With every option that takes memory, the first with as many distinct tokens as there can be."""
+    """Sequences with every option that takes memory, the first with as many distinct tokens as
+    there can be."""
     params = SamplingParams(
         temperature=1.0, top_p=0.9, min_p=0.1, repetition_penalty=1.1, logprobs=MAX_LOGPROBS, seed=0)
     nobody: Any = None
@@ -151,14 +156,15 @@ def _costly_sequences(count: int, distinct: int) -> list[Sequence]:
 
 
 def _as_valid(output: StepOutput) -> StepOutput:
-    """The logits mean nothing here, but no row may be left out for them."""
+    """Mark every row as valid: the logits mean nothing here, but no row may be left out."""
     return StepOutput(output.logits, [0] * len(output.greedy))
 
 
 def _step(vocab_size: int, rows: int, sequences: int, context: int, blocks: int, block_size: int) -> StepBatch:
-    """One sequence at its longest, the others at their first token; all of them sample.
+    """Make a step of one sequence at its longest, the others at their first token; all sample.
 
-    Contexts may be longer than the cache: they go round and round in its blocks, since no one reads the result.
+    Contexts may be longer than the cache: they go round and round in its blocks, since no one reads
+    the result.
     """
     counts = np.ones(sequences, np.int32)
     counts[0] = rows - sequences + 1

@@ -1,4 +1,4 @@
-"""Hands engine events to observers; a broken observer is logged and never hurts a request."""
+"""Delivery of engine events to observers; a broken observer is logged and never hurts a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a request to the sequences that the scheduler runs."""
+"""Build of the sequences that the scheduler runs, from a request."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from ..requests.tokenization import encode
 
 
 class RequestBuilder:
-    """Encodes prompts with the tokenizer that the request's adapters want."""
+    """Builder of sequences; encodes prompts with the tokenizer that the request's adapters want."""
 
     def __init__(self, base: BaseModel, max_context: int, on_cancel: Callable[[RequestHandle], None]) -> None:
         self._base, self._max_context, self._on_cancel = base, max_context, on_cancel
 
     def build(self, request: Request, versions: list[AdapterVersion], arrived: float) -> LiveRequest:
-        """`versions`: one for each of the request's uses, read before; `arrived` on the monotonic clock.
+        """Build a request's sequences. Raises InvalidRequestError.
 
-        Raises InvalidRequestError.
+        `versions`: one for each of the request's uses, read before; `arrived` on the monotonic
+        clock.
         """
         tokenizer, vocab_size, eos_ids = self._vocabulary(versions)
         prompt = encode(request, tokenizer, vocab_size, self._max_context)

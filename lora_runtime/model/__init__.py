@@ -1,4 +1,4 @@
-"""The frozen base: what it is, how it is loaded, and where steps and adapters reach into it.
+"""The frozen base: its files, its modules, and the hooks through which steps reach it.
 
 May import: config, errors, kernels, kernels.cpu, kv_cache, modules.
 """

@@ -1,4 +1,4 @@
-"""loramux's attention behind transformers' attention interface."""
+"""Attention of loramux behind transformers' attention interface."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ def forward(
     attention_mask: torch.Tensor | None, scaling: float | None = None, dropout: float = 0.0,
     sliding_window: int | None = None, softcap: float | None = None, **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query: (1, heads, T, d), key and value: (1, kv_heads, T, d) → (1, T, heads, d_v).
+    """Compute attention with loramux's kernels.
 
-    Raises BaseModelError for an argument it does not know, rather than computing something else.
+    query: (1, heads, T, d), key and value: (1, kv_heads, T, d) → (1, T, heads, d_v). Raises
+    BaseModelError for an argument it does not know, rather than computing something else.
     """
     state: StepContext = module.loramux_state  # type: ignore[assignment]
     layer: int = module.layer_idx  # type: ignore[assignment]

@@ -1,7 +1,8 @@
-"""torch.compile for what lies between the matrix products: a norm of six operations becomes one kernel.
+"""Compilation of what lies between the matrix products: a norm's operations become one kernel.
 
-The products stay the libraries', and the modules stay where hooks and adapters find them: each class's forward is
-compiled once, with a dynamic number of rows, and bound to its modules.
+The products stay the libraries', and the modules stay where hooks and adapters find them:
+torch.compile takes each class's forward once, with a dynamic number of rows, and it is bound to its
+modules.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ from .modules import is_norm
 
 log = logging.getLogger(__name__)
 
-# Of transformers' activations those that are written as several operations; others are one kernel already.
+# Of transformers' activations those that are written as several operations; others are one kernel
+# already.
 _ACTIVATIONS = {"NewGELUActivation", "FastGELUActivation", "QuickGELUActivation", "ReLUSquaredActivation"}
 
 
 def compile_elementwise(model: nn.Module, run: Callable[[int], Any]) -> int:
-    """Compile norms and activations; how many modules that are. `run(rows)` is one forward of so many rows.
+    """Compile norms and activations; gives how many modules that are.
 
-    Compiles for one row and for many now, not in the first requests. Raises BaseModelError where torch.compile cannot,
-    such as without a C++ compiler, or where there is nothing to compile.
+    `run(rows)` is one forward of so many rows. Compiles for one row and for many now, not in the
+    first requests. Raises BaseModelError where torch.compile cannot, such as without a C++
+    compiler, or where there is nothing to compile.
     """
     compiled: dict[type, Any] = {}
     modules = [module for module in model.modules() if _pays(module)]
@@ -49,6 +52,6 @@ def compile_elementwise(model: nn.Module, run: Callable[[int], Any]) -> int:
 
 
 def _pays(module: nn.Module) -> bool:
-    """torch's own modules, such as LayerNorm, are one operation."""
+    """True if compiling pays: torch's own modules, such as LayerNorm, are one operation already."""
     own = type(module).__module__.startswith("transformers.")
     return own and (is_norm(module) or type(module).__name__ in _ACTIVATIONS)

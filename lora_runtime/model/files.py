@@ -23,17 +23,22 @@ class BaseFiles:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where the base goes. Raises BaseModelError for a device that is not there."""
+        """Device that the base goes to. Raises BaseModelError for one that is not there."""
         return resolve_device(self.config.device)
 
     def read(self) -> FrozenModel:
-        """The model; another call gives the same. Raises BaseModelError when it cannot be loaded or served."""
+        """Read the model; another call gives the same.
+
+        Raises BaseModelError when it cannot be loaded or served.
+        """
         if self._frozen is None:
             self._frozen = self.read_part()
         return self._frozen
 
     def read_part(self, split: Split | None = None, linear_hook: LinearHook | None = None) -> FrozenModel:
-        """The part of it that `split` reads, whose linear maps take adapters through `linear_hook`. Raises as `read`.
+        """Read the part of the model that `split` reads.
+
+        Linear maps take adapters through `linear_hook`. Raises as `read`.
         """
         path = Path(self.source)
         check_source(self.source, self.config.trust_hub)
@@ -43,7 +48,7 @@ class BaseFiles:
                            linear_hook=linear_hook)
 
     def forget(self) -> None:
-        """The model that was read is used up: the next call of `read` loads it anew."""
+        """Forget the model, which is used up: the next call of `read` loads it anew."""
         self._frozen = None
 
     def _load(self, split: Split | None) -> tuple[Any, Any]:

@@ -1,4 +1,5 @@
-"""The frozen model itself: what it is, how its layers are called, and the hooks through which steps reach it."""
+"""The frozen model itself: what it is, how its layers are called, and the hooks through which steps
+reach it."""
 
 from __future__ import annotations
 
@@ -25,16 +26,20 @@ LinearHook = Callable[[str, nn.Module, StepContext], object]
 
 
 class FrozenModel:
-    """A causal language model as transformers has it, with loramux's attention and adapters' hooks in its modules.
+    """A causal language model of transformers', with loramux's attention and adapters' hooks.
 
-    `modules`: what an adapter may change, by the paths that PEFT names too; `kv_shapes` lists
-    (kv_heads, key dim, value dim) per layer; `identity` is a SHA-256 over the files' headers. `quantised`: modules
-    that are computed by their own forward alone, because their weight is packed.
+    `modules`: those that an adapter may change, by the paths that PEFT names too; `kv_shapes` lists
+    (kv_heads, key dim, value dim) per layer; `identity` is a SHA-256 over the files' headers.
+    `quantised`: modules that are computed by their own forward alone, because their weight is
+    packed.
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str, identity: str, config: BaseConfig, *,
                  lora: bool = True, linear_hook: LinearHook | None = None) -> None:
-        """`linear_hook`: in the place of hooks.LinearHook. Raises BaseModelError for what cannot be served faithfully.
+        """Put attention and hooks in place.
+
+        Raises BaseModelError for what cannot be served faithfully. `linear_hook`: in the place of
+        hooks.LinearHook.
         """
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -48,7 +53,7 @@ class FrozenModel:
         self.quantised_name = f"{quantised.method_of(model.config)}/{self.device.type}" if self.quantised else ""
         self.num_parameters = quantised.count_parameters(model, self.quantised)
         self.forward_lock = threading.Lock()
-        """Engines that share a base in one process take turns."""
+        """Lock of a forward: engines that share a base in one process take turns."""
         self.vocab_size = int(self.config.vocab_size)
         self.context = StepContext(select(self.device, "torch"))
         self.modules: dict[str, BaseModule] = base_modules(model, self.quantised)
@@ -67,27 +72,31 @@ class FrozenModel:
         self.eos_token_ids = eos_ids(model, tokenizer)
 
     def use(self, kernels: Kernels) -> None:
-        """Let steps run with these kernels. Raises BaseModelError if they cannot take the layers' head dims."""
+        """Let steps run with these kernels.
+
+        Raises BaseModelError if they cannot take the layers' head dims.
+        """
         for _, dim, dim_v in self.kv_shapes:
             kernels.check_heads(dim, dim_v, self.dtype)
         self.context.kernels = kernels
 
     @torch.inference_mode()
     def plain_forward(self, rows: int) -> torch.Tensor:
-        """Logits of one sequence, without cache and adapters."""
+        """Compute the logits of one sequence, without cache and adapters."""
         tokens = torch.zeros(1, rows, dtype=torch.long, device=self.device)
         positions = torch.arange(rows, device=self.device)[None]
         return self.model(input_ids=tokens, position_ids=positions, use_cache=False).logits
 
     def dry_run(self) -> torch.Tensor:
-        """One small forward, and its logits: shows how modules are called."""
-        self.context.dry_rows = self.config.num_attention_heads + 1  # tells rows from heads, see hooks
+        """Run one small forward and give its logits: it shows how modules are called."""
+        # This number tells rows from heads, see hooks.
+        self.context.dry_rows = self.config.num_attention_heads + 1
         logits = self.plain_forward(self.context.dry_rows)
         self.context.dry_rows = 0
         return logits
 
     def _attention_calls(self) -> list[AttentionCall]:
-        """The dry run's calls by layer. Raises BaseModelError unless every layer uses our attention."""
+        """Calls of the dry run by layer. Raises BaseModelError if a layer lacks our attention."""
         calls, layers = self.context.calls, self.config.num_hidden_layers
         if sorted(calls) != list(range(layers)):
             raise BaseModelError(

@@ -1,4 +1,4 @@
-"""What makes transformers' own modules take adapters: forward hooks that change what rows get out of them."""
+"""Hooks that make transformers' own modules take adapters: they change what rows get."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from .step_context import StepContext
 
 def attach(model: nn.Module, modules: Mapping[str, BaseModule], state: StepContext,
            linear: Callable[[str, nn.Module, StepContext], object] | None = None) -> None:
-    """A module that no row's adapter changes costs one look-up in a dict. `linear`: in LinearHook's place."""
+    """Attach the hooks. A module that no row's adapter changes costs one look-up in a dict.
+
+    `linear`: hook in LinearHook's place.
+    """
     for name, module in modules.items():
         target = model.get_submodule(name)
         if module.kind is ModuleKind.EMBEDDING:
@@ -34,12 +37,12 @@ class _Hook:
         module.register_forward_hook(self)
 
     def __call__(self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> torch.Tensor | None:
-        """The output that takes the place of `y`, None for `y` as it is."""
+        """Compute the output that takes the place of `y`, None for `y` as it is."""
         raise NotImplementedError
 
 
 class LinearHook(_Hook):
-    """x: (1, T, in), y: (1, T, out)."""
+    """Hook of a linear map, x: (1, T, in), y: (1, T, out)."""
 
     def __call__(self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> torch.Tensor | None:
         segments = self.state.updates.get(self.name)
@@ -48,12 +51,15 @@ class LinearHook(_Hook):
         return update_linear(y[0], args[0][0], segments, self.bias(module), self.state.kernels.lora)[None]
 
     def bias(self, module: Any) -> torch.Tensor | None:
-        """The base's own, in `y`."""
+        """Bias of the base, which is in `y`."""
         return module.bias
 
 
 class _Embedding(_Hook):
-    """tokens: (1, T), y: (1, T, width); tokens that adapters added are not the base's to look up."""
+    """Hook of an embedding, tokens: (1, T), y: (1, T, width).
+
+    Tokens that adapters added are not the base's to look up.
+    """
 
     def __init__(self, name: str, module: nn.Module, state: StepContext) -> None:
         super().__init__(name, module, state)
@@ -76,7 +82,7 @@ class _Embedding(_Hook):
 
 
 class _Norm(_Hook):
-    """x, y: (1, T, width), or with heads before or behind T; which, the dry run shows."""
+    """Hook of a norm, x and y: (1, T, width), or with heads beside T; the dry run shows which."""
 
     def __init__(self, name: str, module: nn.Module, state: StepContext) -> None:
         super().__init__(name, module, state)
@@ -92,13 +98,13 @@ class _Norm(_Hook):
 
 
 def _without_hooks(module: nn.Module) -> nn.Module:
-    """The same parameters in a module that calls nobody."""
+    """Copy a module without its hooks: the same parameters in one that calls nobody."""
     bare = copy.copy(module)
     bare._forward_hooks = OrderedDict()
     return bare
 
 
 def embedding_scale(module: Any) -> float:
-    """What the module multiplies its rows with: Gemma's, as it is rounded there."""
+    """Factor that the module multiplies its rows with: Gemma's, as it is rounded there."""
     scale = getattr(module, "embed_scale", None)
     return 1.0 if scale is None else float(scale.to(module.weight.dtype))

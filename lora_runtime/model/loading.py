@@ -16,7 +16,7 @@ from ..errors import BaseModelError
 from . import quantised
 
 Split = AbstractContextManager[dict[str, Any]]
-"""While it is entered, from_pretrained reads this process's part of every tensor, called with what it gives."""
+"""Context in which from_pretrained, called with what it gives, reads a part of every tensor."""
 
 
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -28,22 +28,25 @@ _INCIDENTAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 def check_source(source: str | os.PathLike[str], trust_hub: bool) -> None:
-    """Raises BaseModelError for what is no directory, unless hub ids are allowed."""
+    """Check a source.
+
+    Raises BaseModelError for what is no directory, unless hub ids are allowed.
+    """
     if not Path(source).is_dir() and not trust_hub:
         raise BaseModelError(f"base model {str(source)!r} is not a directory (hub ids need trust_hub)")
 
 
 def read_base(source: str | os.PathLike[str], dtype: torch.dtype, target: torch.device,
               split: Split | None = None, *, attention: str | None = None, packed: bool = True) -> tuple[Any, Any]:
-    """transformers' model, or the part of it that `split` reads, and the tokenizer. A directory is never looked for on
-    the hub.
+    """Read transformers' model, or the part of it that `split` reads, and the tokenizer.
 
-    `attention`: an implementation by transformers' name; None: its choice. Raises BaseModelError for what cannot be
-    loaded, weights that are not in the files, an adapter, and a quantisation that is not supported; without `packed`
-    for any.
+    A directory is never looked for on the hub. `attention`: an implementation by transformers'
+    name; None: its choice. Raises BaseModelError for what cannot be loaded, weights that are not in
+    the files, an adapter, and a quantisation that is not supported; without `packed` for any.
     """
     path = Path(source)
-    if (path / _ADAPTER_CONFIG).is_file():  # transformers would load the base that it names, and it on top
+    # transformers would load the base that it names, and it on top.
+    if (path / _ADAPTER_CONFIG).is_file():
         raise BaseModelError(f"base model {str(source)!r} has an {_ADAPTER_CONFIG}: it is an adapter, not a base")
     here: dict[str, Any] = {"trust_remote_code": False, "local_files_only": path.is_dir()}
     try:
@@ -59,8 +62,9 @@ def read_base(source: str | os.PathLike[str], dtype: torch.dtype, target: torch.
 
 def _load_model(source: str | os.PathLike[str], method: str, dtype: torch.dtype, target: torch.device,
                 split: Split | None, options: dict[str, Any]) -> Any:
-    """Raises ValueError for weights that are not in the files."""
-    placed = {"device_map": {"": target}} if method else {}  # packed there, and never in full on another device
+    """Load the model. Raises ValueError for weights that are not in the files."""
+    # A quantised weight is packed there, and never in full on another device.
+    placed = {"device_map": {"": target}} if method else {}
     with nullcontext({}) if split is None else split as part:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options, **placed, **part,
@@ -74,7 +78,10 @@ def _load_model(source: str | os.PathLike[str], method: str, dtype: torch.dtype,
 
 
 def resolve_device(device: str) -> torch.device:
-    """auto takes CUDA where there is one. Raises BaseModelError for a device that is not there."""
+    """Device of a setting; auto takes CUDA where there is one.
+
+    Raises BaseModelError for a device that is not there.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -86,7 +93,8 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """auto takes bfloat16 on CUDA and on CPUs with bf16 instructions, else float32."""
+    """Dtype of a setting; auto is bfloat16 on CUDA and on CPUs with bf16 instructions, else
+    float32."""
     if dtype == "auto":
         fast = device.type == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)
         return torch.bfloat16 if fast else torch.float32
@@ -96,7 +104,10 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def check_architecture(model: Any, config: Any) -> int:
-    """The longest context that is served faithfully; raises BaseModelError for unknown layer kinds."""
+    """Check the layers' kinds; gives the longest context that is served faithfully.
+
+    Raises BaseModelError for unknown kinds.
+    """
     if not getattr(model, "_supports_attention_backend", False) or config.is_encoder_decoder:
         raise BaseModelError(f"{type(model).__name__} does not support pluggable attention in transformers")
     unknown = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES

@@ -14,7 +14,10 @@ from .quantised import features
 
 
 def base_modules(model: Any, quantised: Set[str] = frozenset()) -> dict[str, BaseModule]:
-    """Works on a model as transformers builds it, on the meta device too. `quantised`: see `quantised_modules`."""
+    """Modules of a model as transformers builds it, on the meta device too.
+
+    `quantised`: see `quantised_modules`.
+    """
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     tied = head is not None and embeddings is not None and getattr(head, "weight", None) is embeddings.weight
     found: dict[str, BaseModule] = {}
@@ -36,6 +39,6 @@ def base_modules(model: Any, quantised: Set[str] = frozenset()) -> dict[str, Bas
 
 
 def is_norm(module: nn.Module) -> bool:
-    """A norm with one weight per channel, by its class's name: architectures have their own."""
+    """True for a norm with one weight per channel, by its class's name: there are many."""
     weight = getattr(module, "weight", None)
     return "Norm" in type(module).__name__ and isinstance(weight, torch.Tensor) and weight.ndim == 1

@@ -1,8 +1,8 @@
-"""Bases whose weights transformers loads quantised: which modules those are, and what adapters may ask of them.
+"""Bases whose weights transformers loads quantised, and what adapters may ask of them.
 
-A LoRA beside a quantised projection needs nothing of its weight: y = quantised(x) + scaling * B (A x), as in QLoRA
-(arXiv:2305.14314). What does need the weight (DoRA's norm) gets the values that the method multiplies with, where its
-library gives them; else it is refused.
+A LoRA beside a quantised projection needs nothing of its weight: y = quantised(x) + scaling * B (A
+x), as in QLoRA (arXiv:2305.14314). What does need the weight (DoRA's norm) gets the values that the
+method multiplies with, where its library gives them; else it is refused.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-# What transformers needs to load and run a base of each method that is served. Others are refused: nobody has looked
-# at how their modules compute.
+# What transformers needs to load and run a base of each method that is served. Others are refused:
+# nobody has looked at how their modules compute.
 PACKAGES: dict[str, tuple[str, ...]] = {
     "bitsandbytes_4bit": ("bitsandbytes", "accelerate"),
     "bitsandbytes_8bit": ("bitsandbytes", "accelerate"),
@@ -31,7 +31,7 @@ _PLAIN_DTYPES = {torch.float32, torch.bfloat16, torch.float16}
 
 
 def check_method(config: Any) -> str:
-    """The quantisation method of a base by its configuration; empty where there is none.
+    """Quantisation method of a base by its configuration; empty where there is none.
 
     Raises ValueError for a method that is not served, and for one whose package is missing.
     """
@@ -49,7 +49,7 @@ def check_method(config: Any) -> str:
 
 
 def method_of(config: Any) -> str:
-    """As transformers names it; bitsandbytes with its bits."""
+    """Name of the quantisation method as transformers has it; bitsandbytes with its bits."""
     quantisation = _quantisation(config)
     for bits in ("4bit", "8bit"):
         if quantisation.get(f"load_in_{bits}"):
@@ -59,7 +59,7 @@ def method_of(config: Any) -> str:
 
 
 def _quantisation(config: Any) -> Mapping[str, Any]:
-    """As read from the file, or as transformers' loader leaves it."""
+    """Quantisation config as read from the file, or as transformers' loader leaves it."""
     found = getattr(config, "quantization_config", None) or getattr(config, "compression_config", None) or {}
     return found if isinstance(found, Mapping) else found.to_dict()
 
@@ -67,7 +67,8 @@ def _quantisation(config: Any) -> Mapping[str, Any]:
 def quantised_modules(model: Any) -> frozenset[str]:
     """Paths of the projections and embeddings whose products do not come from a plain weight alone.
 
-    Empty for a base that was dequantised as it was loaded, as transformers does with fp8 where there is no GPU.
+    There are none in a base that was dequantised as it was loaded, as transformers does with fp8
+    where there is no GPU.
     """
     if getattr(model, "hf_quantizer", None) is None:
         return frozenset()
@@ -75,18 +76,21 @@ def quantised_modules(model: Any) -> frozenset[str]:
 
 
 def is_quantised(module: nn.Module) -> bool:
-    """Whether a projection or embedding computes from anything but a plain weight."""
+    """True if a projection or embedding computes from anything but a plain weight."""
     if not isinstance(module, nn.Embedding) and features(module, anything=True) is None:
         return False
     weight = getattr(module, "weight", None)
     plain = type(weight) is nn.Parameter and weight.dtype in _PLAIN_DTYPES
-    return not plain or getattr(module, "quantization_scheme", None) is not None  # compressed-tensors' activations
+    # An attribute of compressed-tensors, for activations that are quantised.
+    return not plain or getattr(module, "quantization_scheme", None) is not None
 
 
 def features(module: nn.Module, *, anything: bool = False) -> tuple[int, int] | None:
-    """(in, out) of a projection, which a packed weight's shape does not tell; None for a module that is none.
+    """Features (in, out) of a projection, which a packed weight's shape does not tell; None for a
+    module that is none.
 
-    `anything`: take a class that is no Linear for a projection if it says what it maps, as GPTQ's and AWQ's do.
+    `anything`: take a class that is no Linear for a projection if it says what it maps, as GPTQ's
+    and AWQ's do.
     """
     if isinstance(module, Conv1D):
         return int(module.weight.shape[0]), int(module.weight.shape[1])
@@ -98,7 +102,8 @@ def features(module: nn.Module, *, anything: bool = False) -> tuple[int, int] | 
 
 
 def dequantised(module: Any) -> torch.Tensor | None:
-    """The weight (out, in) that a quantised projection multiplies with, on its device; None where it cannot be had."""
+    """Weight (out, in) that a quantised projection multiplies with, on its device; None where it
+    cannot be had."""
     weight: Any = getattr(module, "weight", None)
     kind = type(weight).__name__
     if kind == "Params4bit":
@@ -110,17 +115,20 @@ def dequantised(module: Any) -> torch.Tensor | None:
         return int8_vectorwise_dequant(weight.data, scale.to(weight.device))
     if type(weight).__module__.partition(".")[0] == "torchao":
         return weight.dequantize()
-    if type(weight) is nn.Parameter and weight.dtype in _PLAIN_DTYPES:  # compressed-tensors, after its first forward
+    # Such is a weight of compressed-tensors after its first forward.
+    if type(weight) is nn.Parameter and weight.dtype in _PLAIN_DTYPES:
         return weight.detach()
     return None
 
 
 def _bitsandbytes_4bit(module: Any) -> torch.Tensor:
     state = module.weight.quant_state
-    if getattr(state, "packing_format_for_cpu", False):  # reordered for its AVX-512 kernel: no function reads that
+    # Reordered for its AVX-512 kernel: no function reads that.
+    if getattr(state, "packing_format_for_cpu", False):
         from bitsandbytes import matmul_4bit
 
-        each = torch.eye(module.in_features, dtype=module.compute_dtype)  # what it gives for every input alone
+        # The product with every input alone.
+        each = torch.eye(module.in_features, dtype=module.compute_dtype)
         return matmul_4bit(each, module.weight, quant_state=state).t()
     from bitsandbytes.functional import dequantize_4bit
 
@@ -128,8 +136,8 @@ def _bitsandbytes_4bit(module: Any) -> torch.Tensor:
 
 
 def prepare(model: Any) -> None:
-    """Keep bitsandbytes' 4-bit AVX-512 kernel from weights whose shape it cannot take, and its 8-bit product from
-    warning of every cast."""
+    """Keep bitsandbytes' 4-bit AVX-512 kernel from weights whose shape it cannot take, and its
+    8-bit product from warning of every cast."""
     for module in model.modules():
         if getattr(module, "support_avx512bf16_for_cpu", False):
             block = module.weight.quant_state.blocksize
@@ -138,7 +146,8 @@ def prepare(model: Any) -> None:
 
 
 def count_parameters(model: Any, quantised: frozenset[str]) -> int:
-    """Of the model that was quantised: a packed weight counts as what it stands for, scales not at all."""
+    """Count the parameters of the model that was quantised: a packed weight counts as what it
+    stands for, scales not at all."""
     total, seen = 0, set()
     for name, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
@@ -154,11 +163,11 @@ def count_parameters(model: Any, quantised: frozenset[str]) -> int:
 
 @torch.inference_mode()
 def rows_depend_on_others(model: Any, quantised: frozenset[str], dtype: torch.dtype, device: torch.device) -> list[str]:
-    """Projections where one row's product changes with the rows beside it, found by trying.
+    """Find projections where one row's product changes with the rows beside it, by trying.
 
-    Such are LLM.int8's (arXiv:2208.07339), which multiplies a column in 16 bits if any row has an outlier there, and
-    those that scale the activations of a whole step together. The shapes are the same in both products, so a
-    projection that takes its rows one by one gives the same bits.
+    Such are LLM.int8's (arXiv:2208.07339), which multiplies a column in 16 bits if any row has an
+    outlier there, and those that scale the activations of a whole step together. The shapes are the
+    same in both products, so a projection that takes its rows one by one gives the same bits.
     """
     found = []
     for name in sorted(quantised):

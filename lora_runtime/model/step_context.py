@@ -1,4 +1,4 @@
-"""What the swapped-in functions read during a step."""
+"""Context of a step, which the swapped-in functions read while it runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from ..kv_cache import KVCache
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """What a layer passes to the attention interface; `window` and `softcap` as in the kernel."""
+    """Arguments of a layer's call of the attention interface; `window`, `softcap` as in the kernel.
+    """
 
     heads: int
     kv_heads: int
@@ -27,11 +28,11 @@ class AttentionCall:
 
 @dataclass
 class StepContext:
-    """Shared by attention and hooks of one base; set by the runner around each forward.
+    """State shared by attention and hooks of one base; set by the runner around each forward.
 
-    `updates` maps a module's name to its segments; a module that no row's adapter changes is absent.
-    While `plan` is None the attention runs plainly causal and records how it is called: the dry run
-    at load, of `dry_rows` rows.
+    `updates` maps a module's name to its segments; a module that no row's adapter changes is
+    absent. While `plan` is None the attention runs plainly causal and records how it is called: the
+    dry run at load, of `dry_rows` rows.
     """
 
     kernels: Kernels

@@ -1,4 +1,5 @@
-"""The base's weights as they are multiplied, wherever they lie, for what adapters are compared and combined with."""
+"""Weights of the base as they are multiplied, wherever they lie, for what adapters are compared and
+combined with."""
 
 from __future__ import annotations
 
@@ -15,9 +16,11 @@ from .quantised import dequantised
 
 
 class BaseTensors:
-    """`packed`: the weights that transformers' modules have lost to the C++ program, by module.
+    """Weights of one base.
 
-    `quantised`: modules without a plain weight; of these only `updated_norms` and biases can be had.
+    `packed`: those that transformers' modules have lost to the C++ backend's program, by module.
+    `quantised`: modules without a plain weight; of these only `updated_norms` and biases can be
+    had.
     """
 
     def __init__(self, model: Any, modules: Mapping[str, BaseModule], dtype: torch.dtype,
@@ -26,7 +29,8 @@ class BaseTensors:
         self._model, self._packed = model, packed
 
     def rows(self, name: str, start: int, end: int) -> torch.Tensor:
-        """Rows `start:end` of a weight (out, in), or (tokens, width): float32, on the base's device."""
+        """Rows `start:end` of a weight (out, in), or (tokens, width), float32 on the base's device.
+        """
         if name in self._packed:
             return unpack_rows(load(), self._packed[name], start, end, self.dtype)
         weight = self._model.get_submodule(name).weight.detach()
@@ -34,7 +38,8 @@ class BaseTensors:
         return rows.float()
 
     def updated_norms(self, name: str, a: torch.Tensor, b: torch.Tensor, scaling: float) -> torch.Tensor:
-        """Of a linear map: (out,) norms over the inputs of W + scaling * B A in float32, on the host.
+        """Norms (out,) of a linear map, over the inputs of W + scaling * B A in float32, on the
+        host.
 
         Raises AdapterError for a quantised weight that cannot be had.
         """
@@ -56,11 +61,11 @@ class BaseTensors:
         return weight
 
     def parameter(self, name: str, parameter: str) -> torch.Tensor:
-        """The weight of a norm, or a bias: (width,) float32, on the host."""
+        """Weight of a norm, or a bias: (width,) float32, on the host."""
         return getattr(self._model.get_submodule(name), parameter).detach().float().cpu()
 
     def holds(self, name: str, weight: torch.Tensor) -> bool:
-        """Whether this weight, laid out as by `rows`, is the base's own bit for bit, as the base stores it."""
+        """True if this weight, laid out as by `rows`, is bit for bit the base's as it is stored."""
         int8 = name in self._packed and self._packed[name].scale is not None
         for start, end in chunks(*weight.shape):
             own = self.rows(name, start, end)

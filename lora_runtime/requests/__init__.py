@@ -1,4 +1,4 @@
-"""A request while it lives: its sequences, its text, the handle that its caller holds.
+"""Requests while they live: sequences, their text, the handle that the caller holds.
 
 May import: adapters.store, api, errors, kv_cache.
 """

@@ -1,4 +1,4 @@
-"""From logits to tokens, and from tokens to events.
+"""Sampling: from logits to tokens, and from tokens to events.
 
 May import: api, kernels, requests, scheduling.
 """

@@ -1,4 +1,4 @@
-"""Whose tokens run next, in which KV blocks, and the batch that they make.
+"""Scheduling: whose tokens run next, in which KV blocks, and the batch that they make.
 
 May import: adapters, adapters.store, api, errors, kv_cache, requests.
 """

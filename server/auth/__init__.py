@@ -1,4 +1,4 @@
-"""Who may call what: bearer tokens, their scopes, and the interceptor that asks for them.
+"""Authorization of calls: bearer tokens, their scopes, and the interceptor that asks for them.
 
 May import: files, locations, lora_runtime, yaml_files.
 """

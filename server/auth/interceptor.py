@@ -1,4 +1,4 @@
-"""Asks every call for its token and holds it to its scope."""
+"""Interceptor that asks every call for its token and holds it to its scope."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ Check = Callable[[Any, grpc.aio.ServicerContext], Awaitable[None]]
 
 
 def caller() -> Caller:
-    """Who makes the call that runs now. Read it on the event loop: threads do not have it."""
+    """Caller of the call that runs now. Read it on the event loop: threads do not have it."""
     return _CALLER.get()
 
 
 class TokenInterceptor(grpc.aio.ServerInterceptor):
-    """UNAUTHENTICATED without a valid token, PERMISSION_DENIED outside its rights and scope."""
+    """Interceptor that answers UNAUTHENTICATED without a valid token, PERMISSION_DENIED outside its
+    rights and scope."""
 
     def __init__(self, tokens: TokenFile, on_refused: Callable[[str], None]) -> None:
         self._tokens = tokens
@@ -62,7 +63,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         return check
 
     def _refusing(self, handler: Any, method: str) -> Any:
-        """In the shape of `handler`; the request is not even parsed."""
+        """Make a refusing handler in the shape of `handler`; the request is not even parsed."""
         async def refuse(request: Any, context: grpc.aio.ServicerContext) -> None:
             log.warning("call refused", method=method, peer=context.peer(), reason="no valid token")
             self._on_refused("unauthenticated")
@@ -80,7 +81,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _bearer(metadata: Any) -> str:
-    """The one token of the call; empty if there is none, or several."""
+    """Token of the call; empty if there is none, or several."""
     values = [value for key, value in metadata or () if key == "authorization"]
     if len(values) != 1 or not isinstance(values[0], str):
         return ""
@@ -89,7 +90,7 @@ def _bearer(metadata: Any) -> str:
 
 
 def _guarded(handler: Any, check: Check) -> Any:
-    """`handler` behind `check`; all of loramux's calls have one request message."""
+    """Put `handler` behind `check`; all of loramux's calls have one request message."""
     async def unary(request: Any, context: grpc.aio.ServicerContext) -> Any:
         await check(request, context)
         return await handler.unary_unary(request, context)

@@ -1,4 +1,4 @@
-"""What each RPC needs: a right, and a scope that covers the adapters of the request."""
+"""Rules of the RPCs: the right that each needs, and the adapters that its scope must cover."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from ..locations import adapter_id_of
 from .tokens import Caller
 
 OPEN_PREFIX = "/grpc.health.v1.Health/"
-"""Probes have no tokens."""
+"""Prefix of the health checks' methods: probes have no tokens."""
 ANY_TOKEN_PREFIX = "/grpc.reflection."
 
 
 class Right(StrEnum):
     USE = "use"
-    """Comes with the scope."""
+    """Right to generate; comes with the scope."""
     READ = "read"
     ADMIN = "admin"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """`adapters`: the ids that a request names, "" for the base."""
+    """Rule of one RPC. `adapters`: the ids that a request names, "" for the base."""
 
     right: Right
     adapters: Callable[[Any], Iterable[str]]
 
     def refusal(self, caller: Caller, request: Any) -> str:
-        """Why `caller` may not make this call; empty if it may."""
+        """Reason why `caller` may not make this call; empty if it may."""
         if self.right is not Right.USE and not getattr(caller, self.right):
             return f"this token has no {self.right} right"
         for adapter_id in self.adapters(request):

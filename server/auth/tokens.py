@@ -26,11 +26,11 @@ _MAX_BYTES = 4 << 20
 
 
 class AuthFileError(Exception):
-    """The file cannot be used. The message never has any of its content in it."""
+    """Error for a file that cannot be used. The message never has any of its content in it."""
 
 
 class Caller(BaseModel):
-    """Whom a token stands for, and what it may do."""
+    """Entry of the file: whom a token stands for, and what it may do."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,12 +39,15 @@ class Caller(BaseModel):
     adapters: tuple[str, ...]
     """Globs of adapter ids; "" or "base" is the base model, "*" is everything."""
     admin: bool = False
-    """Load, unload, roll back, canary and policy, of the adapters in scope."""
+    """Right to load, unload, roll back, set canary and policy, of the adapters in scope."""
     read: bool = True
-    """List and get the adapters in scope, and the server's info."""
+    """Right to list and get the adapters in scope, and to get the server's info."""
 
     def may_use(self, adapter_id: str) -> bool:
-        """`adapter_id` "" is the base model. "*", all adapters at once, needs the pattern "*" itself."""
+        """True if the caller may use an adapter; "" is the base model.
+
+        "*", all adapters at once, needs the pattern "*" itself.
+        """
         if not adapter_id:
             return any(p in (*_BASE_PATTERNS, "*") for p in self.adapters)
         if adapter_id == "*":
@@ -58,9 +61,10 @@ _ENTRIES = TypeAdapter(list[Caller])
 
 
 class TokenFile:
-    """The tokens of one file. A changed file counts within a second; one that is bad then leaves the last good one.
+    """Tokens of one file.
 
-    Looking at the file when a call comes, rather than on a signal, suits files that an orchestrator replaces.
+    A changed file counts within a second; one that is bad then leaves the last good one. Looking at
+    the file when a call comes, rather than on a signal, suits files that an orchestrator replaces.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -74,7 +78,7 @@ class TokenFile:
         return len(self._entries)
 
     def caller(self, token: str) -> Caller | None:
-        """Whom `token` stands for. Takes as long for a wrong token as for a right one."""
+        """Find whom `token` stands for. Takes as long for a wrong token as for a right one."""
         self._refresh()
         digest, found = token_hash(token), None
         for entry in self._entries:  # all of them: where the search ends must tell nothing
@@ -93,7 +97,8 @@ class TokenFile:
             return
         try:
             self._entries = _read(self._path)
-        except AuthFileError as error:  # tried again: the file may be the same and readable in a second
+        except AuthFileError as error:
+            # Tried again: the file may be the same and readable in a second.
             if str(error) != self._problem:
                 log.error("the token file is bad: the former tokens stay valid", error=str(error))
             self._problem = str(error)
@@ -103,12 +108,15 @@ class TokenFile:
 
 
 def token_hash(token: str) -> str:
-    """A plain hash is enough: tokens are random and long, there is nothing to guess."""
+    """Hash of a token.
+
+    A plain one is enough: tokens are random and long, there is nothing to guess.
+    """
     return hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
 
 
 def new_token() -> str:
-    """256 random bits."""
+    """Make a token of 256 random bits."""
     return _PREFIX + secrets.token_urlsafe(32)
 
 
@@ -126,7 +134,7 @@ def _read(path: Path) -> list[Caller]:
 
 
 def _load(path: Path) -> Any:
-    """The errors are without their reasons' texts, which quote the file."""
+    """Load the file as YAML. Raises AuthFileError without reasons that quote the file."""
     try:
         with path.open("rb") as stream:
             data = stream.read(_MAX_BYTES + 1)
@@ -139,11 +147,13 @@ def _load(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         reason = "has a key twice" if isinstance(error, DuplicateKeyError) else "is not YAML"
         raise AuthFileError(f"{path.name} {reason}{f', line {mark.line + 1}' if mark else ''}") from None
-    except (ValueError, RecursionError) as error:  # a date that there is not, lists in lists in lists
+    except (ValueError, RecursionError) as error:
+        # Such as a date that there is not, or lists in lists in lists.
         raise AuthFileError(f"{path.name} is not YAML: {type(error).__name__}") from None
 
 
 def _where(location: tuple[int | str, ...]) -> str:
-    """The entry's number and field, of fields that there are: others may be anything, a token too."""
+    """Place of an error: the entry's number and field, of fields that there are; others may be
+    anything, a token too."""
     known = [str(part) for part in location if isinstance(part, int) or part in Caller.model_fields]
     return ".".join(known) or "file"

@@ -20,5 +20,5 @@ app.command("train")(train.train)
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the command line: entry point of the console script."""
     app()

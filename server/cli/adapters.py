@@ -1,4 +1,4 @@
-"""`loramux adapters`."""
+"""Command `loramux adapters`."""
 
 from __future__ import annotations
 
@@ -112,7 +112,8 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Check an adapter without a server, and show what would be applied."""
-    from lora_runtime import inspect_adapter, report_to_json, report_to_text  # torch: only where it is needed
+    # Imported here: torch is loaded only where it is needed.
+    from lora_runtime import inspect_adapter, report_to_json, report_to_text
 
     try:
         report = inspect_adapter(path, base)

@@ -1,4 +1,4 @@
-"""`loramux generate` and `loramux info`."""
+"""Commands `loramux generate` and `loramux info`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _adapter_fields(given: list[str]) -> dict[str, Any]:
 
 
 def _weighted(text: str) -> dict[str, Any]:
-    """ID or ID=WEIGHT; what follows the last = and is no number belongs to the id."""
+    """Parse ID or ID=WEIGHT; what follows the last = and is no number belongs to the id."""
     adapter_id, _, weight = text.rpartition("=")
     try:
         return {"adapter_id": adapter_id, "weight": float(weight)} if adapter_id else {"adapter_id": text}

@@ -1,4 +1,4 @@
-"""What commands share: the options that reach a server, JSON output, and how errors end them."""
+"""Parts that commands share: options that reach a server, JSON output, and ends by errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def reach(
                      help=f"File with the bearer token; or the token itself in {_TOKEN}."),
     ] = None,
 ) -> Client:
-    """A client of the server that these options name."""
+    """Make a client of the server that these options name."""
     client = Client(target, tls, ca, cert, key, _token(token_file))
     if client.token and not client.is_secure and not is_loopback(target.rpartition(":")[0]):
         typer.echo("warning: the token goes to the server without TLS", err=True)
@@ -66,7 +66,7 @@ def remote(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def reach_parameters() -> list[inspect.Parameter]:
-    """The options of `reach`."""
+    """Options of `reach`."""
     return list(inspect.signature(reach, eval_str=True).parameters.values())
 
 

@@ -1,4 +1,4 @@
-"""How far a training is: a bar on a terminal, lines elsewhere."""
+"""Progress of a training: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LINE_EVERY_S = 10.0
 
 
 class Progress:
-    """On standard error. A context manager."""
+    """Progress on standard error. A context manager."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)

@@ -1,4 +1,5 @@
-"""`loramux train --publish`: a new adapter into a running server, and one answer beside the base's."""
+"""Publication of a trained adapter, `loramux train --publish`: into a running server, with one
+answer beside the base's."""
 
 from __future__ import annotations
 
@@ -21,19 +22,20 @@ _HINTS = {
     grpc.StatusCode.FAILED_PRECONDITION: "The server must serve the base that the adapter was trained on.",
 }
 _NO_CANARY = -1.0
-"""A share that every server refuses, but behind token and path."""
+"""Canary weight that every server refuses, but behind token and path."""
 
 
 @dataclass(frozen=True)
 class Publication:
-    """Where a trained adapter goes. `path`: its directory as the server sees it."""
+    """Publication of a trained adapter. `path`: its directory as the server sees it."""
 
     client: Client
     name: str
     path: str
 
     def check(self, base: Path) -> None:
-        """Before a long training: the server can be reached, and would load from there for us. Raises CallError."""
+        """Check, before a long training, that the server can be reached and would load from there
+        for us. Raises CallError."""
         served = self.client.server_info().base_model
         if served not in (base.resolve().name, str(base)):
             typer.echo(f"note: the server's base is called {served}, this one {base.resolve().name}", err=True)
@@ -44,7 +46,7 @@ class Publication:
                 raise CallError(f"{error}\n{self._hint(error)}".rstrip(), error.code) from error
 
     def load(self) -> None:
-        """Raises CallError, with what to do about it."""
+        """Load the adapter into the server. Raises CallError, with what to do about it."""
         try:
             adapter = self.client.load_adapter(path=self.path, adapter_id=self.name)
         except CallError as error:
@@ -54,7 +56,7 @@ class Publication:
 
     @property
     def command(self) -> str:
-        """What loads the adapter by hand; a token is not in it."""
+        """Command that loads the adapter by hand; a token is not in it."""
         client = self.client
         reach = [part for flag, value in (("--ca", client.ca), ("--cert", client.cert), ("--key", client.key)) if value
                  for part in (flag, str(value))]
@@ -66,7 +68,7 @@ class Publication:
         return hint.format(path=self.path) if hint else ""
 
     def compare(self, prompt: str | tuple[dict[str, str], ...], max_new_tokens: int = 64) -> None:
-        """The prompt and its two greedy answers, base first.
+        """Show the prompt and its two greedy answers, base first.
 
         Raises CallError; not for a token that may not ask one of the two, which is said.
         """

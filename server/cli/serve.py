@@ -1,4 +1,4 @@
-"""`loramux serve`."""
+"""Command `loramux serve`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _REPEATED = {"adapters": "--adapter", "adapter_roots": "--adapter-root", "adapte
 def serve(config: Path | None = None, **flags: Any) -> None:
     """Load the base model and serve it with its adapters over gRPC.
 
-    Every flag can also be set as LORAMUX_<NAME> in the environment or as a key in the --config file;
-    flags win over the environment, the environment over the file.
+    Every flag can also be set as LORAMUX_<NAME> in the environment or as a key in the --config
+    file; flags win over the environment, the environment over the file.
     """
     flags["adapters"] = dict(_split_adapter(a) for a in flags["adapters"] or [])
     flags["policies"] = _parse_json("--policies", flags["policies"])
@@ -41,7 +41,7 @@ def serve(config: Path | None = None, **flags: Any) -> None:
 
 
 def _parameters() -> list[inspect.Parameter]:
-    """One flag per setting, so that a setting is described in one place only."""
+    """Parameters with one flag per setting, so that a setting is described in one place only."""
     keyword = inspect.Parameter.KEYWORD_ONLY
     config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
     return [
@@ -57,7 +57,8 @@ def _option(name: str, field: FieldInfo) -> Any:
         plain = list[Path] if field.annotation == list[Path] else list[str]
     flag = _REPEATED.get(name, f"--{name.replace('_', '-')}")
     has_default = not field.is_required() and not field.default_factory and field.default not in (None, "")
-    default = f" (default: {field.default})" if has_default else ""  # in brackets it would be markup
+    # In brackets it would be markup.
+    default = f" (default: {field.default})" if has_default else ""
     declarations = [f"{flag}/--no-{flag[2:]}"] if plain is bool else [flag]
     help_text = f"{field.description}{default}"
     panel = "Engine" if name in _ENGINE else None  # beside the others under "Options"

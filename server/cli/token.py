@@ -1,4 +1,4 @@
-"""`loramux token`."""
+"""Command `loramux token`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ def token(
     ] = None,
     admin: Annotated[bool, typer.Option("--admin", help="May load, unload and change the adapters in scope.")] = False,
 ) -> None:
-    """Make a random bearer token: the token on standard error, its entry for --auth-file on standard output.
+    """Make a random bearer token: the token on standard error, its entry for --auth-file on
+    standard output.
 
-    `loramux token ci --adapter '*' >> tokens.yaml` adds the entry and shows the token, which is kept nowhere.
+    `loramux token ci --adapter '*' >> tokens.yaml` adds the entry and shows the token, which is
+    kept nowhere.
     """
     secret = new_token()
     typer.echo(secret, err=True)

@@ -1,4 +1,4 @@
-"""`loramux train`."""
+"""Command `loramux train`."""
 
 from __future__ import annotations
 
@@ -162,7 +162,8 @@ def _run(config: TrainConfig) -> TrainResult:
     from lora_runtime.training import train as run
 
     logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # meant for PEFT's authors
+    # Those are meant for PEFT's authors.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     stop = _Signals()
 
     def on_step(report: StepReport) -> None:
@@ -188,11 +189,11 @@ def _run(config: TrainConfig) -> TrainResult:
 
 
 class _Stopped(KeyboardInterrupt):
-    """Out of `on_step`: training leaves a checkpoint before it comes here."""
+    """Interrupt raised out of `on_step`: training leaves a checkpoint before it comes here."""
 
 
 class _Signals:
-    """SIGINT and SIGTERM end the run behind the step that they meet; a second one ends it at once."""
+    """Signals that end the run: SIGINT and SIGTERM behind a step; a second one at once."""
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
@@ -207,7 +208,7 @@ class _Signals:
         return bool(self._met)
 
     def watch(self, _model: object) -> None:
-        """From the first step on: before it there is nothing to save."""
+        """Watch from the first step on: before it there is nothing to save."""
         try:
             self._before = {s: signal.signal(s, self._meet) for s in (signal.SIGINT, signal.SIGTERM)}
         except ValueError:  # not the main thread: signals are someone else's
@@ -225,7 +226,8 @@ class _Signals:
     def _meet(self, number: int, _frame: object) -> None:
         self._met = number
         self.restore()
-        with suppress(OSError):  # not through sys.stderr: the signal may have met it in the middle of a write
+        # Not through sys.stderr: the signal may have met it in the middle of a write.
+        with suppress(OSError):
             os.write(2, b"\nstopping behind this step, with a checkpoint; once more stops at once\n")
 
 
@@ -240,7 +242,7 @@ def _targets(text: str) -> tuple[str, ...] | str:
 
 
 def _pairs(flag: str, texts: list[str] | None, kind: Callable[[str], Any]) -> dict[str, Any]:
-    """In their order: the first key that matches a module counts."""
+    """Parse MODULE=VALUE texts in their order: the first key that matches a module counts."""
     found: dict[str, Any] = {}
     for key, value in (_pair(flag, text, kind) for text in texts or []):
         if key in found:
@@ -260,7 +262,8 @@ def _pair(flag: str, text: str, kind: Callable[[str], Any]) -> tuple[str, Any]:
 
 
 def _parameters() -> list[inspect.Parameter]:
-    """The command's own options, and those that reach a server but for its address, which is --publish."""
+    """Options of the command itself, and those that reach a server, without its address
+    (--publish)."""
     own = [p for p in inspect.signature(train, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
     return [p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
             for p in (*own, *(p for p in reach_parameters() if p.name != "target"))]

@@ -1,4 +1,4 @@
-"""Declared adapters: what a manifest and a watched directory name is what the server serves.
+"""Declared adapters: the server serves what a manifest and a watched directory name.
 
 May import: config, files, lora_runtime, yaml_files.
 """

@@ -15,11 +15,12 @@ from .types import AdapterEngine, DeclaredStatus
 
 
 class DeclaredAdapters:
-    """Keeps the engine's adapters as a manifest and a watched directory declare them, over restarts too.
+    """Keeper of the engine's adapters as a manifest and a watched directory declare them.
 
-    `reconcile_s`: seconds between looks; `load_threads`: loads at once; `static_names`: names that the server's
-    settings load, which a manifest must not declare again. `on_ready_changed` is called on any thread. `to_save`: what
-    the state file keeps of a registration.
+    It keeps them over restarts too. `reconcile_s`: seconds between looks; `load_threads`: loads at
+    once; `static_names`: names that the server's settings load, which a manifest must not declare
+    again. `on_ready_changed` is called on any thread. `to_save`: what the state file keeps of a
+    registration.
     """
 
     def __init__(
@@ -40,7 +41,10 @@ class DeclaredAdapters:
             static_names=static_names, on_ready_changed=on_ready_changed, on_owned_changed=self._note_change)
 
     def restore(self) -> None:
-        """Register what the state file holds, and keep it up to date from now on. Raises StateFileError."""
+        """Register what the state file holds, and keep it up to date from now on.
+
+        Raises StateFileError.
+        """
         if self._state_file is not None:
             saved = self._state_file.restore(self._engine)
             ours = [r for r in saved.adapters
@@ -64,11 +68,12 @@ class DeclaredAdapters:
 
     @property
     def ready(self) -> bool:
-        """Every declared adapter has a version that serves."""
+        """True if every declared adapter has a version that serves."""
         return self._reconciler.ready
 
     def status(self) -> list[DeclaredStatus]:
-        """What has become of each, sorted by name; first, without a name, the places that cannot be read."""
+        """Status of each declared adapter, sorted by name; first, without a name, the places that
+        cannot be read."""
         return self._reconciler.status()
 
     def _declared(self) -> dict[str, bool]:

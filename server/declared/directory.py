@@ -1,4 +1,4 @@
-"""The watched directory: every subdirectory with an adapter_config.json is an adapter of that name."""
+"""The watched directory: each subdirectory with an adapter_config.json is an adapter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CONFIG = ADAPTER_FILES[0]
 
 
 class WatchedDirectory:
-    """Reads one directory again and again, and keeps its last good state."""
+    """Reader of one directory, again and again; keeps its last good state."""
 
     def __init__(self, path: Path, settle_s: float) -> None:
         self._path = path
@@ -22,7 +22,10 @@ class WatchedDirectory:
         self._known = False
 
     def read(self) -> Reading:
-        """Names with a leading dot are left out: Kubernetes keeps a volume's versions behind them."""
+        """Read the directory.
+
+        Names with a leading dot are left out: Kubernetes keeps a volume's versions behind them.
+        """
         problem = ""
         try:
             paths = [path for path in sorted(self._path.iterdir()) if not path.name.startswith(".")]
@@ -38,7 +41,8 @@ class WatchedDirectory:
         return Reading(str(self._path), self._adapters, problem=problem, known=self._known)
 
     def _declare(self, directory: Path) -> Declared | None:
-        # The path as it is, not where its links lead: a volume's old version goes when it is swapped.
+        # The path as it is, not where its links lead: a volume's old version goes when it is
+        # swapped.
         name, source = directory.name, str(directory)
         try:
             if not (directory / _CONFIG).exists():

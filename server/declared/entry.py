@@ -13,11 +13,11 @@ from .types import Declared, DeclaredState, DeclaredStatus
 
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 300.0
 _PATIENCE_S = 60.0
-"""How long an adapter that is still being written is no failure."""
+"""Seconds for which an adapter that is still being written is no failure."""
 
 
 class Action(Enum):
-    """What an entry needs now."""
+    """Action that an entry needs now."""
 
     LOAD = auto()
     UNLOAD = auto()
@@ -25,23 +25,27 @@ class Action(Enum):
 
 
 class Entry:
-    """Not thread-safe: the reconciler's lock guards it. Times are the reconciler's clock, in seconds."""
+    """Entry of one adapter.
+
+    Not thread-safe: the reconciler's lock guards it. Times are the reconciler's clock, in seconds.
+    """
 
     def __init__(self, name: str, source: str = "") -> None:
         self.name, self.source = name, source
         self.wanted: Declared | None = None
         self.conflict = ""
-        """Why it is not clear what is wanted."""
+        """Reason why it is not clear what is wanted."""
         self.owned = False
-        """The engine has the name because it was declared: only then may it be taken away."""
+        """True if the engine has the name by declaration: only then may it be taken away."""
         self.known = False
-        """It was declared in this process, or every place was read without it: `wanted` can be trusted."""
+        """True if this process saw it declared, or read every place without it: `wanted` is
+        sure."""
         self.has_policy = False
-        """The engine's policy for it was declared."""
+        """True if the engine's policy for it was declared."""
         self.loaded: Declared | None = None
         self.busy = False
         self.version = ""
-        """What was loaded last, here or by an earlier process; "" where the engine has none."""
+        """Version loaded last, here or by an earlier process; "" where the engine has none."""
         self.error = ""
         self.state, self.since = DeclaredState.PENDING, time.time()
         self._tried: Declared | None = None
@@ -50,7 +54,10 @@ class Entry:
         self._unsettled_at: float | None = None
 
     def status(self, version: str) -> DeclaredStatus:
-        """`version`: what the engine serves now, which calls may have changed."""
+        """Status of the entry.
+
+        `version`: what the engine serves now, which calls may have changed.
+        """
         return DeclaredStatus(self.name, redact(self.source), self.state, version, self.error, self.since)
 
     def want(self, declared: Declared) -> None:
@@ -60,11 +67,11 @@ class Entry:
 
     @property
     def serves(self) -> bool:
-        """True also where it is no longer declared: then nothing is missing."""
+        """True if a version serves, or it is no longer declared: then nothing is missing."""
         return bool(self.version) or (self.wanted is None and not self.conflict)
 
     def next(self, now: float) -> Action | None:
-        """What to do, if anything; sets the state where there is nothing to do."""
+        """Find what to do, if anything; sets the state where there is nothing to do."""
         if self.busy or not self.known:
             return None
         if self.conflict:
@@ -87,7 +94,8 @@ class Entry:
         return Action.LOAD if self.wanted != self._tried or now >= self._retry_at else None
 
     def policy(self, wanted: Declared) -> AdapterPolicy | None:
-        """None leaves the engine's as it is: a policy that is no longer declared must not stay."""
+        """Policy to set; None leaves the engine's as it is: a policy that is no longer declared
+        must not stay."""
         return AdapterPolicy() if wanted.policy is None and self.has_policy else wanted.policy
 
     def begin(self, action: Action) -> None:
@@ -112,7 +120,8 @@ class Entry:
             self._set(DeclaredState.FAILED, error)
 
     def removing_done(self) -> None:
-        """The name is free; `next` forgets the entry, or loads what has been declared meanwhile."""
+        """Note that the name is free; `next` forgets the entry, or loads what is declared by now.
+        """
         self.forget_load()
         self.busy = self.owned = False
 
@@ -123,7 +132,7 @@ class Entry:
         self._set(DeclaredState.REMOVING, error)
 
     def forget_load(self) -> None:
-        """The engine no longer has it."""
+        """Forget the load: the engine no longer has it."""
         self.loaded = self._tried = None
         self.version = ""
         self._set(DeclaredState.PENDING)
@@ -144,7 +153,8 @@ class Entry:
 
 
 def files_changed(tried: Declared) -> bool:
-    """A local source that is not what it was when the load began: half of a copy, no broken adapter."""
+    """True if a local source has changed since the load began: half of a copy, no broken adapter.
+    """
     if not isinstance(tried.fingerprint, Snapshot):
         return False
     try:

@@ -1,4 +1,4 @@
-"""The state of an adapter's directory: has it changed, is it whole, is it still being written?"""
+"""State of an adapter's directory: has it changed, is it whole, is it still being written?"""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from lora_runtime import ADAPTER_FILES
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Of the regular files of one directory, symbolic links followed, names with a leading dot left out."""
+    """Snapshot of the regular files of one directory, symbolic links followed, names with a leading
+    dot left out."""
 
     files: tuple[tuple[str, int, int, int, int], ...]
-    """(name, size, modified, changed, inode); times in nanoseconds. Other content has another tuple."""
+    """Files as (name, size, modified, changed, inode); times in nanoseconds. Other content has
+    another tuple."""
 
     def missing(self) -> str:
-        """The first file that an adapter cannot do without, or ""."""
+        """Name of the first file that an adapter cannot do without and that is missing, or ""."""
         names = {name for name, *_ in self.files}
         return next((name for name in ADAPTER_FILES if name not in names), "")
 
     def is_older_than(self, seconds: float) -> bool:
-        """Nothing has changed for that long, by this machine's clock."""
+        """True if nothing has changed for that many seconds, by this machine's clock."""
         return max((changed for *_, changed, _ in self.files), default=0) < (time.time() - seconds) * 1e9
 
 
 def snapshot(directory: Path) -> Snapshot:
-    """Raises OSError."""
+    """Take a snapshot. Raises OSError."""
     files = []
     for path in sorted(directory.iterdir()):
         if path.name.startswith("."):
@@ -43,7 +45,7 @@ def snapshot(directory: Path) -> Snapshot:
 
 
 class Settling:
-    """Tells directories that are still being written from those that are whole."""
+    """Settling of directories: tells those still being written from those that are whole."""
 
     def __init__(self, settle_s: float) -> None:
         self._settle_s = settle_s
@@ -51,8 +53,10 @@ class Settling:
         self._now: dict[Path, Snapshot] = {}
 
     def reason(self, directory: Path, now: Snapshot) -> str:
-        """Why the directory cannot be loaded yet, or "": it is whole, and the same as at the last look or old."""
-        self._now[directory] = now  # several names may share a directory: all compare with the last look
+        """Reason why the directory cannot be loaded yet, or "": it is whole, and the same as at the
+        last look or old."""
+        # Several names may share a directory: all compare with the last look.
+        self._now[directory] = now
         if missing := now.missing():
             return f"{missing} is missing (pickled weights are never read)"
         if now == self._last.get(directory) or now.is_older_than(self._settle_s):
@@ -60,5 +64,5 @@ class Settling:
         return "its files are still changing"
 
     def end_look(self) -> None:
-        """What was asked about since the last call is what the next look compares with."""
+        """End a look: what it asked about is what the next look compares with."""
         self._last, self._now = self._now, {}

@@ -12,7 +12,7 @@ from .types import DeclaredState
 
 
 class DeclaredGauges(Collector):
-    """How many are in which state, and whether all of them serve."""
+    """Gauges: how many are in which state, and whether all of them serve."""
 
     def __init__(self, declared: DeclaredAdapters) -> None:
         self._declared = declared

@@ -31,7 +31,10 @@ class _Strict(BaseModel):
 
 
 class AdapterSpec(_Strict):
-    """One entry. `canary_weight`: what share of the requests a new version takes; 0 is all of them."""
+    """One entry.
+
+    `canary_weight`: what share of the requests a new version takes; 0 is all of them.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH), AfterValidator(_usable)]
     source: str = Field(min_length=1)
@@ -46,11 +49,11 @@ class ManifestSpec(_Strict):
 
 
 class ManifestError(Exception):
-    """The manifest is wrong; the message names the entry and the field."""
+    """Error for a manifest that is wrong; the message names the entry and the field."""
 
 
 class Manifest:
-    """Reads one manifest again and again, and keeps its last good state."""
+    """Reader of one manifest, again and again; keeps its last good state."""
 
     def __init__(self, path: Path, settle_s: float) -> None:
         self._path = path
@@ -60,7 +63,7 @@ class Manifest:
         self._problem = ""
 
     def read(self) -> Reading:
-        """The entries, those with local sources with the state of their files."""
+        """Read the entries, those with local sources with the state of their files."""
         try:
             seen = stamp(self._path)
             if seen is None or seen != self._seen:
@@ -93,7 +96,7 @@ class Manifest:
 
 
 def parse(path: Path) -> tuple[AdapterSpec, ...]:
-    """The file's entries. Raises OSError and ManifestError."""
+    """Parse the file's entries. Raises OSError and ManifestError."""
     with path.open("rb") as stream:
         data = stream.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
@@ -109,7 +112,7 @@ def parse(path: Path) -> tuple[AdapterSpec, ...]:
 
 
 def _problem(content: Any, location: tuple[int | str, ...], message: str) -> str:
-    """One error, with the entry's name in place of its number."""
+    """Problem text of one error, with the entry's name in place of its number."""
     match location:
         case ("adapters", int() as index, *rest):
             entry = content["adapters"][index]

@@ -1,4 +1,5 @@
-"""Makes the engine serve what is declared: looks every few seconds, loads, unloads, tries again."""
+"""Reconciler that makes the engine serve what is declared: it looks, loads, unloads, tries again.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +39,10 @@ class Place(Protocol):
 
 
 class Reconciler:
-    """A thread looks; few threads load, and others wait for requests on what is to go."""
+    """Reconciler of one engine.
+
+    A thread looks; few threads load, and others wait for requests on what is to go.
+    """
 
     def __init__(
         self, engine: AdapterEngine, places: Sequence[Place], *, reconcile_s: float, load_threads: int,
@@ -53,7 +57,7 @@ class Reconciler:
         self._entries: dict[str, Entry] = {}
         self._problems: dict[str, DeclaredStatus] = {}
         self._complete = not places
-        """Every place could be read at least once."""
+        """True if every place could be read at least once."""
         self._telling = threading.Lock()
         self._told = False
         self._stopping = threading.Event()
@@ -62,10 +66,12 @@ class Reconciler:
         self._thread = threading.Thread(target=self._run, name="loramux-declared", daemon=True)
 
     def adopt(self, registrations: Iterable[Registration], with_policy: Collection[str] = ()) -> None:
-        """Names that an earlier process declared and the engine has again: they go if they are no longer declared.
+        """Adopt names that an earlier process declared and the engine has again: they go if they
+        are no longer declared.
 
-        One whose fetched copies are still there serves, so that an outage of its store does not keep the server from
-        being ready. A local directory does not: it may hold something else by now, and no outage hinders its load.
+        A name whose fetched copies are still there serves, so that an outage of its store does not
+        keep the server from being ready. A local directory does not: it may hold something else by
+        now, and no outage hinders its load.
         """
         for registration in registrations:
             name, current = registration.adapter_id, registration.versions[0]
@@ -79,7 +85,7 @@ class Reconciler:
         self._thread.start()
 
     def stop(self) -> None:
-        """Does not wait for loads that run; afterwards nothing calls back."""
+        """Stop without waiting for loads that run; afterwards nothing calls back."""
         with self._telling:
             self._stopping.set()
         if self._thread.is_alive():
@@ -89,7 +95,7 @@ class Reconciler:
 
     @property
     def ready(self) -> bool:
-        """Every declared adapter has a version that serves."""
+        """True if every declared adapter has a version that serves."""
         with self._lock:
             return self._complete and all(entry.serves for entry in self._entries.values())
 
@@ -100,7 +106,7 @@ class Reconciler:
             return [*self._problems.values(), *entries]
 
     def owned(self) -> dict[str, bool]:
-        """Names that the engine has because they were declared → whether their policies were, too."""
+        """Names that the engine has by declaration → whether their policies were declared, too."""
         with self._lock:
             return {name: entry.has_policy for name, entry in self._entries.items() if entry.owned}
 
@@ -120,7 +126,7 @@ class Reconciler:
         self._tell()
 
     def wait_idle(self, timeout_s: float) -> bool:
-        """Until nothing that was begun still runs."""
+        """Wait until nothing that was begun still runs; False after `timeout_s` seconds."""
         with self._lock:
             return self._lock.wait_for(lambda: not any(e.busy for e in self._entries.values()), timeout_s)
 
@@ -142,7 +148,7 @@ class Reconciler:
         return action
 
     def _find_vanished(self) -> None:
-        """What was unloaded by somebody else is loaded again."""
+        """Find what was unloaded by somebody else, so that it is loaded again."""
         with self._lock:
             loaded = [entry for entry in self._entries.values() if entry.version and not entry.busy]
         versions = self._versions() if loaded else {}
@@ -152,7 +158,7 @@ class Reconciler:
                     entry.forget_load()
 
     def _versions(self) -> dict[str, str]:
-        """Id → the version that serves; of all that the engine has."""
+        """Versions that serve, by id; of all that the engine has."""
         return {r.adapter_id: r.versions[0].version for r in self._engine.registrations()}
 
     def _merge(self, readings: Sequence[Reading]) -> None:
@@ -236,7 +242,7 @@ class Reconciler:
 
 
 def _explain(error: Exception, name: str) -> str:
-    """What the status says."""
+    """Explain an error in the words of the status."""
     if isinstance(error, LoramuxError):
         return str(error)
     log.error("unexpected failure of a declared adapter", adapter=name, exc_info=error)

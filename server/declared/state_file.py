@@ -21,11 +21,14 @@ _RETRY_S = 5.0
 
 
 class StateFileError(Exception):
-    """The state file is corrupt or cannot be read; the message names it."""
+    """Error for a state file that is corrupt or cannot be read; the message names it."""
 
 
 class Saved(BaseModel):
-    """What the file holds. `declared`: names that are there because they were → whether their policies were, too."""
+    """Content of the file.
+
+    `declared`: names that are there because they were → whether their policies were, too.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,22 +38,23 @@ class Saved(BaseModel):
 
 
 class StateFile(EngineObserver):
-    """Writes the engine's registrations `delay_s` after they change, on a thread of its own.
+    """Writer of the engine's registrations, `delay_s` after they change, on a thread of its own.
 
-    Sources are written as they were given, credentials in URLs too: the file is readable by its owner alone.
+    Sources are written as they were given, credentials in URLs too: the file is readable by its
+    owner alone.
     """
 
     def __init__(
         self, path: Path, delay_s: float = 0.5,
         to_save: Callable[[Registration], Registration] = lambda registration: registration,
     ) -> None:
-        """`to_save`: what is kept of a registration."""
+        """Take the path. `to_save`: what is kept of a registration."""
         self._path, self._delay_s, self._to_save = path, delay_s, to_save
         self._changed, self._stopping = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
     def read(self) -> Saved:
-        """Empty where there is no file. Raises StateFileError."""
+        """Read the file; empty where there is none. Raises StateFileError."""
         try:
             return Saved.model_validate_json(self._path.read_bytes())
         except FileNotFoundError:
@@ -64,7 +68,10 @@ class StateFile(EngineObserver):
         raise StateFileError(f"state file {self._path} is corrupt: {where}: {first['msg']}")
 
     def restore(self, engine: AdapterEngine) -> Saved:
-        """Register what was saved, cold, except what the engine has already. Raises StateFileError."""
+        """Register what was saved, cold, except what the engine has already.
+
+        Raises StateFileError.
+        """
         saved, present = self.read(), {registration.adapter_id for registration in engine.registrations()}
         for registration in saved.adapters:
             if registration.adapter_id in present:
@@ -121,7 +128,8 @@ class StateFile(EngineObserver):
                     self._changed.set()
 
     def _write(self, saved: Saved) -> None:
-        """A reader, and a crash at any moment, find the old file or the new one."""
+        """Write the file so that readers, and a crash at any moment, find the old or the new one.
+        """
         temporary = self._path.with_name(f".{self._path.name}.tmp")
         temporary.unlink(missing_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

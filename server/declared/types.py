@@ -1,4 +1,4 @@
-"""What is declared, what has become of it, and what this package needs of an engine."""
+"""Types of declared adapters: what is wanted, what became of it, and what an engine must do."""
 
 from __future__ import annotations
 
@@ -28,30 +28,32 @@ class AdapterEngine(Protocol):
 
 
 class DeclaredState(StrEnum):
-    """Where a declared adapter is on its way."""
+    """State of a declared adapter on its way."""
 
     PENDING = "pending"
-    """Not tried yet, or still being written."""
+    """State of one that is not tried yet, or still being written."""
     LOADING = "loading"
     READY = "ready"
     FAILED = "failed"
-    """Tried again later. An older version may serve meanwhile: then `version` is not empty."""
+    """State of one that is tried again later. An older version may serve meanwhile: then `version`
+    is not empty."""
     REMOVING = "removing"
-    """No longer declared; waits for its requests."""
+    """State of one that is no longer declared; waits for its requests."""
 
 
 @dataclass(frozen=True)
 class DeclaredStatus:
-    """One declared adapter; with an empty name, a manifest or directory that cannot be read."""
+    """Status of a declared adapter; without a name, of a manifest or directory that is unreadable.
+    """
 
     name: str
     source: str
     state: DeclaredState
     version: str = ""
-    """What serves now, also where a call has changed that."""
+    """Version that serves now, also where a call has changed that."""
     error: str = ""
     since: float = 0
-    """When it came into this state, in seconds since the epoch."""
+    """Time when it came into this state, in seconds since the epoch."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,22 @@ class Declared:
     canary_weight: float = 0
     policy: AdapterPolicy | None = None
     fingerprint: Hashable = None
-    """Of the files of a local source."""
+    """Fingerprint of the files of a local source."""
     unsettled: str = ""
-    """Why it cannot be loaded yet."""
+    """Reason why it cannot be loaded yet."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What one place declares. When it cannot be read, `adapters` are those of its last good state."""
+    """Result of reading one place.
+
+    When it cannot be read, `adapters` are those of its last good state.
+    """
 
     place: str
     adapters: Mapping[str, Declared] = field(default_factory=dict)
     duplicates: tuple[str, ...] = ()
     problem: str = ""
-    """What is wrong with the place itself."""
+    """Problem of the place itself."""
     known: bool = True
-    """It could be read at least once."""
+    """True if it could be read at least once."""

@@ -9,7 +9,10 @@ from queue import Empty, SimpleQueue
 
 
 class Workers:
-    """Runs jobs in the order given. The threads are daemons: a download that hangs does not hold up the exit."""
+    """Threads that run jobs in the order given.
+
+    They are daemons: a download that hangs does not hold up the exit.
+    """
 
     def __init__(self, name: str, count: int) -> None:
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -18,12 +21,13 @@ class Workers:
             thread.start()
 
     def submit(self, job: Callable[[], None]) -> None:
-        """`job` must not raise."""
+        """Submit `job`, which must not raise."""
         self._jobs.put(job)
 
     def stop(self) -> None:
-        """What has not begun never will; does not wait for what has."""
-        with contextlib.suppress(Empty):  # not `while not empty()`: a thread may take the last one in between
+        """Stop: jobs that have not begun never will; does not wait for those that have."""
+        # Not `while not empty()`: a thread may take the last one in between.
+        with contextlib.suppress(Empty):
             while True:
                 self._jobs.get_nowait()
         for _ in self._threads:

@@ -25,7 +25,7 @@ def to_message(info: AdapterInfo) -> pb.Adapter:
 
 
 def from_policy(message: pb.Policy) -> AdapterPolicy:
-    """Raises InvalidRequestError."""
+    """Turn a message into a policy. Raises InvalidRequestError."""
     try:
         return AdapterPolicy(
             weight=message.weight if message.HasField("weight") else 1.0, max_running=message.max_running,

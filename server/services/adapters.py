@@ -1,4 +1,4 @@
-"""Adapters: load, unload, roll back, canary, policy, get and list."""
+"""Service of adapters: load, unload, roll back, canary, policy, get and list."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ T = TypeVar("T")
 
 
 class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
-    """Calls that change something run on threads of their own: a slow download must not take those that requests are
-    submitted on, nor an unload that waits those of other changes."""
+    """Service of adapters; calls that change something run on threads of their own.
+
+    A slow download must not take those that requests are submitted on, nor an unload that waits
+    those of other changes.
+    """
 
     def __init__(
         self, engine: Callable[[], Engine], locations: Locations,
@@ -141,7 +144,8 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         return await _run(run(), context)
 
     def _unload_later(self, work: Callable[[], T], adapter_id: str) -> Future[T]:
-        """One for each id: more of them would take all threads and change nothing."""
+        """Unload on another thread, one for each id: more would take all threads and change
+        nothing."""
         if adapter_id in self._unloading:
             raise AdapterInUseError(f"adapter {adapter_id!r} is being unloaded already")
         running = self._unload_threads.submit(work)

@@ -1,4 +1,4 @@
-"""Inference: Generate and GenerateStream."""
+"""Service of inference: Generate and GenerateStream."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{0,128}")
 
 
 class InferenceService(inference_pb2_grpc.InferenceServicer):
-    """Each call owns one RequestHandle, and cancels it however the call ends."""
+    """Service of inference.
+
+    Each call owns one RequestHandle, and cancels it however the call ends.
+    """
 
     def __init__(self, engine: Callable[[], Engine]) -> None:
         self._engine = engine
@@ -67,7 +70,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
     async def _request(
         self, message: pb.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[RequestHandle]:
-        """A submitted request, cancelled however the block ends; errors end the call."""
+        """Give a submitted request, cancelled however the block ends; errors end the call."""
         handle: RequestHandle | None = None
         try:
             handle = await self._submit(message, context)
@@ -79,8 +82,11 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
                 handle.cancel()
 
     async def _submit(self, message: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> RequestHandle:
-        """Tokenizing takes milliseconds: not on the event loop. An adapter that was never read here may take seconds
-        or more: not on the threads for submission."""
+        """Submit off the event loop: tokenizing takes milliseconds.
+
+        An adapter that was never read here may take seconds or more: its reading is not on the
+        threads for submission.
+        """
         engine, request = self._engine(), to_request(message, context.time_remaining())
 
         def submit_if_prepared() -> RequestHandle | Future[None]:
@@ -96,7 +102,10 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
 
 
 def to_request(message: pb.GenerateRequest, timeout_s: float | None) -> Request:
-    """Raises InvalidRequestError for a request id that cannot be logged safely."""
+    """Turn a message into a request.
+
+    Raises InvalidRequestError for a request id that cannot be logged safely.
+    """
     if not _REQUEST_ID.fullmatch(message.request_id):
         raise InvalidRequestError.of("request_id", "must be at most 128 visible ASCII characters")
     sampling = {name: getattr(message, name) for name in _OPTIONAL if message.HasField(name)}
@@ -119,7 +128,7 @@ def to_request(message: pb.GenerateRequest, timeout_s: float | None) -> Request:
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
-    """What `work` gives; cancelled when the call is gone before the thread is done."""
+    """Run `work` on a thread; cancel what it gives if the call is gone before it is done."""
     working = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         return await asyncio.shield(working)

@@ -15,16 +15,17 @@ from .adapter_messages import to_message
 _MAX_PAGE = 1000
 _DEFAULT_PAGE = 100
 _MAX_BYTES = 4 << 20
-"""What gRPC's clients take of a message by default."""
+"""Bytes that gRPC's clients take of a message by default."""
 _FRAME_BYTES = 6
-"""Tag and length around an adapter."""
+"""Bytes of tag and length around an adapter."""
 
 
 def page(adapters: Sequence[AdapterInfo], size: int, token: str, max_bytes: int) -> pb.ListAdaptersResponse:
-    """One page of `adapters`, sorted by id: at most `size`, and fewer where they would not fit into a message of
-    `max_bytes`, but one. Raises InvalidRequestError.
+    """Make one page of `adapters`, sorted by id. Raises InvalidRequestError.
 
-    The token is the last id seen, so that loads and unloads between pages skip nothing else.
+    It has at most `size` of them, and fewer where they would not fit into a message of `max_bytes`,
+    but one. The token is the last id seen, so that loads and unloads between pages skip nothing
+    else.
     """
     if size > _MAX_PAGE:
         raise InvalidRequestError.of("page_size", f"must be at most {_MAX_PAGE}")

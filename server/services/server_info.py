@@ -1,4 +1,4 @@
-"""Server: what runs here and how loaded it is."""
+"""Service of the server: what runs here and how loaded it is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .. import errors
 
 
 class ServerInfoService(server_pb2_grpc.ServerServicer):
-    """Answers from the engine's reports."""
+    """Service that answers from the engine's reports."""
 
     def __init__(self, engine: Callable[[], Engine], max_message_bytes: int) -> None:
         self._engine = engine

@@ -1,4 +1,4 @@
-"""PEFT's directories to checked updates: what cannot be applied is refused by name.
+"""Reading of PEFT's files into checked updates: what cannot be applied is refused by name.
 
 May import: api, config, errors, model, modules.
 """

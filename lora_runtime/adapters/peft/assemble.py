@@ -1,4 +1,4 @@
-"""Tensors to updates of the base's modules: each is applied, checked, or the adapter is refused."""
+"""Assembly of tensors into updates of modules: each is applied, checked, or the adapter refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .update import ModuleUpdate
 
 @dataclass(frozen=True)
 class Assembled:
-    """What is applied, module by module."""
+    """Updates to apply, by module, and the names of the tensors without effect."""
 
     updates: Mapping[str, ModuleUpdate]
     modules: tuple[AppliedModule, ...]
@@ -29,7 +29,8 @@ class Assembled:
 
 
 class _Assembly:
-    """Takes tensor after tensor out of `left`; what remains at the end was not called for."""
+    """Assembly of one adapter: takes tensor after tensor out of `left`; what remains is refused as
+    not called for."""
 
     def __init__(self, spec: LoraSpec, targets: Targets, layout: Layout, tensors: Mapping[str, torch.Tensor],
                  shapes: Shapes) -> None:
@@ -57,7 +58,8 @@ class _Assembly:
         return Assembled(updates, modules, self.shapes.added_rows, tuple(self.unused))
 
     def _take(self, module: str, *parts: Part) -> torch.Tensor | None:
-        """The one tensor of these parts, if there is one. PEFT may write a saved module twice, if equal."""
+        """Take the one tensor of these parts, if any. PEFT may write a saved module twice, if
+        equal."""
         names = [self.left[module].pop(p) for p in parts if p in self.left.get(module, ())]
         for other in names[1:]:
             written_twice = parts[1] in (Part.SAVED_WEIGHT, Part.SAVED_BIAS)
@@ -91,7 +93,8 @@ class _Assembly:
             self.weights[head] = self.weights[embedding]
 
     def _take_base_weights(self) -> None:
-        """Embeddings that PEFT saved from below the adapter: loading them writes into the base, through ties too."""
+        """Take the embeddings that PEFT saved from below the adapter: loading them writes into the
+        base, through ties too."""
         replaced = self.targets.saved | {self.targets.tied_saved}
         for module in replaced & self.left.keys():
             self._pass_over(module, Part.BASE_BIAS)
@@ -120,7 +123,7 @@ class _Assembly:
                 self.biases[module] = bias
 
     def _weight_groups(self) -> list[list[str]]:
-        """Embeddings and lm_head, together where they share a weight."""
+        """Groups of embeddings and lm_head, together where they share a weight."""
         groups: dict[str, list[str]] = {}
         for module, base in self.shapes.modules.items():
             if base.kind in (ModuleKind.EMBEDDING, ModuleKind.LM_HEAD):
@@ -174,7 +177,8 @@ class _Assembly:
         return replace(update, token_ids=ids, token_rows=rows)
 
     def _follow_ties(self, updates: dict[str, ModuleUpdate]) -> None:
-        """An lm_head that follows its embedding: PEFT computes with views of the embedding's tensors."""
+        """Give an lm_head that follows its embedding the embedding's tensors: PEFT computes with
+        views of them."""
         targets, modules = self.targets, self.shapes.modules
         if head := targets.tied_lora:
             source = updates.get(modules[head].tied_to, ModuleUpdate())
@@ -221,5 +225,9 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def assemble(spec: LoraSpec, targets: Targets, layout: Layout, tensors: Mapping[str, torch.Tensor], shapes: Shapes,
              max_added_rows: int) -> Assembled:
-    """Raises AdapterError and BaseMismatchError naming what is missing, left over, or of the wrong shape."""
+    """Assemble the updates.
+
+    Raises AdapterError and BaseMismatchError naming what is missing, left over, or of the wrong
+    shape.
+    """
     return _Assembly(spec, targets, layout, tensors, shapes).run(max_added_rows)

@@ -1,4 +1,4 @@
-"""PEFT's adapter_config.json as the mathematics it stands for; what cannot be applied is refused by name."""
+"""The mathematics of PEFT's adapter_config.json; what cannot be applied is refused by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _BIASES = {"none", "all", "lora_only"}
 
 @dataclass(frozen=True)
 class LoraSpec:
-    """The mathematics of one LoRA configuration. Module names are those of the model that was trained."""
+    """The mathematics of one LoRA configuration.
+
+    Module names are those of the model that was trained.
+    """
 
     rank: int
     alpha: float
@@ -37,7 +40,7 @@ class LoraSpec:
     use_dora: bool
     modules_to_save: tuple[str, ...]
     token_indices: tuple[int, ...] | dict[str, tuple[int, ...]] | None
-    """Of the input embeddings, or by name; None where no tokens are trained."""
+    """Token ids of the input embeddings, or by module name; None where no tokens are trained."""
     ensure_weight_tying: bool
     invocation_tokens: tuple[int, ...]
     base_model_name: str
@@ -48,13 +51,14 @@ class LoraSpec:
         return int(self._by_pattern("rank_pattern", self.rank_pattern, module, self.rank))
 
     def scaling_of(self, module: str) -> float:
-        """alpha / r, or alpha / sqrt(r) for rsLoRA (arXiv:2312.03732)."""
+        """Scaling of a module's update: alpha / r, or alpha / sqrt(r) for rsLoRA
+        (arXiv:2312.03732)."""
         rank = self.rank_of(module)
         alpha = float(self._by_pattern("alpha_pattern", self.alpha_pattern, module, self.alpha))
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
     def matches(self, name: str, rule: Rule, module: str) -> bool:
-        """Whether the rule of the field `name` covers the module."""
+        """True if the rule of the field `name` covers the module."""
         if isinstance(rule, str):
             return self.patterns.full(name, rule, module)
         return any(end in rule for end in path_ends(module))
@@ -67,14 +71,14 @@ class LoraSpec:
 
 
 def path_ends(module: str) -> Iterable[str]:
-    """a.b.c → a.b.c, b.c, c."""
+    """Ends of a module's path, longest first: a.b.c → a.b.c, b.c, c."""
     while module:
         yield module
         _, _, module = module.partition(".")
 
 
 def decode_config(data: bytes) -> dict[str, Any]:
-    """adapter_config.json as a dict. Raises AdapterError when it is not a JSON object."""
+    """Decode adapter_config.json into a dict. Raises AdapterError when it is not a JSON object."""
     return decode_object(data, "adapter_config.json")
 
 
@@ -108,7 +112,7 @@ def parse_config(config: dict[str, Any]) -> LoraSpec:
 
 
 def _check_fields(config: dict[str, Any]) -> tuple[str, ...]:
-    """Every field has a verdict; returns the notes on those that had an effect in training only."""
+    """Check every field by its verdict; gives the notes on those that had an effect in training."""
     notes = []
     for name, value in config.items():
         known = FIELDS.get(name)
@@ -135,7 +139,7 @@ def _start(value: Any) -> str:
 
 
 def _check_combinations(spec: LoraSpec) -> None:
-    """What PEFT refuses, and what activated LoRA cannot be combined with here."""
+    """Refuse what PEFT refuses, and what activated LoRA cannot be combined with here."""
     if isinstance(spec.target_modules, str):
         for name in ("layers_to_transform", "layers_pattern"):
             if getattr(spec, name):

@@ -1,6 +1,8 @@
-"""Every field of PEFT's LoraConfig and what loramux makes of it: the one table for the loader and for the README.
+"""Every field of PEFT's LoraConfig and what loramux makes of it: the one table for the loader and
+for the README.
 
-`python -m lora_runtime.adapters.peft.fields --write README.md` renews the table between the README's markers.
+`python -m lora_runtime.adapters.peft.fields --write README.md` renews the table between the
+README's markers.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ BEGIN, END = "<!-- peft-fields -->", "<!-- /peft-fields -->"
 
 
 class Verdict(StrEnum):
-    """What happens to a field that is set."""
+    """Fate of a field that is set: applied, refused, or without effect."""
 
     APPLIED = "applied"
     NO_EFFECT = "no effect"
@@ -30,7 +32,7 @@ class Field:
     verdict: Verdict
     words: str
     training: bool = False
-    """It matters in training only: noted in the report when it is set."""
+    """True if it matters in training only: noted in the report when it is set."""
 
 
 def _applied(name: str, words: str) -> Field:
@@ -97,17 +99,17 @@ _TABLE = (
 FIELDS = {field.name: field for field in _TABLE}
 
 HARMLESS_INIT = frozenset({"gaussian", "eva", "orthogonal", "mica"})
-"""Starts that leave the base as it was; the others train against a changed base, which is not the one served."""
+"""Starts that leave the base as it was; others train against a changed base, not the served one."""
 
 
 def markdown() -> str:
-    """The README's table."""
+    """The README's table, in Markdown."""
     rows = [f"| `{field.name}` | {field.verdict} | {field.words} |" for field in _TABLE]
     return "\n".join(["| field of `adapter_config.json` | here | |", "| --- | --- | --- |", *rows])
 
 
 def renew(text: str) -> str:
-    """`text` with the table between its markers. Raises ValueError if it lacks them."""
+    """Renew the table in `text` between its markers. Raises ValueError if it lacks them."""
     head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:

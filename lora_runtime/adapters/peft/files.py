@@ -1,4 +1,4 @@
-"""Reading an adapter's files: regular files only, below the allowed roots, within limits, each byte once."""
+"""Reading an adapter's files: regular, below the allowed roots, within limits, each byte once."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 class MissingFileError(AdapterError):
-    """There is no such file."""
+    """Error for a file that is not there."""
 
 
 @contextmanager
 def open_regular(path: Path, roots: Sequence[Path] = ()) -> Iterator[tuple[io.FileIO, int]]:
-    """The open file and its size in bytes. With `roots`, the file that was opened must lie below one of them.
+    """Open a regular file; gives the open file and its size in bytes.
 
-    Links are followed, and it is the open file that is checked: nothing can be swapped in between. Opening
-    does not block, whatever lies there. Raises AdapterError for what is missing, not a regular file, outside
-    the roots, or fails while it is read.
+    With `roots`, the file that was opened must lie below one of them. Links are followed, and it is
+    the open file that is checked: nothing can be swapped in between. Opening does not block,
+    whatever lies there. Raises AdapterError for what is missing, not a regular file, outside the
+    roots, or fails while it is read.
     """
     try:
         handle = os.open(path, _FLAGS)
@@ -49,7 +50,10 @@ def open_regular(path: Path, roots: Sequence[Path] = ()) -> Iterator[tuple[io.Fi
 
 
 def read_limited(path: Path, limit: int, roots: Sequence[Path] = ()) -> bytes:
-    """The file's bytes. Raises AdapterError when it cannot be read or is larger than `limit` bytes."""
+    """The file's bytes.
+
+    Raises AdapterError when it cannot be read or is larger than `limit` bytes.
+    """
     with open_regular(path, roots) as (stream, size):
         check_size(path, size, limit)
         data = bytearray(size)
@@ -74,7 +78,10 @@ def fill(stream: io.FileIO, view: memoryview, path: Path) -> None:
 
 
 def check_end(stream: io.FileIO, path: Path) -> None:
-    """Nothing may follow what `fstat` gave as the size. An empty file is not read: procfs could block."""
+    """Check that nothing follows what `fstat` gave as the size.
+
+    An empty file is not read: procfs could block.
+    """
     if stream.tell() and stream.read(1):
         raise AdapterError(f"{path.name} became longer while it was read")
 

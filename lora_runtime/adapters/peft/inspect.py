@@ -1,5 +1,5 @@
-"""What an adapter directory holds, without a server: checked alone, or against a base of which only the config is
-read."""
+"""Inspection of an adapter directory without a server: alone, or against a base of which only the
+config is read."""
 
 from __future__ import annotations
 
@@ -41,15 +41,16 @@ class DescribedBase:
 
 @dataclass(frozen=True)
 class AdapterReport:
-    """What the loader would apply."""
+    """Report on what the loader would apply."""
 
     path: str
     base_model_name: str
-    """Of the config: what the adapter was made for."""
+    """Base that the adapter was made for, as its config names it."""
     checked_against: str
-    """The base; empty where there was none."""
+    """Base that it was checked against; empty where there was none."""
     version: str
-    """As a server of this base would show it; without a base the SHA-256 of config and weights."""
+    """Version as a server of this base shows it; without a base the SHA-256 of config and
+    weights."""
     modules: tuple[AppliedModule, ...]
     invocation_tokens: tuple[int, ...]
     vocab_size: int
@@ -58,7 +59,10 @@ class AdapterReport:
 
 
 def describe_base(directory: Path) -> DescribedBase:
-    """Build transformers' model on the meta device. Raises BaseModelError for what cannot be built."""
+    """Describe a base by building transformers' model on the meta device.
+
+    Raises BaseModelError for what cannot be built.
+    """
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
         with torch.device("meta"):
@@ -74,9 +78,10 @@ def inspect_adapter(
     path: Path, base: Path | None = None, *, max_bytes: int = EngineConfig.max_adapter_bytes,
     max_added_tokens: int = EngineConfig.max_added_tokens,
 ) -> AdapterReport:
-    """Check everything that can be: without a base config, file, pairs and values, but no targets and shapes.
+    """Check all that can be checked.
 
-    Raises AdapterError as the loader does, and BaseModelError for a base that is none.
+    Without a base that is config, file, pairs and values, but no targets and shapes. Raises
+    AdapterError as the loader does, and BaseModelError for a base that is none.
     """
     if base is None:
         return _alone(path, max_bytes)
@@ -102,7 +107,7 @@ def _alone(path: Path, max_bytes: int) -> AdapterReport:
 
 
 def _guess(spec: LoraSpec, layout: Layout, tensors: Mapping[str, torch.Tensor]) -> dict[str, BaseModule]:
-    """Modules of the shapes that the tensors ask for."""
+    """Guess the base's modules from the shapes that the tensors ask for."""
     parts = {m: {part: tensors[name] for part, name in found.items()} for m, found in layout.parts.items()}
     modules = {module: _module(module, parts[module]) for module in parts}
     embedding = next((m for m, base in modules.items() if base.kind is ModuleKind.EMBEDDING), "")
@@ -131,7 +136,7 @@ def _kind(name: str, parts: Mapping[Part, torch.Tensor], weight: torch.Tensor | 
 
 
 def _features(kind: ModuleKind, parts: Mapping[Part, torch.Tensor], weight: torch.Tensor | None) -> tuple[int, int]:
-    """(in, out)"""
+    """Features (in, out) that a module's tensors ask for."""
     a, b = parts.get(Part.EMBEDDING_A, parts.get(Part.A)), parts.get(Part.EMBEDDING_B, parts.get(Part.B))
     if a is not None and b is not None and a.ndim == b.ndim == 2:
         return a.shape[1], b.shape[0]
@@ -145,7 +150,7 @@ def _features(kind: ModuleKind, parts: Mapping[Part, torch.Tensor], weight: torc
 
 
 def to_json(report: AdapterReport) -> dict[str, Any]:
-    """The report as JSON takes it, with totals."""
+    """The report as a dict for JSON, with totals."""
     return asdict(report) | {"total_bytes": _total(report), "ranks": _ranks(report)}
 
 

@@ -1,4 +1,5 @@
-"""Names of an adapter's tensors, as the versions of PEFT and tools around it write them, to places in the base."""
+"""Names of an adapter's tensors, as PEFT's versions and other tools write them, to places in the
+base."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from ...errors import AdapterError, BaseMismatchError
 
 
 class Part(StrEnum):
-    """What a tensor is to its module."""
+    """Role of a tensor in its module."""
 
     A = "lora_A"
     B = "lora_B"
@@ -25,7 +26,7 @@ class Part(StrEnum):
     WEIGHT = "weight"
     BIAS = "bias"
     BASE_WEIGHT = "weight of the base layer"
-    """Of the module below the adapter: loading it writes into the base, wherever its weight is used."""
+    """Weight of the module below the adapter: loading it writes into the base, through ties too."""
     BASE_BIAS = "bias of the base layer"
     SAVED_WEIGHT = "weight in modules_to_save"
     SAVED_BIAS = "bias in modules_to_save"
@@ -81,7 +82,7 @@ class Key:
 
     tensor: str
     path: str
-    """The module, as the model that was trained names it."""
+    """Path of the module, as the model that was trained names it."""
     part: Part
     adapter: str
     """PEFT's name of the adapter where the key holds it, else empty."""
@@ -89,15 +90,19 @@ class Key:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the tensors belong: names of tensors by module of the base and part."""
+    """Places of the tensors: their names by module of the base and part."""
 
     parts: Mapping[str, Mapping[Part, str]]
     names: Mapping[str, str]
-    """Modules of the base → their names in the model that was trained, which the config's rules are about."""
+    """Names in the model that was trained (the config's rules mean these), by module of the
+    base."""
 
 
 def parse_key(tensor: str) -> Key:
-    """Raises AdapterError for a name that is no part of a LoRA adapter."""
+    """Take a tensor's name apart.
+
+    Raises AdapterError for a name that is no part of a LoRA adapter.
+    """
     name = ".".join(p for p in tensor.split(".") if p not in _WRAPPERS)
     for pattern, part in _SUFFIXES:
         if match := pattern.fullmatch(name):
@@ -114,15 +119,16 @@ def _clean(path: str) -> str:
 def place(tensors: Iterable[str], modules: Iterable[str], made_for: str) -> Layout:
     """Find every tensor's place among the base's `modules`.
 
-    Raises AdapterError for names that are not understood, for two tensors in one place and for parts of other
-    modalities; BaseMismatchError for modules that the base lacks, with `made_for` as the explanation.
+    Raises AdapterError for names that are not understood, for two tensors in one place and for
+    parts of other modalities; BaseMismatchError for modules that the base lacks, with `made_for` as
+    the explanation.
     """
     keys = _parse(tensors)
     return _place(keys, _names(keys, list(modules)), made_for)
 
 
 def place_alone(tensors: Iterable[str]) -> Layout:
-    """As `place`, for a base of just the modules that the tensors name."""
+    """Find the tensors' places as `place` does, for a base of just the modules that they name."""
     keys = _parse(tensors)
     return _place(keys, {key.path: key.path for key in keys}, "")
 

@@ -1,4 +1,4 @@
-"""Reads one PEFT adapter directory; every tensor is applied or the adapter is refused."""
+"""Reader of one PEFT adapter directory; every tensor is applied or the adapter is refused."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ WEIGHTS = "adapter_model.safetensors"
 def read_adapter(
     directory: Path, base: BaseDescription, *, max_bytes: int, max_added_tokens: int, roots: Sequence[Path] = ()
 ) -> CheckedAdapter:
-    """Read and check; each file is read once, so what is hashed is what is applied. Never unpickles.
+    """Read and check; each file is read once, so what is hashed is what is applied.
 
-    `max_bytes` limits the file of tensors; with `roots`, files that lead out of them by links are refused.
-    Raises AdapterError naming what is missing, corrupt or unsupported, and BaseMismatchError when the modules or
-    shapes are not the base's.
+    Never unpickles. `max_bytes` limits the file of tensors; with `roots`, files that lead out of
+    them by links are refused. Raises AdapterError naming what is missing, corrupt or unsupported,
+    and BaseMismatchError when the modules or shapes are not the base's.
     """
     config_bytes, spec = read_spec(directory, roots)
     file = read_weights(directory, max_bytes, roots)
@@ -54,13 +54,13 @@ def read_adapter(
 
 
 def read_spec(directory: Path, roots: Sequence[Path] = ()) -> tuple[bytes, LoraSpec]:
-    """adapter_config.json, and what it means."""
+    """Read adapter_config.json, and what it means."""
     data = read_limited(directory / CONFIG, MAX_CONFIG_BYTES, roots)
     return data, parse_config(decode_config(data))
 
 
 def read_weights(directory: Path, max_bytes: int, roots: Sequence[Path] = ()) -> TensorFile:
-    """adapter_model.safetensors."""
+    """Read adapter_model.safetensors."""
     try:
         return read_tensors(directory / WEIGHTS, max_bytes, roots)
     except MissingFileError as error:
@@ -78,7 +78,7 @@ def _notes(unused: Sequence[str], own: OwnTokenizer, base: BaseDescription) -> t
 
 
 def unused_note(unused: Sequence[str]) -> list[str]:
-    """At most one note, on values of the base that PEFT keeps beside the adapter's."""
+    """Give at most one note, on values of the base that PEFT keeps beside the adapter's."""
     count = len(unused)
     return [f"{count} tensors have no effect, copies of the base's own, such as {unused[0]!r}"] if count else []
 

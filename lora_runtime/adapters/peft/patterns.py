@@ -1,4 +1,5 @@
-"""Regular expressions out of an adapter's config: checked before they are compiled, matched within a time budget."""
+"""Regular expressions out of an adapter's config: checked before they are compiled, matched within
+a time budget."""
 
 from __future__ import annotations
 
@@ -12,20 +13,23 @@ from ...errors import AdapterError
 
 MAX_LENGTH = 8192
 MAX_REPEATS = 1000
-"""Product of a pattern's counted repetitions: regex unrolls them."""
+"""Largest product of a pattern's counted repetitions, which regex unrolls."""
 BUDGET_S = 5.0
 _BRACES = re.compile(r"\{(\d*)(?:,(\d*))?\}")
 
 
 class Patterns:
-    """Matches as Python's re does. One adapter's matching together may take BUDGET_S, then AdapterError is raised."""
+    """Matcher of one adapter's patterns, as Python's re matches.
+
+    All of it may take BUDGET_S, then AdapterError is raised.
+    """
 
     def __init__(self) -> None:
         self._compiled: dict[str, regex.Pattern[str]] = {}
         self._left = BUDGET_S
 
     def full(self, field: str, pattern: str, text: str) -> bool:
-        """Whether the whole text matches; `field` is named in errors."""
+        """True if the whole text matches; `field` is named in errors."""
         return self._run(field, pattern, text, whole=True) is not None
 
     def start(self, field: str, pattern: str, text: str) -> regex.Match[str] | None:
@@ -33,7 +37,7 @@ class Patterns:
         return self._run(field, pattern, text, whole=False)
 
     def check(self, field: str, pattern: str) -> None:
-        """Raises AdapterError when the pattern cannot be used."""
+        """Check that the pattern can be used. Raises AdapterError when it cannot."""
         if pattern not in self._compiled:
             began = time.perf_counter()
             self._compiled[pattern] = _compile(field, pattern)

@@ -1,7 +1,7 @@
-"""A safetensors file, parsed here so that every limit is checked before memory is taken.
+"""Parser of safetensors files, written so that every limit is checked before memory is taken.
 
-Format: 8 bytes little-endian length of the header, the header as JSON, the tensors' bytes without gaps
-(https://github.com/huggingface/safetensors#format).
+Format: 8 bytes little-endian length of the header, the header as JSON, the tensors' bytes without
+gaps (https://github.com/huggingface/safetensors#format).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _CHUNK = 4 << 20
 
 @dataclass(frozen=True)
 class _Format:
-    """A dtype: its tensor type, an unsigned type of its size, its bits without the sign, the bits of infinity."""
+    """A dtype: its tensor type, an unsigned type of its size, its bits without the sign, the bits
+    of infinity."""
 
     dtype: torch.dtype
     unsigned: type[np.unsignedinteger[Any]]
@@ -64,8 +65,8 @@ class TensorFile:
 def read_tensors(path: Path, max_bytes: int, roots: Sequence[Path] = ()) -> TensorFile:
     """Read, check and hash in one pass over the file.
 
-    Raises AdapterError: missing, too large, truncated, corrupt, of other types than float32, bfloat16 and
-    float16, without tensors, with NaN or infinite values.
+    Raises AdapterError for a file that is missing, too large, truncated, corrupt, of other types
+    than float32, bfloat16 and float16, without tensors, or with NaN or infinite values.
     """
     with open_regular(path, roots) as (stream, size):
         check_size(path, size, max_bytes)
@@ -101,7 +102,7 @@ def _read_header(stream: io.FileIO, size: int, path: Path, digest: Any) -> bytes
 
 
 def _parse(header: bytes, data_bytes: int, path: Path) -> list[_Entry]:
-    """The entries in the order of their bytes, which they cover without gaps or overlaps."""
+    """Parse the header into entries, by the order of their bytes, without gaps or overlaps."""
     table = decode_object(header, f"{path.name} is corrupt: its header")
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict):
@@ -153,7 +154,8 @@ def _tensor(entry: _Entry, buffer: torch.Tensor) -> torch.Tensor:
 
 
 def _check_finite(entries: list[_Entry], buffer: torch.Tensor) -> None:
-    """One pass over each run of equal dtype, by the bits: cheap, outside the GIL and torch's thread pool."""
+    """Check values by their bits, one pass over each run of equal dtype: cheap, outside the GIL and
+    torch's thread pool."""
     data = buffer.numpy()
     for kind, begin, end in _runs(entries):
         if _has_nonfinite(data[begin:end], kind):

@@ -13,14 +13,17 @@ from ...modules import BaseModule, ModuleKind
 
 @dataclass(frozen=True)
 class Shapes:
-    """Checks against one base. `added_rows` is what the adapter adds to the vocabulary of embeddings and lm_head."""
+    """Checks of shapes against one base.
+
+    `added_rows`: rows that the adapter adds to embeddings and lm_head.
+    """
 
     modules: Mapping[str, BaseModule]
     made_for: str
     added_rows: int = 0
 
     def maps(self, module: str) -> tuple[int, int]:
-        """(in, out) features, with the added rows."""
+        """Features (in, out) of a module, with the added rows."""
         base = self.modules[module]
         more_in = self.added_rows if base.kind is ModuleKind.EMBEDDING else 0
         more_out = self.added_rows if base.kind is ModuleKind.LM_HEAD else 0
@@ -36,7 +39,10 @@ class Shapes:
         return (inputs, outputs) if in_first else (outputs, inputs)
 
     def check(self, module: str, what: str, tensor: torch.Tensor, expected: tuple[int, ...]) -> None:
-        """Raises AdapterError for another number of dimensions, BaseMismatchError for other sizes."""
+        """Check a tensor's shape.
+
+        Raises AdapterError for another number of dimensions, BaseMismatchError for other sizes.
+        """
         if tensor.ndim != len(expected):
             raise AdapterError(f"module {module!r}: {what} has the shape {tuple(tensor.shape)}, not {expected}")
         if tuple(tensor.shape) != expected:
@@ -46,7 +52,7 @@ class Shapes:
             )
 
     def check_pair(self, module: str, a: torch.Tensor, b: torch.Tensor, rank: int) -> None:
-        """a: (rank, in), b: (out, rank)."""
+        """Check a pair, a: (rank, in) and b: (out, rank). Raises as `check`."""
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != rank or b.shape[1] != rank:
             shapes = f"A {tuple(a.shape)} and B {tuple(b.shape)}"
             raise AdapterError(f"module {module!r}: {shapes} do not have the config's rank {rank}")
@@ -61,8 +67,8 @@ class Shapes:
 def added_rows(shapes: Shapes, weights: Mapping[str, torch.Tensor], limit: int) -> int:
     """Rows that `weights` add to the base's vocabulary, in embeddings and lm_head alike.
 
-    Raises AdapterError for more than `limit` and where only one of the two has them, BaseMismatchError for fewer
-    rows than the base's.
+    Raises AdapterError for more than `limit` and where only one of the two has them,
+    BaseMismatchError for fewer rows than the base's.
     """
     added: dict[str, int] = {}
     for module, base in shapes.modules.items():

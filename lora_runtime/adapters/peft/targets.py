@@ -1,4 +1,4 @@
-"""Which of the base's modules a configuration calls for, by PEFT's rules, and what of each."""
+"""Modules of the base that a configuration calls for, by PEFT's rules, and what of each."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _TOKEN_KINDS = {ModuleKind.LM_HEAD, ModuleKind.EMBEDDING}
 class Targets:
     """Paths in the base, by what the adapter must hold for them.
 
-    The `tied_` ones name an lm_head that follows its embedding: its tensors may be in the file, and must then
-    agree with the embedding's.
+    The `tied_` ones name an lm_head that follows its embedding: its tensors may be in the file, and
+    must then agree with the embedding's.
     """
 
     lora: frozenset[str]
     saved: frozenset[str]
-    """Replaced whole."""
+    """Modules replaced whole."""
     tokens: Mapping[str, tuple[int, ...]]
-    """Token ids of the replaced rows."""
+    """Token ids of the replaced rows, by module."""
     biases: frozenset[str]
     tied_lora: str = ""
     tied_saved: str = ""
@@ -54,7 +54,8 @@ class _Resolver:
         return targets
 
     def _tie(self) -> tuple[str, str]:
-        """PEFT's ensure_weight_tying: the rules name the embedding, and the tied lm_head follows it."""
+        """Apply ensure_weight_tying as PEFT does: the rules name the embedding, the lm_head
+        follows."""
         spec, head = self.spec, self.tied_head
         if not spec.ensure_weight_tying or not head:
             return "", ""
@@ -105,7 +106,7 @@ class _Resolver:
         return int(found["idx"]) if found else None
 
     def _saved(self) -> frozenset[str]:
-        """PEFT takes every module whose path ends with the name, and all that is inside."""
+        """Modules to save: as in PEFT, each whose path ends with the name, and all inside it."""
         ends = self.spec.modules_to_save
         saved = frozenset(m for m, name in self.names.items() if any(p.endswith(ends) for p in _paths_to(name)))
         for end in ends:
@@ -133,7 +134,8 @@ class _Resolver:
         return found
 
     def _tied_tokens(self, tokens: Mapping[str, tuple[int, ...]]) -> str:
-        """PEFT ties the lm_head's rows to the embedding's unless the config gives it rows of its own."""
+        """Name of the lm_head whose rows follow the embedding's: PEFT ties them unless the config
+        gives it rows of its own."""
         head = self.tied_head
         if not head or self.embedding not in tokens:
             return ""
@@ -177,13 +179,14 @@ class _Resolver:
 
 
 def _paths_to(name: str) -> list[str]:
-    """a.b.c → a, a.b, a.b.c."""
+    """Paths down to a module: a.b.c → a, a.b, a.b.c."""
     pieces = name.split(".")
     return [".".join(pieces[: i + 1]) for i in range(len(pieces))]
 
 
 def resolve(spec: LoraSpec, modules: Mapping[str, BaseModule], names: Mapping[str, str]) -> Targets:
-    """Apply the config's rules to the base's `modules`, by their `names` in the model that was trained.
+    """Apply the config's rules to the base's `modules`, by their `names` in the model that was
+    trained.
 
     Raises AdapterError for what cannot be applied, BaseMismatchError for names that the base lacks.
     """

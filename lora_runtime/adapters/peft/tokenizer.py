@@ -28,7 +28,7 @@ _seen: weakref.WeakKeyDictionary[Any, dict[bytes, Any]] = weakref.WeakKeyDiction
 
 @dataclass(frozen=True)
 class OwnTokenizer:
-    """A tokenizer that differs from the base's, and the SHA-256 of its files; or neither."""
+    """Tokenizer that differs from the base's, and the SHA-256 of its files; or neither."""
 
     tokenizer: Any = None
     digest: bytes = b""
@@ -36,11 +36,12 @@ class OwnTokenizer:
 
 
 def read_tokenizer(directory: Path, base: Any, vocabulary_rows: int, roots: Sequence[Path] = ()) -> OwnTokenizer:
-    """The adapter's tokenizer if its vocabulary, end of text or chat template is not that of `base`.
+    """Read the adapter's tokenizer if its vocabulary, end of text or chat template is not that of
+    `base`.
 
-    What is loaded is a private copy of the bytes that were hashed. Raises AdapterError for files that make no
-    tokenizer, for a vocabulary that does not hold the base's tokens under the same ids, and for ids at or over
-    `vocabulary_rows`.
+    A private copy of the bytes that were hashed is loaded. Raises AdapterError for files that make
+    no tokenizer, for a vocabulary that does not hold the base's tokens under the same ids, and for
+    ids at or over `vocabulary_rows`.
     """
     files = _read(directory, roots)
     if base is None or not any(name in files for name in (*_VOCABULARIES, _TEMPLATE)):

@@ -1,4 +1,5 @@
-"""What an adapter changes in the base, module by module, as read from its files and before any device sees it."""
+"""Changes that an adapter makes in the base, by module, as read from its files and before any
+device sees them."""
 
 from __future__ import annotations
 
@@ -13,31 +14,33 @@ from ...api.adapters import AppliedModule
 
 @dataclass(frozen=True)
 class ModuleUpdate:
-    """An adapter's change of one module. Tensors are on the host, in the file's dtype, finite, of checked shape.
+    """An adapter's change of one module.
 
-    Linear maps: y = W x + b becomes y = b' + g * (W' x + scaling * (B (A x) + lora_bias)), where W' is `weight` or the
-    base's, b' is `bias` or the base's, and g is 1 or, for DoRA (arXiv:2402.09353), magnitude / ||W' + scaling B A||,
-    the norm over each output's inputs. Embeddings: the row of token t is W'[t] + scaling * B A[:, t], with g per
-    column as PEFT has it. Norms take `weight` and `bias` alone. `token_rows` replace the weight's rows `token_ids`
-    (of an embedding, and of an lm_head tied to it).
+    Tensors are on the host, in the file's dtype, finite, of checked shape. Linear maps: y = W x + b
+    becomes y = b' + g * (W' x + scaling * (B (A x) + lora_bias)), where W' is `weight` or the
+    base's, b' is `bias` or the base's, and g is 1 or, for DoRA (arXiv:2402.09353), magnitude / ||W'
+    + scaling B A||, the norm over each output's inputs. Embeddings: the row of token t is W'[t] +
+    scaling * B A[:, t], with g per column as PEFT has it. Norms take `weight` and `bias` alone.
+    `token_rows` replace the weight's rows `token_ids` (of an embedding, and of an lm_head tied to
+    it).
     """
 
     a: torch.Tensor | None = None
-    """(r, in)"""
+    """LoRA's A: (r, in)."""
     b: torch.Tensor | None = None
-    """(out, r)"""
+    """LoRA's B: (out, r)."""
     scaling: float = 1.0
     lora_bias: torch.Tensor | None = None
-    """(out,) added to B (A x) before scaling."""
+    """Bias of LoRA: (out,), added to B (A x) before scaling."""
     magnitude: torch.Tensor | None = None
-    """(out,) DoRA's m; of an embedding (width,)."""
+    """Magnitude of DoRA, its m: (out,); of an embedding (width,)."""
     weight: torch.Tensor | None = None
-    """Replaces the base's weight; in the layout of the base's own (transposed for Conv1D)."""
+    """Weight that replaces the base's; in the layout of the base's own (transposed for Conv1D)."""
     bias: torch.Tensor | None = None
-    """(out,) replaces the base's bias."""
+    """Bias that replaces the base's: (out,)."""
     token_ids: tuple[int, ...] = ()
     token_rows: torch.Tensor | None = None
-    """(len(token_ids), width)"""
+    """Rows that replace the weight's rows `token_ids`: (len(token_ids), width)."""
 
     @property
     def rank(self) -> int:
@@ -49,17 +52,18 @@ class CheckedAdapter:
     """One adapter directory, read once, every tensor and field accounted for."""
 
     version: str
-    """Hex SHA-256 of the base's identity and of the adapter's files."""
+    """Version of the adapter: hex SHA-256 of the base's identity and of the adapter's files."""
     base_model_name: str
     updates: Mapping[str, ModuleUpdate]
-    """By module path, as the base names it."""
+    """Updates by module path, as the base names it."""
     modules: tuple[AppliedModule, ...]
-    """What was applied where: the report."""
+    """Report of what was applied where."""
     invocation_tokens: tuple[int, ...] = ()
-    """Activated LoRA (arXiv:2504.12397): the adapter works from the last occurrence of these in the prompt on."""
+    """Tokens of activated LoRA (arXiv:2504.12397): the adapter works from their last occurrence in
+    the prompt on."""
     vocab_size: int = 0
     """Rows of the adapter's embeddings where it has added tokens to the base's, else 0."""
     tokenizer: Any = None
     """The adapter's own tokenizer, where it differs from the base's."""
     notes: tuple[str, ...] = field(default=())
-    """What was accepted and has no effect at inference, such as lora_dropout."""
+    """Notes on what was accepted and has no effect at inference, such as lora_dropout."""

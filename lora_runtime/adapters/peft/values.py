@@ -1,4 +1,4 @@
-"""Values of adapter_config.json, each of the type its field needs, or AdapterError naming the field."""
+"""Values of adapter_config.json, each of its field's type, or AdapterError naming the field."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from ...errors import AdapterError
 from .files import shown
 
 Rule = str | frozenset[str]
-"""A string is a regular expression for the whole path, a set holds names or path ends."""
+"""Rule that selects modules: a string is a regular expression for the whole path, a set holds names
+or path ends."""
 
 
 def number(config: dict[str, Any], name: str, kind: type, default: float) -> Any:
@@ -17,7 +18,7 @@ def number(config: dict[str, Any], name: str, kind: type, default: float) -> Any
 
 
 def _checked_number(name: str, value: Any, kind: type) -> Any:
-    """A rank is a positive whole number; an alpha any finite one, as in PEFT."""
+    """Check a number as PEFT does: a rank is a positive whole number, an alpha any finite one."""
     if kind is int and type(value) is int and 0 < value < 1 << 31:
         return value
     if kind is float and type(value) in (int, float) and abs(value) < 1e30:

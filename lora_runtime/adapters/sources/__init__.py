@@ -1,4 +1,4 @@
-"""Where an adapter's files come from: directories, the hub, URLs, and the disk cache between.
+"""Sources that adapters come from (directories, the hub, URLs), and the disk cache before them.
 
 May import: adapters.peft, durable, errors.
 """

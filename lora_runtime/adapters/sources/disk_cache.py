@@ -1,4 +1,7 @@
-"""Fetched adapters on disk, by content: `<cache>/<sha256>/` holds the files, `<cache>/refs/` what was found where."""
+"""Cache of fetched adapters on disk, by content.
+
+`<cache>/<sha256>/` holds the files, `<cache>/refs/` what was found where.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ _TEMPORARY = "tmp-"
 
 
 class DiskCache:
-    """Safe for several threads and processes at once. Raises OSError where the disk refuses."""
+    """Cache for several threads and processes at once. Raises OSError where the disk refuses."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -28,7 +31,8 @@ class DiskCache:
 
     @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:
-        """An empty directory inside the cache that is gone at the end; what crashed processes left goes first."""
+        """Make an empty directory inside the cache that is gone at the end; what crashed processes
+        left goes first."""
         _remove_leftovers(self._root)
         directory, claim = _claim(self._root)
         try:
@@ -38,7 +42,8 @@ class DiskCache:
             os.close(claim)
 
     def store(self, directory: Path) -> Path:
-        """Move the files of `directory` (flat, inside `staging`) to where their content belongs; that place."""
+        """Move the files of `directory` (flat, inside `staging`) to where their content belongs;
+        gives that place."""
         for path in (*directory.iterdir(), directory):
             sync(path)
         content = self._root / digest(directory)
@@ -53,7 +58,10 @@ class DiskCache:
         return content
 
     def remember(self, key: str, content: Path) -> None:
-        """`lookup(key)` gives `content` from now on. A key names immutable content: a commit, entity tags."""
+        """Let `lookup(key)` give `content` from now on.
+
+        A key names immutable content: a commit, entity tags.
+        """
         refs = self._root / "refs"
         refs.mkdir(mode=0o700, exist_ok=True)
         with self.staging() as directory:
@@ -61,13 +69,14 @@ class DiskCache:
             (directory / "ref").rename(refs / _hash(key))
 
     def lookup(self, key: str) -> Path | None:
-        """What was remembered under `key`, if its files still are what they were."""
+        """Look up what was remembered under `key`, if its files still are what they were."""
         try:
             name = (self._root / "refs" / _hash(key)).read_text()
         except FileNotFoundError:
             return None
         content = self._root / name
-        with _locked(self._root, fcntl.LOCK_SH):  # a sweep must not take it between the look and the mark
+        # A sweep must not take it between the look and the mark.
+        with _locked(self._root, fcntl.LOCK_SH):
             if not _CONTENT.fullmatch(name) or not content.is_dir():
                 return None
             os.utime(content)
@@ -75,10 +84,10 @@ class DiskCache:
 
 
 def sweep(cache_dir: Path, max_bytes: int, keep: set[Path], grace_s: float = 300) -> list[Path]:
-    """Remove what was used least recently until `max_bytes` are left; the directories that went.
+    """Remove the least recently used until `max_bytes` are left; gives the directories that went.
 
-    Those in `keep` stay, and those used in the last `grace_s` seconds: somebody may be about to read them. So the
-    cache may stay above its limit.
+    Those in `keep` stay, and those used in the last `grace_s` seconds: somebody may be about to
+    read them. So the cache may stay above its limit.
     """
     if not cache_dir.is_dir():
         return []
@@ -115,7 +124,7 @@ def _is_intact(content: Path) -> bool:
 
 
 def _entries(root: Path) -> Iterator[tuple[float, int, Path]]:
-    """(last use, bytes, directory) of each content."""
+    """Entries (last use, bytes, directory), one for each content."""
     for content in root.iterdir():
         with contextlib.suppress(FileNotFoundError):  # another process sweeps too
             if _CONTENT.fullmatch(content.name):
@@ -140,7 +149,7 @@ def _forget(refs: Path, names: set[str]) -> None:
 
 
 def _claim(root: Path) -> tuple[Path, int]:
-    """A new temporary directory, and a lock on it that dies with the process."""
+    """Make a temporary directory, and a lock on it that dies with the process."""
     while True:
         directory = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=root))
         claim = _try_lock(directory)

@@ -38,7 +38,7 @@ class HubSource:
 
 
 def parse(source: str) -> HubSource:
-    """Raises AdapterError."""
+    """Parse an hf:// source. Raises AdapterError for another form."""
     match = _SOURCE.fullmatch(source)
     if match is None:
         raise AdapterError(f"{named(source)} must have the form hf://org/name[@revision][/folder]")
@@ -47,9 +47,10 @@ def parse(source: str) -> HubSource:
 
 
 def fetch(source: str, cache: DiskCache, limits: Limits) -> Path:
-    """The files' directory in the cache. A commit that was fetched before needs no network; a branch is asked for.
+    """Fetch the adapter's files; gives their directory in the cache.
 
-    Raises AdapterError for what cannot be an adapter, and huggingface_hub's own errors.
+    A commit that was fetched before needs no network; a branch is asked for. Raises AdapterError
+    for what cannot be an adapter, and huggingface_hub's own errors.
     """
     wanted = parse(source)
     if _COMMIT.fullmatch(wanted.revision or "") and (hit := cache.lookup(wanted.key(wanted.revision or ""))):
@@ -88,7 +89,7 @@ def _download(
 
 
 def _counter(check: Callable[[int], None]) -> type[tqdm]:
-    """A progress bar that shows nothing and ends a download which goes over its limit."""
+    """Make a progress bar that shows nothing and ends a download which goes over its limit."""
 
     class Counter(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:

@@ -22,15 +22,15 @@ _PACKAGES = {
     "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs", "oci": "ocifs", "oss": "ossfs",
     "hdfs": "pyarrow", "webhdfs": "requests", "sftp": "paramiko", "ssh": "paramiko", "ftp": "", "smb": "smbprotocol",
 }
-"""Protocol → the package that fsspec needs for it. fsspec's wrappers (zip://, simplecache::, ...) are not among
-these: they read files of this machine, or chain to any other URL."""
+"""Packages that fsspec needs, by protocol. fsspec's wrappers (zip://, simplecache::, ...) are not
+among these: they read files of this machine, or chain to any other URL."""
 _ATTEMPTS = 3
 _CONNECT_S, _READ_S = 30, 60
 
 
 @dataclass(frozen=True)
 class _Stamp:
-    """What tells one state of a file from another."""
+    """Stamp that tells one state of a file from another."""
 
     size: int | None
     etag: str
@@ -38,7 +38,7 @@ class _Stamp:
 
 
 class _Counter(Callback):
-    """Ends a download that goes over its limit."""
+    """Counter that ends a download which goes over its limit."""
 
     def __init__(self, source: str, name: str, limits: Limits) -> None:
         super().__init__()
@@ -54,9 +54,11 @@ class _Counter(Callback):
 
 
 def fetch(source: str, cache: DiskCache, limits: Limits) -> Path:
-    """The files' directory in the cache. The store is asked each time; files with known entity tags are not sent again.
+    """Fetch the adapter's files; gives their directory in the cache.
 
-    Raises AdapterError for what cannot be an adapter, AdapterUnavailableError, and the file system's own errors.
+    The store is asked each time; files with known entity tags are not sent again. Raises
+    AdapterError for what cannot be an adapter, AdapterUnavailableError, and the file system's own
+    errors.
     """
     store = _Store(source)
     for _ in range(_ATTEMPTS):
@@ -79,7 +81,7 @@ def fetch(source: str, cache: DiskCache, limits: Limits) -> Path:
 
 
 class _Store:
-    """One URL prefix."""
+    """Store behind one URL prefix."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -87,7 +89,10 @@ class _Store:
         self._is_http = urlsplit(source).scheme in ("http", "https")
 
     def stamps(self, limits: Limits) -> dict[str, _Stamp]:
-        """Of every file that is there. Raises AdapterError when one is missing or too large."""
+        """Stamps of the files that are there.
+
+        Raises AdapterError when a required one is missing or one is too large.
+        """
         found = {}
         for name in (*REQUIRED, *OPTIONAL):
             info = self._info(name)
@@ -101,19 +106,23 @@ class _Store:
         return found
 
     def download(self, name: str, target: Path, limits: Limits) -> int:
-        """The number of bytes that arrived."""
+        """Download a file; gives the number of bytes that arrived.
+
+        Raises AdapterError when it is too large.
+        """
         self._fs.get_file(self._path(name), str(target), callback=_Counter(self._source, name, limits))
         size = target.stat().st_size
         limits.check(self._source, name, size)  # not every file system counts
         return size
 
     def _info(self, name: str) -> dict[str, Any] | None:
-        """None where the file is not there; a server that fails is not taken for one without the file."""
+        """Ask for a file's description, None where it is not there; a failing server is not taken
+        for one without the file."""
         try:
             return self._fs.info(self._path(name))
         except FileNotFoundError as error:
-            # fsspec's HTTP says "not found" whatever went wrong, and keeps the reason as the cause. Stores say 403
-            # for missing files to those who may not list.
+            # fsspec's HTTP says "not found" whatever went wrong, and keeps the reason as the cause.
+            # Stores say 403 for missing files to those who may not list.
             status = getattr(error.__cause__, "status", None)
             if error.__cause__ is None or status in (404, 410) or (status == 403 and name in OPTIONAL):
                 return None
@@ -155,7 +164,8 @@ def _stamp(info: Mapping[str, Any]) -> _Stamp:
 
 
 def _key(source: str, stamps: Mapping[str, _Stamp]) -> str:
-    """What names this state of the files, or "" where the store gives no strong entity tags (RFC 9110, 8.8.3)."""
+    """Key that names this state of the files, or "" where the store gives no strong entity tags
+    (RFC 9110, 8.8.3)."""
     if any(not stamp.etag or stamp.etag.startswith("W/") for stamp in stamps.values()):
         return ""
     return "\n".join([redact(source), *(f"{name} {stamps[name].size} {stamps[name].etag}" for name in sorted(stamps))])

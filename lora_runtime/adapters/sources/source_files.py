@@ -1,4 +1,4 @@
-"""Which files of an adapter are fetched and how large they may be; messages without the credentials of a URL."""
+"""Files of an adapter that are fetched, their limits, and messages without a URL's credentials."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ OPTIONAL = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json",
 )
-"""The tokenizer's, where the adapter brings its own."""
+"""Files of the tokenizer, where the adapter brings its own."""
 MAX_TOKENIZER_BYTES = 64 << 20
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(\S*)")
 _SPACED_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/?#'\"<>\n]*@")
-"""User and password with spaces between them, which no URL may have: up to the last @ before a path or a quote."""
+"""User and password with spaces between them, which no URL may have: up to the last @ before a path
+or a quote."""
 _CLOSING = re.compile(r"['\"<>),.:;\]}]*\Z")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bytes that each file may have. Pickled weights have no limit because they are never fetched."""
+    """Bytes that each file may have.
+
+    Pickled weights have no limit because they are never fetched.
+    """
 
     weights: int
 
@@ -34,37 +38,44 @@ class Limits:
         return {CONFIG: MAX_CONFIG_BYTES, WEIGHTS: self.weights}.get(name, MAX_TOKENIZER_BYTES)
 
     def check(self, source: str, name: str, size: int | None) -> None:
-        """Raises AdapterError. A size that is not known passes: it is counted while the file is fetched."""
+        """Check a file's size.
+
+        Raises AdapterError. One that is not known passes: it is counted while the file is fetched.
+        """
         if size is not None and size > self.of(name):
             raise AdapterError(f"{named(source)}: {name} is larger than the limit of {self.of(name)} bytes")
 
 
 def check_complete(source: str, found: Mapping[str, object]) -> None:
-    """Raises AdapterError that names the first required file which is missing."""
+    """Check that the required files are there.
+
+    Raises AdapterError that names the first one missing.
+    """
     for name in REQUIRED:
         if name not in found:
             raise AdapterError(f"{named(source)}: {name} is missing (pickled weights are never fetched)")
 
 
 def named(source: str) -> str:
-    """How messages call the source."""
+    """Name of the source in messages."""
     return f"adapter source {redact(source)!r}"
 
 
 def redact(text: str) -> str:
-    """The text, its URLs without user, password, query and fragment."""
+    """Give the text, its URLs without user, password, query and fragment."""
 
     def clean(match: re.Match[str]) -> str:
         shown, *dropped = re.split(r"[?#]", match[2], maxsplit=1)
         authority, slash, path = shown.partition("/")
-        closing = _CLOSING.search(dropped[0]) if dropped else None  # the text's own: quotes and full stops
+        # The text's own closing: quotes and full stops.
+        closing = _CLOSING.search(dropped[0]) if dropped else None
         return match[1] + authority.rpartition("@")[2] + slash + path + (closing[0] if closing else "")
 
     return _URL.sub(clean, _SPACED_USER.sub(r"\1", text))
 
 
 def scrub(source: str, text: str) -> str:
-    """What a library says about the source, without the source's credentials in any form."""
+    """Clean what a library says about the source of the source's credentials in any form."""
     parts = urlsplit(source)
     secrets = {parts.query, parts.username, parts.password, *(value for _, value in parse_qsl(parts.query))}
     known = {form for secret in secrets if secret for form in (secret, unquote(secret))}

@@ -1,4 +1,4 @@
-"""Where an adapter comes from: a directory, the Hugging Face hub, or a store that fsspec reads."""
+"""Resolution of a source: a directory, the Hugging Face hub, or a store that fsspec reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def is_remote(source: str) -> bool:
-    """Whether `source` is a URL; anything else is a path."""
+    """True if `source` is a URL; anything else is a path."""
     return _REMOTE.match(source) is not None
 
 
@@ -27,11 +27,11 @@ def default_cache_dir() -> Path:
 
 
 def resolve(source: str, cache_dir: Path, *, max_bytes: int) -> Path:
-    """The directory with the adapter's files: `source` itself, or where they were fetched to in `cache_dir`.
+    """Directory with the adapter's files: `source`, or where they were fetched to in `cache_dir`.
 
-    Only the configuration, the safetensors weights (at most `max_bytes`) and tokenizer files are fetched. Raises
-    AdapterError for a source that cannot be an adapter, AdapterUnavailableError when it cannot be reached now. Their
-    messages name the source without credentials.
+    Only the configuration, the safetensors weights (at most `max_bytes`) and tokenizer files are
+    fetched. Raises AdapterError for a source that cannot be an adapter, AdapterUnavailableError
+    when it cannot be reached now. Their messages name the source without credentials.
     """
     if not source or "\0" in source:
         raise AdapterError("an adapter's source must not be empty")
@@ -48,12 +48,13 @@ def resolve(source: str, cache_dir: Path, *, max_bytes: int) -> Path:
         raise
     except Exception as error:
         reason = scrub(source, f"{type(error).__name__}: {error}")
-    # Outside of the handler: a library's error may hold the whole URL, and would stay attached as the context.
+    # Outside of the handler: a library's error may hold the whole URL, and would stay attached as
+    # the context.
     raise AdapterUnavailableError(f"{named(source)} cannot be fetched: {reason}")
 
 
 def _check_url(source: str) -> None:
-    """Raises AdapterError for a URL that leaves its own prefix or cannot be split."""
+    """Check a URL. Raises AdapterError for one that leaves its own prefix or cannot be split."""
     try:
         path = unquote(urlsplit(source).path)
     except ValueError:

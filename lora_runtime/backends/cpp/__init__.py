@@ -1,4 +1,4 @@
-"""The whole step as one C++ program, on x86-64 CPUs.
+"""C++ backend: the whole step as one C++ program.
 
 May import: adapters, backends, backends.torch, config, errors, kernels, kernels.cpu, model,
 scheduling.

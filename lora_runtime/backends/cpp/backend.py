@@ -1,4 +1,4 @@
-"""The whole step as one call of a C++ program, on x86-64 CPUs."""
+"""C++ backend: the whole step as one call of a C++ program, on x86-64 CPUs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from .runner import CppRunner
 
 
 class CppBackend(Backend):
-    """Adapters packed into one table each. The program has the linear maps' weights; their modules have lost them."""
+    """Backend on a C++ program, adapters packed into one table each.
+
+    The program has the linear maps' weights; their modules have lost them.
+    """
 
     shares_host_memory = True
 
@@ -39,7 +42,10 @@ class CppBackend(Backend):
             raise UnusableError(f"no C++ kernels, torch's are used: {error}") from error
 
     def __init__(self, frozen: FrozenModel, config: BaseConfig) -> None:
-        """Raises NoKernelsError where the base has no program here, ProgramMismatchError where it is used up by that.
+        """Compile the program.
+
+        Raises NoKernelsError where the base has no program here, ProgramMismatchError where the
+        base is used up by that.
         """
         super().__init__(frozen, config)
         int8 = config.weights == "int8"

@@ -1,4 +1,4 @@
-"""The base as a C++ program, taken into use only if it computes what transformers computes."""
+"""Check of the C++ backend's program: used only if it computes what transformers computes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from .runner import CppRunner
 
 log = logging.getLogger(__name__)
 
-# Largest root-mean-square difference of logits, relative to their size. bfloat16 rounds every layer of the
-# one and of the other in other places; a wrong or missing term shows as 1.
+# Largest root-mean-square difference of logits, relative to their size. bfloat16 rounds every layer
+# of the one and of the other in other places; a wrong or missing term shows as 1.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 _INT8_TOLERANCE = 0.2
 _BLOCK_SIZE = 16
@@ -30,14 +30,16 @@ _CHECKED_POSITIONS = 21
 
 
 class ProgramMismatchError(NoKernelsError):
-    """The program is not usable, and the base's modules have lost their weights to it: load the base anew."""
+    """Error for a program that is not usable, after the base's modules have lost their weights to
+    it: load the base anew."""
 
 
 def compile_program(base: FrozenModel, *, int8: bool) -> tuple[Program, dict[str, PackedLinear]]:
-    """Turn the base into a program, freeing its modules' weights as they are packed; and these, by module.
+    """Turn the base into a program; gives it, and the weights that the modules have lost to it.
 
-    Raises NoKernelsError where the base has no program here, ProgramMismatchError where that was
-    found too late to go on with the modules.
+    Each weight is freed as it is packed; they are given by module. Raises NoKernelsError where the
+    base has no program here, ProgramMismatchError where that was found too late to go on with the
+    modules.
     """
     host_target()  # raises before anything is computed
     if base.quantised:
@@ -77,14 +79,14 @@ def _difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def _check_batches(vocab_size: int) -> list[StepBatch]:
-    """Two steps of two sequences: both prefill, then one decodes while the other goes on with a chunk."""
+    """Two steps of two sequences: both prefill, then one decodes while the other goes on."""
     tables = np.array([[0, 1], [2, 3]], np.int32)
     first, last = _CHECKED_POSITIONS - 1, _CHECKED_POSITIONS
     return [_step([(0, first), (0, 7)], tables, vocab_size), _step([(first, last), (7, 12)], tables, vocab_size)]
 
 
 def _step(spans: list[tuple[int, int]], tables: np.ndarray, vocab_size: int) -> StepBatch:
-    """A step of which every row samples. `spans`: first and last position of each sequence."""
+    """Make a step of which every row samples. `spans`: first and last position of each sequence."""
     starts, ends = (np.array(column, np.int32) for column in zip(*spans, strict=True))
     batch = packed(np.zeros((ends - starts).sum(), np.int32), ends - starts, ends, tables, _BLOCK_SIZE)
     owner = np.repeat(np.arange(len(spans)), ends - starts)

@@ -1,8 +1,8 @@
-"""From transformers' modules to a program of C++ ops.
+"""Lowering of transformers' modules to a program of C++ ops.
 
-The architecture stays transformers': what a layer computes is read off its modules and off the calls that it
-makes to the attention interface, every parameter must be accounted for, and the caller compares the program
-with transformers' own forward (see compiled.py).
+The architecture stays transformers': what a layer computes is read off its modules and off the
+calls that it makes to the attention interface, every parameter must be accounted for, and the
+caller compares the program with transformers' own forward (see check.py).
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ class _Buffers:
 
 
 class Lowering:
-    """Builds the program of one base and frees each weight of transformers' model once it is packed.
+    """Lowering of one base to a program; frees each weight of transformers' once it is packed.
 
-    `modules`: those that adapters may change, in the order of their tables. Logits get columns for `added` tokens.
-    `packed` are the weights that transformers' model has lost, by module. Raises NoKernelsError for what the C++ ops
-    cannot express; `freed` says whether that was before the first weight was freed.
+    `modules`: those that adapters may change, in the order of their tables. Logits get columns for
+    `added` tokens. `packed` are the weights that transformers' model has lost, by module. Raises
+    NoKernelsError for what the C++ ops cannot express; `freed` says whether that was before the
+    first weight was freed.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Lowering:
         self.program = Program(self.dtype)
         self.max_context = max_context
         self.freed = False
-        """Whether transformers' model has lost weights to the program."""
+        """True once transformers' model has lost weights to the program."""
         self._arena = Arena()
         self._seen: set[int] = set()
         if self.dtype == torch.bfloat16 or int8:
@@ -143,7 +144,8 @@ class Lowering:
     # --- their parts ----------------------------------------------------------------------------
 
     def _buffers(self, inner: int, expanded: int) -> _Buffers:
-        """`inner`: what the down projection reads; `expanded`: what the MLP's first linears write."""
+        """Make the row buffers. `inner`: width of what the down projection reads; `expanded`: of
+        what the MLP's first linears write."""
         p, calls, hidden = self.program, self.calls, self.hidden
         return _Buffers(
             hidden=p.buffer(hidden, floats=True),
@@ -188,7 +190,7 @@ class Lowering:
         self.program.linear(name, source, out, parts, add=add)
 
     def _project(self, name: str, projection: Any, source: int, buffers: _Buffers, norm: Any) -> None:
-        """Back into the residual stream, through a norm of its own where the layer has one."""
+        """Project back into the residual stream, through the layer's own norm where it has one."""
         self._linear(name, [projection], source, buffers.hidden if norm is None else buffers.update, add=norm is None)
         if norm is not None:
             self._norm(norm, buffers.update, buffers.hidden, add=True)
@@ -203,7 +205,7 @@ class Lowering:
         self.program.attention(buffers.qkv, buffers.queries, buffers.attended, layer, shape, norms, cosines, sines)
 
     def _finish(self, norm: Any, head: PackedLinear, buffers: _Buffers) -> None:
-        """Logits of the rows that sample."""
+        """Compute the logits of the rows that sample."""
         sampled = self.program.buffer(self.hidden, floats=True, sampled=True)
         normed = self.program.buffer(self.hidden, sampled=True)
         self.program.gather(buffers.hidden, sampled)
@@ -214,7 +216,7 @@ class Lowering:
     # --- weights --------------------------------------------------------------------------------
 
     def _pack(self, module: Any) -> PackedLinear:
-        """Packs a Linear or Conv1D and frees the original: the base is never in memory twice."""
+        """Pack a Linear or Conv1D and free the original: the base is never in memory twice."""
         weight = self._take(module.weight)
         bias = None if getattr(module, "bias", None) is None else self._take(module.bias)
         rows = weight if isinstance(module, nn.Linear) else weight.t()
@@ -225,7 +227,7 @@ class Lowering:
         return packed
 
     def _row(self, module: Any) -> int:
-        """In the adapters' tables, -1 for a module that they do not change."""
+        """Row of a module in the adapters' tables, -1 if they do not change it."""
         return self._rows.get(self._names[module], -1)
 
     def _take(self, parameter: torch.Tensor) -> torch.Tensor:

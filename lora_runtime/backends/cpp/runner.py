@@ -1,4 +1,4 @@
-"""Runs a step's batch as one call of the C++ program."""
+"""Runner of the C++ backend: a step's batch as one call of its program."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from ...scheduling.batch import StepBatch, StepOutput
 
 
 class CppRunner:
-    """Owns the KV cache and the step's buffers. Used by the engine thread only."""
+    """Owner of the KV cache and the step's buffers. Used by the engine thread only."""
 
     def __init__(
         self, program: Program, shapes: Sequence[tuple[int, int, int]], num_blocks: int, block_size: int,
         width: int, lock: AbstractContextManager[Any],
     ) -> None:
-        """`shapes`: (kv_heads, key dim, value dim) per layer; `width`: of the logits; `lock` is held during a run.
+        """Make the cache and the buffers.
 
-        Raises ValueError for a block size that is no multiple of TILE.
+        `shapes`: (kv_heads, key dim, value dim) per layer; `width`: of the logits; `lock` is held
+        during a run. Raises ValueError for a block size that is no multiple of TILE.
         """
         if block_size % TILE:
             raise ValueError(f"kv_block_size must be a multiple of {TILE} for the C++ kernels, got {block_size}")

@@ -1,4 +1,4 @@
-"""One base over several processes, each with a part of it.
+"""Tensor-parallel backend: one base over several processes.
 
 May import: adapters, backends, backends.torch, config, errors, kernels, model, modules,
 scheduling.

@@ -1,4 +1,4 @@
-"""An adapter in parts, as rank 0 holds it: its own part, and the number by which the followers know theirs."""
+"""An adapter in parts, as rank 0 holds it: its own part, and the number that the workers know."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from .shard_plan import ShardPlan
 
 
 class ShardedAdapter(TorchAdapter):
-    """Rank 0's part. `num_bytes` is its own: no rank has a larger one, so budgets in bytes hold on each."""
+    """Rank 0's part of an adapter.
+
+    `num_bytes` is its own: no rank has a larger one, so budgets in bytes hold on each.
+    """
 
     def __init__(self, deltas: Mapping[str, ModuleDelta], number: int) -> None:
         super().__init__(deltas)

@@ -1,4 +1,4 @@
-"""One base over several processes, each with a part of it: every one runs the torch path on its part."""
+"""Tensor-parallel backend: several processes, each running the torch backend on its part."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # they need a newer transformers than all else
 
 
 class TensorParallelBackend(TorchBackend):
-    """Rank 0: what is done here is told to the others."""
+    """Backend on several processes. This one is rank 0: it tells the workers what it does."""
 
     @classmethod
     def wants(cls, files: BaseFiles) -> bool:
@@ -45,7 +45,8 @@ class TensorParallelBackend(TorchBackend):
 
     def place(self, staged: StagedAdapter) -> DeviceAdapter:
         placed = super().place(staged)
-        self.group.place(placed)  # after this: where there is no room here, nothing has happened elsewhere
+        # Second, after this rank: where there is no room here, nothing has happened elsewhere.
+        self.group.place(placed)
         return placed
 
     def remove(self, adapter: DeviceAdapter) -> None:

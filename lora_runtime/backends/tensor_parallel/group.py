@@ -1,4 +1,4 @@
-"""The processes behind one base, as rank 0 sees them: started, told what to do, watched, ended."""
+"""The worker processes behind one base, as rank 0 sees them: started, told, watched, ended."""
 
 from __future__ import annotations
 
@@ -41,12 +41,15 @@ _START_S = 300.0
 
 
 class WorkerGroup:
-    """Rank 0 is this process. Thread-safe; `close` ends what was started."""
+    """Group of the ranks behind one base; rank 0 is this process.
+
+    Thread-safe; `close` ends what was started.
+    """
 
     def __init__(self, files: BaseFiles, plan: ShardPlan, device: str) -> None:
-        """Start the followers and meet them. Raises BaseModelError when that does not come about.
+        """Start the workers and meet them. Raises BaseModelError when that does not come about.
 
-        `files`: what every rank reads its part of. CPU threads are shared among the ranks.
+        `files`: those that every rank reads its part of. CPU threads are shared among the ranks.
         """
         if torch.distributed.is_initialized():
             raise BaseModelError("tensor_parallel: this process is in a torch.distributed group already")
@@ -82,20 +85,26 @@ class WorkerGroup:
 
     @property
     def processes(self) -> list[int]:
-        """Process ids of the followers."""
+        """Process ids of the workers."""
         return [r.process.pid for r in self._ranks if r.process.pid is not None]
 
     # --- the base ---------------------------------------------------------------------------------
 
     def tensors(self, frozen: FrozenModel) -> GatheredTensors:
-        """The base's weights for staging. Raises BaseModelError for modules that are split as none is here."""
+        """The base's weights for staging.
+
+        Raises BaseModelError for modules that are split as none is here.
+        """
         check_modules(self.plan, frozen.modules)
         check_reached(frozen.model)
         self._own = LocalTensors(frozen.model, 0, self.plan.world)
         return GatheredTensors(frozen.model, frozen.modules, frozen.dtype, self._own, self._ask)
 
     def stage(self, deltas: Mapping[str, ModuleDelta], modules: Mapping[str, BaseModule]) -> ShardedAdapter:
-        """Every rank's part into its host memory, from where `place` takes it. Beside steps."""
+        """Stage an adapter: each rank's part into its host memory, from where `place` takes it.
+
+        Beside steps.
+        """
         number = self.new_number()
         with self._asking():
             for follower in self._ranks:
@@ -110,24 +119,24 @@ class WorkerGroup:
         return staged
 
     def place(self, adapter: DeviceAdapter) -> None:
-        """On the followers' devices, before the steps that come after."""
+        """Place an adapter on the workers' devices, before the steps that come after."""
         assert isinstance(adapter, ShardedAdapter)
         self.note(Place(adapter.number))
 
     def remove(self, adapter: DeviceAdapter) -> None:
-        """Off the followers' devices, after the steps that came before."""
+        """Remove an adapter from the workers' devices, after the steps that came before."""
         assert isinstance(adapter, ShardedAdapter)
         self.note(Remove(adapter.number))
 
     def held(self) -> list[tuple[int, int, int]]:
-        """Per follower: adapters in host memory, on the device, and runners."""
+        """Count per worker: adapters in host memory, adapters on the device, and runners."""
         with self._asking():
             for follower in self._ranks:
                 send(follower.staging, ("held",))
             return _checked([follower.answer() for follower in self._ranks])
 
     def _ask(self, method: str, *args: Any) -> list[torch.Tensor]:
-        """The answers of all ranks, this one's first."""
+        """Ask all ranks; gives their answers, this one's first."""
         with self._asking():
             for follower in self._ranks:
                 send(follower.staging, (method, *args))
@@ -140,15 +149,20 @@ class WorkerGroup:
         return next(self._numbers)
 
     def tell(self, message: Any) -> None:
-        """To all followers, which take messages in the order of calls. Raises EngineFailedError if one has ended."""
+        """Tell all workers, which take messages in the order of calls.
+
+        Raises EngineFailedError if one has ended.
+        """
         self._outbox.append(message)
         with self._tell_lock:
             self._empty_outbox()
 
     def note(self, message: Any) -> None:
-        """`tell` that never raises, nor waits for a lock that this very thread may hold: finalizers run anywhere.
+        """Tell all workers without raising or waiting for a lock that this very thread may hold:
+        finalizers run anywhere.
 
-        What is not sent now is before the next message; and if there is nobody to send it to, a step will say so.
+        A message that is not sent now goes before the next one; and if there is nobody to send it
+        to, a step will say so.
         """
         self._outbox.append(message)
         while self._outbox and self._tell_lock.acquire(blocking=False):
@@ -169,7 +183,10 @@ class WorkerGroup:
 
     @contextmanager
     def stepping(self) -> Iterator[None]:
-        """One step at a time, message and collectives together. Raises EngineFailedError if a follower has ended."""
+        """Hold one step at a time, message and collectives together.
+
+        Raises EngineFailedError if a worker has ended.
+        """
         with self._step_lock, self._broken():
             yield
 
@@ -180,7 +197,8 @@ class WorkerGroup:
 
     @contextmanager
     def _broken(self) -> Iterator[None]:
-        """A follower's end shows first where this process waits for it: name the cause, not the broken pipe."""
+        """Name the cause of a worker's end, not the broken pipe: it shows first where this process
+        waits for it."""
         try:
             if self._failure:
                 raise EngineFailedError(self._failure)
@@ -193,17 +211,17 @@ class WorkerGroup:
     # --- life -------------------------------------------------------------------------------------
 
     def on_failure(self, call: Callable[[EngineFailedError], object]) -> None:
-        """Called once, on a thread of its own, when a follower has ended; now, if one has before."""
+        """Call `call` once, on a thread of its own, when a worker has ended; now, if one has."""
         self._on_failure.append(call)
         if self._failed.is_set():
             call(EngineFailedError(self._failure))
 
     def failure_or(self, error: BaseException) -> str:
-        """What a follower died of, if one has or just does, else the error."""
+        """Cause of a worker's end, if one has ended or just does, else the error."""
         return self._failure if self._failed.wait(1) else str(error)
 
     def close(self) -> None:
-        """End the followers and leave the group. Idempotent."""
+        """End the workers and leave the group. Idempotent."""
         with self._tell_lock:
             if self._closed:
                 return
@@ -225,7 +243,8 @@ class WorkerGroup:
         atexit.unregister(self.close)
 
     def _greet(self, follower: WorkerProcess) -> None:
-        """Before anything waits in a collective, which nobody else would end: its process lives and has its modules."""
+        """Wait until the worker's process lives and has its modules, before anything waits in a
+        collective, which nobody else would end."""
         ready = wait([follower.steps, follower.process.sentinel], _START_S)
         try:
             said = receive(follower.steps) if ready else f"not within {_START_S:.0f} s"
@@ -244,12 +263,14 @@ class WorkerGroup:
         self._failed.set()
         for call in self._on_failure:
             call(EngineFailedError(self._failure))
-        if self.member.device == "cuda":  # NCCL, unlike gloo, does not notice: a step would wait for its timeout
+        # NCCL, unlike gloo, does not notice: a step would wait for its timeout.
+        if self.member.device == "cuda":
             distributed_c10d._abort_process_group()
 
 
 def _checked(answers: list[Any]) -> list[Any]:
-    """Raises the first that is an exception, once all ranks have answered: what is asked next gets its own."""
+    """Raise the first answer that is an exception, once all ranks have answered: what is asked next
+    gets its own."""
     for answer in answers:
         if isinstance(answer, Exception):
             raise answer

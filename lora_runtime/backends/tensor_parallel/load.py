@@ -15,11 +15,12 @@ from .shard_plan import plan_of
 from .weights import GatheredTensors
 
 _UNSPLIT = ("kernels", "weights", "attention", "compile")
-"""Settings of what runs on one rank only, which must be left as they are; kernels may be torch too."""
+"""Settings of backends that run on one rank only, which must be left as they are; kernels may be
+torch too."""
 
 
 def load_split(files: BaseFiles) -> tuple[FrozenModel, WorkerGroup, GatheredTensors]:
-    """Rank 0's part of the base, the other ranks, and what staging needs of all parts.
+    """Load rank 0's part of the base; gives it, the group, and what staging needs of all parts.
 
     Raises BaseModelError for what is not split, or not there; no process is left then.
     """
@@ -45,7 +46,7 @@ def load_split(files: BaseFiles) -> tuple[FrozenModel, WorkerGroup, GatheredTens
 
 
 def _device_of(device: str, world: int) -> str:
-    """cpu or cuda; which CUDA devices is not a choice: the first ones."""
+    """Kind of the devices, cpu or cuda; which CUDA devices is not a choice: the first ones."""
     if device.startswith("cuda:"):
         raise BaseModelError(f"tensor_parallel takes the first {world} CUDA devices: {device} cannot be chosen")
     kind = resolve_device(device).type

@@ -1,4 +1,4 @@
-"""What rank 0 tells its followers, in the order in which it does these things itself."""
+"""Messages from rank 0 to its workers, in the order in which it does these things itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..backend import RunnerSpec
 
 @dataclass(frozen=True)
 class MakeRunner:
-    """A KV cache and what steps on it, known as `runner` from now on."""
+    """Order to make a KV cache and the runner of steps on it, known as `runner` from now on."""
 
     runner: int
     spec: RunnerSpec
@@ -21,28 +21,29 @@ class MakeRunner:
 
 @dataclass(frozen=True)
 class Place:
-    """From host memory to the device."""
+    """Order to bring an adapter from host memory to the device."""
 
     adapter: int
 
 
 @dataclass(frozen=True)
 class Remove:
-    """Off the device."""
+    """Order to take an adapter off the device."""
 
     adapter: int
 
 
 @dataclass(frozen=True)
 class Forget:
-    """An adapter's staged copy, or a runner, that rank 0 has no more."""
+    """Order to drop an adapter's staged copy, or a runner, that rank 0 has no more."""
 
     number: int
 
 
 @dataclass(frozen=True)
 class Forward:
-    """`batch` without what rank 0 alone knows; `segments`: (start, end, adapter, weight)."""
+    """Order to run a step: `batch` without what rank 0 alone knows; `segments`: (start, end,
+    adapter, weight)."""
 
     runner: int
     batch: StepBatch
@@ -51,14 +52,15 @@ class Forward:
 
 @dataclass(frozen=True)
 class Stop:
-    """The end of a follower's life."""
+    """Order to a worker to end."""
 
 
 def send(connection: Connection, message: Any) -> None:
-    """Plain pickle: multiprocessing's own would move tensors into shared memory, one file for each."""
+    """Send a message as plain pickle: multiprocessing's own would move tensors into shared memory,
+    one file for each."""
     connection.send_bytes(pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))
 
 
 def receive(connection: Connection) -> Any:
-    """Raises EOFError when the other side has ended."""
+    """Receive a message. Raises EOFError when the other side has ended."""
     return pickle.loads(connection.recv_bytes())

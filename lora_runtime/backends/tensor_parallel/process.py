@@ -1,4 +1,4 @@
-"""A follower as rank 0 sees it."""
+"""A worker as rank 0 sees it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from .messages import receive
 from .worker import READY, WorkerSpec, main
 
 PATIENCE_S = 5.0
-"""For followers to end by themselves, and for their end to be noticed after a step that failed with it."""
+"""Seconds for workers to end by themselves, and for their end to be noticed after a step that
+failed with it."""
 START_METHOD = "spawn"
-"""A process forked from this one would share its threads' locks and its CUDA."""
+"""Start method of workers: a forked process would share this one's locks and its CUDA."""
 
 
 class WorkerProcess:
-    """A follower: its process, and the two connections to it."""
+    """A worker: its process, and the two connections to it."""
 
     def __init__(self, spec: WorkerSpec) -> None:
         context = torch.multiprocessing.get_context(START_METHOD)
@@ -32,7 +33,7 @@ class WorkerProcess:
         theirs_too.close()
 
     def end(self) -> str:
-        """Why it has ended."""
+        """Reason why the worker has ended."""
         self.process.join(PATIENCE_S)
         with suppress(EOFError, OSError):
             while self.steps.poll():
@@ -41,5 +42,6 @@ class WorkerProcess:
         return f"exit code {self.process.exitcode}"
 
     def answer(self) -> Any:
-        """To what was asked last through `staging`: a value, or the exception that it led to."""
+        """Wait for the answer to what was asked last through `staging`: a value, or the exception
+        that it led to."""
         return receive(self.staging)

@@ -21,13 +21,17 @@ from . import styles
 from .shard_plan import ShardPlan
 
 _TIMEOUT = timedelta(minutes=10)
-"""For a rank that hangs; one that dies is noticed at once."""
+"""Patience with a rank that hangs; one that dies is noticed at once."""
 _INTERFACE, _LOOPBACK = "GLOO_SOCKET_IFNAME", "lo"
 
 
 @dataclass(frozen=True)
 class Member:
-    """`device`: cpu or cuda, of which rank i takes number i; `store`: the file through which the ranks meet."""
+    """A rank of the process group.
+
+    `device`: cpu or cuda, of which rank i takes number i; `store`: the file through which the ranks
+    meet.
+    """
 
     rank: int
     plan: ShardPlan
@@ -39,9 +43,13 @@ class Member:
         return self.plan.world
 
     def join(self) -> None:
-        """Returns once all ranks have come. All of them are on this machine: gloo listens on the loopback only."""
+        """Join the group; returns once all ranks have come.
+
+        All are on this machine: gloo listens on the loopback only.
+        """
         styles.register()
-        os.environ["LOCAL_RANK"] = str(self.rank)  # where transformers reads which device is this rank's
+        # transformers reads here which device is this rank's.
+        os.environ["LOCAL_RANK"] = str(self.rank)
         if self.device == "cuda":
             torch.cuda.set_device(self.rank)
         with _loopback():
@@ -52,7 +60,8 @@ class Member:
 
     @contextmanager
     def loading(self) -> Iterator[dict[str, Any]]:
-        """What from_pretrained must be called with, and while: it reads this rank's part of every tensor."""
+        """Give from_pretrained's arguments; while entered, it reads this rank's part of every
+        tensor."""
         distributed = DistributedConfig(tp_size=self.world, tp_plan=self.plan.overrides)
         with _loopback(), self._mesh():
             yield {"distributed_config": distributed}
@@ -63,12 +72,13 @@ class Member:
 
     @property
     def hook(self) -> Any:
-        """hooks.attach's `linear`."""
+        """Hook of linear maps for hooks.attach: its `linear`."""
         return partial(styles.attach_linear, self.plan, self.rank)
 
     @contextmanager
     def _mesh(self) -> Iterator[None]:
-        """transformers lays its mesh over the machine's accelerators, also where the settings say cpu."""
+        """Lay transformers' mesh over CPUs where the settings say cpu: by itself it takes the
+        machine's accelerators."""
         if self.device != "cpu":
             yield
             return
@@ -89,7 +99,7 @@ class Member:
 
 @contextmanager
 def _loopback() -> Iterator[None]:
-    """gloo takes the address of this host's name unless it is told otherwise."""
+    """Let gloo take the loopback: by itself it takes the address of this host's name."""
     if _INTERFACE in os.environ or _LOOPBACK not in (name for _, name in socket.if_nameindex()):
         yield
         return

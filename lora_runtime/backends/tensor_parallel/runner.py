@@ -22,7 +22,10 @@ class TensorParallelRunner:
         weakref.finalize(self, group.note, Forget(self._number))
 
     def forward(self, batch: StepBatch) -> StepOutput:
-        """Raises EngineFailedError naming the rank that has ended, where that is what came in between."""
+        """Run the step on all ranks.
+
+        Raises EngineFailedError naming the rank that has ended, where that came in between.
+        """
         with self._group.stepping():
             self._group.tell(Forward(self._number, replace(batch, segments=(), sampling=()), _segments(batch)))
             return self._own.forward(batch)

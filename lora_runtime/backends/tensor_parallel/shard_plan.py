@@ -1,4 +1,5 @@
-"""What is split over the ranks: the base's modules by transformers' own plan, adapters so that they match."""
+"""Plan of what is split over the ranks: the base's modules by transformers' own plan, adapters so
+that they match."""
 
 from __future__ import annotations
 
@@ -19,18 +20,20 @@ from ...modules import BaseModule, ModuleKind
 
 
 class Split(StrEnum):
-    """How a rank's module computes: what it is given and what it gives back."""
+    """Split of a module over the ranks: what it is given on each and what it gives back."""
 
     WHOLE = "whole"
-    """Input and output are the same on every rank, whatever the weight's layout: an adapter lies whole on each."""
+    """Module whose input and output are the same on every rank, whatever the weight's layout: an
+    adapter lies whole on each."""
     OUTPUTS = "outputs"
-    """Each rank has its part of the outputs (column parallel)."""
+    """Module of which each rank has its part of the outputs (column parallel)."""
     INPUTS = "inputs"
-    """Each rank has its part of the inputs, and the outputs are sums over the ranks (row parallel)."""
+    """Module of which each rank has its part of the inputs, and the outputs are sums over the ranks
+    (row parallel)."""
 
 
 OWN_STYLE = "loramux_"
-"""Before the names of row-parallel styles: ours, which take adapters (styles.py)."""
+"""Prefix of our own row-parallel styles, which take adapters (styles.py)."""
 ROW_STYLES = ("rowwise", "rowwise_rep", "rowwise_split_input")
 _SPLITS = {
     "colwise": Split.OUTPUTS, **dict.fromkeys(ROW_STYLES, Split.INPUTS),
@@ -41,26 +44,31 @@ _SPLITS = {
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """`rules`: transformers' styles by module name, layer numbers as `*`; `world`: ranks."""
+    """Plan of one base.
+
+    `rules`: transformers' styles by module name, layer numbers as `*`; `world`: number of ranks.
+    """
 
     world: int
     rules: Mapping[str, str]
 
     @property
     def overrides(self) -> dict[str, str]:
-        """What transformers' own plan has to do otherwise, so that row-parallel modules take adapters."""
+        """Styles that replace transformers' own, so that row-parallel modules take adapters."""
         return {name: OWN_STYLE + style for name, style in self.rules.items() if style in ROW_STYLES}
 
     def split(self, name: str) -> Split:
-        """Of a module by its path; modules without a rule lie whole on every rank."""
+        """Split of a module by its path; modules without a rule lie whole on every rank."""
         rule = self.rules.get(re.sub(r"\.\d+(?=\.|$)", ".*", name))
         return Split.WHOLE if rule is None else _SPLITS[rule]
 
     def shard(self, delta: ModuleDelta, name: str, module: BaseModule, rank: int) -> ModuleDelta:
-        """The rank's part of an adapter's change of a module, in memory of its own where it is less than the whole.
+        """The rank's part of an adapter's change of a module, in memory of its own where it is a
+        part.
 
-        Over the ranks, outputs lie side by side, and sums over parts of the inputs add up to the whole: x -> B A x,
-        DoRA's factor and a saved weight are linear in them. What is added once is rank 0's.
+        Over the ranks, outputs lie side by side, and sums over parts of the inputs add up to the
+        whole: x -> B A x, DoRA's factor and a saved weight are linear in them. What is added once
+        is rank 0's.
         """
         split = self.split(name)
         if split is Split.WHOLE:
@@ -77,13 +85,17 @@ class ShardPlan:
 
 
 def bounds(size: int, rank: int, world: int) -> tuple[int, int]:
-    """The rank's part of a dimension as DTensor cuts it: equal parts, rounded up, the last ones shorter."""
+    """The rank's part of a dimension as DTensor cuts it: equal, rounded up, the last ones shorter.
+    """
     step = -(-size // world)
     return min(size, rank * step), min(size, (rank + 1) * step)
 
 
 def plan_of(source: str | os.PathLike[str], world: int) -> ShardPlan:
-    """Read off the base's config, before any weight is. Raises BaseModelError for what cannot be split."""
+    """Make the plan from the base's config, before any weight is read.
+
+    Raises BaseModelError for what cannot be split.
+    """
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         with torch.device("meta"):
@@ -113,7 +125,7 @@ def _check(plan: ShardPlan, architecture: str, config: Any) -> None:
 
 
 def check_modules(plan: ShardPlan, modules: Mapping[str, BaseModule]) -> None:
-    """Raises BaseModelError for a split that a module's kind does not have here."""
+    """Raise BaseModelError for a split that a module's kind does not have here."""
     for name, module in modules.items():
         if module.kind is not ModuleKind.LINEAR and plan.split(name) is not Split.WHOLE:
             raise BaseModelError(f"tensor_parallel: {name} is a {module.kind}, whose outputs must come together")

@@ -1,4 +1,5 @@
-"""How split modules take adapters: hooks beside transformers' parallel styles, and a row-parallel style of our own."""
+"""Styles by which split modules take adapters: hooks beside transformers' parallel styles, and a
+row-parallel one of our own."""
 
 from __future__ import annotations
 
@@ -21,10 +22,14 @@ _PARTIAL = "loramux_partial"
 
 
 class SplitLinear(LinearHook):
-    """y of the rank's own outputs or, of a module that gathers them, of all; x whole, as the adapter's part is."""
+    """Hook of a column-parallel module.
+
+    y is of the rank's own outputs or, of a module that gathers them, of all; x whole, as the
+    adapter's part is.
+    """
 
     def __init__(self, name: str, module: Any, state: StepContext, outputs: int) -> None:
-        """`outputs`: the width of y on this rank."""
+        """Make the hook. `outputs`: the width of y on this rank."""
         super().__init__(name, module, state)
         self._shape = module.in_features, outputs
         bias = module.bias
@@ -43,13 +48,14 @@ class SplitLinear(LinearHook):
 
 
 class PartialLinear:
-    """A row-parallel module's adapters, in the rank's part of the sum: x of its own inputs, y before the sum."""
+    """Adapters of a row-parallel module, in the rank's part of the sum: x of its own inputs, y
+    before the sum."""
 
     def __init__(self, name: str, module: Any, state: StepContext, inputs: int) -> None:
-        """`inputs`: the width of x on this rank."""
+        """Take the module. `inputs`: the width of x on this rank."""
         self.name, self.state = name, state
         self.reached = False
-        """The module's style is ours: without it, adapters would change nothing here."""
+        """True once our style has called: without it, adapters would change nothing here."""
         self._shape = inputs, module.out_features
         self._x = torch.empty(0)
         setattr(module, _PARTIAL, self)
@@ -71,7 +77,8 @@ class PartialLinear:
 
 
 class _Rowwise(RowwiseParallel):
-    """transformers' own, with the adapters' part in the very sum over the ranks: it costs no message of its own."""
+    """Row-parallel style of transformers, with the adapters' part in the very sum over the ranks:
+    no message of its own."""
 
     def transform_inputs_pre_forward(self, module: Any, args: Any, kwargs: Any, mesh: Any) -> Any:
         args, kwargs = super().transform_inputs_pre_forward(module, args, kwargs, mesh)
@@ -90,11 +97,15 @@ def register() -> None:
     for name in ROW_STYLES:
         theirs = ALL_PARALLEL_STYLES[name]
         own = _Rowwise(input_layouts=theirs.input_layouts, output_layouts=theirs.output_layouts)
-        ALL_PARALLEL_STYLES.register(OWN_STYLE + name, own)  # type: ignore[arg-type]  # as transformers does itself
+        # Registered as transformers does itself.
+        ALL_PARALLEL_STYLES.register(OWN_STYLE + name, own)  # type: ignore[arg-type]
 
 
 def attach_linear(plan: ShardPlan, rank: int, name: str, module: Any, state: StepContext) -> None:
-    """In the place of hooks' own for linear maps. Raises BaseModelError for one that cannot be split."""
+    """Attach a linear map's hook, in the place of hooks' own.
+
+    Raises BaseModelError for one that cannot be split.
+    """
     if not isinstance(module, nn.Linear):
         raise BaseModelError(f"tensor_parallel: {name} is a {type(module).__name__}, which transformers does not split")
     split, outputs = plan.split(name), module.out_features
@@ -109,7 +120,10 @@ def attach_linear(plan: ShardPlan, rank: int, name: str, module: Any, state: Ste
 
 
 def check_reached(model: nn.Module) -> None:
-    """After the dry run: raises BaseModelError for a row-parallel module that would pass over adapters."""
+    """Check, after the dry run, that adapters reach their modules.
+
+    Raises BaseModelError for a row-parallel one that passes over them.
+    """
     for name, module in model.named_modules():
         partial = getattr(module, _PARTIAL, None)
         if partial is not None and not partial.reached:

@@ -1,4 +1,4 @@
-"""The base's weights where each rank has a part: what staging must know of them, computed where they lie."""
+"""Weights of a base of which each rank has a part, and what staging must know of them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ...modules import BaseModule
 from .shard_plan import bounds
 
 Ask = Callable[..., list[torch.Tensor]]
-"""(method, *arguments) → what LocalTensors.<method> gives on each rank, by rank."""
+"""Function (method, *arguments) → what LocalTensors.<method> gives on each rank, by rank."""
 
 
 class LocalTensors:
-    """One rank's part of the weights; results are on the host, in float32."""
+    """Weights of one rank, its part; results are on the host, in float32."""
 
     def __init__(self, model: Any, rank: int, world: int) -> None:
         self._model, self._rank, self._world = model, rank, world
 
     def rows(self, name: str, start: int, end: int) -> torch.Tensor:
-        """Of the whole weight's rows `start:end`, what lies here: (rows here, columns here)."""
+        """Part of the whole weight's rows `start:end` that lies here: (rows here, columns here)."""
         weight, dim = self._local(name)
         if dim == 0:
             first, last = self._bounds(name, 0)
@@ -31,7 +31,7 @@ class LocalTensors:
         return weight[start:end].float().cpu()
 
     def squares(self, name: str, a: torch.Tensor, b: torch.Tensor, scaling: float) -> torch.Tensor:
-        """Of W + scaling * B A, sums of squares over the inputs that lie here, for the outputs that do."""
+        """Sums of squares of W + scaling * B A over the inputs here, for the outputs here."""
         weight, dim = self._local(name)
         if dim == 0:
             first, last = self._bounds(name, 0)
@@ -47,7 +47,7 @@ class LocalTensors:
         return torch.cat(squares)
 
     def parameter(self, name: str, parameter: str) -> torch.Tensor:
-        """A bias, or a norm's weight: what lies here."""
+        """Part of a bias, or of a norm's weight, that lies here."""
         return self._local(name, parameter)[0].float().cpu()
 
     def dim(self, name: str, parameter: str = "weight") -> int | None:
@@ -55,7 +55,8 @@ class LocalTensors:
         return self._local(name, parameter)[1]
 
     def _local(self, name: str, parameter: str = "weight") -> tuple[torch.Tensor, int | None]:
-        tensor = getattr(self._model.get_submodule(name), parameter)  # no gradients: nothing to detach
+        # No gradients: nothing to detach.
+        tensor = getattr(self._model.get_submodule(name), parameter)
         if not isinstance(tensor, DTensor):
             return tensor, None
         (placement,) = tensor.placements
@@ -66,7 +67,7 @@ class LocalTensors:
 
 
 class GatheredTensors(BaseTensors):
-    """Rank 0's view of all ranks' parts. For any one thread at a time, beside steps."""
+    """Weights of all ranks, as rank 0 sees them. For any one thread at a time, beside steps."""
 
     def __init__(self, model: Any, modules: Mapping[str, BaseModule], dtype: torch.dtype, own: LocalTensors,
                  ask: Ask) -> None:

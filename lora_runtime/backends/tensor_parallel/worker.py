@@ -1,4 +1,5 @@
-"""A process of rank 1 and up: it does what rank 0 does, in the same order, and says so when it cannot."""
+"""A worker, the process of rank 1 and up: it does what rank 0 does, in the same order, and says so
+when it cannot."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ READY = "ready"
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a follower's process is started with."""
+    """Arguments that a worker's process is started with."""
 
     member: Member
     files: BaseFiles
@@ -37,9 +38,10 @@ class WorkerSpec:
 
 
 def main(spec: WorkerSpec, steps: Connection, staging: Connection) -> None:
-    """Until rank 0 says so, or is gone: then one of the connections ends."""
+    """Run a worker until rank 0 ends it, or is gone: then one of the connections ends."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # those that go to all of the terminal's processes: rank 0 drains first
+        # A terminal sends these to all of its processes, but rank 0 drains first.
+        signal.signal(number, signal.SIG_IGN)
     status = 0
     disable_progress_bar()
     try:
@@ -57,7 +59,7 @@ def main(spec: WorkerSpec, steps: Connection, staging: Connection) -> None:
 
 
 class Worker:
-    """Mirrors runners and adapters of rank 0 by their numbers."""
+    """Worker that mirrors runners and adapters of rank 0 by their numbers."""
 
     def __init__(self, spec: WorkerSpec, steps: Connection, staging: Connection) -> None:
         self._steps, self._staging, self._member = steps, staging, spec.member
@@ -97,7 +99,8 @@ class Worker:
         self._runners[message.runner].forward(batch)
 
     def _serve_staging(self) -> None:
-        """Beside steps: what rank 0's staging asks of this part of the base, and the adapters' parts."""
+        """Answer, beside steps, what rank 0's staging asks of this part of the base, and take the
+        adapters' parts."""
         while True:
             try:
                 method, *args = receive(self._staging)
@@ -123,5 +126,6 @@ class Worker:
         return len(self._staged), len(self._placed), len(self._runners)
 
     def _answer_stage(self, number: int, deltas: dict[str, ModuleDelta]) -> None:
-        # Threads of staging and steps do not meet here: a number is told to the steps after this has been answered.
+        # Threads of staging and steps do not meet here: a number is told to the steps after this
+        # has been answered.
         self._staged[number] = self._backend.staged(deltas)

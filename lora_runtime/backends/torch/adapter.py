@@ -12,21 +12,21 @@ from ..pinned import pinned_bytes
 
 
 class AdapterByModule(Protocol):
-    """An adapter whose modules' changes can be had one by one."""
+    """Adapter whose modules' changes can be had one by one."""
 
     @property
     def deltas(self) -> Mapping[str, ModuleDelta]: ...
 
 
 class TorchAdapter:
-    """`deltas` by module name: staged, and once its tensors are on the device placed."""
+    """Adapter as `deltas` by module name: staged, and once its tensors are on the device placed."""
 
     def __init__(self, deltas: Mapping[str, ModuleDelta]) -> None:
         self.deltas = dict(deltas)
         self.num_bytes = self.host_bytes = sum(self._sizes())
 
     def pinned(self) -> TorchAdapter:
-        """In memory that the device copies from without the host's help."""
+        """Copy into memory that the device copies from without the host's help."""
         pinned = self._mapped(torch.Tensor.pin_memory)
         pinned.host_bytes = sum(map(pinned_bytes, pinned._sizes()))
         return pinned

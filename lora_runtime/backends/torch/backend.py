@@ -1,4 +1,7 @@
-"""transformers' forward, with torch's kernels behind its attention and its hooks. Runs everywhere."""
+"""Torch backend: transformers' forward, with torch's kernels behind its attention and its hooks.
+
+Runs everywhere.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from .runner import TorchRunner
 
 
 class TorchBackend(Backend):
-    """Adapters as tensors by module, on the device one by one."""
+    """Backend on torch's kernels: adapters as tensors by module, on the device one by one."""
 
     @classmethod
     def wants(cls, files: BaseFiles) -> bool:

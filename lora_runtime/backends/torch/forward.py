@@ -1,4 +1,4 @@
-"""Which rows of a step take what, where modules are updated one by one, and the logits that come of it."""
+"""Forward of a step whose modules are updated one by one, and the logits that come of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def run_forward(
     base: FrozenModel, cache: KVCache, plan: AttentionPlan, rows: Sequence[torch.Tensor],
     updates: Mapping[str, Sequence[UpdateSegment]],
 ) -> StepOutput:
-    """transformers' forward on a step's `rows`: (tokens, positions, sampled rows). The base's lock is held."""
+    """Run transformers' forward on a step's `rows`: (tokens, positions, sampled rows).
+
+    The base's lock is held.
+    """
     tokens, positions, sampled = (r.long() for r in rows)
     with base.context.during(cache, plan, updates):
         logits = base.model(
@@ -31,7 +34,7 @@ def run_forward(
 
 
 def module_updates(batch: StepBatch, modules: Container[str] | None = None) -> dict[str, list[UpdateSegment]]:
-    """By module, of those named (None: of all); the lm_head's rows are those that sample."""
+    """Update segments by module, of those named (None: of all); the lm_head's are sampled rows."""
     updates: dict[str, list[UpdateSegment]] = {}
     for segment in batch.segments:
         sampled = sampled_range(segment, batch)
@@ -45,15 +48,16 @@ def module_updates(batch: StepBatch, modules: Container[str] | None = None) -> d
 
 
 def sampled_range(segment: AdapterSegment, batch: StepBatch) -> tuple[int, int]:
-    """The segment's rows among those that sample."""
+    """Range of the segment's rows among those that sample."""
     start, end = np.searchsorted(batch.sampled_rows, (segment.start, segment.end))
     return int(start), int(end)
 
 
 def with_added(logits: torch.Tensor, head: Sequence[UpdateSegment], vocab: int, added: int) -> torch.Tensor:
-    """(rows, vocab + added): wide enough for every adapter, -inf for tokens that the row's adapters do not have.
+    """Logits (rows, vocab + added): wide enough for every adapter, -inf for tokens that the row's
+    adapters do not have.
 
-    `head`: what was done to the lm_head.
+    `head`: updates that were made to the lm_head.
     """
     if not added:
         return logits

@@ -1,4 +1,4 @@
-"""Steps as transformers' forward runs them."""
+"""Runner of the torch backend: steps as transformers' forward runs them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .forward import module_updates, run_forward
 
 
 class TorchRunner:
-    """transformers' forward with loramux's attention, and adapters in its modules."""
+    """Runner on transformers' forward with loramux's attention, and adapters in its modules."""
 
     def __init__(self, base: FrozenModel, num_blocks: int, block_size: int) -> None:
         self.base = base

@@ -1,4 +1,4 @@
-"""Planned Triton kernels: adapters in slots, projections of one input fused, decode steps as CUDA graphs."""
+"""Triton backend: adapters in slots, projections fused, decode steps as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .runner import TritonRunner
 
 
 class TritonBackend(Backend):
-    """Adapters in one buffer each, which a slot of a table points into."""
+    """Backend on Triton's kernels: adapters in one buffer each, behind a slot of a table."""
 
     @classmethod
     def wants(cls, files: BaseFiles) -> bool:

@@ -1,7 +1,7 @@
-"""Steps of decode rows alone, in fixed buffers: on CUDA captured once per size as a graph and replayed.
+"""Steps of decode rows alone, in fixed buffers: on CUDA captured once per size and replayed.
 
-Adapters reach a graph through the slot table and the plan's buffers only, so that they can come, change and go without
-a new capture, and a freed slot's memory is nowhere in it.
+Adapters reach a graph through the slot table and the plan's buffers only, so that they can come,
+change and go without a new capture, and a freed slot's memory is nowhere in it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .step_buffers import StepBuffers
 
 log = logging.getLogger(__name__)
 _LEAST_PAIRS = 4
-"""Adapters that the smallest steps have room for; a step of n rows has room for n. One more than are used costs every
-launch of a LoRA kernel a program."""
+"""Adapters that the smallest steps have room for; a step of n rows has room for n. More than are
+used cost every launch of a LoRA kernel a program each."""
 
 
 @dataclass(frozen=True)
 class StepKey:
-    """What a graph is captured for: its rows, whether any may have an adapter, and whether one may change the lm_head:
-    few do, and its update is the largest of all launches."""
+    """Key of a captured graph: its rows, whether any may have an adapter, and whether one may
+    change the lm_head: few do, and its update is the largest of all launches."""
 
     size: int
     lora: bool
@@ -37,8 +37,11 @@ class StepKey:
 
 
 class StepLauncher(Protocol):
-    """Runs the device's part of a step; `step` must do the same for the same key each time, apart from the values that
-    it finds in its buffers."""
+    """Launcher of the device's part of a step.
+
+    `step` must do the same for the same key each time, apart from the values that it finds in its
+    buffers.
+    """
 
     name: str
 
@@ -46,7 +49,7 @@ class StepLauncher(Protocol):
 
 
 class DirectSteps:
-    """Calls it: on a CPU, and where graphs cannot be used."""
+    """Launcher that calls the step: on a CPU, and where graphs cannot be used."""
 
     name = "eager"
 
@@ -55,11 +58,11 @@ class DirectSteps:
 
 
 class GraphSteps:
-    """Captures it at the first launch of its key, and replays that from then on.
+    """Launcher that captures a step at the first launch of its key, and replays that from then on.
 
-    All graphs share one memory pool: they never run at the same time, and nothing in a step outlives it but what is in
-    the fixed buffers. Capturing lets other threads go on (copies of adapters among them): only calls of this thread
-    that cannot be captured are errors.
+    All graphs share one memory pool: they never run at the same time, and nothing in a step
+    outlives it but what is in the fixed buffers. Capturing lets other threads go on (copies of
+    adapters among them): only calls of this thread that cannot be captured are errors.
     """
 
     name = "cuda graphs"
@@ -79,36 +82,45 @@ class GraphSteps:
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
-            step()  # what is done once only cannot be captured: kernels are compiled, libraries take their workspaces
+            # What is done once only cannot be captured: kernels are compiled, libraries take
+            # their workspaces.
+            step()
         current.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 step()
         except BaseException:
-            torch.cuda.set_stream(current)  # which torch's own exit leaves as it is if the capture cannot be ended
+            # torch's own exit does not set it back if the capture cannot be ended.
+            torch.cuda.set_stream(current)
             raise
         return graph
 
 
 class DecodeSteps:
-    """`forward` for batches that `takes` accepts. `sizes` are the rows of the steps there are, ascending."""
+    """Decode steps: `forward` for batches that `takes` accepts.
+
+    `sizes` are the rows of the steps there are, ascending.
+    """
 
     def __init__(self, base: FusedModel, cache: KVCache, buffers: StepBuffers, plans: PlanBuffers | None,
                  launcher: StepLauncher, overlap: Overlap | None = None) -> None:
-        """`plans` is made by `plan_buffers`; None: no row has an adapter."""
+        """Take the parts. `plans` is made by `plan_buffers`; None: no row has an adapter."""
         self.base, self.cache, self.buffers, self.plans, self.launcher = base, cache, buffers, plans, launcher
         self._overlap = overlap
         self._filled: PlanArrays | None = None
         self.sizes = step_sizes(buffers.rows)
 
     def takes(self, batch: StepBatch, arrays: PlanArrays | None) -> bool:
-        """`arrays`: the plan of the batch's adapters, None where it has none."""
+        """True if the batch can run here.
+
+        `arrays`: the plan of its adapters, None where it has none.
+        """
         return self.buffers.takes(batch) and (
             arrays is None or (self.plans is not None and self.plans.fits(arrays)))
 
     def forward(self, batch: StepBatch, arrays: PlanArrays | None, head: bool = True) -> StepOutput:
-        """`head`: whether an adapter of the batch may change the lm_head."""
+        """Run a batch. `head`: whether an adapter of it may change the lm_head."""
         count, pairs = len(batch.tokens), 0 if arrays is None else len(arrays.pair_slot)
         size = next(size for size in self.sizes if size >= count and _pairs(size) >= pairs)
         self.buffers.fill(batch, size)
@@ -118,7 +130,10 @@ class DecodeSteps:
         return StepOutput(self.buffers.logits[:count], self.buffers.read_greedy(count))
 
     def capture_all(self) -> None:
-        """Launch every step once, on no sequence's rows. The largest first: the others then fit into its memory."""
+        """Launch every step once, on no sequence's rows.
+
+        The largest first: the others then fit into its memory.
+        """
         for size in reversed(self.sizes):
             self.buffers.fill_idle(size)
             self._launch(StepKey(size, False))
@@ -137,8 +152,11 @@ class DecodeSteps:
         self.launcher.launch(key, lambda: self.step(key))
 
     def step(self, key: StepKey) -> None:
-        """The device's part. Must read nothing on the host, and nothing outside the weights, the cache, the slot table
-        and the buffers."""
+        """Run the device's part.
+
+        Must read nothing on the host, and nothing outside the weights, the cache, the slot table
+        and the buffers.
+        """
         buffers, size, frozen = self.buffers, key.size, self.base.frozen
         lora = self._lora(key) if key.lora else None
         with frozen.context.during(self.cache, buffers.attention_plan(size), {}), self.base.lora.during(lora):
@@ -150,18 +168,23 @@ class DecodeSteps:
     def _lora(self, key: StepKey) -> LoraStep:
         assert self.plans is not None
         plan = _first_tiles(self.plans.plan, key.size)
-        return self.base.lora_step(plan, plan if key.head else None, overlap=self._overlap)  # all rows sample
+        # All rows sample.
+        return self.base.lora_step(plan, plan if key.head else None, overlap=self._overlap)
 
 
 def step_sizes(rows: int) -> list[int]:
-    """Powers of two up to `rows`, and that: a step of other rows is rounded up. Its work is reading the weights, and
-    the same for all of them, up to sizes where a multiple of 64 begins to pay."""
+    """Sizes of steps: powers of two up to `rows`, and that; a step of other rows is rounded up.
+
+    A step's work is reading the weights, and the same for all of them, up to sizes where a multiple
+    of 64 begins to pay.
+    """
     sizes = [1 << i for i in range(7) if 1 << i < rows]
     return [*sizes, *range(128, rows, 64), rows]
 
 
 def plan_buffers(rows: int, hidden_of_row: int, device: torch.device) -> PlanBuffers:
-    """For steps of up to `rows` rows, whose adapters need `hidden_of_row` floats of scratch on average."""
+    """Make the plan's buffers for steps of up to `rows` rows, whose adapters need `hidden_of_row`
+    floats of scratch on average."""
     return PlanBuffers(rows, _pairs(rows), _pairs(rows) * hidden_of_row, DECODE_TILE, device)
 
 
@@ -170,7 +193,7 @@ def _pairs(size: int) -> int:
 
 
 def _first_tiles(plan: LoraPlan, size: int) -> LoraPlan:
-    """The same memory, as far as a step of `size` rows has use for it."""
+    """Cut the plan to what a step of `size` rows has use for, in the same memory."""
     parts = {name: getattr(plan, name)[: _pairs(size)] for name in
              ("pair_start", "pair_rows", "pair_slot", "pair_weight", "pair_hidden")}
     return replace(plan, tile_start=plan.tile_start[:size], tile_rows=plan.tile_rows[:size],

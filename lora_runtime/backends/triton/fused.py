@@ -1,6 +1,7 @@
-"""Linear maps that read the very same input: one GEMM and one LoRA update for all of them (q/k/v, gate/up).
+"""Fusion of linear maps that read the very same input: one GEMM and one LoRA update for all of them
+(q/k/v, gate/up).
 
-Which they are is seen in the dry run, not read off names.
+The dry run shows which they are; names are not read.
 """
 
 from __future__ import annotations
@@ -25,18 +26,20 @@ from .lora_step import LinearCall, LoraContext, LoraStep
 from .placement import layer_of
 
 _TOLERANCE = 0.05
-"""Root-mean-square difference of logits, relative to their size: another GEMM rounds bfloat16 less differently, a wrong
-weight makes more."""
+"""Largest root-mean-square difference of logits, relative to their size: another GEMM rounds
+bfloat16 less differently, a wrong weight makes more."""
 _LINEAR_MAPS = (ModuleKind.LINEAR, ModuleKind.LM_HEAD)
 
 
 class InputRecorder:
-    """While it is entered, notes in which order a forward calls the linear maps, and with which tensors."""
+    """Recorder of the order in which a forward calls the linear maps, and with which tensors, while
+    it is entered."""
 
     def __init__(self, model: nn.Module, modules: Mapping[str, BaseModule]) -> None:
         self._model = model
         self._names = [name for name, module in modules.items() if module.kind in _LINEAR_MAPS]
-        self._calls: list[tuple[str, torch.Tensor]] = []  # the tensors live on: no address is given out twice
+        # The tensors live on: no address is given out twice.
+        self._calls: list[tuple[str, torch.Tensor]] = []
         self._handles: list[Any] = []
 
     def __enter__(self) -> Self:
@@ -52,9 +55,10 @@ class InputRecorder:
             handle.remove()
 
     def groups(self) -> list[tuple[str, ...]]:
-        """Every linear map of the base in one group, each in the order of its calls.
+        """Groups of linear maps, each of the base's in one, in the order of its calls.
 
-        A group of several: plain nn.Linears of one parent, called once each, one after the other, with one tensor.
+        A group of several: plain nn.Linears of one parent, called once each, one after the other,
+        with one tensor.
         """
         calls, self._calls = self._calls, []
         counts = Counter(name for name, _ in calls)
@@ -75,7 +79,8 @@ class InputRecorder:
         if name.rpartition(".")[0] != before.rpartition(".")[0] or counts[name] != 1 or counts[before] != 1:
             return False
         one, other = self._model.get_submodule(before), self._model.get_submodule(name)
-        # A subclass may keep its weight in a form of its own; a head's tied weight is the embedding's too.
+        # A subclass may keep its weight in a form of its own; a head's tied weight is the
+        # embedding's too.
         return type(one) is type(other) is nn.Linear and not (is_quantised(one) or is_quantised(other)) and (
             self._own(one.weight) and self._own(other.weight) and one.weight.dtype == other.weight.dtype)
 
@@ -89,9 +94,9 @@ def fuse(
 ) -> tuple[list[FusedLinears | SingleLinear], list[str], float]:
     """Fuse what `run`, a small forward that gives logits, shows to belong together.
 
-    Also names what its ops read of tensors on the host, which is nothing if it can be captured as a CUDA graph, and
-    gives the root-mean-square difference that it made to the logits, relative to their size. Raises BaseModelError if
-    that is too large.
+    Also names what its ops read of tensors on the host, which is nothing if it can be captured as a
+    CUDA graph, and gives the root-mean-square difference that it made to the logits, relative to
+    their size. Raises BaseModelError if that is too large.
     """
     with InputRecorder(model, modules) as recorder, HostReads() as reads:
         expected = run().float()
@@ -108,8 +113,8 @@ def install(
 ) -> list[FusedLinears | SingleLinear]:
     """Make the groups' modules compute fused, with the adapters of `lora`.
 
-    `groups`: as InputRecorder gives them; the table of adapters has the modules in this order. The weights of a
-    group of several move into one tensor, of which the modules' own become views.
+    `groups`: as InputRecorder gives them; the table of adapters has the modules in this order. The
+    weights of a group of several move into one tensor, of which the modules' own become views.
     """
     installed: list[FusedLinears | SingleLinear] = []
     first = 0
@@ -149,8 +154,8 @@ class _Group:
 
     @property
     def _step(self) -> LoraStep | None:
-        """None where the planned kernels have nothing to do: what the hooks of hooks.py do in a step, they do for all
-        of its adapters."""
+        """The running step; None where the Triton backend's kernels have nothing to do: what
+        hooks.py's hooks do in a step, they do for all of its adapters."""
         updates = self._context.updates
         return None if updates and any(name in updates for name in self.names) else self._lora.step
 
@@ -164,18 +169,18 @@ class SingleLinear(_Group):
         targets[0].register_forward_hook(self._finish)
 
     def _begin(self, module: Any, args: tuple[torch.Tensor, ...]) -> None:
-        """x: (1, T, in)"""
+        """Begin the update beside the base's product, x: (1, T, in)."""
         if (step := self._step) is not None:
             step.begin(args[0][0], self.call)
 
     def _finish(self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> None:
-        """x: (1, T, in), y: (1, T, out), changed in place."""
+        """Finish the update, x: (1, T, in), y: (1, T, out), changed in place."""
         if (step := self._step) is not None:
             step.finish(y[0], args[0][0], self.call)
 
 
 class FusedLinears(_Group):
-    """Several of one parent: the first that is called computes for all of them, the others give their part."""
+    """Linear maps of one parent: the first called computes for all, the others give their part."""
 
     def __init__(self, call: LinearCall, context: StepContext, lora: LoraContext, targets: Sequence[Any]) -> None:
         super().__init__(call, context, lora)
@@ -187,7 +192,10 @@ class FusedLinears(_Group):
             target.forward = _Part(self, i, bounds[i], bounds[i + 1])
 
     def part(self, index: int, x: torch.Tensor, start: int, end: int) -> torch.Tensor:
-        """Columns `start:end` of what `x` (1, T, in) gives, a view. Raises RuntimeError for a call out of order."""
+        """Columns `start:end` of what `x` (1, T, in) gives, a view.
+
+        Raises RuntimeError for a call out of order.
+        """
         if index == 0:
             self._input, self._output = x, self._compute(x)
         elif x is not self._input:
@@ -218,7 +226,8 @@ class _Part:
 
 
 def _stacked(weights: Sequence[nn.Parameter]) -> torch.Tensor:
-    """(sum of out, in); the parameters become views of it, so that no weight is there twice."""
+    """Stack weights into (sum of out, in); the parameters become views: no weight is there twice.
+    """
     stacked = torch.cat([w.detach() for w in weights])
     start = 0
     for weight in weights:

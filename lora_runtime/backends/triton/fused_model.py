@@ -1,4 +1,4 @@
-"""A frozen model as this backend computes it: linear maps of one input fused, adapters in slots."""
+"""A frozen model as the Triton backend computes it: linear maps fused, adapters in slots."""
 
 from __future__ import annotations
 
@@ -14,19 +14,24 @@ from .placement import Placer, SlotAdapter
 
 
 class FusedModel:
-    """`linears`: the linear maps as they are computed, in the order of the slot table. `host_reads`: why the forward
-    cannot be captured as a CUDA graph. `fused_error`: what computing projections of one input together made of the
-    logits, a relative root-mean-square.
+    """Frozen model with fused linear maps and slots for adapters.
+
+    `linears`: the linear maps as they are computed, in the order of the slot table. `host_reads`:
+    why the forward cannot be captured as a CUDA graph. `fused_error`: what computing projections of
+    one input together made of the logits, a relative root-mean-square.
     """
 
     def __init__(self, frozen: FrozenModel) -> None:
-        """`frozen` uses planned kernels. Raises BaseModelError if fused projections give other logits."""
+        """Fuse `frozen`, which uses the Triton backend's kernels.
+
+        Raises BaseModelError if fused projections give other logits.
+        """
         self.frozen = frozen
         self.lora = LoraContext()
         self.linears, self.host_reads, self.fused_error = fuse(
             frozen.model, frozen.modules, frozen.context, self.lora, frozen.dry_run)
         self.placer = self._placer(0)
-        """The slots; none before `open_slots`, nor where the base takes no adapters."""
+        """Placer with the slots; none before `open_slots`, nor where the base takes no adapters."""
 
     @property
     def kernels(self) -> PlannedKernels:
@@ -36,7 +41,10 @@ class FusedModel:
         return kernels
 
     def open_slots(self, slots: int) -> None:
-        """Make room for as many adapters. Raises ValueError when there are slots already, and fewer."""
+        """Make room for `slots` adapters.
+
+        Raises ValueError when there are slots already, and fewer.
+        """
         if not self.frozen.takes_adapters:
             return
         if self.placer.slots == 0:
@@ -54,7 +62,7 @@ class FusedModel:
         return LoraStep(self.kernels, self.placer.table, plan, head, touched, arriving, overlap)
 
     def why_not_captured(self) -> str:
-        """What keeps decode steps on this base from being CUDA graphs; empty where nothing does."""
+        """Reason why decode steps on this base cannot be CUDA graphs; empty if they can."""
         if self.frozen.quantised:
             return f"products of quantised weights ({self.frozen.quantised_name}) were never captured in a test"
         if self.host_reads:

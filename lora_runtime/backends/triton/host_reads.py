@@ -1,4 +1,4 @@
-"""Whether a forward reads values of device tensors on the host: such a one cannot be captured as a CUDA graph."""
+"""Detection of forwards that read device values on the host: CUDA graphs cannot capture those."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 _AS_NUMBERS = {"aten::_local_scalar_dense", "aten::is_nonzero", "aten::item", "aten::equal"}
 _BY_VALUES = {"aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim", "aten::bincount",
               "aten::unique_consecutive", "aten::repeat_interleave.Tensor"}
-"""Their results' shapes depend on values."""
+"""Ops whose results' shapes depend on values."""
 _INDEXED = {"aten::index.Tensor", "aten::index_put_", "aten::index_put", "aten::_index_put_impl_"}
 
 
 class HostReads(TorchDispatchMode):
-    """While it is entered, collects the names of ops that wait for the device: `found`."""
+    """Collector of the names of ops that wait for the device, `found`, while it is entered."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class HostReads(TorchDispatchMode):
 
 
 def reads_on_host(func: Any, args: Sequence[Any]) -> bool:
-    """Whether an op, as a TorchDispatchMode sees it, makes the host wait for values; copies to the host aside."""
+    """True if an op, as a TorchDispatchMode sees it, waits for values; copies to the host aside."""
     name = func.name()
     if name in _INDEXED:  # a mask as an index has as many results as it has True
         return any(i.dtype in (torch.bool, torch.uint8) for i in _tensors(args[1]))

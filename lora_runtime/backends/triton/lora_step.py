@@ -1,4 +1,4 @@
-"""How a step's rows take adapters from the slot table: what fused linear maps read while a forward runs."""
+"""Adapters of a step's rows, from the slot table: what fused linear maps read in a forward."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .placement import SlotAdapter
 
 @dataclass(frozen=True)
 class LinearCall:
-    """One call of fused linear maps: their place in the table, their names, the layer (None: behind all layers)."""
+    """One call of fused linear maps: place in the table, names, layer (None: behind all layers)."""
 
     group: ModuleGroup
     names: tuple[str, ...]
     layer: int | None
     head: bool
-    """It is the lm_head, and gets the rows that sample."""
+    """True if it is the lm_head, which gets the rows that sample."""
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """How A x is computed beside the base's product: `update_group` in halves, the first of them on `side`."""
+    """Overlap of A x with the base's product: `update_group` in halves, the first on `side`."""
 
     side: Side
     shrink: Callable[..., None]
@@ -37,21 +37,26 @@ class Overlap:
 
 @dataclass(frozen=True)
 class LoraStep:
-    """`plan`: of all rows; `head`: of the rows that sample, which the lm_head gets; None where no adapter is theirs."""
+    """Adapters of one step.
+
+    `plan`: of all rows; `head`: of the rows that sample, which the lm_head gets; None where no
+    adapter is theirs.
+    """
 
     kernels: PlannedKernels
     table: SlotTable
     plan: LoraPlan | None
     head: LoraPlan | None
     touched: Collection[str] | None = None
-    """Modules that the step's adapters change; None where that may be any, as in a graph that outlives them."""
+    """Modules that the step's adapters change; None where that may be any, as in a graph that
+    outlives them."""
     arriving: Sequence[SlotAdapter] = ()
     """Adapters whose copies to the device may still be on their way."""
     overlap: Overlap | None = None
-    """None: A x is computed after the base's product."""
+    """Overlap with the base's product; None: A x is computed after it."""
 
     def begin(self, x: torch.Tensor, call: LinearCall) -> None:
-        """Before the base's product of `x` (T, in)."""
+        """Begin the update before the base's product of `x` (T, in)."""
         if self.overlap is None or (plan := self._plan_of(call)) is None:
             return
         self._wait(call)
@@ -59,7 +64,7 @@ class LoraStep:
             self.overlap.shrink(x, call.group, plan, self.table)
 
     def finish(self, y: torch.Tensor, x: torch.Tensor, call: LinearCall) -> None:
-        """After it: into `y` (T, sum of outs) in place."""
+        """Finish the update after that product, into `y` (T, sum of outs) in place."""
         if (plan := self._plan_of(call)) is None:
             return
         if self.overlap is not None:
@@ -70,7 +75,7 @@ class LoraStep:
             self.kernels.update_group(y, x, call.group, plan, self.table)
 
     def _plan_of(self, call: LinearCall) -> LoraPlan | None:
-        """None where nothing is done: no kernel is launched then."""
+        """Plan of a call's rows; None where nothing is done: no kernel is launched then."""
         if self.touched is not None and not any(name in self.touched for name in call.names):
             return None
         return self.head if call.head else self.plan
@@ -81,14 +86,14 @@ class LoraStep:
 
 
 class LoraContext:
-    """The step that is running, as fused linear maps read it; None: none of its rows has an adapter."""
+    """The step that is running, as fused linear maps read it; None: no row has an adapter."""
 
     def __init__(self) -> None:
         self.step: LoraStep | None = None
 
     @contextmanager
     def during(self, step: LoraStep | None) -> Iterator[None]:
-        """Set it, and drop it after the forward so that no freed adapter stays reachable."""
+        """Set the step, and drop it after the forward so that no freed adapter stays reachable."""
         self.step = step
         try:
             yield

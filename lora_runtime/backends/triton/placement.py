@@ -1,4 +1,5 @@
-"""Adapters from host memory into slots, copied layer by layer beside the steps, and out again."""
+"""Placement of adapters from host memory into slots, copied layer by layer beside the steps, and
+their removal."""
 
 from __future__ import annotations
 
@@ -18,12 +19,12 @@ from ..streams import CopyStream, Event, Stream
 
 _ALIGN = 256
 _MIN_COPY = 1 << 20
-"""Bytes below which a copy's start costs more than what it moves: smaller layers are copied together."""
+"""Bytes below which a copy's start costs more than its move: small layers are copied together."""
 _FIRST, _LAST = -1, 1 << 30
 
 
 class _Place(NamedTuple):
-    """Of a tensor in a flat buffer: its first byte, dtype and shape."""
+    """Place of a tensor in a flat buffer: its first byte, dtype and shape."""
 
     start: int
     dtype: torch.dtype
@@ -35,10 +36,11 @@ class _Place(NamedTuple):
 
 
 class FlatDeltas(Mapping[str, ModuleDelta]):
-    """By module, views of a flat buffer: each is made when it is first asked for, which few ever are."""
+    """Deltas by module as views of a flat buffer: each is made when it is first asked for, which
+    few ever are."""
 
     def __init__(self, buffer: torch.Tensor, layout: Mapping[str, tuple[ModuleDelta, Mapping[str, _Place]]]) -> None:
-        """`layout`: a module's delta without its tensors, and where these lie."""
+        """Take the buffer. `layout`: a module's delta without its tensors, and where these lie."""
         self._buffer, self._layout = buffer, layout
         self._made: dict[str, ModuleDelta] = {}
 
@@ -60,15 +62,16 @@ class FlatDeltas(Mapping[str, ModuleDelta]):
 
 
 class FlatAdapter:
-    """A staged adapter: all tensors in one host buffer, at multiples of 256 bytes, in the order in which layers run; a
-    tensor that modules share is there once.
+    """A staged adapter: all tensors in one host buffer, in the order in which layers run.
 
-    All that a placement needs is prepared here, on the thread that loads: `names` of the modules, and the `entries` of
-    a slot's rows.
+    Tensors begin at multiples of 256 bytes; one that modules share is there once. All that a
+    placement needs is prepared here, on the thread that loads: `names` of the modules, and the
+    `entries` of a slot's rows.
     """
 
     def __init__(self, deltas: Mapping[str, ModuleDelta], pinned: bool = False) -> None:
-        found: dict[int, tuple[torch.Tensor, int]] = {}  # by id: a shared tensor is its first module's
+        # Tensors by id: a shared one is its first module's.
+        found: dict[int, tuple[torch.Tensor, int]] = {}
         for name in sorted(deltas, key=lambda n: layer_of(n, deltas[n].kind)):
             for tensor in deltas[name].tensors().values():
                 found.setdefault(id(tensor), (tensor, layer_of(name, deltas[name].kind)))
@@ -81,7 +84,7 @@ class FlatAdapter:
         self.num_bytes = size
         self.host_bytes = pinned_bytes(size) if pinned else size
         self.layers: list[tuple[int, int]] = []
-        """(layer, where its tensors start), ascending, see `layer_of`."""
+        """Layers (number, where its tensors start), ascending, see `layer_of`."""
         for key, (tensor, layer) in found.items():
             if not self.layers or self.layers[-1][0] != layer:
                 self.layers.append((layer, places[key].start))
@@ -91,12 +94,15 @@ class FlatAdapter:
         self._layout = {name: _bare(delta, places) for name, delta in deltas.items()}
 
     def on(self, buffer: torch.Tensor) -> FlatDeltas:
-        """Its modules, in a copy of the buffer."""
+        """Deltas of the adapter's modules, in a copy of the buffer."""
         return FlatDeltas(buffer, self._layout)
 
     def copies(self, at_least: int) -> Iterator[tuple[int, int, int]]:
-        """(last layer, start, end) of stretches of whole layers, of `at_least` bytes each but the last; none of an
-        adapter without tensors, such as one that saved the base's own weights."""
+        """Stretches of whole layers (last layer, start, end), each but the last of `at_least`
+        bytes.
+
+        There are none of an adapter without tensors, such as one that saved the base's own weights.
+        """
         if not self.layers:
             return
         ends = [start for _, start in self.layers[1:]] + [self.num_bytes]
@@ -108,10 +114,12 @@ class FlatAdapter:
 
 
 class SlotAdapter:
-    """An adapter in a slot. `deltas` are views of `buffer`, on the device, `names` their modules; `num_bytes` there.
+    """An adapter in a slot.
 
-    `rare`: modules whose change the planned kernels cannot make and the table does not hold: embeddings, norms, rows of
-    single tokens, outputs for added tokens, and modules that are not in the table.
+    `deltas` are views of `buffer`, on the device, `names` their modules; `num_bytes` there. `rare`:
+    modules whose change the Triton backend's kernels cannot make and the table does not hold:
+    embeddings, norms, rows of single tokens, outputs for added tokens, and modules that are not in
+    the table.
     """
 
     def __init__(
@@ -123,11 +131,12 @@ class SlotAdapter:
         self._arrivals, self._copies = arrivals, copies
 
     def wait(self, layer: int | None = None) -> None:
-        """Let the calling thread's stream wait until a layer (None: all) and those before it are on the device.
+        """Let the calling thread's stream wait until the layers up to `layer` (None: all) are
+        there.
 
-        -1 is what comes before the layers; what comes behind them needs None. The host never waits, and nothing
-        happens once everything has arrived. Not inside a capture: a graph is replayed after `wait(None)`. Called by
-        the thread that steps.
+        Layer -1 is what comes before the layers; what comes behind them needs None. The host never
+        waits, and nothing happens once everything has arrived. Not inside a capture: a graph is
+        replayed after `wait(None)`. Called by the thread that steps.
         """
         if not self._arrivals:
             return
@@ -139,35 +148,41 @@ class SlotAdapter:
 
 
 class Placer:
-    """The slots of a device and what lies in them. Thread-safe; no call waits for the device.
+    """Placer of adapters: the slots of a device and what lies in them.
 
-    A step sees a placement or removal from the next `flush` on. Whoever removes an adapter sees to it that no later
-    step is planned with it (the store's holds); steps that are enqueued already may still read it.
+    Thread-safe; no call waits for the device. A step sees a placement or removal from the next
+    `flush` on. Whoever removes an adapter sees to it that no later step is planned with it (the
+    store's holds); steps that are enqueued already may still read it.
     """
 
     def __init__(
         self, modules: Mapping[str, BaseModule], slots: int, dtype: torch.dtype, copies: CopyStream,
         min_copy: int = _MIN_COPY,
     ) -> None:
-        """`modules`: those of the table, see SlotTable. `min_copy`: bytes that are copied at once at least."""
+        """Make the slots.
+
+        `modules`: those of the table, see SlotTable. `min_copy`: bytes that are copied at once at
+        least.
+        """
         self.table = SlotTable(modules, slots, dtype, copies.device)
         self.copies = copies
         self._min_copy = min_copy
         self._lock = threading.Lock()
         self._free = list(range(slots))
         self._steps: list[Stream] = []
-        """Where steps are enqueued."""
+        """Streams on which steps are enqueued."""
         self._leaving: list[tuple[torch.Tensor, list[Event]]] = []
 
     @property
     def slots(self) -> int:
-        """How many there are."""
+        """Number of the slots."""
         return self.table.slots
 
     def place(self, staged: FlatAdapter) -> SlotAdapter:
         """Enqueue the copies and take a slot.
 
-        Raises AdapterCapacityError when no slot is free or the device has no memory for it (NotYetFreeError: not yet).
+        Raises AdapterCapacityError when no slot is free or the device has no memory for it
+        (NotYetFreeError: not yet).
         """
         with self._lock:
             self._reap()
@@ -186,7 +201,8 @@ class Placer:
         return SlotAdapter(slot, buffer, deltas, staged.names, rare, arrivals, self.copies)
 
     def _copied(self, staged: FlatAdapter) -> tuple[torch.Tensor, list[tuple[int, Event]]]:
-        """Where it will be on the device, and when; without the lock, which the next step wants."""
+        """Enqueue the copies; gives where the adapter will be on the device, and when. Without the
+        lock, which the next step wants."""
         try:
             buffer = self.copies.allocate(staged.num_bytes)
         except torch.OutOfMemoryError as error:
@@ -208,7 +224,7 @@ class Placer:
             self._reap()
 
     def flush(self) -> None:
-        """Bring the table up to date, on the calling thread's stream: at the start of every step."""
+        """Bring the table up to date, on the calling thread's stream: before every step."""
         with self._lock:
             stream = self.copies.current()
             if stream not in self._steps:
@@ -226,12 +242,14 @@ class Placer:
 
 
 def layer_of(name: str, kind: ModuleKind) -> int:
-    """The layer that a module is in, by its path; -1 for embeddings, and beyond all for what follows the layers."""
+    """The layer that a module is in, by its path; -1 for embeddings, and beyond all for what
+    follows the layers."""
     number = next((int(part) for part in name.split(".") if part.isdigit()), None)
     return number if number is not None else _FIRST if kind is ModuleKind.EMBEDDING else _LAST
 
 
 def _bare(delta: ModuleDelta, places: Mapping[int, _Place]) -> tuple[ModuleDelta, dict[str, _Place]]:
-    """Without its tensors, so that it keeps no memory, and where these lie, by the tensors' ids."""
+    """Strip a delta of its tensors, so that it keeps no memory; gives it with the places of these,
+    by the tensors' ids."""
     tensors = delta.tensors()
     return replace(delta, **dict.fromkeys(tensors)), {part: places[id(t)] for part, t in tensors.items()}  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Runs steps with the planned kernels: adapters in slots, projections fused, decode steps in fixed buffers."""
+"""Runner of the Triton backend: adapters in slots, decode steps in fixed buffers."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from .step_buffers import StepBuffers
 
 log = logging.getLogger(__name__)
 _BUFFER_RANK = 256
-"""Rank, on average, for which decode steps in fixed buffers have room between A and B; more runs on tensors of its
-own."""
+"""Rank, on average, for which decode steps in fixed buffers have room between A and B; more runs on
+tensors of its own."""
 
 
 class TritonRunner:
-    """Owns the KV cache and the steps' buffers. Used by the engine thread only.
+    """Owner of the KV cache and the steps' buffers. Used by the engine thread only.
 
-    Steps of decode rows run in DecodeSteps; all others, those with a change that the planned kernels cannot make (of
-    embeddings, norms, rows of single tokens, added tokens) and those that the buffers do not hold, as the same forward
-    on tensors of their own.
+    Steps of decode rows run in DecodeSteps. All others run as the same forward on tensors of their
+    own: so do those with a change that the Triton backend's kernels cannot make (of embeddings,
+    norms, rows of single tokens, added tokens) and those that the buffers do not hold.
     """
 
     def __init__(self, base: FusedModel, spec: RunnerSpec) -> None:
@@ -79,8 +79,8 @@ class TritonRunner:
     def compile_kernels(self) -> None:
         """Launch every kernel once: compiled beside streams, it would stall them all for seconds.
 
-        One step with a chunk and one of decode rows alone, in a KV block that no sequence has. Their LoRA plans have no
-        tile in use, so that no slot is read: it may be another engine's.
+        One step with a chunk and one of decode rows alone, in a KV block that no sequence has.
+        Their LoRA plans have no tile in use, so that no slot is read: it may be another engine's.
         """
         buffers, device = self.decode.buffers, self.frozen.device
         rows = min(PREFILL_TILE, buffers.width * buffers.block_size, self.frozen.max_context)
@@ -111,7 +111,7 @@ class TritonRunner:
 
     def _forward(self, batch: StepBatch, lora: LoraStep | None, adapters: Sequence[SlotAdapter] = (),
                  rare: frozenset[str] = frozenset()) -> StepOutput:
-        """On tensors of the batch's own size."""
+        """Run the forward on tensors of the batch's own size."""
         device = self.frozen.device
         there = upload_packed(
             (batch.tokens, batch.positions, batch.sampled_rows, batch.slots, batch.query_start, batch.context_lengths,
@@ -121,7 +121,8 @@ class TritonRunner:
         plan = AttentionPlan(
             slots, query_start, context_lengths, block_tables, batch.block_size,
             decode_rows=int((np.diff(batch.query_start) == 1).sum()), host=batch)
-        # What one adapter's module needs of the hooks, all adapters' does, and that of modules fused with it.
+        # What one adapter's module needs of the hooks, all adapters' does, and that of modules
+        # fused with it.
         by_hook = frozenset(n for name in rare for n in self._group_of.get(name, (name,)))
         if rare:
             for adapter in adapters:
@@ -142,7 +143,7 @@ class TritonRunner:
         return self.base.lora_step(plan, head, touched, adapters, self._overlap)
 
     def _plan(self, segments: Sequence[AdapterSegment], tile_size: int) -> PlanArrays | None:
-        """The very same as for the step before, if nothing has changed since."""
+        """Plan of the segments; the same object as for the step before, if nothing has changed."""
         if not segments:
             return None
         rows = [SlotSegment(s.start, s.end, slot_adapter(s).slot, s.weight) for s in segments]
@@ -169,19 +170,21 @@ class TritonRunner:
 
 
 def _scratch_batch(counts: Sequence[int], buffers: StepBuffers) -> StepBatch:
-    """New sequences with `counts` rows each, which all write to one block; tables as wide as they get."""
+    """Make a batch of new sequences with `counts` rows each, which all write to one block; tables
+    as wide as they get."""
     lengths = np.array(counts, np.int32)
     tables = np.full((len(counts), buffers.width), buffers.scratch_block, np.int32)
     return packed(np.zeros(lengths.sum(), np.int32), lengths, lengths, tables, buffers.block_size)
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:
-    """Triton launches on the thread's current device, whatever device its arguments are on."""
+    """Make `device` current: Triton launches on the thread's current device, whatever device its
+    arguments are on."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _adapters(batch: StepBatch) -> list[SlotAdapter]:
-    """Of the batch, each once."""
+    """Adapters of the batch, each once."""
     return list(dict.fromkeys(slot_adapter(s) for s in batch.segments))
 
 

@@ -1,4 +1,4 @@
-"""Inputs and outputs of decode steps in memory that never moves, so that a captured step finds them again."""
+"""Inputs and outputs of decode steps in memory that never moves, as a captured step needs it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _BETWEEN = 1 << 14
 class StepBuffers:
     """Room for `rows` decode rows with `width` KV blocks each.
 
-    A step of n rows runs at a size of n or more: the rows behind n write to a scratch KV block that no sequence has,
-    and see one position. The rows' inputs reach the device as one copy, and of the tables those that are not there yet:
-    few, in a step that goes on where the last one was. `logits`: (rows, columns) float32, columns behind
-    the base's vocabulary stay at -inf; `greedy`: (rows,) as StepOutput has it, -1 for a row with NaN or infinity.
+    A step of n rows runs at a size of n or more: the rows behind n write to a scratch KV block that
+    no sequence has, and see one position. The rows' inputs reach the device as one copy, and of the
+    tables those that are not there yet: few, in a step that goes on where the last one was.
+    `logits`: (rows, columns) float32, columns behind the base's vocabulary stay at -inf; `greedy`:
+    (rows,) as StepOutput has it, -1 for a row with NaN or infinity.
     """
 
     def __init__(
@@ -46,37 +47,42 @@ class StepBuffers:
         self._copied, self._read = (torch.cuda.Event() if pinned else None for _ in range(2))
 
     def takes(self, batch: StepBatch) -> bool:
-        """Whether it is a step of decode rows alone, each of which samples, and has room here."""
+        """True if the batch is of decode rows alone, each of which samples, and has room here."""
         count = len(batch.tokens)
         return count == len(batch.context_lengths) == len(batch.sampled_rows) and count <= self.rows and (
             int(batch.context_lengths.max()) <= self.width * self.block_size)
 
     def fill(self, batch: StepBatch, size: int) -> None:
-        """Put a batch that `takes` accepted on the device, as `size` rows; enqueued, not waited for."""
+        """Put a batch that `takes` accepted on the device, as `size` rows, without waiting."""
         self._begin()
         count = len(batch.tokens)
         inputs = (batch.tokens, batch.positions, batch.slots, batch.context_lengths)
         for staged, values in zip(self._staged, inputs, strict=True):
             staged[:count] = values
         tables = batch.block_tables[:, : self.width]
-        # What a row's table had behind its blocks may stay: nothing reads behind the context's length.
+        # What a row's table had behind its blocks may stay: nothing reads behind the context's
+        # length.
         staged = self._staged_tables[:count, : tables.shape[1]]
         changed = np.flatnonzero((staged != tables).any(1))
         staged[changed] = tables[changed]
         self._copy(count, size, changed)
 
     def fill_idle(self, size: int) -> None:
-        """As `fill`, with rows of no sequence."""
+        """Fill `size` rows as `fill` does, with rows of no sequence."""
         self._begin()
         self._copy(0, size, np.arange(0))
 
     def _begin(self) -> None:
         if self._copied is not None:
-            self._copied.synchronize()  # the last copy has read the staging memory by now: its step was waited for
+            # The last copy has read the staging memory by now: its step was waited for.
+            self._copied.synchronize()
 
     def _copy(self, count: int, size: int, changed: npt.NDArray[np.intp]) -> None:
-        """`changed`: of the first `count` rows, those with another table than the device has. Others than these never
-        differ from the staging memory there."""
+        """Copy the staging memory.
+
+        `changed`: of the first `count` rows, those with another table than the device has. Others
+        than these never differ from the staging memory there.
+        """
         idle = np.arange(size - count, dtype=np.int32) % self.block_size
         unused = (0, 0, self.scratch_block * self.block_size + idle, 1)
         for staged, values in zip(self._staged, unused, strict=True):
@@ -94,20 +100,20 @@ class StepBuffers:
         self._device[start:end].copy_(self._host[start:end], non_blocking=True)
 
     def attention_plan(self, size: int) -> AttentionPlan:
-        """Of the first `size` rows."""
+        """Attention plan of the first `size` rows."""
         return AttentionPlan(
             self.slots[:size], self.query_start[: size + 1], self.context_lengths[:size], self.block_tables[:size],
             self.block_size)
 
     def store(self, logits: torch.Tensor, vocab: int) -> None:
-        """Keep a step's logits (size, at least `vocab`) and take their argmax; part of what is captured."""
+        """Keep a step's logits (size, at least `vocab`) and take their argmax; captured too."""
         size = len(logits)
         own = self.logits[:size, :vocab]
         own.copy_(logits[:, :vocab])
         self.greedy[:size] = torch.where(own.max(-1).values.isfinite(), own.argmax(-1), -1)
 
     def read_greedy(self, count: int) -> list[int]:
-        """Waits until the step is done."""
+        """Read the greedy tokens of `count` rows. Waits until the step is done."""
         host = self._greedy_host[:count]
         host.copy_(self.greedy[:count], non_blocking=True)
         if self._read is not None:
@@ -117,7 +123,8 @@ class StepBuffers:
 
 
 def _stretches(rows: npt.NDArray[np.intp], most_between: int) -> Iterator[tuple[int, int]]:
-    """(first, behind the last) of the ascending `rows`; those with at most `most_between` between them as one."""
+    """Stretches (first, behind the last) of the ascending `rows`; those with at most `most_between`
+    between them as one."""
     if not len(rows):
         return
     cuts = np.flatnonzero(np.diff(rows) > most_between + 1)
