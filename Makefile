@@ -62,7 +62,7 @@ lint: setup  ## ruff
 	$(BIN)/ruff check .
 
 types: setup  ## mypy
-	$(BIN)/mypy lora_runtime server
+	$(BIN)/mypy lora_runtime server tests
 
 proto-lint: setup  ## buf lint
 	$(BIN)/buf lint protos

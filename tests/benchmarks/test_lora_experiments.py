@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -63,7 +64,8 @@ def test_a_steps_change_is_the_sum_of_its_three_parts() -> None:
 
 
 def test_a_bottleneck_starts_as_the_identity_and_learns_both_halves() -> None:
-    module, h = Bottleneck(8, 3), torch.randn(2, 4, 8)
+    module: Any = Bottleneck(8, 3)  # whose parameters have gradients
+    h = torch.randn(2, 4, 8)
     assert torch.equal(module(h), h)
     for _ in range(2):  # `down` has a gradient once `up` is not zero
         module.zero_grad()
@@ -85,7 +87,9 @@ def test_rows_are_the_same_every_time_and_held_out_ones_are_not_trained_on(task:
 def test_answers_of_orders_are_right() -> None:
     words = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9}
     for row in data.rows("orders", "test"):
-        n, p, m, q = re.fullmatch(r"(\w+) \w+ at (\d), (\w+) \w+ at (\d) =", row.prompt).groups()
+        told = re.fullmatch(r"(\w+) \w+ at (\d), (\w+) \w+ at (\d) =", row.prompt)
+        assert told is not None
+        n, p, m, q = told.groups()
         one, other = words[n] * int(p), words[m] * int(q)
         assert row.completion == f" {one}+{other}={one + other}"
 

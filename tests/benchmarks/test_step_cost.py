@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -18,10 +20,11 @@ RANK = 5
 @pytest.fixture(scope="module")
 def model() -> LlamaForCausalLM:
     torch.manual_seed(0)
+    eager: dict[str, Any] = {"attn_implementation": "eager"}  # which every configuration takes, and none names
     return LlamaForCausalLM(LlamaConfig(
         vocab_size=TINY.vocab, hidden_size=TINY.hidden, intermediate_size=TINY.intermediate,
         num_hidden_layers=TINY.layers, num_attention_heads=TINY.heads, num_key_value_heads=TINY.kv_heads,
-        head_dim=TINY.head_dim, attn_implementation="eager")).eval()
+        head_dim=TINY.head_dim, **eager)).eval()
 
 
 @torch.no_grad()
@@ -32,7 +35,7 @@ def counted(model: torch.nn.Module, context: int) -> int:
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 1, dtype=torch.long), **{name: past[name]})
     # Angles, which transformers before 5.20 makes of a product, are no work of a step.
-    angles = next((ops for name, ops in counter.flop_counts.items() if name.endswith("rotary_emb")), {})
+    angles: dict[Any, int] = next((ops for name, ops in counter.flop_counts.items() if name.endswith("rotary_emb")), {})
     return counter.get_total_flops() - sum(angles.values())
 
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_every_name_is_there_and_written_down(name: str) -> None:
 
 def test_no_other_name_is_there() -> None:
     with pytest.raises(AttributeError, match="nonsense"):
-        lora_runtime.nonsense  # noqa: B018
+        lora_runtime.nonsense  # type: ignore[attr-defined]  # noqa: B018
     from lora_runtime import base_model  # a module, not a name
 
     assert base_model.BaseModel is lora_runtime.BaseModel
@@ -72,7 +73,7 @@ def test_the_server_takes_public_names_alone(path: Path) -> None:
 
 def test_the_tree_of_errors_is_true() -> None:
     """The one at the head of `errors`."""
-    def tree(kind: type, depth: int = 0) -> list[str]:
+    def tree(kind: type[Any], depth: int = 0) -> list[str]:
         below = (c for c in kind.__subclasses__() if c.__module__ == errors.__name__)
         return [" " * 2 * depth + kind.__name__, *(line for c in below for line in tree(c, depth + 1))]
 

@@ -21,8 +21,8 @@ from ..support.engines import slow_down
 from ..support.servers import Harness, detail, drain, make_settings, refused, running
 
 Code = grpc.StatusCode
-SHORT = {"prompt": "hi", "max_new_tokens": 4, "ignore_eos": True}
-LONG = {"prompt": "hi", "max_new_tokens": 400, "ignore_eos": True}
+SHORT: dict[str, Any] = {"prompt": "hi", "max_new_tokens": 4, "ignore_eos": True}
+LONG: dict[str, Any] = {"prompt": "hi", "max_new_tokens": 400, "ignore_eos": True}
 
 
 def policy_of(message: pb.Policy) -> AdapterPolicy:

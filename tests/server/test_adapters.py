@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -17,7 +18,7 @@ from ..support.engines import slow_down
 from ..support.servers import Harness, detail, make_settings, refused, running
 
 Code = grpc.StatusCode
-LONG = {"prompt": "hi", "max_new_tokens": 40, "ignore_eos": True}
+LONG: dict[str, Any] = {"prompt": "hi", "max_new_tokens": 40, "ignore_eos": True}
 
 
 async def test_load_get_unload(served: Harness, adapter_root: Path) -> None:

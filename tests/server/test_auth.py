@@ -19,7 +19,7 @@ from ..support.servers import Harness, drain, make_settings, refused, running
 from ..support.tokens import bearer, token_of, write_tokens
 
 Code = grpc.StatusCode
-SHORT = {"prompt": "hi", "max_new_tokens": 2, "ignore_eos": True}
+SHORT: dict[str, Any] = {"prompt": "hi", "max_new_tokens": 2, "ignore_eos": True}
 NOT_TOKENS: dict[str, Any] = {
     "none": None,
     "wrong": (("authorization", "Bearer nonsense"),),

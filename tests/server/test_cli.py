@@ -7,9 +7,8 @@ import json
 import re
 from pathlib import Path
 
-from click.testing import Result
 from loramux.v1 import adapters_pb2
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from server.cli import app
 from server.config import Settings

@@ -6,15 +6,16 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from lora_runtime import AdapterPolicy, RegisteredVersion, Registration
+from lora_runtime import AdapterInfo, AdapterPolicy, RegisteredVersion, Registration
 from server.declared import DeclaredState, DeclaredStatus
 from server.declared.directory import WatchedDirectory
 from server.declared.manifest import Manifest
-from server.declared.reconciler import Reconciler
+from server.declared.reconciler import Place, Reconciler
 
 from ..support.declared import FakeEngine, broken, put_adapter, registration, replace
 
@@ -34,8 +35,8 @@ class Bench:
         self.declare()
         self.reconciler = self.make()
 
-    def make(self, **options) -> Reconciler:
-        places = [Manifest(self.manifest, settle_s=3600), WatchedDirectory(self.watched, settle_s=3600)]
+    def make(self, **options: Any) -> Reconciler:
+        places: list[Place] = [Manifest(self.manifest, settle_s=3600), WatchedDirectory(self.watched, settle_s=3600)]
         self._made.append(Reconciler(
             self.engine, places, reconcile_s=3600, load_threads=2, unload_wait_s=0,
             on_ready_changed=self.told.append, clock=lambda: self.now, **options))
@@ -70,7 +71,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench.close()
 
 
-def remote(name: str, **fields) -> dict:
+def remote(name: str, **fields: Any) -> dict:
     return {"name": name, "source": f"s3://bucket/{name}"} | fields
 
 
@@ -98,7 +99,12 @@ def test_nothing_is_done_twice(bench: Bench) -> None:
 def test_policies_and_canaries_reach_the_engine(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     load = bench.engine.load_adapter
-    monkeypatch.setattr(bench.engine, "load_adapter", lambda *a, **k: (seen.append(k), load(*a, **k))[1])
+
+    def noted(*args: Any, **options: Any) -> AdapterInfo:
+        seen.append(options)
+        return load(*args, **options)
+
+    monkeypatch.setattr(bench.engine, "load_adapter", noted)
     policy = {"weight": 2, "max_running": 3, "max_waiting": 4, "tokens_per_minute": 5, "pinned": True}
     bench.declare(remote("a", canary_weight=0.25, policy=policy))
     bench.look()
@@ -228,7 +234,7 @@ def test_a_failure_while_files_change_is_none(bench: Bench, monkeypatch: pytest.
     directory = put_adapter(bench.watched / "a")
     load = bench.engine.load_adapter
 
-    def torn(*args, **options):
+    def torn(*args: object, **options: object) -> None:
         monkeypatch.undo()
         replace(directory / "adapter_model.safetensors", "2")
         raise broken("half a file")
@@ -366,13 +372,14 @@ def test_a_slow_load_holds_up_nobody(bench: Bench) -> None:
     done = threading.Event()
     load = bench.engine.load_adapter
 
-    def note(source: str, *args, **options):
+    def note(source: str, *args: Any, **options: Any) -> AdapterInfo:
         info = load(source, *args, **options)
         if source.endswith("/b"):
             done.set()
         return info
 
-    bench.engine.load_adapter = note
+    engine: Any = bench.engine  # whose load is a method
+    engine.load_adapter = note
     bench.reconciler.reconcile()
     assert done.wait(20)
     slow = bench.reconciler.status()[1]

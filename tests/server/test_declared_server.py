@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2
 from loramux.v1 import adapters_pb2
 from prometheus_client import generate_latest
 
+from server.config import Settings
 from server.declared import StateFileError
 from server.declared.state_file import Saved, StateFile
 
@@ -47,7 +48,7 @@ async def test_health_waits_for_what_is_declared(
     broken = put_adapter(watched / "b")
     settings = make_settings(tiny_base, adapter_manifest=manifest, adapter_watch=watched, reconcile_s=0.02)
     async with running(settings) as served:
-        await asyncio.to_thread(until, lambda: {s.name: s.state for s in served.app._declared_status()} == {
+        await asyncio.to_thread(until, lambda: served.declared_states() == {
             "a": "ready", "b": "failed"})
         assert await declared(served) == {"a": "ready", "b": "failed"}
         assert (await served.health.Check(health_pb2.HealthCheckRequest())).status == _STATUS.NOT_SERVING
@@ -64,7 +65,7 @@ async def test_health_waits_for_what_is_declared(
         await becomes_ready(served)
         replace(manifest, "adapters: [")
         put_adapter(watched / "c")
-        await asyncio.to_thread(until, lambda: {s.name: s.state for s in served.app._declared_status()} == {
+        await asyncio.to_thread(until, lambda: served.declared_states() == {
             "": "failed", "a": "ready", "c": "failed"})
         # What is declared later does not take the server from those who use the rest.
         assert (await served.health.Check(health_pb2.HealthCheckRequest())).status == _STATUS.SERVING
@@ -88,7 +89,7 @@ async def test_registrations_survive_a_restart(
 async def test_a_policy_of_the_settings_is_not_remembered(
     tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path
 ) -> None:
-    def settings(weight: float):
+    def settings(weight: float) -> Settings:
         return make_settings(
             tiny_base, state_file=tmp_path / "state.json", adapter_roots=[tiny_adapters["a0"].parent],
             policies={"a0": {"weight": weight}, "a1": {"weight": weight}})

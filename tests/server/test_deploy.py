@@ -27,7 +27,7 @@ def settings(objects: dict[tuple[str, str], Any], tmp_path: Path) -> Settings:
     return load({}, file)
 
 
-def test_what_is_written_has_a_volume(objects: dict[tuple[str, str], Any], settings: Settings) -> None:
+def test_what_is_written_has_a_volume(objects: dict[tuple[str, str], Any], settings: Any) -> None:
     pod = objects["Deployment", "loramux"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}

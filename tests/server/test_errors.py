@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -18,7 +19,7 @@ from ..support.models import save_base
 from ..support.servers import Harness, detail, drain, make_settings, refused, running
 
 Code = grpc.StatusCode
-LONG = {"prompt": "hi", "max_new_tokens": 400, "ignore_eos": True}
+LONG: dict[str, Any] = {"prompt": "hi", "max_new_tokens": 400, "ignore_eos": True}
 
 
 async def test_unknown_adapter(served: Harness) -> None:
@@ -167,12 +168,14 @@ async def test_unavailable_before_loading_and_while_draining(tiny_base: Path) ->
 
 
 async def test_a_bad_request_hurts_nobody(served: Harness) -> None:
-    good = [{"adapter_id": f"a{i}", "prompt": "hello", "max_new_tokens": 20, "ignore_eos": True} for i in range(4)]
+    good: list[dict[str, Any]] = [
+        {"adapter_id": f"a{i}", "prompt": "hello", "max_new_tokens": 20, "ignore_eos": True} for i in range(4)]
     alone = [(await served.generate(**fields)).text for fields in good]
-    bad = [{"adapter_id": "nope", "prompt": "x"}, {"prompt": ""}, {"prompt": "x" * 999}, {"prompt": "x", "top_p": 7}]
+    bad: list[dict[str, Any]] = [
+        {"adapter_id": "nope", "prompt": "x"}, {"prompt": ""}, {"prompt": "x" * 999}, {"prompt": "x", "top_p": 7}]
     slow_down(served.app.engine)
     calls = [asyncio.ensure_future(served.generate(**fields)) for fields in (*good, *bad)]
-    results = await asyncio.gather(*calls, return_exceptions=True)
+    results: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
     assert [r.text for r in results[:4]] == alone
     assert all(isinstance(r, grpc.aio.AioRpcError) for r in results[4:])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -53,7 +54,8 @@ async def test_the_three_inputs_agree(served: Harness) -> None:
 @pytest.mark.parametrize("text", SCRIPTS)
 @pytest.mark.parametrize("adapter", ["", "a5"])
 async def test_stream_equals_unary(served: Harness, text: str, adapter: str) -> None:
-    fields = {"prompt": text, "adapter_id": adapter, "max_new_tokens": 40, "ignore_eos": True, "stop": ["~~"]}
+    fields: dict[str, Any] = {
+        "prompt": text, "adapter_id": adapter, "max_new_tokens": 40, "ignore_eos": True, "stop": ["~~"]}
     unary = await served.generate(**fields)
     events = [event async for event in served.stream(**fields)]
     assert "".join(e.text for e in events) == unary.text
@@ -90,7 +92,7 @@ async def test_logprobs(served: Harness) -> None:
 
 
 async def test_choices_and_seed(served: Harness) -> None:
-    fields = {"prompt": "hello", "temperature": 1.0, "seed": 11, "n": 3, **EIGHT}
+    fields: dict[str, Any] = {"prompt": "hello", "temperature": 1.0, "seed": 11, "n": 3, **EIGHT}
     first, again = await served.generate(**fields), await served.generate(**fields)
     assert [list(c.token_ids) for c in first.choices] == [list(c.token_ids) for c in again.choices]
     assert len({tuple(c.token_ids) for c in first.choices}) == 3
@@ -122,7 +124,7 @@ async def test_prefix_cache_is_reported(served: Harness) -> None:
 
 async def test_composition(served: Harness) -> None:
     both = [{"adapter_id": "a0", "weight": 0.75}, {"adapter_id": "a1", "weight": -0.5}]
-    fields = {"prompt": "hello", "max_new_tokens": 12, "ignore_eos": True}
+    fields: dict[str, Any] = {"prompt": "hello", "max_new_tokens": 12, "ignore_eos": True}
     done = await served.generate(adapters=both, **fields)
     versions = {a.adapter_id: a.version for a in served.app.engine.list_adapters()}
     uses = [("a0", versions["a0"], 0.75), ("a1", versions["a1"], -0.5)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from loramux.v1 import adapters_pb2 as pb
@@ -52,7 +53,7 @@ def test_refused_whatever_is_allowed(source: str) -> None:
     ({"path": "dir/a"}, "a"), ({"path": "dir/a/"}, "a"), ({"path": "dir/a", "adapter_id": "x"}, "x"),
     ({"source": "hf://o/n@v1.0"}, "n"), ({"source": "hf://o/n@refs/pr/7"}, "n"), ({"source": "hf://o/n@v1/dir"}, "dir"),
     ({"source": "hf://o/n@refs/pr/7/dir/"}, "dir"), ({"source": "s3://b/dir/a/"}, "a")], ids=str)
-def test_ids(fields: dict[str, str], expected: str) -> None:
+def test_ids(fields: dict[str, Any], expected: str) -> None:
     assert adapter_id_of(pb.LoadAdapterRequest(**fields)) == expected
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -56,7 +57,7 @@ class Process:
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
 
-def long_stream(channel: grpc.Channel):
+def long_stream(channel: grpc.Channel) -> Any:
     request = inference_pb2.GenerateRequest(
         prompt=SECRET, max_new_tokens=400, ignore_eos=True, request_id="r-77", adapter_id="a1")
     return inference_pb2_grpc.InferenceStub(channel).GenerateStream(request)

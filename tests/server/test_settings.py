@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def yaml(tmp_path: Path) -> Path:
 def test_precedence(yaml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAMUX_PORT", "2")
     monkeypatch.setenv("LORAMUX_MAX_RUNNING", "2")
-    settings = load({"port": 3, "host": None, "adapters": {}}, yaml)
+    settings: Any = load({"port": 3, "host": None, "adapters": {}}, yaml)
     # Flag, then environment, then file, then default.
     assert (settings.port, settings.max_running, settings.max_adapters, settings.kv_block_size) == (3, 2, 1, 16)
     assert (settings.base, settings.adapters, settings.host) == ("from-file", {"x": "dir/x"}, "127.0.0.1")
@@ -48,7 +49,7 @@ def test_defaults_are_the_engines() -> None:
 
 @pytest.mark.parametrize("setting", [s for s in EngineConfig.settings() if s.limit.demand], ids=lambda s: s.name)
 def test_limits_are_the_engines(setting: Setting) -> None:
-    bad = {setting.name: "nonsense" if setting.limit.choices else -1}
+    bad: dict[str, Any] = {setting.name: "nonsense" if setting.limit.choices else -1}
     with pytest.raises(SettingsError, match=f"{setting.name}: "):
         load({"base": "b", **bad})
     if setting.limit.checked:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from lora_runtime import AdapterError, AdapterPolicy, AdapterState, Engine, RegisteredVersion, Registration, Request
 from server.declared import DeclaredAdapters, StateFileError
-from server.declared.state_file import StateFile
+from server.declared.state_file import Saved, StateFile
 
 from ..support.declared import FakeEngine, put_adapter, registration, replace, until
 
@@ -31,7 +32,7 @@ def start(path: Path) -> Iterator[Callable[..., DeclaredAdapters]]:
     """Starts declared adapters with the state file; those before are stopped first, as a process that ends."""
     started: list[DeclaredAdapters] = []
 
-    def start(engine: FakeEngine | Engine, **options) -> DeclaredAdapters:
+    def start(engine: FakeEngine | Engine, **options: Any) -> DeclaredAdapters:
         stop()
         started.append(DeclaredAdapters(engine, state_file=path, **({"reconcile_s": 0.01} | options)))
         started[-1].restore()
@@ -83,7 +84,7 @@ def test_a_crash_while_writing_keeps_the_old_file(path: Path, monkeypatch: pytes
     engine.register(FULL)
     follow(engine, path).stop()
 
-    def crash(*args, **options):
+    def crash(*args: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("server.declared.state_file.json.dump", crash)
@@ -97,11 +98,12 @@ def test_a_crash_while_writing_keeps_the_old_file(path: Path, monkeypatch: pytes
 
 def test_writing_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.declared.state_file._RETRY_S", 0.01)
-    engine, failures = FakeEngine(), []
+    engine = FakeEngine()
+    failures: list[Saved] = []
     state = follow(engine, path)
     write = state._write
 
-    def failing(saved):
+    def failing(saved: Saved) -> None:
         if len(failures) < 3:
             failures.append(saved)
             raise OSError(28, "No space left on device")

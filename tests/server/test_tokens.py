@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -55,8 +56,10 @@ def test_rules_look_at_every_adapter() -> None:
         assert (named in refusal) if named else not refusal, fields
     assert "base model" in generate.refusal(caller("a*"), inference_pb2.GenerateRequest())
     assert not generate.refusal(caller("a*"), inference_pb2.GenerateRequest(adapters=both[:1]))
-    for fields, named in (({"path": "dir/a1"}, ""), ({"path": "a1", "adapter_id": "b"}, "'b'"), ({"path": "b/"}, "'b'"),
-                          ({"source": "hf://o/a1@main"}, ""), ({"source": "hf://a/b@main"}, "'b'")):
+    loads: list[tuple[dict[str, Any], str]] = [
+        ({"path": "dir/a1"}, ""), ({"path": "a1", "adapter_id": "b"}, "'b'"), ({"path": "b/"}, "'b'"),
+        ({"source": "hf://o/a1@main"}, ""), ({"source": "hf://a/b@main"}, "'b'")]
+    for fields, named in loads:
         refusal = load.refusal(who, adapters_pb2.LoadAdapterRequest(**fields))
         assert (named in refusal) if named else not refusal, fields
     assert "admin" in load.refusal(caller("*"), adapters_pb2.LoadAdapterRequest(path="a1"))
@@ -66,7 +69,7 @@ def test_rules_look_at_every_adapter() -> None:
 def test_a_changed_file_counts(tmp_path: Path) -> None:
     now = [0.0]
     path = write_tokens(tmp_path / "tokens.yaml", old={"adapters": ["*"]})
-    tokens = TokenFile(path, clock=lambda: now[0])
+    tokens: Any = TokenFile(path, clock=lambda: now[0])
     assert tokens.caller(token_of("old")).name == "old"
 
     write_tokens(tmp_path / "next.yaml", new={"adapters": []})
@@ -157,7 +160,7 @@ def test_token_command(tmp_path: Path) -> None:
     assert token != second.stderr.strip()
     path = tmp_path / "tokens.yaml"
     path.write_text(first.stdout)
-    who = TokenFile(path).caller(token)
+    who: Any = TokenFile(path).caller(token)
     assert (who.name, who.adapters, who.admin, who.read) == ('ci: "bot"', ("team-*", "base"), True, True)
     assert token not in first.stdout
     assert token_hash(token) in first.stdout

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
 from loramux.v1 import adapters_pb2
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from lora_runtime.training import TrainConfig, train
 from server.cli import app

@@ -20,14 +20,15 @@ def save_adapter(base: Path, directory: Path, seed: int = 0, config: PeftConfig 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     if added_tokens:
         model.resize_token_embeddings(model.config.vocab_size + added_tokens)
-    config = config or LoraConfig(task_type="CAUSAL_LM", **({"r": 4, "target_modules": ["q_proj", "v_proj"]} | lora))
+    fields: dict[str, Any] = {"r": 4, "target_modules": ["q_proj", "v_proj"], **lora}
+    config = config or LoraConfig(task_type="CAUSAL_LM", **fields)
     peft_model = get_peft_model(model, config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in peft_model.parameters():
             if parameter.requires_grad:
                 parameter.normal_(std=0.15, generator=generator)
-    peft_model.save_pretrained(directory)
+    peft_model.save_pretrained(str(directory))
     return directory
 
 

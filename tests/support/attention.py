@@ -39,14 +39,16 @@ class PagedCase:
             tables.append(own)
         padded = [t + [0] * (max(needed) + 1 - len(t)) for t in tables]
         slots_written = [s[-1] for s in row_slots]
-        ints = [torch.tensor(v, dtype=torch.int32, device=device) for v in (slots_written, starts, lengths, padded)]
+        written, query_start, contexts, table = (
+            torch.tensor(v, dtype=torch.int32, device=device) for v in (slots_written, starts, lengths, padded))
+        plan = AttentionPlan(written, query_start, contexts, table, block_size)
         total = (sum(needed) + 3) * block_size
         k_cache, v_cache = (torch.full((total, kv_heads, n), math.nan, dtype=dtype) for n in (d, dv))
         for slots in row_slots:
             k_cache[slots] = torch.randn(len(slots), kv_heads, d, generator=g).to(dtype)
             v_cache[slots] = torch.randn(len(slots), kv_heads, dv, generator=g).to(dtype)
         q = torch.randn(len(row_slots), heads, d, generator=g).to(dtype)
-        return cls(AttentionPlan(*ints, block_size), q.to(device), k_cache.to(device), v_cache.to(device), row_slots)
+        return cls(plan, q.to(device), k_cache.to(device), v_cache.to(device), row_slots)
 
     def expected(self, scaling: float, window: int | None = None, softcap: float | None = None) -> torch.Tensor:
         """(T, heads, dv) float64 on the CPU."""

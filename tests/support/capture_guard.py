@@ -71,6 +71,7 @@ class CaptureGuard(TorchDispatchMode):
     def kernels(self, state: StepContext, fixed: Callable[[Any], Sequence[torch.Tensor]]) -> Iterator[None]:
         """While entered, the step's kernels are seen too; `fixed` gives the tensors of arguments that are none."""
         own = state.kernels
+        assert isinstance(own, PlannedKernels)
 
         def seen(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any, **kwargs: Any) -> Any:
@@ -92,6 +93,6 @@ class CaptureGuard(TorchDispatchMode):
 
 
 def _mapped(kernels: PlannedKernels, change: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> PlannedKernels:
-    names = ("attention", "write_kv", "update_group")
+    changed: dict[str, Any] = {n: change(n, getattr(kernels, n)) for n in ("attention", "write_kv", "update_group")}
     halves = kernels.halves and (change("shrink", kernels.halves[0]), change("expand", kernels.halves[1]))
-    return replace(kernels, **{n: change(n, getattr(kernels, n)) for n in names}, halves=halves)
+    return replace(kernels, **changed, halves=halves)

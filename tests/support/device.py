@@ -1,7 +1,7 @@
 """Where the tests compute, decided once: compiled on CUDA where there is a GPU, else on the CPU and interpreted.
 
-- Engines that tests start with `device` auto run on the GPU where there is one: the device path, with its graphs.
-- Tests of what a CPU alone has (the C++ program, int8 weights, memory that host and slots share, gloo) name it.
+- Engines that tests start with `device` auto run on the GPU where there is one: the Triton backend, with its graphs.
+- Tests of what a CPU alone has (the C++ backend, int8 weights, memory that host and slots share, gloo) name it.
 - PEFT's reference runs on the CPU in float32; `relative_error` compares there.
 """
 

@@ -1,4 +1,4 @@
-"""The device path: with torch's references for its kernels on a CPU, or with Triton's, on a CPU interpreted."""
+"""Bases in the Triton backend: with torch's references as kernels on a CPU, or with Triton's, there interpreted."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from lora_runtime import BaseModel
 from lora_runtime.backends.backend import ModelRunner
 from lora_runtime.backends.triton import backend
 from lora_runtime.backends.triton.decode_steps import DirectSteps, StepKey
+from lora_runtime.backends.triton.placement import Placer
 from lora_runtime.backends.triton.runner import TritonRunner
 from lora_runtime.kernels import PlannedKernels
 from lora_runtime.kernels.attention import paged_attention_reference
@@ -36,7 +37,7 @@ def chosen(kernels: str) -> Iterator[None]:
 
 
 def load_base(directory: Path, kernels: str = "triton", slots: int = 0, **settings: Any) -> BaseModel:
-    """On the device path; with slots, unless 0, as an engine would open them."""
+    """In the Triton backend; with slots, unless 0, as an engine would open them."""
     with chosen(kernels):
         model = BaseModel.load(directory, dtype="float32", kernels="triton", device=device_of(kernels), **settings)
     if slots:
@@ -47,6 +48,11 @@ def load_base(directory: Path, kernels: str = "triton", slots: int = 0, **settin
 def device_of(kernels: str) -> str:
     """The references read values on the host, which no graph can: they stand in on the CPU."""
     return "cpu" if kernels == "reference" else DEVICE
+
+
+def free_slots(placer: Placer) -> list[int]:
+    """Those that no adapter has."""
+    return list(placer._free)
 
 
 def record_launches(runner: ModelRunner) -> list[StepKey]:

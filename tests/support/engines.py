@@ -1,30 +1,67 @@
-"""Ways to make an engine slow, broken or idle, so that tests meet it in that state."""
+"""What an engine has inside, for tests that cannot see it from outside, and ways to make it slow, broken or idle."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
-from lora_runtime import Engine, EngineStats
+from lora_runtime import Engine, EngineStats, RequestHandle
+from lora_runtime.backends.backend import ModelRunner
+from lora_runtime.scheduling.batch import StepBatch, StepOutput
+
+Forward = Callable[[StepBatch], StepOutput]
+
+
+def runner_of(engine: Engine) -> ModelRunner:
+    """What computes its steps."""
+    return engine._runner
+
+
+def wrap_forward(engine: Engine, wrap: Callable[[Forward], Forward]) -> None:
+    """Compute every step from now on by what `wrap` makes of the forward."""
+    runner: Any = runner_of(engine)  # whose forward is a method
+    runner.forward = wrap(runner.forward)
 
 
 def slow_down(engine: Engine, seconds: float = 0.01) -> None:
     """Every step takes `seconds` longer: what is submitted is still running a moment later."""
-    forward = engine._runner.forward
+    def wrap(forward: Forward) -> Forward:
+        def slow(batch: StepBatch) -> StepOutput:
+            time.sleep(seconds)
+            return forward(batch)
 
-    def slow(batch):
-        time.sleep(seconds)
-        return forward(batch)
+        return slow
 
-    engine._runner.forward = slow
+    wrap_forward(engine, wrap)
 
 
 def break_down(engine: Engine, message: str = "the device is gone") -> None:
     """The next step raises."""
-
-    def broken(batch):
+    def broken(batch: StepBatch) -> StepOutput:
         raise RuntimeError(message)
 
-    engine._runner.forward = broken
+    wrap_forward(engine, lambda forward: broken)
+
+
+def running_of(engine: Engine, tenant: str) -> int:
+    """Of an adapter, the sequences that run at this moment."""
+    return sum(s.tenant == tenant for s in list(engine._scheduler.running))
+
+
+def counted_by_limits(engine: Engine) -> dict[str, int]:
+    """By adapter, the sequences that its limits count: those that have not ended."""
+    return dict(engine._limits._unfinished)
+
+
+def open_choices(handle: RequestHandle) -> int:
+    """Choices whose last event the engine has not delivered."""
+    return handle._open_choices
+
+
+def is_unfinished(handle: RequestHandle) -> bool:
+    """Nothing is there to be read, or more is to come."""
+    return not handle._ready() or handle._open_choices > 0
 
 
 def is_idle(stats: EngineStats) -> bool:

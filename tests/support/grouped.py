@@ -16,6 +16,11 @@ from lora_runtime.modules import BaseModule, ModuleKind
 BEFORE = 2  # modules of the table in front of the group's
 
 
+def copy(to: torch.Tensor, source: torch.Tensor) -> None:
+    """What brings a slot table's rows to the device."""
+    to.copy_(source)
+
+
 def integer(g: torch.Generator, low: int, high: int) -> int:
     return int(torch.randint(low, high, (), generator=g))
 
@@ -42,7 +47,7 @@ class Step:
         for slot, deltas in enumerate(self.slots):
             named = {str(BEFORE + m): d for m, d in deltas.items()}
             self.table.fill(slot, SlotEntries.of(named, torch.Tensor.data_ptr), 0, named)
-        self.table.flush(lambda to, source: to.copy_(source))
+        self.table.flush(copy)
 
     def arrays(self, tile_size: int) -> PlanArrays:
         return plan_tiles(self.segments, tile_size, lambda slot: hidden_per_row(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -27,7 +28,7 @@ TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
 )
 
-_SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": MAX_POSITIONS, "initializer_range": 0.25,
     "bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": EOS,
@@ -35,16 +36,16 @@ _SHAPE = {
 _ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention"]
 
 ARCHITECTURES: dict[str, Callable[[], PretrainedConfig]] = {
-    "llama": lambda: LlamaConfig(**_SHAPE),
-    "qwen2": lambda: Qwen2Config(**_SHAPE),
-    "qwen3": lambda: Qwen3Config(**_SHAPE, head_dim=24),
-    "mistral": lambda: MistralConfig(**_SHAPE, sliding_window=12),
+    "llama": lambda: LlamaConfig(**SHAPE),
+    "qwen2": lambda: Qwen2Config(**SHAPE),
+    "qwen3": lambda: Qwen3Config(**SHAPE, head_dim=24),
+    "mistral": lambda: MistralConfig(**SHAPE, sliding_window=12),
     "gemma2": lambda: Gemma2Config(
-        **_SHAPE, head_dim=16, sliding_window=12, query_pre_attn_scalar=20, attn_logit_softcapping=5.0,
+        **SHAPE, head_dim=16, sliding_window=12, query_pre_attn_scalar=20, attn_logit_softcapping=5.0,
         final_logit_softcapping=10.0, layer_types=_ALTERNATING),
     "gemma3": lambda: Gemma3TextConfig(
-        **_SHAPE, head_dim=16, sliding_window=12, query_pre_attn_scalar=20, layer_types=_ALTERNATING),
-    "phi3": lambda: Phi3Config(**_SHAPE),
+        **SHAPE, head_dim=16, sliding_window=12, query_pre_attn_scalar=20, layer_types=_ALTERNATING),
+    "phi3": lambda: Phi3Config(**SHAPE),
     "gpt2": lambda: GPT2Config(
         vocab_size=VOCAB, n_embd=64, n_layer=3, n_head=4, n_positions=MAX_POSITIONS, initializer_range=0.25,
         bos_token_id=BOS, eos_token_id=EOS),

@@ -119,7 +119,7 @@ def _int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _pack(values: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
     """Eight neighbours along the last dimension in one int32, in this order from the lowest bits."""
     parts = values.reshape(*values.shape[:-1], -1, 8)
-    packed = sum(parts[..., place] << (4 * i) for i, place in enumerate(order))
+    packed = torch.stack([parts[..., place] << (4 * i) for i, place in enumerate(order)]).sum(0)
     return torch.where(packed < 1 << 31, packed, packed - (1 << 32)).to(torch.int32)
 
 

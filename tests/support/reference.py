@@ -13,6 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from lora_runtime import Engine
 from lora_runtime.model.quantised import method_of, prepare
+from lora_runtime.scheduling.batch import StepBatch, StepOutput
+
+from .engines import Forward, wrap_forward
+from .updates import tuned_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class PeftReference:
         """(T, in) and (T, out) of every projection that the adapter changes, in one forward of `prompt`."""
         calls: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         handles = []
-        for path, module in self._model.base_model.model.named_modules():
+        for path, module in tuned_of(self._model).named_modules():
             if hasattr(module, "lora_A") and len(module.lora_A):
                 def keep(_: Any, args: Any, y: torch.Tensor, path: str = path) -> None:
                     calls[path] = args[0][0].clone(), y[0].clone()
@@ -54,6 +58,10 @@ class PeftReference:
         for handle in handles:
             handle.remove()
         return calls
+
+    def add_composition(self, name: str, mix: Sequence[tuple[str, float]]) -> None:
+        """PEFT's own composition of weighted adapters, which it has for plain LoRA alone."""
+        self._model.add_weighted_adapter([n for n, _ in mix], [w for _, w in mix], name, combination_type="cat")
 
     def greedy(self, adapter_id: str, prompt: Sequence[int], count: int) -> Expected:
         if not adapter_id:
@@ -77,15 +85,17 @@ class LogitsRecorder:
 
     def __init__(self, engine: Engine) -> None:
         self._rows: dict[str, list[torch.Tensor]] = {}
-        forward = engine._runner.forward
 
-        def recording(batch):
-            output = forward(batch)
-            for seq, row in zip(batch.sampling, output.logits, strict=True):
-                self._rows.setdefault(seq.handle.request_id, []).append(row[: engine.base.vocab_size].clone())
-            return output
+        def wrap(forward: Forward) -> Forward:
+            def recording(batch: StepBatch) -> StepOutput:
+                output = forward(batch)
+                for seq, row in zip(batch.sampling, output.logits, strict=True):
+                    self._rows.setdefault(seq.handle.request_id, []).append(row[: engine.base.vocab_size].clone())
+                return output
 
-        engine._runner.forward = recording
+            return recording
+
+        wrap_forward(engine, wrap)
 
     def of(self, request_id: str) -> torch.Tensor:
         """(tokens, vocab) on the CPU, without the columns of tokens that adapters may add."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import grpc
 import pytest
@@ -44,6 +44,10 @@ class Harness:
     def stream(self, timeout: float | None = None, **fields: Any) -> Any:
         return self.inference.GenerateStream(inference_pb2.GenerateRequest(**fields), timeout=timeout)
 
+    def declared_states(self) -> dict[str, str]:
+        """By name; asked of the app itself, from any thread."""
+        return {s.name: s.state for s in self.app._declared_status()}
+
     async def idle_stats(self, seconds: float = 20) -> EngineStats:
         """The stats once nothing is held, or at the end of `seconds`."""
         for _ in range(int(seconds * 50)):
@@ -77,12 +81,20 @@ async def running(settings: Settings, load: bool = True) -> AsyncIterator[Harnes
         await app.stop()
 
 
-async def refused(call: Any, code: grpc.StatusCode) -> grpc.aio.AioRpcError:
+class Refusal(Protocol):
+    """An AioRpcError as the server sends them: none is without words."""
+
+    def code(self) -> grpc.StatusCode: ...
+    def details(self) -> str: ...
+    def trailing_metadata(self) -> grpc.aio.Metadata: ...
+
+
+async def refused(call: Any, code: grpc.StatusCode) -> Refusal:
     """Awaits a call that must fail with this code; the error."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     assert caught.value.code() is code, caught.value
-    return caught.value
+    return cast(Refusal, caught.value)
 
 
 async def drain(stream: Any) -> None:
@@ -91,7 +103,7 @@ async def drain(stream: Any) -> None:
         pass
 
 
-def detail(error: grpc.RpcError, kind: type[Message]) -> Any:
+def detail(error: Any, kind: type[Message]) -> Any:
     """The google.rpc detail of this kind; fails if the error has none."""
     status = rpc_status.from_call(error)
     assert status is not None

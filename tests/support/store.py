@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lora_runtime import Engine
-from lora_runtime.adapters.store.reading import Reader
+from lora_runtime.adapters.store.reading import ReadAdapter, Reader
 from lora_runtime.adapters.store.version import AdapterVersion
 
 
@@ -31,7 +32,7 @@ def before_reads(monkeypatch: pytest.MonkeyPatch, call: Callable[[Path], object]
     """Call with each directory that is about to be read, on the thread that reads it."""
     read = Reader._read
 
-    def watched(reader: Reader, source: str, directory: Path, *rest: object) -> object:
+    def watched(reader: Reader, source: str, directory: Path, *rest: Any) -> ReadAdapter:
         call(directory)
         return read(reader, source, directory, *rest)
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import torch
 
+from lora_runtime.backends.streams import Event
+
 POISON = 0xFF
 """Every float of these bytes is NaN."""
 
@@ -34,7 +36,7 @@ class DeferredStream:
         self.enqueue(lambda: setattr(event, "reached", True))
         return event
 
-    def wait_event(self, event: DeferredEvent) -> None:
+    def wait_event(self, event: Event) -> None:
         self.work.append(event.query)
 
     def advance(self) -> bool:

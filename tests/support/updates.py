@@ -35,11 +35,18 @@ def random_adapter(model: nn.Module, seed: int, **lora: Any) -> PeftModel:
     return peft_model.eval()
 
 
+def tuned_of(peft_model: PeftModel) -> nn.Module:
+    """The base's model inside, whose modules PEFT has replaced."""
+    model = peft_model.base_model.model
+    assert isinstance(model, nn.Module)
+    return model
+
+
 def updates_of(peft_model: PeftModel, model: nn.Module, modules: Mapping[str, BaseModule]) -> dict[str, ModuleUpdate]:
     """What the PEFT model changes in `modules` of the base `model`, tensors as they are in it."""
     found = {}
     for name in modules:
-        update = _update(peft_model.base_model.model.get_submodule(name), model.get_submodule(name))
+        update = _update(tuned_of(peft_model).get_submodule(name), model.get_submodule(name))
         if any(getattr(update, part) is not None for part in ("a", "weight", "bias", "token_rows")):
             found[name] = update
     return found
@@ -55,7 +62,8 @@ def _update(ours: Any, base: Any) -> ModuleUpdate:
                             token_rows=tokens.trainable_tokens_delta["default"].detach())
     if not isinstance(ours, LoraLayer):
         return ModuleUpdate(bias=_changed(ours, base, "bias"), weight=_changed(ours, base, "weight"))
-    magnitude = ours.lora_magnitude_vector["default"].weight.detach() if ours.lora_magnitude_vector else None
+    layer: Any = ours  # whose attributes have no types
+    magnitude = layer.lora_magnitude_vector["default"].weight.detach() if layer.lora_magnitude_vector else None
     if isinstance(ours, LoraEmbedding):
         a, b, lora_bias = ours.lora_embedding_A["default"], ours.lora_embedding_B["default"], None
     else:
@@ -92,7 +100,7 @@ def composed(model: nn.Module, modules: Mapping[str, BaseModule], adapters: Sequ
     out = copy.deepcopy(model)
     for name in modules:
         parent, _, child = name.rpartition(".")
-        parts = [(copy.deepcopy(p.base_model.model.get_submodule(name)), weight) for p, weight in adapters]
+        parts = [(copy.deepcopy(tuned_of(p).get_submodule(name)), weight) for p, weight in adapters]
         setattr(out.get_submodule(parent), child, _Composed(model.get_submodule(name), parts))
     return copy.deepcopy(out).double()
 

@@ -14,6 +14,7 @@ from lora_runtime.backends import choose
 from lora_runtime.backends.backend import Backend, UnusableError
 from lora_runtime.backends.torch.backend import TorchBackend
 from lora_runtime.model.files import BaseFiles
+from lora_runtime.model.frozen import FrozenModel
 
 SAMPLING = SamplingParams(max_new_tokens=4, ignore_eos=True)
 SETTINGS = EngineConfig(device="cpu", dtype="float32", kv_cache_bytes=8 << 20)
@@ -55,7 +56,12 @@ def test_the_first_that_can_is_taken(
 def test_a_base_is_read_once_however_many_try_it(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[object] = []
     read_part = BaseFiles.read_part
-    monkeypatch.setattr(BaseFiles, "read_part", lambda *args: (reads.append(args), read_part(*args))[1])
+
+    def noted(files: BaseFiles) -> FrozenModel:
+        reads.append(files)
+        return read_part(files)
+
+    monkeypatch.setattr(BaseFiles, "read_part", noted)
     monkeypatch.setattr(choose, "BACKENDS", (Unusable, Unusable, Fifth))
     assert type(BaseModel.load(tiny_base, device="cpu").backend) is Fifth
     assert len(reads) == 1

@@ -1,4 +1,4 @@
-"""Which kernels run, and that the torch path takes over where the C++ ones cannot."""
+"""Which kernels run, and that the torch backend takes over where the C++ one cannot."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,8 +24,8 @@ from ...support.device import DEVICE, PATHS
 SAMPLING = SamplingParams(max_new_tokens=8, ignore_eos=True)
 
 
-def _tokens(base: BaseModel | Path, adapter: Path | None = None, **config: object) -> tuple[int, ...]:
-    config = {"device": "cpu", "dtype": "float32", "kv_cache_bytes": 8 << 20} | config
+def _tokens(base: BaseModel | Path, adapter: Path | None = None, **config: Any) -> tuple[int, ...]:
+    config = {"device": "cpu", "dtype": "float32", "kv_cache_bytes": 8 << 20, **config}
     with Engine(base, EngineConfig(**config)) as engine:
         if adapter is not None:
             engine.load_adapter(adapter, "a")
@@ -72,7 +73,7 @@ def test_triton_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file" / "cache"))
     with pytest.raises(BaseModelError, match=r"gcc and libc6-dev.*TRITON_CACHE_DIR.*Failed to find C compiler"):
         select(cpu, "triton")
-    compiler = shutil.copy("/bin/true", tmp_path / "cc")
+    compiler = shutil.copy("/bin/true", str(tmp_path / "cc"))
     monkeypatch.setenv("CC", "cc")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     with pytest.raises(BaseModelError, match=r"libc6-dev and of Python; CalledProcessError") as told:

@@ -1,4 +1,4 @@
-"""Every kind of change that PEFT makes to a base, mixed in one batch, equals PEFT's model alone on both paths."""
+"""Every kind of change that PEFT makes to a base, mixed in one batch, equals PEFT's model alone in every backend."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lora_runtime import AdapterError, BaseModel
 from lora_runtime.adapters.peft.update import ModuleUpdate
@@ -71,15 +71,16 @@ COMPOSED = [("dora", 0.7), ("saved linears", -0.4), ("dora on embeddings", 0.5),
 
 @dataclass
 class Case:
-    """A tiny base in transformers, the same on every path, and PEFT's models on it."""
+    """A tiny base in transformers, the same in every backend, and PEFT's models on it."""
 
-    model: nn.Module
+    model: PreTrainedModel
     bases: dict[str, BaseModel]
     peft: dict[str, PeftModel]
     adapters: dict[str, dict[str, Any]]
-    """Path → kind → placed."""
+    """Key of PATHS → kind → placed."""
 
-    def updates(self, kind: str) -> dict[str, ModuleUpdate]:
+    def updates(self, kind: str) -> dict[str, Any]:
+        """ModuleUpdates by module, with the tensors that the kind has."""
         return updates_of(self.peft[kind], self.model, self.bases["cpp"].modules)
 
 
@@ -100,7 +101,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return found
 
 
-def _reference(base_dir: Path) -> nn.Module:
+def _reference(base_dir: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(base_dir, dtype=torch.float32, attn_implementation="eager").eval()
 
 
@@ -166,8 +167,9 @@ def test_added_tokens(case: Case, kernels: str) -> None:
     larger = copy.deepcopy(case.model)
     larger.resize_token_embeddings(VOCAB + ADDED, mean_resizing=False)
     names, saved = next(n for n in NAMES.values() if n.embedding in _leaves(base)), {}
-    for i, kind in enumerate(({"modules_to_save": [names.embedding, "lm_head"], "target_modules": "all-linear"},
-                              {"target_modules": [names.embedding, "lm_head"], "use_dora": True})):
+    kinds: list[dict[str, Any]] = [{"modules_to_save": [names.embedding, "lm_head"], "target_modules": "all-linear"},
+                                   {"target_modules": [names.embedding, "lm_head"], "use_dora": True}]
+    for i, kind in enumerate(kinds):
         saved[i] = random_adapter(larger, 60 + i, **kind, **_conv1d(case.model))
     rows, expected = [Row(_tokens(1))], [_expected(case.model, _tokens(1))]
     for i, peft_model in saved.items():
@@ -185,8 +187,8 @@ def test_added_tokens(case: Case, kernels: str) -> None:
 def _with_whole_embeddings(updates: dict[str, ModuleUpdate], larger: nn.Module) -> dict[str, ModuleUpdate]:
     """LoRA beside the whole weight, as PEFT writes it for a base whose embeddings were resized."""
     return {
-        name: replace(u, weight=larger.get_submodule(name).weight.detach())
-        if u.weight is None and larger.get_submodule(name).weight.shape[0] == VOCAB + ADDED else u
+        name: replace(u, weight=larger.get_parameter(f"{name}.weight").detach())
+        if u.weight is None and larger.get_parameter(f"{name}.weight").shape[0] == VOCAB + ADDED else u
         for name, u in updates.items()
     }
 
@@ -211,7 +213,7 @@ def test_a_row_does_not_depend_on_its_neighbours(case: Case, dtype: str, weights
 
 
 def test_a_saved_weight_that_is_the_bases_costs_nothing(case: Case, tmp_path: Path) -> None:
-    weights = {n: case.model.get_submodule(n).weight.detach() for n, m in case.bases["cpp"].modules.items()
+    weights = {n: case.model.get_parameter(f"{n}.weight").detach() for n, m in case.bases["cpp"].modules.items()
                if m.kind is not ModuleKind.NORM}
     int8 = _loaded(case, tmp_path, dtype="bfloat16", weights="int8")  # which has not kept the weight that is compared
     for base in (*case.bases.values(), int8):
@@ -284,7 +286,7 @@ def _leaves(base: BaseModel) -> set[str]:
     return {name.rpartition(".")[2] for name in base.modules}
 
 
-def _conv1d(model: nn.Module) -> dict[str, bool]:
+def _conv1d(model: PreTrainedModel) -> dict[str, Any]:
     return {"fan_in_fan_out": True} if model.config.model_type == "gpt2" else {}
 
 

@@ -98,7 +98,12 @@ def test_staging_runs_on_a_stream_of_its_own(base: BaseModel, monkeypatch: pytes
 
     streams = Streams()
     monkeypatch.setattr(base.backend, "_streams", streams)
-    monkeypatch.setattr(BaseTensors, "updated_norms", lambda *args: (inside.append(streams.entered), norms(*args))[1])
+
+    def noted(*args: Any) -> torch.Tensor:
+        inside.append(streams.entered)
+        return norms(*args)
+
+    monkeypatch.setattr(BaseTensors, "updated_norms", noted)
     a, b = lora(WIDTH, INNER)
     base.stage_adapter({DOWN: ModuleUpdate(a, b, magnitude=torch.ones(WIDTH))})
     assert inside == [True]

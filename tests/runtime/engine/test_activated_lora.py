@@ -66,7 +66,7 @@ def test_the_prefix_is_shared_with_the_base_and_other_adapters(tiny_base: Path, 
     with Engine(tiny_base, config) as engine:
         for name, path in adapters.items():
             engine.load_adapter(path, name)
-        fresh = {}
+        fresh: dict[str, tuple[int, ...]] = {}
         for name, prompts in PROMPTS.items():
             # Two whole blocks of 16 lie before the invocation.
             assert run(engine, "", (*PREFIX, 1))[0] == (0 if not fresh else 32)

@@ -38,8 +38,7 @@ def test_compositions_equal_pefts_concatenation(
 ) -> None:
     reference = PeftReference(tiny_base, tiny_adapters)
     for name, mix in MIXES.items():
-        reference._model.add_weighted_adapter(
-            [a.adapter_id for a in mix], [a.weight for a in mix], name.replace(".", "_"), combination_type="cat")
+        reference.add_composition(name.replace(".", "_"), [(a.adapter_id, a.weight) for a in mix])
     base = BaseModel.load(tiny_base, dtype="float32", **PATHS[kernels])
     config = EngineConfig(dtype="float32", kv_cache_bytes=8 << 20, max_running=16, max_batch_tokens=24, max_adapters=8)
     with Engine(base, config) as engine:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -26,6 +27,7 @@ from lora_runtime import (
     RequestTimeoutError,
     SamplingParams,
     StepStats,
+    TokenEvent,
     UnknownAdapterError,
 )
 
@@ -248,7 +250,7 @@ def test_dtypes(tiny_base: Path, tiny_adapters: dict[str, Path], dtype: str) -> 
 def test_a_stream_that_nobody_reads_is_cancelled(engine: Engine) -> None:
     slow_down(engine)
     request = Request(prompt="hi", sampling=SamplingParams(max_new_tokens=200, ignore_eos=True))
-    engine.stream(request).close()
+    cast(Generator[TokenEvent], engine.stream(request)).close()
     engine.stream(request)  # dropped
     assert is_idle(wait_until_idle(engine))
     assert engine.stats().steps < 100

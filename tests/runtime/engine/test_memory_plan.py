@@ -85,7 +85,7 @@ def test_what_the_settings_ask_for_is_given() -> None:
     ({"kv_cache_bytes": 52 * GIB}, {}), ({"adapter_device_bytes": 53 * GIB}, {}), ({}, {"used": 69 * GIB}),
     ({}, {"steps": 60 * GIB}), ({"max_adapters": 0}, {"used": 68 * GIB}),
 ])
-def test_what_does_not_fit_is_refused_with_the_numbers(settings: dict[str, int], sizes: dict[str, int]) -> None:
+def test_what_does_not_fit_is_refused_with_the_numbers(settings: dict[str, Any], sizes: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"total 81920.0 MiB.*device_memory_fraction 0.9 leaves -?\d+ bytes"):
         share(EngineConfig(**settings), **sizes)
 
@@ -131,7 +131,7 @@ def test_the_largest_step_is_measured_with_its_sampling() -> None:
 
     measured, runner = base(), Recorder(0)
     measured.sample_rows = sample_rows
-    plan_memory(measured, EngineConfig(max_running=4, max_batch_tokens=40), lambda blocks: runner,  # type: ignore
+    plan_memory(measured, EngineConfig(max_running=4, max_batch_tokens=40), lambda blocks: runner,
                 Probe(GIB, 0, [GIB // 8, 10]))
     (rows,) = drawn
     # The logits of the step were NaN: all rows take part even so.
@@ -186,7 +186,7 @@ def test_on_a_cpu_the_settings_are_the_plan(make_engine: Callable[..., Engine]) 
     assert info.kv_blocks == (1 << 20) // kv_block_bytes(engine.base, engine.config)
     with pytest.raises(ValueError, match="one block"):
         make_engine(device="cpu", kv_cache_bytes=100)
-    plan = plan_memory(base(), EngineConfig(max_adapters=0, adapter_device_bytes=5), Recorder)  # type: ignore[arg-type]
+    plan = plan_memory(base(), EngineConfig(max_adapters=0, adapter_device_bytes=5), Recorder)
     assert plan == MemoryPlan(kv_cache=GIB)
 
 

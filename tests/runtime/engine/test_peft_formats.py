@@ -93,8 +93,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             if key == "lora":
                 expected["", prompt] = reference.greedy("", prompt, TOKENS)
     plain = PeftReference(base, {key.replace(" ", "_"): adapters[key] for key, _ in MIX})
-    plain._model.add_weighted_adapter(
-        [key.replace(" ", "_") for key, _ in MIX], [w for _, w in MIX], "mix", combination_type="cat")
+    plain.add_composition("mix", [(key.replace(" ", "_"), weight) for key, weight in MIX])
     for prompt in prompts:
         expected["mix", prompt] = plain.greedy("mix", prompt, TOKENS)
     return Case(bases, adapters, prompts, expected)

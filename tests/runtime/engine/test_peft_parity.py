@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ ADAPTERS: dict[str, Callable[[Names], dict]] = {
         "exclude_modules": rf".*\.2\..*{n.mlp}"},
 }
 
-MODES = {
+MODES: dict[str, dict[str, Any]] = {
     "plain": {"prefix_caching": False, "max_batch_tokens": 4096},
     "chunked": {"prefix_caching": False, "max_batch_tokens": 24},
     "prefix": {"prefix_caching": True, "max_batch_tokens": 4096},
@@ -75,7 +76,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     root = tmp_path_factory.mktemp(name)
     base_dir = save_base(root / "base", name)
     names = NAMES.get(name, LLAMA_LIKE)
-    conv1d = {"fan_in_fan_out": True} if name == "gpt2" else {}
+    conv1d: dict[str, Any] = {"fan_in_fan_out": True} if name == "gpt2" else {}
     adapters = {
         key: save_adapter(base_dir, root / key, seed=i, **make(names), **conv1d)
         for i, (key, make) in enumerate(ADAPTERS.items())

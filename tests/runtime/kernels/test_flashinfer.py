@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lora_runtime import BaseModelError
-from lora_runtime.kernels import select
+from lora_runtime.kernels import PlannedKernels, select
 from lora_runtime.kernels.attention import AttentionPlan, paged_attention_reference
 from lora_runtime.kernels.flashinfer import FlashInferAttention
 
@@ -47,8 +47,9 @@ class _Wrapper:
         tables = torch.zeros(len(counts), int(counts.max()), dtype=torch.int32)
         for i, pages in enumerate(paged_kv_indices.split(counts.tolist())):
             tables[i, : len(pages)] = pages
-        self._heads, self._page_size, self._scale = (num_qo_heads, num_kv_heads, head_dim_qk), page_size, sm_scale
-        self._how = {"window": None if window_left < 0 else window_left + 1, "softcap": logits_soft_cap}
+        self._heads, self._page_size = (num_qo_heads, num_kv_heads, head_dim_qk), page_size
+        self._how: dict[str, Any] = {
+            "scaling": sm_scale, "window": None if window_left < 0 else window_left + 1, "softcap": logits_soft_cap}
         lengths = ((counts - 1) * page_size + paged_kv_last_page_len).int()
         self._plan = AttentionPlan(torch.empty(0), qo_indptr, lengths, tables, page_size)
         self.plans += 1
@@ -59,7 +60,7 @@ class _Wrapper:
         assert k.shape[1:] == v.shape[1:] == (self._page_size, *self._heads[1:])
         assert q.shape[1:] == (self._heads[0], self._heads[2])
         return paged_attention_reference(
-            q, k.flatten(0, 1), v.flatten(0, 1), self._plan, scaling=self._scale, **self._how)
+            q, k.flatten(0, 1), v.flatten(0, 1), self._plan, **self._how)
 
 
 @pytest.fixture
@@ -130,6 +131,7 @@ def test_the_choice(package: type[_Wrapper], monkeypatch: pytest.MonkeyPatch) ->
         kernels = select(CPU, "triton", route)
         assert kernels.names == {"lora": "triton", "paged_attention": "triton"}
         assert kernels.captures
+        assert isinstance(kernels, PlannedKernels)
         assert kernels.update_group is not None
     kernels = select(CPU, "triton", "flashinfer")
     assert kernels.names == {"lora": "triton", "paged_attention": "flashinfer"}

@@ -78,7 +78,10 @@ def test_buffers_hold_what_fits_and_say_what_does_not() -> None:
         ([(0, 1, slot, 1.0) for slot in range(5)], DECODE_TILE, 1),
         ([(0, 2, 0, 1.0)], DECODE_TILE, 51), ([(0, 1, 0, 1.0)], PREFILL_TILE, 1),
     ]:
-        arrays = plan_tiles([SlotSegment(*s) for s in segments], tile_size, lambda slot, hidden=hidden: hidden)
+        def hidden_of(slot: int, hidden: int = hidden) -> int:
+            return hidden
+
+        arrays = plan_tiles([SlotSegment(*s) for s in segments], tile_size, hidden_of)
         assert not buffers.fits(arrays)
         with pytest.raises(ValueError, match="do not fit"):
             buffers.fill(arrays)

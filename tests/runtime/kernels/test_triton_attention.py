@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def _poisoned() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-def _check(case: PagedCase, **how: float | int | None) -> None:
+def _check(case: PagedCase, **how: Any) -> None:
     actual = paged_attention(case.q, case.k_cache, case.v_cache, case.plan, scaling=0.3, **how)
     assert actual.dtype == case.q.dtype
     reference = paged_attention_reference(case.q, case.k_cache, case.v_cache, case.plan, scaling=0.3, **how)
@@ -180,6 +181,6 @@ def test_keys_and_values_are_written_where_they_belong(kv_heads: int, d: int, dv
     slots = torch.randperm(total, generator=g)[:rows].int().to(DEVICE)
     caches = [torch.full((total, kv_heads, n), -7.0, dtype=dtype, device=DEVICE) for n in (d, dv)]
     expected = [c.clone() for c in caches]
-    write_kv(keys, values, *caches, slots)
-    write_kv_reference(keys, values, *expected, slots)
+    write_kv(keys, values, caches[0], caches[1], slots)
+    write_kv_reference(keys, values, expected[0], expected[1], slots)
     assert all(map(torch.equal, caches, expected))

@@ -17,7 +17,7 @@ from lora_runtime.kernels.updates import ModuleDelta, UpdateSegment, update_line
 from lora_runtime.modules import ModuleKind
 
 from ...support.device import DEVICE, ON_GPU, TOLERANCE
-from ...support.grouped import Step, random_delta, random_step
+from ...support.grouped import Step, copy, random_delta, random_step
 from ...support.slow import slow_but
 
 KERNELS: dict[str, Callable[..., None]] = {"torch": update_group_reference, "triton": update_group}
@@ -170,7 +170,7 @@ def test_a_cleared_slot_changes_nothing() -> None:
         for delta in deltas.values():
             delta.map(lambda t: t.fill_(torch.nan))
         step.table.clear(slot)
-    step.table.flush(lambda to, source: to.copy_(source))
+    step.table.flush(copy)
     update_group(step.y, step.x, step.group, plan, step.table)
     assert torch.equal(step.y, before)
 

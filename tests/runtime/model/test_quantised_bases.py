@@ -44,7 +44,7 @@ from ...support.reference import LogitsRecorder, PeftReference, relative_error
 
 TOKENS = 6
 PROMPT = "a prompt of more than one block, FF"
-SHAPE = {"hidden_size": 96, "intermediate_size": 160, "num_key_value_heads": 4}
+SHAPE: dict[str, Any] = {"hidden_size": 96, "intermediate_size": 160, "num_key_value_heads": 4}
 MIX = (("lora", 0.7), ("rslora", -0.4))
 FORMATS: dict[str, dict[str, Any]] = {
     "lora": {"r": 5, "target_modules": ["q_proj", "up_proj"]},
@@ -144,7 +144,7 @@ def test_a_mixed_batch_equals_peft_alone(method: str, make: Callable[[str], Path
         expected[name] = reference.greedy(name, prompt, count)
     expected[""] = reference.greedy("", prompt, count)
     both = PeftReference(base, {name: adapters[name] for name, _ in MIX})
-    both._model.add_weighted_adapter([n for n, _ in MIX], [w for _, w in MIX], "mix", combination_type="cat")
+    both.add_composition("mix", MIX)
     expected["mix"] = both.greedy("mix", prompt, count)
 
     mix = tuple(WeightedAdapter(name, weight) for name, weight in MIX)
@@ -171,7 +171,8 @@ def test_projections_equal_pefts_on_the_same_rows(
 ) -> None:
     """Rows of several adapters in one product, each as PEFT's module has it for that adapter alone."""
     base = BaseModel.load(make(method), dtype="float32")
-    staged, calls = {}, {}
+    staged: dict[str, Any] = {}
+    calls = {}
     for name in ("lora", "rslora", *(["dora"] if METHODS[method].peft_dora else [])):
         checked = read_adapter(adapters[name], base, max_bytes=1 << 30, max_added_tokens=0)
         staged[name] = base.stage_adapter(checked.updates)
@@ -229,7 +230,7 @@ def test_the_kernel_for_avx512(method: str, tmp_path: Path) -> None:
 def test_the_device_path_leaves_quantised_projections_alone(
     method: str, make: Callable[[str], Path], adapters: dict[str, Path]
 ) -> None:
-    """They are not stacked into one weight for q, k and v; their rows are the torch path's."""
+    """They are not stacked into one weight for q, k and v; their rows are the torch backend's."""
     outputs = []
     for base in (load_base(make(method), "reference"), BaseModel.load(make(method), dtype="float32")):
         with Engine(base, EngineConfig(kv_cache_bytes=16 << 20)) as engine:

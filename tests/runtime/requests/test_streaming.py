@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lora_runtime import Engine, FinishReason, Request, SamplingParams
-from lora_runtime.scheduling.batch import StepOutput
+from lora_runtime.scheduling.batch import StepBatch, StepOutput
 
+from ...support.engines import Forward, wrap_forward
 from ...support.models import SCRIPTS, make_tokenizer
 
 
@@ -16,10 +17,13 @@ class Parrot:
 
     def __init__(self, engine: Engine, text: str) -> None:
         self._ids = make_tokenizer()(text)["input_ids"]
-        self._forward = engine._runner.forward
-        engine._runner.forward = self
+        wrap_forward(engine, self._around)
 
-    def __call__(self, batch):
+    def _around(self, forward: Forward) -> Forward:
+        self._forward = forward
+        return self
+
+    def __call__(self, batch: StepBatch) -> StepOutput:
         logits = torch.full_like(self._forward(batch).logits, -10.0)
         for row, seq in zip(logits, batch.sampling, strict=True):
             row[self._ids[seq.num_generated % len(self._ids)]] = 10.0

@@ -197,7 +197,7 @@ def test_a_nan_row_fails_alone() -> None:
 
 
 def sample_on_device(rows: list[SampleRow]) -> list[int]:
-    """As the device path does."""
+    """As a base does that is not on the CPU."""
     return sample_rows_batched([replace(row, logits=row.logits.to(DEVICE)) for row in rows])
 
 

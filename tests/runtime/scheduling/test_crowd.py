@@ -9,12 +9,7 @@ from lora_runtime.scheduling.block_allocator import BlockAllocator
 from lora_runtime.scheduling.fairness import FairQueue
 from lora_runtime.scheduling.scheduler import Scheduler
 
-
-class NoSlots:
-    """No sequence here has an adapter in a slot."""
-
-    def want(self, groups: list) -> set:
-        return set()
+from ...support.scheduling import NoSlots
 
 
 def sequence(tenant: str, prompt: int, priority: int = 0) -> Sequence:

@@ -12,7 +12,7 @@ from lora_runtime.requests.sequence import Sequence
 from lora_runtime.scheduling.fairness import FairQueue
 from lora_runtime.scheduling.limits import Limits, TokenBucket
 
-from ...support.engines import slow_down, wait_until_idle
+from ...support.engines import counted_by_limits, is_unfinished, running_of, slow_down, wait_until_idle
 
 SHORT = SamplingParams(max_new_tokens=4, ignore_eos=True)
 
@@ -104,7 +104,7 @@ def test_a_light_adapter_overtakes_a_flood(engine: Engine) -> None:
     base = engine.submit(Request(prompt="hi", sampling=SHORT))
     for handle in (light, base):
         handle.result()
-    unfinished = sum(not h._ready() or h._open_choices > 0 for h in flood)
+    unfinished = sum(is_unfinished(h) for h in flood)
     assert unfinished > 60
     for handle in flood:
         handle.result()
@@ -151,7 +151,7 @@ def test_an_adapters_own_limits(make_engine: Callable[..., Engine], tiny_adapter
     handles.append(engine.submit(Request(prompt="hi", adapter_id="a1", sampling=SHORT)))
     most = 0
     for event in handles[0]:
-        most = max(most, sum(s.tenant == "a0" for s in list(engine._scheduler.running)))
+        most = max(most, running_of(engine, "a0"))
         assert event.index == 0
     for handle in handles[1:]:
         handle.result()
@@ -162,4 +162,4 @@ def test_an_adapters_own_limits(make_engine: Callable[..., Engine], tiny_adapter
         engine.generate(Request(prompt="hi there", sampling=SHORT))
     engine.generate(Request(prompt="hi", adapter_id="a0", sampling=SHORT))  # has a policy of its own
     assert wait_until_idle(engine).leases == 0
-    assert not engine._limits._unfinished
+    assert not counted_by_limits(engine)

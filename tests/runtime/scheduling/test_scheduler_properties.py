@@ -13,6 +13,8 @@ from lora_runtime.scheduling.batch import ScheduledRow
 from lora_runtime.scheduling.block_allocator import BlockAllocator
 from lora_runtime.scheduling.scheduler import Scheduler
 
+from ...support.scheduling import NoSlots
+
 BLOCK, BLOCKS = 4, 12
 
 
@@ -35,13 +37,6 @@ class Device:
 
     def _expected(self, seq: Sequence, position: int) -> tuple[str, tuple[int, ...]]:
         return seq.kv_version, tuple(seq.tokens[: position + 1])
-
-
-class NoSlots:
-    """No sequence here has an adapter in a slot."""
-
-    def want(self, groups: list) -> set:
-        return set()
 
 
 def make_sequence(prompt: list[int], version: str, count: int) -> Sequence:

@@ -98,7 +98,7 @@ def test_accumulated_steps_are_those_of_one_large_batch(tiny_base: Path, tmp_pat
 
 def test_only_the_adapter_trains_and_the_base_keeps_its_bits(tiny_base: Path, tmp_path: Path) -> None:
     before = {p.name: p.read_bytes() for p in tiny_base.iterdir()}
-    seen = {}
+    seen: dict[str, Any] = {}
 
     def on_model(model: Any) -> None:
         seen["trained"] = {n: p.dtype for n, p in model.named_parameters() if p.requires_grad}

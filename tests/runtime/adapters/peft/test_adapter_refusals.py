@@ -173,13 +173,17 @@ def test_ties_that_do_not_hold(tmp_path: Path) -> None:
     """What PEFT would read as one tensor must be equal where the file has it twice."""
     path = save_base(tmp_path / "gemma2", "gemma2")
     tied = describe_base(path)
-    for i, (lora, key) in enumerate((
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True}, f"{HEAD}.lora_A.weight"),
         ({"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, f"{HEAD}.weight"),
         ({"target_modules": ["q_proj", "embed_tokens", "lm_head"]}, f"{HEAD}.base_layer.weight"),
-    )):
+    )
+    for i, (lora, key) in enumerate(cases):
+        def raised(t: dict[str, torch.Tensor], key: str = key) -> dict[str, torch.Tensor]:
+            return t | {key: t[key] + 1}
+
         directory = save_adapter(path, tmp_path / f"adapter{i}", **lora)
-        edit_tensors(directory, lambda t, key=key: t | {key: t[key] + 1})
+        edit_tensors(directory, raised)
         assert_refused(tied, directory, "differ")
 
 
@@ -277,8 +281,8 @@ def test_links_out_of_the_roots(base: DescribedBase, good: Path, tmp_path: Path,
     root, outside = tmp_path / "root", tmp_path / "outside"
     root.mkdir()
     outside.mkdir()
-    adapter = shutil.move(good, root / "adapter")
-    blob = shutil.move(adapter / name, root / "blob")
+    adapter = Path(shutil.move(good, root / "adapter"))
+    blob = Path(shutil.move(adapter / name, root / "blob"))
     (adapter / name).symlink_to("../blob")
     assert read_adapter(adapter, base, max_bytes=1 << 30, max_added_tokens=0, roots=[root]).version
     shutil.move(blob, outside / "blob")

@@ -22,6 +22,7 @@ from lora_runtime.modules import ModuleKind
 from ....support.adapters import save_adapter
 from ....support.models import VOCAB, save_base
 from ....support.update_reference import apply_update
+from ....support.updates import tuned_of
 
 README = Path(__file__).parents[4] / "README.md"
 
@@ -49,7 +50,7 @@ def assert_as_peft(base: Path, directory: Path) -> CheckedAdapter:
     other = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     if checked.vocab_size:
         other.resize_token_embeddings(checked.vocab_size)
-    tuned = PeftModel.from_pretrained(other, directory).double().eval().base_model.model
+    tuned = tuned_of(PeftModel.from_pretrained(other, directory).double().eval())
     generator = torch.Generator().manual_seed(1)
     for name, module in described.modules.items():
         x: Any = torch.randn(5, module.in_features, dtype=torch.float64, generator=generator)

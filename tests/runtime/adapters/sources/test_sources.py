@@ -146,9 +146,10 @@ def test_size_limits(
 def test_a_store_that_keeps_changing(
     memory: fsspec.AbstractFileSystem, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    download, done = remote._Store.download, []
+    download = remote._Store.download
+    done: list[str] = []
 
-    def changing(self, name, target, limits):
+    def changing(self: remote._Store, name: str, target: Path, limits: Any) -> int:
         size = download(self, name, target, limits)
         done.append(name)
         if len(done) <= changes:
@@ -168,7 +169,7 @@ def test_a_store_that_keeps_changing(
 def test_a_download_that_ends_early(
     memory: fsspec.AbstractFileSystem, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def short(path, target, callback):
+    def short(path: str, target: str, callback: object) -> None:
         Path(target).write_bytes(FILES[Path(path).name][:-1])
 
     monkeypatch.setattr(type(memory), "get_file", staticmethod(short))
@@ -194,7 +195,7 @@ def test_refused_urls(source: str, text: str, cache: Path) -> None:
 
 
 def test_a_missing_package_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*args, **options):
+    def missing(*args: object, **options: object) -> None:
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr("fsspec.core.url_to_fs", missing)

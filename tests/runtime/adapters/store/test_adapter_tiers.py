@@ -33,7 +33,7 @@ from lora_runtime.adapters.sources.disk_cache import sweep
 from lora_runtime.adapters.store import reading
 
 from ....support.device import ON_GPU
-from ....support.engines import slow_down, wait_until_idle
+from ....support.engines import counted_by_limits, open_choices, slow_down, wait_until_idle
 from ....support.processes import wait_until
 from ....support.store import before_reads, current_version, known_versions
 
@@ -453,7 +453,7 @@ def test_a_large_adapter_gets_its_room(make_engine: Callable[..., Engine], tiny_
     large = engine.submit(ask("a7"))
     small += [engine.submit(ask(f"a{i % 3}", LONG)) for i in range(24)]
     large.result()
-    assert sum(h._open_choices for h in small) > 6
+    assert sum(open_choices(h) for h in small) > 6
     for handle in small:
         handle.result()
 
@@ -474,4 +474,4 @@ def test_a_deadline_holds_while_an_adapter_is_read_first(
     gate.open.set()
     waiting.result(10)
     assert engine.generate(ask("a0")).adapter_id == "a0"
-    assert not engine._limits._unfinished
+    assert not counted_by_limits(engine)

@@ -18,6 +18,7 @@ from lora_runtime.backends.triton.placement import FlatAdapter, Placer
 from lora_runtime.kernels.updates import ModuleDelta
 from lora_runtime.modules import BaseModule, ModuleKind
 
+from ....support.device_path import free_slots
 from ....support.streams import DeferredCopies
 
 SIZE = 512  # of an adapter of one module of rank 1: A and B
@@ -141,7 +142,7 @@ def test_without_memory_a_version_stays_in_host_memory_and_others_make_room(
     c.running = 0
     assert tiers.place(d)
     device.step()
-    assert len(device.placer._free) == 8 - 2
+    assert len(free_slots(device.placer)) == 8 - 2
     device.copies.free = 1 << 20  # another process is gone
     assert len(tiers.victims(b) or ()) == 1
     clock.now += SHORTAGE_S

@@ -132,7 +132,7 @@ def test_a_module_of_other_widths_than_the_plan_s() -> None:
     ({"compile": "elementwise"}, "compile elementwise does not go with tensor_parallel"),
     ({"device": "cuda:1"}, "cuda:1 cannot be chosen"),
 ], ids=str)
-def test_settings_that_do_not_go_together(tiny_base: Path, settings: dict[str, str], says: str) -> None:
+def test_settings_that_do_not_go_together(tiny_base: Path, settings: dict[str, Any], says: str) -> None:
     with pytest.raises(BaseModelError, match=says):
         BaseModel.load(tiny_base, tensor_parallel=2, **{"device": "cpu"} | settings)
 

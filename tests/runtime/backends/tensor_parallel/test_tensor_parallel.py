@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def uneven(monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = models._SHAPE | {"vocab_size": VOCAB + 1, "intermediate_size": 97}
+    shape = models.SHAPE | {"vocab_size": VOCAB + 1, "intermediate_size": 97}
     monkeypatch.setitem(models.ARCHITECTURES, "uneven llama", lambda: LlamaConfig(
         **shape, attention_bias=True, mlp_bias=True))
 
@@ -80,7 +81,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
         for i, (key, lora) in enumerate(made.items())})
 
 
-def config(**changes: object) -> EngineConfig:
+def config(**changes: Any) -> EngineConfig:
     return EngineConfig(**{"device": "cpu", "dtype": "float32", "kernels": "torch", "kv_cache_bytes": 16 << 20,
                            "max_running": 48, "max_batch_tokens": 48, "prefix_caching": False, "max_added_tokens": 4,
                            **changes})
@@ -102,8 +103,9 @@ def answers(engine: Engine, adapters: dict[str, Path]) -> dict[tuple[str, int], 
 
 
 def group_of(engine: Engine) -> WorkerGroup:
-    assert engine.base.backend.group is not None
-    return engine.base.backend.group
+    backend: Any = engine.base.backend  # the one of several processes
+    assert backend.group is not None
+    return backend.group
 
 
 def test_every_format_in_one_batch_is_as_in_one_process(case: Case) -> None:
@@ -123,8 +125,8 @@ def test_every_format_in_one_batch_is_as_in_one_process(case: Case) -> None:
         assert {key: engine.get_adapter(key).version for key in case.adapters} == versions
         assert engine.stats().adapter_bytes < bytes_whole
         assert ranks.held() == [(len(versions), len(versions), 1)]
-        for key in case.adapters:
-            engine.unload_adapter(key, timeout_s=10)
+        for name in case.adapters:
+            engine.unload_adapter(name, timeout_s=10)
         wait_until(lambda: ranks.held() == [(0, 0, 1)])
         followers = ranks.processes
         assert all(map(is_alive, followers))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -52,8 +53,8 @@ class FakeCuda:
             yield
             self.stream = before
 
-        def noted(name: str, function):
-            def call(*args, **kwargs):
+        def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
                 self.log.append((name, self.stream))
                 return function(*args, **kwargs)
             return call
@@ -93,7 +94,12 @@ def test_copies_run_on_the_side_stream_and_table_rows_on_the_steps(cuda: FakeCud
 def test_each_thread_that_stages_has_a_stream_of_its_own(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     entered: list[object] = []
     note = torch.cuda.stream
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: (entered.append(stream), note(stream))[1])
+
+    def enter(stream: Any) -> Any:
+        entered.append(stream)
+        return note(stream)
+
+    monkeypatch.setattr(torch.cuda, "stream", enter)
     streams = CudaWorkStreams(DEVICE)
 
     def twice() -> None:

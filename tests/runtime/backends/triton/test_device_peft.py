@@ -1,4 +1,4 @@
-"""The whole device path, on a CPU interpreted: one mixed batch, each request as PEFT gives it alone."""
+"""The whole Triton backend, on a CPU interpreted: one mixed batch, each request as PEFT gives it alone."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pytest
 from lora_runtime import Engine, EngineConfig, Request, SamplingParams, WeightedAdapter
 
 from ....support.adapters import save_adapter
+from ....support.backends import fused_of
 from ....support.device import DEVICE
 from ....support.device_path import record_launches
+from ....support.engines import runner_of
 from ....support.models import save_base
 from ....support.reference import Expected, LogitsRecorder, PeftReference, relative_error
 from ....support.slow import slow_but
@@ -55,7 +57,7 @@ def test_a_mixed_batch_equals_peft_alone(architecture: str, tmp_path: Path) -> N
     config = EngineConfig(device=DEVICE, dtype="float32", kernels="triton", kv_cache_bytes=1 << 20, max_running=8,
                           max_batch_tokens=160, max_adapters=slots)
     with Engine(base_dir, config) as engine:
-        launched = record_launches(engine._runner)
+        launched = record_launches(runner_of(engine))
         recorder = LogitsRecorder(engine)
         for key, path in adapters.items():
             engine.load_adapter(path, key)
@@ -68,7 +70,7 @@ def test_a_mixed_batch_equals_peft_alone(architecture: str, tmp_path: Path) -> N
         assert engine.stats().adapters <= slots
         for key in adapters:
             engine.unload_adapter(key, timeout_s=10)
-        placer = engine.base.backend.fused.placer
+        placer = fused_of(engine.base).placer
         assert placer is not None
         placer.flush()
         assert not placer.table.addresses.any()
@@ -84,8 +86,7 @@ def _expected(base_dir: Path, adapters: Mapping[str, Path], prompts: Mapping[str
     found[""] = plain.greedy("", prompts[""], TOKENS)
     if "mix" not in prompts:
         return found
-    plain._model.add_weighted_adapter(
-        [key.replace(" ", "_") for key, _ in MIX], [w for _, w in MIX], "mix", combination_type="cat")
+    plain.add_composition("mix", [(key.replace(" ", "_"), weight) for key, weight in MIX])
     found["mix"] = plain.greedy("mix", prompts["mix"], TOKENS)
     return found
 

@@ -1,4 +1,4 @@
-"""The device runner: steps in fixed buffers beside steps on tensors of their own, and adapters that come and go."""
+"""TritonRunner: steps in fixed buffers beside steps on tensors of their own, and adapters that come and go."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from lora_runtime import BaseModel
 from lora_runtime.adapters.peft.update import ModuleUpdate
-from lora_runtime.backends.triton import runner as device_runner
+from lora_runtime.backends.triton import runner as triton_runner
 from lora_runtime.backends.triton.decode_steps import DirectSteps, StepKey, step_sizes
 from lora_runtime.backends.triton.placement import SlotAdapter
 from lora_runtime.backends.triton.runner import TritonRunner
@@ -21,6 +21,7 @@ from lora_runtime.kernels.attention import AttentionPlan, paged_attention_refere
 from lora_runtime.kernels.host_to_device import upload_packed
 from lora_runtime.scheduling.batch import AdapterSegment, StepBatch
 
+from ....support.backends import fused_of
 from ....support.capture_guard import CaptureError, CaptureGuard
 from ....support.device import ON_GPU
 from ....support.device_path import REFERENCES, device_of, load_base, record_launches
@@ -50,7 +51,7 @@ def tokens(seed: int, count: int = 9) -> list[int]:
 
 @dataclass
 class Paths:
-    """One base on the torch path and on the device path; adapters are on both."""
+    """One base in the torch backend and in the Triton backend; adapters are in both."""
 
     torch: BaseModel
     device: BaseModel
@@ -62,7 +63,7 @@ class Paths:
         return found
 
     def adapter(self, updates: dict[str, ModuleUpdate]) -> tuple[Any, Any]:
-        """On the torch path, on the device path."""
+        """In the torch backend, in the Triton backend."""
         made = make_adapter(self.torch, updates), make_adapter(self.device, updates)
         self.placed.append(made[1])
         return made
@@ -73,7 +74,7 @@ class Paths:
 
     def check(self, runner: TritonRunner, adapters: Sequence[Sequence[tuple[tuple[Any, Any], float]]],
               count: int = 9) -> None:
-        """A sequence for each, under its weighted adapters, on both paths."""
+        """A sequence for each, under its weighted adapters, in both backends."""
         ours, theirs = ([Row(tokens(i, count), [(a[path], w) for a, w in row]) for i, row in enumerate(adapters)]
                         for path in (1, 0))
         expected = run(self.torch.make_runner(16, 16), theirs)
@@ -121,14 +122,14 @@ def test_fixed_buffers_equal_the_torch_path(paths: Paths, count: int) -> None:
 
 
 def test_what_does_not_fit_runs_on_tensors_of_its_own(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_runner, "_BUFFER_RANK", 4)
+    monkeypatch.setattr(triton_runner, "_BUFFER_RANK", 4)
     a, large = paths.adapter(lora(1)), paths.adapter(lora(2, 40))
-    norm = paths.adapter(lora(3, **{"model.norm": ModuleUpdate(weight=torch.full((WIDTH,), 0.7))}))
-    tokens_of_vocab = paths.adapter(lora(4, **{"lm_head": ModuleUpdate(
-        token_ids=(3, 70), token_rows=torch.ones(2, WIDTH))}))
+    norm = paths.adapter(lora(3) | {"model.norm": ModuleUpdate(weight=torch.full((WIDTH,), 0.7))})
+    tokens_of_vocab = paths.adapter(lora(4) | {"lm_head": ModuleUpdate(
+        token_ids=(3, 70), token_rows=torch.ones(2, WIDTH))})
     wider = torch.randn(VOCAB + 2, WIDTH, generator=torch.Generator().manual_seed(5))
-    added = paths.adapter(lora(5, **{
-        "lm_head": ModuleUpdate(weight=wider), "model.embed_tokens": ModuleUpdate(weight=wider)}))
+    added = paths.adapter(lora(5) | {
+        "lm_head": ModuleUpdate(weight=wider), "model.embed_tokens": ModuleUpdate(weight=wider)})
     runner = paths.runner(max_running=4)
     launched = record_launches(runner)
     paths.check(runner, [[(added, 1.0)], [(a, 1.0)], [], [(added, 0.3), (a, 0.5)]])
@@ -167,7 +168,7 @@ def test_attention_that_plans_on_the_host_gets_the_steps_arrays(paths: Paths, mo
 
     kernels = replace(paths.device.frozen.context.kernels, attention=attention, captures=False)
     monkeypatch.setattr(paths.device.frozen.context, "kernels", kernels)
-    assert "plans on the host" in paths.device.backend.fused.why_not_captured()
+    assert "plans on the host" in fused_of(paths.device).why_not_captured()
     runner = paths.runner()
     launched = record_launches(runner)
     paths.check(runner, [[], [(paths.adapter(lora(1)), 1.0)]])
@@ -230,7 +231,7 @@ def _decode_batch(ids: Sequence[int], segments: Sequence[AdapterSegment] = ()) -
 
 def test_a_plan_is_made_once_for_steps_that_go_on(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    plan = device_runner.plan_tiles
+    plan = triton_runner.plan_tiles
 
     def counting(segments: Any, tile_size: int, hidden: Any) -> Any:
         made.append(tile_size)
@@ -240,8 +241,8 @@ def test_a_plan_is_made_once_for_steps_that_go_on(paths: Paths, monkeypatch: pyt
         raise AssertionError("the groups are walked once, when the runner is made")
 
     runner, adapter = paths.runner(), paths.adapter(lora(1, modules=(Q, "lm_head")))[1]
-    monkeypatch.setattr(device_runner, "plan_tiles", counting)
-    monkeypatch.setattr(device_runner, "hidden_per_row", walk)
+    monkeypatch.setattr(triton_runner, "plan_tiles", counting)
+    monkeypatch.setattr(triton_runner, "hidden_per_row", walk)
     run(runner, [Row(tokens(0), [(adapter, 1.0)]), Row(tokens(1), [(adapter, 0.5)])])
     assert made == [64, 64, 16]  # the prompts, their rows that sample, and one for all steps of decode rows
     mixed = replace(_decode_batch([7, 8, 9], [AdapterSegment(0, 3, adapter)]), sampled_rows=np.array([1], np.int32))
@@ -276,8 +277,8 @@ def test_a_row_with_nan_has_no_token(paths: Paths) -> None:
 
 def test_nothing_is_launched_for_what_no_adapter_changes(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, ...]] = []
-    kernels = paths.device.frozen.context.kernels
-    names = {linear.group.first: linear.names for linear in paths.device.backend.fused.linears}
+    kernels = fused_of(paths.device).kernels
+    names = {linear.group.first: linear.names for linear in fused_of(paths.device).linears}
 
     def update(y: Any, x: Any, group: Any, plan: Any, table: Any) -> None:
         seen.append(names[group.first])
@@ -292,8 +293,8 @@ def test_nothing_is_launched_for_what_no_adapter_changes(paths: Paths, monkeypat
     prefill, decode = seen[:2], seen[2:]
     assert [Q in prefill[0], prefill[1]] == [True, (DOWN,)]
     # A graph outlives its adapters; but there is one for those that leave the lm_head as it is.
-    body = [linear.names for linear in paths.device.backend.fused.linears if not linear.call.head]
-    assert len(body) == len(paths.device.backend.fused.linears) - 1
+    body = [linear.names for linear in fused_of(paths.device).linears if not linear.call.head]
+    assert len(body) == len(fused_of(paths.device).linears) - 1
     assert decode == body * 3
 
 
@@ -301,7 +302,7 @@ def test_every_kernel_is_launched_before_the_first_step(paths: Paths, monkeypatc
     """On CUDA when the runner is made; here the interpreter compiles nothing."""
     seen: list[tuple[int, int]] = []
     attended: list[tuple[int, int | None]] = []
-    kernels = paths.device.frozen.context.kernels
+    kernels = fused_of(paths.device).kernels
 
     def update(y: Any, x: Any, group: Any, plan: Any, table: Any) -> None:
         assert list(plan.tiles()) == []
@@ -318,7 +319,7 @@ def test_every_kernel_is_launched_before_the_first_step(paths: Paths, monkeypatc
     assert seen == attended == []
     paths.adapter(lora(1))  # another engine's
     runner.compile_kernels()
-    groups = [linear.group.first for linear in paths.device.backend.fused.linears]
+    groups = [linear.group.first for linear in fused_of(paths.device).linears]
     assert seen == [(tile, first) for tile in (64, 16) for first in groups]
     assert attended == [(65, 1)] * 2 + [(2, 2)] * 2
     for values in (*runner.cache.keys, *runner.cache.values):
@@ -331,7 +332,7 @@ def test_every_kernel_is_launched_before_the_first_step(paths: Paths, monkeypatc
 
 def test_a_step_waits_for_what_it_reads(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[object] = []
-    kernels = paths.device.frozen.context.kernels
+    kernels = fused_of(paths.device).kernels
     monkeypatch.setattr(SlotAdapter, "wait", lambda self, layer=None: events.append(layer))
     monkeypatch.setattr(paths.device.frozen.context, "kernels", replace(
         kernels, update_group=lambda y, x, group, plan, table: events.append("update")))
@@ -357,7 +358,7 @@ def test_arrays_go_to_the_device_in_one_aligned_copy() -> None:
 def test_a_step_in_fixed_buffers_can_be_captured(tmp_path: Path, overlap: bool) -> None:
     """With Triton's kernels: nothing is read on the host, and no memory that a replay would not find."""
     base = load_base(save_base(tmp_path, layers=1), slots=2)
-    assert base.backend.fused.placer is not None
+    assert fused_of(base).placer is not None
     runner = base.make_runner(4, 16, max_running=2, max_context=32, lora_overlap=overlap)
     assert isinstance(runner, TritonRunner)
     guard = CaptureGuard()
@@ -367,7 +368,7 @@ def test_a_step_in_fixed_buffers_can_be_captured(tmp_path: Path, overlap: bool) 
         adapter = make_adapter(base, lora(seed, seed, (Q, "lm_head")))
         batch = _decode_batch([5, 6], [AdapterSegment(1, 2, adapter), AdapterSegment(0, 1, first)])
         logits = runner.forward(batch).logits.clone()
-        base.backend.fused.placer.remove(adapter)
+        fused_of(base).placer.remove(adapter)
     assert guard.ops > 50
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base.frozen.context, "kernels", REFERENCES)

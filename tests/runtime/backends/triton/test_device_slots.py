@@ -1,4 +1,4 @@
-"""An engine on the device path whose device has little memory: answers stay right, and every byte comes back."""
+"""An engine with the Triton backend whose device has little memory: answers stay right, and every byte comes back."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lora_runtime import AdapterState, BaseModel, Engine, EngineConfig, Request,
 from lora_runtime.adapters.store import tiers
 from lora_runtime.backends.streams import HostCopyStream
 
+from ....support.backends import fused_of
 from ....support.device_path import load_base
 from ....support.engines import wait_until_idle
 
@@ -40,7 +41,7 @@ class SmallDevice(HostCopyStream):
 
 @pytest.fixture(scope="module")
 def answers(tiny_base: Path, tiny_adapters: dict[str, Path]) -> dict[str, str]:
-    """Of every adapter, on the torch path."""
+    """Of every adapter, from the torch backend."""
     config = EngineConfig(device="cpu", dtype="float32", kernels="torch", kv_cache_bytes=1 << 20)
     with Engine(tiny_base, config) as engine:
         for name, path in tiny_adapters.items():
@@ -65,7 +66,7 @@ def engine(base: BaseModel) -> Iterator[Engine]:
 
 
 def small(engine: Engine, free: int) -> SmallDevice:
-    placer = engine.base.backend.fused.placer
+    placer = fused_of(engine.base).placer
     assert placer is not None
     placer.copies = device = SmallDevice(free)
     return device
@@ -82,9 +83,9 @@ def test_slots_of_their_own(engine: Engine, tiny_adapters: dict[str, Path], answ
     for name in answers:
         engine.unload_adapter(name)
     assert device.free == 1 << 30
-    assert engine.base.backend.fused.placer is not None
-    engine.base.backend.fused.placer.flush()
-    assert not engine.base.backend.fused.placer.table.addresses.any()
+    assert fused_of(engine.base).placer is not None
+    fused_of(engine.base).placer.flush()
+    assert not fused_of(engine.base).placer.table.addresses.any()
 
 
 def test_less_memory_than_the_budget_says(

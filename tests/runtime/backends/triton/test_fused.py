@@ -16,6 +16,7 @@ from lora_runtime.backends.triton.fused import FusedLinears, InputRecorder
 from lora_runtime.backends.triton.host_reads import HostReads
 from lora_runtime.modules import BaseModule, ModuleKind
 
+from ....support.backends import fused_of
 from ....support.device_path import load_base
 from ....support.models import save_base
 
@@ -32,13 +33,13 @@ GROUPS = {
 @pytest.mark.parametrize("architecture", GROUPS)
 def test_groups_of_an_architecture(architecture: str, tmp_path: Path) -> None:
     base = load_base(save_base(tmp_path, architecture, layers=1), "reference")
-    names = [name for linear in base.backend.fused.linears for name in linear.names]
-    leaves = [{name.rpartition(".")[2] for name in linear.names} for linear in base.backend.fused.linears]
+    names = [name for linear in fused_of(base).linears for name in linear.names]
+    leaves = [{name.rpartition(".")[2] for name in linear.names} for linear in fused_of(base).linears]
     assert leaves == [*GROUPS[architecture], {"lm_head"}]
     assert sorted(names) == sorted(n for n, m in base.modules.items() if "linear" in m.kind or m.kind == "lm_head")
-    assert [linear.group.first for linear in base.backend.fused.linears] == [
-        names.index(linear.names[0]) for linear in base.backend.fused.linears]
-    for linear in base.backend.fused.linears:
+    assert [linear.group.first for linear in fused_of(base).linears] == [
+        names.index(linear.names[0]) for linear in fused_of(base).linears]
+    for linear in fused_of(base).linears:
         assert linear.group.outs == tuple(base.modules[name].out_features for name in linear.names)
         assert linear.group.in_features == base.modules[linear.names[0]].in_features
         assert linear.call.head == (linear.names == ("lm_head",))
@@ -49,19 +50,22 @@ def test_no_weight_is_there_twice(tmp_path: Path) -> None:
     original = load_base(tmp_path, "reference").model.state_dict()
     for name, tensor in base.model.state_dict().items():
         assert torch.equal(tensor, original[name]), name
-    several = [linear for linear in base.backend.fused.linears if isinstance(linear, FusedLinears)]
+    several = [linear for linear in fused_of(base).linears if isinstance(linear, FusedLinears)]
     assert len(several) == 2
     for linear in several:
         weights = [base.model.get_submodule(name).weight for name in linear.names]
         assert {w.untyped_storage().data_ptr() for w in weights} == {linear.weight.untyped_storage().data_ptr()}
         assert sum(w.nbytes for w in weights) == linear.weight.nbytes
-    assert base.backend.fused.why_not_captured() == ""
+    assert fused_of(base).why_not_captured() == ""
     assert several[0].group.base_bias is not None
     assert several[1].group.base_bias is None
 
 
 class Toy(nn.Module):
     """Calls its linear maps with the inputs that a test gives."""
+
+    a: nn.Linear
+    b: nn.Linear
 
     def __init__(self, names: str, order: str, shared: bool = False) -> None:
         super().__init__()
@@ -110,7 +114,7 @@ def test_what_is_not_a_linear_of_its_own_stays_alone() -> None:
     assert _groups(model) == [("a",), ("b",)]
     model = Toy("ab", "a b")
     model.b.to(torch.bfloat16)
-    model.b.forward = lambda x: x  # type: ignore[method-assign]
+    model.b.forward = lambda input: input  # type: ignore[method-assign]
     assert _groups(model) == [("a",), ("b",)]
 
 
@@ -158,5 +162,5 @@ def test_a_base_whose_angles_depend_on_the_batch_is_not_captured(tmp_path: Path)
     config["rope_parameters"] = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     (tmp_path / "config.json").write_text(json.dumps(config))
     base = load_base(tmp_path, "reference")
-    assert base.backend.fused.host_reads
-    assert "reads values on the host" in base.backend.fused.why_not_captured()
+    assert fused_of(base).host_reads
+    assert "reads values on the host" in fused_of(base).why_not_captured()

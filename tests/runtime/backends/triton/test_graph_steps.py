@@ -14,6 +14,7 @@ import torch
 from lora_runtime.backends.streams import CudaSide
 from lora_runtime.backends.triton.decode_steps import DecodeSteps, GraphSteps, StepKey, plan_buffers
 
+from ....support.backends import fused_of
 from ....support.device_path import load_base
 from ....support.models import save_base
 
@@ -141,7 +142,7 @@ def test_all_steps_are_captured_at_start_the_largest_first(tmp_path: Path) -> No
         assert keys == [StepKey(n, lora, head) for n in (5, 4, 2, 1) for lora, head in kinds]
         assert not any(k[:64].any() for k in runner.cache.keys)  # no sequence's block was written
         keys.clear()
-        DecodeSteps(base.backend.fused, runner.cache, decode.buffers, None, Launcher()).capture_all()
+        DecodeSteps(fused_of(base), runner.cache, decode.buffers, None, Launcher()).capture_all()
         assert keys == [StepKey(n, False) for n in (5, 4, 2, 1)]
 
 

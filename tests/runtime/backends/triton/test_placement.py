@@ -7,17 +7,20 @@ import random
 import threading
 import weakref
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
 from lora_runtime import AdapterCapacityError
-from lora_runtime.backends.streams import HostCopyStream
+from lora_runtime.backends.streams import CopyStream, HostCopyStream
 from lora_runtime.backends.triton.placement import FlatAdapter, FlatDeltas, Placer, SlotAdapter, layer_of
 from lora_runtime.kernels.slot_table import SlotTable
 from lora_runtime.kernels.updates import ModuleDelta
 from lora_runtime.modules import BaseModule, ModuleKind
 
+from ....support.device_path import free_slots
 from ....support.streams import DeferredCopies
 
 CPU = torch.device("cpu")
@@ -37,7 +40,7 @@ def adapter(seed: int, rank: int = 2) -> dict[str, ModuleDelta]:
     return {name: lora(rank, seed * 100 + i) for i, name in enumerate(LINEARS)}
 
 
-def placer(slots: int = 4, copies: DeferredCopies | None = None) -> Placer:
+def placer(slots: int = 4, copies: CopyStream | None = None) -> Placer:
     return Placer(MODULES, slots, torch.float32, copies or HostCopyStream(CPU), min_copy=0)
 
 
@@ -57,7 +60,7 @@ def read(table: SlotTable, slot: int) -> dict[str, tuple[torch.Tensor, torch.Ten
     return found
 
 
-def assert_holds(table: SlotTable, slot: int, deltas: Mapping[str, ModuleDelta]) -> None:
+def assert_holds(table: SlotTable, slot: int, deltas: Mapping[str, Any]) -> None:
     found = read(table, slot)
     assert found.keys() == deltas.keys()
     for name, delta in deltas.items():
@@ -177,7 +180,7 @@ def test_an_adapter_that_changes_nothing_takes_a_slot_all_the_same() -> None:
     copies.run()
     assert read(slots.table, placed.slot) == {}
     slots.remove(placed)
-    assert slots._free == [0]
+    assert free_slots(slots) == [0]
 
 
 def test_tensors_are_made_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +188,12 @@ def test_tensors_are_made_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatc
     deltas = adapter(1) | {"model.norm": ModuleDelta(NORM, WIDTH, dense=torch.ones(WIDTH))}
     staged = FlatAdapter(deltas)
     one = FlatDeltas.__getitem__
-    monkeypatch.setattr(FlatDeltas, "__getitem__", lambda self, name: (made.append(name), one(self, name))[1])
+
+    def noted(deltas: FlatDeltas, name: str) -> ModuleDelta:
+        made.append(name)
+        return one(deltas, name)
+
+    monkeypatch.setattr(FlatDeltas, "__getitem__", noted)
     slots = placer()
     placed = slots.place(staged)
     slots.flush()
@@ -228,7 +236,7 @@ def test_a_step_waits_for_the_layer_that_it_reads() -> None:
     for layer in (None, *range(LAYERS)):
         if layer is not None:
             placed.wait(layer)
-            copies.step.enqueue(lambda layer=layer: seen.append(layer))
+            copies.step.enqueue(partial(seen.append, layer))
     copies.step.run()
     assert seen == []
     for layer in range(LAYERS):
@@ -247,9 +255,10 @@ def test_waiting_for_a_layer_without_tensors_or_for_all() -> None:
     slots = placer(copies=copies)
     parts = {"model.layers.0.q": lora(1), "model.layers.2.q": lora(1), "lm_head": lora(1, out=VOCAB, kind=HEAD)}
     for layer, copied in ((-1, 1), (0, 1), (2, 2), (99, 3), (None, 3)):
-        placed, seen = slots.place(FlatAdapter(parts)), []
+        placed = slots.place(FlatAdapter(parts))
+        seen: list[int] = []
         placed.wait(layer)
-        copies.step.enqueue(lambda seen=seen: seen.append(1))
+        copies.step.enqueue(partial(seen.append, 1))
         for _ in range(2 * copied - 1):
             copies.side.advance()
         copies.step.run()
@@ -323,7 +332,7 @@ def test_any_order_of_loads_removals_and_steps(seed: int) -> None:
             slots.flush()
             for taken in chance.sample(list(placed), chance.randint(0, len(placed))):
                 taken.wait()
-                copies.step.enqueue(lambda slot=taken.slot, deltas=placed[taken]: check(slot, deltas))
+                copies.step.enqueue(partial(check, taken.slot, placed[taken]))
         copies.run_some(chance)
     copies.run()
     assert checked
@@ -365,8 +374,8 @@ def test_loads_on_many_threads_beside_steps() -> None:
     def load(seed: int) -> None:
         try:
             for i in range(30):
-                deltas = adapter(seed * 30 + i)
-                placed = slots.place(FlatAdapter(deltas))
+                deltas: dict[str, Any] = adapter(seed * 30 + i)
+                placed: Any = slots.place(FlatAdapter(deltas))
                 assert all(torch.equal(placed.deltas[n].b, d.b) for n, d in deltas.items())
                 slots.remove(placed)
         except Exception as error:
@@ -380,4 +389,4 @@ def test_loads_on_many_threads_beside_steps() -> None:
     slots.flush()
     assert failures == []
     assert not slots.table.addresses.any()
-    assert sorted(slots._free) == list(range(8))
+    assert sorted(free_slots(slots)) == list(range(8))
