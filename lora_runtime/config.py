@@ -47,7 +47,7 @@ class BaseConfig:
     its neighbours; else it is refused."""
     tensor_parallel: AtLeastOne = 1
     """Processes that share the base, its heads and its adapters, each with a part: one per CUDA
-    device, or each with its share of a CPU's threads; see docs/parallel.md."""
+    device, or each with its share of a CPU's threads; see docs/guide/parallel.md."""
 
     def __post_init__(self) -> None:
         check(self)

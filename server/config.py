@@ -81,8 +81,8 @@ class Settings(_EngineSettings):
         description="What adapters' requests may take, as JSON: id to weight, max_running, max_waiting, "
         "tokens_per_minute, pinned. '*' is for all other ids, '' for the base.")
     auth_file: Path | None = Field(
-        None, description="YAML file of bearer tokens' hashes and scopes, see docs/security.md; without one anyone who "
-        "reaches the port may call everything.")
+        None, description="YAML file of bearer tokens' hashes and scopes, see docs/guide/security.md; without one "
+        "anyone who reaches the port may call everything.")
     tls_cert: Path | None = Field(None, description="PEM file with the server's certificate chain; turns TLS on.")
     tls_key: Path | None = Field(None, description="PEM file with the private key of --tls-cert.")
     tls_client_ca: Path | None = Field(

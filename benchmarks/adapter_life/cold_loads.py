@@ -1,6 +1,6 @@
 """What loading costs those that run: 200 adapters cycle through 8 slots beside running streams.
 
-    python -m benchmarks.adapter_life.cold_loads    # writes benchmarks/results/cold_loads.json and docs/cold-loads.png
+    python -m benchmarks.adapter_life.cold_loads    # benchmarks/results/cold_loads.json, docs/results/cold-loads.png
 
 Four pinned adapters have a long stream each, whose inter-token latency (ITL) is judged. Beside them short requests
 arrive at a fixed rate: in phase A to four adapters that are in slots, in phase B each to another of the 200, which
@@ -193,7 +193,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="+", choices=sorted(KINDS), default=["r16", "qv8"])
     parser.add_argument("--places", nargs="+", choices=["host", "disk"], default=["host", "disk"])
     parser.add_argument("--json", type=Path, default=RESULTS / "cold_loads.json")
-    parser.add_argument("--png", type=Path, default=ROOT / "docs/cold-loads.png")
+    parser.add_argument("--png", type=Path, default=ROOT / "docs/results/cold-loads.png")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""Write the tables of docs/adapter-life.md and docs/fairness.md from the results of cold_loads, tenants and storm.
+"""Write the tables of docs/results/adapter-life.md and tenants.md from the results of cold_loads, tenants and storm.
 
     python -m benchmarks.adapter_life.life_tables
 
@@ -14,14 +14,14 @@ from typing import Any
 from benchmarks.common.paths import RESULTS, ROOT
 from benchmarks.common.tables import fill, table
 
-PAGES = ("adapter-life.md", "fairness.md")
+PAGES = ("adapter-life.md", "tenants.md")
 
 
 def main() -> None:
     results = {name: RESULTS / f"{name}.json" for name in _TABLES}
     tables = {name: _TABLES[name](json.loads(path.read_text())) for name, path in results.items() if path.exists()}
     for page in PAGES:
-        fill(ROOT / "docs" / page, tables)
+        fill(ROOT / "docs/results" / page, tables)
 
 
 def cold_loads(report: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Two tenants of one engine, one of them with 20 times the other's load: what the light one waits.
 
-    python -m benchmarks.adapter_life.tenants    # writes benchmarks/results/tenants.json and docs/tenants.png
+    python -m benchmarks.adapter_life.tenants    # benchmarks/results/tenants.json, docs/results/tenants.png
 
 Both send requests of the same lengths at random times (Poisson), the heavy one far more than the machine can serve.
 The light tenant's time to first token (TTFT) is compared with that of the same requests when it is alone: with the
@@ -161,7 +161,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=RESULTS / "tenants.json")
-    parser.add_argument("--png", type=Path, default=ROOT / "docs/tenants.png")
+    parser.add_argument("--png", type=Path, default=ROOT / "docs/results/tenants.png")
     return parser.parse_args()
 
 

@@ -64,7 +64,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="Comma-separated systems, by the beginnings of their names.")
     parser.add_argument("--workloads", default="", help="Regular expression that names of workloads must match.")
     parser.add_argument("--repeats", type=int, default=0, help="Measured runs of each row [default: the suite's].")
-    parser.add_argument("--png", type=Path, default=None, help="The plot [default: in docs/, for a whole suite].")
+    parser.add_argument("--png", type=Path, default=None, help="The plot [default: docs/results, for a whole suite].")
     return parser.parse_args()
 
 
@@ -101,7 +101,7 @@ def _save(report: dict[str, Any], name: str, png: Path | None) -> None:
     result = RESULTS / f"{name}.json"
     save(report, result)
     if png is None and name in ("figures", "full"):
-        png = ROOT / "docs" / f"benchmark-{name}.png"
+        png = ROOT / "docs/results" / f"benchmark-{name}.png"
     if png is not None and report["rows"]:
         plot("benchmarks.compare.plot", result, png)
 

@@ -1,4 +1,4 @@
-"""FLOPs and bytes of a step, by part: what docs/gpu.md derives and the benchmarks are held against.
+"""FLOPs and bytes of a step, by part: what docs/internals/gpu.md derives and the benchmarks are held against.
 
 Bytes are the least that must move: each weight, adapter and cached key or value once a step. Activations are left
 out: at decode they are below a hundredth of the weights.

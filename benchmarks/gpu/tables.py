@@ -1,4 +1,4 @@
-"""Write the tables of docs/gpu.md: what was predicted and measured, and what a step costs at least, part by part.
+"""Write the tables of docs/results/gpu.md: what was predicted and measured, what a step costs at least.
 
 `python -m benchmarks.gpu.tables`
 """
@@ -12,7 +12,7 @@ from benchmarks.common.tables import fill, table
 from benchmarks.gpu.cost import LLAMA_8B, Cost, Rows, Shape, step_cost
 from benchmarks.gpu.predictions import H100_BANDWIDTH, H100_RATE, found_in, lines
 
-PAGE = Path(__file__).parents[2] / "docs/gpu.md"
+PAGE = Path(__file__).parents[2] / "docs/results/gpu.md"
 MEASURED = Path(__file__).parents[1] / "results/gpu/lease.json"
 """A lease on an H100; where there is none the table says that nothing was measured."""
 

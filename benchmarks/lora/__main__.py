@@ -51,7 +51,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lora", description=__doc__)
     parser.add_argument("--base", type=Path, default=BASE)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where the plots and lora.md are")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs/results", help="where the plots and lora.md are")
     parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "lora", help="data and adapters")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything; give other --results, --docs")
     parser.add_argument("--pages", action="store_true", help="only plots and tables, of what there is")

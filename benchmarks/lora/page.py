@@ -1,4 +1,4 @@
-"""The tables of docs/lora.md, from the results: what stands between `<!-- table NAME -->` and `<!-- end -->`."""
+"""The tables of docs/results/lora.md, from the results: all between `<!-- table NAME -->` and `<!-- end -->`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures of docs/lora.md, from the results; needs matplotlib."""
+"""The pictures of docs/results/lora.md, from the results; needs matplotlib."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Plan:
-    """The size of everything: `FULL` is what docs/lora.md shows, `QUICK` goes the same ways in seconds."""
+    """The size of everything: `FULL` is what docs/results/lora.md shows, `QUICK` goes the same ways in seconds."""
 
     steps: int = 40
     seeds: tuple[int, ...] = (0, 1)

@@ -106,7 +106,7 @@ class Request:
     """One generation request. Exactly one of `prompt`, `token_ids` and `messages` is given.
 
     `adapter_id` "" means the base model; `adapters` names several at once instead, whose weighted updates are
-    summed. `priority`: higher goes first, see docs/fairness.md. `timeout_s` is seconds from submission.
+    summed. `priority`: higher goes first, see docs/guide/fairness.md. `timeout_s` is seconds from submission.
     """
 
     prompt: str | None = None

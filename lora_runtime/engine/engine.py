@@ -44,7 +44,7 @@ _OF_THE_BASE = [f for f in fields(BaseConfig) if f.name not in ("device", "dtype
 class Engine:
     """Engine that serves one frozen base with many adapters. All public methods are thread-safe.
 
-    See docs/engine-api.md for what each call gives and raises.
+    See docs/guide/engine-api.md for what each call gives and raises.
     """
 
     def __init__(self, base: str | os.PathLike[str] | BaseModel, config: EngineConfig | None = None) -> None:

@@ -169,7 +169,7 @@ def test_the_quick_mode_does_not_touch_the_results(capsys: pytest.CaptureFixture
 
 
 def test_the_page_shows_the_results_that_lie_beside_it() -> None:
-    page = (ROOT / "docs" / "lora.md").read_text()
+    page = (ROOT / "docs" / "results" / "lora.md").read_text()
     assert filled(page, FULL, Store(RESULTS)) == page
 
 

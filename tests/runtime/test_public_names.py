@@ -44,7 +44,7 @@ def test_all_is_sorted_and_whole() -> None:
 @pytest.mark.parametrize("name", lora_runtime.__all__)
 def test_every_name_is_there_and_written_down(name: str) -> None:
     assert getattr(lora_runtime, name) is not None
-    assert re.search(rf"`{name}\b", (ROOT / "docs/engine-api.md").read_text())
+    assert re.search(rf"`{name}\b", (ROOT / "docs/guide/engine-api.md").read_text())
 
 
 def test_no_other_name_is_there() -> None:

@@ -1,4 +1,4 @@
-"""Compile every kernel for A100, L4 and H100, check what it takes, and write the table of docs/gpu.md.
+"""Compile every kernel for A100, L4 and H100, check what it takes, and write the table of docs/results/gpu.md.
 
 `python -m benchmarks.gpu.compiling [--check] [--quick]`, without TRITON_INTERPRET. `--pack FILE` makes a cache of what
 a lease launches instead, to be carried to a machine with the same Triton.
@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.common.tables import fill, table
 
 ROOT = Path(__file__).parents[3]
-PAGE, RESULTS = ROOT / "docs/gpu.md", ROOT / "benchmarks/results/gpu"
+PAGE, RESULTS = ROOT / "docs/results/gpu.md", ROOT / "benchmarks/results/gpu"
 CAPABILITIES = (80, 89, 90)
 
 

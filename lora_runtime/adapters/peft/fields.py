@@ -1,8 +1,7 @@
-"""Every field of PEFT's LoraConfig and what loramux makes of it: the one table for the loader and
-for the README.
+"""Every field of PEFT's LoraConfig and what loramux makes of it: the one table for the loader and for its page.
 
-`python -m lora_runtime.adapters.peft.fields --write README.md` renews the table between the
-README's markers.
+`python -m lora_runtime.adapters.peft.fields --write docs/guide/adapter-config.md` renews the table between the page's
+markers.
 """
 
 from __future__ import annotations
@@ -103,7 +102,7 @@ HARMLESS_INIT = frozenset({"gaussian", "eva", "orthogonal", "mica"})
 
 
 def markdown() -> str:
-    """The README's table, in Markdown."""
+    """The page's table."""
     rows = [f"| `{field.name}` | {field.verdict} | {field.words} |" for field in _TABLE]
     return "\n".join(["| field of `adapter_config.json` | here | |", "| --- | --- | --- |", *rows])
 

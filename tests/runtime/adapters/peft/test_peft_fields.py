@@ -24,7 +24,7 @@ from ....support.models import VOCAB, save_base
 from ....support.update_reference import apply_update
 from ....support.updates import tuned_of
 
-README = Path(__file__).parents[4] / "README.md"
+PAGE = Path(__file__).parents[4] / "docs/guide/adapter-config.md"
 
 
 @pytest.fixture(scope="session")
@@ -134,10 +134,10 @@ def test_the_table_has_the_fields_of_peft() -> None:
     assert set(FIELDS) == {field.name for field in fields(peft.LoraConfig)}
 
 
-def test_the_readme_shows_the_table(tmp_path: Path) -> None:
-    text = README.read_text()
+def test_the_page_shows_the_table(tmp_path: Path) -> None:
+    text = PAGE.read_text()
     assert renew(text) == text
-    copy = tmp_path / "README.md"
+    copy = tmp_path / PAGE.name
     copy.write_text(text.replace("| `r` |", "| `s` |"))
     main(["--write", str(copy)])
     assert copy.read_text() == text
