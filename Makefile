@@ -5,7 +5,7 @@ MODEL := .models/SmolLM2-135M-Instruct
 ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adapters/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo serve test test-slow test-lowest lint types proto-lint protos protos-check adapters experiments gpu-check gpu-lease gpu-carry gpu-oldest \
+.PHONY: help setup base demo serve test test-slow test-lowest lint format types proto-lint protos protos-check adapters experiments gpu-check gpu-lease gpu-carry gpu-oldest \
         bench bench-kernels clean
 
 help:  ## list the targets
@@ -58,8 +58,13 @@ test-slow: setup base  ## run the slow tests
 test-lowest: .bench/lowest/.ready base  ## run the quick tests with the lowest versions that pyproject.toml allows
 	.bench/lowest/bin/python -m pytest -m "not slow" -p no:cacheprovider $(ARGS)
 
-lint: setup  ## ruff
+lint: setup  ## ruff: rules and format
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup  ## ruff format
+	$(BIN)/ruff check --select I --fix .
+	$(BIN)/ruff format .
 
 types: setup  ## mypy
 	$(BIN)/mypy lora_runtime server tests
