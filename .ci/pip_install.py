@@ -1,7 +1,8 @@
-"""`pip install` with one line for each step: `pip_install.py LABEL ARGUMENTS...`, run by the Python to install into.
+"""`pip install` with one line for each step: `pip_install.py LABEL ARGUMENTS...`, run by the Python
+to install into.
 
-On a terminal the line follows the downloads. Everything that pip says is kept in `pip.log` in the environment, and
-printed where pip fails.
+On a terminal the line follows the downloads. Everything that pip says is kept in `pip.log` in the
+environment, and printed where pip fails.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ TELLS_PROGRESS = (24, 1)
 
 
 class Line:
-    """One line of the terminal: written anew at each change; elsewhere only its beginning and its end are written."""
+    """One line of the terminal: written anew at each change; elsewhere only its beginning and its
+    end are written."""
 
     def __init__(self, label: str) -> None:
         self._label = f"   {label}: "
@@ -75,8 +77,9 @@ def main() -> int:
     said: list[str] = []
     status = 0
     for command in _commands(arguments):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                              errors="replace") as pip:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ) as pip:
             assert pip.stdout is not None
             for text in pip.stdout:
                 if state := progress.read(text):

@@ -1,4 +1,5 @@
-"""Speed, memory and accuracy beside other systems and the machine: each is started as `python -m benchmarks.X`.
+"""Speed, memory and accuracy beside other systems and the machine: each is started as `python -m
+benchmarks.X`.
 
 May import: nothing.
 """

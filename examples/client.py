@@ -16,8 +16,10 @@ def unary(stub: inference_pb2_grpc.InferenceStub, question: str) -> None:
     answer = stub.Generate(request, timeout=60)
     choice = answer.choices[0]
     print(f"pirate ({answer.adapter_version[:12]}): {answer.text}")
-    print(f"  {choice.usage.completion_tokens} tokens, prefill {choice.timings.prefill_s * 1e3:.0f} ms, "
-          f"decode {choice.timings.decode_s * 1e3:.0f} ms")
+    print(
+        f"  {choice.usage.completion_tokens} tokens, prefill {choice.timings.prefill_s * 1e3:.0f} ms, "
+        f"decode {choice.timings.decode_s * 1e3:.0f} ms"
+    )
 
 
 def stream(stub: inference_pb2_grpc.InferenceStub, question: str) -> None:

@@ -56,7 +56,9 @@ class Answer:
         return self.text + (timing if self.total else "")
 
 
-async def ask(stub: inference_pb2_grpc.InferenceStub, adapter: str, question: str, answer: Answer) -> None:
+async def ask(
+    stub: inference_pb2_grpc.InferenceStub, adapter: str, question: str, answer: Answer
+) -> None:
     """Stream one answer into `answer`."""
     sent = time.monotonic()
     request = inference_pb2.GenerateRequest(adapter_id=adapter, max_new_tokens=48)
@@ -69,7 +71,9 @@ async def ask(stub: inference_pb2_grpc.InferenceStub, adapter: str, question: st
 
 
 def render(answers: dict[tuple[str, str], Answer]) -> Table:
-    table = Table("question", *(name or "base model" for name in COLUMNS), show_lines=True, expand=True)
+    table = Table(
+        "question", *(name or "base model" for name in COLUMNS), show_lines=True, expand=True
+    )
     for question in QUESTIONS:
         table.add_row(question, *(answers[name, question].cell() for name in COLUMNS))
     return table
@@ -84,7 +88,9 @@ async def stream_all(target: str, console: Console) -> dict[str, Any]:
     started = time.monotonic()
     async with grpc.aio.insecure_channel(target) as channel:
         stub = inference_pb2_grpc.InferenceStub(channel)
-        calls = asyncio.gather(*(ask(stub, name, question, answers[name, question]) for name, question in answers))
+        calls = asyncio.gather(
+            *(ask(stub, name, question, answers[name, question]) for name, question in answers)
+        )
         if console.is_terminal:
             with Live(render(answers), console=console, auto_refresh=False) as live:
                 while not calls.done():
@@ -95,11 +101,26 @@ async def stream_all(target: str, console: Console) -> dict[str, Any]:
         console.print(render(answers))
     wall = time.monotonic() - started
     alone = sum(answer.total for answer in answers.values())
-    say(console, f"{len(answers)} streams over {len(COLUMNS)} models at once took {wall:.2f} s; their durations "
-                 f"add up to {alone:.2f} s")
-    return {"streams_s": wall, "sum_s": alone, "answers": [
-        {"adapter": name, "question": question, "text": answer.text, "tokens": answer.tokens, "first_s": answer.first,
-         "total_s": answer.total} for (name, question), answer in answers.items()]}
+    say(
+        console,
+        f"{len(answers)} streams over {len(COLUMNS)} models at once took {wall:.2f} s; their durations "
+        f"add up to {alone:.2f} s",
+    )
+    return {
+        "streams_s": wall,
+        "sum_s": alone,
+        "answers": [
+            {
+                "adapter": name,
+                "question": question,
+                "text": answer.text,
+                "tokens": answer.tokens,
+                "first_s": answer.first,
+                "total_s": answer.total,
+            }
+            for (name, question), answer in answers.items()
+        ],
+    }
 
 
 @contextlib.asynccontextmanager
@@ -108,8 +129,20 @@ async def server(base: Path, device: str, console: Console) -> AsyncIterator[str
     target = f"127.0.0.1:{free_port()}"
     log = base.parent / "demo-server.log"
     # By the folder's name, from the checkout: nothing of loramux needs to be installed.
-    command = [sys.executable, "-m", "server", "serve", "--base", str(base.resolve()), "--device", device,
-               "--port", target.split(":")[1], "--metrics-port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "server",
+        "serve",
+        "--base",
+        str(base.resolve()),
+        "--device",
+        device,
+        "--port",
+        target.split(":")[1],
+        "--metrics-port",
+        "0",
+    ]
     for name in COLUMNS[1:]:
         command += ["--adapter", f"{name}={ADAPTERS / name}"]
     say(console, f"== starting a server (its log: {log}): ", end="")

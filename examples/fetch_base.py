@@ -28,8 +28,11 @@ def find_gguf() -> Path:
 
 
 def convert(gguf: Path, target: Path) -> None:
-    """Write the model directory under a temporary name first: a killed run leaves nothing half done."""
-    os.environ.setdefault("TQDM_DISABLE", "1")  # three bars, for a second or two each; read at the import
+    """Write the model directory under a temporary name first: a killed run leaves nothing half
+    done."""
+    os.environ.setdefault(
+        "TQDM_DISABLE", "1"
+    )  # three bars, for a second or two each; read at the import
     import torch  # here: these take seconds to import, and examples/demo.py wants but a name of this module
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

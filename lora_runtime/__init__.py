@@ -27,7 +27,14 @@ from .api.adapters import (
     RegisteredVersion,
     Registration,
 )
-from .api.reports import EngineInfo, EngineObserver, EngineStats, MemoryPlan, RequestRecord, StepStats
+from .api.reports import (
+    EngineInfo,
+    EngineObserver,
+    EngineStats,
+    MemoryPlan,
+    RequestRecord,
+    StepStats,
+)
 from .api.requests import (
     MAX_ID_LENGTH,
     AdapterUse,
@@ -99,6 +106,7 @@ else:  # where a type checker does not look: for it, a module with a __getattr__
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *_LATER})
+
 
 __all__ = [
     "ADAPTER_FILES",

@@ -40,8 +40,14 @@ class BaseModel:
         self.shares_host_memory = backend.shares_host_memory
 
     @classmethod
-    def load(cls, source: str | os.PathLike[str], config: BaseConfig | None = None, *, lora: bool = True,
-             **settings: Any) -> Self:
+    def load(
+        cls,
+        source: str | os.PathLike[str],
+        config: BaseConfig | None = None,
+        *,
+        lora: bool = True,
+        **settings: Any,
+    ) -> Self:
         """Load a directory with config.json, safetensors and a tokenizer, or a hub id if
         `trust_hub`.
 
@@ -54,14 +60,26 @@ class BaseModel:
         return cls(open_base(BaseFiles(source, config or _config(settings), lora=lora)))
 
     @classmethod
-    def of(cls, model: Any, tokenizer: Any, name: str, *, identity: str = "", lora: bool = True, **settings: Any
-           ) -> Self:
+    def of(
+        cls,
+        model: Any,
+        tokenizer: Any,
+        name: str,
+        *,
+        identity: str = "",
+        lora: bool = True,
+        **settings: Any,
+    ) -> Self:
         """Serve a model of transformers that is in memory, with attention "eager".
 
         Arguments and errors as `load`.
         """
         config = _config(settings)
-        return cls(open_base(LoadedBase(FrozenModel(model, tokenizer, name, identity, config, lora=lora), config)))
+        return cls(
+            open_base(
+                LoadedBase(FrozenModel(model, tokenizer, name, identity, config, lora=lora), config)
+            )
+        )
 
     def close(self) -> None:
         """End the processes that run beside this one for the base.
@@ -92,7 +110,9 @@ class BaseModel:
         take, AdapterCapacityError if the base takes no adapters at all.
         """
         if not self.frozen.takes_adapters:
-            raise AdapterCapacityError("the base was loaded without adapter slots: it takes no adapters")
+            raise AdapterCapacityError(
+                "the base was loaded without adapter slots: it takes no adapters"
+            )
         return self.backend.stage(updates)
 
     def place_adapter(self, staged: StagedAdapter) -> DeviceAdapter:

@@ -9,7 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from .settings import AtLeastOne, Fraction, NotNegative, Positive, Setting, check, one_of, settings_of
+from .settings import (
+    AtLeastOne,
+    Fraction,
+    NotNegative,
+    Positive,
+    Setting,
+    check,
+    one_of,
+    settings_of,
+)
 
 
 @dataclass(frozen=True)
@@ -116,4 +125,6 @@ class EngineConfig(BaseConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_batch_tokens < self.max_running:
-            raise ValueError("max_batch_tokens must be at least max_running: each sequence decodes a token a step")
+            raise ValueError(
+                "max_batch_tokens must be at least max_running: each sequence decodes a token a step"
+            )

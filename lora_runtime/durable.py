@@ -16,7 +16,9 @@ def replace_file(path: Path, data: bytes | memoryview) -> None:
     aside = path.with_name(f".{path.name}.new")
     with naming(path):
         aside.unlink(missing_ok=True)  # of a killed run, or a link that would be followed
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(
+            aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
+        )
         try:
             with open(descriptor, "wb") as stream:
                 stream.write(data)

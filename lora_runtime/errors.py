@@ -26,7 +26,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 RETRY_AFTER_S = 1.0
-"""Seconds after which callers are told to come back: a place is free once some sequence has ended."""
+"""Seconds after which callers are told to come back: a place is free once some sequence has ended.
+"""
 
 
 class LoramuxError(Exception):
@@ -71,7 +72,8 @@ class BaseMismatchError(AdapterError):
 
 
 class AdapterUnavailableError(LoramuxError):
-    """A registered adapter cannot be brought in: its source is gone, or holds other content than was registered."""
+    """A registered adapter cannot be brought in: its source is gone, or holds other content than
+    was registered."""
 
     def __init__(self, message: str, adapter_id: str = "") -> None:
         self.adapter_id = adapter_id
@@ -91,7 +93,8 @@ class AdapterCapacityError(LoramuxError):
 
 
 class NotYetFreeError(AdapterCapacityError):
-    """Memory is short, but steps that are enqueued hold some that was let go: the next try may find it."""
+    """Memory is short, but steps that are enqueued hold some that was let go: the next try may find
+    it."""
 
 
 class BaseModelError(LoramuxError):

@@ -12,17 +12,23 @@ BlockKey = tuple[str, bytes]
 
 
 def block_keys(
-    version: str, token_ids: Sequence[int], block_size: int, known: Sequence[BlockKey] = (), base_prefix: int = 0
+    version: str,
+    token_ids: Sequence[int],
+    block_size: int,
+    known: Sequence[BlockKey] = (),
+    base_prefix: int = 0,
 ) -> list[BlockKey]:
     """Keys of every full block of `token_ids`, continuing after the `known` ones.
 
-    The version is part of the key: a KV prefix depends on the adapter that computed it. The first `base_prefix`
-    tokens were computed without any (version "").
+    The version is part of the key: a KV prefix depends on the adapter that computed it. The first
+    `base_prefix` tokens were computed without any (version "").
     """
     keys = list(known)
     for start in range(len(keys) * block_size, len(token_ids) - block_size + 1, block_size):
         digest = hashlib.blake2b(keys[-1][1] if keys else b"", digest_size=16)
-        digest.update(b"".join(t.to_bytes(4, "little") for t in token_ids[start : start + block_size]))
+        digest.update(
+            b"".join(t.to_bytes(4, "little") for t in token_ids[start : start + block_size])
+        )
         keys.append(("" if start + block_size <= base_prefix else version, digest.digest()))
     return keys
 
@@ -34,8 +40,12 @@ class KVCache:
     """
 
     def __init__(
-        self, shapes: Sequence[tuple[int, int, int]], num_blocks: int, block_size: int,
-        dtype: torch.dtype, device: torch.device,
+        self,
+        shapes: Sequence[tuple[int, int, int]],
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         slots = num_blocks * block_size
         self.keys = [torch.zeros(slots, h, d, dtype=dtype, device=device) for h, d, _ in shapes]

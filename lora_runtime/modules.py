@@ -52,5 +52,6 @@ class BaseDescription(Protocol):
     @property
     def tokenizer(self) -> Any:
         """Tokenizer of the base; None where it is not known: an adapter's own is not looked at."""
+
     @property
     def vocab_size(self) -> int: ...

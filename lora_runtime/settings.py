@@ -35,11 +35,17 @@ class Limit:
     @property
     def bounds(self) -> dict[str, float]:
         """Bounds that are set, by pydantic's names for them."""
-        return {name: bound for name in ("ge", "gt", "le") if (bound := getattr(self, name)) is not None}
+        return {
+            name: bound for name in ("ge", "gt", "le") if (bound := getattr(self, name)) is not None
+        }
 
     def allows(self, value: Any) -> bool:
-        return ((not self.choices or value in self.choices) and (self.ge is None or value >= self.ge)
-                and (self.gt is None or value > self.gt) and (self.le is None or value <= self.le))
+        return (
+            (not self.choices or value in self.choices)
+            and (self.ge is None or value >= self.ge)
+            and (self.gt is None or value > self.gt)
+            and (self.le is None or value <= self.le)
+        )
 
 
 AtLeastOne = Annotated[int, Limit("be at least 1", ge=1)]
@@ -67,7 +73,10 @@ class Setting:
 def settings_of(kind: type) -> tuple[Setting, ...]:
     """The settings of a dataclass, those that it inherits first."""
     types, texts = get_type_hints(kind, include_extras=True), _help_texts(kind)
-    return tuple(Setting(f.name, *_split(types[f.name]), f.default, texts.get(f.name, "")) for f in fields(kind))
+    return tuple(
+        Setting(f.name, *_split(types[f.name]), f.default, texts.get(f.name, ""))
+        for f in fields(kind)
+    )
 
 
 def check(config: Any) -> None:
@@ -96,6 +105,8 @@ def _help_texts(kind: type) -> dict[str, str]:
             continue
         for node, below in pairwise(tree.body[0].body):
             match node, below:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
+                    value=ast.Constant(value=str(text))
+                ):
                     found[name] = " ".join(text.split())
     return found

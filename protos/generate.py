@@ -20,8 +20,14 @@ PACKAGE = Path("loramux/v1")
 
 def generate(out: Path) -> None:
     sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / PACKAGE).glob("*.proto"))
-    arguments = [f"-I{ROOT}", f"-I{files('grpc_tools') / '_proto'}", f"--python_out={out}", f"--pyi_out={out}",
-                 f"--grpc_python_out={out}", *sources]
+    arguments = [
+        f"-I{ROOT}",
+        f"-I{files('grpc_tools') / '_proto'}",
+        f"--python_out={out}",
+        f"--pyi_out={out}",
+        f"--grpc_python_out={out}",
+        *sources,
+    ]
     if protoc.main(["protoc", *arguments]):
         raise SystemExit("protoc failed")
 

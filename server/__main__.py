@@ -1,4 +1,5 @@
-"""`python -m loramux_server` is `loramux`; in a checkout, where nothing needs to be installed, `python -m server`."""
+"""`python -m loramux_server` is `loramux`; in a checkout, where nothing needs to be installed,
+`python -m server`."""
 
 from .cli import main
 

@@ -71,10 +71,17 @@ class App:
         self._declared: DeclaredAdapters | None = None
         self._health = Health(_OWN_SERVICES)
         self._adapters = AdaptersService(
-            lambda: self.engine, Locations(settings.adapter_roots, settings.adapter_sources), self._declared_status,
-            settings.max_message_bytes)
-        self._server = grpc.aio.server(options=channel_options(settings), interceptors=self._interceptors())
-        self._probes = grpc.aio.server(options=channel_options(settings)) if settings.health_port else None
+            lambda: self.engine,
+            Locations(settings.adapter_roots, settings.adapter_sources),
+            self._declared_status,
+            settings.max_message_bytes,
+        )
+        self._server = grpc.aio.server(
+            options=channel_options(settings), interceptors=self._interceptors()
+        )
+        self._probes = (
+            grpc.aio.server(options=channel_options(settings)) if settings.health_port else None
+        )
         self._metrics_server: WSGIServer | None = None
 
     @property
@@ -103,9 +110,15 @@ class App:
             await self._probes.start()
         if self.settings.metrics_port:
             self._metrics_server, _ = start_http_server(
-                self.settings.metrics_port, host, registry=self.metrics.registry)
-        log.info("listening", address=f"{host}:{self.port}", metrics_port=self.settings.metrics_port,
-                 tls=self.settings.tls_cert is not None, tokens=self.settings.auth_file is not None)
+                self.settings.metrics_port, host, registry=self.metrics.registry
+            )
+        log.info(
+            "listening",
+            address=f"{host}:{self.port}",
+            metrics_port=self.settings.metrics_port,
+            tls=self.settings.tls_cert is not None,
+            tokens=self.settings.auth_file is not None,
+        )
 
     async def load(self) -> None:
         """Load the base, warm up, load adapters.
@@ -134,8 +147,15 @@ class App:
         if self._declared.ready:
             await self._health.ready()
         info = engine.info()
-        log.info("serving", base=info.base_model, device=info.device, dtype=info.dtype, kernels=info.kernels,
-                 kv_blocks=info.kv_blocks, max_context=info.max_context)
+        log.info(
+            "serving",
+            base=info.base_model,
+            device=info.device,
+            dtype=info.dtype,
+            kernels=info.kernels,
+            kv_blocks=info.kv_blocks,
+            max_context=info.max_context,
+        )
 
     async def stop(self) -> None:
         """Refuse new calls, let running ones finish for `drain_s` seconds, cancel the rest."""
@@ -168,10 +188,16 @@ class App:
                 asyncio.run_coroutine_threadsafe(self._health.ready(), loop)
 
         return DeclaredAdapters(
-            engine, manifest=settings.adapter_manifest, directory=settings.adapter_watch,
-            state_file=settings.state_file, reconcile_s=settings.reconcile_s,
-            load_threads=settings.engine_config().adapter_load_threads, static_names=settings.adapters.keys(),
-            on_ready_changed=on_ready_changed, to_save=settings_policies.without_own)
+            engine,
+            manifest=settings.adapter_manifest,
+            directory=settings.adapter_watch,
+            state_file=settings.state_file,
+            reconcile_s=settings.reconcile_s,
+            load_threads=settings.engine_config().adapter_load_threads,
+            static_names=settings.adapters.keys(),
+            on_ready_changed=on_ready_changed,
+            to_save=settings_policies.without_own,
+        )
 
     def _declared_status(self) -> list[DeclaredStatus]:
         return [] if self._declared is None else self._declared.status()
@@ -181,7 +207,10 @@ class App:
             return []
         tokens = TokenFile(self.settings.auth_file)
         if self.settings.tls_cert is None and not is_loopback(self.settings.host):
-            log.warning("bearer tokens without TLS: anyone on the way can read them", host=self.settings.host)
+            log.warning(
+                "bearer tokens without TLS: anyone on the way can read them",
+                host=self.settings.host,
+            )
         return [TokenInterceptor(tokens, self.metrics.call_refused)]
 
     def _add_services(self) -> None:
@@ -191,10 +220,12 @@ class App:
         inference_pb2_grpc.add_InferenceServicer_to_server(InferenceService(engine), self._server)
         adapters_pb2_grpc.add_AdaptersServicer_to_server(self._adapters, self._server)
         server_pb2_grpc.add_ServerServicer_to_server(
-            ServerInfoService(engine, self.settings.max_message_bytes), self._server)
+            ServerInfoService(engine, self.settings.max_message_bytes), self._server
+        )
         self._health.add_to(self._server)
         reflection.enable_server_reflection(
-            (*_OWN_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+            (*_OWN_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
 
 
 async def serve(settings: Settings) -> int:

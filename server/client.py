@@ -13,7 +13,14 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from loramux.v1 import adapters_pb2, adapters_pb2_grpc, inference_pb2, inference_pb2_grpc, server_pb2, server_pb2_grpc
+from loramux.v1 import (
+    adapters_pb2,
+    adapters_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+    server_pb2,
+    server_pb2_grpc,
+)
 
 from .tls import TLSError, channel_credentials
 
@@ -56,7 +63,9 @@ class Client:
         """
         with self._channel() as channel:
             request = inference_pb2.GenerateRequest(**fields)
-            call = inference_pb2_grpc.InferenceStub(channel).GenerateStream(request, metadata=self._metadata)
+            call = inference_pb2_grpc.InferenceStub(channel).GenerateStream(
+                request, metadata=self._metadata
+            )
             try:
                 yield from call
             finally:
@@ -64,7 +73,9 @@ class Client:
 
     def load_adapter(self, **fields: Any) -> adapters_pb2.Adapter:
         """Call LoadAdapter; `fields` are LoadAdapterRequest's."""
-        return self._adapters("LoadAdapter", adapters_pb2.LoadAdapterRequest(**fields), _LOAD_TIMEOUT_S)
+        return self._adapters(
+            "LoadAdapter", adapters_pb2.LoadAdapterRequest(**fields), _LOAD_TIMEOUT_S
+        )
 
     def unload_adapter(self, adapter_id: str, timeout_s: float) -> adapters_pb2.Adapter:
         request = adapters_pb2.UnloadAdapterRequest(adapter_id=adapter_id, timeout_s=timeout_s)
@@ -80,7 +91,9 @@ class Client:
 
     def set_policy(self, adapter_id: str, **fields: Any) -> adapters_pb2.SetPolicyResponse:
         """Call SetPolicy; `fields` are Policy's."""
-        request = adapters_pb2.SetPolicyRequest(adapter_id=adapter_id, policy=adapters_pb2.Policy(**fields))
+        request = adapters_pb2.SetPolicyRequest(
+            adapter_id=adapter_id, policy=adapters_pb2.Policy(**fields)
+        )
         return self._adapters("SetPolicy", request)
 
     def list_adapters(self) -> list[adapters_pb2.Adapter]:
@@ -96,13 +109,18 @@ class Client:
                 return found
 
     def declared_adapters(self) -> list[adapters_pb2.DeclaredAdapter]:
-        return list(self._adapters("ListDeclaredAdapters", adapters_pb2.ListDeclaredAdaptersRequest()).adapters)
+        return list(
+            self._adapters(
+                "ListDeclaredAdapters", adapters_pb2.ListDeclaredAdaptersRequest()
+            ).adapters
+        )
 
     def server_info(self) -> server_pb2.ServerInfo:
         with self._channel() as channel:
             request = server_pb2.GetServerInfoRequest()
             return server_pb2_grpc.ServerStub(channel).GetServerInfo(
-                request, timeout=_CALL_TIMEOUT_S, metadata=self._metadata)
+                request, timeout=_CALL_TIMEOUT_S, metadata=self._metadata
+            )
 
     def _adapters(self, rpc: str, request: Message, timeout_s: float = _CALL_TIMEOUT_S) -> Any:
         with self._channel() as channel:
@@ -134,7 +152,9 @@ def to_dict(message: Message) -> dict[str, Any]:
 
     Field names as in the .proto files; zeros and empty texts are shown.
     """
-    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
 
 
 def _describe(error: Any) -> str:
@@ -142,7 +162,10 @@ def _describe(error: Any) -> str:
     status = rpc_status.from_call(error)
     for packed in status.details if status is not None else ():
         bad, quota, retry = (
-            error_details_pb2.BadRequest(), error_details_pb2.QuotaFailure(), error_details_pb2.RetryInfo())
+            error_details_pb2.BadRequest(),
+            error_details_pb2.QuotaFailure(),
+            error_details_pb2.RetryInfo(),
+        )
         if packed.Unpack(bad):
             lines += [f"  {v.field}: {v.description}" for v in bad.field_violations]
         elif packed.Unpack(quota):

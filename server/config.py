@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
 
 from lora_runtime import AdapterPolicy, EngineConfig
 
@@ -38,12 +43,16 @@ class Policy(BaseModel):
 if TYPE_CHECKING:
     _EngineSettings = BaseSettings
 else:
+
     def _field(setting):
         kind = Literal[setting.limit.choices] if setting.limit.choices else setting.type
         return kind, Field(setting.default, description=setting.help, **setting.limit.bounds)
 
     _EngineSettings = create_model(
-        "_EngineSettings", __base__=BaseSettings, **{s.name: _field(s) for s in EngineConfig.settings()})
+        "_EngineSettings",
+        __base__=BaseSettings,
+        **{s.name: _field(s) for s in EngineConfig.settings()},
+    )
 
 
 class Settings(_EngineSettings):
@@ -55,48 +64,85 @@ class Settings(_EngineSettings):
     model_config = SettingsConfigDict(env_prefix="LORAMUX_", extra="forbid")
 
     base: str = Field(
-        description="Base model: a directory with config.json and safetensors, or a hub id with --trust-hub.")
+        description="Base model: a directory with config.json and safetensors, or a hub id with --trust-hub."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
-    metrics_port: int = Field(9464, ge=0, le=65535, description="HTTP port of /metrics; 0 switches it off.")
+    metrics_port: int = Field(
+        9464, ge=0, le=65535, description="HTTP port of /metrics; 0 switches it off."
+    )
     adapters: dict[str, str] = Field(
-        default_factory=dict, description="Adapter to load at start, NAME=DIRECTORY; repeatable.")
+        default_factory=dict, description="Adapter to load at start, NAME=DIRECTORY; repeatable."
+    )
     adapter_roots: list[Path] = Field(
         default_factory=list,
-        description="Directory that LoadAdapter calls may load from; repeatable. Without one, they are refused.")
+        description="Directory that LoadAdapter calls may load from; repeatable. Without one, they are refused.",
+    )
     adapter_sources: list[str] = Field(
         default_factory=list,
         description="URL below which LoadAdapter calls may load, such as hf://my-org or s3://bucket/adapters; "
-        "repeatable. Without one, they may load no URL.")
+        "repeatable. Without one, they may load no URL.",
+    )
     adapter_manifest: Path | None = Field(
-        None, description="YAML file that declares adapters; kept in step with while the server runs.")
+        None,
+        description="YAML file that declares adapters; kept in step with while the server runs.",
+    )
     adapter_watch: Path | None = Field(
-        None, description="Directory whose subdirectories are adapters; kept in step with while the server runs.")
+        None,
+        description="Directory whose subdirectories are adapters; kept in step with while the server runs.",
+    )
     reconcile_s: float = Field(
-        5, gt=0, description="Seconds between looks at --adapter-manifest and --adapter-watch.")
+        5, gt=0, description="Seconds between looks at --adapter-manifest and --adapter-watch."
+    )
     state_file: Path | None = Field(
-        None, description="File that remembers what is registered over a restart; without one nothing is.")
+        None,
+        description="File that remembers what is registered over a restart; without one nothing is.",
+    )
     policies: dict[str, Policy] = Field(
         default_factory=dict,
         description="What adapters' requests may take, as JSON: id to weight, max_running, max_waiting, "
-        "tokens_per_minute, pinned. '*' is for all other ids, '' for the base.")
+        "tokens_per_minute, pinned. '*' is for all other ids, '' for the base.",
+    )
     auth_file: Path | None = Field(
-        None, description="YAML file of bearer tokens' hashes and scopes, see docs/guide/security.md; without one "
-        "anyone who reaches the port may call everything.")
-    tls_cert: Path | None = Field(None, description="PEM file with the server's certificate chain; turns TLS on.")
+        None,
+        description="YAML file of bearer tokens' hashes and scopes, see docs/guide/security.md; without one "
+        "anyone who reaches the port may call everything.",
+    )
+    tls_cert: Path | None = Field(
+        None, description="PEM file with the server's certificate chain; turns TLS on."
+    )
     tls_key: Path | None = Field(None, description="PEM file with the private key of --tls-cert.")
     tls_client_ca: Path | None = Field(
-        None, description="PEM file with the authorities that clients' certificates must come from (mutual TLS).")
+        None,
+        description="PEM file with the authorities that clients' certificates must come from (mutual TLS).",
+    )
     health_port: int = Field(
-        0, ge=0, le=65535, description="Port for health checks alone, without TLS, for probes that cannot speak it; "
-        "0 leaves them on --port only.")
-    max_message_bytes: int = Field(4 << 20, ge=1024, description="Largest gRPC message accepted or sent, in bytes.")
-    keepalive_s: float = Field(30, gt=0, description="Seconds between keepalive pings on an idle connection.")
-    drain_s: float = Field(30, ge=0, description="Seconds that running requests get to finish after SIGTERM.")
+        0,
+        ge=0,
+        le=65535,
+        description="Port for health checks alone, without TLS, for probes that cannot speak it; "
+        "0 leaves them on --port only.",
+    )
+    max_message_bytes: int = Field(
+        4 << 20, ge=1024, description="Largest gRPC message accepted or sent, in bytes."
+    )
+    keepalive_s: float = Field(
+        30, gt=0, description="Seconds between keepalive pings on an idle connection."
+    )
+    drain_s: float = Field(
+        30, ge=0, description="Seconds that running requests get to finish after SIGTERM."
+    )
     metrics_adapter_labels: int = Field(
-        100, ge=0, description="Adapters with a metrics label of their own; later ones count as 'other'.")
-    log_format: Literal["json", "console"] = Field("json", description="Form of log lines on standard error.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
+        100,
+        ge=0,
+        description="Adapters with a metrics label of their own; later ones count as 'other'.",
+    )
+    log_format: Literal["json", "console"] = Field(
+        "json", description="Form of log lines on standard error."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level logged."
+    )
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
@@ -119,12 +165,17 @@ class Settings(_EngineSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources. Flags arrive as `init`; the YAML file is named by `load`."""
-        file_settings = YamlConfigSettingsSource(settings_cls, yaml_file=cls.model_config.get("yaml_file"))
+        file_settings = YamlConfigSettingsSource(
+            settings_cls, yaml_file=cls.model_config.get("yaml_file")
+        )
         return init_settings, env_settings, file_settings
 
 
@@ -138,12 +189,16 @@ def load(flags: dict[str, Any], config_file: Path | None = None) -> Settings:
         raise SettingsError(f"config file {config_file} does not exist")
 
     class FromFile(Settings):
-        model_config = SettingsConfigDict(env_prefix="LORAMUX_", extra="forbid", yaml_file=config_file)
+        model_config = SettingsConfigDict(
+            env_prefix="LORAMUX_", extra="forbid", yaml_file=config_file
+        )
 
     try:
         settings = FromFile(**{k: v for k, v in flags.items() if v not in (None, [], {})})
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()]
+        problems = [
+            f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()
+        ]
         raise SettingsError("; ".join(problems)) from error
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise SettingsError(f"config file {config_file} is not a YAML mapping: {error}") from error

@@ -19,9 +19,14 @@ def end_soon(status: int, exit_now: Callable[[int], object] = os._exit) -> threa
     Python waits at its exit for every thread of a pool, and so for downloads that hang. Nothing is
     lost: what a download leaves in the cache is removed by the next fetch.
     """
+
     def watch() -> None:
         time.sleep(PATIENCE_S)
-        left = sorted(t.name for t in threading.enumerate() if not t.daemon and t is not threading.main_thread())
+        left = sorted(
+            t.name
+            for t in threading.enumerate()
+            if not t.daemon and t is not threading.main_thread()
+        )
         log.warning("loads are left unfinished", threads=len(left), names=left)
         exit_now(status)
 

@@ -54,7 +54,9 @@ _CODES: list[tuple[type[Exception], grpc.StatusCode]] = [
 
 async def abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:
     """End the call with the status that `error` maps to."""
-    code = next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+    code = next(
+        (code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.INTERNAL
+    )
     message = str(error)
     if code is grpc.StatusCode.INTERNAL:
         log.error("call failed", error=repr(error), exc_info=error)
@@ -63,7 +65,9 @@ async def abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn
     elif isinstance(error, OSError) and error.errno is not None:
         message = "a file or directory cannot be read"  # its own text has the whole path
     message = cut(message)
-    status = status_pb2.Status(code=code.value[0], message=message, details=[_pack(d) for d in _details(error)])
+    status = status_pb2.Status(
+        code=code.value[0], message=message, details=[_pack(d) for d in _details(error)]
+    )
     await context.abort_with_status(rpc_status.to_status(status))
     raise AssertionError("abort_with_status does not return")
 
@@ -78,18 +82,32 @@ def cut(text: str) -> str:
 
 def _details(error: Exception) -> Sequence[Message]:
     if isinstance(error, UnknownAdapterError | AdapterUnavailableError):
-        return [error_details_pb2.ResourceInfo(
-            resource_type=_ADAPTER, resource_name=cut(error.adapter_id), description=cut(str(error)))]
+        return [
+            error_details_pb2.ResourceInfo(
+                resource_type=_ADAPTER,
+                resource_name=cut(error.adapter_id),
+                description=cut(str(error)),
+            )
+        ]
     if isinstance(error, InvalidRequestError):
         violation = error_details_pb2.BadRequest.FieldViolation
-        return [error_details_pb2.BadRequest(
-            field_violations=[violation(field=v.field, description=cut(v.description)) for v in error.violations])]
+        return [
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    violation(field=v.field, description=cut(v.description))
+                    for v in error.violations
+                ]
+            )
+        ]
     if isinstance(error, QueueFullError):
         return [_retry_info(error.retry_after_s)]
     if isinstance(error, AdapterLimitError):
         violation = error_details_pb2.QuotaFailure.Violation
         quota = violation(subject=f"{_ADAPTER}:{error.adapter_id}", description=str(error))
-        return [_retry_info(error.retry_after_s), error_details_pb2.QuotaFailure(violations=[quota])]
+        return [
+            _retry_info(error.retry_after_s),
+            error_details_pb2.QuotaFailure(violations=[quota]),
+        ]
     return []
 
 

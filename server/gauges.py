@@ -26,9 +26,17 @@ class EngineGauges(Collector):
             ("running_sequences", "Sequences in the running batch.", stats.running),
             ("waiting_sequences", "Sequences in the queue.", stats.waiting),
             ("kv_blocks_used", "KV blocks held by live sequences.", stats.kv_blocks_used),
-            ("kv_blocks_cached", "Unused KV blocks that hold a reusable prefix.", stats.kv_blocks_cached),
+            (
+                "kv_blocks_cached",
+                "Unused KV blocks that hold a reusable prefix.",
+                stats.kv_blocks_cached,
+            ),
             ("kv_blocks", "KV blocks in all.", stats.kv_blocks_total),
-            ("registered_adapters", "Adapter ids, wherever their weights are.", stats.registered_adapters),
+            (
+                "registered_adapters",
+                "Adapter ids, wherever their weights are.",
+                stats.registered_adapters,
+            ),
             ("loading_adapters", "Adapters that are being read.", stats.loading_adapters),
             ("resident_adapters", "Adapter versions on the device.", stats.adapters),
             ("resident_adapter_bytes", "Their bytes.", stats.adapter_bytes),
@@ -37,12 +45,16 @@ class EngineGauges(Collector):
             ("adapter_leases", "Requests that hold an adapter.", stats.leases),
             ("preemptions", "Sequences preempted since start.", stats.preemptions),
         ]
-        return [GaugeMetricFamily(f"loramux_{name}", text, value=value) for name, text, value in gauges]
+        return [
+            GaugeMetricFamily(f"loramux_{name}", text, value=value) for name, text, value in gauges
+        ]
 
     def _versions(self) -> GaugeMetricFamily:
         family = GaugeMetricFamily(
-            "loramux_adapter_version_info", "Versions that serve from a slot, and canaries beside them.",
-            labels=["adapter", "version"])
+            "loramux_adapter_version_info",
+            "Versions that serve from a slot, and canaries beside them.",
+            labels=["adapter", "version"],
+        )
         for info in self._engine.list_adapters():
             if info.state is not AdapterState.DEVICE or not self._has_label(info.adapter_id):
                 continue
@@ -52,8 +64,13 @@ class EngineGauges(Collector):
 
     def _about(self) -> GaugeMetricFamily:
         info = self._engine.info()
-        labels = {"version": info.version, "base_model": info.base_model, "device": info.device, "dtype": info.dtype,
-                  **{f"kernel_{op}": name for op, name in info.kernels.items()}}
+        labels = {
+            "version": info.version,
+            "base_model": info.base_model,
+            "device": info.device,
+            "dtype": info.dtype,
+            **{f"kernel_{op}": name for op, name in info.kernels.items()},
+        }
         about = GaugeMetricFamily("loramux_info", "What runs.", labels=list(labels))
         about.add_metric(list(labels.values()), 1)
         return about

@@ -45,7 +45,9 @@ class Locations:
         if "\0" in path:
             raise InvalidRequestError.of("path", "must not have a null character")
         if not self.roots:
-            raise PermissionError("this server has no adapter root: loading directories over gRPC is switched off")
+            raise PermissionError(
+                "this server has no adapter root: loading directories over gRPC is switched off"
+            )
         try:
             real = Path(os.path.realpath(self.roots[0] / path))  # reads links, and fails for none
             self._check_below(real)
@@ -87,8 +89,15 @@ def _check_url(url: str) -> None:
     scheme, separator, rest = url.partition("://")
     if not separator or not scheme.isalnum() or not rest or not url.isprintable() or " " in url:
         raise InvalidRequestError.of("source", "is not a URL")
-    if "::" in url or "\\" in url or "%" in url or any(part in (".", "..", "") for part in rest.strip("/").split("/")):
-        raise InvalidRequestError.of("source", "must be a plain URL: no chains, escapes, empty or dot parts")
+    if (
+        "::" in url
+        or "\\" in url
+        or "%" in url
+        or any(part in (".", "..", "") for part in rest.strip("/").split("/"))
+    ):
+        raise InvalidRequestError.of(
+            "source", "must be a plain URL: no chains, escapes, empty or dot parts"
+        )
     try:
         authority = urlsplit(url).netloc
     except ValueError:  # brackets that are no IPv6 address

@@ -13,17 +13,41 @@ from lora_runtime import MAX_ID_LENGTH, AdapterInfo, EngineObserver, Request, Re
 
 log = structlog.get_logger("loramux.server")
 # Below a warning these log whole URLs too, with the keys in their queries.
-_NOISY = ("asyncio", "filelock", "urllib3", "httpx", "httpcore", "httpx2", "httpcore2", "aiohttp", "fsspec", "s3fs",
-          "gcsfs", "adlfs", "azure", "botocore", "aiobotocore")
+_NOISY = (
+    "asyncio",
+    "filelock",
+    "urllib3",
+    "httpx",
+    "httpcore",
+    "httpx2",
+    "httpcore2",
+    "aiohttp",
+    "fsspec",
+    "s3fs",
+    "gcsfs",
+    "adlfs",
+    "azure",
+    "botocore",
+    "aiobotocore",
+)
 
 
 def configure(log_format: str, level: str) -> None:
     """Send structlog's and the standard library's lines to standard error in one form."""
-    shared: list[structlog.typing.Processor] = [structlog.contextvars.merge_contextvars, structlog.stdlib.add_log_level,
-              structlog.processors.TimeStamper(fmt="iso", utc=True)]
-    last: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[structlog.typing.Processor] = [
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    ]
     if log_format == "json":
-        last = [structlog.processors.format_exc_info, _important_first, structlog.processors.JSONRenderer()]
+        last = [
+            structlog.processors.format_exc_info,
+            _important_first,
+            structlog.processors.JSONRenderer(),
+        ]
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
@@ -42,8 +66,12 @@ def configure(log_format: str, level: str) -> None:
     )
 
 
-def _important_first(logger: object, method: str, fields: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    return {name: fields.pop(name) for name in ("timestamp", "level", "event") if name in fields} | dict(fields)
+def _important_first(
+    logger: object, method: str, fields: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    return {
+        name: fields.pop(name) for name in ("timestamp", "level", "event") if name in fields
+    } | dict(fields)
 
 
 class RequestLog(EngineObserver):
@@ -51,23 +79,44 @@ class RequestLog(EngineObserver):
 
     def on_request_finished(self, record: RequestRecord) -> None:
         log.info(
-            "request finished", request_id=record.request_id, adapter=record.adapter_id,
-            version=record.adapter_version[:12], **_composition(record), outcome=record.outcome,
-            prompt_tokens=record.prompt_tokens, cached_tokens=record.cached_tokens,
-            completion_tokens=record.completion_tokens, queue_ms=_ms(record.queue_s),
-            adapter_wait_ms=_ms(record.adapter_wait_s), e2e_ms=_ms(record.e2e_s), ttft_ms=_ms(record.ttft_s),
+            "request finished",
+            request_id=record.request_id,
+            adapter=record.adapter_id,
+            version=record.adapter_version[:12],
+            **_composition(record),
+            outcome=record.outcome,
+            prompt_tokens=record.prompt_tokens,
+            cached_tokens=record.cached_tokens,
+            completion_tokens=record.completion_tokens,
+            queue_ms=_ms(record.queue_s),
+            adapter_wait_ms=_ms(record.adapter_wait_s),
+            e2e_ms=_ms(record.e2e_s),
+            ttft_ms=_ms(record.ttft_s),
         )
 
     def on_request_rejected(self, request: Request, error: Exception) -> None:
-        log.warning("request rejected", request_id=request.request_id,
-                    adapter="+".join(use.adapter_id for use in request.uses)[:MAX_ID_LENGTH], error=str(error))
+        log.warning(
+            "request rejected",
+            request_id=request.request_id,
+            adapter="+".join(use.adapter_id for use in request.uses)[:MAX_ID_LENGTH],
+            error=str(error),
+        )
 
     def on_adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
-        log.info("adapter loaded", adapter=info.adapter_id, version=info.version[:12], modules=len(info.modules),
-                 max_rank=info.max_rank, bytes=info.num_bytes, seconds=round(seconds, 3))
+        log.info(
+            "adapter loaded",
+            adapter=info.adapter_id,
+            version=info.version[:12],
+            modules=len(info.modules),
+            max_rank=info.max_rank,
+            bytes=info.num_bytes,
+            seconds=round(seconds, 3),
+        )
 
     def on_adapter_evicted(self, info: AdapterInfo, reason: str) -> None:
-        log.info("adapter evicted", adapter=info.adapter_id, version=info.version[:12], reason=reason)
+        log.info(
+            "adapter evicted", adapter=info.adapter_id, version=info.version[:12], reason=reason
+        )
 
     def on_adapter_failed(self, adapter_id: str, error: Exception) -> None:
         log.error("adapter failed", adapter=adapter_id, error=str(error), kind=type(error).__name__)
@@ -81,8 +130,12 @@ def _composition(record: RequestRecord) -> dict[str, list[dict[str, Any]]]:
     `adapter` and `version`."""
     if record.adapter_id or not record.adapters:
         return {}
-    return {"adapters": [
-        {"id": a.adapter_id, "version": a.version[:12], "weight": a.weight} for a in record.adapters]}
+    return {
+        "adapters": [
+            {"id": a.adapter_id, "version": a.version[:12], "weight": a.weight}
+            for a in record.adapters
+        ]
+    }
 
 
 def _ms(seconds: float | None) -> float | None:

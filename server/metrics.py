@@ -23,26 +23,49 @@ class Metrics(EngineObserver):
         self._labels: set[str] = set()
         self._lock = threading.Lock()
         self._requests = self._counter("requests", "Requests that ended.", "adapter", "outcome")
-        self._rejected = self._counter("requests_rejected", "Requests refused before they were queued.", "reason")
+        self._rejected = self._counter(
+            "requests_rejected", "Requests refused before they were queued.", "reason"
+        )
         self._prompt = self._counter("prompt_tokens", "Prompt tokens.", "adapter")
-        self._cached = self._counter("prefix_cache_hit_tokens", "Prompt tokens found in the prefix cache.", "adapter")
+        self._cached = self._counter(
+            "prefix_cache_hit_tokens", "Prompt tokens found in the prefix cache.", "adapter"
+        )
         self._completion = self._counter("completion_tokens", "Generated tokens.", "adapter")
-        self._ttft = self._histogram("time_to_first_token_seconds", "Arrival to first token.", _LATENCY)
-        self._itl = self._histogram("inter_token_latency_seconds", "Between tokens of a sequence.", _LATENCY)
+        self._ttft = self._histogram(
+            "time_to_first_token_seconds", "Arrival to first token.", _LATENCY
+        )
+        self._itl = self._histogram(
+            "inter_token_latency_seconds", "Between tokens of a sequence.", _LATENCY
+        )
         self._queue = self._histogram("queue_seconds", "Arrival to first step.", _LATENCY)
         self._adapter_wait = self._histogram(
-            "adapter_wait_seconds", "The part of the queue's time that a request's adapter was being loaded.", _LATENCY)
+            "adapter_wait_seconds",
+            "The part of the queue's time that a request's adapter was being loaded.",
+            _LATENCY,
+        )
         self._e2e = self._histogram("request_seconds", "Arrival to end.", _LATENCY)
         self._step = self._histogram("step_seconds", "One engine step.", _LATENCY)
         self._tokens = self._histogram("step_tokens", "Tokens in a step.", _SIZES)
         self._sequences = self._histogram("step_sequences", "Sequences in a step.", _SIZES)
-        self._distinct = self._histogram("step_distinct_adapters", "Distinct adapters in a step.", (0, *_SIZES))
+        self._distinct = self._histogram(
+            "step_distinct_adapters", "Distinct adapters in a step.", (0, *_SIZES)
+        )
         self._loads = self._counter("adapter_loads", "Adapter versions loaded.")
-        self._load_time = self._histogram("adapter_load_seconds", "Reading, checking and copying one.", _LATENCY)
-        self._load_failures = self._counter("adapter_load_failures", "Adapters that could not be loaded.")
-        self._evictions = self._counter("adapter_evictions", "Adapter versions that left their slot.", "reason")
-        self._refused = self._counter("calls_refused", "Calls without the token that they need.", "reason")
-        self._failed = Gauge("loramux_engine_failed", "1 once the engine has failed.", registry=self.registry)
+        self._load_time = self._histogram(
+            "adapter_load_seconds", "Reading, checking and copying one.", _LATENCY
+        )
+        self._load_failures = self._counter(
+            "adapter_load_failures", "Adapters that could not be loaded."
+        )
+        self._evictions = self._counter(
+            "adapter_evictions", "Adapter versions that left their slot.", "reason"
+        )
+        self._refused = self._counter(
+            "calls_refused", "Calls without the token that they need.", "reason"
+        )
+        self._failed = Gauge(
+            "loramux_engine_failed", "1 once the engine has failed.", registry=self.registry
+        )
 
     def attach(self, engine: Engine) -> None:
         """Take events from `engine` and read its gauges at every scrape."""

@@ -8,7 +8,14 @@ from dataclasses import replace
 
 import structlog
 
-from lora_runtime import AdapterCapacityError, AdapterPolicy, Engine, EngineObserver, Registration, UnknownAdapterError
+from lora_runtime import (
+    AdapterCapacityError,
+    AdapterPolicy,
+    Engine,
+    EngineObserver,
+    Registration,
+    UnknownAdapterError,
+)
 
 log = structlog.get_logger("loramux.server")
 _NO_ADAPTERS = ("", "*")
@@ -22,8 +29,7 @@ class SettingsPolicies(EngineObserver):
     """
 
     def __init__(self, engine: Engine, policies: Mapping[str, AdapterPolicy]) -> None:
-        """Set the policies of the base and of all other ids ("*") at once; others when they appear.
-        """
+        """Set the policies of the base and of all other ids ("*") at once; others when they appear."""
         self._engine = engine
         self._policies = {name: p for name, p in policies.items() if name not in _NO_ADAPTERS}
         self._seen: set[str] = set()

@@ -27,15 +27,21 @@ def server_credentials(cert: Path, key: Path, client_ca: Path | None) -> grpc.Se
     files = _ServerFiles(cert, key, client_ca)
     return grpc.dynamic_ssl_server_credentials(
         # The stubs forget that None means no change.
-        files.first, files.fetch,  # type: ignore[arg-type]
-        require_client_authentication=client_ca is not None)
+        files.first,
+        files.fetch,  # type: ignore[arg-type]
+        require_client_authentication=client_ca is not None,
+    )
 
 
-def channel_credentials(ca: Path | None, cert: Path | None, key: Path | None) -> grpc.ChannelCredentials:
+def channel_credentials(
+    ca: Path | None, cert: Path | None, key: Path | None
+) -> grpc.ChannelCredentials:
     """Credentials of a client; without `ca` the system's authorities count. Raises TLSError."""
     if (cert is None) != (key is None):
         raise TLSError("a client certificate and its key are needed together")
-    return grpc.ssl_channel_credentials(*(_read(path) if path else None for path in (ca, key, cert)))
+    return grpc.ssl_channel_credentials(
+        *(_read(path) if path else None for path in (ca, key, cert))
+    )
 
 
 def is_loopback(host: str) -> bool:
@@ -76,10 +82,14 @@ class _ServerFiles:
 
     def _load(self) -> grpc.ServerCertificateConfiguration:
         authorities = _read(self._client_ca) if self._client_ca else None
-        return grpc.ssl_server_certificate_configuration([(_read(self._key), _read(self._cert))], authorities)
+        return grpc.ssl_server_certificate_configuration(
+            [(_read(self._key), _read(self._cert))], authorities
+        )
 
     def _look(self) -> list[object]:
-        return [stamp(path) for path in (self._cert, self._key, self._client_ca) if path is not None]
+        return [
+            stamp(path) for path in (self._cert, self._key, self._client_ca) if path is not None
+        ]
 
 
 def _read(path: Path) -> bytes:

@@ -27,7 +27,10 @@ def tiny_adapters(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """Eight adapters a0 ... a7 of the tiny Llama, of different ranks."""
     root = tmp_path_factory.mktemp("adapters")
     targets = ["q_proj", "v_proj", "up_proj"]
-    return {f"a{i}": save_adapter(tiny_base, root / f"a{i}", seed=i, r=i + 1, target_modules=targets) for i in range(8)}
+    return {
+        f"a{i}": save_adapter(tiny_base, root / f"a{i}", seed=i, r=i + 1, target_modules=targets)
+        for i in range(8)
+    }
 
 
 @pytest.fixture
@@ -36,7 +39,12 @@ def make_engine(tiny_base: Path) -> Iterator[Callable[..., Engine]]:
     engines = []
 
     def make(**config: object) -> Engine:
-        defaults: dict = {"dtype": "float32", "kv_cache_bytes": 8 << 20, "max_running": 16, "max_batch_tokens": 128}
+        defaults: dict = {
+            "dtype": "float32",
+            "kv_cache_bytes": 8 << 20,
+            "max_running": 16,
+            "max_batch_tokens": 128,
+        }
         engine = Engine(tiny_base, EngineConfig(**(defaults | config)))
         engine.start()
         engines.append(engine)

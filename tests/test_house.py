@@ -1,4 +1,5 @@
-"""The house: every folder imports what its `__init__.py` says, arrows run downstairs, and nothing runs in a circle."""
+"""The house: every folder imports what its `__init__.py` says, arrows run downstairs, and nothing
+runs in a circle."""
 
 from __future__ import annotations
 
@@ -40,8 +41,12 @@ def folder_of(module: str) -> str:
 def imports_of(module: str) -> frozenset[str]:
     """Modules of ours that it imports, inside functions and for type checkers too."""
     path = modules()[module]
-    return frozenset(target for node in ast.walk(ast.parse(path.read_text())) for target in _targets(module, node)
-                     if target in modules())
+    return frozenset(
+        target
+        for node in ast.walk(ast.parse(path.read_text()))
+        for target in _targets(module, node)
+        if target in modules()
+    )
 
 
 def _targets(module: str, node: ast.AST) -> Iterator[str]:
@@ -70,7 +75,9 @@ FOLDERS = sorted({folder_of(m) for m in modules()} & modules().keys() - {"lora_r
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_a_folder_imports_what_it_says(folder: str) -> None:
     package = folder.split(".")[0]
-    allowed = {name if name in modules() else f"{package}.{name}" for name in said(folder, "May import")}
+    allowed = {
+        name if name in modules() else f"{package}.{name}" for name in said(folder, "May import")
+    }
     wrong, used = set(), set()
     for module in (m for m in modules() if folder_of(m) == folder):
         for target in imports_of(module):
@@ -118,6 +125,10 @@ def test_no_circle(package: str) -> None:
 
 def test_no_deep_imports() -> None:
     outside = [m for m in modules() if not m.startswith(("lora_runtime", *INSIDE))]
-    wrong = [f"{module} imports {target}" for module in outside for target in imports_of(module)
-             if target.startswith("lora_runtime.") and not {target, folder_of(target)} & PUBLIC]
+    wrong = [
+        f"{module} imports {target}"
+        for module in outside
+        for target in imports_of(module)
+        if target.startswith("lora_runtime.") and not {target, folder_of(target)} & PUBLIC
+    ]
     assert not wrong

@@ -2,13 +2,14 @@
 
     python -m benchmarks.adapter_life.cold_loads    # benchmarks/results/cold_loads.json, docs/results/cold-loads.png
 
-Four pinned adapters have a long stream each, whose inter-token latency (ITL) is judged. Beside them short requests
-arrive at a fixed rate: in phase A to four adapters that are in slots, in phase B each to another of the 200, which
-pass through the other four slots. Prompts, lengths and times are the same, and the phases take turns. B comes in two
-kinds: the adapters wait in host memory, or on disk (`adapter_host_bytes=0`).
+Four pinned adapters have a long stream each, whose inter-token latency (ITL) is judged. Beside them
+short requests arrive at a fixed rate: in phase A to four adapters that are in slots, in phase B
+each to another of the 200, which pass through the other four slots. Prompts, lengths and times are
+the same, and the phases take turns. B comes in two kinds: the adapters wait in host memory, or on
+disk (`adapter_host_bytes=0`).
 
-A cold request's time to first token (TTFT) is set against its load, in steps: its own first step is one of those
-with a prefill in them, so "a step" is their median.
+A cold request's time to first token (TTFT) is set against its load, in steps: its own first step is
+one of those with a prefill in them, so "a step" is their median.
 """
 
 from __future__ import annotations
@@ -27,7 +28,15 @@ from benchmarks.common.paths import MODEL, RESULTS, ROOT
 from benchmarks.common.recorder import Recorder
 from benchmarks.common.report import machine, percentiles, plot, save
 from benchmarks.common.workloads import adapter_dir, prompt
-from lora_runtime import AdapterPolicy, BaseModel, Engine, EngineConfig, Request, RequestHandle, SamplingParams
+from lora_runtime import (
+    AdapterPolicy,
+    BaseModel,
+    Engine,
+    EngineConfig,
+    Request,
+    RequestHandle,
+    SamplingParams,
+)
 
 SLOTS, PINNED = 8, 4
 STREAM_PROMPT, STREAM_LENGTH = 64, 4096
@@ -52,7 +61,8 @@ class Phase:
         result = {
             "itl_percentiles_ms": [1e3 * median(column) for column in zip(*by_repeat, strict=True)],
             "itl_p99_ms_of_repeats": [1e3 * p[98] for p in by_repeat],
-            "step_p50_ms": 1e3 * median(self.steps), "prefill_step_p50_ms": 1e3 * median(self.prefill_steps),
+            "step_p50_ms": 1e3 * median(self.steps),
+            "prefill_step_p50_ms": 1e3 * median(self.prefill_steps),
             "loads": len(self.loads),
         }
         for name, values in (("ttft", self.ttft), ("load", self.loads), ("excess", self.excess)):
@@ -65,14 +75,23 @@ class Phase:
 class Experiment:
     """One engine whose streams go on through a phase while short requests come."""
 
-    def __init__(self, base: BaseModel, kind: str, host_bytes: int, args: argparse.Namespace) -> None:
+    def __init__(
+        self, base: BaseModel, kind: str, host_bytes: int, args: argparse.Namespace
+    ) -> None:
         self._args = args
         names = [f"{kind}-{i:04d}" for i in range(PINNED + args.adapters)]
         self._pinned, self._cold = names[:PINNED], names[PINNED:]
         self._next_cold = cycle(self._cold)
         self._recorder = Recorder()
-        self._engine = Engine(base, EngineConfig(
-            max_adapters=SLOTS, adapter_host_bytes=host_bytes, prefix_caching=False, kv_cache_bytes=512 << 20))
+        self._engine = Engine(
+            base,
+            EngineConfig(
+                max_adapters=SLOTS,
+                adapter_host_bytes=host_bytes,
+                prefix_caching=False,
+                kv_cache_bytes=512 << 20,
+            ),
+        )
         self._engine.add_observer(self._recorder)
 
     def run(self) -> tuple[Phase, Phase]:
@@ -87,7 +106,9 @@ class Experiment:
 
     def _load_all(self) -> None:
         for name in self._pinned:
-            self._engine.load_adapter(adapter_dir(name, MODEL), name, policy=AdapterPolicy(pinned=True))
+            self._engine.load_adapter(
+                adapter_dir(name, MODEL), name, policy=AdapterPolicy(pinned=True)
+            )
         for name in self._cold:
             self._engine.load_adapter(adapter_dir(name, MODEL), name)
 
@@ -96,8 +117,14 @@ class Experiment:
         if not cold:
             for name in stay:  # back into their slots
                 self._engine.generate(self._request(0, name))
-        names = islice(self._next_cold, self._args.requests) if cold else islice(cycle(stay), self._args.requests)
-        streams = [self._engine.submit(self._stream(i, name)) for i, name in enumerate(self._pinned)]
+        names = (
+            islice(self._next_cold, self._args.requests)
+            if cold
+            else islice(cycle(stay), self._args.requests)
+        )
+        streams = [
+            self._engine.submit(self._stream(i, name)) for i, name in enumerate(self._pinned)
+        ]
         for handle in streams:
             next(iter(handle))
         self._recorder.clear()
@@ -117,7 +144,9 @@ class Experiment:
         self._recorder.wait_for(set(asked))
         return asked
 
-    def _collect(self, phase: Phase, streams: Sequence[RequestHandle], asked: dict[str, str]) -> None:
+    def _collect(
+        self, phase: Phase, streams: Sequence[RequestHandle], asked: dict[str, str]
+    ) -> None:
         found = self._recorder
         phase.itl.append([gap for h in streams for gap in found.records[h.request_id].itl_s])
         phase.steps += [s.duration_s for s in found.steps]
@@ -134,20 +163,29 @@ class Experiment:
         args = self._args
         sampling = SamplingParams(max_new_tokens=args.output_len, ignore_eos=True)
         tokens = tuple(prompt(MODEL, PINNED + number, args.prompt_len))
-        return Request(token_ids=tokens, adapter_id=name, sampling=sampling, request_id=f"short-{number}")
+        return Request(
+            token_ids=tokens, adapter_id=name, sampling=sampling, request_id=f"short-{number}"
+        )
 
     def _stream(self, number: int, name: str) -> Request:
         sampling = SamplingParams(max_new_tokens=STREAM_LENGTH, ignore_eos=True)
         tokens = tuple(prompt(MODEL, number, STREAM_PROMPT))
-        return Request(token_ids=tokens, adapter_id=name, sampling=sampling, request_id=f"stream-{number}")
+        return Request(
+            token_ids=tokens, adapter_id=name, sampling=sampling, request_id=f"stream-{number}"
+        )
 
 
 def compare(resident: Phase, cold: Phase) -> dict[str, Any]:
     """Both phases and what is judged; the ratio is the median over the repeats."""
     a, b = resident.summary(), cold.summary()
-    ratios = [y / x for x, y in zip(a["itl_p99_ms_of_repeats"], b["itl_p99_ms_of_repeats"], strict=True)]
+    ratios = [
+        y / x for x, y in zip(a["itl_p99_ms_of_repeats"], b["itl_p99_ms_of_repeats"], strict=True)
+    ]
     return {
-        "resident": a, "cold": b, "itl_p99_ratio": median(ratios), "itl_p99_ratios": ratios,
+        "resident": a,
+        "cold": b,
+        "itl_p99_ratio": median(ratios),
+        "itl_p99_ratios": ratios,
         "itl_p50_ratio": b["itl_percentiles_ms"][49] / a["itl_percentiles_ms"][49],
         "excess_steps": b["excess_p50_ms"] / b["prefill_step_p50_ms"],
     }
@@ -155,20 +193,26 @@ def compare(resident: Phase, cold: Phase) -> dict[str, Any]:
 
 def show(name: str, result: dict[str, Any]) -> None:
     a, b = result["resident"], result["cold"]
-    print(f"{name}: ITL p50 {a['itl_percentiles_ms'][49]:.1f} → {b['itl_percentiles_ms'][49]:.1f} ms, p99 "
-          f"{a['itl_percentiles_ms'][98]:.1f} → {b['itl_percentiles_ms'][98]:.1f} ms (ratio "
-          f"{result['itl_p99_ratio']:.3f} of {', '.join(f'{r:.2f}' for r in result['itl_p99_ratios'])}); TTFT p50 "
-          f"{a['ttft_p50_ms']:.1f} → {b['ttft_p50_ms']:.1f} ms, {b['loads']} loads of {b.get('load_p50_ms', 0):.1f} "
-          f"ms, TTFT - load: {b['excess_p50_ms']:.1f} ms = {result['excess_steps']:.2f} steps of "
-          f"{b['prefill_step_p50_ms']:.1f} ms (all steps: {b['step_p50_ms']:.1f} ms)", flush=True)
+    print(
+        f"{name}: ITL p50 {a['itl_percentiles_ms'][49]:.1f} → {b['itl_percentiles_ms'][49]:.1f} ms, p99 "
+        f"{a['itl_percentiles_ms'][98]:.1f} → {b['itl_percentiles_ms'][98]:.1f} ms (ratio "
+        f"{result['itl_p99_ratio']:.3f} of {', '.join(f'{r:.2f}' for r in result['itl_p99_ratios'])}); TTFT p50 "
+        f"{a['ttft_p50_ms']:.1f} → {b['ttft_p50_ms']:.1f} ms, {b['loads']} loads of {b.get('load_p50_ms', 0):.1f} "
+        f"ms, TTFT - load: {b['excess_p50_ms']:.1f} ms = {result['excess_steps']:.2f} steps of "
+        f"{b['prefill_step_p50_ms']:.1f} ms (all steps: {b['step_p50_ms']:.1f} ms)",
+        flush=True,
+    )
 
 
 def main() -> None:
     args = _arguments()
     base = BaseModel.load(MODEL)
     report: dict[str, Any] = {
-        "machine": machine(), "settings": {k: v for k, v in vars(args).items() if k not in ("json", "png")},
-        "slots": SLOTS, "pinned": PINNED, "variants": {},
+        "machine": machine(),
+        "settings": {k: v for k, v in vars(args).items() if k not in ("json", "png")},
+        "slots": SLOTS,
+        "pinned": PINNED,
+        "variants": {},
     }
     for kind in args.kinds:
         for place in args.places:
@@ -183,7 +227,9 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.adapter_life.cold_loads", description=(__doc__ or "").splitlines()[0])
+        prog="python -m benchmarks.adapter_life.cold_loads",
+        description=(__doc__ or "").splitlines()[0],
+    )
     parser.add_argument("--adapters", type=int, default=200)
     parser.add_argument("--requests", type=int, default=100, help="Short requests of a phase.")
     parser.add_argument("--rate", type=float, default=8, help="Of the short requests, a second.")

@@ -1,10 +1,12 @@
-"""Requests that arrive by themselves: latency and throughput of loramux's engine with more adapters than slots.
+"""Requests that arrive by themselves: latency and throughput of loramux's engine with more adapters
+than slots.
 
     python -m benchmarks.adapter_life.open_loop            # Poisson and Gamma (cv 4) arrivals, 8 to 1,000 adapters
     python -m benchmarks.adapter_life.open_loop --closed   # 32 clients that wait: 1,000 adapters against 32
 
-All adapters are registered before anything is measured; the engine brings them into its slots as requests name them.
-That time is part of the request's time to first token. `--host-bytes 0` lets adapters outside of slots be on disk only.
+All adapters are registered before anything is measured; the engine brings them into its slots as
+requests name them. That time is part of the request's time to first token. `--host-bytes 0` lets
+adapters outside of slots be on disk only.
 """
 
 from __future__ import annotations
@@ -27,7 +29,15 @@ from rich.table import Table
 
 from benchmarks.common.paths import MODEL
 from benchmarks.common.workloads import Workload, adapter_dir, choose, prompt
-from lora_runtime import AdapterInfo, Engine, EngineConfig, EngineObserver, Request, RequestRecord, SamplingParams
+from lora_runtime import (
+    AdapterInfo,
+    Engine,
+    EngineConfig,
+    EngineObserver,
+    Request,
+    RequestRecord,
+    SamplingParams,
+)
 
 GAMMA_CV = 4
 SLOTS = 32
@@ -60,7 +70,9 @@ class Outcome:
 def arrival_times(kind: str, rate: float, count: int, seed: int = 0) -> Iterator[float]:
     """Times of `count` arrivals, `rate` a second on average; gamma comes in bursts."""
     rng, now = random.Random(seed), 0.0
-    shape = 1.0 if kind == "poisson" else 1 / GAMMA_CV**2  # a gamma distribution's cv is 1 / sqrt(shape)
+    shape = (
+        1.0 if kind == "poisson" else 1 / GAMMA_CV**2
+    )  # a gamma distribution's cv is 1 / sqrt(shape)
     for _ in range(count):
         now += rng.gammavariate(shape, 1 / (rate * shape))
         yield now
@@ -127,13 +139,18 @@ class Load(EngineObserver):
         """Bring the adapters into slots."""
         names = [self._workload.adapter_name(number) for number in dict.fromkeys(adapters)]
         for name in names:
-            self._engine.generate(Request(token_ids=(1,), adapter_id=name, sampling=SamplingParams(max_new_tokens=1)))
+            self._engine.generate(
+                Request(token_ids=(1,), adapter_id=name, sampling=SamplingParams(max_new_tokens=1))
+            )
 
     def _submit(self, index: int, adapter: int, arrived: float) -> Any:
         name = self._workload.adapter_name(adapter)
         request = Request(
-            token_ids=tuple(prompt(MODEL, index, self._workload.prompt_len)), adapter_id=name,
-            sampling=self._sampling, request_id=str(index))
+            token_ids=tuple(prompt(MODEL, index, self._workload.prompt_len)),
+            adapter_id=name,
+            sampling=self._sampling,
+            request_id=str(index),
+        )
         self._late_s[str(index)] = time.perf_counter() - arrived
         return self._engine.submit(request)
 
@@ -152,12 +169,22 @@ class Load(EngineObserver):
 
 def summary(outcome: Outcome) -> dict[str, float]:
     result = {
-        "tokens_per_s": outcome.tokens / outcome.wall_s, "misses": outcome.misses, "loads": len(outcome.load_s)}
-    for name, values in (("ttft", outcome.ttft_s), ("itl", outcome.itl_s), ("adapter_wait", outcome.wait_s),
-                         ("load", outcome.load_s)):
+        "tokens_per_s": outcome.tokens / outcome.wall_s,
+        "misses": outcome.misses,
+        "loads": len(outcome.load_s),
+    }
+    for name, values in (
+        ("ttft", outcome.ttft_s),
+        ("itl", outcome.itl_s),
+        ("adapter_wait", outcome.wait_s),
+        ("load", outcome.load_s),
+    ):
         if len(values) > 1:
             percentiles = quantiles(values, n=100, method="inclusive")
-            result |= {f"{name}_p50_ms": percentiles[49] * 1e3, f"{name}_p99_ms": percentiles[98] * 1e3}
+            result |= {
+                f"{name}_p50_ms": percentiles[49] * 1e3,
+                f"{name}_p99_ms": percentiles[98] * 1e3,
+            }
     return result
 
 
@@ -165,16 +192,24 @@ def main() -> None:
     args = _arguments()
     workload = Workload("open-loop", args.requests, args.prompt_len, args.output_len)
     config = EngineConfig(
-        dtype="bfloat16", prefix_caching=False, max_adapters=SLOTS, max_waiting=args.requests,
-        adapter_host_bytes=args.host_bytes)
+        dtype="bfloat16",
+        prefix_caching=False,
+        max_adapters=SLOTS,
+        max_waiting=args.requests,
+        adapter_host_bytes=args.host_bytes,
+    )
     with Engine(MODEL, config) as engine:
         load = Load(engine, workload)
         load.register(i for number in {*args.adapters, SLOTS} for i in _picks(args, number))
         _warm_up(load, args)
         report = run_closed(load, args) if args.closed else run_open(load, args)
     report["settings"] = {
-        "slots": SLOTS, "requests": args.requests, "prompt_len": args.prompt_len, "output_len": args.output_len,
-        "popularity": args.popularity, "host_bytes": args.host_bytes,
+        "slots": SLOTS,
+        "requests": args.requests,
+        "prompt_len": args.prompt_len,
+        "output_len": args.output_len,
+        "popularity": args.popularity,
+        "host_bytes": args.host_bytes,
     }
     show(report)
     if args.json:
@@ -191,7 +226,8 @@ def run_closed(load: Load, args: argparse.Namespace) -> dict[str, Any]:
             load.warm(sorted(set(picks))[:SLOTS])
             rates[number].append(summary(load.closed(picks, SLOTS)))
     runs = [
-        {"adapters": number, "clients": SLOTS} | sorted(found, key=lambda r: r["tokens_per_s"])[len(found) // 2]
+        {"adapters": number, "clients": SLOTS}
+        | sorted(found, key=lambda r: r["tokens_per_s"])[len(found) // 2]
         for number, found in rates.items()
     ]
     return {"runs": runs, "ratio": runs[1]["tokens_per_s"] / runs[0]["tokens_per_s"]}
@@ -209,8 +245,13 @@ def run_open(load: Load, args: argparse.Namespace) -> dict[str, Any]:
                 load.warm(sorted(set(picks))[:SLOTS])
                 times = arrival_times(kind, rate, args.requests)
                 outcome = load.open([Arrival(t, a) for t, a in zip(times, picks, strict=True)])
-                runs.append({"adapters": adapters, "arrivals": kind, "requests_per_s": rate} | summary(outcome))
-                print(f"{adapters} adapters, {kind}, {rate:.1f}/s: done", file=sys.stderr, flush=True)
+                runs.append(
+                    {"adapters": adapters, "arrivals": kind, "requests_per_s": rate}
+                    | summary(outcome)
+                )
+                print(
+                    f"{adapters} adapters, {kind}, {rate:.1f}/s: done", file=sys.stderr, flush=True
+                )
     return {"runs": runs, "capacity_requests_per_s": capacity}
 
 
@@ -230,7 +271,8 @@ def show(report: dict[str, Any]) -> None:
         f"{settings['requests']} requests of {settings['prompt_len']} + {settings['output_len']} tokens, "
         f"{settings['popularity']} over the adapters, {SLOTS} slots. TTFT counts from the arrival: waiting for the "
         "adapter is in it. misses: requests whose adapter was in no slot; loads: adapters read from disk for them.",
-        highlight=False)
+        highlight=False,
+    )
     columns = list(dict.fromkeys(key for run in report["runs"] for key in run))
     table = Table()
     for name in columns:
@@ -239,7 +281,9 @@ def show(report: dict[str, Any]) -> None:
         table.add_row(*(_cell(run.get(name)) for name in columns))
     console.print(table)
     if "ratio" in report:
-        console.print(f"throughput, {report['runs'][1]['adapters']} adapters / {SLOTS}: {report['ratio']:.2f}")
+        console.print(
+            f"throughput, {report['runs'][1]['adapters']} adapters / {SLOTS}: {report['ratio']:.2f}"
+        )
 
 
 def _cell(value: Any) -> str:
@@ -248,19 +292,36 @@ def _cell(value: Any) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.adapter_life.open_loop", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--closed", action="store_true", help="32 clients that wait, instead of arrivals.")
-    parser.add_argument("--adapters", type=_numbers(int), default=[8, 32, 128, 1000], help="How many are registered.")
+        prog="python -m benchmarks.adapter_life.open_loop",
+        description=(__doc__ or "").splitlines()[0],
+    )
+    parser.add_argument(
+        "--closed", action="store_true", help="32 clients that wait, instead of arrivals."
+    )
+    parser.add_argument(
+        "--adapters",
+        type=_numbers(int),
+        default=[8, 32, 128, 1000],
+        help="How many are registered.",
+    )
     parser.add_argument("--arrivals", type=_numbers(str), default=["poisson", "gamma"])
     parser.add_argument(
-        "--load", type=_numbers(float), default=[0.5, 0.8], help="Arrivals as shares of the measured capacity.")
-    parser.add_argument("--rate", type=float, default=0, help="Arrivals a second, instead of --load.")
+        "--load",
+        type=_numbers(float),
+        default=[0.5, 0.8],
+        help="Arrivals as shares of the measured capacity.",
+    )
+    parser.add_argument(
+        "--rate", type=float, default=0, help="Arrivals a second, instead of --load."
+    )
     parser.add_argument("--requests", type=int, default=256, help="Requests of one run.")
     parser.add_argument("--repeats", type=int, default=3, help="Of the closed form.")
     parser.add_argument("--prompt-len", type=int, default=64)
     parser.add_argument("--output-len", type=int, default=64)
     parser.add_argument("--popularity", default="zipf-1.5")
-    parser.add_argument("--host-bytes", type=int, default=2 << 30, help="Host memory for adapters outside of slots.")
+    parser.add_argument(
+        "--host-bytes", type=int, default=2 << 30, help="Host memory for adapters outside of slots."
+    )
     parser.add_argument("--json", type=Path, default=None, help="Also write the result there.")
     return parser.parse_args()
 

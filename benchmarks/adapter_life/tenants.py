@@ -2,9 +2,9 @@
 
     python -m benchmarks.adapter_life.tenants    # benchmarks/results/tenants.json, docs/results/tenants.png
 
-Both send requests of the same lengths at random times (Poisson), the heavy one far more than the machine can serve.
-The light tenant's time to first token (TTFT) is compared with that of the same requests when it is alone: with the
-fair queue, and with a queue that is first come, first served.
+Both send requests of the same lengths at random times (Poisson), the heavy one far more than the
+machine can serve. The light tenant's time to first token (TTFT) is compared with that of the same
+requests when it is alone: with the fair queue, and with a queue that is first come, first served.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ def schedule(args: argparse.Namespace, capacity: float) -> list[tuple[float, str
     heavy_rate = args.overload * capacity
     light_rate = heavy_rate / args.ratio
     rng, found = random.Random(args.seed), []
-    for tenant, rate, count in ((LIGHT, light_rate, args.requests), (HEAVY, heavy_rate, args.requests * args.ratio)):
+    for tenant, rate, count in (
+        (LIGHT, light_rate, args.requests),
+        (HEAVY, heavy_rate, args.requests * args.ratio),
+    ):
         for at in arrival_times("poisson", rate, count, seed=len(found)):
             found.append((at, tenant, rng.randint(*args.prompt_len), rng.randint(*args.output_len)))
     last = max(at for at, tenant, *_ in found if tenant == LIGHT)
@@ -49,11 +52,19 @@ class Tenants:
     def __init__(self, base: BaseModel, mode: str, args: argparse.Namespace) -> None:
         self._mode, self._args = mode, args
         self._recorder = Recorder()
-        self._engine = Engine(base, EngineConfig(
-            prefix_caching=False, max_running=args.max_running, max_batch_tokens=args.max_batch_tokens,
-            max_waiting=1 << 20))
+        self._engine = Engine(
+            base,
+            EngineConfig(
+                prefix_caching=False,
+                max_running=args.max_running,
+                max_batch_tokens=args.max_batch_tokens,
+                max_waiting=1 << 20,
+            ),
+        )
         if mode == MODES[2]:
-            self._engine._scheduler.waiting.served = lambda tenant: 0.0  # as if all were one tenant's
+            self._engine._scheduler.waiting.served = lambda tenant: (
+                0.0
+            )  # as if all were one tenant's
         self._engine.add_observer(self._recorder)
 
     def run(self, requests: list[tuple[float, str, int, int]]) -> dict[str, Any]:
@@ -79,8 +90,12 @@ class Tenants:
         rng = random.Random(args.seed)
         with self._engine:
             self._load()
-            requests = [self._request(i, HEAVY, rng.randint(*args.prompt_len), rng.randint(*args.output_len))
-                        for i in range(count)]
+            requests = [
+                self._request(
+                    i, HEAVY, rng.randint(*args.prompt_len), rng.randint(*args.output_len)
+                )
+                for i in range(count)
+            ]
             started = time.perf_counter()
             for request in requests:
                 self._engine.submit(request)
@@ -96,13 +111,17 @@ class Tenants:
 
     def _request(self, number: int, tenant: str, prompt_len: int, output_len: int) -> Request:
         return Request(
-            token_ids=tuple(prompt(MODEL, number, prompt_len)), adapter_id=tenant, request_id=f"{tenant}-{number}",
-            sampling=SamplingParams(max_new_tokens=output_len, ignore_eos=True))
+            token_ids=tuple(prompt(MODEL, number, prompt_len)),
+            adapter_id=tenant,
+            request_id=f"{tenant}-{number}",
+            sampling=SamplingParams(max_new_tokens=output_len, ignore_eos=True),
+        )
 
     def _summary(self, seconds: float) -> dict[str, Any]:
         done = [r for r in self._recorder.records.values() if r.outcome == "ok"]
         result: dict[str, Any] = {
-            "seconds": seconds, "output_tokens_per_s": sum(r.completion_tokens for r in done) / seconds,
+            "seconds": seconds,
+            "output_tokens_per_s": sum(r.completion_tokens for r in done) / seconds,
             "prompt_tokens_per_s": sum(r.prompt_tokens for r in done) / seconds,
             "step_p50_ms": 1e3 * median(s.duration_s for s in self._recorder.steps),
         }
@@ -110,15 +129,22 @@ class Tenants:
             ttft = [r.ttft_s for r in done if r.adapter_id == tenant and r.ttft_s is not None]
             if ttft:
                 found = percentiles(ttft)
-                result[tenant] = {"requests": len(ttft), "ttft_percentiles_ms": [1e3 * v for v in found],
-                                  "ttft_p50_ms": 1e3 * found[49], "ttft_p99_ms": 1e3 * found[98]}
+                result[tenant] = {
+                    "requests": len(ttft),
+                    "ttft_percentiles_ms": [1e3 * v for v in found],
+                    "ttft_p50_ms": 1e3 * found[49],
+                    "ttft_p99_ms": 1e3 * found[98],
+                }
         return result
 
 
 def show(report: dict[str, Any]) -> None:
     for mode, result in report["modes"].items():
-        parts = [f"{tenant} TTFT p50 {r['ttft_p50_ms']:.0f} p99 {r['ttft_p99_ms']:.0f} ms ({r['requests']})"
-                 for tenant in (LIGHT, HEAVY) if (r := result.get(tenant))]
+        parts = [
+            f"{tenant} TTFT p50 {r['ttft_p50_ms']:.0f} p99 {r['ttft_p99_ms']:.0f} ms ({r['requests']})"
+            for tenant in (LIGHT, HEAVY)
+            if (r := result.get(tenant))
+        ]
         print(f"{mode}: {', '.join(parts)}; {result['output_tokens_per_s']:.0f} output tokens/s")
     for mode, ratio in report["light_p99_ratios"].items():
         print(f"light tenant's TTFT p99, {mode} / alone: {ratio:.2f}")
@@ -129,18 +155,26 @@ def main() -> None:
     base = BaseModel.load(MODEL)
     capacity = Tenants(base, "fair", args).capacity()
     requests = schedule(args, capacity)
-    print(f"capacity {capacity:.1f} requests/s; {len(requests)} requests in {requests[-1][0]:.0f} s", file=sys.stderr)
+    print(
+        f"capacity {capacity:.1f} requests/s; {len(requests)} requests in {requests[-1][0]:.0f} s",
+        file=sys.stderr,
+    )
     modes = {}
     for mode in args.modes:
-        # Behind the heavy tenant's queue a light request waits the longer, the longer this runs: some of it will do.
+        # Behind the heavy tenant's queue a light request waits the longer, the longer this runs:
+        # some of it will do.
         until = _QUEUE_S if mode == MODES[2] else requests[-1][0]
         modes[mode] = Tenants(base, mode, args).run([r for r in requests if r[0] <= until])
     report = {
-        "machine": machine(), "settings": {k: v for k, v in vars(args).items() if k not in ("json", "png")},
-        "capacity_requests_per_s": capacity, "modes": modes,
+        "machine": machine(),
+        "settings": {k: v for k, v in vars(args).items() if k not in ("json", "png")},
+        "capacity_requests_per_s": capacity,
+        "modes": modes,
         "light_p99_ratios": {
             mode: result[LIGHT]["ttft_p99_ms"] / modes["alone"][LIGHT]["ttft_p99_ms"]
-            for mode, result in modes.items() if mode != "alone" and "alone" in modes},
+            for mode, result in modes.items()
+            if mode != "alone" and "alone" in modes
+        },
     }
     show(report)
     save(report, args.json)
@@ -149,15 +183,28 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.adapter_life.tenants", description=(__doc__ or "").splitlines()[0])
+        prog="python -m benchmarks.adapter_life.tenants",
+        description=(__doc__ or "").splitlines()[0],
+    )
     parser.add_argument("--requests", type=int, default=60, help="Of the light tenant.")
-    parser.add_argument("--ratio", type=int, default=20, help="The heavy tenant's requests for one of the light one.")
-    parser.add_argument("--overload", type=float, default=1.5, help="The heavy tenant's rate over the capacity.")
-    parser.add_argument("--prompt-len", type=int, nargs=2, default=[128, 256], metavar=("FROM", "TO"))
+    parser.add_argument(
+        "--ratio",
+        type=int,
+        default=20,
+        help="The heavy tenant's requests for one of the light one.",
+    )
+    parser.add_argument(
+        "--overload", type=float, default=1.5, help="The heavy tenant's rate over the capacity."
+    )
+    parser.add_argument(
+        "--prompt-len", type=int, nargs=2, default=[128, 256], metavar=("FROM", "TO")
+    )
     parser.add_argument("--output-len", type=int, nargs=2, default=[16, 32], metavar=("FROM", "TO"))
     parser.add_argument("--max-running", type=int, default=32)
     parser.add_argument("--max-batch-tokens", type=int, default=128)
-    parser.add_argument("--tenant-running", type=int, default=0, help="Policy of both, 0: no limit.")
+    parser.add_argument(
+        "--tenant-running", type=int, default=0, help="Policy of both, 0: no limit."
+    )
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=RESULTS / "tenants.json")

@@ -19,8 +19,11 @@ from .paths import MODEL, ROOT, VENVS
 def machine() -> dict[str, Any]:
     """What the numbers depend on."""
     return {
-        "cpu": cpu_name(), "cores": len(cores()), "python": platform.python_version(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "model": MODEL.name,
+        "cpu": cpu_name(),
+        "cores": len(cores()),
+        "python": platform.python_version(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "model": MODEL.name,
     }
 
 
@@ -39,6 +42,9 @@ def plot(module: str, result: Path, png: Path) -> None:
     """Draw a result with the command of `module`, in the environment that has matplotlib."""
     python = VENVS / "tools/bin/python"
     if not python.exists():
-        print("no plot: run `python -m benchmarks.compare.setup_peers`, which installs matplotlib", file=sys.stderr)
+        print(
+            "no plot: run `python -m benchmarks.compare.setup_peers`, which installs matplotlib",
+            file=sys.stderr,
+        )
         return
     subprocess.run([str(python), "-m", module, str(result), str(png)], check=True, cwd=ROOT)

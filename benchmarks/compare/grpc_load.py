@@ -1,4 +1,5 @@
-"""32 GenerateStream calls at once on a served engine, and the same requests on the engine itself, in turn.
+"""32 GenerateStream calls at once on a served engine, and the same requests on the engine itself,
+in turn.
 
     python -m benchmarks.compare.grpc_load --repeats 5
 
@@ -20,7 +21,8 @@ from .suites import FIGURES
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.compare.grpc_load", description=(__doc__ or "").splitlines()[0])
+        prog="python -m benchmarks.compare.grpc_load", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     folder = ARTIFACTS / "runs" / "grpc"

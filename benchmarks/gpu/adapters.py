@@ -13,9 +13,11 @@ from benchmarks.gpu.cost import Shape
 from lora_runtime import BaseModel
 
 
-def write_adapters(directory: Path, base: BaseModel, shape: Shape, rank: int, count: int) -> list[Path]:
-    """`count` PEFT directories of `rank` on every projection, which differ in their alpha, so that each is an adapter
-    of its own to a server; the file of tensors is one, linked."""
+def write_adapters(
+    directory: Path, base: BaseModel, shape: Shape, rank: int, count: int
+) -> list[Path]:
+    """`count` PEFT directories of `rank` on every projection, which differ in their alpha, so that
+    each is an adapter of its own to a server; the file of tensors is one, linked."""
     tensors = {}
     for name, update in random_updates(base, shape, rank).items():
         for part, tensor in (("A", update.a), ("B", update.b)):
@@ -27,8 +29,20 @@ def write_adapters(directory: Path, base: BaseModel, shape: Shape, rank: int, co
     for i, path in enumerate(paths):
         path.mkdir()
         os.link(directory / "adapter_model.safetensors", path / "adapter_model.safetensors")
-        (path / "adapter_config.json").write_text(json.dumps({
-            "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": shape.name, "r": rank,
-            "lora_alpha": 2 * rank + i, "target_modules": sorted(shape.projections), "bias": "none",
-            "lora_dropout": 0.0, "fan_in_fan_out": False, "inference_mode": True}))
+        (path / "adapter_config.json").write_text(
+            json.dumps(
+                {
+                    "peft_type": "LORA",
+                    "task_type": "CAUSAL_LM",
+                    "base_model_name_or_path": shape.name,
+                    "r": rank,
+                    "lora_alpha": 2 * rank + i,
+                    "target_modules": sorted(shape.projections),
+                    "bias": "none",
+                    "lora_dropout": 0.0,
+                    "fan_in_fan_out": False,
+                    "inference_mode": True,
+                }
+            )
+        )
     return paths

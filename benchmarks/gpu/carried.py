@@ -24,8 +24,9 @@ THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def packages(carried: Path, scratch: Path) -> list[Path]:
-    """What to put on PYTHONPATH: the wheels, unpacked below `scratch`, since a zip's extension modules cannot be
-    imported; nothing where none were carried, or for another Python than this one."""
+    """What to put on PYTHONPATH: the wheels, unpacked below `scratch`, since a zip's extension
+    modules cannot be imported; nothing where none were carried, or for another Python than this
+    one."""
     wheels = sorted((carried / "wheels").glob("*.whl"))
     if not wheels or not all(fits(wheel, THIS_PYTHON) for wheel in wheels):
         return []
@@ -41,14 +42,19 @@ def packages(carried: Path, scratch: Path) -> list[Path]:
 
 def fits(wheel: Path, python: str) -> bool:
     """Whether a Python of this version, such as 3.12, can import it."""
-    return any(part in wheel.name for part in ("-any.whl", "-abi3-", f"-cp{python.replace('.', '')}-"))
+    return any(
+        part in wheel.name for part in ("-any.whl", "-abi3-", f"-cp{python.replace('.', '')}-")
+    )
 
 
 def environment(carried: Path, scratch: Path) -> dict[str, str]:
     """Of a process that is to find the packages, loramux and its generated code."""
     paths = [*packages(carried, scratch), ROOT, ROOT / "protos"]
     before = os.environ.get("PYTHONPATH", "")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, paths), *([before] if before else [])])}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([*map(str, paths), *([before] if before else [])]),
+    }
 
 
 def base(carried: Path) -> Path:
@@ -63,7 +69,10 @@ def base(carried: Path) -> Path:
     lacking = about
     if about.is_file():
         parts = json.loads(about.read_text())
-        lacking = next((carried / p["path"] for p in parts["parts"] if not (carried / p["path"]).is_file()), None)
+        lacking = next(
+            (carried / p["path"] for p in parts["parts"] if not (carried / p["path"]).is_file()),
+            None,
+        )
         if lacking is None:
             return _made_of_parts(carried, parts, target)
     if (MODEL / "config.json").is_file():
@@ -78,7 +87,14 @@ def _made_of_parts(carried: Path, about: dict[str, object], target: Path) -> Pat
         variables = environment(carried, Path(scratch))
         _check_reader(variables)
         gguf.write_bytes(join(carried, about))
-        command = [sys.executable, str(ROOT / "examples/fetch_base.py"), "--gguf", str(gguf), "--target", str(made)]
+        command = [
+            sys.executable,
+            str(ROOT / "examples/fetch_base.py"),
+            "--gguf",
+            str(gguf),
+            "--target",
+            str(made),
+        ]
         subprocess.run(command, check=True, env=variables, stdout=sys.stderr)
         if (files := carried / "base-1/files").is_dir():
             shutil.copytree(files, made, dirs_exist_ok=True)
@@ -87,11 +103,14 @@ def _made_of_parts(carried: Path, about: dict[str, object], target: Path) -> Pat
 
 
 def _check_reader(variables: dict[str, str]) -> None:
-    """Raises Unavailable where a process with `variables` would not find what reads the base's file."""
+    """Raises Unavailable where a process with `variables` would not find what reads the base's
+    file."""
     paths = [*variables["PYTHONPATH"].split(os.pathsep), *sys.path]
     if importlib.machinery.PathFinder.find_spec("gguf", paths) is None:
-        raise Unavailable("the real base cannot be read: the package gguf is neither here nor carried for Python "
-                          f"{THIS_PYTHON}")
+        raise Unavailable(
+            "the real base cannot be read: the package gguf is neither here nor carried for Python "
+            f"{THIS_PYTHON}"
+        )
 
 
 def join(carried: Path, about: dict[str, object]) -> bytes:

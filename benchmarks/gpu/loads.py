@@ -1,4 +1,5 @@
-"""What an adapter takes from its files into a slot, and what that costs the steps that run beside it."""
+"""What an adapter takes from its files into a slot, and what that costs the steps that run beside
+it."""
 
 from __future__ import annotations
 
@@ -32,34 +33,66 @@ def copies(base: BaseModel, shape: Shape, rank: int, repeats: int) -> dict[str, 
         arrived.append(time.perf_counter() - started)
         base.remove_adapter(placed)
     seconds = median(arrived)
-    return {"name": f"copy, rank {rank}", "bytes": staged.num_bytes, "enqueue_ms": median(enqueued) * 1e3,
-            "ms": seconds * 1e3, "gb_per_s": staged.num_bytes / seconds / 1e9}
+    return {
+        "name": f"copy, rank {rank}",
+        "bytes": staged.num_bytes,
+        "enqueue_ms": median(enqueued) * 1e3,
+        "ms": seconds * 1e3,
+        "gb_per_s": staged.num_bytes / seconds / 1e9,
+    }
 
 
-def through_the_engine(base: BaseModel, shape: Shape, *, rank: int, streams: int, tokens: int, loads: int,
-                       kv_cache_bytes: int) -> dict[str, Any]:
-    """`loads` adapters from files, one after the other, while `streams` requests decode; and the same without loads."""
-    config = EngineConfig(dtype=str(base.dtype).removeprefix("torch."), kv_cache_bytes=kv_cache_bytes,
-                          max_adapters=4, max_running=max(streams, 1), max_batch_tokens=256, prefix_caching=False)
+def through_the_engine(
+    base: BaseModel,
+    shape: Shape,
+    *,
+    rank: int,
+    streams: int,
+    tokens: int,
+    loads: int,
+    kv_cache_bytes: int,
+) -> dict[str, Any]:
+    """`loads` adapters from files, one after the other, while `streams` requests decode; and the
+    same without loads."""
+    config = EngineConfig(
+        dtype=str(base.dtype).removeprefix("torch."),
+        kv_cache_bytes=kv_cache_bytes,
+        max_adapters=4,
+        max_running=max(streams, 1),
+        max_batch_tokens=256,
+        prefix_caching=False,
+    )
     with tempfile.TemporaryDirectory() as scratch, Engine(base, config) as engine:
         paths = write_adapters(Path(scratch), base, shape, rank, loads + 1)
         engine.load_adapter(paths[0], "streams")
         quiet, _ = _run(engine, streams, tokens, [])
         busy, taken = _run(engine, streams, tokens, paths[1:])
-    return {"name": f"{loads} loads of rank {rank} beside {streams} streams", "load_ms": median(taken) * 1e3,
-            "itl_p50_ms": percentile(quiet, 50), "itl_p99_ms": percentile(quiet, 99),
-            "itl_p50_loading_ms": percentile(busy, 50), "itl_p99_loading_ms": percentile(busy, 99)}
+    return {
+        "name": f"{loads} loads of rank {rank} beside {streams} streams",
+        "load_ms": median(taken) * 1e3,
+        "itl_p50_ms": percentile(quiet, 50),
+        "itl_p99_ms": percentile(quiet, 99),
+        "itl_p50_loading_ms": percentile(busy, 50),
+        "itl_p99_loading_ms": percentile(busy, 99),
+    }
 
 
-def _run(engine: Engine, streams: int, tokens: int, paths: Sequence[Path]) -> tuple[list[float], list[float]]:
+def _run(
+    engine: Engine, streams: int, tokens: int, paths: Sequence[Path]
+) -> tuple[list[float], list[float]]:
     """(gaps between tokens in seconds, seconds of each load)."""
     gaps: list[float] = []
     taken: list[float] = []
 
     def stream() -> None:
         last = None
-        for _ in engine.stream(Request(token_ids=(1, 2, 3), adapter_id="streams",
-                                       sampling=SamplingParams(max_new_tokens=tokens, ignore_eos=True))):
+        for _ in engine.stream(
+            Request(
+                token_ids=(1, 2, 3),
+                adapter_id="streams",
+                sampling=SamplingParams(max_new_tokens=tokens, ignore_eos=True),
+            )
+        ):
             now = time.perf_counter()
             if last is not None:
                 gaps.append(now - last)

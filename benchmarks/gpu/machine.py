@@ -23,22 +23,30 @@ class Ceilings:
 
 
 def interpreting() -> bool:
-    """Whether Triton's kernels run in its interpreter: right, and thousands of times too slow to time."""
+    """Whether Triton's kernels run in its interpreter: right, and thousands of times too slow to
+    time."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def describe(device: torch.device) -> dict[str, Any]:
     """What the figures depend on."""
     found: dict[str, Any] = {
-        "device": platform.processor() or platform.machine(), "torch": torch.__version__,
-        "triton": importlib.metadata.version("triton"), "python": platform.python_version(),
-        "date": time.strftime("%Y-%m-%d"), "interpreter": interpreting(),
+        "device": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "triton": importlib.metadata.version("triton"),
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+        "interpreter": interpreting(),
     }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        found |= {"device": properties.name, "memory_bytes": properties.total_memory,
-                  "multiprocessors": properties.multi_processor_count, "cuda": torch.version.cuda,
-                  "capability": f"{properties.major}.{properties.minor}"}
+        found |= {
+            "device": properties.name,
+            "memory_bytes": properties.total_memory,
+            "multiprocessors": properties.multi_processor_count,
+            "cuda": torch.version.cuda,
+            "capability": f"{properties.major}.{properties.minor}",
+        }
     return found
 
 
@@ -49,16 +57,22 @@ def ceilings(device: torch.device, dtype: torch.dtype, small: bool) -> Ceilings:
     target = torch.empty_like(source)
     a, b = (torch.randn(width, width, device=device, dtype=dtype) for _ in range(2))
     repeats = 3 if small else 15
-    return Ceilings(2 * size / seconds(lambda: target.copy_(source), device, repeats),
-                    2 * width**3 / seconds(lambda: a @ b, device, repeats))
+    return Ceilings(
+        2 * size / seconds(lambda: target.copy_(source), device, repeats),
+        2 * width**3 / seconds(lambda: a @ b, device, repeats),
+    )
 
 
 def seconds(run: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median seconds of `run`. On CUDA it is captured and replayed, so that launches from Python are not in it."""
+    """Median seconds of `run`. On CUDA it is captured and replayed, so that launches from Python
+    are not in it."""
     if device.type != "cuda":
         return _host_seconds(run, repeats)
     replay = _captured(run).replay
-    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
+    events = [
+        (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+        for _ in range(repeats)
+    ]
     for start, end in events:
         start.record()
         replay()

@@ -35,14 +35,23 @@ class Place:
     @property
     def columns(self) -> list[slice]:
         """Of each projection in y."""
-        return [slice(end - out, end) for out, end in zip(self.outs, accumulate(self.outs), strict=True)]
+        return [
+            slice(end - out, end) for out, end in zip(self.outs, accumulate(self.outs), strict=True)
+        ]
 
 
 def places(shape: Shape) -> list[Place]:
     """Where almost all of a layer's LoRA is: o is like down with fewer inputs."""
     p = shape.projections
-    named = {"qkv": ("q_proj", "k_proj", "v_proj"), "gate_up": ("gate_proj", "up_proj"), "down": ("down_proj",)}
-    return [Place(name, p[parts[0]][0], tuple(p[part][1] for part in parts)) for name, parts in named.items()]
+    named = {
+        "qkv": ("q_proj", "k_proj", "v_proj"),
+        "gate_up": ("gate_proj", "up_proj"),
+        "down": ("down_proj",),
+    }
+    return [
+        Place(name, p[parts[0]][0], tuple(p[part][1] for part in parts))
+        for name, parts in named.items()
+    ]
 
 
 def drawn(device: torch.device, dtype: torch.dtype) -> Make:
@@ -64,9 +73,15 @@ class Adapters:
 
     @classmethod
     def make(cls, place: Place, rank: int, slots: int, layers: int, make: Make) -> Adapters:
-        return cls(place, rank, [make(slots, len(place.outs) * rank, place.inputs).mul_(place.inputs**-0.5)
-                                 for _ in range(layers)],
-                   [make(slots, place.width, rank).mul_(rank**-0.5) for _ in range(layers)])
+        return cls(
+            place,
+            rank,
+            [
+                make(slots, len(place.outs) * rank, place.inputs).mul_(place.inputs**-0.5)
+                for _ in range(layers)
+            ],
+            [make(slots, place.width, rank).mul_(rank**-0.5) for _ in range(layers)],
+        )
 
     @property
     def slots(self) -> int:
@@ -75,7 +90,9 @@ class Adapters:
     @property
     def groups(self) -> list[ModuleGroup]:
         outs = self.place.outs
-        return [ModuleGroup(layer * len(outs), self.place.inputs, outs) for layer in range(len(self.a))]
+        return [
+            ModuleGroup(layer * len(outs), self.place.inputs, outs) for layer in range(len(self.a))
+        ]
 
     def of(self, slot: int, layer: int, projection: int) -> tuple[torch.Tensor, torch.Tensor]:
         """A (rank, in) and B (out, rank)."""
@@ -85,12 +102,22 @@ class Adapters:
     def table(self) -> SlotTable:
         """Where the planned kernels find them: where they are."""
         place, first = self.place, self.a[0]
-        modules = {f"layers.{n}.m{i}": BaseModule(ModuleKind.LINEAR, place.inputs, out, False)
-                   for n in range(len(self.a)) for i, out in enumerate(place.outs)}
+        modules = {
+            f"layers.{n}.m{i}": BaseModule(ModuleKind.LINEAR, place.inputs, out, False)
+            for n in range(len(self.a))
+            for i, out in enumerate(place.outs)
+        }
         table = SlotTable(modules, self.slots, first.dtype, first.device)
         for slot in range(self.slots):
-            deltas = {name: ModuleDelta(module.kind, module.out_features, *self.of(slot, *divmod(i, len(place.outs))),
-                                        scaling=SCALING) for i, (name, module) in enumerate(modules.items())}
+            deltas = {
+                name: ModuleDelta(
+                    module.kind,
+                    module.out_features,
+                    *self.of(slot, *divmod(i, len(place.outs))),
+                    scaling=SCALING,
+                )
+                for i, (name, module) in enumerate(modules.items())
+            }
             table.fill(slot, SlotEntries.of(deltas, torch.Tensor.data_ptr), 0, deltas)
 
         def write(to: torch.Tensor, source: torch.Tensor) -> None:
@@ -102,8 +129,12 @@ class Adapters:
     def plan(self, counts: Sequence[int], tile: int) -> LoraPlan:
         """Tiles of at most `tile` rows; `counts[i]` neighbouring rows are slot i's."""
         starts, groups = list(accumulate(counts, initial=0)), self.groups
-        segments = [SlotSegment(starts[slot], starts[slot + 1], slot, 1.0) for slot in range(len(counts))]
-        return plan_tiles(segments, tile, lambda slot: hidden_per_row(self.rank, groups, tile)).to(self.a[0].device)
+        segments = [
+            SlotSegment(starts[slot], starts[slot + 1], slot, 1.0) for slot in range(len(counts))
+        ]
+        return plan_tiles(segments, tile, lambda slot: hidden_per_row(self.rank, groups, tile)).to(
+            self.a[0].device
+        )
 
 
 def shared_out(rows: int, adapters: int) -> list[int]:

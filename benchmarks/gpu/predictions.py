@@ -1,7 +1,8 @@
-"""What was predicted of an H100 before anything had run on one, beside the floor and what a lease measured.
-
-The predictions are arithmetic on bytes, launches and latencies, each to about 40 %; they stay as they are, whatever is
+"""What was predicted of an H100 before anything had run on one, beside the floor and what a lease
 measured.
+
+The predictions are arithmetic on bytes, launches and latencies, each to about 40 %; they stay as
+they are, whatever is measured.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ class Line:
 
 def found_in(data: Mapping[str, Any]) -> Found:
     """The rows of a lease's JSON."""
-    return {stage: {row["name"]: row for row in entry["rows"]} for stage, entry in data.get("stages", {}).items()}
+    return {
+        stage: {row["name"]: row for row in entry["rows"]}
+        for stage, entry in data.get("stages", {}).items()
+    }
 
 
 def lines(found: Found) -> list[Line]:
@@ -43,8 +47,16 @@ def lines(found: Found) -> list[Line]:
 
 # --- decode steps -----------------------------------------------------------------------------------
 
-_PREDICTED_MS = {(1, 0): "8.4", (1, 1): "9.4", (32, 0): "10.1", (32, 32): "13.2", (128, 0): "15.9", (128, 32): "18.9",
-                 (256, 0): "24", (256, 32): "27"}
+_PREDICTED_MS = {
+    (1, 0): "8.4",
+    (1, 1): "9.4",
+    (32, 0): "10.1",
+    (32, 32): "13.2",
+    (128, 0): "15.9",
+    (128, 32): "18.9",
+    (256, 0): "24",
+    (256, 32): "27",
+}
 """(rows, distinct adapters of rank 16) at a context of 1,024"""
 _PREDICTED_SHARE = {1: "54 %", 32: "57 %", 128: "60 %", 256: "61 %"}
 _GOAL_SHARE = {1: "≥ 75 %", 32: "≥ 80 %", 128: "≥ 80 %", 256: "≥ 80 %"}
@@ -74,14 +86,29 @@ def _least_ms(case: StepCase) -> float:
 
 
 def _steps(found: Found) -> list[Line]:
-    return [Line(f"{_label(n, d)}: device ms", predicted, f"{_floor_ms(found, n, d):.2f}", "",
-                 _number(_row(found, n, d).get("device_ms"), "{:.2f}"))
-            for (n, d), predicted in _PREDICTED_MS.items()]
+    return [
+        Line(
+            f"{_label(n, d)}: device ms",
+            predicted,
+            f"{_floor_ms(found, n, d):.2f}",
+            "",
+            _number(_row(found, n, d).get("device_ms"), "{:.2f}"),
+        )
+        for (n, d), predicted in _PREDICTED_MS.items()
+    ]
 
 
 def _shares(found: Found) -> list[Line]:
-    return [Line(f"{_label(n, 0)}: share of the floor", predicted, "100 %", _GOAL_SHARE[n],
-                 _number(_row(found, n, 0).get("of_floor"), "{:.0%}")) for n, predicted in _PREDICTED_SHARE.items()]
+    return [
+        Line(
+            f"{_label(n, 0)}: share of the floor",
+            predicted,
+            "100 %",
+            _GOAL_SHARE[n],
+            _number(_row(found, n, 0).get("of_floor"), "{:.0%}"),
+        )
+        for n, predicted in _PREDICTED_SHARE.items()
+    ]
 
 
 def _taxes(found: Found) -> list[Line]:
@@ -90,9 +117,15 @@ def _taxes(found: Found) -> list[Line]:
         base, floor = _floor_ms(found, n, 0), _floor_ms(found, n, d)
         least = floor / base - 1
         ours, plain = (_row(found, n, k).get("device_ms") for k in (d, 0))
-        table.append(Line(f"{_label(n, d)}: more than the base", predicted, f"{least:.1%}",
-                          f"≤ {least * _TAX_SLACK:.1%}" if d > 1 else "",
-                          _number(ours / plain - 1 if ours and plain else None, "{:.1%}")))
+        table.append(
+            Line(
+                f"{_label(n, d)}: more than the base",
+                predicted,
+                f"{least:.1%}",
+                f"≤ {least * _TAX_SLACK:.1%}" if d > 1 else "",
+                _number(ours / plain - 1 if ours and plain else None, "{:.1%}"),
+            )
+        )
     return table
 
 
@@ -107,23 +140,53 @@ def _label(rows: int, adapters: int) -> str:
 def _engine(found: Found) -> list[Line]:
     rows, table = found.get("engine", {}), []
     for streams, predicted, goal in ((128, "< 0.6", "≥ 0.85"), (32, "", "")):
-        row, step = rows.get(f"{streams} streams, 32 adapters, greedy", {}), _row(found, streams, 32).get("device_ms")
+        row, step = (
+            rows.get(f"{streams} streams, 32 adapters, greedy", {}),
+            _row(found, streams, 32).get("device_ms"),
+        )
         share = row["tokens_per_s"] / (streams / step * 1e3) if row and step else None
-        table.append(Line(f"engine, {streams} streams: tokens/s by rows / device ms", predicted, "1", goal,
-                          _number(share, "{:.2f}")))
+        table.append(
+            Line(
+                f"engine, {streams} streams: tokens/s by rows / device ms",
+                predicted,
+                "1",
+                goal,
+                _number(share, "{:.2f}"),
+            )
+        )
     host = rows.get("128 streams, 32 adapters, greedy", {}).get("host", {})
     sampled = rows.get("128 streams, 32 adapters, top_p", {}).get("host", {})
-    return [*table,
-            Line("engine, 128 streams: host µs a row", "45-70", "", "", _number(host.get("own_us_per_row"), "{:.0f}")),
-            Line("engine, 128 streams, top_p: sampling ms a step", "> 3", "", "",
-                 _number(sampled.get("sample_ms"), "{:.1f}"))]
+    return [
+        *table,
+        Line(
+            "engine, 128 streams: host µs a row",
+            "45-70",
+            "",
+            "",
+            _number(host.get("own_us_per_row"), "{:.0f}"),
+        ),
+        Line(
+            "engine, 128 streams, top_p: sampling ms a step",
+            "> 3",
+            "",
+            "",
+            _number(sampled.get("sample_ms"), "{:.1f}"),
+        ),
+    ]
 
 
-_PREFILL = (("prefill, 2,048 rows: ms", "57", StepCase(1, 2048, 2048)),
-            ("32 decode rows and a chunk of 64: ms", "16-20", StepCase(32, 1, 1024, chunk=64)))
-_KERNELS = (("LoRA on q, k, v, 32 rows, 32 adapters: share of the limit", "< 35 %",
-             "lora qkv decode, 32 rows, 32 x rank 16"),
-            ("attention, 1 row over 1,024: share of the limit", "15-25 %", "attention 1 x 1 over 1024"))
+_PREFILL = (
+    ("prefill, 2,048 rows: ms", "57", StepCase(1, 2048, 2048)),
+    ("32 decode rows and a chunk of 64: ms", "16-20", StepCase(32, 1, 1024, chunk=64)),
+)
+_KERNELS = (
+    (
+        "LoRA on q, k, v, 32 rows, 32 adapters: share of the limit",
+        "< 35 %",
+        "lora qkv decode, 32 rows, 32 x rank 16",
+    ),
+    ("attention, 1 row over 1,024: share of the limit", "15-25 %", "attention 1 x 1 over 1024"),
+)
 
 
 def _others(found: Found) -> list[Line]:

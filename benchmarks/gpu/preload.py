@@ -1,4 +1,5 @@
-"""Imports what most stages need, before they are forked. Nothing here may touch a GPU: a fork would lose it."""
+"""Imports what most stages need, before they are forked. Nothing here may touch a GPU: a fork would
+lose it."""
 
 from __future__ import annotations
 

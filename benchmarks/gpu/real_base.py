@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 ADAPTERS = ("pirate", "json", "sentiment")
 TOKENS = 48
 Answer = dict[str, Any]
-"""adapter, question, token_ids, text; margins: the best token's log probability less the second's, at each"""
+"""adapter, question, token_ids, text; margins: the best token's log probability less the second's,
+at each"""
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,12 @@ class Answers:
 def questions() -> list[str]:
     """Those of examples/demo.py, which imports what a borrowed machine lacks."""
     tree = ast.parse((ROOT / "examples/demo.py").read_text(encoding="utf-8"))
-    values = [node.value for node in tree.body if isinstance(node, ast.Assign)
-              and [target.id for target in node.targets if isinstance(target, ast.Name)] == ["QUESTIONS"]]
+    values = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and [target.id for target in node.targets if isinstance(target, ast.Name)] == ["QUESTIONS"]
+    ]
     return list(ast.literal_eval(values[0]))
 
 
@@ -46,14 +51,19 @@ def asked() -> str:
     """A hash of the questions and of the adapters that they are asked."""
     digest = hashlib.sha256(json.dumps([questions(), TOKENS]).encode())
     for name in ADAPTERS:
-        digest.update((ROOT / "examples/adapters" / name / "adapter_model.safetensors").read_bytes())
+        digest.update(
+            (ROOT / "examples/adapters" / name / "adapter_model.safetensors").read_bytes()
+        )
     return digest.hexdigest()
 
 
 def answers(base: Path, *, margins: bool = False, **config: Any) -> Answers:
-    """Greedy answers of the base and of each example adapter; `config`: of the engine. `margins` costs time."""
+    """Greedy answers of the base and of each example adapter; `config`: of the engine. `margins`
+    costs time."""
     started = time.perf_counter()
-    with Engine(base, EngineConfig(kv_cache_bytes=256 << 20, max_running=16, max_context=512, **config)) as engine:
+    with Engine(
+        base, EngineConfig(kv_cache_bytes=256 << 20, max_running=16, max_context=512, **config)
+    ) as engine:
         loaded = time.perf_counter()
         for name in ADAPTERS:
             engine.load_adapter(ROOT / "examples/adapters" / name, name)
@@ -62,18 +72,32 @@ def answers(base: Path, *, margins: bool = False, **config: Any) -> Answers:
         pairs = [(name, question) for name in ("", *ADAPTERS) for question in questions()]
         begun = time.perf_counter()
         sampling = SamplingParams(max_new_tokens=TOKENS, logprobs=2 if margins else None)
-        handles = [engine.submit(Request(messages=(ChatMessage("user", question),), adapter_id=name, sampling=sampling))
-                   for name, question in pairs]
+        handles = [
+            engine.submit(
+                Request(
+                    messages=(ChatMessage("user", question),), adapter_id=name, sampling=sampling
+                )
+            )
+            for name, question in pairs
+        ]
         choices = [handle.result().choices[0] for handle in handles]
         wall, kernels = time.perf_counter() - begun, dict(engine.info().kernels)
-    found = [{"adapter": name, "question": question, "token_ids": list(choice.token_ids), "text": choice.text,
-              "margins": [token.top[0][1] - token.top[1][1] for token in choice.logprobs]}
-             for (name, question), choice in zip(pairs, choices, strict=True)]
+    found = [
+        {
+            "adapter": name,
+            "question": question,
+            "token_ids": list(choice.token_ids),
+            "text": choice.text,
+            "margins": [token.top[0][1] - token.top[1][1] for token in choice.logprobs],
+        }
+        for (name, question), choice in zip(pairs, choices, strict=True)
+    ]
     return Answers(found, kernels, loaded - started, (adapted - loaded) / len(ADAPTERS), wall)
 
 
 def expected(carried: Path, base: Path) -> list[Answer]:
-    """What a CPU gave where the parts were made; on a machine without them, what torch on this CPU gives."""
+    """What a CPU gave where the parts were made; on a machine without them, what torch on this CPU
+    gives."""
     path = carried / "expected.json"
     if path.is_file():
         found = json.loads(path.read_text())
@@ -90,5 +114,7 @@ def on_this_cpu(base: Path) -> list[Answer]:
 
 def equal_tokens(found: Sequence[int], wanted: Sequence[int]) -> int:
     """How many of the first tokens are equal."""
-    return next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b),
-                min(len(found), len(wanted)))
+    return next(
+        (i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b),
+        min(len(found), len(wanted)),
+    )

@@ -1,4 +1,5 @@
-"""What compute-sanitizer watches: a launch of each prefill kernel whose last tile is not full. Needs a GPU."""
+"""What compute-sanitizer watches: a launch of each prefill kernel whose last tile is not full.
+Needs a GPU."""
 
 from __future__ import annotations
 

@@ -52,9 +52,14 @@ def watched(engine: Engine) -> Iterator[Shares]:
         setattr(owner, attribute, shares.timed(name, original))
 
     for owner, attribute, name in [
-        (engine_loop.scheduler, "schedule", "schedule"), (engine_loop._planner, "plan", "plan"),
-        (engine_loop.runner, "forward", "forward"), (loop, "sample", "sample"), (engine_loop, "_deliver", "deliver"),
-        (engine_loop, "_take_in", "take in"), (engine_loop, "_report_step", "report"), (engine_loop, "_step", "step"),
+        (engine_loop.scheduler, "schedule", "schedule"),
+        (engine_loop._planner, "plan", "plan"),
+        (engine_loop.runner, "forward", "forward"),
+        (loop, "sample", "sample"),
+        (engine_loop, "_deliver", "deliver"),
+        (engine_loop, "_take_in", "take in"),
+        (engine_loop, "_report_step", "report"),
+        (engine_loop, "_step", "step"),
     ]:
         patch(owner, attribute, name)
     if isinstance(runner := engine_loop.runner, TritonRunner):

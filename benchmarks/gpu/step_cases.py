@@ -12,7 +12,8 @@ BLOCK = 16
 
 @dataclass(frozen=True)
 class StepCase:
-    """`sequences` with `new` rows each and then `context` positions, adapters of `rank` in turn (0 adapters: base).
+    """`sequences` with `new` rows each and then `context` positions, adapters of `rank` in turn (0
+    adapters: base).
 
     `chunk`: rows of one more sequence, a prompt's first, which shares the first one's adapter.
     """
@@ -38,7 +39,9 @@ class StepCase:
 
     def counts(self) -> list[tuple[int, int]]:
         """(new rows, context) of each sequence."""
-        return [(self.new, self.context)] * self.sequences + [(self.chunk, self.chunk)] * bool(self.chunk)
+        return [(self.new, self.context)] * self.sequences + [(self.chunk, self.chunk)] * bool(
+            self.chunk
+        )
 
     def order(self) -> list[int]:
         """Each sequence's adapter: those of one are neighbours, as BatchPlanner sorts them."""
@@ -46,8 +49,10 @@ class StepCase:
 
     def rows(self) -> list[Rows]:
         owners = self.order() or [0] * len(self.counts())
-        return [Rows(new, context, self.rank, owner)
-                for (new, context), owner in zip(self.counts(), owners, strict=True)]
+        return [
+            Rows(new, context, self.rank, owner)
+            for (new, context), owner in zip(self.counts(), owners, strict=True)
+        ]
 
     def blocks(self) -> int:
         return sum(-(-context // BLOCK) for _, context in self.counts())

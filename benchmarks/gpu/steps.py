@@ -1,4 +1,5 @@
-"""Whole steps of a base with random weights, beside the least time that they can take on this machine."""
+"""Whole steps of a base with random weights, beside the least time that they can take on this
+machine."""
 
 from __future__ import annotations
 
@@ -22,11 +23,11 @@ from lora_runtime.backends.triton.runner import TritonRunner
 from lora_runtime.scheduling.batch import AdapterSegment, StepBatch, packed
 
 _LAUNCHING = 4_000_000
-"""Cycles, two milliseconds: the device waits that long before a step that is timed, so that the host has launched all
-of it when it begins."""
+"""Cycles, two milliseconds: the device waits that long before a step that is timed, so that the
+host has launched all of it when it begins."""
 _CONTEXT = 4096
-"""Positions that block tables have room for on a GPU, in every measurement: how a decode row's keys are split among
-programs depends on it."""
+"""Positions that block tables have room for on a GPU, in every measurement: how a decode row's keys
+are split among programs depends on it."""
 
 
 class TimedLauncher:
@@ -52,16 +53,24 @@ class TimedLauncher:
 
 
 class StepBench:
-    """One base, one KV cache large enough for `cases`, and steps on them. On CUDA decode steps are captured when they
-    are first run."""
+    """One base, one KV cache large enough for `cases`, and steps on them. On CUDA decode steps are
+    captured when they are first run."""
 
-    def __init__(self, base: BaseModel, shape: Shape, cases: Sequence[StepCase], lora_overlap: bool = False) -> None:
+    def __init__(
+        self, base: BaseModel, shape: Shape, cases: Sequence[StepCase], lora_overlap: bool = False
+    ) -> None:
         self.base, self.shape = base, shape
         self.runner = base.make_runner(
-            max(c.blocks() for c in cases), BLOCK, max_running=max(len(c.counts()) for c in cases),
-            max_context=max(_CONTEXT if base.device.type == "cuda" else 0,
-                            *(context for c in cases for _, context in c.counts())),
-            cuda_graphs=False, lora_overlap=lora_overlap)
+            max(c.blocks() for c in cases),
+            BLOCK,
+            max_running=max(len(c.counts()) for c in cases),
+            max_context=max(
+                _CONTEXT if base.device.type == "cuda" else 0,
+                *(context for c in cases for _, context in c.counts()),
+            ),
+            cuda_graphs=False,
+            lora_overlap=lora_overlap,
+        )
         if base.device.type == "cuda":
             self.runner.decode.launcher = GraphSteps(base.device)
         self._staged: dict[int, FlatAdapter] = {}
@@ -81,20 +90,30 @@ class StepBench:
         if count and rank not in self._staged:
             self._staged.clear()  # pinned memory of wide ranks is gigabytes
             self._staged[rank] = cast(
-                FlatAdapter, self.base.stage_adapter(random_updates(self.base, self.shape, rank)))
-        return [cast(SlotAdapter, self.base.place_adapter(self._staged[rank])) for _ in range(count)]
+                FlatAdapter, self.base.stage_adapter(random_updates(self.base, self.shape, rank))
+            )
+        return [
+            cast(SlotAdapter, self.base.place_adapter(self._staged[rank])) for _ in range(count)
+        ]
 
     def measure(self, case: StepCase, top: Ceilings, repeats: int) -> dict[str, Any]:
-        """Milliseconds of the step by the host's clock (`ms`) and, where it is replayed, on the device; `floor_ms` is
-        the least at the ceilings `top`, of which `lora_floor_ms` is the adapters' part."""
+        """Milliseconds of the step by the host's clock (`ms`) and, where it is replayed, on the
+        device; `floor_ms` is the least at the ceilings `top`, of which `lora_floor_ms` is the
+        adapters' part."""
         with self.batch(case) as batch:
             row = timed(self.runner, batch, repeats)
         parts = step_cost(self.shape, case.rows())
         floors = {name: cost.seconds(top.bandwidth, top.rate) * 1e3 for name, cost in parts.items()}
         total, taken = sum(parts.values(), Cost()), row.get("device_ms", row["ms"])
-        return {**row, "floor_ms": sum(floors.values()), "lora_floor_ms": floors["lora"],
-                "of_floor": sum(floors.values()) / taken, "gb_per_s": total.num_bytes / taken / 1e6,
-                "tflop_per_s": total.flops / taken / 1e9, "tokens_per_s": len(batch.tokens) / taken * 1e3}
+        return {
+            **row,
+            "floor_ms": sum(floors.values()),
+            "lora_floor_ms": floors["lora"],
+            "of_floor": sum(floors.values()) / taken,
+            "gb_per_s": total.num_bytes / taken / 1e6,
+            "tflop_per_s": total.flops / taken / 1e9,
+            "tokens_per_s": len(batch.tokens) / taken * 1e3,
+        }
 
     def fits(self, case: StepCase) -> bool:
         """Whether the device has room for its adapters, with a tenth to spare."""
@@ -103,13 +122,16 @@ class StepBench:
         torch.cuda.synchronize(self.base.device)
         self.base.backend.fused.placer.flush()  # lets go of what the case before had in slots
         free, total = torch.cuda.mem_get_info(self.base.device)
-        cached = torch.cuda.memory_reserved(self.base.device) - torch.cuda.memory_allocated(self.base.device)
+        cached = torch.cuda.memory_reserved(self.base.device) - torch.cuda.memory_allocated(
+            self.base.device
+        )
         wanted = case.adapters * self.shape.adapter_values(case.rank) * self.shape.dtype_bytes
         return wanted < free + cached - total // 10
 
 
 def timed(runner: TritonRunner, batch: StepBatch, repeats: int) -> dict[str, float]:
-    """Milliseconds of a step: `ms` by the host's clock, and what a replayed one takes on the device."""
+    """Milliseconds of a step: `ms` by the host's clock, and what a replayed one takes on the
+    device."""
     row: dict[str, float] = {}
     runner.forward(batch)  # compiles, captures, and waits for the adapters
     if runner.base.device.type == "cuda" and len(batch.tokens) == len(batch.context_lengths):
@@ -119,10 +141,15 @@ def timed(runner: TritonRunner, batch: StepBatch, repeats: int) -> dict[str, flo
             for _ in range(repeats + 1):
                 runner.forward(batch)
             torch.cuda.synchronize(runner.base.device)
-            row = watch.summary() if watch.events else {}  # none of a step that the fixed buffers do not hold
+            row = (
+                watch.summary() if watch.events else {}
+            )  # none of a step that the fixed buffers do not hold
         finally:
             runner.decode.launcher = original
-    return {"ms": host_seconds(lambda: runner.forward(batch), runner.base.device, repeats) * 1e3, **row}
+    return {
+        "ms": host_seconds(lambda: runner.forward(batch), runner.base.device, repeats) * 1e3,
+        **row,
+    }
 
 
 def batch_of(case: StepCase, slots: Sequence[SlotAdapter]) -> StepBatch:
@@ -136,5 +163,7 @@ def batch_of(case: StepCase, slots: Sequence[SlotAdapter]) -> StepBatch:
     tokens = np.full(int(counts[:, 0].sum()), 1, np.int32)
     batch = packed(tokens, counts[:, 0].copy(), counts[:, 1].copy(), tables, BLOCK)
     starts = batch.query_start.tolist()
-    segments = [AdapterSegment(starts[i], starts[i + 1], slots[a]) for i, a in enumerate(case.order())]
+    segments = [
+        AdapterSegment(starts[i], starts[i + 1], slots[a]) for i, a in enumerate(case.order())
+    ]
     return replace(batch, segments=segments, distinct_adapters=len(slots))

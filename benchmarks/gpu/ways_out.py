@@ -1,4 +1,5 @@
-"""What can be done at once should a compiled prefill kernel be wrong on a card: environments to start processes in."""
+"""What can be done at once should a compiled prefill kernel be wrong on a card: environments to
+start processes in."""
 
 from __future__ import annotations
 
@@ -9,10 +10,11 @@ _TOOLKIT = Path("/usr/local/cuda/bin/ptxas")
 
 
 def ways_out() -> dict[str, dict[str, str]]:
-    """By name, the one that is wanted most first; which of them fits is shown by the stage `stress`.
+    """By name, the one that is wanted most first; which of them fits is shown by the stage
+    `stress`.
 
-    The last asks for another assembler, where there is one: reports of illegal reads on Hopper name Triton's own
-    (Triton pull request 11156).
+    The last asks for another assembler, where there is one: reports of illegal reads on Hopper name
+    Triton's own (Triton pull request 11156).
     """
     found = {
         "mma tiles": {"LORAMUX_PREFILL_TILES": "mma"},

@@ -51,11 +51,23 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lora", description=__doc__)
     parser.add_argument("--base", type=Path, default=BASE)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs/results", help="where the plots and lora.md are")
-    parser.add_argument("--work", type=Path, default=ROOT / ".bench" / "lora", help="data and adapters")
-    parser.add_argument("--quick", action="store_true", help="a few steps of everything; give other --results, --docs")
-    parser.add_argument("--pages", action="store_true", help="only plots and tables, of what there is")
-    parser.add_argument("--study", action="store_true", help="no runs: look at the weights of those that there are")
+    parser.add_argument(
+        "--docs", type=Path, default=ROOT / "docs/results", help="where the plots and lora.md are"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / ".bench" / "lora", help="data and adapters"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a few steps of everything; give other --results, --docs",
+    )
+    parser.add_argument(
+        "--pages", action="store_true", help="only plots and tables, of what there is"
+    )
+    parser.add_argument(
+        "--study", action="store_true", help="no runs: look at the weights of those that there are"
+    )
     parser.add_argument("--only", default="", help="regular expression for whole names of runs")
     parser.add_argument("--limit", type=int, default=0, help="stop after so many runs")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each")
@@ -75,9 +87,16 @@ def _place(args: argparse.Namespace, plan: Plan) -> Any:
 def _todo(plan: Plan, args: argparse.Namespace, store: Store) -> list[Spec]:
     """Runs without a result, and those whose adapter is gone but still to be looked at."""
     place, specs = _place(args, plan), _specs(plan, args)
-    wanted = {key for keys in _studies(plan, specs, store).values() for named in keys.values() for key in named}
+    wanted = {
+        key
+        for keys in _studies(plan, specs, store).values()
+        for named in keys.values()
+        for key in named
+    }
     chosen = [s for s in specs if not args.only or re.fullmatch(args.only, s.key)]
-    left = [s for s in chosen if not store.has(s) or (s.key in wanted and not _is_there(place, s.key))]
+    left = [
+        s for s in chosen if not store.has(s) or (s.key in wanted and not _is_there(place, s.key))
+    ]
     firsts = {s.after for s in left if s.after and not _is_there(place, s.after)}
     return [s for s in specs if s in left or s.key in firsts]
 
@@ -90,16 +109,24 @@ def _is_there(place: Any, key: str) -> bool:
     return (place.adapter(key) / "adapter_config.json").exists()
 
 
-def _studies(plan: Plan, specs: Sequence[Spec], store: Store) -> dict[str, dict[str, dict[str, str]]]:
+def _studies(
+    plan: Plan, specs: Sequence[Spec], store: Store
+) -> dict[str, dict[str, dict[str, str]]]:
     """What is still to be looked at: study → name → key of a run → digest of its settings."""
     digests = {s.key: s.digest() for s in specs}
     keys: dict[str, dict[str, list[str]]] = {
         "overlap": {name: list(pair) for name, pair in pairs(plan).items()},
         "compositions": {name: [key for key, _ in mix] for name, mix in compositions(plan).items()},
     }
-    return {study: {name: runs for name, named in of_study.items()
-                    if (runs := {key: digests[key] for key in named}) != store.load(study).get(name, {}).get("runs")}
-            for study, of_study in keys.items()}
+    return {
+        study: {
+            name: runs
+            for name, named in of_study.items()
+            if (runs := {key: digests[key] for key in named})
+            != store.load(study).get(name, {}).get("runs")
+        }
+        for study, of_study in keys.items()
+    }
 
 
 def _sizes(plan: Plan, base: Path) -> tuple[int, int]:
@@ -111,9 +138,15 @@ def _sizes(plan: Plan, base: Path) -> tuple[int, int]:
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
-    budget = sum(plan.rank * (layer.get_submodule(f"self_attn.{kind}").in_features
-                              + layer.get_submodule(f"self_attn.{kind}").out_features)
-                 for layer in model.model.layers for kind in ("q_proj", "v_proj"))
+    budget = sum(
+        plan.rank
+        * (
+            layer.get_submodule(f"self_attn.{kind}").in_features
+            + layer.get_submodule(f"self_attn.{kind}").out_features
+        )
+        for layer in model.model.layers
+        for kind in ("q_proj", "v_proj")
+    )
     return budget, width_for(model, budget)
 
 
@@ -131,7 +164,9 @@ def _run_all(specs: list[Spec], args: argparse.Namespace, plan: Plan, store: Sto
     waiting, running = list(specs), {}
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
         while waiting or running:
-            while len(running) < args.jobs and (spec := _next(waiting, {s.key for s in running.values()})):
+            while len(running) < args.jobs and (
+                spec := _next(waiting, {s.key for s in running.values()})
+            ):
                 waiting.remove(spec)
                 running[pool.submit(run, spec, place)] = spec
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -148,7 +183,11 @@ def _next(waiting: list[Spec], running: set[str]) -> Spec | None:
 def _keep(spec: Spec, result: dict[str, Any], store: Store, about: dict[str, Any]) -> None:
     store.add(spec.key, result, about)
     shown = result.get("diverged") or f"loss {result['test_loss']:.3f}, exact {result['exact']:.2f}"
-    print(f"{time.strftime('%H:%M:%S')} {spec.key}: {shown} ({result['seconds']:.0f} s)", file=sys.stderr, flush=True)
+    print(
+        f"{time.strftime('%H:%M:%S')} {spec.key}: {shown} ({result['seconds']:.0f} s)",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _study(plan: Plan, args: argparse.Namespace, store: Store) -> None:
@@ -161,7 +200,9 @@ def _study(plan: Plan, args: argparse.Namespace, store: Store) -> None:
         ready = {name: runs for name, runs in wanted.items() if runs.keys() <= trained}
         if ready:
             found = {"overlap": overlap, "compositions": composed}[study](plan, place, list(ready))
-            known = store.load(study) | {name: {"runs": ready[name]} | value for name, value in found.items()}
+            known = store.load(study) | {
+                name: {"runs": ready[name]} | value for name, value in found.items()
+            }
             order = pairs(plan) if study == "overlap" else compositions(plan)
             store.save(study, {name: known[name] for name in order if name in known})
 

@@ -1,8 +1,10 @@
-"""Bottleneck adapters (Houlsby et al., arXiv:1902.00751), for training only: loramux does not serve them.
+"""Bottleneck adapters (Houlsby et al., arXiv:1902.00751), for training only: loramux does not serve
+them.
 
-Two in every layer, as in the paper: behind the attention's output projection and behind the MLP's, before the residual
-is added. h + up(gelu(down(h))) with biases; `up` starts at zero, so that training starts at the base exactly
-(the paper's start is near zero). The layer norms stay frozen, which the paper trains.
+Two in every layer, as in the paper: behind the attention's output projection and behind the MLP's,
+before the residual is added. h + up(gelu(down(h))) with biases; `up` starts at zero, so that
+training starts at the base exactly (the paper's start is near zero). The layer norms stay frozen,
+which the paper trains.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class Bottleneck(nn.Module):
 
 
 class Bottlenecks(nn.Module):
-    """A model and its bottlenecks; all else is as it was. Has what the training loop asks a PeftModel for."""
+    """A model and its bottlenecks; all else is as it was. Has what the training loop asks a
+    PeftModel for."""
 
     def __init__(self, model: Any, width: int) -> None:
         super().__init__()

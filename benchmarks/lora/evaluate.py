@@ -27,7 +27,8 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class Score:
-    """`loss`: mean over completion tokens, in nats. `exact`: share of rows whose greedy answer is the right one."""
+    """`loss`: mean over completion tokens, in nats. `exact`: share of rows whose greedy answer is
+    the right one."""
 
     loss: float
     exact: float
@@ -37,16 +38,22 @@ def examples(base: Path, model: Any, task: str, split: str, count: int) -> list[
     """The first `count` rows, tokenized as `train()` does it."""
     tokenizer: Any = AutoTokenizer.from_pretrained(base)
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    encoder = Encoder(tokenizer, eos_ids(model, tokenizer), model.get_input_embeddings().weight.shape[0])
+    encoder = Encoder(
+        tokenizer, eos_ids(model, tokenizer), model.get_input_embeddings().weight.shape[0]
+    )
     rows = data.rows(task, split)[:count]
-    return [encoder.encode(Row(i, r.prompt, r.completion), f"{task} row {i}") for i, r in enumerate(rows)]
+    return [
+        encoder.encode(Row(i, r.prompt, r.completion), f"{task} row {i}")
+        for i, r in enumerate(rows)
+    ]
 
 
 @torch.no_grad()
 def score(model: Any, held_out: Sequence[Example]) -> Score:
     """One forward over prompts and right answers.
 
-    The greedy answer is the right one exactly if the best token is the right one at every place of it.
+    The greedy answer is the right one exactly if the best token is the right one at every place of
+    it.
     """
     training = model.training
     model.eval()
@@ -59,8 +66,11 @@ def score(model: Any, held_out: Sequence[Example]) -> Score:
         places = torch.arange(first, labels.shape[1] - 1)
         logits = model(**batch, use_cache=False, logits_to_keep=places).logits.float()
         wanted = labels[:, first + 1 :]
-        loss += float(functional.cross_entropy(
-            logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum"))
+        loss += float(
+            functional.cross_entropy(
+                logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum"
+            )
+        )
         exact += int(((logits.argmax(-1) == wanted) | (wanted == IGNORED)).all(-1).sum())
     model.train(training)
     return Score(loss / sum(len(e.ids) - e.start for e in held_out), exact / len(held_out))
@@ -83,7 +93,8 @@ def updates(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
 
 @contextmanager
 def merged(model: Any, adapters: Sequence[tuple[Path, float]]) -> Iterator[None]:
-    """The model with the weighted sum of adapters in its weights; afterwards it is what it was, bit for bit."""
+    """The model with the weighted sum of adapters in its weights; afterwards it is what it was, bit
+    for bit."""
     kept: dict[str, torch.Tensor] = {}
     with torch.no_grad():
         for adapter, weight in adapters:
@@ -98,14 +109,29 @@ def merged(model: Any, adapters: Sequence[tuple[Path, float]]) -> Iterator[None]
                 model.get_submodule(path).weight.copy_(tensor)
 
 
-def served(base: Path, adapters: Sequence[Path], requests: Sequence[tuple[Sequence[tuple[int, float]], str]],
-           threads: int, limit: int = 32) -> list[str]:
-    """Greedy answers of loramux's engine; a request is ((index of an adapter, weight), ...) and a prompt."""
-    config = EngineConfig(threads=threads, max_adapters=max(len(adapters), 1), max_waiting=len(requests))
+def served(
+    base: Path,
+    adapters: Sequence[Path],
+    requests: Sequence[tuple[Sequence[tuple[int, float]], str]],
+    threads: int,
+    limit: int = 32,
+) -> list[str]:
+    """Greedy answers of loramux's engine; a request is ((index of an adapter, weight), ...) and a
+    prompt."""
+    config = EngineConfig(
+        threads=threads, max_adapters=max(len(adapters), 1), max_waiting=len(requests)
+    )
     with Engine(base, config) as engine:
         for i, adapter in enumerate(adapters):
             engine.load_adapter(adapter, adapter_id=str(i))
-        handles = [engine.submit(Request(
-            prompt=prompt, adapters=tuple(WeightedAdapter(str(i), w) for i, w in mix),
-            sampling=SamplingParams(max_new_tokens=limit))) for mix, prompt in requests]
+        handles = [
+            engine.submit(
+                Request(
+                    prompt=prompt,
+                    adapters=tuple(WeightedAdapter(str(i), w) for i, w in mix),
+                    sampling=SamplingParams(max_new_tokens=limit),
+                )
+            )
+            for mix, prompt in requests
+        ]
         return [handle.result().text for handle in handles]

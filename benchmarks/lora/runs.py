@@ -44,7 +44,8 @@ class Place:
 
 
 def run(spec: Spec, place: Place) -> dict[str, Any]:
-    """Train, judge on the held-out rows, and keep the adapter in `place.adapter(key)`; the result as JSON."""
+    """Train, judge on the held-out rows, and keep the adapter in `place.adapter(key)`; the result
+    as JSON."""
     began = time.monotonic()
     watch = _Watch(spec, place)
     diverged = ""
@@ -52,16 +53,23 @@ def run(spec: Spec, place: Place) -> dict[str, Any]:
         (_train_bottlenecks if spec.width else _train_lora)(spec, place, watch)
     except DivergedError as error:
         diverged = str(error)
-    except TrainingError as error:  # weights that are no numbers any more are found when they are written
+    except (
+        TrainingError
+    ) as error:  # weights that are no numbers any more are found when they are written
         if "not finite" not in str(error):
             raise
         diverged = str(error)
-    result = {"settings": spec.settings(), "seconds": round(time.monotonic() - began, 1), **watch.result()}
+    result = {
+        "settings": spec.settings(),
+        "seconds": round(time.monotonic() - began, 1),
+        **watch.result(),
+    }
     return result | ({"diverged": diverged} if diverged else {})
 
 
 class _Watch:
-    """Hooks into the training: losses of the steps, feature norms, and the score after the last step."""
+    """Hooks into the training: losses of the steps, feature norms, and the score after the last
+    step."""
 
     def __init__(self, spec: Spec, place: Place) -> None:
         self._spec, self._place = spec, place
@@ -75,7 +83,9 @@ class _Watch:
         self._result["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if self._spec.budget:
             lora = model.peft_config["default"]
-            self._result["ranks"] = {kind: lora.rank_pattern.get(kind, lora.r) for kind in self._spec.targets}
+            self._result["ranks"] = {
+                kind: lora.rank_pattern.get(kind, lora.r) for kind in self._spec.targets
+            }
         if self._spec.features:
             rows = examples(self._place.base, model, self._spec.task, "test", _PROBE_ROWS)
             batch = collate(rows, model.device)
@@ -87,9 +97,14 @@ class _Watch:
         if self._probe is not None:
             self._probe.after(report.step)
         if report.step == self._spec.steps:
-            rows = examples(self._place.base, report.model, self._spec.task, "test", self._place.test_rows)
+            rows = examples(
+                self._place.base, report.model, self._spec.task, "test", self._place.test_rows
+            )
             result = score(report.model, rows)
-            self._result |= {"test_loss": round(result.loss, _DIGITS), "exact": round(result.exact, _DIGITS)}
+            self._result |= {
+                "test_loss": round(result.loss, _DIGITS),
+                "exact": round(result.exact, _DIGITS),
+            }
 
     def result(self) -> dict[str, Any]:
         found = self._result | {"losses": self._losses}
@@ -106,10 +121,23 @@ def probed_modules(model: Any) -> list[str]:
 def _config(spec: Spec, place: Place) -> TrainConfig:
     base = place.base if not spec.after else _merged_base(spec.after, place)
     return TrainConfig(
-        base=base, data=place.work / "data" / f"{spec.task}.jsonl", out=place.adapter(spec.key), eval_fraction=0,
-        init=spec.init, targets=spec.targets, rank=spec.rank or 1, budget=spec.budget, learning_rate=spec.rate,
-        max_steps=spec.steps, seed=spec.seed, save_every=0, dtype=place.dtype, threads=1, overwrite=True,
-        weight_decay=0.0)
+        base=base,
+        data=place.work / "data" / f"{spec.task}.jsonl",
+        out=place.adapter(spec.key),
+        eval_fraction=0,
+        init=spec.init,
+        targets=spec.targets,
+        rank=spec.rank or 1,
+        budget=spec.budget,
+        learning_rate=spec.rate,
+        max_steps=spec.steps,
+        seed=spec.seed,
+        save_every=0,
+        dtype=place.dtype,
+        threads=1,
+        overwrite=True,
+        weight_decay=0.0,
+    )
 
 
 def _train_lora(spec: Spec, place: Place, watch: _Watch) -> None:
@@ -138,7 +166,9 @@ def _merged_base(key: str, place: Place) -> Path:
     if not (target / "done").exists():
         shutil.rmtree(target, ignore_errors=True)
         model: Any = AutoModelForCausalLM.from_pretrained(place.base, dtype=torch.float32)
-        PeftModel.from_pretrained(model, place.adapter(key)).merge_and_unload().save_pretrained(target)
+        PeftModel.from_pretrained(model, place.adapter(key)).merge_and_unload().save_pretrained(
+            target
+        )
         AutoTokenizer.from_pretrained(place.base).save_pretrained(target)
         (target / "done").touch()
     return target

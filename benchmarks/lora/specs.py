@@ -1,4 +1,5 @@
-"""What is run, in order of importance: one Spec per training run, shared by every experiment that needs it."""
+"""What is run, in order of importance: one Spec per training run, shared by every experiment that
+needs it."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ class Spec:
 
 @dataclass(frozen=True)
 class Plan:
-    """The size of everything: `FULL` is what docs/results/lora.md shows, `QUICK` goes the same ways in seconds."""
+    """The size of everything: `FULL` is what docs/results/lora.md shows, `QUICK` goes the same ways
+    in seconds."""
 
     steps: int = 40
     seeds: tuple[int, ...] = (0, 1)
@@ -56,22 +58,36 @@ class Plan:
     rate: float = 3e-3
     ranks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     rank: int = 8
-    budgets: dict[str, tuple[str, ...]] = field(default_factory=lambda: {
-        "q": ("q_proj",), "q, v": QV, "q, k, v, o": ATTENTION, "all seven": ALL})
+    budgets: dict[str, tuple[str, ...]] = field(
+        default_factory=lambda: {
+            "q": ("q_proj",),
+            "q, v": QV,
+            "q, k, v, o": ATTENTION,
+            "all seven": ALL,
+        }
+    )
     bottleneck_rates: tuple[float, ...] = (3e-3, 1e-3)
     train_rows: int = data.TRAIN_ROWS
     test_rows: int = data.TEST_ROWS
 
     def specs(self, budget: int, width: int) -> list[Spec]:
-        """Every run once, what matters most first. `budget`: parameters of `rank` in q and v; `width`: of bottlenecks
-        with as many.
+        """Every run once, what matters most first. `budget`: parameters of `rank` in q and v;
+        `width`: of bottlenecks with as many.
         """
         first, *others = self.seeds
-        ordered = [*self._inits(first), *self._ranks(first), *self._budgets(first, budget),
-                   *self._combined(first, width)]
+        ordered = [
+            *self._inits(first),
+            *self._ranks(first),
+            *self._budgets(first, budget),
+            *self._combined(first, width),
+        ]
         for seed in others:
-            ordered += [*self._inits(seed), *self._budgets(seed, budget), *self._bottlenecks(seed, width),
-                        *reversed(list(self._ranks(seed)))]
+            ordered += [
+                *self._inits(seed),
+                *self._budgets(seed, budget),
+                *self._bottlenecks(seed, width),
+                *reversed(list(self._ranks(seed))),
+            ]
         return ordered
 
     def _same(self, seed: int) -> dict[str, Any]:
@@ -80,12 +96,22 @@ class Plan:
     def _inits(self, seed: int) -> Iterator[Spec]:
         for rate in self.rates:
             for init in "AB":
-                yield Spec(init_key(init, rate, seed), **self._same(seed) | {"rate": rate}, init=init, features=True)
+                yield Spec(
+                    init_key(init, rate, seed),
+                    **self._same(seed) | {"rate": rate},
+                    init=init,
+                    features=True,
+                )
 
     def _budgets(self, seed: int, budget: int) -> Iterator[Spec]:
         for name, targets in self.budgets.items():
             if targets != QV:
-                yield Spec(f"budget {name} s{seed}", **self._same(seed) | {"rank": 0}, targets=targets, budget=budget)
+                yield Spec(
+                    f"budget {name} s{seed}",
+                    **self._same(seed) | {"rank": 0},
+                    targets=targets,
+                    budget=budget,
+                )
 
     def _ranks(self, seed: int) -> Iterator[Spec]:
         for rank in self.ranks:
@@ -104,7 +130,11 @@ class Plan:
 
     def _bottlenecks(self, seed: int, width: int) -> Iterator[Spec]:
         for rate in self.bottleneck_rates:
-            yield Spec(bottleneck_key(rate, seed), **self._same(seed) | {"rank": 0, "rate": rate}, width=width)
+            yield Spec(
+                bottleneck_key(rate, seed),
+                **self._same(seed) | {"rank": 0, "rate": rate},
+                width=width,
+            )
         half = self._same(seed) | {"rank": self.rank // 2}
         yield Spec(f"LoRA and bottleneck s{seed}", **half, width=max(1, width // 2))
 
@@ -118,8 +148,18 @@ def bottleneck_key(rate: float, seed: int) -> str:
 
 
 FULL = Plan()
-QUICK = Plan(steps=4, seeds=(0,), rates=(1e-2,), rate=1e-2, ranks=(1, 2), rank=2, train_rows=32, test_rows=4,
-             budgets={"q": ("q_proj",), "q, v": QV}, bottleneck_rates=(1e-2,))
+QUICK = Plan(
+    steps=4,
+    seeds=(0,),
+    rates=(1e-2,),
+    rate=1e-2,
+    ranks=(1, 2),
+    rank=2,
+    train_rows=32,
+    test_rows=4,
+    budgets={"q": ("q_proj",), "q, v": QV},
+    bottleneck_rates=(1e-2,),
+)
 
 
 def rank_key(plan: Plan, rank: int, seed: int) -> str:
@@ -135,12 +175,14 @@ def budget_key(plan: Plan, name: str, seed: int) -> str:
 def pairs(plan: Plan) -> dict[str, tuple[str, str]]:
     """Whose singular directions are compared.
 
-    The first two have one seed, so the same rows in the same order; their A start from other random numbers all the
-    same, for a larger A takes more of them.
+    The first two have one seed, so the same rows in the same order; their A start from other random
+    numbers all the same, for a larger A takes more of them.
     """
     one, other = plan.seeds[0], plan.seeds[-1]
     top = max(plan.ranks)
-    found = {f"rank {plan.rank} and {top}": (rank_key(plan, plan.rank, one), rank_key(plan, top, one))}
+    found = {
+        f"rank {plan.rank} and {top}": (rank_key(plan, plan.rank, one), rank_key(plan, top, one))
+    }
     if one != other:
         found[f"rank {top}, two seeds"] = (rank_key(plan, top, one), rank_key(plan, top, other))
     return found
@@ -153,8 +195,13 @@ def compositions(plan: Plan) -> dict[str, Weights]:
     """What is served on both tasks: names for the tables, and (key of a run, weight) pairs."""
     orders, bookings = init_key("A", plan.rate, 0), "bookings s0"
     return {
-        "base": (), "orders": ((orders, 1.0),), "bookings": ((bookings, 1.0),),
-        "both, weights 1": ((orders, 1.0), (bookings, 1.0)), "both, weights 0.7": ((orders, 0.7), (bookings, 0.7)),
-        "both, weights 0.5": ((orders, 0.5), (bookings, 0.5)), "one adapter of both tasks": (("mixed s0", 1.0),),
-        "first": (("first s0", 1.0),), "first and second": (("first s0", 1.0), ("second s0", 1.0)),
+        "base": (),
+        "orders": ((orders, 1.0),),
+        "bookings": ((bookings, 1.0),),
+        "both, weights 1": ((orders, 1.0), (bookings, 1.0)),
+        "both, weights 0.7": ((orders, 0.7), (bookings, 0.7)),
+        "both, weights 0.5": ((orders, 0.5), (bookings, 0.5)),
+        "one adapter of both tasks": (("mixed s0", 1.0),),
+        "first": (("first s0", 1.0),),
+        "first and second": (("first s0", 1.0), ("second s0", 1.0)),
     }

@@ -45,8 +45,11 @@ class Store:
 
 def machine(base: Path) -> dict[str, Any]:
     """What the seconds depend on, and the base."""
-    return {"cpu": cpu_name(), "base": base.resolve().name,
-            "date": datetime.now(UTC).strftime("%Y-%m-%d")}
+    return {
+        "cpu": cpu_name(),
+        "base": base.resolve().name,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
 
 
 def _compact(text: str) -> str:

@@ -1,4 +1,5 @@
-"""What an adapter is beside a base's forward, staged and placed, and what is asked of the base for that."""
+"""What an adapter is beside a base's forward, staged and placed, and what is asked of the base for
+that."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ class DeviceAdapter(Protocol):
 
 
 class StagedAdapter(Protocol):
-    """An adapter ready in host memory; `AdapterHost.place_adapter` makes a DeviceAdapter of `num_bytes` of it."""
+    """An adapter ready in host memory; `AdapterHost.place_adapter` makes a DeviceAdapter of
+    `num_bytes` of it."""
 
     num_bytes: int
     host_bytes: int
@@ -31,10 +33,12 @@ class AdapterHost(BaseDescription, Protocol):
         """A placed adapter is its staged copy, and takes no memory beside it."""
 
     def stage_adapter(self, updates: Mapping[str, ModuleUpdate]) -> StagedAdapter:
-        """The adapter as the base's forward reads it, in host memory. Raises AdapterError, AdapterCapacityError."""
+        """The adapter as the base's forward reads it, in host memory. Raises AdapterError,
+        AdapterCapacityError."""
 
     def place_adapter(self, staged: StagedAdapter) -> DeviceAdapter:
-        """The adapter on the device; never waits. Raises AdapterCapacityError where the device has no room for it."""
+        """The adapter on the device; never waits. Raises AdapterCapacityError where the device has
+        no room for it."""
 
     def remove_adapter(self, adapter: DeviceAdapter) -> None:
         """Take it off the device; no step that is planned from now on has it."""

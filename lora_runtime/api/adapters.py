@@ -49,9 +49,9 @@ class CanaryInfo:
 class AdapterPolicy:
     """What one adapter's requests may take. 0 means no limit.
 
-    `weight` is its share of the served tokens beside the others. Requests above `max_running` wait; above
-    `max_waiting`, and while the adapter is over `tokens_per_minute` (prompt and completion), they are refused with
-    AdapterLimitError. A `pinned` adapter never leaves its slot for another.
+    `weight` is its share of the served tokens beside the others. Requests above `max_running` wait;
+    above `max_waiting`, and while the adapter is over `tokens_per_minute` (prompt and completion),
+    they are refused with AdapterLimitError. A `pinned` adapter never leaves its slot for another.
     """
 
     weight: float = 1.0
@@ -70,7 +70,8 @@ class AdapterPolicy:
 
 @dataclass(frozen=True)
 class RegisteredVersion:
-    """A version and where to read it again: the directory it was read from if that still holds it, else its source."""
+    """A version and where to read it again: the directory it was read from if that still holds it,
+    else its source."""
 
     version: str
     source: str

@@ -10,7 +10,8 @@ from .requests import AdapterUse, Request
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes of the device's memory; `total`, `used`, `steps` and `graphs` are measured at start, on CUDA only."""
+    """Bytes of the device's memory; `total`, `used`, `steps` and `graphs` are measured at start, on
+    CUDA only."""
 
     total: int = 0
     used: int = 0
@@ -24,7 +25,9 @@ class MemoryPlan:
     kv_cache: int = 0
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {value / 2**20:.1f} MiB" for name, value in vars(self).items() if value)
+        return ", ".join(
+            f"{name} {value / 2**20:.1f} MiB" for name, value in vars(self).items() if value
+        )
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ class EngineObserver:
         """An adapter version is ready to serve."""
 
     def on_adapter_evicted(self, info: AdapterInfo, reason: str) -> None:
-        """A version left its slot; reason: unloaded, replaced or evicted (for another, the id still serves)."""
+        """A version left its slot; reason: unloaded, replaced or evicted (for another, the id still
+        serves)."""
 
     def on_adapter_failed(self, adapter_id: str, error: Exception) -> None:
         """An adapter could not be loaded."""

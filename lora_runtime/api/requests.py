@@ -35,7 +35,8 @@ class SamplingParams:
     `repetition_penalty` divides (positive) or multiplies (negative) the logits of every token seen
     in prompt or output (CTRL, arXiv:1909.05858); `presence_penalty` and `frequency_penalty` are
     subtracted from the logits of generated tokens, once or per occurrence. `logprobs` None returns
-    none, 0 the chosen token's, k also the k most likely. With a `seed`, choice i draws from seed + i.
+    none, 0 the chosen token's, k also the k most likely. With a `seed`, choice i draws from seed +
+    i.
     """
 
     max_new_tokens: int = 128
@@ -66,11 +67,21 @@ class SamplingParams:
             ("frequency_penalty", -2.0 <= self.frequency_penalty <= 2.0, "must be in [-2, 2]"),
             ("seed", self.seed is None or 0 <= self.seed < 2**63, "must be in [0, 2^63)"),
             ("stop", len(self.stop) <= MAX_STOP_STRINGS, f"at most {MAX_STOP_STRINGS} strings"),
-            ("stop", all(0 < len(s) <= MAX_STOP_LENGTH for s in self.stop),
-             f"each string must have 1 to {MAX_STOP_LENGTH} characters"),
-            ("stop_token_ids", all(t >= 0 for t in self.stop_token_ids), "ids must not be negative"),
-            ("logprobs", self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS,
-             f"must be in [0, {MAX_LOGPROBS}]"),
+            (
+                "stop",
+                all(0 < len(s) <= MAX_STOP_LENGTH for s in self.stop),
+                f"each string must have 1 to {MAX_STOP_LENGTH} characters",
+            ),
+            (
+                "stop_token_ids",
+                all(t >= 0 for t in self.stop_token_ids),
+                "ids must not be negative",
+            ),
+            (
+                "logprobs",
+                self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS,
+                f"must be in [0, {MAX_LOGPROBS}]",
+            ),
             ("n", 1 <= self.n <= MAX_CHOICES, f"must be in [1, {MAX_CHOICES}]"),
         ]
         return [FieldViolation(name, text) for name, ok, text in checks if not ok]
@@ -86,7 +97,8 @@ class ChatMessage:
 
 @dataclass(frozen=True)
 class WeightedAdapter:
-    """One adapter of a composition: rows take `weight` times its update, beside those of the others."""
+    """One adapter of a composition: rows take `weight` times its update, beside those of the
+    others."""
 
     adapter_id: str
     weight: float = 1.0
@@ -105,8 +117,9 @@ class AdapterUse:
 class Request:
     """One generation request. Exactly one of `prompt`, `token_ids` and `messages` is given.
 
-    `adapter_id` "" means the base model; `adapters` names several at once instead, whose weighted updates are
-    summed. `priority`: higher goes first, see docs/guide/fairness.md. `timeout_s` is seconds from submission.
+    `adapter_id` "" means the base model; `adapters` names several at once instead, whose weighted
+    updates are summed. `priority`: higher goes first, see docs/guide/fairness.md. `timeout_s` is
+    seconds from submission.
     """
 
     prompt: str | None = None
@@ -126,11 +139,17 @@ class Request:
             violations.append(FieldViolation("adapter_id", f"at most {MAX_ID_LENGTH} characters"))
         violations += self._composition_violations()
         if abs(self.priority) > MAX_PRIORITY:
-            violations.append(FieldViolation("priority", f"must be in [-{MAX_PRIORITY}, {MAX_PRIORITY}]"))
+            violations.append(
+                FieldViolation("priority", f"must be in [-{MAX_PRIORITY}, {MAX_PRIORITY}]")
+            )
         given = [n for n in ("prompt", "token_ids", "messages") if getattr(self, n) is not None]
         if len(given) != 1:
-            violations.append(FieldViolation(
-                "prompt", f"exactly one of prompt, token_ids and messages is needed, got {given or 'none'}"))
+            violations.append(
+                FieldViolation(
+                    "prompt",
+                    f"exactly one of prompt, token_ids and messages is needed, got {given or 'none'}",
+                )
+            )
         elif not getattr(self, given[0]):
             violations.append(FieldViolation(given[0], "must not be empty"))
         if violations:
@@ -147,9 +166,14 @@ class Request:
             (not (self.adapter_id and names), "give either adapter_id or adapters"),
             (len(names) <= MAX_COMPOSITION, f"at most {MAX_COMPOSITION} adapters"),
             (len(set(names)) == len(names), "an adapter is named twice"),
-            (all(0 < len(n) <= MAX_ID_LENGTH for n in names), f"ids must have 1 to {MAX_ID_LENGTH} characters"),
-            (all(0 < abs(a.weight) <= MAX_ADAPTER_WEIGHT for a in self.adapters),
-             f"weights must be in [-{MAX_ADAPTER_WEIGHT:g}, {MAX_ADAPTER_WEIGHT:g}] and not 0"),
+            (
+                all(0 < len(n) <= MAX_ID_LENGTH for n in names),
+                f"ids must have 1 to {MAX_ID_LENGTH} characters",
+            ),
+            (
+                all(0 < abs(a.weight) <= MAX_ADAPTER_WEIGHT for a in self.adapters),
+                f"weights must be in [-{MAX_ADAPTER_WEIGHT:g}, {MAX_ADAPTER_WEIGHT:g}] and not 0",
+            ),
         ]
         return [FieldViolation("adapters", text) for ok, text in checks if not ok]
 
@@ -216,7 +240,8 @@ class Generation:
     adapter_version: str
     choices: tuple[Choice, ...]
     adapters: tuple[AdapterUse, ...] = ()
-    """Every adapter that served it; of a composition `adapter_id` and `adapter_version` are empty."""
+    """Every adapter that served it; of a composition `adapter_id` and `adapter_version` are empty.
+    """
 
     @property
     def text(self) -> str:

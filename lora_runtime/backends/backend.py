@@ -90,7 +90,8 @@ class Backend(ABC):
         self.weights = BaseTensors(frozen.model, frozen.modules, frozen.dtype, {}, frozen.quantised)
         """The base's weights, for staging."""
         self.sample_rows: Callable[[Sequence[SampleRow]], list[int]] = (
-            sample_rows_reference if frozen.device.type == "cpu" else sample_rows_batched)
+            sample_rows_reference if frozen.device.type == "cpu" else sample_rows_batched
+        )
         self._streams = work_streams(frozen.device)
 
     def choose_kernels(self, config: BaseConfig) -> Kernels:

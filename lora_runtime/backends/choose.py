@@ -13,7 +13,12 @@ from .triton.backend import TritonBackend
 
 log = logging.getLogger(__name__)
 
-BACKENDS: tuple[type[Backend], ...] = (TensorParallelBackend, TritonBackend, CppBackend, TorchBackend)
+BACKENDS: tuple[type[Backend], ...] = (
+    TensorParallelBackend,
+    TritonBackend,
+    CppBackend,
+    TorchBackend,
+)
 """Backends in the order in which they are asked: the first that the settings ask for and that can
 run the base is taken; the last one takes every base."""
 

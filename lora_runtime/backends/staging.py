@@ -31,11 +31,18 @@ class Stager:
             module = self._base.modules.get(name)
             if module is None:
                 raise AdapterError(f"module {name!r} is none that an adapter can change")
-            delta = self._norm(name, module, update) if module.kind is ModuleKind.NORM else (
-                self._weighted(name, module, update))
+            delta = (
+                self._norm(name, module, update)
+                if module.kind is ModuleKind.NORM
+                else (self._weighted(name, module, update))
+            )
             if delta.tensors():
                 deltas[name] = delta
-        added = {name: d.out - self._vocabulary(name) for name, d in deltas.items() if self._vocabulary(name)}
+        added = {
+            name: d.out - self._vocabulary(name)
+            for name, d in deltas.items()
+            if self._vocabulary(name)
+        }
         if max(added.values(), default=0) and (len(added) < 2 or len(set(added.values())) > 1):
             raise AdapterError(f"tokens are not added to embedding and lm_head alike: {added}")
         return deltas
@@ -60,7 +67,9 @@ class Stager:
         out = self._rows(module) if weight is None else weight.shape[0]
         # Most modules of most adapters are such.
         if weight is None and self._plain(update) and not embedding:
-            return ModuleDelta(module.kind, out, self._to(update.a), self._to(update.b), update.scaling)
+            return ModuleDelta(
+                module.kind, out, self._to(update.a), self._to(update.b), update.scaling
+            )
         a, b = update.a, update.b
         if a is not None and b is not None:
             tokens = a.shape[1] if embedding else b.shape[0]
@@ -71,7 +80,9 @@ class Stager:
         if update.magnitude is not None:
             gain = update.magnitude.float() / self._norms(name, module, update, weight, ids, rows)
             if not gain.isfinite().all():
-                raise AdapterError(f"module {name!r}: a row of the updated weight is zero, DoRA cannot scale it")
+                raise AdapterError(
+                    f"module {name!r}: a row of the updated weight is zero, DoRA cannot scale it"
+                )
             b = gain[:, None] * b.float() if b is not None else None
             if weight is not None:
                 weight = (gain if embedding else gain[:, None]) * weight.float()
@@ -80,13 +91,23 @@ class Stager:
         if embedding and a is not None:
             a = a.t()
         return ModuleDelta(
-            module.kind, out, self._to(a), self._to(b), update.scaling,
-            gain=None if gain is None or weight is not None else gain - 1, bias=self._bias(name, update, gain, out),
-            dense=self._shared(weight), token_ids=ids, token_rows=rows)
+            module.kind,
+            out,
+            self._to(a),
+            self._to(b),
+            update.scaling,
+            gain=None if gain is None or weight is not None else gain - 1,
+            bias=self._bias(name, update, gain, out),
+            dense=self._shared(weight),
+            token_ids=ids,
+            token_rows=rows,
+        )
 
     @staticmethod
     def _plain(update: ModuleUpdate) -> bool:
-        return all(t is None for t in (update.magnitude, update.lora_bias, update.bias, update.token_rows))
+        return all(
+            t is None for t in (update.magnitude, update.lora_bias, update.bias, update.token_rows)
+        )
 
     def _weight(self, name: str, module: BaseModule, update: ModuleUpdate) -> torch.Tensor | None:
         """The saved weight as (out, in) or (tokens, width), with its tokens' rows; None where it is
@@ -96,9 +117,15 @@ class Stager:
         weight = update.weight.t() if module.transposed else update.weight
         rows, columns = self._rows(module), self._columns(module)
         if weight.ndim != 2 or weight.shape[1] != columns or weight.shape[0] < rows:
-            raise AdapterError(f"module {name!r}: weight {tuple(weight.shape)} for the base's {(rows, columns)}")
-        if (added := weight.shape[0] - rows) > (0 if module.kind is ModuleKind.LINEAR else self._max_added):
-            raise AdapterError(f"module {name!r}: {added} added tokens, at most {self._max_added} are taken")
+            raise AdapterError(
+                f"module {name!r}: weight {tuple(weight.shape)} for the base's {(rows, columns)}"
+            )
+        if (added := weight.shape[0] - rows) > (
+            0 if module.kind is ModuleKind.LINEAR else self._max_added
+        ):
+            raise AdapterError(
+                f"module {name!r}: {added} added tokens, at most {self._max_added} are taken"
+            )
         if weight.shape[0] == rows and self._base.holds(name, weight):
             return None
         if update.token_rows is not None:
@@ -106,8 +133,9 @@ class Stager:
             weight[torch.tensor(update.token_ids)] = update.token_rows.to(weight.dtype)
         return weight
 
-    def _tokens(self, name: str, module: BaseModule, update: ModuleUpdate
-                ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def _tokens(
+        self, name: str, module: BaseModule, update: ModuleUpdate
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Token ids, ascending, and what is added to their rows."""
         if update.token_rows is None:
             return None, None
@@ -116,10 +144,19 @@ class Stager:
         if ids and ids[-1] >= self._rows(module):
             raise AdapterError(f"module {name!r}: token {ids[-1]} is not in the base's vocabulary")
         base = torch.cat([self._base.rows(name, i, i + 1) for i in ids]).cpu()
-        return torch.tensor(ids, dtype=torch.int32), (update.token_rows.float()[order] - base).contiguous()
+        return torch.tensor(ids, dtype=torch.int32), (
+            update.token_rows.float()[order] - base
+        ).contiguous()
 
-    def _norms(self, name: str, module: BaseModule, update: ModuleUpdate, weight: torch.Tensor | None,
-               ids: torch.Tensor | None, rows: torch.Tensor | None) -> torch.Tensor:
+    def _norms(
+        self,
+        name: str,
+        module: BaseModule,
+        update: ModuleUpdate,
+        weight: torch.Tensor | None,
+        ids: torch.Tensor | None,
+        rows: torch.Tensor | None,
+    ) -> torch.Tensor:
         """Norms of the updated weight in float32: per output over its inputs, of an embedding per
         column over all tokens."""
         assert update.a is not None
@@ -131,7 +168,11 @@ class Stager:
         squares = []
         for start, end in chunks(total, self._columns(module)):
             own = self._base.rows(name, start, end) if weight is None else weight[start:end].float()
-            left, right = (update.a[:, start:end].t(), update.b.t()) if embedding else (update.b[start:end], update.a)
+            left, right = (
+                (update.a[:, start:end].t(), update.b.t())
+                if embedding
+                else (update.b[start:end], update.a)
+            )
             updated = torch.addmm(own, left.to(own), right.to(own), alpha=update.scaling)
             if ids is not None and rows is not None:
                 inside = (ids >= start) & (ids < end)
@@ -139,7 +180,9 @@ class Stager:
             squares.append(updated.square_().sum(0 if embedding else 1))
         return (torch.stack(squares).sum(0) if embedding else torch.cat(squares)).sqrt().cpu()
 
-    def _bias(self, name: str, update: ModuleUpdate, gain: torch.Tensor | None, out: int) -> torch.Tensor | None:
+    def _bias(
+        self, name: str, update: ModuleUpdate, gain: torch.Tensor | None, out: int
+    ) -> torch.Tensor | None:
         added = None
         if update.bias is not None:
             base = self._base.parameter(name, "bias")
@@ -170,17 +213,29 @@ class Stager:
             raise AdapterError(f"module {name!r}: weight has {update.weight.ndim} dimensions")
         rank = update.rank
         if rank > MAX_RANK:
-            raise AdapterError(f"module {name!r}: rank {rank} is above {MAX_RANK}, the most that the kernels take")
+            raise AdapterError(
+                f"module {name!r}: rank {rank} is above {MAX_RANK}, the most that the kernels take"
+            )
         embedding = kind is ModuleKind.EMBEDDING
-        outputs = out if embedding or update.weight is None else update.weight.shape[int(module.transposed)]
+        outputs = (
+            out
+            if embedding or update.weight is None
+            else update.weight.shape[int(module.transposed)]
+        )
         expected = {
-            "a": (rank, None if embedding else columns), "b": (outputs, rank), "magnitude": (outputs,),
-            "lora_bias": (outputs,), "bias": (outputs,), "token_rows": (len(update.token_ids), columns),
+            "a": (rank, None if embedding else columns),
+            "b": (outputs, rank),
+            "magnitude": (outputs,),
+            "lora_bias": (outputs,),
+            "bias": (outputs,),
+            "token_rows": (len(update.token_ids), columns),
         }
         for part, shape in expected.items():
             if (tensor := getattr(update, part)) is not None:
                 _check_shape(name, part, tensor, shape)
-        if len(set(update.token_ids)) != len(update.token_ids) or any(t < 0 for t in update.token_ids):
+        if len(set(update.token_ids)) != len(update.token_ids) or any(
+            t < 0 for t in update.token_ids
+        ):
             raise AdapterError(f"module {name!r}: token ids are negative or appear twice")
 
     def _rows(self, module: BaseModule) -> int:
@@ -192,7 +247,9 @@ class Stager:
     def _vocabulary(self, name: str) -> int:
         """Rows of an embedding or lm_head, 0 for other modules."""
         module = self._base.modules[name]
-        return self._rows(module) if module.kind in (ModuleKind.EMBEDDING, ModuleKind.LM_HEAD) else 0
+        return (
+            self._rows(module) if module.kind in (ModuleKind.EMBEDDING, ModuleKind.LM_HEAD) else 0
+        )
 
     def _to(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
         """Convert to the base's dtype, contiguous. Raises AdapterError for a value that is too
@@ -201,7 +258,9 @@ class Stager:
             return None
         converted = tensor.to(self._base.dtype).contiguous()
         if tensor.dtype == torch.float32 != self._base.dtype and not converted.isfinite().all():
-            raise AdapterError(f"a value of the adapter is too large for the base's {self._base.dtype}")
+            raise AdapterError(
+                f"a value of the adapter is too large for the base's {self._base.dtype}"
+            )
         return converted
 
     def _shared(self, weight: torch.Tensor | None) -> torch.Tensor | None:
@@ -224,6 +283,12 @@ def _refuse(name: str, update: ModuleUpdate, kind: str, *parts: str) -> None:
             raise AdapterError(f"{what} on {name!r} is not supported: it is {kind}")
 
 
-def _check_shape(name: str, part: str, tensor: torch.Tensor, expected: tuple[int | None, ...]) -> None:
-    if tensor.ndim != len(expected) or any(e not in (None, n) for n, e in zip(tensor.shape, expected, strict=True)):
-        raise AdapterError(f"module {name!r}: {part} has shape {tuple(tensor.shape)}, the base needs {expected}")
+def _check_shape(
+    name: str, part: str, tensor: torch.Tensor, expected: tuple[int | None, ...]
+) -> None:
+    if tensor.ndim != len(expected) or any(
+        e not in (None, n) for n, e in zip(tensor.shape, expected, strict=True)
+    ):
+        raise AdapterError(
+            f"module {name!r}: {part} has shape {tuple(tensor.shape)}, the base needs {expected}"
+        )

@@ -37,7 +37,11 @@ from .store_reports import StoreReports
 from .submit import RequestBuilder
 
 log = logging.getLogger(__name__)
-_OF_THE_BASE = [f for f in fields(BaseConfig) if f.name not in ("device", "dtype", "trust_hub", "max_added_tokens")]
+_OF_THE_BASE = [
+    f
+    for f in fields(BaseConfig)
+    if f.name not in ("device", "dtype", "trust_hub", "max_added_tokens")
+]
 """Settings that are refused beside a base which is loaded: it has its own."""
 
 
@@ -47,11 +51,17 @@ class Engine:
     See docs/guide/engine-api.md for what each call gives and raises.
     """
 
-    def __init__(self, base: str | os.PathLike[str] | BaseModel, config: EngineConfig | None = None) -> None:
+    def __init__(
+        self, base: str | os.PathLike[str] | BaseModel, config: EngineConfig | None = None
+    ) -> None:
         self.config = config = config or EngineConfig()
-        if isinstance(base, BaseModel) and any(getattr(config, f.name) != f.default for f in _OF_THE_BASE):
+        if isinstance(base, BaseModel) and any(
+            getattr(config, f.name) != f.default for f in _OF_THE_BASE
+        ):
             *names, last = (f.name for f in _OF_THE_BASE)
-            raise ValueError(f"{', '.join(names)} and {last} are the base's: give them to BaseModel.load")
+            raise ValueError(
+                f"{', '.join(names)} and {last} are the base's: give them to BaseModel.load"
+            )
         if config.threads:
             torch.set_num_threads(config.threads)
         self._owned: BaseModel | None = None
@@ -67,33 +77,62 @@ class Engine:
 
     def _set_up(self, config: EngineConfig) -> None:
         self.base.open_slots(config.max_adapters)
-        self._memory = plan_memory(self.base, config, lambda blocks: self.base.make_runner(
-            blocks, config.kv_block_size, max_running=config.max_running,
-            max_context=config.max_context or self.base.max_context, cuda_graphs=False),
-            graphs=config.cuda_graphs and self.base.backend.captures())
+        self._memory = plan_memory(
+            self.base,
+            config,
+            lambda blocks: self.base.make_runner(
+                blocks,
+                config.kv_block_size,
+                max_running=config.max_running,
+                max_context=config.max_context or self.base.max_context,
+                cuda_graphs=False,
+            ),
+            graphs=config.cuda_graphs and self.base.backend.captures(),
+        )
         num_blocks = self._memory.kv_cache // kv_block_bytes(self.base, config)
         limits = [self.base.max_context, num_blocks * config.kv_block_size]
         self.max_context = min([*limits, config.max_context] if config.max_context else limits)
         self._observers = Observers()
         self._inbox = Inbox(config.max_running, config.max_waiting)
         self._store = store = AdapterStore(
-            self.base, replace(config, adapter_device_bytes=self._memory.adapters),
-            StoreReports(self._inbox, self._observers))
+            self.base,
+            replace(config, adapter_device_bytes=self._memory.adapters),
+            StoreReports(self._inbox, self._observers),
+        )
         self._limits = Limits(store.policy, config.max_running)
         builder = RequestBuilder(self.base, self.max_context, self._cancel)
         self._intake = Intake(builder, store, self._limits, self._inbox, self._observers)
         self._scheduler = Scheduler(
-            BlockAllocator(num_blocks, config.kv_block_size, config.prefix_caching), store.slots,
-            max_running=config.max_running, max_batch_tokens=config.max_batch_tokens,
-            waiting=FairQueue(lambda adapter_id: store.policy(adapter_id).weight, config.priority_aging_s),
-            max_running_of=lambda adapter_id: store.policy(adapter_id).max_running)
+            BlockAllocator(num_blocks, config.kv_block_size, config.prefix_caching),
+            store.slots,
+            max_running=config.max_running,
+            max_batch_tokens=config.max_batch_tokens,
+            waiting=FairQueue(
+                lambda adapter_id: store.policy(adapter_id).weight, config.priority_aging_s
+            ),
+            max_running_of=lambda adapter_id: store.policy(adapter_id).max_running,
+        )
         self._runner = self.base.make_runner(
-            num_blocks, config.kv_block_size, max_running=config.max_running, max_context=self.max_context,
-            cuda_graphs=config.cuda_graphs, lora_overlap=config.lora_overlap)
+            num_blocks,
+            config.kv_block_size,
+            max_running=config.max_running,
+            max_context=self.max_context,
+            cuda_graphs=config.cuda_graphs,
+            lora_overlap=config.lora_overlap,
+        )
         self._loop = EngineLoop(
-            self.base, self._inbox, self._scheduler, self._runner, store, self._limits, self._observers)
+            self.base,
+            self._inbox,
+            self._scheduler,
+            self._runner,
+            store,
+            self._limits,
+            self._observers,
+        )
         self._thread: threading.Thread | None = None
-        self.base.on_failure(lambda error: self._inbox.post(lambda mail: setattr(mail, "fatal", error)))
+        self.base.on_failure(
+            lambda error: self._inbox.post(lambda mail: setattr(mail, "fatal", error))
+        )
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -101,7 +140,12 @@ class Engine:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
         self.shutdown()
 
     def start(self) -> None:
@@ -188,8 +232,13 @@ class Engine:
     # --- adapters -------------------------------------------------------------------------------
 
     def load_adapter(
-        self, source: str | os.PathLike[str], adapter_id: str | None = None, *, canary_weight: float = 0,
-        policy: AdapterPolicy | None = None, roots: Sequence[Path] = (),
+        self,
+        source: str | os.PathLike[str],
+        adapter_id: str | None = None,
+        *,
+        canary_weight: float = 0,
+        policy: AdapterPolicy | None = None,
+        roots: Sequence[Path] = (),
     ) -> AdapterInfo:
         """Read, check and register a PEFT adapter under `adapter_id` (default: the source's last
         name).
@@ -273,20 +322,34 @@ class Engine:
     def info(self) -> EngineInfo:
         base, config = self.base, self.config
         return EngineInfo(
-            base_model=base.name, architecture=type(base.model).__name__, device=str(base.device),
-            dtype=str(base.dtype).removeprefix("torch."), kernels=dict(base.kernel_names),
-            num_parameters=base.num_parameters, vocab_size=base.vocab_size, max_context=self.max_context,
-            max_adapters=config.max_adapters, max_running=config.max_running, max_waiting=config.max_waiting,
-            max_batch_tokens=config.max_batch_tokens, kv_block_size=config.kv_block_size,
-            kv_blocks=self._scheduler.allocator.num_blocks, version=__version__, memory=self._memory,
+            base_model=base.name,
+            architecture=type(base.model).__name__,
+            device=str(base.device),
+            dtype=str(base.dtype).removeprefix("torch."),
+            kernels=dict(base.kernel_names),
+            num_parameters=base.num_parameters,
+            vocab_size=base.vocab_size,
+            max_context=self.max_context,
+            max_adapters=config.max_adapters,
+            max_running=config.max_running,
+            max_waiting=config.max_waiting,
+            max_batch_tokens=config.max_batch_tokens,
+            kv_block_size=config.kv_block_size,
+            kv_blocks=self._scheduler.allocator.num_blocks,
+            version=__version__,
+            memory=self._memory,
         )
 
     def stats(self) -> EngineStats:
         allocator, running = self._scheduler.allocator, len(self._scheduler.running)
         return EngineStats(
-            running=running, waiting=max(0, self._inbox.unfinished_sequences - running),
-            kv_blocks_used=allocator.num_used, kv_blocks_cached=allocator.num_cached,
-            kv_blocks_total=allocator.num_blocks, preemptions=self._scheduler.preemptions, steps=self._loop.steps,
+            running=running,
+            waiting=max(0, self._inbox.unfinished_sequences - running),
+            kv_blocks_used=allocator.num_used,
+            kv_blocks_cached=allocator.num_cached,
+            kv_blocks_total=allocator.num_blocks,
+            preemptions=self._scheduler.preemptions,
+            steps=self._loop.steps,
             **self._store.totals(),
         )
 
@@ -296,9 +359,13 @@ class Engine:
 
 def _check_adapter_id(name: str) -> None:
     if not 1 <= len(name) <= MAX_ID_LENGTH or not name.isprintable() or name == "*":
-        raise AdapterError(f"adapter id {name[:64]!r} must have 1 to {MAX_ID_LENGTH} printable characters, not be *")
+        raise AdapterError(
+            f"adapter id {name[:64]!r} must have 1 to {MAX_ID_LENGTH} printable characters, not be *"
+        )
 
 
 def _check_share(field: str, value: float, below: float = float("inf")) -> None:
     if not 0 <= value <= 1 or value >= below:
-        raise InvalidRequestError.of(field, "must be in [0, 1)" if below == 1 else "must be in [0, 1]")
+        raise InvalidRequestError.of(
+            field, "must be in [0, 1)" if below == 1 else "must be in [0, 1]"
+        )

@@ -28,8 +28,15 @@ class Arrivals:
     """Error that the engine cannot go on after."""
 
     def __bool__(self) -> bool:
-        return bool(self.requests or self.cancelled or self.failed or self.forgotten or self.unloaded
-                    or self.adapter_arrived or self.fatal)
+        return bool(
+            self.requests
+            or self.cancelled
+            or self.failed
+            or self.forgotten
+            or self.unloaded
+            or self.adapter_arrived
+            or self.fatal
+        )
 
 
 class Inbox:
@@ -86,7 +93,10 @@ class Inbox:
     def check_room(self, sequences: int) -> None:
         """Check that there is room for more sequences. Raises as `submit`."""
         self.check_open()
-        if self.unfinished_sequences + self._expected + sequences > self._max_running + self._max_waiting:
+        if (
+            self.unfinished_sequences + self._expected + sequences
+            > self._max_running + self._max_waiting
+        ):
             raise QueueFullError(self._max_waiting)
 
     def _expect_one_less(self) -> None:
@@ -109,7 +119,8 @@ class Inbox:
     # --- the engine thread's side ---------------------------------------------------------------
 
     def take(self, timeout_s: float | None) -> Arrivals | None:
-        """The mail; waits for some for `timeout_s` seconds, None for ever. None when the thread is to end."""
+        """The mail; waits for some for `timeout_s` seconds, None for ever. None when the thread is
+        to end."""
         with self._changed:
             self._changed.wait_for(lambda: self._mail or self._stopping, timeout_s)
             if self._stopping:

@@ -1,4 +1,5 @@
-"""The way of a request into the queue: its adapters read and leased, its prompt encoded, its place counted."""
+"""The way of a request into the queue: its adapters read and leased, its prompt encoded, its place
+counted."""
 
 from __future__ import annotations
 
@@ -19,8 +20,14 @@ from .submit import RequestBuilder
 class Intake:
     """Works on the callers' threads; see Engine.submit and Engine.prepare."""
 
-    def __init__(self, builder: RequestBuilder, store: AdapterStore, limits: Limits, inbox: Inbox,
-                 observers: Observers) -> None:
+    def __init__(
+        self,
+        builder: RequestBuilder,
+        store: AdapterStore,
+        limits: Limits,
+        inbox: Inbox,
+        observers: Observers,
+    ) -> None:
         self._builder, self._store, self._limits = builder, store, limits
         self._inbox, self._observers = inbox, observers
 
@@ -31,7 +38,9 @@ class Intake:
             try:
                 self._prepare(request).result(request.timeout_s)
             except TimeoutError:
-                raise RequestTimeoutError("the request's deadline passed while its adapter was read") from None
+                raise RequestTimeoutError(
+                    "the request's deadline passed while its adapter was read"
+                ) from None
             return self._submit(request, arrived)
         except LoramuxError as error:
             self._observers.notify("on_request_rejected", request, error)

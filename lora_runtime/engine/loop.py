@@ -39,8 +39,14 @@ class EngineLoop:
     """Owner of scheduler, KV blocks and device; everything here runs on the engine thread."""
 
     def __init__(
-        self, base: BaseModel, inbox: Inbox, scheduler: Scheduler, runner: ModelRunner, store: AdapterStore,
-        limits: Limits, observers: Observers,
+        self,
+        base: BaseModel,
+        inbox: Inbox,
+        scheduler: Scheduler,
+        runner: ModelRunner,
+        store: AdapterStore,
+        limits: Limits,
+        observers: Observers,
     ) -> None:
         self.inbox, self.scheduler, self.runner = inbox, scheduler, runner
         self.steps = 0
@@ -80,12 +86,18 @@ class EngineLoop:
         for seq in (s for live in mail.requests for s in live.sequences):
             self.scheduler.add(seq)
         for handle in mail.cancelled & self._live.keys():
-            self._end(self._live[handle], RequestCancelledError("the request was cancelled"), "cancelled")
+            self._end(
+                self._live[handle], RequestCancelledError("the request was cancelled"), "cancelled"
+            )
         now = time.monotonic()
-        for live in [v for v in self._live.values() if v.deadline is not None and v.deadline <= now]:
+        for live in [
+            v for v in self._live.values() if v.deadline is not None and v.deadline <= now
+        ]:
             self._end(live, RequestTimeoutError("the request's deadline has passed"), "timeout")
         for versions, error in mail.failed:
-            for live in [v for v in self._live.values() if v.waits and set(versions) <= set(v.versions)]:
+            for live in [
+                v for v in self._live.values() if v.waits and set(versions) <= set(v.versions)
+            ]:
                 self._end(live, _named(error, live, versions), "error")
 
     def _step(self) -> bool:
@@ -111,14 +123,22 @@ class EngineLoop:
             self.scheduler.publish_blocks(row.sequence)
         results: list[tuple[Sequence, Sampled]] = []
         if batch.sampling:
-            results = list(zip(batch.sampling, sample(output, batch.sampling, self._base.sample_rows), strict=True))
+            results = list(
+                zip(
+                    batch.sampling,
+                    sample(output, batch.sampling, self._base.sample_rows),
+                    strict=True,
+                )
+            )
             self._charge(batch.sampling)
         return results, batch.distinct_adapters
 
     def _charge(self, sequences: Seq[Sequence]) -> None:
         for seq in sequences:
             self.scheduler.waiting.charge(seq.tenant, OUTPUT_COST)
-        self._limits.charge([adapter for seq in sequences for adapter in self._live[seq.handle].adapter_ids])
+        self._limits.charge(
+            [adapter for seq in sequences for adapter in self._live[seq.handle].adapter_ids]
+        )
 
     def _deliver(self, seq: Sequence, sampled: Sampled) -> None:
         live = self._live.get(seq.handle)
@@ -168,12 +188,19 @@ class EngineLoop:
 
     def _report_step(self, rows: Seq[ScheduledRow], distinct_adapters: int, seconds: float) -> None:
         running, allocator = len(self.scheduler.running), self.scheduler.allocator
-        self._observers.notify("on_step", StepStats(
-            duration_s=seconds, tokens=sum(row.count for row in rows), sequences=len(rows),
-            distinct_adapters=distinct_adapters, running=running,
-            waiting=max(0, self.inbox.unfinished_sequences - running),
-            kv_blocks_used=allocator.num_used, kv_blocks_total=allocator.num_blocks,
-        ))
+        self._observers.notify(
+            "on_step",
+            StepStats(
+                duration_s=seconds,
+                tokens=sum(row.count for row in rows),
+                sequences=len(rows),
+                distinct_adapters=distinct_adapters,
+                running=running,
+                waiting=max(0, self.inbox.unfinished_sequences - running),
+                kv_blocks_used=allocator.num_used,
+                kv_blocks_total=allocator.num_blocks,
+            ),
+        )
 
 
 def _named(error: Exception, live: LiveRequest, versions: Seq[AdapterVersion]) -> Exception:

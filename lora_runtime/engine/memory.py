@@ -1,5 +1,4 @@
-"""Plan of the device's memory at start: weights, the largest step (measured), adapters, KV cache.
-"""
+"""Plan of the device's memory at start: weights, the largest step (measured), adapters, KV cache."""
 
 from __future__ import annotations
 
@@ -64,7 +63,11 @@ class CudaProbe:
 
 
 def plan_memory(
-    base: BaseModel, config: EngineConfig, make_runner: MakeRunner, probe: MemoryProbe | None = None, *,
+    base: BaseModel,
+    config: EngineConfig,
+    make_runner: MakeRunner,
+    probe: MemoryProbe | None = None,
+    *,
     graphs: bool = False,
 ) -> MemoryPlan:
     """Plan the memory: on CUDA measured, by steps of a runner that `make_runner` makes (without
@@ -79,14 +82,19 @@ def plan_memory(
     if probe is None:
         plan = MemoryPlan(
             adapters=config.adapter_device_bytes if config.max_adapters else 0,
-            kv_cache=config.kv_cache_bytes or _HOST_KV_BYTES)
+            kv_cache=config.kv_cache_bytes or _HOST_KV_BYTES,
+        )
     else:
         context = min(config.max_context or base.max_context, base.max_context)
         step, decode = measure_steps(base, config, context, make_runner, probe, block)
         free, total = probe.sizes()
-        plan = share_out(config, total=total, used=total - free, steps=step, graphs=decode if graphs else 0)
+        plan = share_out(
+            config, total=total, used=total - free, steps=step, graphs=decode if graphs else 0
+        )
     if plan.kv_cache < block:
-        raise ValueError(f"the KV cache of {plan.kv_cache} bytes does not hold one block of {block} bytes: {plan}")
+        raise ValueError(
+            f"the KV cache of {plan.kv_cache} bytes does not hold one block of {block} bytes: {plan}"
+        )
     log.info("memory: %s", plan)
     return plan
 
@@ -95,7 +103,9 @@ def kv_block_bytes(base: BaseModel, config: EngineConfig) -> int:
     return KVCache.bytes_per_token(base.kv_shapes, base.dtype) * config.kv_block_size
 
 
-def share_out(config: EngineConfig, *, total: int, used: int, steps: int, graphs: int) -> MemoryPlan:
+def share_out(
+    config: EngineConfig, *, total: int, used: int, steps: int, graphs: int
+) -> MemoryPlan:
     """Share out what `device_memory_fraction` of `total` bytes leaves, to adapters first and then
     to the KV cache.
 
@@ -112,12 +122,18 @@ def share_out(config: EngineConfig, *, total: int, used: int, steps: int, graphs
         raise ValueError(
             f"the device's memory does not suffice: {plan}; device_memory_fraction {config.device_memory_fraction:g} "
             f"leaves {left} bytes for adapters and KV cache. Lower max_batch_tokens, max_running, kv_cache_bytes or "
-            "adapter_device_bytes, or take a smaller base")
+            "adapter_device_bytes, or take a smaller base"
+        )
     return plan
 
 
 def measure_steps(
-    base: BaseModel, config: EngineConfig, max_context: int, make_runner: MakeRunner, probe: MemoryProbe, block: int
+    base: BaseModel,
+    config: EngineConfig,
+    max_context: int,
+    make_runner: MakeRunner,
+    probe: MemoryProbe,
+    block: int,
 ) -> tuple[int, int]:
     """Bytes that the largest step needs, with the runner's own buffers, and what of it a step of
     decode rows does.
@@ -127,8 +143,17 @@ def measure_steps(
     """
     rows = min(config.max_batch_tokens, max_context + config.max_running - 1)
     blocks = -(-rows // config.kv_block_size) + config.max_running
-    largest = _step(base.vocab_size, rows, config.max_running, max_context, blocks, config.kv_block_size)
-    decode = _step(base.vocab_size, config.max_running, config.max_running, max_context, blocks, config.kv_block_size)
+    largest = _step(
+        base.vocab_size, rows, config.max_running, max_context, blocks, config.kv_block_size
+    )
+    decode = _step(
+        base.vocab_size,
+        config.max_running,
+        config.max_running,
+        max_context,
+        blocks,
+        config.kv_block_size,
+    )
     sequences = _costly_sequences(config.max_running, min(max_context, base.vocab_size))
     runners: list[ModelRunner] = []
 
@@ -143,16 +168,21 @@ def measure_steps(
     except torch.OutOfMemoryError as error:
         raise ValueError(
             f"the device has no memory for a step of {rows} rows (max_batch_tokens), {config.max_running} sequences "
-            f"(max_running) and a context of {max_context}: {error}") from error
+            f"(max_running) and a context of {max_context}: {error}"
+        ) from error
 
 
 def _costly_sequences(count: int, distinct: int) -> list[Sequence]:
     """Sequences with every option that takes memory, the first with as many distinct tokens as
     there can be."""
     params = SamplingParams(
-        temperature=1.0, top_p=0.9, min_p=0.1, repetition_penalty=1.1, logprobs=MAX_LOGPROBS, seed=0)
+        temperature=1.0, top_p=0.9, min_p=0.1, repetition_penalty=1.1, logprobs=MAX_LOGPROBS, seed=0
+    )
     nobody: Any = None
-    return [Sequence(nobody, i, tuple(range(1 if i else distinct)), params, nobody, 1) for i in range(count)]
+    return [
+        Sequence(nobody, i, tuple(range(1 if i else distinct)), params, nobody, 1)
+        for i in range(count)
+    ]
 
 
 def _as_valid(output: StepOutput) -> StepOutput:
@@ -160,7 +190,9 @@ def _as_valid(output: StepOutput) -> StepOutput:
     return StepOutput(output.logits, [0] * len(output.greedy))
 
 
-def _step(vocab_size: int, rows: int, sequences: int, context: int, blocks: int, block_size: int) -> StepBatch:
+def _step(
+    vocab_size: int, rows: int, sequences: int, context: int, blocks: int, block_size: int
+) -> StepBatch:
     """Make a step of one sequence at its longest, the others at their first token; all sample.
 
     Contexts may be longer than the cache: they go round and round in its blocks, since no one reads
@@ -173,4 +205,6 @@ def _step(vocab_size: int, rows: int, sequences: int, context: int, blocks: int,
     tables = np.zeros((sequences, -(-context // block_size) + 1), np.int32)
     tables[0] = np.arange(tables.shape[1]) % (blocks - sequences + 1)
     tables[1:, 0] = np.arange(blocks - sequences + 1, blocks)
-    return packed((np.arange(rows) % vocab_size).astype(np.int32), counts, contexts, tables, block_size)
+    return packed(
+        (np.arange(rows) % vocab_size).astype(np.int32), counts, contexts, tables, block_size
+    )

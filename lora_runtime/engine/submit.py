@@ -20,10 +20,14 @@ from ..requests.tokenization import encode
 class RequestBuilder:
     """Builder of sequences; encodes prompts with the tokenizer that the request's adapters want."""
 
-    def __init__(self, base: BaseModel, max_context: int, on_cancel: Callable[[RequestHandle], None]) -> None:
+    def __init__(
+        self, base: BaseModel, max_context: int, on_cancel: Callable[[RequestHandle], None]
+    ) -> None:
         self._base, self._max_context, self._on_cancel = base, max_context, on_cancel
 
-    def build(self, request: Request, versions: list[AdapterVersion], arrived: float) -> LiveRequest:
+    def build(
+        self, request: Request, versions: list[AdapterVersion], arrived: float
+    ) -> LiveRequest:
         """Build a request's sequences. Raises InvalidRequestError.
 
         `versions`: one for each of the request's uses, read before; `arrived` on the monotonic
@@ -33,16 +37,33 @@ class RequestBuilder:
         prompt = encode(request, tokenizer, vocab_size, self._max_context)
         pairs = list(zip(request.uses, versions, strict=True))
         adapters = tuple(
-            SequenceAdapter(v, use.weight, _activation_start(use.adapter_id, v, prompt)) for use, v in pairs)
+            SequenceAdapter(v, use.weight, _activation_start(use.adapter_id, v, prompt))
+            for use, v in pairs
+        )
         handle = RequestHandle(
-            request, request.request_id or uuid.uuid4().hex, prompt,
-            tuple(AdapterUse(use.adapter_id, v.version, use.weight) for use, v in pairs), self._on_cancel)
+            request,
+            request.request_id or uuid.uuid4().hex,
+            prompt,
+            tuple(AdapterUse(use.adapter_id, v.version, use.weight) for use, v in pairs),
+            self._on_cancel,
+        )
         params = request.sampling
         max_tokens = min(params.max_new_tokens, self._max_context - len(prompt))
         tenant = request.uses[0].adapter_id if request.uses else ""
         sequences = [
-            Sequence(handle, i, prompt, params, IncrementalDetokenizer(tokenizer, prompt), max_tokens,
-                     adapters=adapters, tenant=tenant, priority=request.priority, eos_ids=eos_ids, arrived=arrived)
+            Sequence(
+                handle,
+                i,
+                prompt,
+                params,
+                IncrementalDetokenizer(tokenizer, prompt),
+                max_tokens,
+                adapters=adapters,
+                tenant=tenant,
+                priority=request.priority,
+                eos_ids=eos_ids,
+                arrived=arrived,
+            )
             for i in range(params.n)
         ]
         return LiveRequest(handle, versions, sequences)
@@ -50,16 +71,25 @@ class RequestBuilder:
     def _vocabulary(self, versions: Seq[AdapterVersion]) -> tuple[Any, int, frozenset[int]]:
         """Tokenizer, number of token ids, and the ids that end a sequence."""
         base = self._base
-        own = [v.details for v in versions if v.details and (v.details.tokenizer or v.details.vocab_size)]
+        own = [
+            v.details
+            for v in versions
+            if v.details and (v.details.tokenizer or v.details.vocab_size)
+        ]
         if not own:
             return base.tokenizer, base.vocab_size, base.eos_token_ids
         if len(versions) > 1:
             raise InvalidRequestError.of(
-                "adapters", "an adapter with a tokenizer or tokens of its own can only be used alone")
+                "adapters",
+                "an adapter with a tokenizer or tokens of its own can only be used alone",
+            )
         tokenizer = own[0].tokenizer or base.tokenizer
         eos = tokenizer.eos_token_id
-        return (tokenizer, own[0].vocab_size or base.vocab_size,
-                base.eos_token_ids if eos is None else base.eos_token_ids | {eos})
+        return (
+            tokenizer,
+            own[0].vocab_size or base.vocab_size,
+            base.eos_token_ids if eos is None else base.eos_token_ids | {eos},
+        )
 
 
 def _activation_start(adapter_id: str, version: AdapterVersion, prompt: tuple[int, ...]) -> int:
@@ -67,6 +97,8 @@ def _activation_start(adapter_id: str, version: AdapterVersion, prompt: tuple[in
     start = version.details.activation_start(prompt)
     if start is None:
         raise InvalidRequestError.of(
-            "prompt", f"lacks the invocation tokens {list(version.details.invocation_tokens)} of the activated LoRA "
-            f"{adapter_id!r}: the base model alone would answer")
+            "prompt",
+            f"lacks the invocation tokens {list(version.details.invocation_tokens)} of the activated LoRA "
+            f"{adapter_id!r}: the base model alone would answer",
+        )
     return start

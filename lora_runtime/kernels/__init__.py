@@ -32,9 +32,11 @@ class Kernels:
     write_kv: Callable[..., None] = cache.write_kv_reference
     """Called as cache.write_kv_reference."""
     check_heads: Callable[[int, int, torch.dtype], None] = lambda dim, dim_v, dtype: None
-    """Raises BaseModelError if `attention` cannot take a layer's dims of keys and of values, or the dtype."""
+    """Raises BaseModelError if `attention` cannot take a layer's dims of keys and of values, or the
+    dtype."""
     captures: bool = True
-    """Whether a step with this attention can be captured as a CUDA graph: it plans nothing on the host."""
+    """Whether a step with this attention can be captured as a CUDA graph: it plans nothing on the
+    host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +52,9 @@ class PlannedKernels(Kernels):
 def select(device: torch.device, kernels: str = "auto", attention_route: str = "auto") -> Kernels:
     """The implementations for `device` that transformers' forward calls.
 
-    `kernels`, `attention_route`: EngineConfig's `kernels` and `attention`. Raises BaseModelError for what was asked for
-    by name and cannot run here, and where Triton is installed but cannot launch.
+    `kernels`, `attention_route`: EngineConfig's `kernels` and `attention`. Raises BaseModelError
+    for what was asked for by name and cannot run here, and where Triton is installed but cannot
+    launch.
     """
     if not wants_triton(device, kernels):
         refuse_route(attention_route)
@@ -61,7 +64,8 @@ def select(device: torch.device, kernels: str = "auto", attention_route: str = "
 
 
 def wants_triton(device: torch.device, kernels: str) -> bool:
-    """Whether Triton's kernels are asked for: by name or, on CUDA and where the package is, by auto."""
+    """Whether Triton's kernels are asked for: by name or, on CUDA and where the package is, by
+    auto."""
     if kernels != "auto" or device.type != "cuda":
         return kernels == "triton"
     if not (installed := _has_triton()):
@@ -70,9 +74,12 @@ def wants_triton(device: torch.device, kernels: str) -> bool:
 
 
 def refuse_route(attention_route: str) -> None:
-    """Raises BaseModelError for an attention that Triton's kernels alone can take, where they do not run."""
+    """Raises BaseModelError for an attention that Triton's kernels alone can take, where they do
+    not run."""
     if attention_route != "auto":
-        raise BaseModelError(f"attention {attention_route!r} needs a CUDA device and kernels auto or triton")
+        raise BaseModelError(
+            f"attention {attention_route!r} needs a CUDA device and kernels auto or triton"
+        )
 
 
 def _has_triton() -> bool:
@@ -84,7 +91,9 @@ def _check_triton(device: torch.device) -> None:
     if not _has_triton():
         raise BaseModelError("kernels 'triton' needs the package triton, which is not installed")
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise BaseModelError(f"kernels 'triton' run on CUDA, not on {device.type} (but for TRITON_INTERPRET=1, slowly)")
+        raise BaseModelError(
+            f"kernels 'triton' run on CUDA, not on {device.type} (but for TRITON_INTERPRET=1, slowly)"
+        )
 
 
 def _triton(device: torch.device, attention_route: str) -> PlannedKernels:
@@ -96,13 +105,24 @@ def _triton(device: torch.device, attention_route: str) -> PlannedKernels:
 
     check_launch(device)
     chosen = PlannedKernels(
-        lora=lora.add_lora_reference, attention=paged_attention, write_kv=write_kv, update_group=update_group,
-        halves=(shrink, expand), check_heads=check_heads, names={"lora": "triton", "paged_attention": "triton"})
+        lora=lora.add_lora_reference,
+        attention=paged_attention,
+        write_kv=write_kv,
+        update_group=update_group,
+        halves=(shrink, expand),
+        check_heads=check_heads,
+        names={"lora": "triton", "paged_attention": "triton"},
+    )
     if attention_route != "flashinfer":
         return chosen
     routed = flashinfer.FlashInferAttention(device)
-    return replace(chosen, attention=routed, check_heads=routed.check, captures=False,
-                   names=chosen.names | {"paged_attention": "flashinfer"})
+    return replace(
+        chosen,
+        attention=routed,
+        check_heads=routed.check,
+        captures=False,
+        names=chosen.names | {"paged_attention": "flashinfer"},
+    )
 
 
 def _torch(device: torch.device) -> Kernels:

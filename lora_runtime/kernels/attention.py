@@ -36,11 +36,11 @@ class RowArrays(Protocol):
 class AttentionPlan:
     """Places where a step's rows find their keys and values; all int32, on one device.
 
-    `slots`: (T,) cache slot each row writes. Sequence i has the rows `query_start[i]:query_start[i + 1]`,
-    (S + 1,), the last of its `context_lengths[i]` positions, (S,). Position p lies in slot
-    `block_tables[i, p // block_size] * block_size + p % block_size`, (S, width); entries behind the context are
-    never followed. Fixed buffers of decode rows have T = S; an unused row has the context length 0 and gets zeros
-    (the Triton kernels), or 1 and any slot.
+    `slots`: (T,) cache slot each row writes. Sequence i has the rows `query_start[i]:query_start[i
+    + 1]`, (S + 1,), the last of its `context_lengths[i]` positions, (S,). Position p lies in slot
+    `block_tables[i, p // block_size] * block_size + p % block_size`, (S, width); entries behind the
+    context are never followed. Fixed buffers of decode rows have T = S; an unused row has the
+    context length 0 and gets zeros (the Triton kernels), or 1 and any slot.
     """
 
     slots: torch.Tensor
@@ -49,28 +49,41 @@ class AttentionPlan:
     block_tables: torch.Tensor
     block_size: int
     decode_rows: int | None = None
-    """Sequences with one row, known on the host; None: not told, so that both kernels are launched where T > S."""
+    """Sequences with one row, known on the host; None: not told, so that both kernels are launched
+    where T > S."""
     host: RowArrays | None = None
     """The same arrays on the host, for routes that plan there (FlashInfer)."""
 
     @classmethod
     def of(cls, arrays: RowArrays, device: torch.device) -> AttentionPlan:
         """A step's plan on `device`; `arrays` must not change while it is used."""
+
         def there(array: Ints) -> Any:
             return torch.as_tensor(array, device=device)
 
-        return cls(there(arrays.slots), there(arrays.query_start), there(arrays.context_lengths),
-                   there(arrays.block_tables), arrays.block_size,
-                   decode_rows=int((np.diff(arrays.query_start) == 1).sum()), host=arrays)
+        return cls(
+            there(arrays.slots),
+            there(arrays.query_start),
+            there(arrays.context_lengths),
+            there(arrays.block_tables),
+            arrays.block_size,
+            decode_rows=int((np.diff(arrays.query_start) == 1).sum()),
+            host=arrays,
+        )
 
     @cached_property
     def split(self) -> tuple[list[tuple[int, int, torch.Tensor]], DecodeRows | None]:
-        """The reference's rows: prefill chunks as (start, end, slots of all positions), and decode rows."""
+        """The reference's rows: prefill chunks as (start, end, slots of all positions), and decode
+        rows."""
         starts, lengths = self.query_start.tolist(), self.context_lengths.tolist()
         offsets = torch.arange(self.block_size, device=self.block_tables.device)
         slots = (self.block_tables.long()[:, :, None] * self.block_size + offsets).flatten(1)
         single = [i for i in range(len(lengths)) if starts[i + 1] - starts[i] == 1]
-        chunks = [(starts[i], starts[i + 1], slots[i, : lengths[i]]) for i in range(len(lengths)) if i not in single]
+        chunks = [
+            (starts[i], starts[i + 1], slots[i, : lengths[i]])
+            for i in range(len(lengths))
+            if i not in single
+        ]
         return chunks, DecodeRows.of(single, starts, lengths, slots) if single else None
 
 
@@ -78,9 +91,9 @@ class AttentionPlan:
 class DecodeRows:
     """Rows with one new token each.
 
-    `rows`: (N,) indices into the batch; `kv_slots`: (N, S) cache slots, filled up to the longest with
-    a slot of the same sequence so that one sequence's values never reach another; `lengths`: (N,)
-    positions that count, the row itself included.
+    `rows`: (N,) indices into the batch; `kv_slots`: (N, S) cache slots, filled up to the longest
+    with a slot of the same sequence so that one sequence's values never reach another; `lengths`:
+    (N,) positions that count, the row itself included.
     """
 
     rows: torch.Tensor
@@ -88,7 +101,9 @@ class DecodeRows:
     lengths: torch.Tensor
 
     @classmethod
-    def of(cls, sequences: list[int], starts: list[int], lengths: list[int], slots: torch.Tensor) -> DecodeRows:
+    def of(
+        cls, sequences: list[int], starts: list[int], lengths: list[int], slots: torch.Tensor
+    ) -> DecodeRows:
         counted = torch.tensor([lengths[i] for i in sequences], device=slots.device)
         own = slots[sequences, : int(counted.max())]
         outside = torch.arange(own.shape[1], device=slots.device) >= counted[:, None]
@@ -121,7 +136,9 @@ def paged_attention_reference(
             q[start:end].transpose(0, 1)[None],
             k_cache[slots].transpose(0, 1)[None],
             v_cache[slots].transpose(0, 1)[None],
-            mask[None, None], scaling, softcap,
+            mask[None, None],
+            scaling,
+            softcap,
         )[0].transpose(0, 1)
     if decode is not None:
         keys = torch.arange(decode.kv_slots.shape[1], device=q.device)
@@ -130,7 +147,9 @@ def paged_attention_reference(
             q[decode.rows][:, :, None],
             k_cache[decode.kv_slots].transpose(1, 2),
             v_cache[decode.kv_slots].transpose(1, 2),
-            mask[:, None, None], scaling, softcap,
+            mask[:, None, None],
+            scaling,
+            softcap,
         )[:, :, 0]
     return out
 
@@ -141,7 +160,12 @@ def _visible(query_pos: torch.Tensor, key_pos: torch.Tensor, window: int | None)
 
 
 def _attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scaling: float, softcap: float | None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor,
+    scaling: float,
+    softcap: float | None,
 ) -> torch.Tensor:
     """q: (N, heads, L, d); k, v: (N, kv_heads, S, d); mask: broadcast to (N, 1, L, S)."""
     groups = q.shape[1] // k.shape[1]

@@ -6,9 +6,14 @@ import torch
 
 
 def write_kv_reference(
-    keys: torch.Tensor, values: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    slots: torch.Tensor,
 ) -> None:
-    """Store row t of `keys` (T, kv_heads, d) and `values` (T, kv_heads, d_v) at `slots[t]`, (T,) int32.
+    """Store row t of `keys` (T, kv_heads, d) and `values` (T, kv_heads, d_v) at `slots[t]`, (T,)
+    int32.
 
     Caches are (slots, kv_heads, d or d_v). Rows that share a slot leave one of theirs there.
     """

@@ -1,7 +1,9 @@
-"""Paged attention by FlashInfer (arXiv:2501.01005, the package flashinfer-python), where it is asked for.
+"""Paged attention by FlashInfer (arXiv:2501.01005, the package flashinfer-python), where it is
+asked for.
 
-One wrapper, BatchPrefillWithPagedKVCacheWrapper, takes chunks and decode rows alike. It plans a step on the host, once
-for all layers that attend in the same way, so a step with it is not captured as a CUDA graph.
+One wrapper, BatchPrefillWithPagedKVCacheWrapper, takes chunks and decode rows alike. It plans a
+step on the host, once for all layers that attend in the same way, so a step with it is not captured
+as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ class _Call:
 class FlashInferAttention:
     """Called as kernels.attention.paged_attention_reference. Its plans must have `host`.
 
-    The backend is fa2 with splits of a fixed size: those are its settings under which a row's result does not depend
-    on the batch.
+    The backend is fa2 with splits of a fixed size: those are its settings under which a row's
+    result does not depend on the batch.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -47,15 +49,24 @@ class FlashInferAttention:
         try:
             self._package = importlib.import_module("flashinfer")
         except ImportError as error:
-            raise BaseModelError(f"attention 'flashinfer' needs the package flashinfer-python: {error}") from error
+            raise BaseModelError(
+                f"attention 'flashinfer' needs the package flashinfer-python: {error}"
+            ) from error
         self._device = device
         self._workspace: torch.Tensor | None = None
         self._wrappers: dict[_Call, Any] = {}
         self._planned: dict[_Call, AttentionPlan] = {}
 
     def __call__(
-        self, q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, plan: AttentionPlan, *, scaling: float,
-        window: int | None = None, softcap: float | None = None,
+        self,
+        q: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        plan: AttentionPlan,
+        *,
+        scaling: float,
+        window: int | None = None,
+        softcap: float | None = None,
     ) -> torch.Tensor:
         self.check(q.shape[2], v_cache.shape[2], q.dtype)
         call = _Call(q.shape[1], k_cache.shape[1], q.shape[2], q.dtype, scaling, window, softcap)
@@ -71,33 +82,54 @@ class FlashInferAttention:
     def check(self, dim: int, dim_v: int, dtype: torch.dtype) -> None:
         """Raises BaseModelError for head dims or a dtype that FlashInfer's kernels do not have."""
         if dim not in _DIMS or dim != dim_v:
-            raise BaseModelError(f"FlashInfer has no kernel for head dims {dim} and {dim_v}: use attention triton")
+            raise BaseModelError(
+                f"FlashInfer has no kernel for head dims {dim} and {dim_v}: use attention triton"
+            )
         if dtype not in _DTYPES:
-            raise BaseModelError(f"FlashInfer has no kernel for {dtype}: use attention triton, or a 16-bit dtype")
+            raise BaseModelError(
+                f"FlashInfer has no kernel for {dtype}: use attention triton, or a 16-bit dtype"
+            )
 
     def _add(self, call: _Call) -> None:
         if self._workspace is None:  # zeros, as in its documentation; calls take turns on it
             self._workspace = torch.zeros(_WORKSPACE_BYTES, dtype=torch.uint8, device=self._device)
         self._wrappers[call] = self._package.BatchPrefillWithPagedKVCacheWrapper(
-            self._workspace, kv_layout="NHD", backend="fa2")
+            self._workspace, kv_layout="NHD", backend="fa2"
+        )
 
     def _plan(self, wrapper: Any, call: _Call, plan: AttentionPlan) -> None:
         if plan.host is None:
-            raise ValueError("FlashInfer plans on the host: the AttentionPlan needs its host arrays")
+            raise ValueError(
+                "FlashInfer plans on the host: the AttentionPlan needs its host arrays"
+            )
         pages_start, pages, last = _pages(plan.host)
         wrapper.plan(
-            torch.from_numpy(plan.host.query_start.copy()), pages_start, pages, last, call.heads, call.kv_heads,
-            call.dim, plan.block_size, causal=True, sm_scale=call.scaling,
+            torch.from_numpy(plan.host.query_start.copy()),
+            pages_start,
+            pages,
+            last,
+            call.heads,
+            call.kv_heads,
+            call.dim,
+            plan.block_size,
+            causal=True,
+            sm_scale=call.scaling,
             window_left=-1 if call.window is None else call.window - 1,
-            logits_soft_cap=call.softcap, q_data_type=call.dtype, kv_data_type=call.dtype,
-            fixed_split_size=max(1, _SPLIT_KEYS // plan.block_size))
+            logits_soft_cap=call.softcap,
+            q_data_type=call.dtype,
+            kv_data_type=call.dtype,
+            fixed_split_size=max(1, _SPLIT_KEYS // plan.block_size),
+        )
 
 
 def _pages(rows: RowArrays) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Block tables in FlashInfer's form: (S + 1,) starts in a list of pages, the list, (S,) positions in the last."""
+    """Block tables in FlashInfer's form: (S + 1,) starts in a list of pages, the list, (S,)
+    positions in the last."""
     counts = -(-rows.context_lengths // rows.block_size)
     starts = np.zeros(len(counts) + 1, np.int32)
     np.cumsum(counts, out=starts[1:])
     used = np.arange(rows.block_tables.shape[1]) < counts[:, None]
     last = rows.context_lengths - (counts - 1) * rows.block_size
-    return tuple(torch.from_numpy(a.astype(np.int32)) for a in (starts, rows.block_tables[used], last))  # type: ignore[return-value]
+    return tuple(
+        torch.from_numpy(a.astype(np.int32)) for a in (starts, rows.block_tables[used], last)
+    )  # type: ignore[return-value]

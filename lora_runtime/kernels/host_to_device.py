@@ -1,4 +1,5 @@
-"""Copies from host to device in the middle of a step: what belongs together as one, and the host waits for none."""
+"""Copies from host to device in the middle of a step: what belongs together as one, and the host
+waits for none."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ import numpy as np
 import torch
 
 _ALIGNED = 128
-"""Bytes: a GPU reads whole lines of so many, and kernels are compiled for how their arguments are aligned, which should
-be alike in every step."""
+"""Bytes: a GPU reads whole lines of so many, and kernels are compiled for how their arguments are
+aligned, which should be alike in every step."""
 Part = tuple[tuple[int, ...], torch.dtype]
 
 
@@ -28,7 +29,10 @@ class Packing:
     def views(self, packed: torch.Tensor) -> list[torch.Tensor]:
         """The arrays in `packed`, (num_bytes,) uint8, wherever it is."""
         places = zip(self._parts, self.starts, self._sizes, strict=True)
-        return [packed[start : start + size].view(dtype).view(shape) for (shape, dtype), start, size in places]
+        return [
+            packed[start : start + size].view(dtype).view(shape)
+            for (shape, dtype), start, size in places
+        ]
 
     def staging(self, device: torch.device) -> torch.Tensor:
         """A buffer on the host, not cleared, that `device` copies from without the host's help.

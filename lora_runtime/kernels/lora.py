@@ -1,4 +1,5 @@
-"""Segmented LoRA: y[rows] += s * B (A x[rows]) for every segment of a packed batch (arXiv:2106.09685)."""
+"""Segmented LoRA: y[rows] += s * B (A x[rows]) for every segment of a packed batch
+(arXiv:2106.09685)."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ S = TypeVar("S", bound=RowSegment)
 
 
 def pieces(segments: Sequence[S]) -> Iterator[tuple[int, int, list[S]]]:
-    """(start, end, segments that cover these rows, in their order), ascending; rows in no segment left out."""
+    """(start, end, segments that cover these rows, in their order), ascending; rows in no segment
+    left out."""
     starting: dict[int, list[int]] = {}
     ending: dict[int, list[int]] = {}
     for i, segment in enumerate(segments):

@@ -10,7 +10,8 @@ import torch
 
 @dataclass(frozen=True)
 class SampleRow:
-    """`logits`: (vocab,) float32; temperature > 0; `u` in [0, 1) is the draw. top_k 0, top_p 1, min_p 0 are off."""
+    """`logits`: (vocab,) float32; temperature > 0; `u` in [0, 1) is the draw. top_k 0, top_p 1,
+    min_p 0 are off."""
 
     logits: torch.Tensor
     temperature: float
@@ -34,7 +35,8 @@ def _sample_row(row: SampleRow) -> int:
 
 
 def filter_logits(row: torch.Tensor, top_k: int, top_p: float, min_p: float) -> torch.Tensor:
-    """Set logits (vocab,) outside top-k, then top-p, then min-p to -inf; the best token always stays.
+    """Set logits (vocab,) outside top-k, then top-p, then min-p to -inf; the best token always
+    stays.
 
     Tokens exactly as likely as the last one kept are kept too.
     """
@@ -43,7 +45,9 @@ def filter_logits(row: torch.Tensor, top_k: int, top_p: float, min_p: float) -> 
     if top_p < 1:
         ordered = row.sort(descending=True).values
         probs = ordered.double().softmax(-1)
-        kept = int((probs.cumsum(-1) - probs < top_p).sum())  # the mass before a token does not suffice yet
+        kept = int(
+            (probs.cumsum(-1) - probs < top_p).sum()
+        )  # the mass before a token does not suffice yet
         row = row.masked_fill(row < ordered[max(kept, 1) - 1], float("-inf"))
     if min_p > 0:
         probs = row.softmax(-1)

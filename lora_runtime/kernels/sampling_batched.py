@@ -1,4 +1,5 @@
-"""Drawing tokens for many rows at once, on a device where every single read of a value costs a wait."""
+"""Drawing tokens for many rows at once, on a device where every single read of a value costs a
+wait."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ _FEW = 1024
 
 
 def sample_rows_batched(rows: Sequence[SampleRow]) -> list[int]:
-    """Draw what sample_rows_reference draws for each row; all rows have one vocabulary. Waits for the device once."""
+    """Draw what sample_rows_reference draws for each row; all rows have one vocabulary. Waits for
+    the device once."""
     if not rows:
         return []
     vocab = len(rows[0].logits)
@@ -24,7 +26,9 @@ def sample_rows_batched(rows: Sequence[SampleRow]) -> list[int]:
     ranks = [_rank(row, vocab) if _filters(row, vocab) else 0 for row in rows]
     limits = (0, 0), (1, _FEW), (_FEW + 1, vocab)
     kinds = [[i for i, rank in enumerate(ranks) if low <= rank <= high] for low, high in limits]
-    groups = [kind[at : at + GROUP_ROWS] for kind in kinds for at in range(0, len(kind), GROUP_ROWS)]
+    groups = [
+        kind[at : at + GROUP_ROWS] for kind in kinds for at in range(0, len(kind), GROUP_ROWS)
+    ]
     drawn = torch.cat([_draw([rows[i] for i in group]) for group in groups]).tolist()
     order = (i for group in groups for i in group)
     return [token for _, token in sorted(zip(order, drawn, strict=True))]
@@ -42,7 +46,9 @@ def _draw(rows: Sequence[SampleRow]) -> torch.Tensor:
     """(rows,) tokens, on the device."""
     scaled = torch.stack([r.logits for r in rows])
     vocab, device = scaled.shape[1], scaled.device
-    floats = torch.tensor([[max(r.temperature, 1e-30), r.top_p, r.min_p, r.u] for r in rows], dtype=torch.float64)
+    floats = torch.tensor(
+        [[max(r.temperature, 1e-30), r.top_p, r.min_p, r.u] for r in rows], dtype=torch.float64
+    )
     temperature, top_p, min_p, u = upload(floats, device).T[:, :, None]
     scaled.sub_(scaled.amax(-1, keepdim=True)).div_(temperature.float())
     if any(_filters(row, vocab) for row in rows):
@@ -50,14 +56,17 @@ def _draw(rows: Sequence[SampleRow]) -> torch.Tensor:
         scaled.masked_fill_(scaled < least, -torch.inf)
     if any(r.min_p > 0 for r in rows):
         probs = scaled.softmax(-1)
-        scaled.masked_fill_((probs < min_p.float() * probs.amax(-1, keepdim=True)) & (min_p > 0), -torch.inf)
+        scaled.masked_fill_(
+            (probs < min_p.float() * probs.amax(-1, keepdim=True)) & (min_p > 0), -torch.inf
+        )
     mass = scaled.double().exp_().cumsum(-1)
     # Less than all of it, so that a token is found; but for NaN, of which nothing can be expected.
     return torch.searchsorted(mass, u * mass[:, -1:], right=True)[:, 0].clamp(max=vocab - 1)
 
 
 def _least(scaled: torch.Tensor, ranks: Sequence[int], top_p: torch.Tensor) -> torch.Tensor:
-    """(rows, 1) below what top-k (`ranks`: the vocabulary's size if off) and then top-p drop a logit."""
+    """(rows, 1) below what top-k (`ranks`: the vocabulary's size if off) and then top-p drop a
+    logit."""
     count = max(ranks)
     ordered = (scaled.topk(count) if count <= _FEW else scaled.sort(-1, descending=True)).values
     kth = ordered.gather(1, upload(torch.tensor(ranks), scaled.device)[:, None] - 1)
@@ -66,5 +75,7 @@ def _least(scaled: torch.Tensor, ranks: Sequence[int], top_p: torch.Tensor) -> t
     # Tokens as likely as the last one count as well, also where they lie behind `count`.
     ties = (scaled == kth).sum(-1, keepdim=True) - (ordered == kth).sum(-1, keepdim=True)
     wanted = top_p * (mass[:, -1:] + ties * kth.double().exp())
-    kept = (mass - weights < wanted).sum(-1, keepdim=True).clamp(min=1)  # the mass before a token does not suffice yet
+    kept = (
+        (mass - weights < wanted).sum(-1, keepdim=True).clamp(min=1)
+    )  # the mass before a token does not suffice yet
     return torch.where(top_p < 1, torch.maximum(kth, ordered.gather(1, kept - 1)), kth)

@@ -25,7 +25,8 @@ class SlotEntries:
 
     names: Sequence[str]
     starts: npt.NDArray[np.int64]
-    """(fields, n): where the tensors lie, from a base that all have in common; -1 where there is none"""
+    """(fields, n): where the tensors lie, from a base that all have in common; -1 where there is
+    none"""
     ranks: npt.NDArray[np.int32]
     scalings: npt.NDArray[np.float32]
     outs: npt.NDArray[np.int64]
@@ -40,14 +41,18 @@ class SlotEntries:
                     starts[field, i] = start_of(tensor)
         found = deltas.values()
         return cls(
-            list(deltas), starts, np.array([d.rank for d in found], np.int32),
+            list(deltas),
+            starts,
+            np.array([d.rank for d in found], np.int32),
             np.array([d.scaling for d in found], np.float32),
-            np.array([d.out if d.token_rows is None else _NO_ROW for d in found], np.int64))
+            np.array([d.out if d.token_rows is None else _NO_ROW for d in found], np.int64),
+        )
 
 
 @dataclass(frozen=True)
 class ModuleGroup:
-    """Neighbouring modules of the slot table that read the same x; their outputs lie side by side in one y."""
+    """Neighbouring modules of the slot table that read the same x; their outputs lie side by side
+    in one y."""
 
     first: int
     """Index of the first module in the table; it has the modules first .. first + len(outs) - 1"""
@@ -65,32 +70,46 @@ class ModuleGroup:
 class SlotTable:
     """Device addresses, ranks and scalings of what each slot changes in each linear map.
 
-    Changes are made in host memory and reach the device in `flush`: so the device's tensors stay where they are, which
-    captured graphs count on, and change only between steps. Guarded by the Placer's lock, except that the thread that
-    steps may ask about slots that are held.
+    Changes are made in host memory and reach the device in `flush`: so the device's tensors stay
+    where they are, which captured graphs count on, and change only between steps. Guarded by the
+    Placer's lock, except that the thread that steps may ask about slots that are held.
     """
 
     A, B, GAIN, BIAS, DENSE = range(len(FIELDS))
 
     def __init__(
-        self, modules: Mapping[str, BaseModule], slots: int, dtype: torch.dtype, device: torch.device
+        self,
+        modules: Mapping[str, BaseModule],
+        slots: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
-        """`modules`: linear maps and lm_head in the table's order; members of a fused group are neighbours."""
-        wrong = [n for n, m in modules.items() if m.kind not in (ModuleKind.LINEAR, ModuleKind.LM_HEAD)]
+        """`modules`: linear maps and lm_head in the table's order; members of a fused group are
+        neighbours."""
+        wrong = [
+            n for n, m in modules.items() if m.kind not in (ModuleKind.LINEAR, ModuleKind.LM_HEAD)
+        ]
         if wrong:
             raise ValueError(f"modules {wrong} are no linear maps")
         self.modules = dict(modules)
         self.module_index = {name: i for i, name in enumerate(modules)}
         self._names = list(modules)
-        self._outs = np.array([*(m.out_features for m in modules.values()), _NOT_IN_THE_TABLE], np.int64)
+        self._outs = np.array(
+            [*(m.out_features for m in modules.values()), _NOT_IN_THE_TABLE], np.int64
+        )
         self.slots, self.dtype = slots, dtype
         """The slots, and the dtype of A, B and dense; gain and bias are float32."""
         count = len(self.modules)
         self._host = (
             torch.zeros(slots, len(FIELDS), count, dtype=torch.int64),
-            torch.zeros(slots, count, dtype=torch.int32), torch.zeros(slots, count, dtype=torch.float32))
-        self.addresses, self.ranks, self.scalings = (torch.zeros_like(t, device=device) for t in self._host)
-        """(slots, 5, modules) int64, 0 where a slot has none; (slots, modules) int32; (slots, modules) float32."""
+            torch.zeros(slots, count, dtype=torch.int32),
+            torch.zeros(slots, count, dtype=torch.float32),
+        )
+        self.addresses, self.ranks, self.scalings = (
+            torch.zeros_like(t, device=device) for t in self._host
+        )
+        """(slots, 5, modules) int64, 0 where a slot has none; (slots, modules) int32; (slots,
+        modules) float32."""
         self._modules: list[frozenset[int]] = [frozenset()] * slots
         self._deltas: list[Mapping[str, ModuleDelta]] = [{}] * slots
         self._max_rank = [0] * slots
@@ -103,11 +122,14 @@ class SlotTable:
     def max_rank(self, slot: int) -> int:
         return self._max_rank[slot]
 
-    def fill(self, slot: int, entries: SlotEntries, base: int, deltas: Mapping[str, ModuleDelta]) -> frozenset[str]:
-        """Let a cleared slot stand for `entries`, whose tensors lie on the device from the address `base` on.
+    def fill(
+        self, slot: int, entries: SlotEntries, base: int, deltas: Mapping[str, ModuleDelta]
+    ) -> frozenset[str]:
+        """Let a cleared slot stand for `entries`, whose tensors lie on the device from the address
+        `base` on.
 
-        `deltas`: the same as tensors there. Gives the modules that the slot does not change: those that are not in the
-        table, and those with rows of single tokens or outputs of added ones.
+        `deltas`: the same as tensors there. Gives the modules that the slot does not change: those
+        that are not in the table, and those with rows of single tokens or outputs of added ones.
         """
         modules = np.array([self.module_index.get(name, -1) for name in entries.names], np.int64)
         known = entries.outs == self._outs[modules]
@@ -119,7 +141,9 @@ class SlotTable:
         self._modules[slot], self._deltas[slot] = frozenset(rows.tolist()), deltas
         self._max_rank[slot] = int(entries.ranks[known].max(initial=0))
         self._dirty.add(slot)
-        return frozenset(name for name, taken in zip(entries.names, known.tolist(), strict=True) if not taken)
+        return frozenset(
+            name for name, taken in zip(entries.names, known.tolist(), strict=True) if not taken
+        )
 
     def clear(self, slot: int) -> None:
         """Let the slot stand for nothing."""
@@ -130,8 +154,11 @@ class SlotTable:
         self._dirty.add(slot)
 
     def flush(self, write: Write) -> None:
-        """Bring changed rows to the device by `write(to, source)`, which is done with `source` when it returns."""
+        """Bring changed rows to the device by `write(to, source)`, which is done with `source` when
+        it returns."""
         for slot in sorted(self._dirty):
-            for to, source in zip((self.addresses, self.ranks, self.scalings), self._host, strict=True):
+            for to, source in zip(
+                (self.addresses, self.ranks, self.scalings), self._host, strict=True
+            ):
                 write(to[slot], source[slot])
         self._dirty.clear()

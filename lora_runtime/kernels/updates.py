@@ -1,6 +1,8 @@
-"""What an adapter changes in a module, ready to compute with, and how rows take it: the torch reference.
+"""What an adapter changes in a module, ready to compute with, and how rows take it: the torch
+reference.
 
-Rows under several adapters with weights w_i get base + sum w_i (adapter_i - base), module by module.
+Rows under several adapters with weights w_i get base + sum w_i (adapter_i - base), module by
+module.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ from .lora import LoraSegment
 from .pieces import pieces
 
 MAX_RANK = 4096
-"""The highest rank that an adapter may have in a module: the C++ kernels have no scratch for more (csrc/program.h)."""
+"""The highest rank that an adapter may have in a module: the C++ kernels have no scratch for more
+(csrc/program.h)."""
 
 
 @dataclass(frozen=True)
 class ModuleDelta:
-    """One adapter's change of one module: DoRA's norms are taken, its gains folded into what they scale.
+    """One adapter's change of one module: DoRA's norms are taken, its gains folded into what they
+    scale.
 
     `dtype` is the base's. Of an embedding the outputs are its tokens, where it says so.
     """
@@ -40,7 +44,8 @@ class ModuleDelta:
     bias: torch.Tensor | None = None
     """(out,) float32: added"""
     dense: torch.Tensor | None = None
-    """(out, in) in `dtype`: takes the place of the base's weight; of a norm (width,) float32: added to it"""
+    """(out, in) in `dtype`: takes the place of the base's weight; of a norm (width,) float32: added
+    to it"""
     token_ids: torch.Tensor | None = None
     """(tokens,) int32, ascending"""
     token_rows: torch.Tensor | None = None
@@ -66,7 +71,8 @@ class ModuleDelta:
 
 @dataclass(frozen=True)
 class UpdateSegment:
-    """Rows `start:end` take `weight` times one adapter's change of one module. Segments may overlap."""
+    """Rows `start:end` take `weight` times one adapter's change of one module. Segments may
+    overlap."""
 
     start: int
     end: int
@@ -79,12 +85,15 @@ Changes = Sequence[tuple[ModuleDelta, float]]
 """Adapters' changes of one module and their weights, in the order in which they are added up."""
 
 
-def apply_linear(y: torch.Tensor, x: torch.Tensor, changes: Changes, bias: torch.Tensor | None) -> torch.Tensor:
-    """`y` (T, out) = W x + `bias` of `x` (T, in), float32 → the same rows under `changes`, none of which adds outputs.
+def apply_linear(
+    y: torch.Tensor, x: torch.Tensor, changes: Changes, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """`y` (T, out) = W x + `bias` of `x` (T, in), float32 → the same rows under `changes`, none of
+    which adds outputs.
 
-    The LoRA, DoRA and bias update of a linear map, with weights w_i of changes i:
-    y' = bias + f * (y - bias) + sum w_i * (scaling_i * B_i (A_i x) + bias_i + dense_i x),
-    f = 1 + sum w_i * gain_i - sum w_i * [i has dense]; where f is 0 the old value goes even if it is not finite.
+    The LoRA, DoRA and bias update of a linear map, with weights w_i of changes i: y' = bias + f *
+    (y - bias) + sum w_i * (scaling_i * B_i (A_i x) + bias_i + dense_i x), f = 1 + sum w_i * gain_i
+    - sum w_i * [i has dense]; where f is 0 the old value goes even if it is not finite.
     """
     added = torch.zeros_like(y)
     for delta, weight in changes:
@@ -98,12 +107,18 @@ def apply_linear(y: torch.Tensor, x: torch.Tensor, changes: Changes, bias: torch
 
 
 def update_linear(
-    y: torch.Tensor, x: torch.Tensor, segments: Sequence[UpdateSegment], bias: torch.Tensor | None, add_lora: AddLora
+    y: torch.Tensor,
+    x: torch.Tensor,
+    segments: Sequence[UpdateSegment],
+    bias: torch.Tensor | None,
+    add_lora: AddLora,
 ) -> torch.Tensor:
-    """`y` (T, out) = W x + `bias` of `x` (T, in) → the adapters', in place or wider by the tokens that they added.
+    """`y` (T, out) = W x + `bias` of `x` (T, in) → the adapters', in place or wider by the tokens
+    that they added.
 
-    What apply_linear says, in the base's dtype and rounded term by term, as PEFT does: LoRA of all segments, then what
-    else is added. These are the bits of the torch path, so the sum is not apply_linear's own.
+    What apply_linear says, in the base's dtype and rounded term by term, as PEFT does: LoRA of all
+    segments, then what else is added. These are the bits of the torch path, so the sum is not
+    apply_linear's own.
     """
     widest = max(s.delta.out for s in segments)
     if widest > y.shape[1]:
@@ -112,21 +127,33 @@ def update_linear(
         for start, end, covering in pieces(segments):
             changes = [(s.delta, s.weight) for s in covering]
             if any(delta.rescales for delta, _ in changes):
-                y[start:end] = _rescaled(y[start:end].float(), x[start:end], changes, bias).to(y.dtype)
+                y[start:end] = _rescaled(y[start:end].float(), x[start:end], changes, bias).to(
+                    y.dtype
+                )
     for out in {s.delta.out for s in segments}:
-        add_lora(y[:, :out], x, [
-            LoraSegment(s.start, s.end, s.delta.a, s.delta.b, s.delta.scaling * s.weight)
-            for s in segments if s.delta.out == out and s.delta.a is not None and s.delta.b is not None])
+        add_lora(
+            y[:, :out],
+            x,
+            [
+                LoraSegment(s.start, s.end, s.delta.a, s.delta.b, s.delta.scaling * s.weight)
+                for s in segments
+                if s.delta.out == out and s.delta.a is not None and s.delta.b is not None
+            ],
+        )
     for s in segments:
         delta, rows = s.delta, slice(s.start, s.end)
         if delta.bias is not None:
             y[rows, : delta.out] += (s.weight * delta.bias).to(y.dtype)
         if delta.token_ids is not None and delta.token_rows is not None:
-            y[rows, delta.token_ids] += (s.weight * (x[rows].float() @ delta.token_rows.t())).to(y.dtype)
+            y[rows, delta.token_ids] += (s.weight * (x[rows].float() @ delta.token_rows.t())).to(
+                y.dtype
+            )
     return y
 
 
-def _rescaled(y: torch.Tensor, x: torch.Tensor, changes: Changes, bias: torch.Tensor | None) -> torch.Tensor:
+def _rescaled(
+    y: torch.Tensor, x: torch.Tensor, changes: Changes, bias: torch.Tensor | None
+) -> torch.Tensor:
     """What is kept of the base's product, and the weights that take its place."""
     y = _kept(y, changes, bias)
     for delta, weight in changes:
@@ -136,7 +163,8 @@ def _rescaled(y: torch.Tensor, x: torch.Tensor, changes: Changes, bias: torch.Te
 
 
 def _kept(y: torch.Tensor, changes: Changes, bias: torch.Tensor | None) -> torch.Tensor:
-    """bias + f * (y - bias) of apply_linear: `y` itself if no change rescales. `bias` may be shorter than y's rows."""
+    """bias + f * (y - bias) of apply_linear: `y` itself if no change rescales. `bias` may be
+    shorter than y's rows."""
     if not any(delta.rescales for delta, _ in changes):
         return y
     factor = torch.ones(y.shape[1], device=y.device)
@@ -152,7 +180,8 @@ def _kept(y: torch.Tensor, changes: Changes, bias: torch.Tensor | None) -> torch
 
 
 def keep(factor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """The product of the two, and 0 where the factor is 0 even if the value is not finite: it is replaced."""
+    """The product of the two, and 0 where the factor is 0 even if the value is not finite: it is
+    replaced."""
     return torch.where(factor == 0, 0, factor * value)
 
 
@@ -175,7 +204,8 @@ def update_embedding(
 
 
 def _embedded(delta: ModuleDelta, ids: torch.Tensor, width: int) -> torch.Tensor:
-    """(T, width) float32: what the adapter adds for these tokens; 0 for those that it does not have."""
+    """(T, width) float32: what the adapter adds for these tokens; 0 for those that it does not
+    have."""
     known, inside = ids < delta.out, ids.clamp(max=delta.out - 1)
     added = torch.zeros(len(ids), width, device=ids.device)
     if delta.dense is not None:
@@ -200,5 +230,6 @@ def update_norm(
                     changed[name] = changed[name] + s.weight * delta
         changed = {name: tensor.to(y.dtype) for name, tensor in changed.items()}
         y.narrow(dim, start, end - start).copy_(
-            functional_call(norm, changed, (x.narrow(dim, start, end - start),)))
+            functional_call(norm, changed, (x.narrow(dim, start, end - start),))
+        )
     return y

@@ -13,9 +13,21 @@ from ..errors import BaseModelError
 from .step_context import AttentionCall, StepContext
 
 IMPLEMENTATION = "loramux"
-_KNOWN_KWARGS = {"position_ids", "position_embeddings", "use_cache", "is_causal", "output_attentions", "sliding_window",
-                 "softcap", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "past_key_values",
-                 "return_dict"}
+_KNOWN_KWARGS = {
+    "position_ids",
+    "position_embeddings",
+    "use_cache",
+    "is_causal",
+    "output_attentions",
+    "sliding_window",
+    "softcap",
+    "cu_seq_lens_q",
+    "cu_seq_lens_k",
+    "max_length_q",
+    "max_length_k",
+    "past_key_values",
+    "return_dict",
+}
 
 
 def register() -> None:
@@ -31,9 +43,16 @@ def attach(model: nn.Module, state: StepContext) -> None:
 
 
 def forward(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-    attention_mask: torch.Tensor | None, scaling: float | None = None, dropout: float = 0.0,
-    sliding_window: int | None = None, softcap: float | None = None, **kwargs: Any,
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Compute attention with loramux's kernels.
 
@@ -46,14 +65,34 @@ def forward(
     if state.plan is None or state.cache is None:
         unknown = [k for k, v in kwargs.items() if k not in _KNOWN_KWARGS and v is not None]
         if unknown or attention_mask is not None:
-            raise BaseModelError(f"attention of {type(module).__name__} needs {unknown or 'a mask'}: not supported")
+            raise BaseModelError(
+                f"attention of {type(module).__name__} needs {unknown or 'a mask'}: not supported"
+            )
         state.calls[layer] = AttentionCall(
-            query.shape[1], key.shape[1], key.shape[-1], value.shape[-1], scale, sliding_window, softcap)
+            query.shape[1],
+            key.shape[1],
+            key.shape[-1],
+            value.shape[-1],
+            scale,
+            sliding_window,
+            softcap,
+        )
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale).transpose(1, 2), None
+        return F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scale
+        ).transpose(1, 2), None
     keys, values = state.cache.keys[layer], state.cache.values[layer]
-    state.kernels.write_kv(key[0].transpose(0, 1), value[0].transpose(0, 1), keys, values, state.plan.slots)
+    state.kernels.write_kv(
+        key[0].transpose(0, 1), value[0].transpose(0, 1), keys, values, state.plan.slots
+    )
     out = state.kernels.attention(
-        query[0].transpose(0, 1), keys, values, state.plan, scaling=scale, window=sliding_window, softcap=softcap)
+        query[0].transpose(0, 1),
+        keys,
+        values,
+        state.plan,
+        scaling=scale,
+        window=sliding_window,
+        softcap=softcap,
+    )
     return out[None], None

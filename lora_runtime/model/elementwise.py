@@ -22,7 +22,12 @@ log = logging.getLogger(__name__)
 
 # Of transformers' activations those that are written as several operations; others are one kernel
 # already.
-_ACTIVATIONS = {"NewGELUActivation", "FastGELUActivation", "QuickGELUActivation", "ReLUSquaredActivation"}
+_ACTIVATIONS = {
+    "NewGELUActivation",
+    "FastGELUActivation",
+    "QuickGELUActivation",
+    "ReLUSquaredActivation",
+}
 
 
 def compile_elementwise(model: nn.Module, run: Callable[[int], Any]) -> int:
@@ -40,14 +45,20 @@ def compile_elementwise(model: nn.Module, run: Callable[[int], Any]) -> int:
             compiled[kind] = torch.compile(kind.forward, dynamic=True)
         module.forward = MethodType(compiled[kind], module)
     if not modules:
-        raise BaseModelError(f"compile 'elementwise': {type(model).__name__} has no norms and activations of "
-                             "transformers' own")
+        raise BaseModelError(
+            f"compile 'elementwise': {type(model).__name__} has no norms and activations of "
+            "transformers' own"
+        )
     try:
         for rows in (1, 2, 7):
             run(rows)
     except Exception as error:  # of dynamo, of inductor, or of the compiler behind it
         raise BaseModelError(f"compile 'elementwise' does not work here: {error}") from error
-    log.info("torch.compile: %d modules of the classes %s", len(modules), sorted(k.__name__ for k in compiled))
+    log.info(
+        "torch.compile: %d modules of the classes %s",
+        len(modules),
+        sorted(k.__name__ for k in compiled),
+    )
     return len(modules)
 
 

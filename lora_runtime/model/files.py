@@ -17,7 +17,9 @@ from .loading import Split, check_source, identity_of, read_base, resolve_device
 class BaseFiles:
     """A base's directory or hub id, and the settings that it is loaded with."""
 
-    def __init__(self, source: str | os.PathLike[str], config: BaseConfig, *, lora: bool = True) -> None:
+    def __init__(
+        self, source: str | os.PathLike[str], config: BaseConfig, *, lora: bool = True
+    ) -> None:
         self.source, self.config, self.lora = os.fspath(source), config, lora
         self._frozen: FrozenModel | None = None
 
@@ -35,7 +37,9 @@ class BaseFiles:
             self._frozen = self.read_part()
         return self._frozen
 
-    def read_part(self, split: Split | None = None, linear_hook: LinearHook | None = None) -> FrozenModel:
+    def read_part(
+        self, split: Split | None = None, linear_hook: LinearHook | None = None
+    ) -> FrozenModel:
         """Read the part of the model that `split` reads.
 
         Linear maps take adapters through `linear_hook`. Raises as `read`.
@@ -44,8 +48,15 @@ class BaseFiles:
         check_source(self.source, self.config.trust_hub)
         model, tokenizer = self._load(split)
         name = path.name if path.is_dir() else self.source
-        return FrozenModel(model, tokenizer, name, identity_of(path, model), self.config, lora=self.lora,
-                           linear_hook=linear_hook)
+        return FrozenModel(
+            model,
+            tokenizer,
+            name,
+            identity_of(path, model),
+            self.config,
+            lora=self.lora,
+            linear_hook=linear_hook,
+        )
 
     def forget(self) -> None:
         """Forget the model, which is used up: the next call of `read` loads it anew."""

@@ -34,8 +34,17 @@ class FrozenModel:
     packed.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, name: str, identity: str, config: BaseConfig, *,
-                 lora: bool = True, linear_hook: LinearHook | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        name: str,
+        identity: str,
+        config: BaseConfig,
+        *,
+        lora: bool = True,
+        linear_hook: LinearHook | None = None,
+    ) -> None:
         """Put attention and hooks in place.
 
         Raises BaseModelError for what cannot be served faithfully. `linear_hook`: in the place of
@@ -50,14 +59,18 @@ class FrozenModel:
         self.config = model.config.get_text_config()
         self.max_context = check_architecture(model, self.config)
         self.quantised = quantised.quantised_modules(model)
-        self.quantised_name = f"{quantised.method_of(model.config)}/{self.device.type}" if self.quantised else ""
+        self.quantised_name = (
+            f"{quantised.method_of(model.config)}/{self.device.type}" if self.quantised else ""
+        )
         self.num_parameters = quantised.count_parameters(model, self.quantised)
         self.forward_lock = threading.Lock()
         """Lock of a forward: engines that share a base in one process take turns."""
         self.vocab_size = int(self.config.vocab_size)
         self.context = StepContext(select(self.device, "torch"))
         self.modules: dict[str, BaseModule] = base_modules(model, self.quantised)
-        self.head_name = next((n for n, m in self.modules.items() if m.kind is ModuleKind.LM_HEAD), "")
+        self.head_name = next(
+            (n for n, m in self.modules.items() if m.kind is ModuleKind.LM_HEAD), ""
+        )
         self.takes_adapters = lora
         self.max_added_tokens = config.max_added_tokens if lora else 0
         """Columns of the logits behind the vocabulary, for tokens that adapters add."""
@@ -110,8 +123,10 @@ class FrozenModel:
         if not found:
             return
         kind = type(self.model.get_submodule(found[0])).__name__
-        what = (f"{len(found)} quantised projections such as {found[0]!r} ({kind}) compute a row differently beside "
-                "other rows: a request's output depends on what shares its steps")
+        what = (
+            f"{len(found)} quantised projections such as {found[0]!r} ({kind}) compute a row differently beside "
+            "other rows: a request's output depends on what shares its steps"
+        )
         if not allow:
             raise BaseModelError(f"{what}; allow_row_dependence serves it all the same")
         log.warning(what)

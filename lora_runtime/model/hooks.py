@@ -15,8 +15,12 @@ from ..modules import BaseModule, ModuleKind
 from .step_context import StepContext
 
 
-def attach(model: nn.Module, modules: Mapping[str, BaseModule], state: StepContext,
-           linear: Callable[[str, nn.Module, StepContext], object] | None = None) -> None:
+def attach(
+    model: nn.Module,
+    modules: Mapping[str, BaseModule],
+    state: StepContext,
+    linear: Callable[[str, nn.Module, StepContext], object] | None = None,
+) -> None:
     """Attach the hooks. A module that no row's adapter changes costs one look-up in a dict.
 
     `linear`: hook in LinearHook's place.
@@ -36,7 +40,9 @@ class _Hook:
         self.name, self.state = name, state
         module.register_forward_hook(self)
 
-    def __call__(self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> torch.Tensor | None:
+    def __call__(
+        self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor
+    ) -> torch.Tensor | None:
         """Compute the output that takes the place of `y`, None for `y` as it is."""
         raise NotImplementedError
 
@@ -44,11 +50,15 @@ class _Hook:
 class LinearHook(_Hook):
     """Hook of a linear map, x: (1, T, in), y: (1, T, out)."""
 
-    def __call__(self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> torch.Tensor | None:
+    def __call__(
+        self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor
+    ) -> torch.Tensor | None:
         segments = self.state.updates.get(self.name)
         if not segments:
             return None
-        return update_linear(y[0], args[0][0], segments, self.bias(module), self.state.kernels.lora)[None]
+        return update_linear(
+            y[0], args[0][0], segments, self.bias(module), self.state.kernels.lora
+        )[None]
 
     def bias(self, module: Any) -> torch.Tensor | None:
         """Bias of the base, which is in `y`."""
@@ -66,13 +76,17 @@ class _Embedding(_Hook):
         self._tokens = torch.empty(0)
         module.register_forward_pre_hook(self._inside)
 
-    def _inside(self, module: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+    def _inside(
+        self, module: Any, args: tuple[torch.Tensor, ...]
+    ) -> tuple[torch.Tensor, ...] | None:
         if self.name not in self.state.updates:
             return None
         self._tokens = args[0]
         return (args[0].clamp(max=module.weight.shape[0] - 1), *args[1:])
 
-    def __call__(self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> torch.Tensor | None:
+    def __call__(
+        self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor
+    ) -> torch.Tensor | None:
         segments = self.state.updates.get(self.name)
         if not segments:
             return None
@@ -89,7 +103,9 @@ class _Norm(_Hook):
         self._dim = 1
         self._bare = _without_hooks(module)
 
-    def __call__(self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> torch.Tensor | None:
+    def __call__(
+        self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor
+    ) -> torch.Tensor | None:
         if self.state.dry_rows:
             self._dim = list(y.shape).index(self.state.dry_rows, 1)
             return None

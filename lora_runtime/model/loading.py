@@ -23,9 +23,16 @@ _ADAPTER_CONFIG = "adapter_config.json"
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _PLAIN_ROPE = {"default", "linear", "llama3", "yarn", "proportional"}
 # Config fields that say where a base lies or how it is run, not what it is.
-_INCIDENTAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation",
-               "distributed_config"}
+_INCIDENTAL = {
+    "_name_or_path",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "_attn_implementation",
+    "distributed_config",
+}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
 
 def check_source(source: str | os.PathLike[str], trust_hub: bool) -> None:
     """Check a source.
@@ -33,11 +40,20 @@ def check_source(source: str | os.PathLike[str], trust_hub: bool) -> None:
     Raises BaseModelError for what is no directory, unless hub ids are allowed.
     """
     if not Path(source).is_dir() and not trust_hub:
-        raise BaseModelError(f"base model {str(source)!r} is not a directory (hub ids need trust_hub)")
+        raise BaseModelError(
+            f"base model {str(source)!r} is not a directory (hub ids need trust_hub)"
+        )
 
 
-def read_base(source: str | os.PathLike[str], dtype: torch.dtype, target: torch.device,
-              split: Split | None = None, *, attention: str | None = None, packed: bool = True) -> tuple[Any, Any]:
+def read_base(
+    source: str | os.PathLike[str],
+    dtype: torch.dtype,
+    target: torch.device,
+    split: Split | None = None,
+    *,
+    attention: str | None = None,
+    packed: bool = True,
+) -> tuple[Any, Any]:
     """Read transformers' model, or the part of it that `split` reads, and the tokenizer.
 
     A directory is never looked for on the hub. `attention`: an implementation by transformers'
@@ -47,31 +63,49 @@ def read_base(source: str | os.PathLike[str], dtype: torch.dtype, target: torch.
     path = Path(source)
     # transformers would load the base that it names, and it on top.
     if (path / _ADAPTER_CONFIG).is_file():
-        raise BaseModelError(f"base model {str(source)!r} has an {_ADAPTER_CONFIG}: it is an adapter, not a base")
+        raise BaseModelError(
+            f"base model {str(source)!r} has an {_ADAPTER_CONFIG}: it is an adapter, not a base"
+        )
     here: dict[str, Any] = {"trust_remote_code": False, "local_files_only": path.is_dir()}
     try:
         config = AutoConfig.from_pretrained(source, **here)
         if not packed and (method := quantised.method_of(config)):
             raise ValueError(f"it is quantised ({method}), and the weights themselves are wanted")
         chosen = {} if attention is None else {"attn_implementation": attention}
-        model = _load_model(source, quantised.check_method(config), dtype, target, split, here | chosen)
+        model = _load_model(
+            source, quantised.check_method(config), dtype, target, split, here | chosen
+        )
         return model, AutoTokenizer.from_pretrained(source, **here)
     except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise BaseModelError(f"base model {str(source)!r} cannot be loaded: {error}") from error
 
 
-def _load_model(source: str | os.PathLike[str], method: str, dtype: torch.dtype, target: torch.device,
-                split: Split | None, options: dict[str, Any]) -> Any:
+def _load_model(
+    source: str | os.PathLike[str],
+    method: str,
+    dtype: torch.dtype,
+    target: torch.device,
+    split: Split | None,
+    options: dict[str, Any],
+) -> Any:
     """Load the model. Raises ValueError for weights that are not in the files."""
     # A quantised weight is packed there, and never in full on another device.
     placed = {"device_map": {"": target}} if method else {}
     with nullcontext({}) if split is None else split as part:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options, **placed, **part,
+            source,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+            **placed,
+            **part,
         )
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"its files have no weights for {', '.join(missing[:3])} and {len(missing)} in all")
+        raise ValueError(
+            f"its files have no weights for {', '.join(missing[:3])} and {len(missing)} in all"
+        )
     if method:
         quantised.prepare(model)
     return model if method or split is not None else model.to(target)
@@ -109,13 +143,19 @@ def check_architecture(model: Any, config: Any) -> int:
     Raises BaseModelError for unknown kinds.
     """
     if not getattr(model, "_supports_attention_backend", False) or config.is_encoder_decoder:
-        raise BaseModelError(f"{type(model).__name__} does not support pluggable attention in transformers")
+        raise BaseModelError(
+            f"{type(model).__name__} does not support pluggable attention in transformers"
+        )
     unknown = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES
     if unknown:
-        raise BaseModelError(f"{type(model).__name__} has layers of type {sorted(unknown)}: not supported")
+        raise BaseModelError(
+            f"{type(model).__name__} has layers of type {sorted(unknown)}: not supported"
+        )
     limit = int(config.max_position_embeddings)
     rope = getattr(config, "rope_parameters", None) or {}
-    for params in [rope] if "rope_type" in rope else [p for p in rope.values() if isinstance(p, dict)]:
+    for params in (
+        [rope] if "rope_type" in rope else [p for p in rope.values() if isinstance(p, dict)]
+    ):
         if params["rope_type"] not in _PLAIN_ROPE:
             # These change every row's angles once any row of the batch is long: stay below that.
             limit = min(limit, int(params.get("original_max_position_embeddings") or limit))

@@ -19,7 +19,11 @@ def base_modules(model: Any, quantised: Set[str] = frozenset()) -> dict[str, Bas
     `quantised`: see `quantised_modules`.
     """
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    tied = head is not None and embeddings is not None and getattr(head, "weight", None) is embeddings.weight
+    tied = (
+        head is not None
+        and embeddings is not None
+        and getattr(head, "weight", None) is embeddings.weight
+    )
     found: dict[str, BaseModule] = {}
     embeddings_name = ""
     for name, module in model.named_modules():
@@ -30,11 +34,18 @@ def base_modules(model: Any, quantised: Set[str] = frozenset()) -> dict[str, Bas
         elif (sizes := features(module, anything=name in quantised)) is not None:
             kind = ModuleKind.LM_HEAD if module is head else ModuleKind.LINEAR
             has_bias = getattr(module, "bias", None) is not None
-            found[name] = BaseModule(kind, *sizes, has_bias, isinstance(module, Conv1D),
-                                     embeddings_name if module is head and tied else "")
+            found[name] = BaseModule(
+                kind,
+                *sizes,
+                has_bias,
+                isinstance(module, Conv1D),
+                embeddings_name if module is head and tied else "",
+            )
         elif is_norm(module):
             width = module.weight.shape[0]
-            found[name] = BaseModule(ModuleKind.NORM, width, width, getattr(module, "bias", None) is not None)
+            found[name] = BaseModule(
+                ModuleKind.NORM, width, width, getattr(module, "bias", None) is not None
+            )
     return found
 
 

@@ -40,11 +40,17 @@ def check_method(config: Any) -> str:
     if not method:
         return ""
     if method not in PACKAGES:
-        raise ValueError(f"it is quantised by {method!r}, which is not supported ({', '.join(PACKAGES)} are)")
+        raise ValueError(
+            f"it is quantised by {method!r}, which is not supported ({', '.join(PACKAGES)} are)"
+        )
     if missing := [package for package in PACKAGES[method] if find_spec(package) is None]:
-        raise ValueError(f"it is quantised by {method!r}, which needs the package {' and '.join(missing)}")
+        raise ValueError(
+            f"it is quantised by {method!r}, which needs the package {' and '.join(missing)}"
+        )
     if quantisation.get("kv_cache_scheme") is not None:
-        raise ValueError("its quantization_config has a kv_cache_scheme: a quantised KV cache is not supported")
+        raise ValueError(
+            "its quantization_config has a kv_cache_scheme: a quantised KV cache is not supported"
+        )
     return method
 
 
@@ -60,7 +66,11 @@ def method_of(config: Any) -> str:
 
 def _quantisation(config: Any) -> Mapping[str, Any]:
     """Quantisation config as read from the file, or as transformers' loader leaves it."""
-    found = getattr(config, "quantization_config", None) or getattr(config, "compression_config", None) or {}
+    found = (
+        getattr(config, "quantization_config", None)
+        or getattr(config, "compression_config", None)
+        or {}
+    )
     return found if isinstance(found, Mapping) else found.to_dict()
 
 
@@ -95,7 +105,10 @@ def features(module: nn.Module, *, anything: bool = False) -> tuple[int, int] | 
     if isinstance(module, Conv1D):
         return int(module.weight.shape[0]), int(module.weight.shape[1])
     if isinstance(module, nn.Linear) or anything:
-        inputs, outputs = getattr(module, "in_features", None), getattr(module, "out_features", None)
+        inputs, outputs = (
+            getattr(module, "in_features", None),
+            getattr(module, "out_features", None),
+        )
         if isinstance(inputs, int) and isinstance(outputs, int):
             return inputs, outputs
     return None
@@ -141,7 +154,9 @@ def prepare(model: Any) -> None:
     for module in model.modules():
         if getattr(module, "support_avx512bf16_for_cpu", False):
             block = module.weight.quant_state.blocksize
-            module.support_avx512bf16_for_cpu = module.out_features % 32 == 0 == module.in_features % block
+            module.support_avx512bf16_for_cpu = (
+                module.out_features % 32 == 0 == module.in_features % block
+            )
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
@@ -162,7 +177,9 @@ def count_parameters(model: Any, quantised: frozenset[str]) -> int:
 
 
 @torch.inference_mode()
-def rows_depend_on_others(model: Any, quantised: frozenset[str], dtype: torch.dtype, device: torch.device) -> list[str]:
+def rows_depend_on_others(
+    model: Any, quantised: frozenset[str], dtype: torch.dtype, device: torch.device
+) -> list[str]:
     """Find projections where one row's product changes with the rows beside it, by trying.
 
     Such are LLM.int8's (arXiv:2208.07339), which multiplies a column in 16 bits if any row has an
@@ -178,7 +195,10 @@ def rows_depend_on_others(model: Any, quantised: frozenset[str], dtype: torch.dt
         generator = torch.Generator().manual_seed(0)
         row = torch.randn(sizes[0], generator=generator)
         other = 64 * torch.randn(sizes[0], generator=generator)
-        calm, wild = (module(torch.stack([row, beside])[None].to(device, dtype))[0, 0] for beside in (row, other))
+        calm, wild = (
+            module(torch.stack([row, beside])[None].to(device, dtype))[0, 0]
+            for beside in (row, other)
+        )
         if not torch.equal(calm, wild):
             found.append(name)
     return found

@@ -14,8 +14,7 @@ from ..kv_cache import KVCache
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """Arguments of a layer's call of the attention interface; `window`, `softcap` as in the kernel.
-    """
+    """Arguments of a layer's call of the attention interface; `window`, `softcap` as in the kernel."""
 
     heads: int
     kv_heads: int

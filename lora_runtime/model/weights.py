@@ -23,21 +23,28 @@ class BaseTensors:
     had.
     """
 
-    def __init__(self, model: Any, modules: Mapping[str, BaseModule], dtype: torch.dtype,
-                 packed: Mapping[str, PackedLinear], quantised: Set[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        model: Any,
+        modules: Mapping[str, BaseModule],
+        dtype: torch.dtype,
+        packed: Mapping[str, PackedLinear],
+        quantised: Set[str] = frozenset(),
+    ) -> None:
         self.modules, self.dtype, self.quantised = modules, dtype, quantised
         self._model, self._packed = model, packed
 
     def rows(self, name: str, start: int, end: int) -> torch.Tensor:
-        """Rows `start:end` of a weight (out, in), or (tokens, width), float32 on the base's device.
-        """
+        """Rows `start:end` of a weight (out, in), or (tokens, width), float32 on the base's device."""
         if name in self._packed:
             return unpack_rows(load(), self._packed[name], start, end, self.dtype)
         weight = self._model.get_submodule(name).weight.detach()
         rows = weight[:, start:end].t() if self.modules[name].transposed else weight[start:end]
         return rows.float()
 
-    def updated_norms(self, name: str, a: torch.Tensor, b: torch.Tensor, scaling: float) -> torch.Tensor:
+    def updated_norms(
+        self, name: str, a: torch.Tensor, b: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
         """Norms (out,) of a linear map, over the inputs of W + scaling * B A in float32, on the
         host.
 
@@ -56,8 +63,10 @@ class BaseTensors:
     def _dequantised(self, name: str) -> torch.Tensor:
         weight = dequantised(module := self._model.get_submodule(name))
         if weight is None:
-            raise AdapterError(f"use_dora on {name!r} is not supported: it needs the norm of the weight, which is "
-                               f"quantised ({type(module).__name__})")
+            raise AdapterError(
+                f"use_dora on {name!r} is not supported: it needs the norm of the weight, which is "
+                f"quantised ({type(module).__name__})"
+            )
         return weight
 
     def parameter(self, name: str, parameter: str) -> torch.Tensor:

@@ -15,12 +15,16 @@ class RequestHandle:
     """Iterate it, with `for` or `async for`, for the TokenEvents of all choices.
 
     Iteration ends after the last choice's final event and raises RequestTimeoutError,
-    RequestCancelledError, EngineStoppedError or EngineFailedError when the request ended so. One consumer per handle;
-    `cancel` may be called from any thread.
+    RequestCancelledError, EngineStoppedError or EngineFailedError when the request ended so. One
+    consumer per handle; `cancel` may be called from any thread.
     """
 
     def __init__(
-        self, request: Request, request_id: str, prompt_token_ids: tuple[int, ...], adapters: tuple[AdapterUse, ...],
+        self,
+        request: Request,
+        request_id: str,
+        prompt_token_ids: tuple[int, ...],
+        adapters: tuple[AdapterUse, ...],
         on_cancel: Callable[[RequestHandle], None],
     ) -> None:
         self.request = request
@@ -37,7 +41,8 @@ class RequestHandle:
 
     @property
     def adapter_version(self) -> str:
-        """Version of the one adapter that serves; empty for the base and for several (see `adapters`)."""
+        """Version of the one adapter that serves; empty for the base and for several (see
+        `adapters`)."""
         return self.adapters[0].version if self.request.adapter_id else ""
 
     def cancel(self) -> None:
@@ -112,12 +117,21 @@ class RequestHandle:
             self._loop.call_soon_threadsafe(self._wake.set)
 
     def _collect(self, events: list[TokenEvent]) -> Generation:
-        choices = [_merge([e for e in events if e.index == i]) for i in range(self.request.sampling.n)]
-        return Generation(self.request_id, self.request.adapter_id, self.adapter_version, tuple(choices), self.adapters)
+        choices = [
+            _merge([e for e in events if e.index == i]) for i in range(self.request.sampling.n)
+        ]
+        return Generation(
+            self.request_id,
+            self.request.adapter_id,
+            self.adapter_version,
+            tuple(choices),
+            self.adapters,
+        )
 
 
 class EventStream:
-    """The events of a request, which is cancelled if the stream is closed or dropped before their end."""
+    """The events of a request, which is cancelled if the stream is closed or dropped before their
+    end."""
 
     def __init__(self, handle: RequestHandle) -> None:
         self._handle = handle
@@ -144,5 +158,11 @@ def _merge(events: list[TokenEvent]) -> Choice:
     token_ids: tuple[int, ...] = sum((e.token_ids for e in events), ())
     logprobs: tuple[TokenLogprob, ...] = sum((e.logprobs for e in events), ())
     return Choice(
-        last.index, "".join(e.text for e in events), token_ids, logprobs, last.finish_reason, last.usage, last.timings
+        last.index,
+        "".join(e.text for e in events),
+        token_ids,
+        logprobs,
+        last.finish_reason,
+        last.usage,
+        last.timings,
     )

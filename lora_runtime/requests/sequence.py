@@ -1,4 +1,5 @@
-"""A request while it lives in the engine: its choices, each a sequence of tokens, and its record when it ends."""
+"""A request while it lives in the engine: its choices, each a sequence of tokens, and its record
+when it ends."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class SequenceAdapter:
 
 
 class TokenCounts:
-    """A sequence's distinct tokens in `ids`, and in `counts` how often each was generated; 0: in the prompt only.
+    """A sequence's distinct tokens in `ids`, and in `counts` how often each was generated; 0: in
+    the prompt only.
 
     Kept from step to step, since contexts are long and a step adds a token.
     """
@@ -57,13 +59,23 @@ class TokenCounts:
 class Sequence:
     """Tokens, KV blocks and sampling state. `tokens[:num_computed]` have their KV in `blocks`.
 
-    `tenant`: the adapter id (the first of several, "" for the base) that its tokens are counted for.
+    `tenant`: the adapter id (the first of several, "" for the base) that its tokens are counted
+    for.
     """
 
     def __init__(
-        self, handle: RequestHandle, index: int, prompt: tuple[int, ...], sampling: SamplingParams,
-        detokenizer: IncrementalDetokenizer, max_tokens: int, *, adapters: tuple[SequenceAdapter, ...] = (),
-        tenant: str = "", priority: int = 0, eos_ids: frozenset[int] = frozenset(),
+        self,
+        handle: RequestHandle,
+        index: int,
+        prompt: tuple[int, ...],
+        sampling: SamplingParams,
+        detokenizer: IncrementalDetokenizer,
+        max_tokens: int,
+        *,
+        adapters: tuple[SequenceAdapter, ...] = (),
+        tenant: str = "",
+        priority: int = 0,
+        eos_ids: frozenset[int] = frozenset(),
         arrived: float | None = None,
     ) -> None:
         self.handle = handle
@@ -74,7 +86,8 @@ class Sequence:
         self.adapters = adapters
         self.versions = [a.version for a in adapters]
         self.kv_version = "+".join(a.key for a in adapters)
-        """Part of the KV blocks' keys: what they depend on beside the tokens. Empty for the base."""
+        """Part of the KV blocks' keys: what they depend on beside the tokens. Empty for the base.
+        """
         self.base_prefix = min((a.start for a in adapters), default=0)
         """Tokens whose KV is the base's own: those before an activated LoRA is invoked."""
         self.tenant = tenant
@@ -166,6 +179,8 @@ class LiveRequest:
             ttft_s=None if first.first_token_at is None else first.first_token_at - first.arrived,
             e2e_s=now - first.arrived,
             adapters=self.handle.adapters,
-            adapter_wait_s=0.0 if first.missed_at is None else (first.scheduled_at or now) - first.missed_at,
+            adapter_wait_s=0.0
+            if first.missed_at is None
+            else (first.scheduled_at or now) - first.missed_at,
             itl_s=tuple(first.token_gaps),
         )

@@ -11,7 +11,8 @@ from ..errors import InvalidRequestError
 
 
 def encode(request: Request, tokenizer: Any, vocab_size: int, max_context: int) -> tuple[int, ...]:
-    """The prompt's token ids. Raises InvalidRequestError: empty, too long, or not in the vocabulary.
+    """The prompt's token ids. Raises InvalidRequestError: empty, too long, or not in the
+    vocabulary.
 
     `prompt` is tokenized with the tokenizer's own special tokens, `messages` through its chat
     template with the assistant's turn opened.
@@ -26,15 +27,21 @@ def encode(request: Request, tokenizer: Any, vocab_size: int, max_context: int) 
         assert request.prompt is not None
         if len(request.prompt) > max_context * 64:
             raise InvalidRequestError.of(
-                field, f"has {len(request.prompt)} characters, far over the context of {max_context} tokens")
+                field,
+                f"has {len(request.prompt)} characters, far over the context of {max_context} tokens",
+            )
         ids = tokenizer(request.prompt, verbose=False)["input_ids"]
     if not ids:
         raise InvalidRequestError.of(field, "has no tokens")
     if bad := next((t for t in ids if not 0 <= t < vocab_size), None):
-        raise InvalidRequestError.of(field, f"token id {bad} is outside the vocabulary of {vocab_size}")
+        raise InvalidRequestError.of(
+            field, f"token id {bad} is outside the vocabulary of {vocab_size}"
+        )
     if len(ids) >= max_context:
         raise InvalidRequestError.of(
-            field, f"has {len(ids)} tokens, the context holds {max_context} with at least one to generate")
+            field,
+            f"has {len(ids)} tokens, the context holds {max_context} with at least one to generate",
+        )
     return tuple(ids)
 
 
@@ -43,6 +50,10 @@ def _render_chat(request: Request, tokenizer: Any) -> list[int]:
         raise InvalidRequestError.of("messages", "the base model's tokenizer has no chat template")
     messages = [{"role": m.role, "content": m.content} for m in request.messages or ()]
     try:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        return tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False
+        )
     except (TemplateError, ValueError, TypeError) as error:
-        raise InvalidRequestError.of("messages", f"the chat template refuses them: {error}") from error
+        raise InvalidRequestError.of(
+            "messages", f"the chat template refuses them: {error}"
+        ) from error

@@ -16,11 +16,16 @@ def has_penalties(p: SamplingParams) -> bool:
     return p.repetition_penalty != 1 or p.presence_penalty != 0 or p.frequency_penalty != 0
 
 
-def apply_penalties(logits: torch.Tensor, counts: Seq[TokenCounts], params: Seq[SamplingParams]) -> None:
-    """Penalise rows (rows, vocab) float32 in place, as apply_penalties_reference does one; the host does not wait."""
+def apply_penalties(
+    logits: torch.Tensor, counts: Seq[TokenCounts], params: Seq[SamplingParams]
+) -> None:
+    """Penalise rows (rows, vocab) float32 in place, as apply_penalties_reference does one; the host
+    does not wait."""
     ids, times = (upload(torch.from_numpy(a), logits.device) for a in _padded(counts))
     factors = torch.tensor(
-        [[p.repetition_penalty, p.presence_penalty, p.frequency_penalty] for p in params], dtype=torch.float32)
+        [[p.repetition_penalty, p.presence_penalty, p.frequency_penalty] for p in params],
+        dtype=torch.float32,
+    )
     repetition, presence, frequency = upload(factors, logits.device).T[:, :, None]
     values = logits.gather(1, ids)
     values = torch.where(values > 0, values / repetition, values * repetition)
@@ -29,7 +34,8 @@ def apply_penalties(logits: torch.Tensor, counts: Seq[TokenCounts], params: Seq[
 
 
 def _padded(counts: Seq[TokenCounts]) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, most tokens) ids and counts. A shorter row has its first token again, which writes the same twice."""
+    """(rows, most tokens) ids and counts. A shorter row has its first token again, which writes the
+    same twice."""
     width = max(len(c.ids) for c in counts)
     ids, times = np.empty((len(counts), width), np.int64), np.empty((len(counts), width), np.int32)
     for row, c in enumerate(counts):
@@ -47,7 +53,9 @@ def apply_penalties_reference(
     if p.repetition_penalty != 1:
         seen = torch.tensor(sorted(set(tokens)), device=row.device)
         values = row[seen]
-        row[seen] = torch.where(values > 0, values / p.repetition_penalty, values * p.repetition_penalty)
+        row[seen] = torch.where(
+            values > 0, values / p.repetition_penalty, values * p.repetition_penalty
+        )
     generated = tokens[num_prompt:]
     if generated:
         ids, counts = torch.tensor(generated, device=row.device).unique(return_counts=True)

@@ -51,7 +51,9 @@ def sample(
         tokens[i] = token
     asked = {i: top for i in valid if (top := sequences[i].sampling.logprobs) is not None}
     logprobs = _logprobs(logits, asked, tokens)
-    return [Sampled(token, logprobs.get(i)) if token >= 0 else _FAILED for i, token in enumerate(tokens)]
+    return [
+        Sampled(token, logprobs.get(i)) if token >= 0 else _FAILED for i, token in enumerate(tokens)
+    ]
 
 
 _FAILED = Sampled(error="the model produced NaN or infinite logits")
@@ -79,7 +81,9 @@ def _penalised(logits: torch.Tensor, rows: Seq[int], sequences: Seq[Sequence]) -
     if not rows:
         return logits[:0]
     changed = logits.index_select(0, upload(torch.tensor(rows), logits.device))
-    apply_penalties(changed, [_counts(sequences[i]) for i in rows], [sequences[i].sampling for i in rows])
+    apply_penalties(
+        changed, [_counts(sequences[i]) for i in rows], [sequences[i].sampling for i in rows]
+    )
     return changed
 
 
@@ -90,7 +94,9 @@ def _counts(seq: Sequence) -> TokenCounts:
     return seq.counts
 
 
-def _logprobs(logits: torch.Tensor, asked: dict[int, int], tokens: Seq[int]) -> dict[int, TokenLogprob]:
+def _logprobs(
+    logits: torch.Tensor, asked: dict[int, int], tokens: Seq[int]
+) -> dict[int, TokenLogprob]:
     """`asked`: how many of the most likely tokens each row wants beside its own."""
     if not asked:
         return {}
@@ -100,7 +106,10 @@ def _logprobs(logits: torch.Tensor, asked: dict[int, int], tokens: Seq[int]) -> 
     own = logprobs.gather(1, chosen[:, None])
     # One copy for all: float64 holds ids as they are.
     found = torch.cat([own.double(), best.values.double(), best.indices.double()], 1).tolist()
-    return {i: _token_logprob(tokens[i], row, top) for (i, top), row in zip(asked.items(), found, strict=True)}
+    return {
+        i: _token_logprob(tokens[i], row, top)
+        for (i, top), row in zip(asked.items(), found, strict=True)
+    }
 
 
 def _token_logprob(token: int, row: Seq[float], top: int) -> TokenLogprob:

@@ -1,4 +1,5 @@
-"""The step's row plan: token ids, positions, KV block tables, adapter segments, as arrays kept between steps."""
+"""The step's row plan: token ids, positions, KV block tables, adapter segments, as arrays kept
+between steps."""
 
 from __future__ import annotations
 
@@ -37,12 +38,14 @@ class AdapterSegment:
 
 @dataclass(frozen=True)
 class StepBatch:
-    """A packed batch of T tokens of S sequences, no padding; rows of a sequence, and of an adapter, are neighbours.
+    """A packed batch of T tokens of S sequences, no padding; rows of a sequence, and of an adapter,
+    are neighbours.
 
-    `tokens`, `positions`, `slots`: (T,), slot = block * block_size + offset is where the row's key and
-    value go. Sequence i has rows `query_start[i]:query_start[i + 1]`, (S + 1,), `context_lengths[i]`
-    tokens with the rows included, (S,), in the blocks `block_tables[i]`, (S, width), behind whose end
-    the table holds zeros. `sampled_rows`: (N,) the last row of each of `sampling`'s N sequences. All int32.
+    `tokens`, `positions`, `slots`: (T,), slot = block * block_size + offset is where the row's key
+    and value go. Sequence i has rows `query_start[i]:query_start[i + 1]`, (S + 1,),
+    `context_lengths[i]` tokens with the rows included, (S,), in the blocks `block_tables[i]`, (S,
+    width), behind whose end the table holds zeros. `sampled_rows`: (N,) the last row of each of
+    `sampling`'s N sequences. All int32.
     """
 
     tokens: Ints
@@ -60,7 +63,8 @@ class StepBatch:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """`logits`: (rows that sample, vocab + what adapters may add) float32, valid until the next step.
+    """`logits`: (rows that sample, vocab + what adapters may add) float32, valid until the next
+    step.
 
     Tokens that the row's adapters do not have are at -inf. `greedy`: each row's argmax.
     A row with NaN, or whose largest logit is not finite, has -1.
@@ -73,14 +77,16 @@ class StepOutput:
     def of(cls, logits: torch.Tensor) -> StepOutput:
         """With the argmax taken here."""
         logits = logits.float()
-        return cls(logits, torch.where(logits.max(-1).values.isfinite(), logits.argmax(-1), -1).tolist())
+        return cls(
+            logits, torch.where(logits.max(-1).values.isfinite(), logits.argmax(-1), -1).tolist()
+        )
 
 
 class BatchPlanner:
     """Lays out the scheduled rows; a batch of decode rows that goes on as it was is only advanced.
 
-    Sequences are sorted by adapter version so that each version is one segment where its rows are neighbours.
-    A StepBatch is valid until the next call: its arrays are reused.
+    Sequences are sorted by adapter version so that each version is one segment where its rows are
+    neighbours. A StepBatch is valid until the next call: its arrays are reused.
     """
 
     def __init__(self, block_size: int) -> None:
@@ -88,7 +94,8 @@ class BatchPlanner:
         self._batch: StepBatch | None = None
         self._order: list[Sequence] = []
         self._segments: list[_VersionSegment] = []
-        """Kept without weights, which leave with their slot; a preempted sequence finds them in another."""
+        """Kept without weights, which leave with their slot; a preempted sequence finds them in
+        another."""
         self._num_blocks: list[int] = []
 
     def plan(self, rows: Seq[ScheduledRow]) -> StepBatch:
@@ -117,8 +124,12 @@ class BatchPlanner:
                 if len(seq.blocks) != self._num_blocks[i]:
                     batch.block_tables[i, : len(seq.blocks)] = seq.blocks
         last, offset = np.divmod(batch.positions, self.block_size)
-        np.add(np.take_along_axis(batch.block_tables, last[:, None], 1)[:, 0] * self.block_size, offset,
-               out=batch.slots, casting="same_kind")
+        np.add(
+            np.take_along_axis(batch.block_tables, last[:, None], 1)[:, 0] * self.block_size,
+            offset,
+            out=batch.slots,
+            casting="same_kind",
+        )
 
 
 class _VersionSegment(NamedTuple):
@@ -146,15 +157,21 @@ def _lay_out(rows: Seq[ScheduledRow], block_size: int) -> tuple[StepBatch, list[
         tables[i, : len(seq.blocks)] = seq.blocks
         tokens += seq.tokens[seq.num_computed : seq.num_computed + row.count]
     batch = packed(np.array(tokens, np.int32), counts, computed + counts, tables, block_size)
-    done = [i for i, r in enumerate(rows) if r.sequence.num_computed + r.count == len(r.sequence.tokens)]
+    done = [
+        i for i, r in enumerate(rows) if r.sequence.num_computed + r.count == len(r.sequence.tokens)
+    ]
     segments = _segments(sequences, batch.query_start, computed)
     return replace(
-        batch, sampled_rows=batch.sampled_rows[done], sampling=[sequences[i] for i in done],
-        distinct_adapters=len({s.version for s in segments})), segments
+        batch,
+        sampled_rows=batch.sampled_rows[done],
+        sampling=[sequences[i] for i in done],
+        distinct_adapters=len({s.version for s in segments}),
+    ), segments
 
 
 def packed(tokens: Ints, counts: Ints, contexts: Ints, tables: Ints, block_size: int) -> StepBatch:
-    """Sequence i's last `counts[i]` of `contexts[i]` positions, without adapters; all sequences sample.
+    """Sequence i's last `counts[i]` of `contexts[i]` positions, without adapters; all sequences
+    sample.
 
     `tokens`: (T,); `counts`, `contexts`: (S,); `tables`: (S, width). All int32.
     """
@@ -163,17 +180,28 @@ def packed(tokens: Ints, counts: Ints, contexts: Ints, tables: Ints, block_size:
     owner = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     positions = np.arange(starts[-1], dtype=np.int32) - starts[owner] + (contexts - counts)[owner]
     return StepBatch(
-        tokens=tokens, positions=positions,
-        slots=tables[owner, positions // block_size] * np.int32(block_size) + positions % np.int32(block_size),
-        query_start=starts, context_lengths=contexts, block_tables=tables, block_size=block_size,
-        sampled_rows=starts[1:] - np.int32(1), segments=(), sampling=(), distinct_adapters=0)
+        tokens=tokens,
+        positions=positions,
+        slots=tables[owner, positions // block_size] * np.int32(block_size)
+        + positions % np.int32(block_size),
+        query_start=starts,
+        context_lengths=contexts,
+        block_tables=tables,
+        block_size=block_size,
+        sampled_rows=starts[1:] - np.int32(1),
+        segments=(),
+        sampling=(),
+        distinct_adapters=0,
+    )
 
 
 def _segments(sequences: Seq[Sequence], starts: Ints, computed: Ints) -> list[_VersionSegment]:
-    """Rows of one version and weight that are neighbours are one segment; sequences come sorted by version.
+    """Rows of one version and weight that are neighbours are one segment; sequences come sorted by
+    version.
 
-    Of the segments that cover a row, each comes after those of the adapters before it in the request, whatever the
-    neighbours are: sums are taken in that order, and would differ in their last bits in another.
+    Of the segments that cover a row, each comes after those of the adapters before it in the
+    request, whatever the neighbours are: sums are taken in that order, and would differ in their
+    last bits in another.
     """
     segments: list[_VersionSegment] = []
     open_ends: dict[tuple[str, float], int] = {}

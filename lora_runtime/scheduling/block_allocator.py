@@ -81,7 +81,8 @@ class BlockAllocator:
         return blocks
 
     def forget(self, version: str) -> None:
-        """Drop every cached prefix that an adapter version had a part in; held blocks are freed on release."""
+        """Drop every cached prefix that an adapter version had a part in; held blocks are freed on
+        release."""
         for key in [k for k in self._block_of if version in k[0]]:
             block = self._block_of.pop(key)
             del self._key_of[block]

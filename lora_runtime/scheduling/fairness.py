@@ -1,8 +1,9 @@
 """The waiting queue: who is served next, so that no adapter's traffic starves another's.
 
-Virtual token counter, from "Fairness in Serving Large Language Models" (arXiv:2401.00588): every adapter (and the
-base) has a counter of the tokens it was served, divided by its weight, and the one with the smallest goes next. An
-adapter that was away is lifted to the smallest counter of those that wait, so that idleness earns no credit.
+Virtual token counter, from "Fairness in Serving Large Language Models" (arXiv:2401.00588): every
+adapter (and the base) has a counter of the tokens it was served, divided by its weight, and the one
+with the smallest goes next. An adapter that was away is lifted to the smallest counter of those
+that wait, so that idleness earns no credit.
 """
 
 from __future__ import annotations
@@ -18,19 +19,22 @@ OUTPUT_COST = 2.0
 """What a token costs; decoding one costs more than computing one of a prompt, as in the paper."""
 
 _Lane = tuple[str, str, int]
-"""(tenant, adapter versions, priority): its sequences run or wait for the same reasons, first come, first served."""
+"""(tenant, adapter versions, priority): its sequences run or wait for the same reasons, first come,
+first served."""
 
 
 class FairQueue:
     """Not thread-safe: the engine thread owns it.
 
-    Order: priority; then the tenant's counter; then arrival. For every `aging_s` seconds of waiting a priority counts
-    one more, up to the highest that waits, so that no priority waits for ever and none is above fairness for having
-    waited. `weight_of` gives a tenant's share.
+    Order: priority; then the tenant's counter; then arrival. For every `aging_s` seconds of waiting
+    a priority counts one more, up to the highest that waits, so that no priority waits for ever and
+    none is above fairness for having waited. `weight_of` gives a tenant's share.
     """
 
     def __init__(
-        self, weight_of: Callable[[str], float] = lambda tenant: 1.0, aging_s: float = 10.0,
+        self,
+        weight_of: Callable[[str], float] = lambda tenant: 1.0,
+        aging_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._weight_of, self.aging_s, self.clock = weight_of, aging_s, clock
@@ -40,7 +44,8 @@ class FairQueue:
         self._top = 0
         """The highest priority that waits."""
         self._floor = 0.0
-        """The counter of the tenant that left the queue last: what newcomers to an empty queue start from."""
+        """The counter of the tenant that left the queue last: what newcomers to an empty queue
+        start from."""
 
     def __len__(self) -> int:
         return self._waiting.total()
@@ -72,7 +77,9 @@ class FairQueue:
 
     def charge(self, tenant: str, cost: float) -> None:
         """The tenant was served tokens worth `cost`."""
-        self._served[tenant] = self._served.get(tenant, self._floor) + cost / self._weight_of(tenant)
+        self._served[tenant] = self._served.get(tenant, self._floor) + cost / self._weight_of(
+            tenant
+        )
 
     def has_other(self, tenant: str) -> bool:
         """Whether any other tenant waits."""
@@ -85,7 +92,9 @@ class FairQueue:
     def heads(self) -> list[Sequence]:
         """The first of every lane, the most urgent first."""
         self._top = max((priority for _, _, priority in self._lanes), default=0)
-        return sorted((lane[0] for lane in self._lanes.values()), key=lambda s: (*self.turn(s), s.arrived))
+        return sorted(
+            (lane[0] for lane in self._lanes.values()), key=lambda s: (*self.turn(s), s.arrived)
+        )
 
     def turn(self, seq: Sequence) -> tuple[float, float]:
         """(- priority with its aging, tokens served to the tenant): the smallest goes first."""

@@ -12,7 +12,8 @@ from ..errors import AdapterLimitError
 
 
 class TokenBucket:
-    """Tokens per minute: it holds a minute's worth and fills evenly. What was served may overdraw it."""
+    """Tokens per minute: it holds a minute's worth and fills evenly. What was served may overdraw
+    it."""
 
     def __init__(self, per_minute: int, now: float) -> None:
         self.per_minute = per_minute
@@ -29,15 +30,21 @@ class TokenBucket:
         return 0.0 if self._level > 0 else (1 - self._level) * 60 / self.per_minute
 
     def _fill(self, now: float) -> None:
-        self._level = min(float(self.per_minute), self._level + (now - self._at) * self.per_minute / 60)
+        self._level = min(
+            float(self.per_minute), self._level + (now - self._at) * self.per_minute / 60
+        )
         self._at = now
 
 
 class Limits:
-    """Thread-safe. `policy_of` gives an adapter's policy ("" is the base); `max_running` is the engine's own."""
+    """Thread-safe. `policy_of` gives an adapter's policy ("" is the base); `max_running` is the
+    engine's own."""
 
     def __init__(
-        self, policy_of: Callable[[str], AdapterPolicy], max_running: int, clock: Callable[[], float] = time.monotonic,
+        self,
+        policy_of: Callable[[str], AdapterPolicy],
+        max_running: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._policy_of, self._max_running, self._clock = policy_of, max_running, clock
         self._lock = threading.Lock()
@@ -45,7 +52,8 @@ class Limits:
         self._buckets: dict[str, TokenBucket] = {}
 
     def enter(self, adapter_ids: Sequence[str], sequences: int, prompt_tokens: int) -> None:
-        """Count a request in. Raises AdapterLimitError naming the adapter and its limit; then nothing is counted."""
+        """Count a request in. Raises AdapterLimitError naming the adapter and its limit; then
+        nothing is counted."""
         with self._lock:
             for adapter_id in adapter_ids:
                 self._check(adapter_id, sequences)
@@ -76,13 +84,16 @@ class Limits:
 
     def _check(self, adapter_id: str, sequences: int) -> None:
         policy = self._policy_of(adapter_id)
-        # Those that could run at once count beside the waiting ones: a burst into an idle engine is not refused.
+        # Those that could run at once count beside the waiting ones: a burst into an idle engine is
+        # not refused.
         most = (policy.max_running or self._max_running) + policy.max_waiting
         if policy.max_waiting and self._unfinished[adapter_id] + sequences > most:
             raise AdapterLimitError(adapter_id, f"{policy.max_waiting} waiting sequences")
         bucket = self._bucket(adapter_id)
         if bucket is not None and (wait := bucket.wait_s(self._clock())):
-            raise AdapterLimitError(adapter_id, f"{policy.tokens_per_minute} tokens per minute", wait)
+            raise AdapterLimitError(
+                adapter_id, f"{policy.tokens_per_minute} tokens per minute", wait
+            )
 
     def _bucket(self, adapter_id: str) -> TokenBucket | None:
         per_minute = self._policy_of(adapter_id).tokens_per_minute

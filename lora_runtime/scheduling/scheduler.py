@@ -1,4 +1,5 @@
-"""The choice of tokens that run in the next step: continuous batching with chunked prefill and preemption."""
+"""The choice of tokens that run in the next step: continuous batching with chunked prefill and
+preemption."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from .block_allocator import BlockAllocator
 from .fairness import PROMPT_COST, FairQueue
 
 _HEAD_START = 8
-"""Steps' worth of tokens that others may be served ahead of a crowd, so that their bursts need not queue behind it."""
+"""Steps' worth of tokens that others may be served ahead of a crowd, so that their bursts need not
+queue behind it."""
 
 _Turn = tuple[float, float]
 """(- priority, tokens served to the tenant): the smallest goes first."""
@@ -34,19 +36,27 @@ class Slots(Protocol):
 
 
 class Scheduler:
-    """Admits by fairness (FairQueue). What runs keeps its KV and its adapters' slots until it is done or preempted.
+    """Admits by fairness (FairQueue). What runs keeps its KV and its adapters' slots until it is
+    done or preempted.
 
-    Decode rows are served first so that prefill never stalls them; what is left of the token budget goes to prefill
-    chunks, the least served adapter's first. A crowd, a tenant of more than half of what runs, does not lengthen the
-    steps in which a less served one prefills, and makes way for it where places or blocks are all taken. When blocks
-    run out, the youngest running sequence gives its blocks back and is recomputed later. A sequence whose adapter has
-    no slot yet is passed over, and delays nobody.
-    `max_running_of` gives an adapter's own limit, 0 for none. Not thread-safe: the engine thread owns it.
+    Decode rows are served first so that prefill never stalls them; what is left of the token budget
+    goes to prefill chunks, the least served adapter's first. A crowd, a tenant of more than half of
+    what runs, does not lengthen the steps in which a less served one prefills, and makes way for it
+    where places or blocks are all taken. When blocks run out, the youngest running sequence gives
+    its blocks back and is recomputed later. A sequence whose adapter has no slot yet is passed
+    over, and delays nobody. `max_running_of` gives an adapter's own limit, 0 for none. Not
+    thread-safe: the engine thread owns it.
     """
 
     def __init__(
-        self, allocator: BlockAllocator, slots: Slots, *, max_running: int, max_batch_tokens: int,
-        waiting: FairQueue | None = None, max_running_of: Callable[[str], int] = lambda tenant: 0,
+        self,
+        allocator: BlockAllocator,
+        slots: Slots,
+        *,
+        max_running: int,
+        max_batch_tokens: int,
+        waiting: FairQueue | None = None,
+        max_running_of: Callable[[str], int] = lambda tenant: 0,
     ) -> None:
         self.allocator = allocator
         self.slots = slots
@@ -104,7 +114,9 @@ class Scheduler:
     def _run(self, rows: dict[int, ScheduledRow], chosen: Callable[[Sequence], bool]) -> None:
         """Let the chosen ones of those that run go on, within what is left of the budget."""
         budget = self._budget(rows)
-        for seq in sorted((s for s in self.running if id(s) not in rows and chosen(s)), key=self._order):
+        for seq in sorted(
+            (s for s in self.running if id(s) not in rows and chosen(s)), key=self._order
+        ):
             count = min(seq.num_remaining, budget)
             if count and seq in self.running and self._grow(seq, count, rows):
                 rows[id(seq)] = ScheduledRow(seq, count)
@@ -122,21 +134,27 @@ class Scheduler:
         tenant, count = max(self._running_of.items(), key=lambda item: item[1], default=("", 0))
         if 2 * count <= max(2, len(self.running)):
             return None
-        others = self.waiting.has_other(tenant) or any(s.num_remaining > 1 and s.tenant != tenant for s in self.running)
+        others = self.waiting.has_other(tenant) or any(
+            s.num_remaining > 1 and s.tenant != tenant for s in self.running
+        )
         return tenant if others else None
 
     def _has_waited_enough(self) -> bool:
-        """Whether the crowd has made way without a break for as long as a step of priority takes to age."""
+        """Whether the crowd has made way without a break for as long as a step of priority takes to
+        age."""
         now = self.waiting.clock()
         if self._makes_way_since is None:
             self._makes_way_since = now
         return now - self._makes_way_since >= self.waiting.aging_s
 
     def _last_turn(self, tenant: str, heads: Seq[Sequence]) -> _Turn:
-        """The crowd's most urgent request that is not decoding yet, and the head start that others have of it."""
+        """The crowd's most urgent request that is not decoding yet, and the head start that others
+        have of it."""
         mine = [s for s in (*self.running, *heads) if s.tenant == tenant and s.num_remaining > 1]
-        return (min((self.waiting.turn(s)[0] for s in mine), default=math.inf),
-                self.waiting.served(tenant) + _HEAD_START * self.max_batch_tokens)
+        return (
+            min((self.waiting.turn(s)[0] for s in mine), default=math.inf),
+            self.waiting.served(tenant) + _HEAD_START * self.max_batch_tokens,
+        )
 
     def _want(self, heads: Seq[Sequence]) -> set[AdapterVersion]:
         """Tell the slots what waits; gives the versions that may take no new sequences now."""
@@ -147,10 +165,14 @@ class Scheduler:
         return self.slots.want(wanted)
 
     def _admit(
-        self, rows: dict[int, ScheduledRow], draining: set[AdapterVersion], crowd: str | None = None,
+        self,
+        rows: dict[int, ScheduledRow],
+        draining: set[AdapterVersion],
+        crowd: str | None = None,
         best: _Turn = (math.inf, 0.0),
     ) -> None:
-        """Start waiting sequences; of a `crowd` none, and of others those whose turn is not after its `best`."""
+        """Start waiting sequences; of a `crowd` none, and of others those whose turn is not after
+        its `best`."""
         passed: set[int] = set()
         heads = self.waiting.heads()
         while self._budget(rows) and heads:
@@ -160,8 +182,13 @@ class Scheduler:
             seq = heads.pop(0)
             if id(seq) in passed:
                 continue
-            if (seq.tenant == crowd or self.waiting.turn(seq) > best or self._is_at_limit(seq.tenant)
-                    or not draining.isdisjoint(seq.versions) or not self._acquire(seq)):
+            if (
+                seq.tenant == crowd
+                or self.waiting.turn(seq) > best
+                or self._is_at_limit(seq.tenant)
+                or not draining.isdisjoint(seq.versions)
+                or not self._acquire(seq)
+            ):
                 passed.add(id(seq))
                 continue
             count = 0 if is_full else self._start(seq, self._budget(rows))
@@ -176,7 +203,11 @@ class Scheduler:
     def _make_way(self, seq: Sequence, crowd: str | None, rows: dict[int, ScheduledRow]) -> bool:
         """Preempt the crowd's youngest; False once it is a crowd no more."""
         victim = next((s for s in reversed(self.running) if s.tenant == crowd), None)
-        if victim is None or victim.priority > seq.priority or self._running_of[victim.tenant] * 2 <= len(self.running):
+        if (
+            victim is None
+            or victim.priority > seq.priority
+            or self._running_of[victim.tenant] * 2 <= len(self.running)
+        ):
             return False
         self._preempt(victim)
         rows.pop(id(victim), None)
@@ -194,7 +225,9 @@ class Scheduler:
         needed = self._blocks_for(len(seq.tokens)) - len(seq.blocks)
         count = min(seq.num_remaining, budget)
         # Room for the whole prompt, or it would soon be preempted again.
-        if (needed > self.allocator.num_available and self.running) or not self._allocate_for(seq, count):
+        if (needed > self.allocator.num_available and self.running) or not self._allocate_for(
+            seq, count
+        ):
             self._release(seq)
             return 0
         self.waiting.remove(seq)
@@ -231,7 +264,9 @@ class Scheduler:
         seq.num_computed = len(seq.blocks) * self.allocator.block_size
 
     def _extend_keys(self, seq: Sequence) -> None:
-        seq.keys = block_keys(seq.kv_version, seq.tokens, self.allocator.block_size, seq.keys, seq.base_prefix)
+        seq.keys = block_keys(
+            seq.kv_version, seq.tokens, self.allocator.block_size, seq.keys, seq.base_prefix
+        )
 
     def _grow(self, seq: Sequence, count: int, rows: dict[int, ScheduledRow]) -> bool:
         """Blocks for `count` more tokens, preempting the youngest; False if `seq` had to yield."""

@@ -8,4 +8,12 @@ from .config import StepReport, TrainConfig, TrainResult
 from .data import Row
 from .run import train
 
-__all__ = ["DivergedError", "Row", "StepReport", "TrainConfig", "TrainResult", "TrainingError", "train"]
+__all__ = [
+    "DivergedError",
+    "Row",
+    "StepReport",
+    "TrainConfig",
+    "TrainResult",
+    "TrainingError",
+    "train",
+]

@@ -1,4 +1,5 @@
-"""The rows that a step gets, as a function of seed and step alone: a resumed run needs no state of it."""
+"""The rows that a step gets, as a function of seed and step alone: a resumed run needs no state of
+it."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ IGNORED = -100
 
 
 class DataOrder:
-    """Every epoch is a new permutation of all rows, cut into groups of `size`; the last one may be smaller."""
+    """Every epoch is a new permutation of all rows, cut into groups of `size`; the last one may be
+    smaller."""
 
     def __init__(self, count: int, size: int, seed: int) -> None:
         self._count, self._size, self._seed = count, size, seed
@@ -36,7 +38,8 @@ def shuffled(count: int, seed: str) -> list[int]:
 
 
 def split(count: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Indices to train on and to hold out: at least one of two rows is held out unless `fraction` is 0.
+    """Indices to train on and to hold out: at least one of two rows is held out unless `fraction`
+    is 0.
 
     Both keep the file's order. Nothing is held out of a single row.
     """

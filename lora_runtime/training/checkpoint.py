@@ -1,4 +1,5 @@
-"""One file that holds a run's whole state, replaced at once: a kill or a full disk leaves the last one as it was."""
+"""One file that holds a run's whole state, replaced at once: a kill or a full disk leaves the last
+one as it was."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ def save(checkpoint: Checkpoint, directory: Path) -> None:
 
 
 def load(directory: Path) -> Checkpoint | None:
-    """The checkpoint, None where there is none. Raises TrainingError for a file that is no checkpoint."""
+    """The checkpoint, None where there is none. Raises TrainingError for a file that is no
+    checkpoint."""
     path = directory / NAME
     if not path.is_file():
         return None
@@ -64,8 +66,10 @@ def check_same_run(checkpoint: Checkpoint, settings: dict[str, Any]) -> None:
     for name in sorted(settings.keys() | checkpoint.settings.keys()):
         before, now = checkpoint.settings.get(name), settings.get(name)
         if before != now:
-            raise TrainingError(f"the checkpoint of step {checkpoint.step} was made with {name} = {before!r}, this "
-                                f"run has {now!r}: start anew (overwrite) or take the former settings")
+            raise TrainingError(
+                f"the checkpoint of step {checkpoint.step} was made with {name} = {before!r}, this "
+                f"run has {now!r}: start anew (overwrite) or take the former settings"
+            )
 
 
 def rng_state(device: torch.device) -> dict[str, torch.Tensor]:

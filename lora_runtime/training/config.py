@@ -16,7 +16,8 @@ INITS = ("A", "B", "gaussian", "orthogonal", "pissa", "pissa_niter_N", "olora")
 _NEEDS_DATA = "it looks at data before training"
 _NOT_OFFERED = dict.fromkeys(("eva", "corda", "lora_ga"), _NEEDS_DATA) | {
     "loftq": "it makes up for the error of a quantized base; over a whole one it would train against a base that no "
-             "server has, and the difference is not of low rank"}
+    "server has, and the difference is not of low rank"
+}
 _CHOICES = {
     "schedule": ("constant", "linear", "cosine"),
     "long_rows": ("refuse", "cut", "skip"),
@@ -25,8 +26,18 @@ _CHOICES = {
     "save_dtype": ("float32", "bfloat16"),
 }
 _AT_LEAST_ONE = ("rank", "epochs", "batch_size", "grad_accumulation")
-_NOT_NEGATIVE = ("budget", "max_steps", "max_length", "eval_every", "patience", "save_every", "threads", "weight_decay",
-                 "clip_norm", "seed")
+_NOT_NEGATIVE = (
+    "budget",
+    "max_steps",
+    "max_length",
+    "eval_every",
+    "patience",
+    "save_every",
+    "threads",
+    "weight_decay",
+    "clip_norm",
+    "seed",
+)
 _FRACTIONS = ("eval_fraction", "warmup", "dropout")
 _AT_MOST = {"seed": 2**63 - 1, "threads": 1024, "learning_rate": 10}
 _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -35,8 +46,19 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "float | None": (lambda v: v is None or _TYPES["float"][0](v), "a finite number"),
     "bool": (lambda v: type(v) is bool, "true or false"),
 }
-_INCIDENTAL = {"base", "data", "eval_data", "out", "resume", "overwrite", "save_every", "save_dtype", "threads",
-               "base_name", "description"}
+_INCIDENTAL = {
+    "base",
+    "data",
+    "eval_data",
+    "out",
+    "resume",
+    "overwrite",
+    "save_every",
+    "save_dtype",
+    "threads",
+    "base_name",
+    "description",
+}
 
 
 @dataclass(frozen=True)
@@ -53,8 +75,8 @@ class TrainConfig:
     """JSONL of its own for evaluation; else `eval_fraction` of `data` is held out."""
     eval_fraction: float = 0.1
     init: str = "A"
-    """A: A random, B zero (PEFT's default); B: B random, A zero; or PEFT's gaussian, orthogonal, pissa,
-    pissa_niter_N, olora."""
+    """A: A random, B zero (PEFT's default); B: B random, A zero; or PEFT's gaussian, orthogonal,
+    pissa, pissa_niter_N, olora."""
     targets: tuple[str, ...] | str = ("q_proj", "v_proj")
     """Ends of module names; a string is a regular expression for whole names, or `all-linear`."""
     rank: int = 8
@@ -67,7 +89,8 @@ class TrainConfig:
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     budget: int = 0
-    """Parameters of A and B together, spread over the targets instead of `rank`; see training.targets."""
+    """Parameters of A and B together, spread over the targets instead of `rank`; see
+    training.targets."""
     learning_rate: float = 2e-4
     schedule: str = "cosine"
     """constant, linear or cosine: the way to 0 after the warmup."""
@@ -89,13 +112,16 @@ class TrainConfig:
     """refuse, cut (keep the first `max_length` tokens) or skip rows that are longer."""
     seed: int = 0
     eval_every: int = 0
-    """Steps between evaluations; 0: once per epoch. There is one before the first step and one after the last."""
+    """Steps between evaluations; 0: once per epoch. There is one before the first step and one
+    after the last."""
     patience: int = 0
-    """Evaluations without a better loss before the run stops; the best weights are kept. 0: run to the end."""
+    """Evaluations without a better loss before the run stops; the best weights are kept. 0: run to
+    the end."""
     save_every: int = 100
     """Steps between checkpoints; 0: none."""
     resume: str = "never"
-    """auto: go on from the checkpoint in `out` where there is one; never: refuse an `out` that is in use."""
+    """auto: go on from the checkpoint in `out` where there is one; never: refuse an `out` that is
+    in use."""
     overwrite: bool = False
     """Remove what an earlier run left in `out`."""
     dtype: str = "auto"
@@ -120,7 +146,9 @@ class TrainConfig:
                 raise ValueError(f"{f.name} must be {words}, got {getattr(self, f.name)!r}")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
+                )
         for names, good, words in (
             (_AT_LEAST_ONE, lambda v: v >= 1, "at least 1"),
             (_NOT_NEGATIVE, lambda v: v >= 0, "not negative"),
@@ -156,14 +184,23 @@ class TrainConfig:
         if self.alpha is not None and not self.alpha > 0:
             raise ValueError(f"alpha must be positive, got {self.alpha}")
         if self.budget and self.rank_pattern:
-            raise ValueError("budget and rank_pattern exclude each other: the budget chooses the ranks")
+            raise ValueError(
+                "budget and rank_pattern exclude each other: the budget chooses the ranks"
+            )
 
     def settings(self) -> dict[str, Any]:
         """What decides about the trained weights, as JSON; a run can only go on with the same."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _INCIDENTAL}
+        fields = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if f.name not in _INCIDENTAL
+        }
         targets = self.targets if isinstance(self.targets, str) else list(self.targets)
         return fields | {
-            "targets": targets, "rank_pattern": dict(self.rank_pattern), "alpha_pattern": dict(self.alpha_pattern)}
+            "targets": targets,
+            "rank_pattern": dict(self.rank_pattern),
+            "alpha_pattern": dict(self.alpha_pattern),
+        }
 
 
 def check_init(init: str) -> None:
@@ -226,7 +263,8 @@ class TrainResult:
     notes: tuple[str, ...] = ()
     """What `on_note` got."""
     weights_step: int = 0
-    """The step whose weights the adapter has: an earlier one than `steps` where patience kept the best."""
+    """The step whose weights the adapter has: an earlier one than `steps` where patience kept the
+    best."""
 
     @property
     def eval_loss(self) -> float | None:

@@ -20,11 +20,13 @@ def changes_base(config: TrainConfig) -> bool:
 def subtract_start(
     trained: dict[str, torch.Tensor], initial: dict[str, torch.Tensor], lora: Any
 ) -> tuple[dict[str, torch.Tensor], Any]:
-    """The same model as an adapter of the untouched base: tensors by PEFT's names and their LoraConfig.
+    """The same model as an adapter of the untouched base: tensors by PEFT's names and their
+    LoraConfig.
 
-    PiSSA (arXiv:2404.02948) and OLoRA (arXiv:2406.01775) train W' + s B A with W' = W - s B0 A0. That is
-    W + s (B A - B0 A0), an adapter of twice the rank: A and A0 (r, in) stacked, B and -B0 (out, r) side by side. Alpha
-    grows so that the scaling stays. DoRA's norm is of the same sum: its magnitudes stay too.
+    PiSSA (arXiv:2404.02948) and OLoRA (arXiv:2406.01775) train W' + s B A with W' = W - s B0 A0.
+    That is W + s (B A - B0 A0), an adapter of twice the rank: A and A0 (r, in) stacked, B and -B0
+    (out, r) side by side. Alpha grows so that the scaling stays. DoRA's norm is of the same sum:
+    its magnitudes stay too.
     """
     tensors = {}
     for name, tensor in trained.items():

@@ -24,8 +24,8 @@ Message = dict[str, str]
 class Row:
     """A prompt and what is to be answered to it.
 
-    `prompt` is a text, tokenized as a request's `prompt` is, or chat messages, rendered as a request's `messages` are:
-    what was trained is what is served.
+    `prompt` is a text, tokenized as a request's `prompt` is, or chat messages, rendered as a
+    request's `messages` are: what was trained is what is served.
     """
 
     line: int
@@ -45,8 +45,8 @@ class DataFile:
 def read_rows(path: Path) -> DataFile:
     """Read {"prompt", "completion"} and {"messages"} rows; blank lines are passed over.
 
-    In "messages" the last message must be the assistant's: it is the completion, all others are the prompt. Raises
-    TrainingError naming file, line and field.
+    In "messages" the last message must be the assistant's: it is the completion, all others are the
+    prompt. Raises TrainingError naming file, line and field.
     """
     digest = hashlib.sha256()
     try:
@@ -82,7 +82,9 @@ def _object(where: str, line: bytes) -> dict[str, Any]:
     try:
         value = json.loads(line.decode("utf-8"), object_pairs_hook=_no_repeats)
     except UnicodeDecodeError as error:
-        raise TrainingError(f"{where}: not UTF-8 at byte {error.start + 1}: {error.reason}") from error
+        raise TrainingError(
+            f"{where}: not UTF-8 at byte {error.start + 1}: {error.reason}"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise TrainingError(f"{where}: not a line of JSON: {error}") from error
     if not isinstance(value, dict):
@@ -104,7 +106,9 @@ def _row(where: str, line: int, value: dict[str, Any]) -> Row:
     known = {"messages"} if chat else {"prompt", "completion"}
     for name in value:
         if name not in known:
-            raise TrainingError(f"{where}: field {name!r} is not known: a row has prompt and completion, or messages")
+            raise TrainingError(
+                f"{where}: field {name!r} is not known: a row has prompt and completion, or messages"
+            )
     if chat:
         return _chat_row(where, line, value["messages"])
     return Row(line, _text(where, value, "prompt", empty=True), _text(where, value, "completion"))
@@ -112,10 +116,14 @@ def _row(where: str, line: int, value: dict[str, Any]) -> Row:
 
 def _chat_row(where: str, line: int, value: Any) -> Row:
     if not isinstance(value, list) or not 2 <= len(value) <= MAX_MESSAGES:
-        raise TrainingError(f"{where}: field 'messages' must be a list of 2 to {MAX_MESSAGES} messages")
+        raise TrainingError(
+            f"{where}: field 'messages' must be a list of 2 to {MAX_MESSAGES} messages"
+        )
     messages = tuple(_message(f"{where}: messages[{i}]", m) for i, m in enumerate(value))
     if messages[-1]["role"] != "assistant":
-        raise TrainingError(f"{where}: messages[{len(messages) - 1}].role must be 'assistant': it is the completion")
+        raise TrainingError(
+            f"{where}: messages[{len(messages) - 1}].role must be 'assistant': it is the completion"
+        )
     if not messages[-1]["content"]:
         raise TrainingError(f"{where}: messages[{len(messages) - 1}].content is empty")
     return Row(line, messages[:-1], messages[-1]["content"])
@@ -126,8 +134,13 @@ def _message(where: str, value: Any) -> Message:
         raise TrainingError(f"{where} is not a JSON object: {_shown(value)}")
     for name in value:
         if name not in ("role", "content"):
-            raise TrainingError(f"{where}: field {name!r} is not known: a message has role and content")
-    return {"role": _text(where, value, "role"), "content": _text(where, value, "content", empty=True)}
+            raise TrainingError(
+                f"{where}: field {name!r} is not known: a message has role and content"
+            )
+    return {
+        "role": _text(where, value, "role"),
+        "content": _text(where, value, "content", empty=True),
+    }
 
 
 def _text(where: str, value: dict[str, Any], name: str, empty: bool = False) -> str:
@@ -142,7 +155,9 @@ def _text(where: str, value: dict[str, Any], name: str, empty: bool = False) -> 
         text.encode()
     except UnicodeEncodeError as error:
         place = error.start + 1
-        raise TrainingError(f"{where}: field {name!r} has half a surrogate pair at character {place}") from error
+        raise TrainingError(
+            f"{where}: field {name!r} has half a surrogate pair at character {place}"
+        ) from error
     return text
 
 

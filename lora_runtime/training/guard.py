@@ -15,12 +15,15 @@ class FrozenBase:
 
     def __init__(self, model: Any) -> None:
         self._parameters = {n: p for n, p in model.named_parameters() if not p.requires_grad}
-        self._tensors = {n: p.data for n, p in self._parameters.items()} | dict(model.named_buffers())
+        self._tensors = {n: p.data for n, p in self._parameters.items()} | dict(
+            model.named_buffers()
+        )
         self._trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._digest = self._hash()
 
     def check_gradients(self) -> None:
-        """Raises TrainingError after a backward, naming a parameter with a gradient it should not have, or without."""
+        """Raises TrainingError after a backward, naming a parameter with a gradient it should not
+        have, or without."""
         for name, parameter in self._parameters.items():
             if parameter.grad is not None or parameter.requires_grad:
                 raise TrainingError(f"the base is not frozen: {name} has a gradient")

@@ -11,7 +11,14 @@ import torch
 from torch import nn
 
 from ..errors import BaseModelError, TrainingError
-from ..model.loading import check_architecture, eos_ids, identity_of, read_base, resolve_device, resolve_dtype
+from ..model.loading import (
+    check_architecture,
+    eos_ids,
+    identity_of,
+    read_base,
+    resolve_device,
+    resolve_dtype,
+)
 from ..model.modules import base_modules
 from ..modules import BaseModule
 from .config import TrainConfig
@@ -24,7 +31,8 @@ TRAINED = ("lora_A", "lora_B", "lora_magnitude_vector")
 
 @dataclass(frozen=True)
 class LoadedBase:
-    """transformers' model as it lies on disk; `ends` are the ids that end an answer when it is served."""
+    """transformers' model as it lies on disk; `ends` are the ids that end an answer when it is
+    served."""
 
     model: Any
     tokenizer: Any
@@ -39,7 +47,9 @@ def load_base(config: TrainConfig) -> LoadedBase:
     if not config.base.is_dir():
         raise BaseModelError(f"base model {str(config.base)!r} is not a directory")
     device = resolve_device(config.device)
-    model, tokenizer = read_base(config.base, base_dtype(config.dtype, device), device, packed=False)
+    model, tokenizer = read_base(
+        config.base, base_dtype(config.dtype, device), device, packed=False
+    )
     context = check_architecture(model, model.config.get_text_config())
     identity = identity_of(config.base, model)
     name = config.base_name or config.base.resolve().name
@@ -48,7 +58,11 @@ def load_base(config: TrainConfig) -> LoadedBase:
 
 def base_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The dtype as for serving, but float32 on a GPU that would only emulate bfloat16."""
-    if dtype == "auto" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if (
+        dtype == "auto"
+        and device.type == "cuda"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
         return torch.float32
     return resolve_dtype(dtype, device)
 
@@ -79,7 +93,9 @@ def add_adapter(base: LoadedBase, config: TrainConfig) -> Any:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             if not any(f".{part}." in name for part in TRAINED):
-                raise TrainingError(f"{name} would be trained: only A, B and DoRA's magnitudes may be")
+                raise TrainingError(
+                    f"{name} would be trained: only A, B and DoRA's magnitudes may be"
+                )
             parameter.data = parameter.data.float()
     return model
 
@@ -93,22 +109,32 @@ def lora_layers(model: Any) -> Iterator[tuple[str, Any]]:
 
 def _lora_fields(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
     return {
-        "r": ranks.rank, "lora_alpha": ranks.alpha, "rank_pattern": ranks.rank_pattern,
-        "alpha_pattern": ranks.alpha_pattern, "use_rslora": config.rslora, "use_dora": config.dora,
-        "lora_dropout": config.dropout, "init_lora_weights": True if config.init in "AB" else config.init,
-        "target_modules": config.targets if isinstance(config.targets, str) else list(config.targets),
+        "r": ranks.rank,
+        "lora_alpha": ranks.alpha,
+        "rank_pattern": ranks.rank_pattern,
+        "alpha_pattern": ranks.alpha_pattern,
+        "use_rslora": config.rslora,
+        "use_dora": config.dora,
+        "lora_dropout": config.dropout,
+        "init_lora_weights": True if config.init in "AB" else config.init,
+        "target_modules": config.targets
+        if isinstance(config.targets, str)
+        else list(config.targets),
     }
 
 
 def _check_start(config: TrainConfig, chosen: dict[str, BaseModule], model: Any) -> None:
     if config.init == "olora" and any(m.transposed for m in chosen.values()):
-        raise TrainingError("init 'olora' is not possible: PEFT does not know it for this base's Conv1D layers")
+        raise TrainingError(
+            "init 'olora' is not possible: PEFT does not know it for this base's Conv1D layers"
+        )
     if changes_base(config):
         _check_unshared(config.init, chosen, model)
 
 
 def _check_unshared(init: str, chosen: dict[str, BaseModule], model: Any) -> None:
-    """A start that changes a module's weight would change the others that share it, which no adapter gives back."""
+    """A start that changes a module's weight would change the others that share it, which no
+    adapter gives back."""
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules():
         if isinstance(weight := getattr(module, "weight", None), torch.Tensor):
@@ -116,13 +142,16 @@ def _check_unshared(init: str, chosen: dict[str, BaseModule], model: Any) -> Non
     for names in owners.values():
         if len(names) > 1 and (target := next((n for n in names if n in chosen), None)):
             other = next(n for n in names if n != target)
-            raise TrainingError(f"init {init!r} is not possible for {target!r}: it changes the module's weight, which "
-                                f"{other!r} shares")
+            raise TrainingError(
+                f"init {init!r} is not possible for {target!r}: it changes the module's weight, which "
+                f"{other!r} shares"
+            )
 
 
 @torch.no_grad()
 def _start_with_b(layer: Any) -> None:
-    """Init[B] of "The Impact of Initialization on LoRA Finetuning Dynamics" (arXiv:2406.08447): A zero, B random.
+    """Init[B] of "The Impact of Initialization on LoRA Finetuning Dynamics" (arXiv:2406.08447): A
+    zero, B random.
 
     B by the rule that PEFT has for A: uniform in ± 1 / sqrt(fan in), which is the rank here.
     """

@@ -8,7 +8,8 @@ _WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 def is_out_of_memory(error: BaseException) -> bool:
     """torch.OutOfMemoryError, and the RuntimeErrors of the CPU's allocator and of CUDA's libraries."""
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS))
+        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -37,10 +37,11 @@ def adapter_tensors(model: Any) -> dict[str, torch.Tensor]:
 
 
 def write_adapter(model: Any, initial: dict[str, torch.Tensor], config: TrainConfig) -> None:
-    """adapter_model.safetensors and adapter_config.json; `initial`: A and B at the start, if that changed the base.
+    """adapter_model.safetensors and adapter_config.json; `initial`: A and B at the start, if that
+    changed the base.
 
-    The config comes last: a directory that has one is complete. Raises OSError, and TrainingError for weights that are
-    not finite.
+    The config comes last: a directory that has one is complete. Raises OSError, and TrainingError
+    for weights that are not finite.
     """
     lora = copy.deepcopy(model.peft_config[ADAPTER])
     lora.inference_mode = True
@@ -73,39 +74,63 @@ def _whole(value: float) -> float:
     return int(value) if float(value).is_integer() else value
 
 
-def write_card(base: LoadedBase, files: Mapping[str, DataFile], config: TrainConfig, result: TrainResult) -> None:
+def write_card(
+    base: LoadedBase, files: Mapping[str, DataFile], config: TrainConfig, result: TrainResult
+) -> None:
     """README.md: where the adapter comes from and how it was made. Raises OSError."""
     settings = json.dumps(config.settings() | {"save_dtype": config.save_dtype}, indent=2)
     kept = "" if result.weights_step == result.steps else f", weights of step {result.weights_step}"
     lines = [
-        "---", f"base_model: {json.dumps(base.name, ensure_ascii=False)}",
-        "library_name: peft", "tags: [lora, loramux]", "---", "",
-        f"# {config.out.resolve().name}", "",
+        "---",
+        f"base_model: {json.dumps(base.name, ensure_ascii=False)}",
+        "library_name: peft",
+        "tags: [lora, loramux]",
+        "---",
+        "",
+        f"# {config.out.resolve().name}",
+        "",
         *([config.description, ""] if config.description else []),
-        f"A LoRA adapter of {base.name}, made by `loramux train` {__version__}.", "",
-        "| | |", "| --- | --- |",
+        f"A LoRA adapter of {base.name}, made by `loramux train` {__version__}.",
+        "",
+        "| | |",
+        "| --- | --- |",
         f"| base identity | `{base.identity}` |",
-        *(f"| {name}: SHA-256 of `{file.path.name}` | `{file.sha256}` |" for name, file in files.items()),
+        *(
+            f"| {name}: SHA-256 of `{file.path.name}` | `{file.sha256}` |"
+            for name, file in files.items()
+        ),
         f"| rows | {_rows(result)} |",
         f"| steps | {result.steps} ({result.stopped}{kept}) |",
         f"| loss of the last step | {result.losses[-1][1]:.4f} |",
         *(f"| {words} | {value:.4f} |" for words, value in _evaluations(result)),
-        "", "Settings:", "", "```json", settings, "```", "",
+        "",
+        "Settings:",
+        "",
+        "```json",
+        settings,
+        "```",
+        "",
     ]
     replace_file(config.out / CARD, "\n".join(lines).encode())
 
 
 def _rows(result: TrainResult) -> str:
     parts = [f"{result.rows} trained on"]
-    parts += [f"{len(lines)} {what} as too long" for lines, what in ((result.cut, "cut"), (result.skipped, "skipped"))
-              if lines]
+    parts += [
+        f"{len(lines)} {what} as too long"
+        for lines, what in ((result.cut, "cut"), (result.skipped, "skipped"))
+        if lines
+    ]
     return ", ".join(parts)
 
 
 def _evaluations(result: TrainResult) -> list[tuple[str, float]]:
     if result.eval_loss is None:
         return []
-    return [("evaluation loss before training", result.eval_losses[0][1]), ("evaluation loss", result.eval_loss)]
+    return [
+        ("evaluation loss before training", result.eval_losses[0][1]),
+        ("evaluation loss", result.eval_loss),
+    ]
 
 
 def write_plot(result: TrainResult, target: Path) -> None:
@@ -116,7 +141,13 @@ def write_plot(result: TrainResult, target: Path) -> None:
     axis = figure.subplots()
     axis.plot(*zip(*result.losses, strict=True), color="#1b6ca8", linewidth=1, label="training")
     if result.eval_losses:
-        axis.plot(*zip(*result.eval_losses, strict=True), "o-", color="#e08e0b", markersize=4, label="held out")
+        axis.plot(
+            *zip(*result.eval_losses, strict=True),
+            "o-",
+            color="#e08e0b",
+            markersize=4,
+            label="held out",
+        )
     axis.set(xlabel="step", ylabel="loss per completion token", ylim=(0, None))
     axis.legend()
     axis.grid(alpha=0.3)

@@ -27,14 +27,18 @@ _NAMED = 10
 
 
 def train(
-    config: TrainConfig, *, on_step: Callable[[StepReport], object] | None = None,
-    on_model: Callable[[Any], object] | None = None, on_note: Callable[[str], object] | None = None,
+    config: TrainConfig,
+    *,
+    on_step: Callable[[StepReport], object] | None = None,
+    on_model: Callable[[Any], object] | None = None,
+    on_note: Callable[[str], object] | None = None,
 ) -> TrainResult:
     """Train one adapter and write it, its card, its metrics and its plot into `config.out`.
 
-    `on_note` gets lines about rows that are not trained on as they are, then `on_model` the PeftModel once, both before
-    the first step; `on_step` gets every finished step. A KeyboardInterrupt raised in it leaves a checkpoint of that
-    step. Raises TrainingError (DivergedError where the loss is no number) and BaseModelError.
+    `on_note` gets lines about rows that are not trained on as they are, then `on_model` the
+    PeftModel once, both before the first step; `on_step` gets every finished step. A
+    KeyboardInterrupt raised in it leaves a checkpoint of that step. Raises TrainingError
+    (DivergedError where the loss is no number) and BaseModelError.
     """
     _check_packages()
     _check_out(config)
@@ -52,11 +56,18 @@ def train(
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise TrainingError(f"the device has no room for base and adapter: {first_line(error)}") from error
+            raise TrainingError(
+                f"the device has no room for base and adapter: {first_line(error)}"
+            ) from error
 
 
-def _train(config: TrainConfig, files: dict[str, DataFile], on_step: Callable[[StepReport], object] | None,
-           on_model: Callable[[Any], object] | None, on_note: Callable[[str], object] | None) -> TrainResult:
+def _train(
+    config: TrainConfig,
+    files: dict[str, DataFile],
+    on_step: Callable[[StepReport], object] | None,
+    on_model: Callable[[Any], object] | None,
+    on_note: Callable[[str], object] | None,
+) -> TrainResult:
     import torch
 
     from . import checkpoint, output
@@ -107,7 +118,8 @@ def _check_packages() -> None:
 
 
 def _check_out(config: TrainConfig) -> None:
-    """Refuse a directory in use, unless it is to be gone on with or overwritten, and any that no run has made."""
+    """Refuse a directory in use, unless it is to be gone on with or overwritten, and any that no
+    run has made."""
     from . import checkpoint, metrics, output
 
     out = config.out
@@ -117,14 +129,20 @@ def _check_out(config: TrainConfig) -> None:
     if not found:
         return
     if not {output.WEIGHTS, output.CONFIG, metrics.NAME, checkpoint.NAME} & set(found):
-        raise TrainingError(f"{out} has {found[0]}, which would be replaced, but nothing of an earlier run: take "
-                            "another directory")
+        raise TrainingError(
+            f"{out} has {found[0]}, which would be replaced, but nothing of an earlier run: take "
+            "another directory"
+        )
     if config.overwrite:
         return
     if config.resume == "never":
-        raise TrainingError(f"{out} has {found[0]} of an earlier run: go on with it (resume) or start anew (overwrite)")
+        raise TrainingError(
+            f"{out} has {found[0]} of an earlier run: go on with it (resume) or start anew (overwrite)"
+        )
     if found != [metrics.NAME] and checkpoint.NAME not in found:
-        raise TrainingError(f"{out} has {found[0]} but no checkpoint to go on from: start anew (overwrite)")
+        raise TrainingError(
+            f"{out} has {found[0]} but no checkpoint to go on from: start anew (overwrite)"
+        )
 
 
 def _clear(out: Path) -> None:
@@ -152,19 +170,27 @@ def _encode(config: TrainConfig, files: dict[str, DataFile], base: LoadedBase) -
     from .encoding import Encoder, encode_rows
 
     if config.max_length > base.context:
-        raise TrainingError(f"max_length {config.max_length} is over the base's context of {base.context} tokens")
+        raise TrainingError(
+            f"max_length {config.max_length} is over the base's context of {base.context} tokens"
+        )
     encoder = Encoder(base.tokenizer, base.ends, base.model.get_input_embeddings().weight.shape[0])
     encoded: dict[str, Encoded] = {
-        name: encode_rows(encoder, file.rows, file.path, config.max_length or base.context, config.long_rows)
+        name: encode_rows(
+            encoder, file.rows, file.path, config.max_length or base.context, config.long_rows
+        )
         for name, file in files.items()
     }
     data = encoded["data"]
     fraction = 0.0 if "eval_data" in encoded else config.eval_fraction
     kept, held = split(len(data.examples), fraction, config.seed)
-    held_out = [data.examples[i] for i in held] + list(encoded["eval_data"].examples if "eval_data" in encoded else ())
+    held_out = [data.examples[i] for i in held] + list(
+        encoded["eval_data"].examples if "eval_data" in encoded else ()
+    )
     for name in ("patience", "eval_every"):
         if getattr(config, name) and not held_out:
-            raise TrainingError(f"{name} needs an evaluation: give eval_data, or an eval_fraction and two rows or more")
+            raise TrainingError(
+                f"{name} needs an evaluation: give eval_data, or an eval_fraction and two rows or more"
+            )
     notes = [note for name, file in files.items() for note in _long_rows(file.path, encoded[name])]
     if fraction and not held:
         notes.append("a single row: nothing is held out")
@@ -180,7 +206,9 @@ def _long_rows(path: Path, encoded: Encoded) -> Iterator[str]:
 
 def _settings(config: TrainConfig, files: dict[str, DataFile], base: LoadedBase) -> dict[str, Any]:
     return config.settings() | {
-        "base_identity": base.identity, "dtype": str(base.model.dtype), "device": base.model.device.type,
+        "base_identity": base.identity,
+        "dtype": str(base.model.dtype),
+        "device": base.model.device.type,
         **{f"{name}_sha256": file.sha256 for name, file in files.items()},
     }
 
@@ -189,16 +217,27 @@ def _check_start(saved: dict[str, torch.Tensor], now: dict[str, torch.Tensor]) -
     """The base that a resumed run trains against must be the changed one of before."""
     for name, tensor in saved.items():
         if not tensor.equal(now[name]):
-            raise TrainingError(f"{name} starts differently on this machine: the run cannot be gone on with here")
+            raise TrainingError(
+                f"{name} starts differently on this machine: the run cannot be gone on with here"
+            )
 
 
 def _result(config: TrainConfig, loop: Loop, rows: _Rows, stopped: str) -> TrainResult:
     return TrainResult(
-        adapter=config.out, losses=loop.metrics.series("loss"), eval_losses=loop.metrics.series("eval_loss"),
-        steps=loop.step, stopped=stopped, tokens_per_s=loop.tokens / max(loop.seconds, 1e-9), seconds=loop.seconds,
-        rows=len(rows.examples), cut=rows.cut, skipped=rows.skipped,
-        held_out=rows.held_out[0].row if rows.held_out else None, notes=rows.notes,
-        weights_step=loop.weights_step)
+        adapter=config.out,
+        losses=loop.metrics.series("loss"),
+        eval_losses=loop.metrics.series("eval_loss"),
+        steps=loop.step,
+        stopped=stopped,
+        tokens_per_s=loop.tokens / max(loop.seconds, 1e-9),
+        seconds=loop.seconds,
+        rows=len(rows.examples),
+        cut=rows.cut,
+        skipped=rows.skipped,
+        held_out=rows.held_out[0].row if rows.held_out else None,
+        notes=rows.notes,
+        weights_step=loop.weights_step,
+    )
 
 
 @contextmanager

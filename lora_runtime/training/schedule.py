@@ -6,7 +6,8 @@ import math
 
 
 def learning_rate(peak: float, schedule: str, warmup: float, step: int, total: int) -> float:
-    """Rate of the step counted from 0. It rises over the first `warmup` of the steps, then stays or falls towards 0."""
+    """Rate of the step counted from 0. It rises over the first `warmup` of the steps, then stays or
+    falls towards 0."""
     rising = math.ceil(total * warmup)
     if step < rising:
         return peak * (step + 1) / (rising + 1)

@@ -36,7 +36,9 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         self._on_refused = on_refused
 
     async def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        details: grpc.HandlerCallDetails,
     ) -> Any:
         handler, method = await continuation(details), details.method
         if handler is None or method.startswith(OPEN_PREFIX):
@@ -64,12 +66,15 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
 
     def _refusing(self, handler: Any, method: str) -> Any:
         """Make a refusing handler in the shape of `handler`; the request is not even parsed."""
+
         async def refuse(request: Any, context: grpc.aio.ServicerContext) -> None:
             log.warning("call refused", method=method, peer=context.peer(), reason="no valid token")
             self._on_refused("unauthenticated")
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, _NO_TOKEN)
 
-        async def refuse_stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+        async def refuse_stream(
+            request: Any, context: grpc.aio.ServicerContext
+        ) -> AsyncIterator[None]:
             await refuse(request, context)
             yield
 
@@ -91,6 +96,7 @@ def _bearer(metadata: Any) -> str:
 
 def _guarded(handler: Any, check: Check) -> Any:
     """Put `handler` behind `check`; all of loramux's calls have one request message."""
+
     async def unary(request: Any, context: grpc.aio.ServicerContext) -> Any:
         await check(request, context)
         return await handler.unary_unary(request, context)
@@ -102,6 +108,8 @@ def _guarded(handler: Any, check: Check) -> Any:
                 yield answer
 
     make, behavior = (
-        (grpc.unary_stream_rpc_method_handler, stream) if handler.response_streaming
-        else (grpc.unary_unary_rpc_method_handler, unary))
+        (grpc.unary_stream_rpc_method_handler, stream)
+        if handler.response_streaming
+        else (grpc.unary_unary_rpc_method_handler, unary)
+    )
     return make(behavior, handler.request_deserializer, handler.response_serializer)

@@ -62,7 +62,11 @@ def _none(request: Any) -> list[str]:
     return []
 
 
-_USE, _ADMIN, _GET = Rule(Right.USE, _generate_ids), Rule(Right.ADMIN, _adapter_id), Rule(Right.READ, _adapter_id)
+_USE, _ADMIN, _GET = (
+    Rule(Right.USE, _generate_ids),
+    Rule(Right.ADMIN, _adapter_id),
+    Rule(Right.READ, _adapter_id),
+)
 _READ = Rule(Right.READ, _none)
 RULES: dict[str, Rule] = {
     "/loramux.v1.Inference/Generate": _USE,

@@ -146,7 +146,9 @@ def _load(path: Path) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         reason = "has a key twice" if isinstance(error, DuplicateKeyError) else "is not YAML"
-        raise AuthFileError(f"{path.name} {reason}{f', line {mark.line + 1}' if mark else ''}") from None
+        raise AuthFileError(
+            f"{path.name} {reason}{f', line {mark.line + 1}' if mark else ''}"
+        ) from None
     except (ValueError, RecursionError) as error:
         # Such as a date that there is not, or lists in lists in lists.
         raise AuthFileError(f"{path.name} is not YAML: {type(error).__name__}") from None

@@ -10,7 +10,10 @@ import typer
 from . import adapters, calls, serve, token, train
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="One frozen base model, many LoRA adapters, one batch.")
+    no_args_is_help=True,
+    add_completion=False,
+    help="One frozen base model, many LoRA adapters, one batch.",
+)
 app.command("serve")(serve.serve)
 app.command("generate")(calls.generate)
 app.add_typer(adapters.app, name="adapters")

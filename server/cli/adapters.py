@@ -17,10 +17,16 @@ from .common import AsJson, fail, print_json, remote
 app = typer.Typer(no_args_is_help=True, help="Load, change, list and inspect adapters.")
 
 Name = Annotated[str, typer.Argument(help="Adapter id.")]
-Weight = Annotated[float | None, typer.Option(min=0, help="Share of the served tokens beside the other adapters.")]
-MaxRunning = Annotated[int | None, typer.Option(min=0, help="Requests that may run at once; 0: no limit.")]
+Weight = Annotated[
+    float | None, typer.Option(min=0, help="Share of the served tokens beside the other adapters.")
+]
+MaxRunning = Annotated[
+    int | None, typer.Option(min=0, help="Requests that may run at once; 0: no limit.")
+]
 MaxWaiting = Annotated[int | None, typer.Option(min=0, help="Requests that may wait; 0: no limit.")]
-TokensPerMinute = Annotated[int | None, typer.Option(min=0, help="Prompt and completion; 0: no limit.")]
+TokensPerMinute = Annotated[
+    int | None, typer.Option(min=0, help="Prompt and completion; 0: no limit.")
+]
 Pinned = Annotated[bool | None, typer.Option(help="Keep it in its slot.")]
 
 
@@ -28,11 +34,22 @@ Pinned = Annotated[bool | None, typer.Option(help="Keep it in its slot.")]
 @remote
 def load(
     client: Client,
-    source: Annotated[str, typer.Argument(
-        help="Directory below one of the server's adapter roots, or URL below one of its adapter sources.")],
-    name: Annotated[str, typer.Option("--name", help="Adapter id; default: the source's last part.")] = "",
-    canary: Annotated[float, typer.Option(
-        min=0, help="Let the new version take this share of the id's requests, beside the current one.")] = 0,
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Directory below one of the server's adapter roots, or URL below one of its adapter sources."
+        ),
+    ],
+    name: Annotated[
+        str, typer.Option("--name", help="Adapter id; default: the source's last part.")
+    ] = "",
+    canary: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Let the new version take this share of the id's requests, beside the current one.",
+        ),
+    ] = 0,
     weight: Weight = None,
     max_running: MaxRunning = None,
     max_waiting: MaxWaiting = None,
@@ -41,8 +58,13 @@ def load(
     as_json: AsJson = False,
 ) -> None:
     """Load an adapter, or move its id to a new version."""
-    policy = _given(weight=weight, max_running=max_running, max_waiting=max_waiting,
-                    tokens_per_minute=tokens_per_minute, pinned=pinned)
+    policy = _given(
+        weight=weight,
+        max_running=max_running,
+        max_waiting=max_waiting,
+        tokens_per_minute=tokens_per_minute,
+        pinned=pinned,
+    )
     fields: dict[str, Any] = {"source" if "://" in source else "path": source, "adapter_id": name}
     if policy:
         fields["policy"] = policy
@@ -54,7 +76,9 @@ def load(
 def unload(
     client: Client,
     name: Name,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for requests that use it.")] = 0,
+    timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for requests that use it.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Unload an adapter and free its memory."""
@@ -66,7 +90,9 @@ def unload(
 def rollback(
     client: Client,
     name: Name,
-    version: Annotated[str, typer.Option(help="One of its older versions; default: the newest of them.")] = "",
+    version: Annotated[
+        str, typer.Option(help="One of its older versions; default: the newest of them.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Serve an older version again."""
@@ -78,8 +104,12 @@ def rollback(
 def canary(
     client: Client,
     name: Name,
-    weight: Annotated[float, typer.Argument(
-        min=0, max=1, help="Share of the requests; 0 drops the canary, 1 promotes it.")],
+    weight: Annotated[
+        float,
+        typer.Argument(
+            min=0, max=1, help="Share of the requests; 0 drops the canary, 1 promotes it."
+        ),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Change the share of requests that the canary takes, promote or drop it."""
@@ -90,7 +120,9 @@ def canary(
 @remote
 def policy(
     client: Client,
-    name: Annotated[str, typer.Argument(help="Adapter id; '*' for all without a policy of their own.")],
+    name: Annotated[
+        str, typer.Argument(help="Adapter id; '*' for all without a policy of their own.")
+    ],
     weight: Weight = None,
     max_running: MaxRunning = None,
     max_waiting: MaxWaiting = None,
@@ -99,16 +131,25 @@ def policy(
     as_json: AsJson = False,
 ) -> None:
     """Set what an adapter's requests may take. Takes the place of the whole former policy."""
-    answer = client.set_policy(name, **_given(
-        weight=weight, max_running=max_running, max_waiting=max_waiting, tokens_per_minute=tokens_per_minute,
-        pinned=pinned))
+    answer = client.set_policy(
+        name,
+        **_given(
+            weight=weight,
+            max_running=max_running,
+            max_waiting=max_waiting,
+            tokens_per_minute=tokens_per_minute,
+            pinned=pinned,
+        ),
+    )
     _show([answer.adapter] if answer.HasField("adapter") else [], as_json)
 
 
 @app.command("inspect")
 def inspect(
     path: Annotated[Path, typer.Argument(help="A PEFT adapter's directory on this machine.")],
-    base: Annotated[Path | None, typer.Option(help="The base's directory: check targets and shapes too.")] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="The base's directory: check targets and shapes too.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check an adapter without a server, and show what would be applied."""
@@ -150,12 +191,16 @@ def _given(**options: Any) -> dict[str, Any]:
 def _show(adapters: list[pb.Adapter], as_json: bool) -> None:
     if as_json:
         return print_json(adapters)
-    typer.echo(f"{'ADAPTER':24} {'STATE':8} {'VERSION':12} {'CANARY':18} {'RANK':>4} {'MODULES':>7} {'BYTES':>12} "
-               f"{'LEASES':>6}")
+    typer.echo(
+        f"{'ADAPTER':24} {'STATE':8} {'VERSION':12} {'CANARY':18} {'RANK':>4} {'MODULES':>7} {'BYTES':>12} "
+        f"{'LEASES':>6}"
+    )
     for a in adapters:
         state = pb.AdapterState.Name(a.state).removeprefix("ADAPTER_STATE_").lower()
         canary = f"{a.canary.version[:12]} {a.canary.weight:.0%}" if a.HasField("canary") else "-"
-        typer.echo(f"{a.adapter_id:24} {state:8} {a.version[:12]:12} {canary:18} {a.max_rank:4} {len(a.modules):7} "
-                   f"{a.num_bytes:12} {a.leases:6}")
+        typer.echo(
+            f"{a.adapter_id:24} {state:8} {a.version[:12]:12} {canary:18} {a.max_rank:4} {len(a.modules):7} "
+            f"{a.num_bytes:12} {a.leases:6}"
+        )
         if a.error:
             typer.echo(f"  {a.error}")

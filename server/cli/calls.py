@@ -18,7 +18,11 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="The prompt; - reads standard input.")],
     adapter: Annotated[
         list[str] | None,
-        typer.Option("--adapter", "-a", help="Adapter id, or ID=WEIGHT; repeated: all at once. None: the base model."),
+        typer.Option(
+            "--adapter",
+            "-a",
+            help="Adapter id, or ID=WEIGHT; repeated: all at once. None: the base model.",
+        ),
     ] = None,
     chat: Annotated[bool, typer.Option(help="Send the prompt as a user's chat message.")] = True,
     max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
@@ -32,8 +36,15 @@ def generate(
 ) -> None:
     """Stream a completion to the terminal."""
     text = sys.stdin.read() if prompt == "-" else prompt
-    options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k,
-               "seed": seed, "stop": stop, "priority": priority}
+    options = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "seed": seed,
+        "stop": stop,
+        "priority": priority,
+    }
     fields: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
     fields |= {"messages": [{"role": "user", "content": text}]} if chat else {"prompt": text}
     for event in client.stream(**_adapter_fields(adapter or []), **fields):
@@ -64,6 +75,10 @@ def _weighted(text: str) -> dict[str, Any]:
     """Parse ID or ID=WEIGHT; what follows the last = and is no number belongs to the id."""
     adapter_id, _, weight = text.rpartition("=")
     try:
-        return {"adapter_id": adapter_id, "weight": float(weight)} if adapter_id else {"adapter_id": text}
+        return (
+            {"adapter_id": adapter_id, "weight": float(weight)}
+            if adapter_id
+            else {"adapter_id": text}
+        )
     except ValueError:
         return {"adapter_id": text}

@@ -21,22 +21,34 @@ _TOKEN = "LORAMUX_TOKEN"
 
 def reach(
     target: Annotated[
-        str, typer.Option("--target", envvar="LORAMUX_TARGET", help="HOST:PORT of a running server.")
+        str,
+        typer.Option("--target", envvar="LORAMUX_TARGET", help="HOST:PORT of a running server."),
     ] = "127.0.0.1:50051",
     tls: Annotated[
-        bool, typer.Option("--tls", envvar="LORAMUX_TLS", help="Use TLS with the system's authorities.")] = False,
+        bool,
+        typer.Option("--tls", envvar="LORAMUX_TLS", help="Use TLS with the system's authorities."),
+    ] = False,
     ca: Annotated[
-        Path | None, typer.Option("--ca", envvar="LORAMUX_CA", help="PEM file of the server's authority; turns TLS on.")
+        Path | None,
+        typer.Option(
+            "--ca", envvar="LORAMUX_CA", help="PEM file of the server's authority; turns TLS on."
+        ),
     ] = None,
     cert: Annotated[
-        Path | None, typer.Option("--cert", envvar="LORAMUX_CERT", help="PEM file of the client's certificate.")
+        Path | None,
+        typer.Option("--cert", envvar="LORAMUX_CERT", help="PEM file of the client's certificate."),
     ] = None,
     key: Annotated[
-        Path | None, typer.Option("--key", envvar="LORAMUX_KEY", help="PEM file of its private key.")] = None,
+        Path | None,
+        typer.Option("--key", envvar="LORAMUX_KEY", help="PEM file of its private key."),
+    ] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option("--token-file", envvar="LORAMUX_TOKEN_FILE",
-                     help=f"File with the bearer token; or the token itself in {_TOKEN}."),
+        typer.Option(
+            "--token-file",
+            envvar="LORAMUX_TOKEN_FILE",
+            help=f"File with the bearer token; or the token itself in {_TOKEN}.",
+        ),
     ] = None,
 ) -> Client:
     """Make a client of the server that these options name."""
@@ -77,7 +89,9 @@ def set_parameters(command: Callable[..., Any], parameters: list[inspect.Paramet
 
 
 def print_json(value: Message | list[Any]) -> None:
-    typer.echo(json.dumps([to_dict(v) for v in value] if isinstance(value, list) else to_dict(value)))
+    typer.echo(
+        json.dumps([to_dict(v) for v in value] if isinstance(value, list) else to_dict(value))
+    )
 
 
 def fail(message: str, code: int) -> NoReturn:

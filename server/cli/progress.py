@@ -20,9 +20,18 @@ class Progress:
 
     def __init__(self) -> None:
         console = Console(stderr=True)
-        self._bar = Bar(
-            TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(), console=console) if console.is_terminal else None
+        self._bar = (
+            Bar(
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(),
+                TextColumn("{task.fields[numbers]}"),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            if console.is_terminal
+            else None
+        )
         self._console = console
         self._task: Any = None
         self._shown = 0.0
@@ -44,11 +53,17 @@ class Progress:
         if report.eval_loss is not None:
             self._console.print(
                 f"step {report.step}/{report.total_steps}: {numbers} · held out {report.eval_loss:.4f}",
-                highlight=False, soft_wrap=True)
+                highlight=False,
+                soft_wrap=True,
+            )
         if self._bar is not None:
             if self._task is None:
                 self._task = self._bar.add_task("", total=report.total_steps, numbers=numbers)
             self._bar.update(self._task, completed=report.step, numbers=numbers)
         elif report.eval_loss is None and time.monotonic() - self._shown > _LINE_EVERY_S:
-            self._console.print(f"step {report.step}/{report.total_steps}: {numbers}", highlight=False, soft_wrap=True)
+            self._console.print(
+                f"step {report.step}/{report.total_steps}: {numbers}",
+                highlight=False,
+                soft_wrap=True,
+            )
             self._shown = time.monotonic()

@@ -14,11 +14,11 @@ import typer
 from ..client import CallError, Client
 
 _HINTS = {
-    grpc.StatusCode.PERMISSION_DENIED:
-        "The server loads only below its adapter roots, and only for a token that may: start it with --adapter-root of "
-        "a directory above {path} or train into one below its root; a token needs admin and this adapter in its scope.",
-    grpc.StatusCode.INVALID_ARGUMENT:
-        "If the server sees the directory {path} under another name on its machine, --publish-path is that name.",
+    grpc.StatusCode.PERMISSION_DENIED: "The server loads only below its adapter roots, and only for a "
+    "token that may: start it with --adapter-root of a directory above {path} or train into one "
+    "below its root; a token needs admin and this adapter in its scope.",
+    grpc.StatusCode.INVALID_ARGUMENT: "If the server sees the directory {path} under another "
+    "name on its machine, --publish-path is that name.",
     grpc.StatusCode.FAILED_PRECONDITION: "The server must serve the base that the adapter was trained on.",
 }
 _NO_CANARY = -1.0
@@ -38,11 +38,16 @@ class Publication:
         for us. Raises CallError."""
         served = self.client.server_info().base_model
         if served not in (base.resolve().name, str(base)):
-            typer.echo(f"note: the server's base is called {served}, this one {base.resolve().name}", err=True)
+            typer.echo(
+                f"note: the server's base is called {served}, this one {base.resolve().name}",
+                err=True,
+            )
         try:
             self.client.load_adapter(path=self.path, adapter_id=self.name, canary_weight=_NO_CANARY)
         except CallError as error:
-            if error.code is not grpc.StatusCode.INVALID_ARGUMENT or "canary_weight" not in str(error):
+            if error.code is not grpc.StatusCode.INVALID_ARGUMENT or "canary_weight" not in str(
+                error
+            ):
                 raise CallError(f"{error}\n{self._hint(error)}".rstrip(), error.code) from error
 
     def load(self) -> None:
@@ -52,16 +57,34 @@ class Publication:
         except CallError as error:
             words = self._hint(error) or "The adapter is written."
             raise CallError(f"{error}\n{words}\nThen: {self.command}", error.code) from error
-        typer.echo(f"{self.client.target} serves {adapter.adapter_id}, version {adapter.version[:12]}")
+        typer.echo(
+            f"{self.client.target} serves {adapter.adapter_id}, version {adapter.version[:12]}"
+        )
 
     @property
     def command(self) -> str:
         """Command that loads the adapter by hand; a token is not in it."""
         client = self.client
-        reach = [part for flag, value in (("--ca", client.ca), ("--cert", client.cert), ("--key", client.key)) if value
-                 for part in (flag, str(value))]
-        return shlex.join(["loramux", "adapters", "load", self.path, "--name", self.name, "--target", client.target,
-                           *(["--tls"] if client.tls else []), *reach])
+        reach = [
+            part
+            for flag, value in (("--ca", client.ca), ("--cert", client.cert), ("--key", client.key))
+            if value
+            for part in (flag, str(value))
+        ]
+        return shlex.join(
+            [
+                "loramux",
+                "adapters",
+                "load",
+                self.path,
+                "--name",
+                self.name,
+                "--target",
+                client.target,
+                *(["--tls"] if client.tls else []),
+                *reach,
+            ]
+        )
 
     def _hint(self, error: CallError) -> str:
         hint = _HINTS.get(error.code) if error.code is not None else None
@@ -72,14 +95,20 @@ class Publication:
 
         Raises CallError; not for a token that may not ask one of the two, which is said.
         """
-        fields: dict[str, Any] = {"prompt": prompt} if isinstance(prompt, str) else {"messages": list(prompt)}
+        fields: dict[str, Any] = (
+            {"prompt": prompt} if isinstance(prompt, str) else {"messages": list(prompt)}
+        )
         asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         typer.echo(f"{'prompt':12} {asked}")
         for label, adapter_id in (("base", ""), (self.name, self.name)):
             try:
-                events = self.client.stream(adapter_id=adapter_id, max_new_tokens=max_new_tokens, **fields)
+                events = self.client.stream(
+                    adapter_id=adapter_id, max_new_tokens=max_new_tokens, **fields
+                )
                 typer.echo(f"{label:12} {''.join(event.text for event in events).strip()}")
             except CallError as error:
                 if error.code is not grpc.StatusCode.PERMISSION_DENIED:
-                    raise CallError(f"{self.name} is served, but did not answer: {error}", error.code) from error
+                    raise CallError(
+                        f"{self.name} is served, but did not answer: {error}", error.code
+                    ) from error
                 typer.echo(f"{label:12} not asked: {error}")

@@ -17,7 +17,11 @@ from ..config import Settings, SettingsError, load
 from .common import fail, set_parameters
 
 _ENGINE = {setting.name for setting in EngineConfig.settings()}
-_REPEATED = {"adapters": "--adapter", "adapter_roots": "--adapter-root", "adapter_sources": "--adapter-source"}
+_REPEATED = {
+    "adapters": "--adapter",
+    "adapter_roots": "--adapter-root",
+    "adapter_sources": "--adapter-source",
+}
 
 
 def serve(config: Path | None = None, **flags: Any) -> None:
@@ -46,8 +50,10 @@ def _parameters() -> list[inspect.Parameter]:
     config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
     return [
         inspect.Parameter("config", keyword, default=None, annotation=config),
-        *(inspect.Parameter(name, keyword, default=None, annotation=_option(name, field))
-          for name, field in Settings.model_fields.items()),
+        *(
+            inspect.Parameter(name, keyword, default=None, annotation=_option(name, field))
+            for name, field in Settings.model_fields.items()
+        ),
     ]
 
 
@@ -56,14 +62,18 @@ def _option(name: str, field: FieldInfo) -> Any:
     if name in _REPEATED:
         plain = list[Path] if field.annotation == list[Path] else list[str]
     flag = _REPEATED.get(name, f"--{name.replace('_', '-')}")
-    has_default = not field.is_required() and not field.default_factory and field.default not in (None, "")
+    has_default = (
+        not field.is_required() and not field.default_factory and field.default not in (None, "")
+    )
     # In brackets it would be markup.
     default = f" (default: {field.default})" if has_default else ""
     declarations = [f"{flag}/--no-{flag[2:]}"] if plain is bool else [flag]
     help_text = f"{field.description}{default}"
     panel = "Engine" if name in _ENGINE else None  # beside the others under "Options"
-    return Annotated[plain | None, typer.Option(
-        *declarations, help=help_text, show_default=False, rich_help_panel=panel)]
+    return Annotated[
+        plain | None,
+        typer.Option(*declarations, help=help_text, show_default=False, rich_help_panel=panel),
+    ]
 
 
 def _split_adapter(text: str) -> tuple[str, str]:

@@ -14,9 +14,14 @@ def token(
     name: Annotated[str, typer.Argument(help="Whom the token is for; shown in the server's log.")],
     adapter: Annotated[
         list[str] | None,
-        typer.Option("--adapter", help="Glob of the adapter ids it may use; base: the base model; *: all; repeatable."),
+        typer.Option(
+            "--adapter",
+            help="Glob of the adapter ids it may use; base: the base model; *: all; repeatable.",
+        ),
     ] = None,
-    admin: Annotated[bool, typer.Option("--admin", help="May load, unload and change the adapters in scope.")] = False,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="May load, unload and change the adapters in scope.")
+    ] = False,
 ) -> None:
     """Make a random bearer token: the token on standard error, its entry for --auth-file on
     standard output.
@@ -27,5 +32,7 @@ def token(
     secret = new_token()
     typer.echo(secret, err=True)
     # JSON strings are YAML strings
-    typer.echo(f"- name: {json.dumps(name)}\n  token_sha256: {token_hash(secret)}\n"
-               f"  adapters: {json.dumps(adapter or [])}\n  admin: {json.dumps(admin)}")
+    typer.echo(
+        f"- name: {json.dumps(name)}\n  token_sha256: {token_hash(secret)}\n"
+        f"  adapters: {json.dumps(adapter or [])}\n  admin: {json.dumps(admin)}"
+    )

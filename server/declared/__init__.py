@@ -8,4 +8,10 @@ from .gauges import DeclaredGauges
 from .state_file import StateFileError
 from .types import DeclaredState, DeclaredStatus
 
-__all__ = ["DeclaredAdapters", "DeclaredGauges", "DeclaredState", "DeclaredStatus", "StateFileError"]
+__all__ = [
+    "DeclaredAdapters",
+    "DeclaredGauges",
+    "DeclaredState",
+    "DeclaredStatus",
+    "StateFileError",
+]

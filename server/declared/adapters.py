@@ -24,9 +24,17 @@ class DeclaredAdapters:
     """
 
     def __init__(
-        self, engine: AdapterEngine, *, manifest: Path | None = None, directory: Path | None = None,
-        state_file: Path | None = None, reconcile_s: float = 5, load_threads: int = 4, unload_wait_s: float = 5,
-        static_names: Collection[str] = (), on_ready_changed: Callable[[bool], None] = lambda ready: None,
+        self,
+        engine: AdapterEngine,
+        *,
+        manifest: Path | None = None,
+        directory: Path | None = None,
+        state_file: Path | None = None,
+        reconcile_s: float = 5,
+        load_threads: int = 4,
+        unload_wait_s: float = 5,
+        static_names: Collection[str] = (),
+        on_ready_changed: Callable[[bool], None] = lambda ready: None,
         to_save: Callable[[Registration], Registration] = lambda registration: registration,
     ) -> None:
         places: list[Place] = []
@@ -37,8 +45,15 @@ class DeclaredAdapters:
         self._engine, self._static = engine, frozenset(static_names)
         self._state_file = None if state_file is None else StateFile(state_file, to_save=to_save)
         self._reconciler = Reconciler(
-            engine, places, reconcile_s=reconcile_s, load_threads=load_threads, unload_wait_s=unload_wait_s,
-            static_names=static_names, on_ready_changed=on_ready_changed, on_owned_changed=self._note_change)
+            engine,
+            places,
+            reconcile_s=reconcile_s,
+            load_threads=load_threads,
+            unload_wait_s=unload_wait_s,
+            static_names=static_names,
+            on_ready_changed=on_ready_changed,
+            on_owned_changed=self._note_change,
+        )
 
     def restore(self) -> None:
         """Register what the state file holds, and keep it up to date from now on.
@@ -47,9 +62,14 @@ class DeclaredAdapters:
         """
         if self._state_file is not None:
             saved = self._state_file.restore(self._engine)
-            ours = [r for r in saved.adapters
-                    if r.adapter_id in saved.declared and r.adapter_id not in self._static]
-            self._reconciler.adopt(ours, [name for name, policy in saved.declared.items() if policy])
+            ours = [
+                r
+                for r in saved.adapters
+                if r.adapter_id in saved.declared and r.adapter_id not in self._static
+            ]
+            self._reconciler.adopt(
+                ours, [name for name, policy in saved.declared.items() if policy]
+            )
             self._state_file.start(self._engine, self._declared)
 
     def start(self) -> None:

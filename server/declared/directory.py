@@ -51,5 +51,9 @@ class WatchedDirectory:
         except FileNotFoundError:  # removed since
             return None
         except OSError as error:
-            return Declared(name, source, unsettled=f"the directory cannot be read: {error.strerror}")
-        return Declared(name, source, fingerprint=files, unsettled=self._settling.reason(directory, files))
+            return Declared(
+                name, source, unsettled=f"the directory cannot be read: {error.strerror}"
+            )
+        return Declared(
+            name, source, fingerprint=files, unsettled=self._settling.reason(directory, files)
+        )

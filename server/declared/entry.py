@@ -58,7 +58,9 @@ class Entry:
 
         `version`: what the engine serves now, which calls may have changed.
         """
-        return DeclaredStatus(self.name, redact(self.source), self.state, version, self.error, self.since)
+        return DeclaredStatus(
+            self.name, redact(self.source), self.state, version, self.error, self.since
+        )
 
     def want(self, declared: Declared) -> None:
         self.conflict, self.wanted = "", declared
@@ -103,7 +105,9 @@ class Entry:
         if self.wanted != self._tried:
             self._failures = 0
         self._tried = self.wanted
-        self._set(DeclaredState.LOADING if action is Action.LOAD else DeclaredState.REMOVING, self.error)
+        self._set(
+            DeclaredState.LOADING if action is Action.LOAD else DeclaredState.REMOVING, self.error
+        )
 
     def loading_done(self, done: Declared, version: str) -> None:
         self.busy, self.owned, self.loaded, self.version = False, True, done, version
@@ -120,8 +124,7 @@ class Entry:
             self._set(DeclaredState.FAILED, error)
 
     def removing_done(self) -> None:
-        """Note that the name is free; `next` forgets the entry, or loads what is declared by now.
-        """
+        """Note that the name is free; `next` forgets the entry, or loads what is declared by now."""
         self.forget_load()
         self.busy = self.owned = False
 
@@ -153,8 +156,7 @@ class Entry:
 
 
 def files_changed(tried: Declared) -> bool:
-    """True if a local source has changed since the load began: half of a copy, no broken adapter.
-    """
+    """True if a local source has changed since the load began: half of a copy, no broken adapter."""
     if not isinstance(tried.fingerprint, Snapshot):
         return False
     try:

@@ -26,7 +26,10 @@ class Snapshot:
 
     def is_older_than(self, seconds: float) -> bool:
         """True if nothing has changed for that many seconds, by this machine's clock."""
-        return max((changed for *_, changed, _ in self.files), default=0) < (time.time() - seconds) * 1e9
+        return (
+            max((changed for *_, changed, _ in self.files), default=0)
+            < (time.time() - seconds) * 1e9
+        )
 
 
 def snapshot(directory: Path) -> Snapshot:
@@ -40,7 +43,9 @@ def snapshot(directory: Path) -> Snapshot:
         except FileNotFoundError:  # renamed since, or a link whose target is being swapped
             continue
         if stat.S_ISREG(status.st_mode):
-            files.append((path.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+            files.append(
+                (path.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+            )
     return Snapshot(tuple(files))
 
 

@@ -19,10 +19,14 @@ class DeclaredGauges(Collector):
 
     def collect(self) -> list[GaugeMetricFamily]:
         counts = Counter(status.state for status in self._declared.status() if status.name)
-        states = GaugeMetricFamily("loramux_declared_adapters", "Declared adapters by state.", labels=["state"])
+        states = GaugeMetricFamily(
+            "loramux_declared_adapters", "Declared adapters by state.", labels=["state"]
+        )
         for state in DeclaredState:
             states.add_metric([state.value], counts[state])
         ready = GaugeMetricFamily(
-            "loramux_declared_adapters_ready", "1 while every declared adapter has a version that serves.",
-            value=float(self._declared.ready))
+            "loramux_declared_adapters_ready",
+            "1 while every declared adapter has a version that serves.",
+            value=float(self._declared.ready),
+        )
         return [states, ready]

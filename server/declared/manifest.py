@@ -77,7 +77,9 @@ class Manifest:
         adapters = {spec.name: self._declare(spec) for spec in self._specs or ()}
         self._settling.end_look()
         duplicates = tuple(name for name, count in Counter(names).items() if count > 1)
-        return Reading(str(self._path), adapters, duplicates, self._problem, self._specs is not None)
+        return Reading(
+            str(self._path), adapters, duplicates, self._problem, self._specs is not None
+        )
 
     def _declare(self, spec: AdapterSpec) -> Declared:
         policy = spec.policy.to_engine() if spec.policy else None
@@ -108,7 +110,9 @@ def parse(path: Path) -> tuple[AdapterSpec, ...]:
     try:
         return tuple(ManifestSpec.model_validate({} if content is None else content).adapters)
     except ValidationError as error:
-        raise ManifestError("; ".join(_problem(content, e["loc"], e["msg"]) for e in error.errors())) from error
+        raise ManifestError(
+            "; ".join(_problem(content, e["loc"], e["msg"]) for e in error.errors())
+        ) from error
 
 
 def _problem(content: Any, location: tuple[int | str, ...], message: str) -> str:

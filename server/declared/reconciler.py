@@ -1,5 +1,4 @@
-"""Reconciler that makes the engine serve what is declared: it looks, loads, unloads, tries again.
-"""
+"""Reconciler that makes the engine serve what is declared: it looks, loads, unloads, tries again."""
 
 from __future__ import annotations
 
@@ -45,10 +44,17 @@ class Reconciler:
     """
 
     def __init__(
-        self, engine: AdapterEngine, places: Sequence[Place], *, reconcile_s: float, load_threads: int,
-        unload_wait_s: float, static_names: Collection[str] = (),
+        self,
+        engine: AdapterEngine,
+        places: Sequence[Place],
+        *,
+        reconcile_s: float,
+        load_threads: int,
+        unload_wait_s: float,
+        static_names: Collection[str] = (),
         on_ready_changed: Callable[[bool], None] = lambda ready: None,
-        on_owned_changed: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.monotonic,
+        on_owned_changed: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine, self._places, self._static = engine, places, frozenset(static_names)
         self._reconcile_s, self._unload_wait_s, self._clock = reconcile_s, unload_wait_s, clock
@@ -65,7 +71,9 @@ class Reconciler:
         self._removers = Workers("loramux-declared-unload", _UNLOAD_THREADS)
         self._thread = threading.Thread(target=self._run, name="loramux-declared", daemon=True)
 
-    def adopt(self, registrations: Iterable[Registration], with_policy: Collection[str] = ()) -> None:
+    def adopt(
+        self, registrations: Iterable[Registration], with_policy: Collection[str] = ()
+    ) -> None:
         """Adopt names that an earlier process declared and the engine has again: they go if they
         are no longer declared.
 
@@ -102,7 +110,9 @@ class Reconciler:
     def status(self) -> list[DeclaredStatus]:
         versions = self._versions()
         with self._lock:
-            entries = [self._entries[name].status(versions.get(name, "")) for name in sorted(self._entries)]
+            entries = [
+                self._entries[name].status(versions.get(name, "")) for name in sorted(self._entries)
+            ]
             return [*self._problems.values(), *entries]
 
     def owned(self) -> dict[str, bool]:
@@ -116,11 +126,17 @@ class Reconciler:
         readings = [place.read() for place in self._places]
         with self._lock:
             self._merge(readings)
-            work = [(entry, action) for entry in list(self._entries.values()) if (action := self._begin(entry))]
+            work = [
+                (entry, action)
+                for entry in list(self._entries.values())
+                if (action := self._begin(entry))
+            ]
         for entry, action in work:
             if action is Action.LOAD:
                 assert entry.wanted is not None
-                self._loaders.submit(partial(self._load, entry, entry.wanted, entry.policy(entry.wanted)))
+                self._loaders.submit(
+                    partial(self._load, entry, entry.wanted, entry.policy(entry.wanted))
+                )
             else:
                 self._removers.submit(partial(self._unload, entry))
         self._tell()
@@ -128,7 +144,9 @@ class Reconciler:
     def wait_idle(self, timeout_s: float) -> bool:
         """Wait until nothing that was begun still runs; False after `timeout_s` seconds."""
         with self._lock:
-            return self._lock.wait_for(lambda: not any(e.busy for e in self._entries.values()), timeout_s)
+            return self._lock.wait_for(
+                lambda: not any(e.busy for e in self._entries.values()), timeout_s
+            )
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -167,7 +185,9 @@ class Reconciler:
         counts = Counter(name for reading in readings for name in reading.adapters)
         counts.update(name for reading in readings for name in reading.duplicates)
         counts.update(name for name in self._static if name in counts)
-        wanted = {name: declared for reading in readings for name, declared in reading.adapters.items()}
+        wanted = {
+            name: declared for reading in readings for name, declared in reading.adapters.items()
+        }
         for name, declared in wanted.items():
             entry = self._entries.setdefault(name, Entry(name, declared.source))
             entry.known = True
@@ -188,16 +208,24 @@ class Reconciler:
                 continue
             before = self._problems.get(reading.place)
             if before is None or before.error != reading.problem:
-                log.error("declared adapters cannot be read", place=reading.place, error=reading.problem)
+                log.error(
+                    "declared adapters cannot be read", place=reading.place, error=reading.problem
+                )
                 before = DeclaredStatus(
-                    "", reading.place, DeclaredState.FAILED, error=reading.problem, since=time.time())
+                    "",
+                    reading.place,
+                    DeclaredState.FAILED,
+                    error=reading.problem,
+                    since=time.time(),
+                )
             problems[reading.place] = before
         self._problems = problems
 
     def _load(self, entry: Entry, wanted: Declared, policy: AdapterPolicy | None) -> None:
         try:
             info = self._engine.load_adapter(
-                wanted.source, entry.name, canary_weight=wanted.canary_weight, policy=policy)
+                wanted.source, entry.name, canary_weight=wanted.canary_weight, policy=policy
+            )
         except Exception as error:
             text, torn = _explain(error, entry.name), files_changed(wanted)
             with self._changed():

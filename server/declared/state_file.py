@@ -45,7 +45,9 @@ class StateFile(EngineObserver):
     """
 
     def __init__(
-        self, path: Path, delay_s: float = 0.5,
+        self,
+        path: Path,
+        delay_s: float = 0.5,
         to_save: Callable[[Registration], Registration] = lambda registration: registration,
     ) -> None:
         """Take the path. `to_save`: what is kept of a registration."""
@@ -60,7 +62,9 @@ class StateFile(EngineObserver):
         except FileNotFoundError:
             return Saved()
         except OSError as error:
-            raise StateFileError(f"state file {self._path} cannot be read: {error.strerror}") from error
+            raise StateFileError(
+                f"state file {self._path} cannot be read: {error.strerror}"
+            ) from error
         except ValidationError as error:
             first = error.errors(include_input=False)[0]
             where = ".".join(map(str, first["loc"])) or "the file"
@@ -72,18 +76,23 @@ class StateFile(EngineObserver):
 
         Raises StateFileError.
         """
-        saved, present = self.read(), {registration.adapter_id for registration in engine.registrations()}
+        saved, present = (
+            self.read(),
+            {registration.adapter_id for registration in engine.registrations()},
+        )
         for registration in saved.adapters:
             if registration.adapter_id in present:
                 continue
             if not registration.versions:
                 raise StateFileError(
-                    f"state file {self._path} is corrupt: adapter {registration.adapter_id!r} has no version")
+                    f"state file {self._path} is corrupt: adapter {registration.adapter_id!r} has no version"
+                )
             try:
                 engine.register(registration)
             except (LoramuxError, ValueError) as error:
                 raise StateFileError(
-                    f"state file {self._path}: adapter {registration.adapter_id!r}: {error}") from error
+                    f"state file {self._path}: adapter {registration.adapter_id!r}: {error}"
+                ) from error
         return saved
 
     def start(self, engine: AdapterEngine, declared: Callable[[], dict[str, bool]]) -> None:
@@ -95,9 +104,13 @@ class StateFile(EngineObserver):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._write(self._current(engine, declared))
         except OSError as error:
-            raise StateFileError(f"state file {self._path} cannot be written: {error.strerror}") from error
+            raise StateFileError(
+                f"state file {self._path} cannot be written: {error.strerror}"
+            ) from error
         engine.add_observer(self)
-        self._thread = threading.Thread(target=self._run, args=(engine, declared), name="loramux-state", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(engine, declared), name="loramux-state", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -123,13 +136,14 @@ class StateFile(EngineObserver):
                 self._write(now)
                 written = now
             except OSError as error:
-                log.error("the state file cannot be written", path=str(self._path), error=error.strerror)
+                log.error(
+                    "the state file cannot be written", path=str(self._path), error=error.strerror
+                )
                 if not self._stopping.wait(_RETRY_S):
                     self._changed.set()
 
     def _write(self, saved: Saved) -> None:
-        """Write the file so that readers, and a crash at any moment, find the old or the new one.
-        """
+        """Write the file so that readers, and a crash at any moment, find the old or the new one."""
         temporary = self._path.with_name(f".{self._path.name}.tmp")
         temporary.unlink(missing_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -145,4 +159,6 @@ class StateFile(EngineObserver):
             os.close(directory)
 
     def _current(self, engine: AdapterEngine, declared: Callable[[], dict[str, bool]]) -> Saved:
-        return Saved(adapters=tuple(self._to_save(r) for r in engine.registrations()), declared=declared())
+        return Saved(
+            adapters=tuple(self._to_save(r) for r in engine.registrations()), declared=declared()
+        )

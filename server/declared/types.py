@@ -14,7 +14,11 @@ class AdapterEngine(Protocol):
     """The part of `lora_runtime.Engine` that is used here."""
 
     def load_adapter(
-        self, source: str, adapter_id: str | None = None, *, canary_weight: float = 0,
+        self,
+        source: str,
+        adapter_id: str | None = None,
+        *,
+        canary_weight: float = 0,
         policy: AdapterPolicy | None = None,
     ) -> AdapterInfo: ...
 
@@ -43,8 +47,7 @@ class DeclaredState(StrEnum):
 
 @dataclass(frozen=True)
 class DeclaredStatus:
-    """Status of a declared adapter; without a name, of a manifest or directory that is unreadable.
-    """
+    """Status of a declared adapter; without a name, of a manifest or directory that is unreadable."""
 
     name: str
     source: str

@@ -11,7 +11,14 @@ import grpc
 from loramux.v1 import adapters_pb2 as pb
 from loramux.v1 import adapters_pb2_grpc
 
-from lora_runtime import MAX_ID_LENGTH, AdapterInfo, AdapterInUseError, Engine, EngineStoppedError, InvalidRequestError
+from lora_runtime import (
+    MAX_ID_LENGTH,
+    AdapterInfo,
+    AdapterInUseError,
+    Engine,
+    EngineStoppedError,
+    InvalidRequestError,
+)
 
 from .. import errors
 from ..auth.interceptor import caller
@@ -35,8 +42,11 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
     """
 
     def __init__(
-        self, engine: Callable[[], Engine], locations: Locations,
-        declared: Callable[[], Iterable[DeclaredStatus]], max_message_bytes: int,
+        self,
+        engine: Callable[[], Engine],
+        locations: Locations,
+        declared: Callable[[], Iterable[DeclaredStatus]],
+        max_message_bytes: int,
     ) -> None:
         self._engine = engine
         self._locations = locations
@@ -52,9 +62,15 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         for threads in (self._threads, self._unload_threads):
             threads.shutdown(wait=False, cancel_futures=True)
 
-    async def LoadAdapter(self, request: pb.LoadAdapterRequest, context: grpc.aio.ServicerContext) -> pb.Adapter:
+    async def LoadAdapter(
+        self, request: pb.LoadAdapterRequest, context: grpc.aio.ServicerContext
+    ) -> pb.Adapter:
         def load() -> AdapterInfo:
-            engine, source, adapter_id = self._engine(), self._locations.resolve(request), adapter_id_of(request)
+            engine, source, adapter_id = (
+                self._engine(),
+                self._locations.resolve(request),
+                adapter_id_of(request),
+            )
             if adapter_id == _ALL:
                 raise InvalidRequestError.of("adapter_id", f"{_ALL!r} stands for all adapters")
             if not 0 <= request.canary_weight < 1:
@@ -62,11 +78,18 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             policy = from_policy(request.policy) if request.HasField("policy") else None
             # The roots once more, for links that are changed between the look and the reading.
             return engine.load_adapter(
-                source, adapter_id, canary_weight=request.canary_weight, policy=policy, roots=self._locations.roots)
+                source,
+                adapter_id,
+                canary_weight=request.canary_weight,
+                policy=policy,
+                roots=self._locations.roots,
+            )
 
         return to_message(await self._admin(load, request.adapter_id, context))
 
-    async def UnloadAdapter(self, request: pb.UnloadAdapterRequest, context: grpc.aio.ServicerContext) -> pb.Adapter:
+    async def UnloadAdapter(
+        self, request: pb.UnloadAdapterRequest, context: grpc.aio.ServicerContext
+    ) -> pb.Adapter:
         def unload() -> AdapterInfo:
             if not 0 <= request.timeout_s <= _MAX_UNLOAD_WAIT_S:
                 raise InvalidRequestError.of("timeout_s", f"must be in [0, {_MAX_UNLOAD_WAIT_S}]")
@@ -83,7 +106,9 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
 
         return to_message(await self._admin(roll_back, request.adapter_id, context))
 
-    async def SetCanary(self, request: pb.SetCanaryRequest, context: grpc.aio.ServicerContext) -> pb.Adapter:
+    async def SetCanary(
+        self, request: pb.SetCanaryRequest, context: grpc.aio.ServicerContext
+    ) -> pb.Adapter:
         def set_canary() -> AdapterInfo:
             if not request.HasField("weight") or not 0 <= request.weight <= 1:
                 raise InvalidRequestError.of("weight", "is needed, and must be in [0, 1]")
@@ -91,10 +116,14 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
 
         return to_message(await self._admin(set_canary, request.adapter_id, context))
 
-    async def SetPolicy(self, request: pb.SetPolicyRequest, context: grpc.aio.ServicerContext) -> pb.SetPolicyResponse:
+    async def SetPolicy(
+        self, request: pb.SetPolicyRequest, context: grpc.aio.ServicerContext
+    ) -> pb.SetPolicyResponse:
         def set_policy() -> AdapterInfo | None:
             if not request.adapter_id:
-                raise InvalidRequestError.of("adapter_id", f"must not be empty; {_ALL!r} is the default policy")
+                raise InvalidRequestError.of(
+                    "adapter_id", f"must not be empty; {_ALL!r} is the default policy"
+                )
             if not request.HasField("policy"):
                 raise InvalidRequestError.of("policy", "is needed")
             return self._engine().set_policy(request.adapter_id, from_policy(request.policy))
@@ -102,7 +131,9 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         info = await self._admin(set_policy, request.adapter_id, context)
         return pb.SetPolicyResponse(adapter=to_message(info) if info else None)
 
-    async def GetAdapter(self, request: pb.GetAdapterRequest, context: grpc.aio.ServicerContext) -> pb.Adapter:
+    async def GetAdapter(
+        self, request: pb.GetAdapterRequest, context: grpc.aio.ServicerContext
+    ) -> pb.Adapter:
         def get() -> AdapterInfo:
             _check_length(request.adapter_id)
             return self._engine().get_adapter(request.adapter_id)
@@ -126,17 +157,27 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         who = caller()
         declared = await asyncio.to_thread(self._declared)  # takes locks
         adapters = [
-            pb.DeclaredAdapter(name=d.name, source=d.source, state=d.state, version=d.version, error=d.error)
-            for d in declared if (who.may_use(d.name) if d.name else who.admin)]
+            pb.DeclaredAdapter(
+                name=d.name, source=d.source, state=d.state, version=d.version, error=d.error
+            )
+            for d in declared
+            if (who.may_use(d.name) if d.name else who.admin)
+        ]
         return pb.ListDeclaredAdaptersResponse(adapters=adapters)
 
     async def _admin(
-        self, work: Callable[[], T], adapter_id: str, context: grpc.aio.ServicerContext, waits: bool = False
+        self,
+        work: Callable[[], T],
+        adapter_id: str,
+        context: grpc.aio.ServicerContext,
+        waits: bool = False,
     ) -> T:
         async def run() -> T:
             _check_length(adapter_id)
             try:
-                running = self._unload_later(work, adapter_id) if waits else self._threads.submit(work)
+                running = (
+                    self._unload_later(work, adapter_id) if waits else self._threads.submit(work)
+                )
             except RuntimeError as error:  # closed
                 raise EngineStoppedError("the server is stopping") from error
             return await asyncio.wrap_future(running)

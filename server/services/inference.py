@@ -31,8 +31,19 @@ from lora_runtime import (
 
 from .. import errors
 
-_OPTIONAL = ("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty",
-             "frequency_penalty", "seed", "logprobs", "n")
+_OPTIONAL = (
+    "max_new_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "logprobs",
+    "n",
+)
 _REASONS = {
     FinishReason.EOS: pb.FINISH_REASON_EOS,
     FinishReason.STOP: pb.FINISH_REASON_STOP,
@@ -51,7 +62,9 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
     def __init__(self, engine: Callable[[], Engine]) -> None:
         self._engine = engine
 
-    async def Generate(self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> pb.GenerateResponse:
+    async def Generate(
+        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> pb.GenerateResponse:
         async with self._request(request, context) as handle:
             return _to_response(await handle.aresult())
 
@@ -81,7 +94,9 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             if handle is not None:
                 handle.cancel()
 
-    async def _submit(self, message: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> RequestHandle:
+    async def _submit(
+        self, message: pb.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> RequestHandle:
         """Submit off the event loop: tokenizing takes milliseconds.
 
         An adapter that was never read here may take seconds or more: its reading is not on the
@@ -111,15 +126,21 @@ def to_request(message: pb.GenerateRequest, timeout_s: float | None) -> Request:
     sampling = {name: getattr(message, name) for name in _OPTIONAL if message.HasField(name)}
     return Request(
         # proto3 has no "set but empty" here: with no other input it is an empty prompt.
-        prompt=message.prompt if message.prompt or not (message.token_ids or message.messages) else None,
+        prompt=message.prompt
+        if message.prompt or not (message.token_ids or message.messages)
+        else None,
         token_ids=tuple(message.token_ids) or None,
         messages=tuple(ChatMessage(m.role, m.content) for m in message.messages) or None,
         adapter_id=message.adapter_id,
         adapters=tuple(
-            WeightedAdapter(a.adapter_id, a.weight if a.HasField("weight") else 1.0) for a in message.adapters),
+            WeightedAdapter(a.adapter_id, a.weight if a.HasField("weight") else 1.0)
+            for a in message.adapters
+        ),
         priority=message.priority,
         sampling=SamplingParams(
-            **sampling, stop=tuple(message.stop), stop_token_ids=tuple(message.stop_token_ids),
+            **sampling,
+            stop=tuple(message.stop),
+            stop_token_ids=tuple(message.stop_token_ids),
             ignore_eos=message.ignore_eos,
         ),
         request_id=message.request_id,
@@ -144,11 +165,18 @@ def _cancel_late(working: asyncio.Future[T]) -> None:
 
 def _to_response(done: Generation) -> pb.GenerateResponse:
     return pb.GenerateResponse(
-        request_id=done.request_id, adapter_id=done.adapter_id, adapter_version=done.adapter_version, text=done.text,
+        request_id=done.request_id,
+        adapter_id=done.adapter_id,
+        adapter_version=done.adapter_version,
+        text=done.text,
         choices=[
             pb.Choice(
-                index=c.index, text=c.text, token_ids=c.token_ids, logprobs=[_logprob(p) for p in c.logprobs],
-                finish_reason=_REASONS[c.finish_reason], usage=pb.Usage(**vars(c.usage)),
+                index=c.index,
+                text=c.text,
+                token_ids=c.token_ids,
+                logprobs=[_logprob(p) for p in c.logprobs],
+                finish_reason=_REASONS[c.finish_reason],
+                usage=pb.Usage(**vars(c.usage)),
                 timings=pb.Timings(**vars(c.timings)),
             )
             for c in done.choices
@@ -159,9 +187,16 @@ def _to_response(done: Generation) -> pb.GenerateResponse:
 
 def _to_increment(handle: RequestHandle, e: TokenEvent) -> pb.GenerateStreamResponse:
     return pb.GenerateStreamResponse(
-        request_id=handle.request_id, adapter_id=handle.request.adapter_id, adapter_version=handle.adapter_version,
-        index=e.index, text=e.text, token_ids=e.token_ids, logprobs=[_logprob(p) for p in e.logprobs],
-        finish_reason=_REASONS[e.finish_reason] if e.finish_reason else pb.FINISH_REASON_UNSPECIFIED,
+        request_id=handle.request_id,
+        adapter_id=handle.request.adapter_id,
+        adapter_version=handle.adapter_version,
+        index=e.index,
+        text=e.text,
+        token_ids=e.token_ids,
+        logprobs=[_logprob(p) for p in e.logprobs],
+        finish_reason=_REASONS[e.finish_reason]
+        if e.finish_reason
+        else pb.FINISH_REASON_UNSPECIFIED,
         usage=pb.Usage(**vars(e.usage)) if e.usage else None,
         timings=pb.Timings(**vars(e.timings)) if e.timings else None,
     )
@@ -173,6 +208,7 @@ def _uses(adapters: Iterable[AdapterUse]) -> list[pb.AdapterUse]:
 
 def _logprob(p: TokenLogprob) -> pb.TokenLogprob:
     return pb.TokenLogprob(
-        token_id=p.token_id, logprob=p.logprob,
+        token_id=p.token_id,
+        logprob=p.logprob,
         top=[pb.TokenLogprob(token_id=token, logprob=value) for token, value in p.top],
     )

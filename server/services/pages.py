@@ -20,7 +20,9 @@ _FRAME_BYTES = 6
 """Bytes of tag and length around an adapter."""
 
 
-def page(adapters: Sequence[AdapterInfo], size: int, token: str, max_bytes: int) -> pb.ListAdaptersResponse:
+def page(
+    adapters: Sequence[AdapterInfo], size: int, token: str, max_bytes: int
+) -> pb.ListAdaptersResponse:
     """Make one page of `adapters`, sorted by id. Raises InvalidRequestError.
 
     It has at most `size` of them, and fewer where they would not fit into a message of `max_bytes`,
@@ -33,7 +35,9 @@ def page(adapters: Sequence[AdapterInfo], size: int, token: str, max_bytes: int)
     rest = [a for a in adapters if after is None or a.adapter_id > after]
     shown = list(_fitting(rest[:size], min(max_bytes, _MAX_BYTES)))
     following = _encode_token(shown[-1].adapter_id) if len(rest) > len(shown) else ""
-    return pb.ListAdaptersResponse(adapters=shown, next_page_token=following, total_size=len(adapters))
+    return pb.ListAdaptersResponse(
+        adapters=shown, next_page_token=following, total_size=len(adapters)
+    )
 
 
 def _fitting(adapters: Iterable[AdapterInfo], max_bytes: int) -> Iterator[pb.Adapter]:
@@ -56,4 +60,6 @@ def _decode_token(token: str) -> str | None:
     try:
         return base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeError) as error:
-        raise InvalidRequestError.of("page_token", "is not a token that ListAdapters gave") from error
+        raise InvalidRequestError.of(
+            "page_token", "is not a token that ListAdapters gave"
+        ) from error

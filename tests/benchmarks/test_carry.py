@@ -1,4 +1,5 @@
-"""What is carried arrives whole or is refused by name, and packages are found without being installed."""
+"""What is carried arrives whole or is refused by name, and packages are found without being
+installed."""
 
 from __future__ import annotations
 
@@ -46,7 +47,9 @@ def test_a_part_that_is_spoiled_is_named(parts: Path) -> None:
         carried.join(parts, about(parts))
 
 
-def test_what_is_missing_is_named(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_named(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Unless there is a base of one's own."""
     monkeypatch.setattr(carried, "MODEL", tmp_path / "model")
     (parts / "base-2/part").unlink()
@@ -68,7 +71,9 @@ def test_wheels_are_on_the_path_and_not_installed(tmp_path: Path) -> None:
     wheel(tmp_path / "wheels", "carried_by_a_test-1.0-py3-none-any.whl")
     variables = carried.environment(tmp_path, tmp_path)
     program = "import carried_by_a_test, loramux.v1; print(carried_by_a_test.VALUE)"
-    done = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "7\n"
     assert carried.UNPACKED in variables["PYTHONPATH"]
 
@@ -80,7 +85,9 @@ def test_wheels_for_another_python_are_left(tmp_path: Path, tag: str, fits: bool
     assert carried.packages(tmp_path / "nothing", tmp_path) == []
 
 
-def test_a_base_that_nothing_here_reads_is_told(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_that_nothing_here_reads_is_told(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before anything is decompressed; and nothing is left behind."""
     monkeypatch.setattr(carried.sys, "path", [str(tmp_path)])
     monkeypatch.delenv("PYTHONPATH", raising=False)
@@ -90,8 +97,10 @@ def test_a_base_that_nothing_here_reads_is_told(parts: Path, tmp_path: Path, mon
     assert sorted(parts.iterdir()) == before
 
 
-@pytest.mark.parametrize(("others", "python", "kept"), [
-    ([], "3.12", True), ([], "3.13", False), (["pytest-0.1-py3-none-any.whl"], "3.12", False)])
+@pytest.mark.parametrize(
+    ("others", "python", "kept"),
+    [([], "3.12", True), ([], "3.13", False), (["pytest-0.1-py3-none-any.whl"], "3.12", False)],
+)
 def test_wheels_are_fetched_anew_unless_all_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: list[str], python: str, kept: bool
 ) -> None:
@@ -105,7 +114,8 @@ def test_wheels_are_fetched_anew_unless_all_are_there(
     carry.wheels(tmp_path, python)
     assert bool(list(tmp_path.iterdir())) == kept
     assert [(c[c.index("--python-version") + 1], c[-1]) for c in fetched] == (
-        [] if kept else [(python, f"pytest=={version}")])
+        [] if kept else [(python, f"pytest=={version}")]
+    )
 
 
 THERE = {"numpy", "pyyaml", "tqdm", "requests"}
@@ -119,8 +129,14 @@ def test_what_a_carried_package_needs_is_carried_too(package: str) -> None:
     except importlib.metadata.PackageNotFoundError:
         pytest.skip(f"{package} is not installed")
     known = {*THERE, *map(canonicalize_name, carry.PACKAGES)}
-    there = {"python_version": carry.PYTHON, "python_full_version": f"{carry.PYTHON}.0", "extra": ""}
-    assert {canonicalize_name(r.name) for r in needed if r.marker is None or r.marker.evaluate(there)} <= known
+    there = {
+        "python_version": carry.PYTHON,
+        "python_full_version": f"{carry.PYTHON}.0",
+        "extra": "",
+    }
+    assert {
+        canonicalize_name(r.name) for r in needed if r.marker is None or r.marker.evaluate(there)
+    } <= known
 
 
 def test_a_spoiled_wheel_is_named(tmp_path: Path) -> None:

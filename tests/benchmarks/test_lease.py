@@ -1,4 +1,5 @@
-"""A lease loses nothing: stages that hang, crash or are killed cost no other, and the next lease goes on."""
+"""A lease loses nothing: stages that hang, crash or are killed cost no other, and the next lease
+goes on."""
 
 from __future__ import annotations
 
@@ -29,8 +30,8 @@ UNTIMED = 1000.0
 
 @pytest.fixture(autouse=True)
 def _own_process_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A lease sets variables and a signal handler of its process, and imports what stages need before it forks them:
-    these need nothing."""
+    """A lease sets variables and a signal handler of its process, and imports what stages need
+    before it forks them: these need nothing."""
     monkeypatch.setattr(lease, "_preload", lambda: True)
     monkeypatch.setattr(lease, "_LEAST_S", 0.5)
     handler = signal.getsignal(signal.SIGTERM)
@@ -43,8 +44,9 @@ def stage(name: str, limit_s: float = 60, *, fresh: bool = False) -> Stage:
     return Stage(name, limit_s, fresh, package=lease_stages.__name__)
 
 
-def run(out: Path, stages: Sequence[Stage], *, earlier: Path | None = None, budget_s: float = UNTIMED
-        ) -> dict[str, Any]:
+def run(
+    out: Path, stages: Sequence[Stage], *, earlier: Path | None = None, budget_s: float = UNTIMED
+) -> dict[str, Any]:
     """The JSON of a lease of these stages behind `environment`."""
     found = read_results(earlier) if earlier else None
     options = Namespace(device="cpu", budget_s=budget_s, out=out, carried=out, repeats=1)
@@ -63,10 +65,21 @@ def names(data: dict[str, Any], stage: str) -> list[str]:
 
 @pytest.mark.parametrize("fresh", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_stage_that_fails_costs_no_other(tmp_path: Path, fresh: bool) -> None:
-    data = run(tmp_path, [stage(name, fresh=fresh) for name in ("raising", "crashing", "missing", "quick")])
-    told = {name: data["stages"][name]["status"] for name in ("raising", "crashing", "missing", "quick")}
-    assert told == {"raising": "failed", "crashing": "killed by SIGSEGV", "missing": "unavailable", "quick": "done"}
-    assert names(data, "raising") == names(data, "crashing") == names(data, "quick") == ["one", "two"]
+    data = run(
+        tmp_path, [stage(name, fresh=fresh) for name in ("raising", "crashing", "missing", "quick")]
+    )
+    told = {
+        name: data["stages"][name]["status"] for name in ("raising", "crashing", "missing", "quick")
+    }
+    assert told == {
+        "raising": "failed",
+        "crashing": "killed by SIGSEGV",
+        "missing": "unavailable",
+        "quick": "done",
+    }
+    assert (
+        names(data, "raising") == names(data, "crashing") == names(data, "quick") == ["one", "two"]
+    )
     assert "this is told" in data["stages"]["raising"]["log"]
     assert "no such thing was carried" in data["stages"]["missing"]["log"]
 
@@ -74,7 +87,9 @@ def test_a_stage_that_fails_costs_no_other(tmp_path: Path, fresh: bool) -> None:
 def test_a_stage_is_cut_off_at_its_limit_and_keeps_its_rows(tmp_path: Path) -> None:
     data = run(tmp_path, [stage("hanging", 1.5), stage("quick")])
     assert {name: data["stages"][name]["status"] for name in ("hanging", "quick")} == {
-        "hanging": "cut", "quick": "done"}
+        "hanging": "cut",
+        "quick": "done",
+    }
     assert names(data, "hanging") == ["one", "two"]
     assert data["stages"]["hanging"]["seconds"] < 30
 
@@ -84,7 +99,10 @@ def test_a_stage_that_is_killed_by_hand(tmp_path: Path) -> None:
     seen: list[dict[str, Any]] = []
 
     def kill() -> None:
-        while not (tmp_path / "hangs").exists() or names(read(tmp_path), "hanging") != ["one", "two"]:
+        while not (tmp_path / "hangs").exists() or names(read(tmp_path), "hanging") != [
+            "one",
+            "two",
+        ]:
             time.sleep(0.02)  # until the lease has taken its rows too
         seen.append(read(tmp_path))
         os.kill(int((tmp_path / "hangs").read_text()), signal.SIGKILL)
@@ -105,9 +123,15 @@ def test_the_next_lease_goes_on_where_the_last_one_ended(tmp_path: Path) -> None
     (tmp_path / "first.json").write_text(json.dumps(first))
     again = [stage("quick"), stage("raising"), stage("hanging", 1.5)]
     second = run(tmp_path / "second", again, earlier=tmp_path / "first.json")
-    assert [row["value"] for row in second["stages"]["quick"]["rows"]] == ["of the first", 1.5]  # not run again
+    assert [row["value"] for row in second["stages"]["quick"]["rows"]] == [
+        "of the first",
+        1.5,
+    ]  # not run again
     assert second["stages"]["quick"]["earlier"]
-    assert [row["value"] for row in second["stages"]["raising"]["rows"]] == ["of the first", 1.5]  # its rows are kept
+    assert [row["value"] for row in second["stages"]["raising"]["rows"]] == [
+        "of the first",
+        1.5,
+    ]  # its rows are kept
     assert second["stages"]["raising"]["status"] == "failed"
     assert names(second, "hanging") == ["one", "two"]
     assert len(names(second, "environment")) == 1
@@ -122,11 +146,18 @@ def test_another_card_takes_nothing_over(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_what_has_no_time_left_is_not_begun(tmp_path: Path) -> None:
     data = run(tmp_path, [stage("quick")], budget_s=6.2)
-    assert data["stages"]["quick"] == {"status": "no time", "seconds": 0, "limit_s": mock.ANY, "rows": []}
+    assert data["stages"]["quick"] == {
+        "status": "no time",
+        "seconds": 0,
+        "limit_s": mock.ANY,
+        "rows": [],
+    }
 
 
-@pytest.mark.parametrize(("how", "told"), [
-    ("wrong", "wrong"), pytest.param("crash", "killed by SIGSEGV", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [("wrong", "wrong"), pytest.param("crash", "killed by SIGSEGV", marks=pytest.mark.slow)],
+)
 def test_a_wrong_tile_is_turned_off_for_what_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, told: str
 ) -> None:
@@ -144,10 +175,17 @@ def test_a_wrong_tile_is_turned_off_for_what_follows(
 @pytest.mark.slow
 def test_a_lease_that_is_ended_from_outside(tmp_path: Path) -> None:
     """As a machine's limit does: what was found is there, and nothing goes on running."""
-    program = ("import sys; from tests.benchmarks.test_lease import run, stage; from pathlib import Path; "
-               "run(Path(sys.argv[1]), [stage('hanging'), stage('quick')])")
-    process = subprocess.Popen([sys.executable, "-c", program, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True,
-                               env={**os.environ, "PYTHONPATH": str(ROOT)})
+    program = (
+        "import sys; from tests.benchmarks.test_lease import run, stage; from pathlib import Path; "
+        "run(Path(sys.argv[1]), [stage('hanging'), stage('quick')])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, tmp_path],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     while not (tmp_path / "hangs").exists():
         time.sleep(0.05)
         assert process.poll() is None
@@ -166,14 +204,22 @@ def test_every_stage_is_a_module() -> None:
     assert len(NAMES) == len(STAGES)
 
 
-@pytest.mark.parametrize(("arguments", "told"), [
-    (["--stages", "decode,none-such"], "none-such is none of environment"), (["--budget-s", "-1"], "--budget-s: -1"),
-    (["--budget-s", "nan"], "--budget-s: nan"), (["--skip-done", "nothing/there"], "No such file"),
-    (["--skip-done", "{not json}"], "is not what a lease writes"), (["--skip-done", "[]"], "not what a lease writes"),
-    (["--skip-done", '{"stages": {"a": {"rows": [{}]}}}'], "is not what a lease writes"),
-    (["--out", "{}"], "exists")])
-def test_wrong_arguments_are_told(tmp_path: Path, arguments: list[str], told: str,
-                                  capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--stages", "decode,none-such"], "none-such is none of environment"),
+        (["--budget-s", "-1"], "--budget-s: -1"),
+        (["--budget-s", "nan"], "--budget-s: nan"),
+        (["--skip-done", "nothing/there"], "No such file"),
+        (["--skip-done", "{not json}"], "is not what a lease writes"),
+        (["--skip-done", "[]"], "not what a lease writes"),
+        (["--skip-done", '{"stages": {"a": {"rows": [{}]}}}'], "is not what a lease writes"),
+        (["--out", "{}"], "exists"),
+    ],
+)
+def test_wrong_arguments_are_told(
+    tmp_path: Path, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Contents stand for a file that has them."""
     name, value = arguments
     if value[0] in "{[":

@@ -1,4 +1,5 @@
-"""benchmarks/lora: its measures against their definitions, its tasks, and every way through it on a tiny base."""
+"""benchmarks/lora: its measures against their definitions, its tasks, and every way through it on a
+tiny base."""
 
 from __future__ import annotations
 
@@ -48,19 +49,38 @@ def test_directions_of_the_update_are_those_of_the_whole_matrix() -> None:
 
 def test_a_steps_change_is_the_sum_of_its_three_parts() -> None:
     x = torch.randn(5, 6)
-    a, b, a_before, b_before = torch.randn(2, 6), torch.randn(4, 2), torch.randn(2, 6), torch.randn(4, 2)
+    a, b, a_before, b_before = (
+        torch.randn(2, 6),
+        torch.randn(4, 2),
+        torch.randn(2, 6),
+        torch.randn(4, 2),
+    )
     base = nn.Linear(6, 4, bias=False)
-    layer = SimpleNamespace(base_layer=base, scaling={"default": 2.0}, lora_A={"default": SimpleNamespace(weight=a)},
-                            lora_B={"default": SimpleNamespace(weight=b)})
+    layer = SimpleNamespace(
+        base_layer=base,
+        scaling={"default": 2.0},
+        lora_A={"default": SimpleNamespace(weight=a)},
+        lora_B={"default": SimpleNamespace(weight=b)},
+    )
     found = norms(layer, x, a_before, b_before)
 
     def length(matrix: torch.Tensor) -> float:
         return float((x @ matrix.T).norm(dim=-1).mean())
 
-    wanted = {"z_a": a, "z_b": 2 * b @ a, "base": base.weight.detach(), "d1": 2 * b_before @ (a - a_before),
-              "d2": 2 * (b - b_before) @ a_before, "d3": 2 * (b - b_before) @ (a - a_before)}
-    assert found == pytest.approx({name: length(matrix) for name, matrix in wanted.items()}, rel=1e-4)
-    torch.testing.assert_close(2 * (b @ a - b_before @ a_before), wanted["d1"] + wanted["d2"] + wanted["d3"])
+    wanted = {
+        "z_a": a,
+        "z_b": 2 * b @ a,
+        "base": base.weight.detach(),
+        "d1": 2 * b_before @ (a - a_before),
+        "d2": 2 * (b - b_before) @ a_before,
+        "d3": 2 * (b - b_before) @ (a - a_before),
+    }
+    assert found == pytest.approx(
+        {name: length(matrix) for name, matrix in wanted.items()}, rel=1e-4
+    )
+    torch.testing.assert_close(
+        2 * (b @ a - b_before @ a_before), wanted["d1"] + wanted["d2"] + wanted["d3"]
+    )
 
 
 def test_a_bottleneck_starts_as_the_identity_and_learns_both_halves() -> None:
@@ -85,7 +105,16 @@ def test_rows_are_the_same_every_time_and_held_out_ones_are_not_trained_on(task:
 
 
 def test_answers_of_orders_are_right() -> None:
-    words = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9}
+    words = {
+        "two": 2,
+        "three": 3,
+        "four": 4,
+        "five": 5,
+        "six": 6,
+        "seven": 7,
+        "eight": 8,
+        "nine": 9,
+    }
     for row in data.rows("orders", "test"):
         told = re.fullmatch(r"(\w+) \w+ at (\d), (\w+) \w+ at (\d) =", row.prompt)
         assert told is not None
@@ -97,8 +126,12 @@ def test_answers_of_orders_are_right() -> None:
 def test_the_mixed_task_holds_nothing_out_that_it_trains_on() -> None:
     train, test = data.rows(data.MIXED, "train"), data.rows(data.MIXED, "test")
     assert len(train) == data.TRAIN_ROWS
-    assert not {r.prompt for r in train} & {r.prompt for task in data.TASKS for r in data.rows(task, "test")}
-    assert {r.prompt for r in test} <= {r.prompt for task in data.TASKS for r in data.rows(task, "test")}
+    assert not {r.prompt for r in train} & {
+        r.prompt for task in data.TASKS for r in data.rows(task, "test")
+    }
+    assert {r.prompt for r in test} <= {
+        r.prompt for task in data.TASKS for r in data.rows(task, "test")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +184,9 @@ def test_what_is_there_is_not_run_again(quick: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.usefixtures("no_plots")
-def test_a_run_with_other_settings_is_done_again(quick: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_with_other_settings_is_done_again(
+    quick: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     results = quick / "results" / "runs.json"
     kept = json.loads(results.read_text())
     kept["runs"]["rank 1 s0"]["settings"]["rate"] = 0.5

@@ -1,4 +1,5 @@
-"""What a lease imports needs none of the packages that a borrowed machine lacks: they are hidden, and it works."""
+"""What a lease imports needs none of the packages that a borrowed machine lacks: they are hidden,
+and it works."""
 
 from __future__ import annotations
 
@@ -13,12 +14,20 @@ ROOT = Path(__file__).parents[2]
 HIDDEN = ROOT / "benchmarks/gpu/oldest/hidden"
 
 
-def run(program: str, *more: Path, arguments: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+def run(
+    program: str, *more: Path, arguments: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join(map(str, [HIDDEN, *more, ROOT, ROOT / "protos"]))
     variables = {**os.environ, "PYTHONPATH": path, "TRITON_INTERPRET": "1"}
     start = ["-c", program] if program else []
-    return subprocess.run([sys.executable, *start, *arguments], env=variables, cwd=ROOT, capture_output=True, text=True,
-                          check=False)
+    return subprocess.run(
+        [sys.executable, *start, *arguments],
+        env=variables,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_they_are_not_found_and_others_are() -> None:
@@ -48,12 +57,25 @@ def test_those_that_were_carried_are_found(tmp_path: Path) -> None:
 
 
 def test_stages_find_what_they_import() -> None:
-    done = run("import benchmarks.gpu.preload, lora_runtime, sys; assert 'pydantic' not in sys.modules")
+    done = run(
+        "import benchmarks.gpu.preload, lora_runtime, sys; assert 'pydantic' not in sys.modules"
+    )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
 def test_a_lease_runs(tmp_path: Path) -> None:
     stages = ("--stages", "errors,stress,decode")
-    done = run("", arguments=("-m", "benchmarks.gpu.lease", "--device", "cpu", "--out", str(tmp_path), *stages))
+    done = run(
+        "",
+        arguments=(
+            "-m",
+            "benchmarks.gpu.lease",
+            "--device",
+            "cpu",
+            "--out",
+            str(tmp_path),
+            *stages,
+        ),
+    )
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]

@@ -73,27 +73,51 @@ def test_times_say_what_they_are_of() -> None:
     top = Ceilings(1e9, 1e12)
     with torch.inference_mode():
         inputs = inputs_of(DTYPES[0])
-        merged, gathered = (times(peers.VARIANTS[name](inputs), inputs, top, inputs.x.device, 1)
-                            for name in ("merged", "gathered bmm"))
+        merged, gathered = (
+            times(peers.VARIANTS[name](inputs), inputs, top, inputs.x.device, 1)
+            for name in ("merged", "gathered bmm")
+        )
     assert "lora_us" not in merged
     assert merged["floor_us"] < gathered["floor_us"]  # which has the adapters' bytes
     assert gathered["lora_floor_us"] == pytest.approx(gathered["floor_us"] - merged["floor_us"])
     assert gathered["of_floor"] == pytest.approx(gathered["floor_us"] / gathered["us"])
 
 
-def test_one_that_raises_or_is_wrong_costs_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_one_that_raises_or_is_wrong_costs_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def refused(inputs: Inputs) -> Variant:
         raise NotImplementedError("not for these shapes")
 
-    ways = {"merged": peers.VARIANTS["merged"], "refused": refused, "wrong": rows_of_others,
-            "gathered bmm": peers.VARIANTS["gathered bmm"]}
+    ways = {
+        "merged": peers.VARIANTS["merged"],
+        "refused": refused,
+        "wrong": rows_of_others,
+        "gathered bmm": peers.VARIANTS["gathered bmm"],
+    }
     monkeypatch.setattr(stage, "VARIANTS", ways)
     monkeypatch.setattr(stage, "LAST", ())
     monkeypatch.setattr(stage, "TINY_SIZES", ((3, 2, 4),))
     monkeypatch.setattr(stage, "places", lambda shape: [PLACE])
     sent: list[dict[str, Any]] = []
-    known = {"name": "two projections 3 rows, 2 x rank 4: merged", "us": 1.0, "good": True, "earlier": True}
-    stage.run(Context("peers", "cpu", 1, tmp_path, tmp_path, {"peers": [known]}, sent.append, time.monotonic() + 60))
+    known = {
+        "name": "two projections 3 rows, 2 x rank 4: merged",
+        "us": 1.0,
+        "good": True,
+        "earlier": True,
+    }
+    stage.run(
+        Context(
+            "peers",
+            "cpu",
+            1,
+            tmp_path,
+            tmp_path,
+            {"peers": [known]},
+            sent.append,
+            time.monotonic() + 60,
+        )
+    )
     rows = {row["name"].partition(": ")[2]: row for row in sent}
     assert rows.keys() == {"refused", "wrong", "gathered bmm"}  # and not what was there
     assert "not for these shapes" in rows["refused"]["error"]

@@ -1,4 +1,5 @@
-"""Half a minute of reloads, evictions and aborts from many threads: benchmarks/adapter_life/storm on the tiny base."""
+"""Half a minute of reloads, evictions and aborts from many threads: benchmarks/adapter_life/storm
+on the tiny base."""
 
 from __future__ import annotations
 
@@ -22,12 +23,15 @@ PROMPTS = [[1, 2, 3], [*range(30)], [*range(20), 7, *range(20, 40)], [*range(70)
 
 
 def write_contents(template: Path, root: Path, count: int) -> list[Path]:
-    """Adapters of the template's shape with other values: faster than PEFT, which has written the template."""
+    """Adapters of the template's shape with other values: faster than PEFT, which has written the
+    template."""
     shapes = load_file(template / "adapter_model.safetensors")
     config = json.loads((template / "adapter_config.json").read_text())
     for i in range(count):
         generator = torch.Generator().manual_seed(i)
-        tensors = {n: torch.randn(t.shape, generator=generator) * 0.15 for n, t in sorted(shapes.items())}
+        tensors = {
+            n: torch.randn(t.shape, generator=generator) * 0.15 for n, t in sorted(shapes.items())
+        }
         (root / f"content-{i}").mkdir()
         save_file(tensors, root / f"content-{i}" / "adapter_model.safetensors")
         (root / f"content-{i}" / "adapter_config.json").write_text(json.dumps(config))
@@ -44,7 +48,9 @@ def make_cast(contents: list[Path]) -> Cast:
 
 
 @pytest.mark.slow
-def test_storm(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], tmp_path: Path) -> None:
+def test_storm(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
     contents = write_contents(tiny_adapters["a3"], tmp_path, 72)
     cast = make_cast(contents)
     quiet = make_engine(max_adapters=len(contents), prefix_caching=False)
@@ -54,7 +60,9 @@ def test_storm(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path
     quiet.shutdown()
     assert answers.distinct > 0.9  # or wrong adapters would not show
     # 16 KV blocks: a few requests fill them, so that sequences are preempted too.
-    engine = make_engine(max_adapters=SLOTS, adapter_host_bytes=HOSTED * num_bytes, kv_cache_bytes=16 * 16 * 768)
+    engine = make_engine(
+        max_adapters=SLOTS, adapter_host_bytes=HOSTED * num_bytes, kv_cache_bytes=16 * 16 * 768
+    )
     report = run_storm(engine, cast, answers, SECONDS, threads=12)
     show(report)
     assert report.failures == []

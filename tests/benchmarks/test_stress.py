@@ -1,4 +1,5 @@
-"""The stress finds what is wrong now and then, what is wrong in one tile of many, and what is not finite."""
+"""The stress finds what is wrong now and then, what is wrong in one tile of many, and what is not
+finite."""
 
 from __future__ import annotations
 
@@ -19,7 +20,11 @@ REFERENCES = PlannedKernels(**vars(select(CPU, "torch")), update_group=update_gr
 
 
 def results(kernels: Any, dtype: torch.dtype = torch.float32) -> list[dict[str, Any]]:
-    return [run() for make in (lora_cases, attention_cases) for _, run in make(kernels, TINY, SIZES, dtype, CPU)]
+    return [
+        run()
+        for make in (lora_cases, attention_cases)
+        for _, run in make(kernels, TINY, SIZES, dtype, CPU)
+    ]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -50,4 +55,9 @@ def test_one_wrong_tile_among_many_is_found() -> None:
     found = exact.clone()
     found[:8, :8] += 0.3
     overall = float((found - exact).square().mean().sqrt() / exact.square().mean().sqrt())
-    assert overall < TOLERANCE[torch.bfloat16] < 1.5 * TOLERANCE[torch.bfloat16] < worst_row(found, exact)
+    assert (
+        overall
+        < TOLERANCE[torch.bfloat16]
+        < 1.5 * TOLERANCE[torch.bfloat16]
+        < worst_row(found, exact)
+    )

@@ -1,4 +1,5 @@
-"""The sweep of tile sizes: every variant is launched as it says, held against the default, and leaves no trace."""
+"""The sweep of tile sizes: every variant is launched as it says, held against the default, and
+leaves no trace."""
 
 from __future__ import annotations
 
@@ -43,7 +44,12 @@ def test_variants_are_told_apart_and_start_with_the_default() -> None:
 
 
 def test_each_kernel_is_compiled_once() -> None:
-    rows = [lora.Rows("32", (1,) * 32, 16, decode=True), lora.Rows("128", (4,) * 32, 16, decode=True)]
+    rows = [
+        lora.Rows("32", (1,) * 32, 16, decode=True),
+        lora.Rows("128", (4,) * 32, 16, decode=True),
+    ]
     kernels = lora.kernels_of(places(LLAMA_8B)[0], rows, DTYPE)
-    assert len(kernels) < len(DECODE[SHRINK]) + len(DECODE[EXPAND])  # programs alone make no other kernel
+    assert len(kernels) < len(DECODE[SHRINK]) + len(
+        DECODE[EXPAND]
+    )  # programs alone make no other kernel
     assert len({kernel.name for kernel in kernels}) == len(kernels)

@@ -26,23 +26,36 @@ Successfully installed one-1.0 two-2.0
 def environment(tmp_path: Path) -> Path:
     """A directory whose `pip` is a module that says SAID, or fails where it is asked for `missing`."""
     (tmp_path / "pip.py").write_text(
-        f"import sys\nprint({SAID!r})\nsys.exit('ERROR: no such package' if 'missing' in sys.argv else 0)\n")
+        f"import sys\nprint({SAID!r})\nsys.exit('ERROR: no such package' if 'missing' in sys.argv else 0)\n"
+    )
     (tmp_path / "pip-99.0.dist-info").mkdir()
-    (tmp_path / "pip-99.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: pip\nVersion: 99.0\n")
+    (tmp_path / "pip-99.0.dist-info/METADATA").write_text(
+        "Metadata-Version: 2.1\nName: pip\nVersion: 99.0\n"
+    )
     return tmp_path
 
 
 def install(environment: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    program = (f"import runpy, sys; sys.prefix = {str(environment)!r}; "
-               f"runpy.run_path({str(ROOT / '.ci/pip_install.py')!r}, run_name='__main__')")
-    return subprocess.run([sys.executable, "-c", program, *arguments], env={"PYTHONPATH": str(environment)},
-                          cwd=environment, capture_output=True, text=True, check=False)
+    program = (
+        f"import runpy, sys; sys.prefix = {str(environment)!r}; "
+        f"runpy.run_path({str(ROOT / '.ci/pip_install.py')!r}, run_name='__main__')"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env={"PYTHONPATH": str(environment)},
+        cwd=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_a_step_is_a_line_and_what_pip_said_is_kept(environment: Path) -> None:
     done = install(environment, "things", "one", "two")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("   things: 2 packages, 40 MB downloaded, warnings of pip: pip.log (")
+    assert done.stdout.startswith(
+        "   things: 2 packages, 40 MB downloaded, warnings of pip: pip.log ("
+    )
     assert done.stdout.count("\n") == 1
     assert "something to look at" in (environment / "pip.log").read_text()
 

@@ -31,9 +31,16 @@ pytestmark = pytest.mark.slow
 
 def backend(hook: str, source: Path, target: Path) -> Path:
     """What pip and build ask setuptools for, with the setuptools that is here: no index is needed."""
-    program = f"import sys; from setuptools import build_meta; print(build_meta.{hook}(sys.argv[1]))"
+    program = (
+        f"import sys; from setuptools import build_meta; print(build_meta.{hook}(sys.argv[1]))"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(target)], cwd=source, capture_output=True, text=True, check=False)
+        [sys.executable, "-c", program, str(target)],
+        cwd=source,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return target / done.stdout.splitlines()[-1]
 
@@ -43,8 +50,12 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that the Dockerfile copies before it installs."""
     target = tmp_path_factory.mktemp("tree")
     lines = (ROOT / "deploy/Dockerfile").read_text().splitlines()
-    for name in [name for line in lines if line.startswith("COPY ") and "--from" not in line
-                 for name in line.split()[1:-1]]:
+    for name in [
+        name
+        for line in lines
+        if line.startswith("COPY ") and "--from" not in line
+        for name in line.split()[1:-1]
+    ]:
         if (ROOT / name).is_dir():
             ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.so")
             shutil.copytree(ROOT / name, target / name, ignore=ignored)
@@ -74,24 +85,43 @@ def names(wheel: Path) -> set[str]:
 
 
 def test_the_wheel_has_every_file_and_no_name_of_others(tree: Path, wheel: Path) -> None:
-    folders = {"lora_runtime": "lora_runtime", "protos/loramux": "loramux", "server": "loramux_server"}
-    wanted = {f"{name}/{path.relative_to(tree / folder).as_posix()}" for folder, name in folders.items()
-              for path in (tree / folder).rglob("*") if path.is_file()}
-    assert {"lora_runtime/py.typed", "loramux_server/py.typed", "lora_runtime/kernels/cpu/csrc/program.cpp",
-            "lora_runtime/kernels/cpu/lib/loramux-none.so", "loramux/v1/inference.proto",
-            "loramux/v1/inference_pb2.pyi"} <= wanted
+    folders = {
+        "lora_runtime": "lora_runtime",
+        "protos/loramux": "loramux",
+        "server": "loramux_server",
+    }
+    wanted = {
+        f"{name}/{path.relative_to(tree / folder).as_posix()}"
+        for folder, name in folders.items()
+        for path in (tree / folder).rglob("*")
+        if path.is_file()
+    }
+    assert {
+        "lora_runtime/py.typed",
+        "loramux_server/py.typed",
+        "lora_runtime/kernels/cpu/csrc/program.cpp",
+        "lora_runtime/kernels/cpu/lib/loramux-none.so",
+        "loramux/v1/inference.proto",
+        "loramux/v1/inference_pb2.pyi",
+    } <= wanted
     about = f"loramux-{__version__}.dist-info"
     assert {name for name in names(wheel) if not name.startswith(f"{about}/")} == wanted
     assert f"{about}/licenses/LICENSE" in names(wheel)
-    assert "License-Expression: Apache-2.0" in zipfile.ZipFile(wheel).read(f"{about}/METADATA").decode()
+    assert (
+        "License-Expression: Apache-2.0"
+        in zipfile.ZipFile(wheel).read(f"{about}/METADATA").decode()
+    )
 
 
-def test_the_tree_and_the_sdist_make_the_same_wheel(tree: Path, wheel: Path, tmp_path: Path) -> None:
+def test_the_tree_and_the_sdist_make_the_same_wheel(
+    tree: Path, wheel: Path, tmp_path: Path
+) -> None:
     assert names(backend("build_wheel", tree, tmp_path)) == names(wheel)
 
 
 class Installed:
-    """An environment of its own with the wheel, and what it depends on from the environment that runs the tests.
+    """An environment of its own with the wheel, and what it depends on from the environment that
+    runs the tests.
 
     Commands run in a directory where the user has a module `server`.
     """
@@ -100,11 +130,15 @@ class Installed:
         self.bin = directory / "venv/bin"
         self.cwd = directory / "project"
         self.kernels = directory / "kernels"
-        self._variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        self._variables = {
+            name: value for name, value in os.environ.items() if not name.startswith("PYTHON")
+        }
         self._variables |= {"PYTHONPATH": str(self.cwd), "LORAMUX_KERNEL_CACHE": str(self.kernels)}
         venv.create(directory / "venv")
         pip = [sys.executable, "-m", "pip", "--python", str(self.bin / "python")]
-        subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True)
+        subprocess.run(
+            [*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True
+        )
         # A path in a .pth file is only a path: an editable loramux in there stays out.
         (packages,) = directory.glob("venv/lib/python*/site-packages")
         (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -112,8 +146,14 @@ class Installed:
         (self.cwd / "server.py").write_text("OWNER = 'the user'\n")
 
     def run(self, program: str, *arguments: str) -> str:
-        done = subprocess.run([str(self.bin / program), *arguments], cwd=self.cwd, env=self._variables,
-                              capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [str(self.bin / program), *arguments],
+            cwd=self.cwd,
+            env=self._variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -122,8 +162,15 @@ class Installed:
         """`loramux serve`; its address once the base is loaded."""
         address = f"127.0.0.1:{free_port()}"
         log = self.cwd / "server.log"
-        command = [str(self.bin / "loramux"), "serve", "--port", address.split(":")[1], "--metrics-port", "0",
-                   *arguments]
+        command = [
+            str(self.bin / "loramux"),
+            "serve",
+            "--port",
+            address.split(":")[1],
+            "--metrics-port",
+            "0",
+            *arguments,
+        ]
         with log.open("w") as stream:
             process = subprocess.Popen(command, cwd=self.cwd, env=self._variables, stderr=stream)
         try:
@@ -145,8 +192,10 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
 
 
 def test_nothing_comes_from_a_checkout_and_server_is_the_users(installed: Installed) -> None:
-    program = ("import lora_runtime, loramux, loramux_server, server; print(server.OWNER); "
-               "print(*(m.__path__[0] for m in (lora_runtime, loramux, loramux_server)), sep='\\n')")
+    program = (
+        "import lora_runtime, loramux, loramux_server, server; print(server.OWNER); "
+        "print(*(m.__path__[0] for m in (lora_runtime, loramux, loramux_server)), sep='\\n')"
+    )
     owner, *paths = installed.run("python", "-c", program).splitlines()
     assert owner == "the user"
     assert all(Path(path).is_relative_to(installed.bin.parent) for path in paths)
@@ -160,12 +209,30 @@ def test_the_command_and_the_module_are_the_same(installed: Installed) -> None:
 def test_it_streams_from_the_base_and_an_adapter(
     installed: Installed, tiny_base: Path, tiny_adapters: dict[str, Path]
 ) -> None:
-    served = ["--base", str(tiny_base), "--adapter", f"a1={tiny_adapters['a1']}", "--dtype", "float32",
-              "--kv-cache-bytes", str(8 << 20)]
+    served = [
+        "--base",
+        str(tiny_base),
+        "--adapter",
+        f"a1={tiny_adapters['a1']}",
+        "--dtype",
+        "float32",
+        "--kv-cache-bytes",
+        str(8 << 20),
+    ]
     with installed.server(*served) as address:
+
         def generate(*arguments: str) -> list[int]:
-            printed = installed.run("loramux", "generate", "hi", "--target", address, "--max-new-tokens", "8", "--json",
-                                    *arguments)
+            printed = installed.run(
+                "loramux",
+                "generate",
+                "hi",
+                "--target",
+                address,
+                "--max-new-tokens",
+                "8",
+                "--json",
+                *arguments,
+            )
             events = [json.loads(line) for line in printed.splitlines()]
             assert len(events) > 1, "the tokens come as they are made"
             return [token for event in events for token in event.get("token_ids", [])]
@@ -179,4 +246,6 @@ def test_it_streams_from_the_base_and_an_adapter(
     except NoKernelsError:
         target = None
     if target:
-        assert list(installed.kernels.glob(f"loramux-{target}-*.so")), "the kernels are built from the wheel's sources"
+        assert list(installed.kernels.glob(f"loramux-{target}-*.so")), (
+            "the kernels are built from the wheel's sources"
+        )

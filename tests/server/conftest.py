@@ -21,6 +21,10 @@ def adapter_root(tiny_adapters: dict[str, Path]) -> Path:
 
 
 @pytest_asyncio.fixture
-async def served(tiny_base: Path, tiny_adapters: dict[str, Path], adapter_root: Path) -> AsyncIterator[Harness]:
-    async with running(make_settings(tiny_base, tiny_adapters, adapter_roots=[adapter_root])) as harness:
+async def served(
+    tiny_base: Path, tiny_adapters: dict[str, Path], adapter_root: Path
+) -> AsyncIterator[Harness]:
+    async with running(
+        make_settings(tiny_base, tiny_adapters, adapter_roots=[adapter_root])
+    ) as harness:
         yield harness

@@ -22,7 +22,9 @@ LONG: dict[str, Any] = {"prompt": "hi", "max_new_tokens": 40, "ignore_eos": True
 
 
 async def test_load_get_unload(served: Harness, adapter_root: Path) -> None:
-    by_relative = await served.adapters.LoadAdapter(pb.LoadAdapterRequest(path="a2", adapter_id="new"))
+    by_relative = await served.adapters.LoadAdapter(
+        pb.LoadAdapterRequest(path="a2", adapter_id="new")
+    )
     absolute = pb.LoadAdapterRequest(path=str(adapter_root / "a2"), adapter_id="b")
     by_absolute = await served.adapters.LoadAdapter(absolute)
     assert by_relative.version == by_absolute.version
@@ -45,7 +47,9 @@ async def test_load_get_unload(served: Harness, adapter_root: Path) -> None:
 async def test_pages(served: Harness) -> None:
     seen, token = [], ""
     while True:
-        found = await served.adapters.ListAdapters(pb.ListAdaptersRequest(page_size=3, page_token=token))
+        found = await served.adapters.ListAdapters(
+            pb.ListAdaptersRequest(page_size=3, page_token=token)
+        )
         assert found.total_size == 8
         assert len(found.adapters) <= 3
         seen += [a.adapter_id for a in found.adapters]
@@ -63,7 +67,11 @@ async def test_pages_fit_into_a_message(tiny_base: Path, tiny_adapters: dict[str
         pages: list[pb.ListAdaptersResponse] = []
         while not pages or pages[-1].next_page_token:
             token = pages[-1].next_page_token if pages else ""
-            pages.append(await served.adapters.ListAdapters(pb.ListAdaptersRequest(page_size=500, page_token=token)))
+            pages.append(
+                await served.adapters.ListAdapters(
+                    pb.ListAdaptersRequest(page_size=500, page_token=token)
+                )
+            )
         assert [a.adapter_id for p in pages for a in p.adapters] == [f"a{i}" for i in range(8)]
         assert 1 < len(pages) < 8
         assert all(p.ByteSize() <= 4096 for p in pages)
@@ -104,17 +112,24 @@ async def test_one_unload_waits_for_an_id(served: Harness) -> None:
     results = await asyncio.gather(*waiting, return_exceptions=True)
     refusals = [r for r in results if isinstance(r, grpc.aio.AioRpcError)]
     assert {(r.code(), r.details()) for r in refusals} == {
-        (Code.FAILED_PRECONDITION, "adapter 'a0' is being unloaded already")}
+        (Code.FAILED_PRECONDITION, "adapter 'a0' is being unloaded already")
+    }
     assert len(refusals) == 39
     await busy
-    again = await refused(served.adapters.UnloadAdapter(request), Code.NOT_FOUND)  # nothing waits any more
+    again = await refused(
+        served.adapters.UnloadAdapter(request), Code.NOT_FOUND
+    )  # nothing waits any more
     assert "a0" in again.details()
 
 
-@pytest.mark.parametrize(("request_", "field"), [
-    (pb.ListAdaptersRequest(page_size=1001), "page_size"),
-    (pb.ListAdaptersRequest(page_token="%%%"), "page_token"),
-], ids=["size", "token"])
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.ListAdaptersRequest(page_size=1001), "page_size"),
+        (pb.ListAdaptersRequest(page_token="%%%"), "page_token"),
+    ],
+    ids=["size", "token"],
+)
 async def test_bad_pages(served: Harness, request_: pb.ListAdaptersRequest, field: str) -> None:
     error = await refused(served.adapters.ListAdapters(request_), Code.INVALID_ARGUMENT)
     assert detail(error, error_details_pb2.BadRequest).field_violations[0].field == field
@@ -122,7 +137,9 @@ async def test_bad_pages(served: Harness, request_: pb.ListAdaptersRequest, fiel
 
 @pytest.mark.parametrize("path", ["", "a\0b"])
 async def test_bad_paths(served: Harness, path: str) -> None:
-    error = await refused(served.adapters.LoadAdapter(pb.LoadAdapterRequest(path=path)), Code.INVALID_ARGUMENT)
+    error = await refused(
+        served.adapters.LoadAdapter(pb.LoadAdapterRequest(path=path)), Code.INVALID_ARGUMENT
+    )
     assert detail(error, error_details_pb2.BadRequest).field_violations[0].field == "path"
 
 

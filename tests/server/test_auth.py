@@ -35,15 +35,23 @@ async def guarded(
     tiny_base: Path, tiny_adapters: dict[str, Path], adapter_root: Path, tmp_path: Path
 ) -> AsyncIterator[Harness]:
     tokens = write_tokens(
-        tmp_path / "tokens.yaml", root={"adapters": ["*"], "admin": True}, user={"adapters": ["a0", "a1"]},
-        base_only={"adapters": ["base"], "read": False}, team={"adapters": ["team-*"], "admin": True})
-    settings = make_settings(tiny_base, tiny_adapters, adapter_roots=[adapter_root], auth_file=tokens)
+        tmp_path / "tokens.yaml",
+        root={"adapters": ["*"], "admin": True},
+        user={"adapters": ["a0", "a1"]},
+        base_only={"adapters": ["base"], "read": False},
+        team={"adapters": ["team-*"], "admin": True},
+    )
+    settings = make_settings(
+        tiny_base, tiny_adapters, adapter_roots=[adapter_root], auth_file=tokens
+    )
     async with running(settings) as harness:
         yield harness
 
 
 def generate(served: Harness, who: str, **fields: Any) -> Any:
-    return served.inference.Generate(inference_pb2.GenerateRequest(**(SHORT | fields)), metadata=bearer(who))
+    return served.inference.Generate(
+        inference_pb2.GenerateRequest(**(SHORT | fields)), metadata=bearer(who)
+    )
 
 
 @pytest.mark.parametrize("metadata", NOT_TOKENS.values(), ids=NOT_TOKENS)
@@ -71,7 +79,9 @@ async def test_health_is_open_and_reflection_takes_any_token(guarded: Harness) -
         assert status.status == health_pb2.HealthCheckResponse.SERVING
     stub = reflection_pb2_grpc.ServerReflectionStub(guarded.channel)
     asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
-    answers = [a async for a in stub.ServerReflectionInfo(iter(asked), metadata=bearer("base_only"))]
+    answers = [
+        a async for a in stub.ServerReflectionInfo(iter(asked), metadata=bearer("base_only"))
+    ]
     assert "loramux.v1.Inference" in {s.name for s in answers[0].list_services_response.service}
 
 
@@ -79,12 +89,16 @@ async def test_generate_within_the_scope_only(guarded: Harness) -> None:
     assert (await generate(guarded, "user", adapter_id="a0")).adapter_id == "a0"
     assert (await generate(guarded, "base_only")).text == (await generate(guarded, "root")).text
     stream = guarded.inference.GenerateStream(
-        inference_pb2.GenerateRequest(adapter_id="a1", **SHORT), metadata=bearer("user"))
+        inference_pb2.GenerateRequest(adapter_id="a1", **SHORT), metadata=bearer("user")
+    )
     assert sum([len(event.token_ids) async for event in stream]) == 2
     both = [{"adapter_id": "a0"}, {"adapter_id": "a2"}]
     for who, fields, named in (
-        ("user", {"adapter_id": "a2"}, "'a2'"), ("user", {"adapters": both}, "'a2'"), ("user", {}, "base model"),
-        ("user", {"adapter_id": "made-up"}, "'made-up'"), ("base_only", {"adapter_id": "a0"}, "'a0'"),
+        ("user", {"adapter_id": "a2"}, "'a2'"),
+        ("user", {"adapters": both}, "'a2'"),
+        ("user", {}, "base model"),
+        ("user", {"adapter_id": "made-up"}, "'made-up'"),
+        ("base_only", {"adapter_id": "a0"}, "'a0'"),
     ):
         request = inference_pb2.GenerateRequest(**(SHORT | fields))
         streamed = drain(guarded.inference.GenerateStream(request, metadata=bearer(who)))
@@ -97,11 +111,16 @@ async def test_long_ids_out_of_scope(guarded: Harness) -> None:
     name = "x" * 20_000
     load = pb.LoadAdapterRequest(path="a0", adapter_id=name)
     with capture_logs() as logs:
-        for call in (generate(guarded, "user", adapter_id=name), generate(guarded, "user", adapters=[
-                     {"adapter_id": name}]), guarded.adapters.LoadAdapter(load, metadata=bearer("team"))):
+        for call in (
+            generate(guarded, "user", adapter_id=name),
+            generate(guarded, "user", adapters=[{"adapter_id": name}]),
+            guarded.adapters.LoadAdapter(load, metadata=bearer("team")),
+        ):
             error = await refused(call, Code.PERMISSION_DENIED)
             assert f"'{name[:256]}'" in error.details()
-        await refused(guarded.adapters.LoadAdapter(load, metadata=bearer("root")), Code.INVALID_ARGUMENT)
+        await refused(
+            guarded.adapters.LoadAdapter(load, metadata=bearer("root")), Code.INVALID_ARGUMENT
+        )
         await refused(generate(guarded, "root", adapter_id=name), Code.INVALID_ARGUMENT)
     assert logs
     assert not any(name[:300] in str(line) for line in logs)
@@ -118,11 +137,17 @@ async def test_changes_need_admin_and_scope(guarded: Harness) -> None:
     ]
     for who, says in (("user", "no admin right"), ("team", "'a0' is outside")):
         for call, request in calls:
-            assert says in (await refused(call(request, metadata=bearer(who)), Code.PERMISSION_DENIED)).details()
+            assert (
+                says
+                in (
+                    await refused(call(request, metadata=bearer(who)), Code.PERMISSION_DENIED)
+                ).details()
+            )
     everyone = pb.SetPolicyRequest(adapter_id="*", policy=pb.Policy())
     await refused(adapters.SetPolicy(everyone, metadata=bearer("team")), Code.PERMISSION_DENIED)
     loaded = await adapters.LoadAdapter(
-        pb.LoadAdapterRequest(path="a3", adapter_id="team-x"), metadata=bearer("team"))
+        pb.LoadAdapterRequest(path="a3", adapter_id="team-x"), metadata=bearer("team")
+    )
     assert loaded.adapter_id == "team-x"
     unload = pb.UnloadAdapterRequest(adapter_id="a7")
     assert (await adapters.UnloadAdapter(unload, metadata=bearer("root"))).adapter_id == "a7"
@@ -138,18 +163,26 @@ async def test_lists_show_what_the_caller_may_use(guarded: Harness) -> None:
     assert await listed("team") == []
     assert len(await listed("root")) == 8
     get = pb.GetAdapterRequest
-    assert (await guarded.adapters.GetAdapter(get(adapter_id="a1"), metadata=bearer("user"))).adapter_id == "a1"
+    assert (
+        await guarded.adapters.GetAdapter(get(adapter_id="a1"), metadata=bearer("user"))
+    ).adapter_id == "a1"
     for name in ("a5", "made-up"):  # what is out of scope is not told from what is not there
         call = guarded.adapters.GetAdapter(get(adapter_id=name), metadata=bearer("user"))
         await refused(call, Code.PERMISSION_DENIED)
-    for call, request in ((guarded.adapters.ListAdapters, pb.ListAdaptersRequest()),
-                          (guarded.adapters.ListDeclaredAdapters, pb.ListDeclaredAdaptersRequest()),
-                          (guarded.server.GetServerInfo, server_pb2.GetServerInfoRequest())):
+    for call, request in (
+        (guarded.adapters.ListAdapters, pb.ListAdaptersRequest()),
+        (guarded.adapters.ListDeclaredAdapters, pb.ListDeclaredAdaptersRequest()),
+        (guarded.server.GetServerInfo, server_pb2.GetServerInfoRequest()),
+    ):
         await refused(call(request, metadata=bearer("base_only")), Code.PERMISSION_DENIED)
 
 
-@pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)])
-async def test_tokens_without_tls_are_warned_of(tiny_base: Path, tmp_path: Path, host: str, warned: bool) -> None:
+@pytest.mark.parametrize(
+    ("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)]
+)
+async def test_tokens_without_tls_are_warned_of(
+    tiny_base: Path, tmp_path: Path, host: str, warned: bool
+) -> None:
     tokens = write_tokens(tmp_path / "tokens.yaml", root={"adapters": ["*"]})
     with capture_logs() as logs:
         async with running(make_settings(tiny_base, auth_file=tokens, host=host), load=False):

@@ -27,14 +27,19 @@ async def run(served: Harness, *args: str, code: int = 0, stdin: str | None = No
 
 def test_help_explains_every_setting() -> None:
     result = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "300", "TERM": "dumb"})
-    names = {"adapters": "adapter", "adapter_roots": "adapter-root", "adapter_sources": "adapter-source"}
+    names = {
+        "adapters": "adapter",
+        "adapter_roots": "adapter-root",
+        "adapter_sources": "adapter-source",
+    }
     for name in Settings.model_fields:
         assert f"--{names.get(name, name.replace('_', '-'))}" in result.output
 
 
 async def test_generate_streams_text(served: Harness) -> None:
     expected = await served.generate(
-        adapter_id="a1", messages=[{"role": "user", "content": "hi"}], max_new_tokens=12)
+        adapter_id="a1", messages=[{"role": "user", "content": "hi"}], max_new_tokens=12
+    )
     result = await run(served, "generate", "hi", "-a", "a1", "--max-new-tokens", "12")
     assert result.stdout == expected.text + "\n"
     piped = await run(served, "generate", "-", "-a", "a1", "--max-new-tokens", "12", stdin="hi")
@@ -42,15 +47,34 @@ async def test_generate_streams_text(served: Harness) -> None:
 
 
 async def test_generate_json(served: Harness) -> None:
-    result = await run(served, "generate", "hi", "--no-chat", "--json", "--max-new-tokens", "4", "--seed", "1",
-                       "--temperature", "0.5", "--top-p", "0.9", "--top-k", "5", "--stop", "zz")
+    result = await run(
+        served,
+        "generate",
+        "hi",
+        "--no-chat",
+        "--json",
+        "--max-new-tokens",
+        "4",
+        "--seed",
+        "1",
+        "--temperature",
+        "0.5",
+        "--top-p",
+        "0.9",
+        "--top-k",
+        "5",
+        "--stop",
+        "zz",
+    )
     events = [json.loads(line) for line in result.stdout.splitlines()]
     assert events[-1]["finish_reason"].startswith("FINISH_REASON_")
     assert events[-1]["usage"]["prompt_tokens"] == 2
 
 
 async def test_adapters(served: Harness) -> None:
-    loaded = json.loads((await run(served, "adapters", "load", "a3", "--name", "mine", "--json")).stdout)
+    loaded = json.loads(
+        (await run(served, "adapters", "load", "a3", "--name", "mine", "--json")).stdout
+    )
     assert loaded[0]["adapter_id"] == "mine"
     listed = json.loads((await run(served, "adapters", "list", "--json")).stdout)
     assert [a["adapter_id"] for a in listed] == [*(f"a{i}" for i in range(8)), "mine"]
@@ -64,8 +88,10 @@ async def test_generate_with_several_adapters(served: Harness) -> None:
     fields = {"messages": [{"role": "user", "content": "hi"}], "max_new_tokens": 12}
     for args, adapters in (
         (["-a", "a1=0.5"], [{"adapter_id": "a1", "weight": 0.5}]),
-        (["-a", "a0", "--adapter", "a1=-0.5", "--priority", "3"],
-         [{"adapter_id": "a0"}, {"adapter_id": "a1", "weight": -0.5}]),
+        (
+            ["-a", "a0", "--adapter", "a1=-0.5", "--priority", "3"],
+            [{"adapter_id": "a0"}, {"adapter_id": "a1", "weight": -0.5}],
+        ),
     ):
         expected = await served.generate(adapters=adapters, **fields)
         result = await run(served, "generate", "hi", *args, "--max-new-tokens", "12")
@@ -78,9 +104,16 @@ async def test_changes_of_an_adapter(served: Harness) -> None:
     async def one(*args: str) -> dict:
         return json.loads((await run(served, "adapters", *args, "--json")).stdout)[0]
 
-    first = await one("load", "a3", "--name", "mine", "--weight", "2", "--max-running", "3", "--pinned")
+    first = await one(
+        "load", "a3", "--name", "mine", "--weight", "2", "--max-running", "3", "--pinned"
+    )
     assert first["policy"] == {
-        "weight": 2, "max_running": 3, "max_waiting": 0, "tokens_per_minute": 0, "pinned": True}
+        "weight": 2,
+        "max_running": 3,
+        "max_waiting": 0,
+        "tokens_per_minute": 0,
+        "pinned": True,
+    }
     canary = await one("load", "a4", "--name", "mine", "--canary", "0.25")
     assert (canary["version"], canary["canary"]["weight"]) == (first["version"], 0.25)
     table = (await run(served, "adapters", "list")).stdout
@@ -90,18 +123,29 @@ async def test_changes_of_an_adapter(served: Harness) -> None:
     assert (await one("rollback", "mine"))["version"] == first["version"]
     changed = await one("policy", "mine", "--max-waiting", "4", "--tokens-per-minute", "600")
     assert (changed["policy"]["max_waiting"], changed["policy"]["weight"]) == (4, 1)
-    assert (await run(served, "adapters", "policy", "*", "--weight", "3", "--json")).stdout == "[]\n"
+    assert (
+        await run(served, "adapters", "policy", "*", "--weight", "3", "--json")
+    ).stdout == "[]\n"
     await run(served, "adapters", "canary", "mine", "2", code=2)
     result = await run(served, "adapters", "load", "hf://org/name", code=1)
     assert "PERMISSION_DENIED" in result.stderr
 
 
-async def test_status_of_declared_adapters(tiny_base: Path, adapter_root: Path, tmp_path: Path) -> None:
+async def test_status_of_declared_adapters(
+    tiny_base: Path, adapter_root: Path, tmp_path: Path
+) -> None:
     manifest = tmp_path / "adapters.yaml"
-    entries = [{"name": "one", "source": str(adapter_root / "a1")}, {"name": "two", "source": str(tmp_path / "gone")}]
+    entries = [
+        {"name": "one", "source": str(adapter_root / "a1")},
+        {"name": "two", "source": str(tmp_path / "gone")},
+    ]
     manifest.write_text(json.dumps({"adapters": entries}))  # JSON is YAML
-    async with running(make_settings(tiny_base, adapter_manifest=manifest, reconcile_s=0.05)) as served:
-        while [a.state for a in (await served.adapters.ListDeclaredAdapters(ANY_DECLARED)).adapters][:1] != ["ready"]:
+    async with running(
+        make_settings(tiny_base, adapter_manifest=manifest, reconcile_s=0.05)
+    ) as served:
+        while [
+            a.state for a in (await served.adapters.ListDeclaredAdapters(ANY_DECLARED)).adapters
+        ][:1] != ["ready"]:
             await asyncio.sleep(0.02)
         one, two = json.loads((await run(served, "adapters", "status", "--json")).stdout)
         assert (one["name"], one["source"], one["error"]) == ("one", str(adapter_root / "a1"), "")
@@ -119,7 +163,11 @@ def test_inspect(tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path
 
     path = str(tiny_adapters["a2"])
     report = json.loads(inspect(path, "--base", str(tiny_base), "--json").stdout)
-    assert (len(report["modules"]), report["ranks"], report["checked_against"]) == (9, [3], tiny_base.name)
+    assert (len(report["modules"]), report["ranks"], report["checked_against"]) == (
+        9,
+        [3],
+        tiny_base.name,
+    )
     assert report["version"] in inspect(path, "--base", str(tiny_base)).stdout
     assert "not checked against a base" in inspect(path).stdout
     assert "adapter_config.json" in inspect(str(tmp_path), code=1).stderr
@@ -143,7 +191,9 @@ async def test_errors_are_one_line_and_an_exit_code(served: Harness) -> None:
     assert "UNAVAILABLE" in result.stderr
 
 
-async def test_a_limit_says_when_to_try_again(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+async def test_a_limit_says_when_to_try_again(
+    tiny_base: Path, tiny_adapters: dict[str, Path]
+) -> None:
     settings = make_settings(tiny_base, tiny_adapters, policies={"a0": {"tokens_per_minute": 1}})
     async with running(settings) as served:
         await run(served, "generate", "hi", "-a", "a0", "--max-new-tokens", "4")
@@ -157,7 +207,9 @@ def test_serve_refuses_bad_settings(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["serve", "--base", str(tmp_path), "--port", "99999"])
     assert result.exit_code == 2
     assert "port" in result.stderr
-    result = CliRunner().invoke(app, ["serve", "--base", str(tmp_path), "--adapter", "no-equals-sign"])
+    result = CliRunner().invoke(
+        app, ["serve", "--base", str(tmp_path), "--adapter", "no-equals-sign"]
+    )
     assert result.exit_code == 2
     assert "NAME=DIRECTORY" in result.stderr
     result = CliRunner().invoke(app, ["serve", "--base", str(tmp_path), "--policies", "{"])

@@ -12,15 +12,23 @@ STREAMS, ADAPTERS = 64, 8
 
 
 def fields_of(i: int) -> dict:
-    return {"adapter_id": f"a{i % ADAPTERS}", "prompt": f"prompt number {i} " * (1 + i % 5), "max_new_tokens": 24,
-            "ignore_eos": True}
+    return {
+        "adapter_id": f"a{i % ADAPTERS}",
+        "prompt": f"prompt number {i} " * (1 + i % 5),
+        "max_new_tokens": 24,
+        "ignore_eos": True,
+    }
 
 
 async def test_64_streams_over_8_adapters_half_cancelled(served: Harness) -> None:
     rng = random.Random(0)
     cancelled = set(rng.sample(range(STREAMS), STREAMS // 2))
     cut_after = {i: rng.randrange(0, 20) for i in cancelled}
-    alone = {i: (await served.generate(**fields_of(i))).text for i in range(STREAMS) if i not in cancelled}
+    alone = {
+        i: (await served.generate(**fields_of(i))).text
+        for i in range(STREAMS)
+        if i not in cancelled
+    }
 
     async def consume(i: int) -> str:
         stream, text, count = served.stream(**fields_of(i)), "", 0

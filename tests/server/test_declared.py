@@ -36,10 +36,22 @@ class Bench:
         self.reconciler = self.make()
 
     def make(self, **options: Any) -> Reconciler:
-        places: list[Place] = [Manifest(self.manifest, settle_s=3600), WatchedDirectory(self.watched, settle_s=3600)]
-        self._made.append(Reconciler(
-            self.engine, places, reconcile_s=3600, load_threads=2, unload_wait_s=0,
-            on_ready_changed=self.told.append, clock=lambda: self.now, **options))
+        places: list[Place] = [
+            Manifest(self.manifest, settle_s=3600),
+            WatchedDirectory(self.watched, settle_s=3600),
+        ]
+        self._made.append(
+            Reconciler(
+                self.engine,
+                places,
+                reconcile_s=3600,
+                load_threads=2,
+                unload_wait_s=0,
+                on_ready_changed=self.told.append,
+                clock=lambda: self.now,
+                **options,
+            )
+        )
         return self._made[-1]
 
     def close(self) -> None:
@@ -81,10 +93,14 @@ def remote(name: str, **fields: Any) -> dict:
 def test_manifest_entries_are_loaded_and_unloaded(bench: Bench) -> None:
     bench.declare(remote("a"), remote("b"))
     assert [(s.name, s.state, s.version) for s in bench.look()] == [
-        ("a", State.READY, "version of s3://bucket/a"), ("b", State.READY, "version of s3://bucket/b")]
+        ("a", State.READY, "version of s3://bucket/a"),
+        ("b", State.READY, "version of s3://bucket/b"),
+    ]
     bench.declare(remote("b", source="s3://bucket/b2"), remote("c"))
     assert [(s.name, s.source, s.state) for s in bench.look(2)] == [
-        ("b", "s3://bucket/b2", State.READY), ("c", "s3://bucket/c", State.READY)]
+        ("b", "s3://bucket/b2", State.READY),
+        ("c", "s3://bucket/c", State.READY),
+    ]
     assert bench.engine.loaded.keys() == {"b", "c"}
     assert sorted(bench.loads()) == ["a", "b", "b", "c"]
 
@@ -96,7 +112,9 @@ def test_nothing_is_done_twice(bench: Bench) -> None:
     assert sorted(bench.loads()) == ["a", "b"]
 
 
-def test_policies_and_canaries_reach_the_engine(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_policies_and_canaries_reach_the_engine(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     load = bench.engine.load_adapter
 
@@ -105,18 +123,29 @@ def test_policies_and_canaries_reach_the_engine(bench: Bench, monkeypatch: pytes
         return load(*args, **options)
 
     monkeypatch.setattr(bench.engine, "load_adapter", noted)
-    policy = {"weight": 2, "max_running": 3, "max_waiting": 4, "tokens_per_minute": 5, "pinned": True}
+    policy = {
+        "weight": 2,
+        "max_running": 3,
+        "max_waiting": 4,
+        "tokens_per_minute": 5,
+        "pinned": True,
+    }
     bench.declare(remote("a", canary_weight=0.25, policy=policy))
     bench.look()
     for changed in (remote("a"), remote("a", source="s3://bucket/b")):
         bench.declare(changed)
         bench.look()
     # A policy that is declared no longer ends; one that never was is left alone.
-    assert seen == [{"canary_weight": 0.25, "policy": AdapterPolicy(2, 3, 4, 5, True)},
-                    {"canary_weight": 0, "policy": AdapterPolicy()}, {"canary_weight": 0, "policy": None}]
+    assert seen == [
+        {"canary_weight": 0.25, "policy": AdapterPolicy(2, 3, 4, 5, True)},
+        {"canary_weight": 0, "policy": AdapterPolicy()},
+        {"canary_weight": 0, "policy": None},
+    ]
 
 
-def test_local_sources_are_relative_to_the_manifest_and_watched(bench: Bench, tmp_path: Path) -> None:
+def test_local_sources_are_relative_to_the_manifest_and_watched(
+    bench: Bench, tmp_path: Path
+) -> None:
     directory = put_adapter(tmp_path / "local")
     bench.declare({"name": "a", "source": "local"})
     assert bench.one().state is State.PENDING
@@ -127,23 +156,37 @@ def test_local_sources_are_relative_to_the_manifest_and_watched(bench: Bench, tm
     assert bench.one().source == str(directory)
 
 
-@pytest.mark.parametrize(("text", "problem"), [
-    ("adapters: [", "is not YAML"),
-    ("- a", "valid dictionary"),
-    ("adapterz: []", "adapterz: Extra inputs are not permitted"),
-    ("adapters: [{name: a}]", "adapter 'a': source: Field required"),
-    ("adapters: [{source: s}]", "adapter number 1: name: Field required"),
-    ("adapters: [3]", "adapter number 1: Input should be"),
-    ("adapters: [{name: a, source: s, sauce: s}]", "adapter 'a': sauce: Extra inputs"),
-    ("adapters: [{name: a, source: s, policy: {weight: 0}}]", "adapter 'a': policy.weight: Input should be greater"),
-    ("adapters: [{name: a, source: s, policy: {weight: .inf}}]", "adapter 'a': policy.weight: "),
-    ("adapters: [{name: a, source: s, policy: {max_running: '3'}}]", "adapter 'a': policy.max_running: "),
-    ("adapters: [{name: a, source: s, canary_weight: 1}]", "adapter 'a': canary_weight: "),
-    ("adapters: [{name: '*', source: s}]", "adapter '*': name: "),
-    ("adapters: [{name: a, source: s, source: t}]", "a key is given twice"),
-    (None, "No such file"),
-])
-def test_a_broken_manifest_keeps_the_last_good_state(bench: Bench, text: str | None, problem: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("adapters: [", "is not YAML"),
+        ("- a", "valid dictionary"),
+        ("adapterz: []", "adapterz: Extra inputs are not permitted"),
+        ("adapters: [{name: a}]", "adapter 'a': source: Field required"),
+        ("adapters: [{source: s}]", "adapter number 1: name: Field required"),
+        ("adapters: [3]", "adapter number 1: Input should be"),
+        ("adapters: [{name: a, source: s, sauce: s}]", "adapter 'a': sauce: Extra inputs"),
+        (
+            "adapters: [{name: a, source: s, policy: {weight: 0}}]",
+            "adapter 'a': policy.weight: Input should be greater",
+        ),
+        (
+            "adapters: [{name: a, source: s, policy: {weight: .inf}}]",
+            "adapter 'a': policy.weight: ",
+        ),
+        (
+            "adapters: [{name: a, source: s, policy: {max_running: '3'}}]",
+            "adapter 'a': policy.max_running: ",
+        ),
+        ("adapters: [{name: a, source: s, canary_weight: 1}]", "adapter 'a': canary_weight: "),
+        ("adapters: [{name: '*', source: s}]", "adapter '*': name: "),
+        ("adapters: [{name: a, source: s, source: t}]", "a key is given twice"),
+        (None, "No such file"),
+    ],
+)
+def test_a_broken_manifest_keeps_the_last_good_state(
+    bench: Bench, text: str | None, problem: str
+) -> None:
     bench.declare(remote("x"))
     bench.look()
     if text is None:
@@ -230,7 +273,9 @@ def test_waiting_ends_as_a_failure(bench: Bench) -> None:
     assert bench.one(2).state is State.READY
 
 
-def test_a_failure_while_files_change_is_none(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_while_files_change_is_none(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = put_adapter(bench.watched / "a")
     load = bench.engine.load_adapter
 
@@ -246,7 +291,8 @@ def test_a_failure_while_files_change_is_none(bench: Bench, monkeypatch: pytest.
 
 
 def test_volumes_that_are_swapped(bench: Bench) -> None:
-    """Kubernetes: names are links through ..data, which is replaced at once by a link to another directory."""
+    """Kubernetes: names are links through ..data, which is replaced at once by a link to another
+    directory."""
     root = bench.watched
     put_adapter(root / "..2026_01" / "a", "1")
     put_adapter(root / "..2026_02" / "a", "2")
@@ -323,7 +369,11 @@ def test_a_failed_update_leaves_the_older_version(bench: Bench) -> None:
     bench.engine.broken["s3://bucket/a2"] = broken("too large")
     bench.declare(remote("a", source="s3://bucket/a2"))
     status = bench.one()
-    assert (status.state, status.error, status.version) == (State.FAILED, "too large", "version of s3://bucket/a")
+    assert (status.state, status.error, status.version) == (
+        State.FAILED,
+        "too large",
+        "version of s3://bucket/a",
+    )
     assert bench.reconciler.ready
     assert bench.told == [True]
     bench.declare(remote("a"))
@@ -335,7 +385,10 @@ def test_errors_of_any_kind_are_shown_without_credentials(bench: Bench) -> None:
     bench.engine.broken[source] = RuntimeError(f"cannot open {source}")
     bench.declare({"name": "a", "source": source})
     status = bench.one()
-    assert (status.source, status.error) == ("https://host/a", "RuntimeError: cannot open https://host/a")
+    assert (status.source, status.error) == (
+        "https://host/a",
+        "RuntimeError: cannot open https://host/a",
+    )
 
 
 def test_an_adapter_in_use_is_waited_for(bench: Bench) -> None:
@@ -414,11 +467,19 @@ def test_a_name_declared_twice(bench: Bench) -> None:
     bench.declare(remote("a"), remote("b"))
     bench.look()
     put_adapter(bench.watched / "a")
-    bench.declare(remote("a"), remote("b", source="s3://x"), remote("b", source="s3://y"), remote("c"), remote("c"))
+    bench.declare(
+        remote("a"),
+        remote("b", source="s3://x"),
+        remote("b", source="s3://y"),
+        remote("c"),
+        remote("c"),
+    )
     statuses = bench.look(2)
     assert [(s.name, s.state, s.version) for s in statuses] == [
-        ("a", State.FAILED, "version of s3://bucket/a"), ("b", State.FAILED, "version of s3://bucket/b"),
-        ("c", State.FAILED, "")]
+        ("a", State.FAILED, "version of s3://bucket/a"),
+        ("b", State.FAILED, "version of s3://bucket/b"),
+        ("c", State.FAILED, ""),
+    ]
     assert {s.error for s in statuses} == {"the name is declared more than once"}
     assert not bench.reconciler.ready
     shutil.rmtree(bench.watched / "a")
@@ -460,10 +521,13 @@ def test_what_an_earlier_process_declared_goes_once_all_is_known(bench: Bench) -
 
 
 def test_a_store_outage_at_a_restart(bench: Bench, tmp_path: Path) -> None:
-    """What an earlier process fetched serves, as long as its copy is there and nothing else is declared."""
+    """What an earlier process fetched serves, as long as its copy is there and nothing else is
+    declared."""
     for name in ("here", "moved", "swept"):
         source, cached = f"s3://bucket/{name}", tmp_path / name
-        bench.engine.register(Registration(name, (RegisteredVersion(f"old {name}", source, str(cached)),)))
+        bench.engine.register(
+            Registration(name, (RegisteredVersion(f"old {name}", source, str(cached)),))
+        )
         bench.engine.broken[source] = broken("no answer")
     bench.engine.broken["s3://bucket/moved2"] = broken("no answer")
     (tmp_path / "here").mkdir()
@@ -471,7 +535,8 @@ def test_a_store_outage_at_a_restart(bench: Bench, tmp_path: Path) -> None:
     bench.reconciler.adopt(bench.engine.registrations())
     bench.declare(remote("here"), remote("moved", source="s3://bucket/moved2"), remote("swept"))
     assert [(s.state, s.version) for s in bench.look()] == [
-        (State.FAILED, f"old {name}") for name in ("here", "moved", "swept")]
+        (State.FAILED, f"old {name}") for name in ("here", "moved", "swept")
+    ]
     assert not bench.reconciler.ready
     bench.declare(remote("here"), remote("moved", source="s3://bucket/moved2"))
     bench.look(2)
@@ -491,10 +556,16 @@ def test_a_canary_in_a_store_outage_at_a_restart(bench: Bench, tmp_path: Path) -
     bench.engine.broken["s3://bucket/a2"] = broken("no answer")
     bench.reconciler.adopt(bench.engine.registrations())
     bench.declare(remote("a", source="s3://bucket/a2", canary_weight=0.5))
-    assert (bench.one().state, bench.one().version, bench.reconciler.ready) == (State.FAILED, "old", True)
+    assert (bench.one().state, bench.one().version, bench.reconciler.ready) == (
+        State.FAILED,
+        "old",
+        True,
+    )
 
 
-def test_files_are_looked_at_without_the_lock(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_looked_at_without_the_lock(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
 
     def look_at(tried: object) -> bool:
@@ -524,7 +595,8 @@ def test_the_thread_looks_by_itself(tmp_path: Path) -> None:
     places: list = [WatchedDirectory(tmp_path, settle_s=3600)]
     notify: Callable[[bool], None] = lambda now: ready.set() if now else None  # noqa: E731
     reconciler = Reconciler(
-        engine, places, reconcile_s=0.01, load_threads=1, unload_wait_s=0, on_ready_changed=notify)
+        engine, places, reconcile_s=0.01, load_threads=1, unload_wait_s=0, on_ready_changed=notify
+    )
     reconciler.start()
     assert ready.wait(20)
     reconciler.stop()

@@ -43,17 +43,30 @@ async def test_health_waits_for_what_is_declared(
     tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     manifest, watched = tmp_path / "adapters.yaml", tmp_path / "watched"
-    entry = {"name": "a", "source": str(tiny_adapters["a0"]), "policy": {"weight": 2, "max_running": 1}}
+    entry = {
+        "name": "a",
+        "source": str(tiny_adapters["a0"]),
+        "policy": {"weight": 2, "max_running": 1},
+    }
     replace(manifest, yaml.safe_dump({"adapters": [entry]}))
     broken = put_adapter(watched / "b")
-    settings = make_settings(tiny_base, adapter_manifest=manifest, adapter_watch=watched, reconcile_s=0.02)
+    settings = make_settings(
+        tiny_base, adapter_manifest=manifest, adapter_watch=watched, reconcile_s=0.02
+    )
     async with running(settings) as served:
-        await asyncio.to_thread(until, lambda: served.declared_states() == {
-            "a": "ready", "b": "failed"})
+        await asyncio.to_thread(
+            until, lambda: served.declared_states() == {"a": "ready", "b": "failed"}
+        )
         assert await declared(served) == {"a": "ready", "b": "failed"}
-        assert (await served.health.Check(health_pb2.HealthCheckRequest())).status == _STATUS.NOT_SERVING
-        answer = await served.generate(prompt="hi", adapter_id="a")  # those that are there serve all the same
-        listed = await served.adapters.ListDeclaredAdapters(adapters_pb2.ListDeclaredAdaptersRequest())
+        assert (
+            await served.health.Check(health_pb2.HealthCheckRequest())
+        ).status == _STATUS.NOT_SERVING
+        answer = await served.generate(
+            prompt="hi", adapter_id="a"
+        )  # those that are there serve all the same
+        listed = await served.adapters.ListDeclaredAdapters(
+            adapters_pb2.ListDeclaredAdaptersRequest()
+        )
         assert answer.adapter_version == listed.adapters[0].version
         assert listed.adapters[1].error
         assert served.app.engine.get_adapter("a").policy.max_running == 1
@@ -65,24 +78,30 @@ async def test_health_waits_for_what_is_declared(
         await becomes_ready(served)
         replace(manifest, "adapters: [")
         put_adapter(watched / "c")
-        await asyncio.to_thread(until, lambda: served.declared_states() == {
-            "": "failed", "a": "ready", "c": "failed"})
+        await asyncio.to_thread(
+            until, lambda: served.declared_states() == {"": "failed", "a": "ready", "c": "failed"}
+        )
         # What is declared later does not take the server from those who use the rest.
-        assert (await served.health.Check(health_pb2.HealthCheckRequest())).status == _STATUS.SERVING
+        assert (
+            await served.health.Check(health_pb2.HealthCheckRequest())
+        ).status == _STATUS.SERVING
 
 
 async def test_registrations_survive_a_restart(
     tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     settings = make_settings(
-        tiny_base, state_file=tmp_path / "state.json", adapter_roots=[tiny_adapters["a0"].parent])
+        tiny_base, state_file=tmp_path / "state.json", adapter_roots=[tiny_adapters["a0"].parent]
+    )
     async with running(settings) as served:
         loaded = await served.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(path="a0"))
     async with running(settings) as served:
         await becomes_ready(served)
         again = await served.adapters.GetAdapter(adapters_pb2.GetAdapterRequest(adapter_id="a0"))
         assert (again.version, again.state) == (loaded.version, adapters_pb2.ADAPTER_STATE_COLD)
-        assert (await served.generate(prompt="hi", adapter_id="a0")).adapter_version == loaded.version
+        assert (
+            await served.generate(prompt="hi", adapter_id="a0")
+        ).adapter_version == loaded.version
         assert await declared(served) == {}
 
 
@@ -91,8 +110,11 @@ async def test_a_policy_of_the_settings_is_not_remembered(
 ) -> None:
     def settings(weight: float) -> Settings:
         return make_settings(
-            tiny_base, state_file=tmp_path / "state.json", adapter_roots=[tiny_adapters["a0"].parent],
-            policies={"a0": {"weight": weight}, "a1": {"weight": weight}})
+            tiny_base,
+            state_file=tmp_path / "state.json",
+            adapter_roots=[tiny_adapters["a0"].parent],
+            policies={"a0": {"weight": weight}, "a1": {"weight": weight}},
+        )
 
     def weights(served: Harness) -> list[float]:
         return [served.app.engine.get_adapter(name).policy.weight for name in ("a0", "a1")]
@@ -135,7 +157,9 @@ async def test_calls_wait_until_ids_are_restored(
         return Saved()
 
     monkeypatch.setattr(StateFile, "restore", restore)
-    async with running(make_settings(tiny_base, state_file=tmp_path / "state.json"), load=False) as served:
+    async with running(
+        make_settings(tiny_base, state_file=tmp_path / "state.json"), load=False
+    ) as served:
         loading = asyncio.ensure_future(served.app.load())
         await asyncio.to_thread(at.wait)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -174,8 +198,12 @@ with web_store() as store:
         import logging; logging.exception("the load failed")
 """
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=120,
-        env={**os.environ, "NO_PROXY": "127.0.0.1", "PYTHONPATH": os.pathsep.join(sys.path)})
+        [sys.executable, "-c", script, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "NO_PROXY": "127.0.0.1", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     assert done.returncode == 0, done.stderr
     assert "the load failed" in done.stderr
     assert "s3cret" not in done.stderr

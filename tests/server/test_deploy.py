@@ -34,13 +34,25 @@ def test_what_is_written_has_a_volume(objects: dict[tuple[str, str], Any], setti
     assert settings.state_file is not None
     for path in (settings.adapter_cache_dir, str(settings.state_file.parent)):
         assert not mounts[path].get("readOnly")
-    sizes = {volume["name"]: volume["emptyDir"].get("sizeLimit") for volume in pod["volumes"] if "emptyDir" in volume}
-    assert 0 < settings.adapter_cache_bytes < int(sizes[mounts["/cache"]["name"]].removesuffix("Gi")) << 30
+    sizes = {
+        volume["name"]: volume["emptyDir"].get("sizeLimit")
+        for volume in pod["volumes"]
+        if "emptyDir" in volume
+    }
+    assert (
+        0
+        < settings.adapter_cache_bytes
+        < int(sizes[mounts["/cache"]["name"]].removesuffix("Gi")) << 30
+    )
     assert settings.drain_s < pod["terminationGracePeriodSeconds"]
 
 
-def test_the_service_has_the_grpc_port_alone(objects: dict[tuple[str, str], Any], settings: Settings) -> None:
-    assert [port["port"] for port in objects["Service", "loramux"]["spec"]["ports"]] == [settings.port]
+def test_the_service_has_the_grpc_port_alone(
+    objects: dict[tuple[str, str], Any], settings: Settings
+) -> None:
+    assert [port["port"] for port in objects["Service", "loramux"]["spec"]["ports"]] == [
+        settings.port
+    ]
 
 
 def test_one_image_tag(objects: dict[tuple[str, str], Any]) -> None:

@@ -23,25 +23,46 @@ LONG: dict[str, Any] = {"prompt": "hi", "max_new_tokens": 400, "ignore_eos": Tru
 
 
 async def test_unknown_adapter(served: Harness) -> None:
-    for call in (served.generate(adapter_id="nope", prompt="hi"), drain(served.stream(adapter_id="nope", prompt="hi"))):
+    for call in (
+        served.generate(adapter_id="nope", prompt="hi"),
+        drain(served.stream(adapter_id="nope", prompt="hi")),
+    ):
         info = detail(await refused(call, Code.NOT_FOUND), error_details_pb2.ResourceInfo)
         assert (info.resource_type, info.resource_name) == ("loramux.v1.Adapter", "nope")
 
 
-@pytest.mark.parametrize(("fields", "names"), [
-    ({"max_new_tokens": 0}, "max_new_tokens"), ({"temperature": -1}, "temperature"),
-    ({"temperature": float("nan")}, "temperature"), ({"top_p": 0}, "top_p"), ({"top_p": 1.5}, "top_p"),
-    ({"min_p": 2}, "min_p"), ({"repetition_penalty": 0}, "repetition_penalty"),
-    ({"presence_penalty": 3}, "presence_penalty"), ({"frequency_penalty": float("inf")}, "frequency_penalty"),
-    ({"seed": 2**63}, "seed"), ({"stop": [""]}, "stop"), ({"stop": ["x"] * 17}, "stop"),
-    ({"logprobs": 21}, "logprobs"), ({"n": 0}, "n"), ({"n": 17}, "n"), ({"prompt": ""}, "prompt"),
-    ({"token_ids": [1]}, "prompt"), ({"prompt": "x" * 600}, "prompt"),
-    ({"prompt": "", "token_ids": [999]}, "token_ids"),
-    ({"priority": 11}, "priority"), ({"adapters": [{"adapter_id": "a0"}] * 2}, "adapters"),
-    ({"adapter_id": "a0", "adapters": [{"adapter_id": "a1"}]}, "adapters"), ({"adapters": [{}]}, "adapters"),
-    ({"adapters": [{"adapter_id": "a0", "weight": float("nan")}]}, "adapters"),
-    ({"adapter_id": "x" * 300}, "adapter_id"), ({"request_id": "two words"}, "request_id"),
-], ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"min_p": 2}, "min_p"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"presence_penalty": 3}, "presence_penalty"),
+        ({"frequency_penalty": float("inf")}, "frequency_penalty"),
+        ({"seed": 2**63}, "seed"),
+        ({"stop": [""]}, "stop"),
+        ({"stop": ["x"] * 17}, "stop"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"n": 0}, "n"),
+        ({"n": 17}, "n"),
+        ({"prompt": ""}, "prompt"),
+        ({"token_ids": [1]}, "prompt"),
+        ({"prompt": "x" * 600}, "prompt"),
+        ({"prompt": "", "token_ids": [999]}, "token_ids"),
+        ({"priority": 11}, "priority"),
+        ({"adapters": [{"adapter_id": "a0"}] * 2}, "adapters"),
+        ({"adapter_id": "a0", "adapters": [{"adapter_id": "a1"}]}, "adapters"),
+        ({"adapters": [{}]}, "adapters"),
+        ({"adapters": [{"adapter_id": "a0", "weight": float("nan")}]}, "adapters"),
+        ({"adapter_id": "x" * 300}, "adapter_id"),
+        ({"request_id": "two words"}, "request_id"),
+    ],
+    ids=lambda v: str(v)[:40],
+)
 async def test_invalid_fields(served: Harness, fields: dict, names: str) -> None:
     error = await refused(served.generate(**({"prompt": "hi"} | fields)), Code.INVALID_ARGUMENT)
     violations = detail(error, error_details_pb2.BadRequest).field_violations
@@ -77,7 +98,9 @@ async def test_full_queue(tiny_base: Path) -> None:
         assert is_idle(await served.idle_stats())
 
 
-async def test_errors_of_files_have_no_paths(served: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_errors_of_files_have_no_paths(
+    served: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def load(*args: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied", "/secret/place")
 
@@ -96,15 +119,21 @@ async def test_adapter_of_another_base(tiny_base: Path, tmp_path: Path) -> None:
         await refused(served.generate(adapter_id="foreign", prompt="hi"), Code.NOT_FOUND)
 
 
-async def test_unsupported_adapter(tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path) -> None:
-    edit_config(shutil.copytree(tiny_adapters["a0"], tmp_path / "moe"), target_parameters=["experts"])
+async def test_unsupported_adapter(
+    tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    edit_config(
+        shutil.copytree(tiny_adapters["a0"], tmp_path / "moe"), target_parameters=["experts"]
+    )
     async with running(make_settings(tiny_base, adapter_roots=[tmp_path])) as served:
         request = adapters_pb2.LoadAdapterRequest(path="moe")
         error = await refused(served.adapters.LoadAdapter(request), Code.INVALID_ARGUMENT)
         assert "target_parameters" in error.details()
 
 
-async def test_paths_outside_the_roots(tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path) -> None:
+async def test_paths_outside_the_roots(
+    tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
     root, outside = tmp_path / "root", shutil.copytree(tiny_adapters["a0"], tmp_path / "outside")
     linked = shutil.copytree(outside, root / "linked")
     (linked / "adapter_model.safetensors").unlink()
@@ -113,8 +142,11 @@ async def test_paths_outside_the_roots(tiny_base: Path, tiny_adapters: dict[str,
     async with running(make_settings(tiny_base, adapter_roots=[root])) as served:
         for path in (str(outside), "../outside", "link", "linked", "/etc"):
             await refused(
-                served.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(path=path, adapter_id="x")),
-                Code.PERMISSION_DENIED)
+                served.adapters.LoadAdapter(
+                    adapters_pb2.LoadAdapterRequest(path=path, adapter_id="x")
+                ),
+                Code.PERMISSION_DENIED,
+            )
     async with running(make_settings(tiny_base)) as served:
         request = adapters_pb2.LoadAdapterRequest(path=str(outside))
         await refused(served.adapters.LoadAdapter(request), Code.PERMISSION_DENIED)
@@ -124,16 +156,24 @@ async def test_pinned_adapters_leave_no_slot(
     tiny_base: Path, tiny_adapters: dict[str, Path], adapter_root: Path
 ) -> None:
     settings = make_settings(
-        tiny_base, {"a0": tiny_adapters["a0"]}, adapter_roots=[adapter_root], max_adapters=1,
-        policies={"a0": {"pinned": True}})
+        tiny_base,
+        {"a0": tiny_adapters["a0"]},
+        adapter_roots=[adapter_root],
+        max_adapters=1,
+        policies={"a0": {"pinned": True}},
+    )
     async with running(settings) as served:
         await refused(
-            served.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(path="a1")), Code.RESOURCE_EXHAUSTED)
+            served.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(path="a1")),
+            Code.RESOURCE_EXHAUSTED,
+        )
 
 
 async def test_deadline(served: Harness) -> None:
     slow_down(served.app.engine)
-    await refused(drain(served.stream(timeout=0.3, adapter_id="a1", **LONG)), Code.DEADLINE_EXCEEDED)
+    await refused(
+        drain(served.stream(timeout=0.3, adapter_id="a1", **LONG)), Code.DEADLINE_EXCEEDED
+    )
     assert is_idle(await served.idle_stats())
 
 
@@ -161,7 +201,9 @@ async def test_unavailable_before_loading_and_while_draining(tiny_base: Path) ->
     async with running(make_settings(tiny_base), load=False) as served:
         await refused(served.generate(prompt="hi"), Code.UNAVAILABLE)
         await refused(drain(served.stream(prompt="hi")), Code.UNAVAILABLE)
-        await refused(served.adapters.ListAdapters(adapters_pb2.ListAdaptersRequest()), Code.UNAVAILABLE)
+        await refused(
+            served.adapters.ListAdapters(adapters_pb2.ListAdaptersRequest()), Code.UNAVAILABLE
+        )
     async with running(make_settings(tiny_base)) as served:
         served.app.engine.stop_admitting()
         await refused(served.generate(prompt="hi"), Code.UNAVAILABLE)
@@ -169,10 +211,16 @@ async def test_unavailable_before_loading_and_while_draining(tiny_base: Path) ->
 
 async def test_a_bad_request_hurts_nobody(served: Harness) -> None:
     good: list[dict[str, Any]] = [
-        {"adapter_id": f"a{i}", "prompt": "hello", "max_new_tokens": 20, "ignore_eos": True} for i in range(4)]
+        {"adapter_id": f"a{i}", "prompt": "hello", "max_new_tokens": 20, "ignore_eos": True}
+        for i in range(4)
+    ]
     alone = [(await served.generate(**fields)).text for fields in good]
     bad: list[dict[str, Any]] = [
-        {"adapter_id": "nope", "prompt": "x"}, {"prompt": ""}, {"prompt": "x" * 999}, {"prompt": "x", "top_p": 7}]
+        {"adapter_id": "nope", "prompt": "x"},
+        {"prompt": ""},
+        {"prompt": "x" * 999},
+        {"prompt": "x", "top_p": 7},
+    ]
     slow_down(served.app.engine)
     calls = [asyncio.ensure_future(served.generate(**fields)) for fields in (*good, *bad)]
     results: list[Any] = await asyncio.gather(*calls, return_exceptions=True)

@@ -33,7 +33,10 @@ async def test_serving_only_once_loaded(tiny_base: Path, service: str) -> None:
 
 async def test_live_from_listening_to_the_end_of_draining(tiny_base: Path) -> None:
     async def statuses() -> list[int]:
-        checks = [served.health.Check(health_pb2.HealthCheckRequest(service=name)) for name in ("live", "")]
+        checks = [
+            served.health.Check(health_pb2.HealthCheckRequest(service=name))
+            for name in ("live", "")
+        ]
         return [(await check).status for check in checks]
 
     async with running(make_settings(tiny_base, drain_s=60), load=False) as served:
@@ -58,8 +61,10 @@ async def test_unknown_service(served: Harness) -> None:
 
 async def test_reflection(served: Harness) -> None:
     stub = reflection_pb2_grpc.ServerReflectionStub(served.channel)
-    requests = [reflection_pb2.ServerReflectionRequest(list_services=""),
-                reflection_pb2.ServerReflectionRequest(file_containing_symbol="loramux.v1.GenerateRequest")]
+    requests = [
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="loramux.v1.GenerateRequest"),
+    ]
     listed, file = [answer async for answer in stub.ServerReflectionInfo(iter(requests))]
     names = {s.name for s in listed.list_services_response.service}
     assert {*SERVICES[1:], "grpc.health.v1.Health"} <= names

@@ -20,7 +20,11 @@ EIGHT = {"max_new_tokens": 8, "ignore_eos": True}
 async def test_fields_of_a_response(served: Harness) -> None:
     done = await served.generate(adapter_id="a3", prompt="hello", request_id="r-1", **EIGHT)
     adapter = await served.adapters.GetAdapter(adapters_pb2.GetAdapterRequest(adapter_id="a3"))
-    assert (done.request_id, done.adapter_id, done.adapter_version) == ("r-1", "a3", adapter.version)
+    assert (done.request_id, done.adapter_id, done.adapter_version) == (
+        "r-1",
+        "a3",
+        adapter.version,
+    )
     assert len(adapter.version) == 64
     (choice,) = done.choices
     assert (choice.text, len(choice.token_ids)) == (done.text, 8)
@@ -36,7 +40,9 @@ async def test_fields_of_a_response(served: Harness) -> None:
 async def test_base_and_adapters_differ(served: Harness) -> None:
     """All at once: one mixed batch."""
     names = ["", *(f"a{i}" for i in range(8))]
-    results = await asyncio.gather(*(served.generate(adapter_id=n, prompt="hello", **EIGHT) for n in names))
+    results = await asyncio.gather(
+        *(served.generate(adapter_id=n, prompt="hello", **EIGHT) for n in names)
+    )
     assert len({tuple(r.choices[0].token_ids) for r in results}) == len(names)
     assert results[0].adapter_version == ""
     assert len({r.adapter_version for r in results}) == len(names)
@@ -48,14 +54,23 @@ async def test_the_three_inputs_agree(served: Harness) -> None:
     by_prompt = await served.generate(prompt=rendered, **EIGHT)
     ids = served.app.engine.base.tokenizer(rendered)["input_ids"]
     by_ids = await served.generate(token_ids=ids, **EIGHT)
-    assert by_messages.choices[0].token_ids == by_prompt.choices[0].token_ids == by_ids.choices[0].token_ids
+    assert (
+        by_messages.choices[0].token_ids
+        == by_prompt.choices[0].token_ids
+        == by_ids.choices[0].token_ids
+    )
 
 
 @pytest.mark.parametrize("text", SCRIPTS)
 @pytest.mark.parametrize("adapter", ["", "a5"])
 async def test_stream_equals_unary(served: Harness, text: str, adapter: str) -> None:
     fields: dict[str, Any] = {
-        "prompt": text, "adapter_id": adapter, "max_new_tokens": 40, "ignore_eos": True, "stop": ["~~"]}
+        "prompt": text,
+        "adapter_id": adapter,
+        "max_new_tokens": 40,
+        "ignore_eos": True,
+        "stop": ["~~"],
+    }
     unary = await served.generate(**fields)
     events = [event async for event in served.stream(**fields)]
     assert "".join(e.text for e in events) == unary.text
@@ -70,7 +85,9 @@ async def test_stream_equals_unary(served: Harness, text: str, adapter: str) -> 
 async def test_finish_reasons(served: Harness) -> None:
     plain = await served.generate(prompt="hello", **EIGHT)
     tokens = list(plain.choices[0].token_ids)
-    by_token = (await served.generate(prompt="hello", stop_token_ids=[tokens[2]], **EIGHT)).choices[0]
+    by_token = (await served.generate(prompt="hello", stop_token_ids=[tokens[2]], **EIGHT)).choices[
+        0
+    ]
     assert by_token.finish_reason == inference_pb2.FINISH_REASON_STOP
     assert list(by_token.token_ids) == tokens[: tokens.index(tokens[2]) + 1]
     letter = next(c for c in plain.text if c != "\ufffd")
@@ -84,7 +101,10 @@ async def test_logprobs(served: Harness) -> None:
     assert [p.token_id for p in done.logprobs] == list(done.token_ids)
     for p in done.logprobs:
         assert len(p.top) == 3
-        assert (p.top[0].token_id, p.top[0].logprob) == (p.token_id, p.logprob)  # greedy takes the likeliest
+        assert (p.top[0].token_id, p.top[0].logprob) == (
+            p.token_id,
+            p.logprob,
+        )  # greedy takes the likeliest
         assert p.logprob <= 0
         assert [t.logprob for t in p.top] == sorted((t.logprob for t in p.top), reverse=True)
     only_chosen = (await served.generate(prompt="hello", logprobs=0, **EIGHT)).choices[0]
@@ -105,9 +125,14 @@ async def test_choices_and_seed(served: Harness) -> None:
 async def test_sampling_options_reach_the_sampler(served: Harness) -> None:
     greedy = await served.generate(prompt="hello", max_new_tokens=30, ignore_eos=True)
     for option in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
-        same = await served.generate(prompt="hello", max_new_tokens=30, ignore_eos=True, temperature=1.0, **option)
+        same = await served.generate(
+            prompt="hello", max_new_tokens=30, ignore_eos=True, temperature=1.0, **option
+        )
         assert same.choices[0].token_ids == greedy.choices[0].token_ids, option
-    for option in ({"repetition_penalty": 3.0}, {"presence_penalty": 2.0, "frequency_penalty": 2.0}):
+    for option in (
+        {"repetition_penalty": 3.0},
+        {"presence_penalty": 2.0, "frequency_penalty": 2.0},
+    ):
         other = await served.generate(prompt="hello", max_new_tokens=30, ignore_eos=True, **option)
         assert other.choices[0].token_ids != greedy.choices[0].token_ids, option
 
@@ -136,7 +161,9 @@ async def test_composition(served: Harness) -> None:
     assert "".join(event.text for event in events) == done.text
     # An omitted weight is 1; a given 0 would be an answer of the base model.
     alone = await served.generate(adapter_id="a0", **fields)
-    assert [(u.adapter_id, u.version, u.weight) for u in alone.adapters] == [("a0", versions["a0"], 1)]
+    assert [(u.adapter_id, u.version, u.weight) for u in alone.adapters] == [
+        ("a0", versions["a0"], 1)
+    ]
     assert (await served.generate(adapters=[{"adapter_id": "a0"}], **fields)).text == alone.text
     base = await served.generate(**fields)
     assert not base.adapters

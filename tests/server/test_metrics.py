@@ -27,7 +27,9 @@ async def scrape(port: int) -> dict[tuple[str, frozenset], float]:
 async def test_scrape(tiny_base: Path, tiny_adapters: dict[str, Path], adapter_root: Path) -> None:
     port = free_port()
     two = {name: tiny_adapters[name] for name in ("a0", "a1")}
-    async with running(make_settings(tiny_base, two, metrics_port=port, adapter_roots=[adapter_root])) as served:
+    async with running(
+        make_settings(tiny_base, two, metrics_port=port, adapter_roots=[adapter_root])
+    ) as served:
         prompt = "a prompt that is longer than one block"
         for _ in range(2):
             await served.generate(adapter_id="a0", prompt=prompt, max_new_tokens=5, ignore_eos=True)
@@ -35,10 +37,16 @@ async def test_scrape(tiny_base: Path, tiny_adapters: dict[str, Path], adapter_r
         with pytest.raises(grpc.aio.AioRpcError):
             await served.generate(prompt="")
         composed = await served.generate(
-            adapters=[{"adapter_id": "a0"}, {"adapter_id": "a1"}], prompt="hi", max_new_tokens=3, ignore_eos=True)
+            adapters=[{"adapter_id": "a0"}, {"adapter_id": "a1"}],
+            prompt="hi",
+            max_new_tokens=3,
+            ignore_eos=True,
+        )
         version = composed.adapters[0].version
         with pytest.raises(grpc.aio.AioRpcError):
-            await served.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(path=".", adapter_id="bad"))
+            await served.adapters.LoadAdapter(
+                adapters_pb2.LoadAdapterRequest(path=".", adapter_id="bad")
+            )
         await served.adapters.UnloadAdapter(adapters_pb2.UnloadAdapterRequest(adapter_id="a1"))
         await served.idle_stats()
         samples = await scrape(port)
@@ -61,11 +69,14 @@ async def test_scrape(tiny_base: Path, tiny_adapters: dict[str, Path], adapter_r
     assert value("adapter_wait_seconds_count") == 3
     assert value("requests_total", adapter="composition", outcome="ok") == 1
     assert value("resident_adapters") == value("registered_adapters") == 1
-    assert value("host_adapters") == (value("host_adapter_bytes") > 0) == ON_GPU  # on a CPU its slot is host memory
+    assert (
+        value("host_adapters") == (value("host_adapter_bytes") > 0) == ON_GPU
+    )  # on a CPU its slot is host memory
     assert value("loading_adapters") == 0
     assert value("adapter_version_info", adapter="a0", version=version) == 1
     assert [labels for name, labels in samples if name == "loramux_adapter_version_info"] == [
-        frozenset({"adapter": "a0", "version": version}.items())]
+        frozenset({"adapter": "a0", "version": version}.items())
+    ]
     assert value("resident_adapter_bytes") > 0
     assert value("running_sequences") == value("waiting_sequences") == value("adapter_leases") == 0
     assert value("kv_blocks") > value("kv_blocks_used") == 0
@@ -75,7 +86,9 @@ async def test_scrape(tiny_base: Path, tiny_adapters: dict[str, Path], adapter_r
     assert info["kernel_lora"].startswith(("torch/", "cpp/", "triton"))
 
 
-async def test_label_cardinality_is_bounded(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+async def test_label_cardinality_is_bounded(
+    tiny_base: Path, tiny_adapters: dict[str, Path]
+) -> None:
     async with running(make_settings(tiny_base, tiny_adapters, metrics_adapter_labels=3)) as served:
         for name in tiny_adapters:
             await served.generate(adapter_id=name, prompt="hi", max_new_tokens=1)

@@ -33,8 +33,21 @@ class Process:
     def __init__(self, tmp_path: Path, *args: str, port: int | None = None) -> None:
         self.port = port or free_port()
         self.log = tmp_path / "server.log"
-        command = [sys.executable, "-m", "server", "serve", "--port", str(self.port), "--metrics-port", "0",
-                   "--dtype", "float32", "--kv-cache-bytes", str(8 << 20), *args]
+        command = [
+            sys.executable,
+            "-m",
+            "server",
+            "serve",
+            "--port",
+            str(self.port),
+            "--metrics-port",
+            "0",
+            "--dtype",
+            "float32",
+            "--kv-cache-bytes",
+            str(8 << 20),
+            *args,
+        ]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, stderr=log)
 
@@ -45,7 +58,9 @@ class Process:
 
     def wait_until_serving(self, channel: grpc.Channel) -> None:
         grpc.channel_ready_future(channel).result(timeout=120)
-        for status in health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=120):
+        for status in health_pb2_grpc.HealthStub(channel).Watch(
+            health_pb2.HealthCheckRequest(), timeout=120
+        ):
             if status.status == SERVING:
                 return
 
@@ -54,12 +69,15 @@ class Process:
         return self.process.wait(timeout=60)
 
     def lines(self) -> list[dict]:
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [
+            json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")
+        ]
 
 
 def long_stream(channel: grpc.Channel) -> Any:
     request = inference_pb2.GenerateRequest(
-        prompt=SECRET, max_new_tokens=400, ignore_eos=True, request_id="r-77", adapter_id="a1")
+        prompt=SECRET, max_new_tokens=400, ignore_eos=True, request_id="r-77", adapter_id="a1"
+    )
     return inference_pb2_grpc.InferenceStub(channel).GenerateStream(request)
 
 
@@ -67,11 +85,20 @@ def call_until_refused(channel: grpc.Channel) -> None:
     """A signal is not heard at once."""
     while True:
         inference_pb2_grpc.InferenceStub(channel).Generate(
-            inference_pb2.GenerateRequest(prompt="x", max_new_tokens=1))
+            inference_pb2.GenerateRequest(prompt="x", max_new_tokens=1)
+        )
 
 
 def test_sigterm_drains(tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
-    server = Process(tmp_path, "--base", str(tiny_base), "--adapter", f"a1={tiny_adapters['a1']}", "--drain-s", "60")
+    server = Process(
+        tmp_path,
+        "--base",
+        str(tiny_base),
+        "--adapter",
+        f"a1={tiny_adapters['a1']}",
+        "--drain-s",
+        "60",
+    )
     with server.channel() as channel:
         server.wait_until_serving(channel)
         stream = long_stream(channel)
@@ -90,17 +117,36 @@ def test_sigterm_drains(tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str
 def check_logs(server: Process) -> None:
     lines = server.lines()
     events = [line["event"] for line in lines]
-    assert events.index("listening") < events.index("serving") < events.index("draining") < events.index("stopped")
+    assert (
+        events.index("listening")
+        < events.index("serving")
+        < events.index("draining")
+        < events.index("stopped")
+    )
     (finished,) = [line for line in lines if line.get("request_id") == "r-77"]
-    assert (finished["event"], finished["outcome"], finished["adapter"]) == ("request finished", "ok", "a1")
+    assert (finished["event"], finished["outcome"], finished["adapter"]) == (
+        "request finished",
+        "ok",
+        "a1",
+    )
     assert finished["completion_tokens"] == 400
     assert list(finished)[:3] == ["timestamp", "level", "event"]
     assert SECRET not in server.log.read_text()
 
 
 @pytest.mark.slow
-def test_sigterm_without_patience(tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
-    server = Process(tmp_path, "--base", str(tiny_base), "--adapter", f"a1={tiny_adapters['a1']}", "--drain-s", "0")
+def test_sigterm_without_patience(
+    tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str, Path]
+) -> None:
+    server = Process(
+        tmp_path,
+        "--base",
+        str(tiny_base),
+        "--adapter",
+        f"a1={tiny_adapters['a1']}",
+        "--drain-s",
+        "0",
+    )
     with server.channel() as channel:
         server.wait_until_serving(channel)
         stream = long_stream(channel)
@@ -130,13 +176,16 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
 
 
 @pytest.mark.slow
-def test_sigterm_during_a_download_that_hangs(tmp_path: Path, tiny_base: Path, silent: socket.socket) -> None:
+def test_sigterm_during_a_download_that_hangs(
+    tmp_path: Path, tiny_base: Path, silent: socket.socket
+) -> None:
     url = f"http://127.0.0.1:{silent.getsockname()[1]}/a"
     server = Process(tmp_path, "--base", str(tiny_base), "--adapter-source", url, "--drain-s", "0")
     with server.channel() as channel:
         server.wait_until_serving(channel)
         call = adapters_pb2_grpc.AdaptersStub(channel).LoadAdapter.future(
-            adapters_pb2.LoadAdapterRequest(source=url, adapter_id="a"))
+            adapters_pb2.LoadAdapterRequest(source=url, adapter_id="a")
+        )
         with silent.accept()[0]:
             assert server.stop() == 0
         assert isinstance(call.exception(), grpc.RpcError)
@@ -145,38 +194,73 @@ def test_sigterm_during_a_download_that_hangs(tmp_path: Path, tiny_base: Path, s
 
 
 @pytest.mark.slow
-def test_sigterm_during_a_start_that_hangs(tmp_path: Path, tiny_base: Path, silent: socket.socket) -> None:
+def test_sigterm_during_a_start_that_hangs(
+    tmp_path: Path, tiny_base: Path, silent: socket.socket
+) -> None:
     url = f"http://127.0.0.1:{silent.getsockname()[1]}/a"
     server = Process(tmp_path, "--base", str(tiny_base), "--adapter", f"a={url}", "--drain-s", "0")
     with silent.accept()[0]:
         assert server.stop() == 0
-    assert [line["event"] for line in server.lines()][-2:] == ["stopped", "loads are left unfinished"]
+    assert [line["event"] for line in server.lines()][-2:] == [
+        "stopped",
+        "loads are left unfinished",
+    ]
 
 
-@pytest.mark.parametrize(("args", "says"), [
-    (["--base", "no/such/dir"], "is not a directory"),
-    pytest.param(["--base", "BASE", "--adapter", "x=no/such/dir"], "is not a directory", marks=pytest.mark.slow),
-], ids=["base", "adapter"])
-def test_what_cannot_be_loaded_ends_the_process(tmp_path: Path, tiny_base: Path, args: list[str], says: str) -> None:
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--base", "no/such/dir"], "is not a directory"),
+        pytest.param(
+            ["--base", "BASE", "--adapter", "x=no/such/dir"],
+            "is not a directory",
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["base", "adapter"],
+)
+def test_what_cannot_be_loaded_ends_the_process(
+    tmp_path: Path, tiny_base: Path, args: list[str], says: str
+) -> None:
     server = Process(tmp_path, *(str(tiny_base) if a == "BASE" else a for a in args))
     assert server.process.wait(timeout=120) == 1
     assert any(says in line.get("error", "") for line in server.lines())
 
 
 @pytest.mark.slow
-def test_no_secret_in_the_log(tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+def test_no_secret_in_the_log(
+    tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str, Path]
+) -> None:
     tokens = write_tokens(
-        tmp_path / "tokens.yaml", root={"adapters": ["*"], "admin": True}, user={"adapters": ["a0"]})
-    server = Process(tmp_path, "--base", str(tiny_base), "--adapter", f"a1={tiny_adapters['a1']}", "--auth-file",
-                     str(tokens), "--adapter-root", str(tiny_adapters["a0"].parent), "--log-level", "debug")
+        tmp_path / "tokens.yaml", root={"adapters": ["*"], "admin": True}, user={"adapters": ["a0"]}
+    )
+    server = Process(
+        tmp_path,
+        "--base",
+        str(tiny_base),
+        "--adapter",
+        f"a1={tiny_adapters['a1']}",
+        "--auth-file",
+        str(tokens),
+        "--adapter-root",
+        str(tiny_adapters["a0"].parent),
+        "--log-level",
+        "debug",
+    )
     generate = inference_pb2.GenerateRequest(prompt=SECRET, max_new_tokens=2, adapter_id="a1")
     load = adapters_pb2.LoadAdapterRequest(path="a0")
     with server.channel() as channel:
         server.wait_until_serving(channel)
-        inference, adapters = inference_pb2_grpc.InferenceStub(channel), adapters_pb2_grpc.AdaptersStub(channel)
+        inference, adapters = (
+            inference_pb2_grpc.InferenceStub(channel),
+            adapters_pb2_grpc.AdaptersStub(channel),
+        )
         inference.Generate(generate, metadata=bearer("root"))
         adapters.LoadAdapter(load, metadata=bearer("root"))
-        for who, code in (("user", grpc.StatusCode.PERMISSION_DENIED), ("nobody", grpc.StatusCode.UNAUTHENTICATED)):
+        for who, code in (
+            ("user", grpc.StatusCode.PERMISSION_DENIED),
+            ("nobody", grpc.StatusCode.UNAUTHENTICATED),
+        ):
             for call, request in ((inference.Generate, generate), (adapters.LoadAdapter, load)):
                 with pytest.raises(grpc.RpcError) as caught:
                     call(request, metadata=bearer(who))

@@ -10,16 +10,30 @@ from typing import Any
 import pytest
 import yaml
 
-from lora_runtime import AdapterError, AdapterPolicy, AdapterState, Engine, RegisteredVersion, Registration, Request
+from lora_runtime import (
+    AdapterError,
+    AdapterPolicy,
+    AdapterState,
+    Engine,
+    RegisteredVersion,
+    Registration,
+    Request,
+)
 from server.declared import DeclaredAdapters, StateFileError
 from server.declared.state_file import Saved, StateFile
 
 from ..support.declared import FakeEngine, put_adapter, registration, replace, until
 
 FULL = Registration(
-    "full", (RegisteredVersion("v2", "hf://org/a", "/cache/2"), RegisteredVersion("v1", "/data/a", "/data/a")),
-    canary=RegisteredVersion("v3", "s3://b/a", "/cache/3"), canary_weight=0.25,
-    policy=AdapterPolicy(2, 3, 4, 5, True))
+    "full",
+    (
+        RegisteredVersion("v2", "hf://org/a", "/cache/2"),
+        RegisteredVersion("v1", "/data/a", "/data/a"),
+    ),
+    canary=RegisteredVersion("v3", "s3://b/a", "/cache/3"),
+    canary_weight=0.25,
+    policy=AdapterPolicy(2, 3, 4, 5, True),
+)
 
 
 @pytest.fixture
@@ -29,12 +43,15 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(path: Path) -> Iterator[Callable[..., DeclaredAdapters]]:
-    """Starts declared adapters with the state file; those before are stopped first, as a process that ends."""
+    """Starts declared adapters with the state file; those before are stopped first, as a process
+    that ends."""
     started: list[DeclaredAdapters] = []
 
     def start(engine: FakeEngine | Engine, **options: Any) -> DeclaredAdapters:
         stop()
-        started.append(DeclaredAdapters(engine, state_file=path, **({"reconcile_s": 0.01} | options)))
+        started.append(
+            DeclaredAdapters(engine, state_file=path, **({"reconcile_s": 0.01} | options))
+        )
         started[-1].restore()
         started[-1].start()
         return started[-1]
@@ -79,7 +96,9 @@ def test_only_the_owner_reads_it(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_crash_while_writing_keeps_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_while_writing_keeps_the_old_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = FakeEngine()
     engine.register(FULL)
     follow(engine, path).stop()
@@ -115,12 +134,20 @@ def test_writing_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     state.stop()
 
 
-@pytest.mark.parametrize("content", [
-    "", "{", "[]", '{"format": 2}', '{"adapters": [{"adapter_id": "a", "versions": []}]}',
-    '{"adapters": [{"adapter_id": "a", "versions": [], "more": 1}]}',
-    '{"adapters": [{"adapter_id": "a", "versions": [], "policy": {"weight": -1}}]}',
-    '{"secret": "s3cret"}', b"\xff\xfe",
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"format": 2}',
+        '{"adapters": [{"adapter_id": "a", "versions": []}]}',
+        '{"adapters": [{"adapter_id": "a", "versions": [], "more": 1}]}',
+        '{"adapters": [{"adapter_id": "a", "versions": [], "policy": {"weight": -1}}]}',
+        '{"secret": "s3cret"}',
+        b"\xff\xfe",
+    ],
+)
 def test_a_corrupt_file_stops_the_start(
     path: Path, content: str | bytes, start: Callable[..., DeclaredAdapters]
 ) -> None:
@@ -140,7 +167,9 @@ def test_an_unreadable_file_stops_the_start(path: Path) -> None:
         StateFile(path).restore(FakeEngine())
 
 
-def test_what_the_engine_refuses_stops_the_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_engine_refuses_stops_the_start(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = FakeEngine()
     engine.register(FULL)
     follow(engine, path).stop()
@@ -150,7 +179,9 @@ def test_what_the_engine_refuses_stops_the_start(path: Path, monkeypatch: pytest
 
     again = FakeEngine()
     monkeypatch.setattr(again, "register", refuse)
-    with pytest.raises(StateFileError, match=rf"{path}: adapter 'full': adapter id 'full' is too long"):
+    with pytest.raises(
+        StateFileError, match=rf"{path}: adapter 'full': adapter id 'full' is too long"
+    ):
         StateFile(path).restore(again)
 
 
@@ -161,8 +192,17 @@ def test_declared_adapters_win_over_the_file(
     path: Path, tmp_path: Path, start: Callable[..., DeclaredAdapters]
 ) -> None:
     manifest = tmp_path / "adapters.yaml"
-    replace(manifest, yaml.safe_dump({"adapters": [
-        {"name": "a", "source": "s3://b/a"}, {"name": "b", "source": "s3://b/b", "policy": {"weight": 2}}]}))
+    replace(
+        manifest,
+        yaml.safe_dump(
+            {
+                "adapters": [
+                    {"name": "a", "source": "s3://b/a"},
+                    {"name": "b", "source": "s3://b/b", "policy": {"weight": 2}},
+                ]
+            }
+        ),
+    )
     first = FakeEngine()
     declared = start(first, manifest=manifest)
     until(lambda: declared.ready)
@@ -213,7 +253,9 @@ def test_names_of_the_settings_are_not_remembered_for_good(
 
 
 def test_a_restart_of_the_engine(
-    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], start: Callable[..., DeclaredAdapters],
+    make_engine: Callable[..., Engine],
+    tiny_adapters: dict[str, Path],
+    start: Callable[..., DeclaredAdapters],
     tmp_path: Path,
 ) -> None:
     watched = tmp_path / "watched"
@@ -225,7 +267,9 @@ def test_a_restart_of_the_engine(
     first.load_adapter(tiny_adapters["a1"], "mine", policy=AdapterPolicy(weight=3))
     first.load_adapter(tiny_adapters["a2"], "mine")
     first.load_adapter(tiny_adapters["a3"], "mine", canary_weight=0.5)
-    expected = [first.generate(Request(prompt="hi", adapter_id=name)).text for name in ("declared", "mine")]
+    expected = [
+        first.generate(Request(prompt="hi", adapter_id=name)).text for name in ("declared", "mine")
+    ]
     before = first.get_adapter("mine")
 
     second = make_engine()
@@ -233,18 +277,25 @@ def test_a_restart_of_the_engine(
     after = second.get_adapter("mine")
     assert after.state is AdapterState.COLD
     assert (after.version, after.older_versions, after.canary) == (
-        before.version, before.older_versions, before.canary)
+        before.version,
+        before.older_versions,
+        before.canary,
+    )
     assert after.policy == AdapterPolicy(weight=3)
     until(lambda: declared.ready)
     second.set_canary("mine", 0)
     assert second.generate(Request(prompt="hi", adapter_id="declared")).text == expected[0]
-    assert second.generate(Request(prompt="hi", adapter_id="mine")).adapter_version == before.version
+    assert (
+        second.generate(Request(prompt="hi", adapter_id="mine")).adapter_version == before.version
+    )
     second.rollback_adapter("mine")
     assert second.get_adapter("mine").version == before.older_versions[0]
 
 
 def test_the_engine_follows_a_directory(
-    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], start: Callable[..., DeclaredAdapters],
+    make_engine: Callable[..., Engine],
+    tiny_adapters: dict[str, Path],
+    start: Callable[..., DeclaredAdapters],
     tmp_path: Path,
 ) -> None:
     engine = make_engine()
@@ -253,7 +304,10 @@ def test_the_engine_follows_a_directory(
     broken = put_adapter(tmp_path / "broken")
     declared = start(engine, directory=tmp_path)
     until(lambda: [s.state for s in declared.status()] == ["ready", "failed"])
-    assert "adapter_config.json" in declared.status()[1].error or "peft_type" in declared.status()[1].error
+    assert (
+        "adapter_config.json" in declared.status()[1].error
+        or "peft_type" in declared.status()[1].error
+    )
     version = declared.status()[0].version
     assert engine.get_adapter("a").version == version
     (tmp_path / "new").symlink_to(tiny_adapters["a1"])
@@ -265,10 +319,13 @@ def test_the_engine_follows_a_directory(
 
 
 def test_a_canary_in_the_manifest(
-    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], start: Callable[..., DeclaredAdapters],
+    make_engine: Callable[..., Engine],
+    tiny_adapters: dict[str, Path],
+    start: Callable[..., DeclaredAdapters],
     tmp_path: Path,
 ) -> None:
-    """One version, then another beside it with a growing share, over a restart, then that one alone."""
+    """One version, then another beside it with a growing share, over a restart, then that one
+    alone."""
     manifest = tmp_path / "adapters.yaml"
 
     def declare(source: str, weight: float) -> None:
@@ -299,7 +356,9 @@ def test_a_canary_in_the_manifest(
 
 
 def test_the_status_shows_what_calls_have_changed(
-    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], start: Callable[..., DeclaredAdapters],
+    make_engine: Callable[..., Engine],
+    tiny_adapters: dict[str, Path],
+    start: Callable[..., DeclaredAdapters],
     tmp_path: Path,
 ) -> None:
     engine = make_engine()

@@ -34,7 +34,11 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 async def call(target: str, credentials: grpc.ChannelCredentials | None) -> server_pb2.ServerInfo:
-    open_channel = grpc.aio.secure_channel(target, credentials) if credentials else grpc.aio.insecure_channel(target)
+    open_channel = (
+        grpc.aio.secure_channel(target, credentials)
+        if credentials
+        else grpc.aio.insecure_channel(target)
+    )
     async with open_channel as channel:
         return await server_pb2_grpc.ServerStub(channel).GetServerInfo(INFO, timeout=10)
 
@@ -44,7 +48,10 @@ async def test_tls(tiny_base: Path, authority: Authority, stranger: Authority) -
     async with running(make_settings(tiny_base, tls_cert=pair.cert, tls_key=pair.key)) as served:
         trusting = grpc.ssl_channel_credentials(authority.cert.read_bytes())
         assert (await call(served.target, trusting)).device == "cpu"
-        await refused(call(served.target, grpc.ssl_channel_credentials(stranger.cert.read_bytes())), Code.UNAVAILABLE)
+        await refused(
+            call(served.target, grpc.ssl_channel_credentials(stranger.cert.read_bytes())),
+            Code.UNAVAILABLE,
+        )
         await refused(call(served.target, None), Code.UNAVAILABLE)
 
 
@@ -71,10 +78,20 @@ async def test_renewed_certificates_need_no_restart(
 async def test_mutual_tls(tiny_base: Path, authority: Authority, stranger: Authority) -> None:
     pair, root, port = authority.issue("server"), authority.cert.read_bytes(), free_port()
     settings = make_settings(
-        tiny_base, tls_cert=pair.cert, tls_key=pair.key, tls_client_ca=authority.cert, health_port=port)
+        tiny_base,
+        tls_cert=pair.cert,
+        tls_key=pair.key,
+        tls_client_ca=authority.cert,
+        health_port=port,
+    )
     async with running(settings) as served:
-        for client, code in ((authority.issue("client"), None), (stranger.issue("intruder"), Code.UNAVAILABLE)):
-            credentials = grpc.ssl_channel_credentials(root, client.key.read_bytes(), client.cert.read_bytes())
+        for client, code in (
+            (authority.issue("client"), None),
+            (stranger.issue("intruder"), Code.UNAVAILABLE),
+        ):
+            credentials = grpc.ssl_channel_credentials(
+                root, client.key.read_bytes(), client.cert.read_bytes()
+            )
             if code is None:
                 assert (await call(served.target, credentials)).device == "cpu"
             else:
@@ -82,7 +99,9 @@ async def test_mutual_tls(tiny_base: Path, authority: Authority, stranger: Autho
         await refused(call(served.target, grpc.ssl_channel_credentials(root)), Code.UNAVAILABLE)
         # Probes reach health, and nothing else, without a certificate.
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            status = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+            status = await health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest()
+            )
             assert status.status == health_pb2.HealthCheckResponse.SERVING
         await refused(call(f"127.0.0.1:{port}", None), Code.UNIMPLEMENTED)
 
@@ -92,7 +111,12 @@ async def test_the_command_line(tiny_base: Path, authority: Authority, tmp_path:
     tokens = write_tokens(tmp_path / "tokens.yaml", cli={"adapters": ["*"], "admin": True})
     (tmp_path / "token").write_text(token_of("cli") + "\n")
     settings = make_settings(
-        tiny_base, tls_cert=pair.cert, tls_key=pair.key, tls_client_ca=authority.cert, auth_file=tokens)
+        tiny_base,
+        tls_cert=pair.cert,
+        tls_key=pair.key,
+        tls_client_ca=authority.cert,
+        auth_file=tokens,
+    )
     async with running(settings) as served:
         reach = ["--target", served.target, "--ca", str(authority.cert), "--cert", str(client.cert)]
         whole = [*reach, "--key", str(client.key)]
@@ -103,10 +127,19 @@ async def test_the_command_line(tiny_base: Path, authority: Authority, tmp_path:
             return result.output
 
         await run("info", *whole, "--token-file", str(tmp_path / "token"), code=0)
-        await run("generate", "hi", *whole, "--max-new-tokens", "2", code=0, LORAMUX_TOKEN=token_of("cli"))
-        await run("adapters", "list", code=0, LORAMUX_TARGET=served.target, LORAMUX_CA=str(authority.cert),
-                  LORAMUX_CERT=str(client.cert), LORAMUX_KEY=str(client.key),
-                  LORAMUX_TOKEN_FILE=str(tmp_path / "token"))
+        await run(
+            "generate", "hi", *whole, "--max-new-tokens", "2", code=0, LORAMUX_TOKEN=token_of("cli")
+        )
+        await run(
+            "adapters",
+            "list",
+            code=0,
+            LORAMUX_TARGET=served.target,
+            LORAMUX_CA=str(authority.cert),
+            LORAMUX_CERT=str(client.cert),
+            LORAMUX_KEY=str(client.key),
+            LORAMUX_TOKEN_FILE=str(tmp_path / "token"),
+        )
         assert "UNAUTHENTICATED" in await run("info", *whole, code=1)
         assert "needed together" in await run("info", *reach, code=1)
         assert "cannot be read" in await run("info", "--ca", str(tmp_path / "none"), code=1)
@@ -115,19 +148,31 @@ async def test_the_command_line(tiny_base: Path, authority: Authority, tmp_path:
 
 def test_a_token_in_the_clear_is_warned_of() -> None:
     # Reserved for documentation: nothing answers there
-    result = CliRunner().invoke(app, ["info", "--target", "example.invalid:1"], env={"LORAMUX_TOKEN": "t"})
+    result = CliRunner().invoke(
+        app, ["info", "--target", "example.invalid:1"], env={"LORAMUX_TOKEN": "t"}
+    )
     assert result.exit_code == 1
     assert "without TLS" in result.stderr
 
 
-@pytest.mark.parametrize("given", [
-    {"tls_cert": "c"}, {"tls_key": "k"}, {"tls_client_ca": "a"}, {"tls_client_ca": "a", "tls_key": "k"}], ids=str)
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"tls_cert": "c"},
+        {"tls_key": "k"},
+        {"tls_client_ca": "a"},
+        {"tls_client_ca": "a", "tls_key": "k"},
+    ],
+    ids=str,
+)
 def test_half_of_tls_is_refused(given: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match=r"tls_cert and tls_key"):
         load({"base": "b", **given})
 
 
-async def test_files_that_cannot_be_used_end_the_start(tiny_base: Path, authority: Authority, tmp_path: Path) -> None:
+async def test_files_that_cannot_be_used_end_the_start(
+    tiny_base: Path, authority: Authority, tmp_path: Path
+) -> None:
     pair = authority.issue("server")
     assert await serve(make_settings(tiny_base, tls_cert=pair.cert, tls_key=tmp_path / "none")) == 1
     assert await serve(make_settings(tiny_base, auth_file=tmp_path / "none")) == 1

@@ -14,8 +14,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 
-def save_adapter(base: Path, directory: Path, seed: int = 0, config: PeftConfig | None = None, added_tokens: int = 0,
-                 **lora: Any) -> Path:
+def save_adapter(
+    base: Path,
+    directory: Path,
+    seed: int = 0,
+    config: PeftConfig | None = None,
+    added_tokens: int = 0,
+    **lora: Any,
+) -> Path:
     """An adapter with random A and B (PEFT's own start has B = 0, which would hide errors)."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     if added_tokens:
@@ -37,7 +43,9 @@ def edit_config(directory: Path, **fields: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def edit_tensors(directory: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+def edit_tensors(
+    directory: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+) -> None:
     path = directory / "adapter_model.safetensors"
     save_file(change(load_file(path)), path)
 

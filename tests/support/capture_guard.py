@@ -1,5 +1,5 @@
-"""Shows on a CPU that a step could be captured as a CUDA graph: it reads no values on the host, and no memory but what
-it made itself or has read each time before."""
+"""Shows on a CPU that a step could be captured as a CUDA graph: it reads no values on the host, and
+no memory but what it made itself or has read each time before."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ class CaptureGuard(TorchDispatchMode):
         super().__init__()
         self.inputs: set[int] = set()
         self.ops = 0
-        self._made: dict[int, Any] = {}  # the storages live until the step is over: no address is given out twice
+        self._made: dict[
+            int, Any
+        ] = {}  # the storages live until the step is over: no address is given out twice
         self._first = True
 
     def __exit__(self, *error: Any) -> None:
@@ -43,15 +45,24 @@ class CaptureGuard(TorchDispatchMode):
         super().__exit__(*error)
 
     def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         self.ops += 1
         if reads_on_host(func, args) or func.name() in _FROM_HOST:
-            raise CaptureError(f"{func.name()} makes the host wait for the device, or the device for the host")
+            raise CaptureError(
+                f"{func.name()} makes the host wait for the device, or the device for the host"
+            )
         self.read(tree_leaves((args, kwargs)), func.name())
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()).data_ptr() not in self.inputs:
+            if (
+                isinstance(tensor, torch.Tensor)
+                and (storage := tensor.untyped_storage()).data_ptr() not in self.inputs
+            ):
                 self._made[storage.data_ptr()] = storage
         return out
 
@@ -64,20 +75,29 @@ class CaptureGuard(TorchDispatchMode):
             if address in self._made or address in self.inputs:
                 continue
             if not self._first:
-                raise CaptureError(f"{what} reads {tuple(tensor.shape)} at an address that the first step did not read")
+                raise CaptureError(
+                    f"{what} reads {tuple(tensor.shape)} at an address that the first step did not read"
+                )
             self.inputs.add(address)
 
     @contextmanager
-    def kernels(self, state: StepContext, fixed: Callable[[Any], Sequence[torch.Tensor]]) -> Iterator[None]:
-        """While entered, the step's kernels are seen too; `fixed` gives the tensors of arguments that are none."""
+    def kernels(
+        self, state: StepContext, fixed: Callable[[Any], Sequence[torch.Tensor]]
+    ) -> Iterator[None]:
+        """While entered, the step's kernels are seen too; `fixed` gives the tensors of arguments
+        that are none."""
         own = state.kernels
         assert isinstance(own, PlannedKernels)
 
         def seen(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any, **kwargs: Any) -> Any:
-                found = [t for a in args for t in ([a] if isinstance(a, torch.Tensor) else fixed(a))]
+                found = [
+                    t for a in args for t in ([a] if isinstance(a, torch.Tensor) else fixed(a))
+                ]
                 self.read(found, name)
-                with _disable_current_modes():  # what the interpreter does on the host is no part of the step
+                with (
+                    _disable_current_modes()
+                ):  # what the interpreter does on the host is no part of the step
                     out = kernel(*args, **kwargs)
                 if isinstance(out, torch.Tensor):
                     self._made[out.untyped_storage().data_ptr()] = out.untyped_storage()
@@ -92,7 +112,14 @@ class CaptureGuard(TorchDispatchMode):
             state.kernels = own
 
 
-def _mapped(kernels: PlannedKernels, change: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> PlannedKernels:
-    changed: dict[str, Any] = {n: change(n, getattr(kernels, n)) for n in ("attention", "write_kv", "update_group")}
-    halves = kernels.halves and (change("shrink", kernels.halves[0]), change("expand", kernels.halves[1]))
+def _mapped(
+    kernels: PlannedKernels, change: Callable[[str, Callable[..., Any]], Callable[..., Any]]
+) -> PlannedKernels:
+    changed: dict[str, Any] = {
+        n: change(n, getattr(kernels, n)) for n in ("attention", "write_kv", "update_group")
+    }
+    halves = kernels.halves and (
+        change("shrink", kernels.halves[0]),
+        change("expand", kernels.halves[1]),
+    )
     return replace(kernels, **changed, halves=halves)

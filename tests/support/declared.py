@@ -22,7 +22,8 @@ from lora_runtime import (
 
 
 class FakeEngine:
-    """`broken`: sources that fail; `in_use`: ids that unload refuses; `gates`: sources that wait for their event."""
+    """`broken`: sources that fail; `in_use`: ids that unload refuses; `gates`: sources that wait
+    for their event."""
 
     def __init__(self) -> None:
         self.loaded: dict[str, Registration] = {}
@@ -34,7 +35,11 @@ class FakeEngine:
         self._lock = threading.Lock()
 
     def load_adapter(
-        self, source: str, adapter_id: str | None = None, *, canary_weight: float = 0,
+        self,
+        source: str,
+        adapter_id: str | None = None,
+        *,
+        canary_weight: float = 0,
         policy: AdapterPolicy | None = None,
     ) -> AdapterInfo:
         assert adapter_id is not None
@@ -45,7 +50,9 @@ class FakeEngine:
         if source in self.broken:
             raise self.broken[source]
         version = f"version of {weights(Path(source)) if Path(source).is_dir() else source}"
-        self.register(Registration(adapter_id, (RegisteredVersion(version, source, source),), policy=policy))
+        self.register(
+            Registration(adapter_id, (RegisteredVersion(version, source, source),), policy=policy)
+        )
         return AdapterInfo(adapter_id, version, source, "", (), 0, 0, 0)
 
     def unload_adapter(self, adapter_id: str, timeout_s: float = 0) -> AdapterInfo:
@@ -57,7 +64,9 @@ class FakeEngine:
                 raise UnknownAdapterError(adapter_id)
             gone = self.loaded.pop(adapter_id)
         self._notify()
-        return AdapterInfo(adapter_id, gone.versions[0].version, gone.versions[0].source, "", (), 0, 0, 0)
+        return AdapterInfo(
+            adapter_id, gone.versions[0].version, gone.versions[0].source, "", (), 0, 0, 0
+        )
 
     def register(self, registration: Registration) -> None:
         with self._lock:
@@ -77,7 +86,9 @@ class FakeEngine:
 
 
 def registration(name: str, source: str = "s", **fields: Any) -> Registration:
-    return Registration(name, (RegisteredVersion(f"version of {source}", source, source),), **fields)
+    return Registration(
+        name, (RegisteredVersion(f"version of {source}", source, source),), **fields
+    )
 
 
 def broken(text: str = "broken") -> AdapterError:

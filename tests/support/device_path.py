@@ -1,4 +1,5 @@
-"""Bases in the Triton backend: with torch's references as kernels on a CPU, or with Triton's, there interpreted."""
+"""Bases in the Triton backend: with torch's references as kernels on a CPU, or with Triton's, there
+interpreted."""
 
 from __future__ import annotations
 
@@ -23,23 +24,31 @@ from lora_runtime.kernels.lora import add_lora_reference
 from .device import DEVICE
 
 REFERENCES = PlannedKernels(
-    lora=add_lora_reference, attention=paged_attention_reference, update_group=update_group_reference,
-    names={"lora": "reference", "paged_attention": "reference"})
+    lora=add_lora_reference,
+    attention=paged_attention_reference,
+    update_group=update_group_reference,
+    names={"lora": "reference", "paged_attention": "reference"},
+)
 
 
 @contextmanager
 def chosen(kernels: str) -> Iterator[None]:
-    """While it is entered, bases that ask for Triton's kernels get the references if `kernels` says so."""
+    """While it is entered, bases that ask for Triton's kernels get the references if `kernels` says
+    so."""
     with pytest.MonkeyPatch.context() as patch:
         if kernels == "reference":
             patch.setattr(backend, "select", lambda *_: REFERENCES)
         yield
 
 
-def load_base(directory: Path, kernels: str = "triton", slots: int = 0, **settings: Any) -> BaseModel:
+def load_base(
+    directory: Path, kernels: str = "triton", slots: int = 0, **settings: Any
+) -> BaseModel:
     """In the Triton backend; with slots, unless 0, as an engine would open them."""
     with chosen(kernels):
-        model = BaseModel.load(directory, dtype="float32", kernels="triton", device=device_of(kernels), **settings)
+        model = BaseModel.load(
+            directory, dtype="float32", kernels="triton", device=device_of(kernels), **settings
+        )
     if slots:
         model.open_slots(slots)
     return model

@@ -1,4 +1,5 @@
-"""What an engine has inside, for tests that cannot see it from outside, and ways to make it slow, broken or idle."""
+"""What an engine has inside, for tests that cannot see it from outside, and ways to make it slow,
+broken or idle."""
 
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ def wrap_forward(engine: Engine, wrap: Callable[[Forward], Forward]) -> None:
 
 def slow_down(engine: Engine, seconds: float = 0.01) -> None:
     """Every step takes `seconds` longer: what is submitted is still running a moment later."""
+
     def wrap(forward: Forward) -> Forward:
         def slow(batch: StepBatch) -> StepOutput:
             time.sleep(seconds)
@@ -38,6 +40,7 @@ def slow_down(engine: Engine, seconds: float = 0.01) -> None:
 
 def break_down(engine: Engine, message: str = "the device is gone") -> None:
     """The next step raises."""
+
     def broken(batch: StepBatch) -> StepOutput:
         raise RuntimeError(message)
 

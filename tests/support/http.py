@@ -13,7 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class WebStore:
-    """`files`: path → bytes, `failures`: path → status given instead, `seen`: "METHOD target" of every request."""
+    """`files`: path → bytes, `failures`: path → status given instead, `seen`: "METHOD target" of
+    every request."""
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
@@ -32,7 +33,10 @@ class WebStore:
         """Make `repo` a model repository of the hub whose `revision` is `commit`."""
         siblings = [{"rfilename": name, "size": len(data)} for name, data in files.items()]
         info = json.dumps({"id": repo, "sha": self.commit, "siblings": siblings}).encode()
-        for path in (f"/api/models/{repo}", *(f"/api/models/{repo}/revision/{r}" for r in (revision, self.commit))):
+        for path in (
+            f"/api/models/{repo}",
+            *(f"/api/models/{repo}/revision/{r}" for r in (revision, self.commit)),
+        ):
             self.files[path] = info
         for name, data in files.items():
             self.files[f"/{repo}/resolve/{self.commit}/{name}"] = data
@@ -66,7 +70,9 @@ def web_store() -> Iterator[WebStore]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     store.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     yield store
     server.shutdown()

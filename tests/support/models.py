@@ -25,13 +25,22 @@ from transformers import (
 BOS, EOS, VOCAB = 256, 257, 258
 MAX_POSITIONS = 512
 TEMPLATE = (
-    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<bot>{% endif %}"
 )
 
 SHAPE: dict[str, Any] = {
-    "vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": MAX_POSITIONS, "initializer_range": 0.25,
-    "bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": EOS,
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": MAX_POSITIONS,
+    "initializer_range": 0.25,
+    "bos_token_id": BOS,
+    "eos_token_id": EOS,
+    "pad_token_id": EOS,
 }
 _ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention"]
 
@@ -41,14 +50,28 @@ ARCHITECTURES: dict[str, Callable[[], PretrainedConfig]] = {
     "qwen3": lambda: Qwen3Config(**SHAPE, head_dim=24),
     "mistral": lambda: MistralConfig(**SHAPE, sliding_window=12),
     "gemma2": lambda: Gemma2Config(
-        **SHAPE, head_dim=16, sliding_window=12, query_pre_attn_scalar=20, attn_logit_softcapping=5.0,
-        final_logit_softcapping=10.0, layer_types=_ALTERNATING),
+        **SHAPE,
+        head_dim=16,
+        sliding_window=12,
+        query_pre_attn_scalar=20,
+        attn_logit_softcapping=5.0,
+        final_logit_softcapping=10.0,
+        layer_types=_ALTERNATING,
+    ),
     "gemma3": lambda: Gemma3TextConfig(
-        **SHAPE, head_dim=16, sliding_window=12, query_pre_attn_scalar=20, layer_types=_ALTERNATING),
+        **SHAPE, head_dim=16, sliding_window=12, query_pre_attn_scalar=20, layer_types=_ALTERNATING
+    ),
     "phi3": lambda: Phi3Config(**SHAPE),
     "gpt2": lambda: GPT2Config(
-        vocab_size=VOCAB, n_embd=64, n_layer=3, n_head=4, n_positions=MAX_POSITIONS, initializer_range=0.25,
-        bos_token_id=BOS, eos_token_id=EOS),
+        vocab_size=VOCAB,
+        n_embd=64,
+        n_layer=3,
+        n_head=4,
+        n_positions=MAX_POSITIONS,
+        initializer_range=0.25,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+    ),
 }
 
 
@@ -66,11 +89,15 @@ def make_tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
 
 
 def save_base(
-    directory: Path, architecture: str = "llama", seed: int = 0, chat: bool = True, layers: int | None = None,
+    directory: Path,
+    architecture: str = "llama",
+    seed: int = 0,
+    chat: bool = True,
+    layers: int | None = None,
     **shape: int,
 ) -> Path:
-    """A servable base directory: config.json, safetensors, tokenizer. `layers`: the first so many; `shape`: fields of
-    the config to change."""
+    """A servable base directory: config.json, safetensors, tokenizer. `layers`: the first so many;
+    `shape`: fields of the config to change."""
     torch.manual_seed(seed)
     config = ARCHITECTURES[architecture]()
     for field, value in shape.items():
@@ -88,7 +115,16 @@ def save_base(
     make_tokenizer(chat).save_pretrained(directory)
     return directory
 
+
 SCRIPTS = [
-    "Plain words, and punctuation!", "Ünïcödé façade", "Привет, мир", "مرحبا بالعالم", "नमस्ते दुनिया", "你好，世界",
-    "こんにちは世界", "안녕하세요 세계", "👩‍👩‍👧‍👦 family 🏳️‍🌈 flag 🇫🇷", "mixed 混合 смесь 🎉 end",
+    "Plain words, and punctuation!",
+    "Ünïcödé façade",
+    "Привет, мир",
+    "مرحبا بالعالم",
+    "नमस्ते दुनिया",
+    "你好，世界",
+    "こんにちは世界",
+    "안녕하세요 세계",
+    "👩‍👩‍👧‍👦 family 🏳️‍🌈 flag 🇫🇷",
+    "mixed 混合 смесь 🎉 end",
 ]

@@ -26,15 +26,21 @@ def quantise(base: Path, directory: Path, method: str) -> Path:
 
 def _by_transformers(make: Callable[[], Any]) -> Callable[[Path, Path], None]:
     def write(base: Path, directory: Path) -> None:
-        model = AutoModelForCausalLM.from_pretrained(base, quantization_config=make(), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            base, quantization_config=make(), dtype=torch.float32
+        )
         model.save_pretrained(directory)
 
     return write
 
 
 def _nf4() -> BitsAndBytesConfig:
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                              bnb_4bit_compute_dtype=torch.float32)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+    )
 
 
 def _llm_int8(threshold: float) -> Callable[[], BitsAndBytesConfig]:
@@ -51,11 +57,16 @@ def _torchao(name: str, **options: Any) -> Callable[[], TorchAoConfig]:
 
 
 def _compressed_tensors(scheme: str, form: str, dynamic: str = "") -> Callable[[Path, Path], None]:
-    """`dynamic`: what the scale of the activations is shared by, where that is not the scheme's own choice."""
+    """`dynamic`: what the scale of the activations is shared by, where that is not the scheme's own
+    choice."""
 
     def write(base: Path, directory: Path) -> None:
         from compressed_tensors.compressors import ModelCompressor
-        from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config, preset_name_to_scheme
+        from compressed_tensors.quantization import (
+            QuantizationConfig,
+            apply_quantization_config,
+            preset_name_to_scheme,
+        )
 
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         chosen = preset_name_to_scheme(scheme, ["Linear"])
@@ -82,14 +93,17 @@ def _take_scales(module: Any) -> None:
 
     weight, args = module.weight.detach(), module.quantization_scheme.weights
     groups = {"channel": weight[:, None], "tensor": weight.reshape(1, 1, -1)}.get(
-        args.strategy, weight.reshape(len(weight), -1, GROUP))
+        args.strategy, weight.reshape(len(weight), -1, GROUP)
+    )
     scale, _ = calculate_qparams(groups.amin(-1), groups.amax(-1), args)
     module.weight_scale.data = scale.reshape(module.weight_scale.shape).to(module.weight_scale)
     if getattr(module, "input_scale", None) is not None:
         module.input_scale.data.fill_(0.02)
 
 
-def _packed(write: Callable[[torch.Tensor], dict[str, torch.Tensor]], **config: Any) -> Callable[[Path, Path], None]:
+def _packed(
+    write: Callable[[torch.Tensor], dict[str, torch.Tensor]], **config: Any
+) -> Callable[[Path, Path], None]:
     """`write`: (out, in) of a projection to the tensors that stand for it."""
 
     def save(base: Path, directory: Path) -> None:
@@ -97,7 +111,9 @@ def _packed(write: Callable[[torch.Tensor], dict[str, torch.Tensor]], **config: 
         tensors: dict[str, torch.Tensor] = {}
         for name, tensor in load_file(base / "model.safetensors").items():
             if name.endswith("proj.weight"):
-                tensors |= {name.removesuffix("weight") + part: t for part, t in write(tensor).items()}
+                tensors |= {
+                    name.removesuffix("weight") + part: t for part, t in write(tensor).items()
+                }
             else:
                 tensors[name] = tensor
         save_file(tensors, directory / "model.safetensors", {"format": "pt"})
@@ -126,15 +142,22 @@ def _pack(values: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
 def _gptq(weight: torch.Tensor) -> dict[str, torch.Tensor]:
     values, scale = _int4(weight)
     zeros = torch.full(scale.shape, 7)  # one less than they are, in its first format
-    return {"qweight": _pack(values.t(), range(8)).t().contiguous(), "qzeros": _pack(zeros, range(8)), "scales": scale,
-            "g_idx": (torch.arange(len(values)) // GROUP).to(torch.int32)}
+    return {
+        "qweight": _pack(values.t(), range(8)).t().contiguous(),
+        "qzeros": _pack(zeros, range(8)),
+        "scales": scale,
+        "g_idx": (torch.arange(len(values)) // GROUP).to(torch.int32),
+    }
 
 
 def _awq(weight: torch.Tensor) -> dict[str, torch.Tensor]:
     values, scale = _int4(weight)
     order = (0, 2, 4, 6, 1, 3, 5, 7)
-    return {"qweight": _pack(values, order).contiguous(), "qzeros": _pack(torch.full(scale.shape, 8), order),
-            "scales": scale}
+    return {
+        "qweight": _pack(values, order).contiguous(),
+        "qzeros": _pack(torch.full(scale.shape, 8), order),
+        "scales": scale,
+    }
 
 
 def _fp8(weight: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -150,16 +173,35 @@ METHODS: dict[str, Callable[[Path, Path], None]] = {
     "bitsandbytes int8": _by_transformers(_llm_int8(0.0)),
     "bitsandbytes LLM.int8": _by_transformers(_llm_int8(6.0)),
     "torchao int8": _by_transformers(_torchao("Int8WeightOnlyConfig")),
-    "torchao int8 lm_head": _by_transformers(_torchao("Int8WeightOnlyConfig", include_input_output_embeddings=True)),
+    "torchao int8 lm_head": _by_transformers(
+        _torchao("Int8WeightOnlyConfig", include_input_output_embeddings=True)
+    ),
     "torchao int8 activations": _by_transformers(_torchao("Int8DynamicActivationInt8WeightConfig")),
     "compressed-tensors int4": _compressed_tensors("W4A16", "pack-quantized"),
     "compressed-tensors int8 activations": _compressed_tensors("W8A8", "int-quantized"),
     "compressed-tensors fp8 activations": _compressed_tensors("FP8_DYNAMIC", "float-quantized"),
     "compressed-tensors fp8 static": _compressed_tensors("FP8", "float-quantized"),
     "compressed-tensors int8 per step": _compressed_tensors("W8A8", "int-quantized", "tensor"),
-    "gptq": _packed(_gptq, quant_method="gptq", bits=4, group_size=GROUP, sym=True, desc_act=False,
-                    checkpoint_format="gptq", backend="torch"),
-    "awq": _packed(_awq, quant_method="awq", bits=4, group_size=GROUP, zero_point=True, version="gemm",
-                   backend="torch_awq"),
-    "fp8": _packed(_fp8, quant_method="fp8", weight_block_size=[GROUP, GROUP], activation_scheme="dynamic"),
+    "gptq": _packed(
+        _gptq,
+        quant_method="gptq",
+        bits=4,
+        group_size=GROUP,
+        sym=True,
+        desc_act=False,
+        checkpoint_format="gptq",
+        backend="torch",
+    ),
+    "awq": _packed(
+        _awq,
+        quant_method="awq",
+        bits=4,
+        group_size=GROUP,
+        zero_point=True,
+        version="gemm",
+        backend="torch_awq",
+    ),
+    "fp8": _packed(
+        _fp8, quant_method="fp8", weight_block_size=[GROUP, GROUP], activation_scheme="dynamic"
+    ),
 }

@@ -1,4 +1,5 @@
-"""What PEFT gives for one adapter alone, in float32 on the CPU: the yardstick for every row of a mixed batch."""
+"""What PEFT gives for one adapter alone, in float32 on the CPU: the yardstick for every row of a
+mixed batch."""
 
 from __future__ import annotations
 
@@ -28,14 +29,19 @@ class Expected:
 
 
 class PeftReference:
-    """A float32 base with adapters, run by transformers and PEFT, one request at a time. It may be quantised."""
+    """A float32 base with adapters, run by transformers and PEFT, one request at a time. It may be
+    quantised."""
 
     def __init__(self, base: Path, adapters: Mapping[str, Path]) -> None:
         # Eager attention: the only one that knows soft capping.
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager").eval()
+        model = AutoModelForCausalLM.from_pretrained(
+            base, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
         prepare(model)
         if method_of(model.config) == "compressed-tensors":
-            with torch.inference_mode():  # unpacks its weights in the first forward, and PEFT looks at them before
+            with (
+                torch.inference_mode()
+            ):  # unpacks its weights in the first forward, and PEFT looks at them before
                 model(input_ids=torch.zeros(1, 2, dtype=torch.long))
         first, *rest = adapters
         self._model = PeftModel.from_pretrained(model, adapters[first], adapter_name=first)
@@ -45,11 +51,13 @@ class PeftReference:
 
     @torch.inference_mode()
     def linear_calls(self, prompt: Sequence[int]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """(T, in) and (T, out) of every projection that the adapter changes, in one forward of `prompt`."""
+        """(T, in) and (T, out) of every projection that the adapter changes, in one forward of
+        `prompt`."""
         calls: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         handles = []
         for path, module in tuned_of(self._model).named_modules():
             if hasattr(module, "lora_A") and len(module.lora_A):
+
                 def keep(_: Any, args: Any, y: torch.Tensor, path: str = path) -> None:
                     calls[path] = args[0][0].clone(), y[0].clone()
 
@@ -61,7 +69,9 @@ class PeftReference:
 
     def add_composition(self, name: str, mix: Sequence[tuple[str, float]]) -> None:
         """PEFT's own composition of weighted adapters, which it has for plain LoRA alone."""
-        self._model.add_weighted_adapter([n for n, _ in mix], [w for _, w in mix], name, combination_type="cat")
+        self._model.add_weighted_adapter(
+            [n for n, _ in mix], [w for _, w in mix], name, combination_type="cat"
+        )
 
     def greedy(self, adapter_id: str, prompt: Sequence[int], count: int) -> Expected:
         if not adapter_id:
@@ -74,8 +84,15 @@ class PeftReference:
     def _generate(self, prompt: Sequence[int], count: int) -> Expected:
         ids = torch.tensor([list(prompt)])
         out = self._model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=count,
-            min_new_tokens=count, eos_token_id=None, pad_token_id=0, output_logits=True, return_dict_in_generate=True,
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=count,
+            min_new_tokens=count,
+            eos_token_id=None,
+            pad_token_id=0,
+            output_logits=True,
+            return_dict_in_generate=True,
         )
         return Expected(out.sequences[0, ids.shape[1] :].tolist(), torch.stack(out.logits, 1)[0])
 
@@ -90,7 +107,9 @@ class LogitsRecorder:
             def recording(batch: StepBatch) -> StepOutput:
                 output = forward(batch)
                 for seq, row in zip(batch.sampling, output.logits, strict=True):
-                    self._rows.setdefault(seq.handle.request_id, []).append(row[: engine.base.vocab_size].clone())
+                    self._rows.setdefault(seq.handle.request_id, []).append(
+                        row[: engine.base.vocab_size].clone()
+                    )
                 return output
 
             return recording

@@ -42,7 +42,9 @@ class Harness:
         return await self.inference.Generate(inference_pb2.GenerateRequest(**fields))
 
     def stream(self, timeout: float | None = None, **fields: Any) -> Any:
-        return self.inference.GenerateStream(inference_pb2.GenerateRequest(**fields), timeout=timeout)
+        return self.inference.GenerateStream(
+            inference_pb2.GenerateRequest(**fields), timeout=timeout
+        )
 
     def declared_states(self) -> dict[str, str]:
         """By name; asked of the app itself, from any thread."""
@@ -57,10 +59,18 @@ class Harness:
         return self.app.engine.stats()
 
 
-def make_settings(base: Path, adapters: Mapping[str, Path] | None = None, **fields: Any) -> Settings:
+def make_settings(
+    base: Path, adapters: Mapping[str, Path] | None = None, **fields: Any
+) -> Settings:
     defaults: dict[str, Any] = {
-        "base": str(base), "port": 0, "metrics_port": 0, "dtype": "float32", "kv_cache_bytes": 8 << 20,
-        "max_running": 64, "max_batch_tokens": 256, "drain_s": 0,
+        "base": str(base),
+        "port": 0,
+        "metrics_port": 0,
+        "dtype": "float32",
+        "kv_cache_bytes": 8 << 20,
+        "max_running": 64,
+        "max_batch_tokens": 256,
+        "drain_s": 0,
         "adapters": {name: str(path) for name, path in (adapters or {}).items()},
     }
     return Settings(**(defaults | fields))

@@ -12,4 +12,6 @@ def slow_but(quick: Iterable[Any], every: Iterable[Any]) -> list[Any]:
     """`every` parameter, those that are not `quick` marked slow."""
     kept, every = set(quick), list(every)
     assert kept <= set(every), f"{kept.difference(every)} are no parameters"
-    return [value if value in kept else pytest.param(value, marks=pytest.mark.slow) for value in every]
+    return [
+        value if value in kept else pytest.param(value, marks=pytest.mark.slow) for value in every
+    ]

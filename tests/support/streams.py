@@ -1,4 +1,5 @@
-"""A device whose work is only done when a test says so: streams, events and memory as CUDA's, in host memory."""
+"""A device whose work is only done when a test says so: streams, events and memory as CUDA's, in
+host memory."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ class DeferredStream:
 
 
 class DeferredCopies:
-    """A CopyStream. Memory is handed out again as soon as it is released, newest first, and poisoned meanwhile."""
+    """A CopyStream. Memory is handed out again as soon as it is released, newest first, and
+    poisoned meanwhile."""
 
     pinned = False
 

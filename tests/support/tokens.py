@@ -21,6 +21,9 @@ def bearer(name: str) -> tuple[tuple[str, str], ...]:
 
 def write_tokens(path: Path, **callers: dict[str, Any]) -> Path:
     """A file with these callers and their fields."""
-    entries = [{"name": name, "token_sha256": token_hash(token_of(name)), **fields} for name, fields in callers.items()]
+    entries = [
+        {"name": name, "token_sha256": token_hash(token_of(name)), **fields}
+        for name, fields in callers.items()
+    ]
     path.write_text(yaml.safe_dump(entries))
     return path

@@ -16,13 +16,20 @@ QUESTIONS = [f"{word} {i}?" for i in range(6) for word in ("who", "how")]
 
 
 def chat(question: str, answer: str) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+    return {
+        "messages": [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ]
+    }
 
 
 def write_rows(path: Path, rows: Sequence[Any] | None = None) -> Path:
     """Twelve chat rows if none are given; a string is written as it is."""
     rows = [chat(q, f"it is {len(q)}") for q in QUESTIONS] if rows is None else rows
-    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows), encoding="utf-8")
+    path.write_text(
+        "".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows), encoding="utf-8"
+    )
     return path
 
 
@@ -35,8 +42,17 @@ def make_config(base: Path, directory: Path, **fields: Any) -> TrainConfig:
     if not data.exists():
         write_rows(data)
     defaults: dict[str, Any] = {
-        "base": base, "data": data, "out": directory / "out", "dtype": "float32", "batch_size": 4, "epochs": 2,
-        "learning_rate": 1e-2, "rank": 4, "eval_fraction": 0.0, "threads": 1, "device": "cpu",
+        "base": base,
+        "data": data,
+        "out": directory / "out",
+        "dtype": "float32",
+        "batch_size": 4,
+        "epochs": 2,
+        "learning_rate": 1e-2,
+        "rank": 4,
+        "eval_fraction": 0.0,
+        "threads": 1,
+        "device": "cpu",
     }
     return TrainConfig(**(defaults | fields))
 

@@ -11,12 +11,16 @@ from lora_runtime.adapters.peft.update import ModuleUpdate
 from lora_runtime.modules import BaseModule, ModuleKind
 
 
-def apply_update(module: torch.nn.Module, base: BaseModule, update: ModuleUpdate, x: torch.Tensor) -> torch.Tensor:
+def apply_update(
+    module: torch.nn.Module, base: BaseModule, update: ModuleUpdate, x: torch.Tensor
+) -> torch.Tensor:
     """The output of the base's `module` (in float64) for x: features, or token ids for embeddings."""
     weight = _double(update.weight, module.weight)
     bias = _double(update.bias, getattr(module, "bias", None))
     if base.kind is ModuleKind.NORM:
-        return torch.func.functional_call(module, {"weight": weight} | ({"bias": bias} if bias is not None else {}), x)
+        return torch.func.functional_call(
+            module, {"weight": weight} | ({"bias": bias} if bias is not None else {}), x
+        )
     if base.transposed or base.kind is ModuleKind.EMBEDDING:
         weight = weight.T  # (out, in)
     if update.token_rows is not None:

@@ -42,7 +42,9 @@ def tuned_of(peft_model: PeftModel) -> nn.Module:
     return model
 
 
-def updates_of(peft_model: PeftModel, model: nn.Module, modules: Mapping[str, BaseModule]) -> dict[str, ModuleUpdate]:
+def updates_of(
+    peft_model: PeftModel, model: nn.Module, modules: Mapping[str, BaseModule]
+) -> dict[str, ModuleUpdate]:
     """What the PEFT model changes in `modules` of the base `model`, tensors as they are in it."""
     found = {}
     for name in modules:
@@ -58,19 +60,33 @@ def _update(ours: Any, base: Any) -> ModuleUpdate:
         return ModuleUpdate(weight=saved.weight.detach(), bias=_tensor(saved, "bias"))
     if isinstance(ours, TrainableTokensWrapper):
         tokens = ours.token_adapter
-        return ModuleUpdate(token_ids=tuple(tokens.token_indices["default"]),
-                            token_rows=tokens.trainable_tokens_delta["default"].detach())
+        return ModuleUpdate(
+            token_ids=tuple(tokens.token_indices["default"]),
+            token_rows=tokens.trainable_tokens_delta["default"].detach(),
+        )
     if not isinstance(ours, LoraLayer):
-        return ModuleUpdate(bias=_changed(ours, base, "bias"), weight=_changed(ours, base, "weight"))
+        return ModuleUpdate(
+            bias=_changed(ours, base, "bias"), weight=_changed(ours, base, "weight")
+        )
     layer: Any = ours  # whose attributes have no types
-    magnitude = layer.lora_magnitude_vector["default"].weight.detach() if layer.lora_magnitude_vector else None
+    magnitude = (
+        layer.lora_magnitude_vector["default"].weight.detach()
+        if layer.lora_magnitude_vector
+        else None
+    )
     if isinstance(ours, LoraEmbedding):
         a, b, lora_bias = ours.lora_embedding_A["default"], ours.lora_embedding_B["default"], None
     else:
         a, b = ours.lora_A["default"].weight, ours.lora_B["default"].weight
         lora_bias = _tensor(ours.lora_B["default"], "bias")
     return ModuleUpdate(
-        a.detach(), b.detach(), ours.scaling["default"], lora_bias, magnitude, bias=_changed(ours, base, "bias"))
+        a.detach(),
+        b.detach(),
+        ours.scaling["default"],
+        lora_bias,
+        magnitude,
+        bias=_changed(ours, base, "bias"),
+    )
 
 
 def _tensor(module: Any, name: str) -> torch.Tensor | None:
@@ -91,12 +107,16 @@ class _Composed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.base(x)
-        return y + sum(w * (adapter(x) - y) for w, adapter in zip(self.weights, self.adapters, strict=True))
+        return y + sum(
+            w * (adapter(x) - y) for w, adapter in zip(self.weights, self.adapters, strict=True)
+        )
 
 
-def composed(model: nn.Module, modules: Mapping[str, BaseModule], adapters: Sequence[tuple[PeftModel, float]]
-             ) -> nn.Module:
-    """The definition of a composition in float64: every module gives base + sum w_i (adapter_i - base)."""
+def composed(
+    model: nn.Module, modules: Mapping[str, BaseModule], adapters: Sequence[tuple[PeftModel, float]]
+) -> nn.Module:
+    """The definition of a composition in float64: every module gives base + sum w_i (adapter_i -
+    base)."""
     out = copy.deepcopy(model)
     for name in modules:
         parent, _, child = name.rpartition(".")
@@ -114,12 +134,16 @@ class Row:
 
 
 def run(runner: ModelRunner, rows: Sequence[Row]) -> list[torch.Tensor]:
-    """Logits per sequence of its last tokens: all but the last three in one step, of which two sample, then each.
+    """Logits per sequence of its last tokens: all but the last three in one step, of which two
+    sample, then each.
 
     Runs of equal adapters share a segment.
     """
     cuts = [len(row.tokens) - 3 for row in rows]
-    spans = [[(0, cut) for cut in cuts], *([(cut + i, cut + i + 1) for cut in cuts] for i in range(3))]
+    spans = [
+        [(0, cut) for cut in cuts],
+        *([(cut + i, cut + i + 1) for cut in cuts] for i in range(3)),
+    ]
     outputs: list[list[torch.Tensor]] = [[] for _ in rows]
     for step, span in enumerate(spans):
         sampled = 2 if step == 0 else 1
@@ -145,20 +169,39 @@ def _batch(rows: Sequence[Row], spans: Sequence[tuple[int, int]], sampled: int) 
     tables = np.arange(len(rows) * BLOCKS, dtype=np.int32).reshape(-1, BLOCKS)
     segments = [
         AdapterSegment(int(starts[i]), int(starts[i + 1]), adapter, weight)
-        for i, row in enumerate(rows) for adapter, weight in row.adapters]
+        for i, row in enumerate(rows)
+        for adapter, weight in row.adapters
+    ]
     return StepBatch(
-        tokens=np.array([t for r, span in zip(rows, spans, strict=True) for t in r.tokens[slice(*span)]], np.int32),
-        positions=positions, query_start=starts, block_tables=tables, block_size=BLOCK_SIZE,
-        slots=(tables[owner, positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE).astype(np.int32),
-        context_lengths=np.array([end for _, end in spans], np.int32), segments=_joined(segments), sampling=(),
-        sampled_rows=np.concatenate([np.arange(end - sampled, end) for end in starts[1:]]).astype(np.int32),
-        distinct_adapters=len(segments))
+        tokens=np.array(
+            [t for r, span in zip(rows, spans, strict=True) for t in r.tokens[slice(*span)]],
+            np.int32,
+        ),
+        positions=positions,
+        query_start=starts,
+        block_tables=tables,
+        block_size=BLOCK_SIZE,
+        slots=(tables[owner, positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE).astype(
+            np.int32
+        ),
+        context_lengths=np.array([end for _, end in spans], np.int32),
+        segments=_joined(segments),
+        sampling=(),
+        sampled_rows=np.concatenate([np.arange(end - sampled, end) for end in starts[1:]]).astype(
+            np.int32
+        ),
+        distinct_adapters=len(segments),
+    )
 
 
 def _joined(segments: Sequence[AdapterSegment]) -> list[AdapterSegment]:
     out: list[AdapterSegment] = []
     for s in segments:
-        if out and out[-1].adapter is s.adapter and (out[-1].end, out[-1].weight) == (s.start, s.weight):
+        if (
+            out
+            and out[-1].adapter is s.adapter
+            and (out[-1].end, out[-1].weight) == (s.start, s.weight)
+        ):
             s = AdapterSegment(out.pop().start, s.end, s.adapter, s.weight)
         out.append(s)
     return out

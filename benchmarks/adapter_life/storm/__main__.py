@@ -1,10 +1,12 @@
-"""A storm of reloads, evictions and aborts: every answer is checked, and at the end nothing may be left.
+"""A storm of reloads, evictions and aborts: every answer is checked, and at the end nothing may be
+left.
 
     python -m benchmarks.adapter_life.storm --seconds 600 --json benchmarks/results/storm.json
 
-Threads ask (single, streamed, several choices, compositions, the base), cancel, set tiny deadlines, reload under the
-same name, start, move and drop canaries, roll back, pin, unload, and load broken files, all at random. What every
-(version, prompt) must answer was taken before from an engine that did nothing else.
+Threads ask (single, streamed, several choices, compositions, the base), cancel, set tiny deadlines,
+reload under the same name, start, move and drop canaries, roll back, pin, unload, and load broken
+files, all at random. What every (version, prompt) must answer was taken before from an engine that
+did nothing else.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from .smollm2 import storm_smollm2
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.adapter_life.storm", description=(__doc__ or "").splitlines()[0])
+        prog="python -m benchmarks.adapter_life.storm", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--adapters", type=int, default=200)
     parser.add_argument("--slots", type=int, default=8)

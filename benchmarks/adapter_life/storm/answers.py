@@ -29,8 +29,11 @@ class Answers:
         answers = [(prompt, tokens) for (_, prompt), tokens in self.tokens.items()]
         return len(set(answers)) / len(answers)
 
-    def problem(self, uses: Sequence[AdapterUse], prompt: int, got: Sequence[int], length: int | None) -> str:
-        """What is wrong with the tokens of an answer; empty if nothing is. `length` None: it may have been cut off."""
+    def problem(
+        self, uses: Sequence[AdapterUse], prompt: int, got: Sequence[int], length: int | None
+    ) -> str:
+        """What is wrong with the tokens of an answer; empty if nothing is. `length` None: it may
+        have been cut off."""
         key = tuple((use.version, use.weight) for use in uses)
         known = self.tokens.get((key, prompt))
         if known is None:
@@ -43,18 +46,31 @@ class Answers:
 
 
 def collect(
-    engine: Engine, contents: Sequence[Path], pairs: Iterable[tuple[Path, Path]], prompts: Sequence[Sequence[int]],
+    engine: Engine,
+    contents: Sequence[Path],
+    pairs: Iterable[tuple[Path, Path]],
+    prompts: Sequence[Sequence[int]],
 ) -> Answers:
-    """Ask the base, every adapter and every pair for every prompt. `engine` has nothing loaded, and is left so."""
+    """Ask the base, every adapter and every pair for every prompt. `engine` has nothing loaded, and
+    is left so."""
     names = {path: f"content-{i}" for i, path in enumerate(contents)}
     for path, name in names.items():
         engine.load_adapter(path, name)
-    asked: list[tuple[WeightedAdapter, ...]] = [(), *((WeightedAdapter(name),) for name in names.values())]
-    asked += [tuple(WeightedAdapter(names[p], w) for p, w in zip(pair, PAIR_WEIGHTS, strict=True)) for pair in pairs]
+    asked: list[tuple[WeightedAdapter, ...]] = [
+        (),
+        *((WeightedAdapter(name),) for name in names.values()),
+    ]
+    asked += [
+        tuple(WeightedAdapter(names[p], w) for p, w in zip(pair, PAIR_WEIGHTS, strict=True))
+        for pair in pairs
+    ]
     sampling = SamplingParams(max_new_tokens=LENGTH, ignore_eos=True)
     tokens: dict[tuple[Key, int], tuple[int, ...]] = {}
     for uses in asked:
-        handles = [engine.submit(Request(token_ids=tuple(p), adapters=uses, sampling=sampling)) for p in prompts]
+        handles = [
+            engine.submit(Request(token_ids=tuple(p), adapters=uses, sampling=sampling))
+            for p in prompts
+        ]
         for number, handle in enumerate(handles):
             key = tuple((use.version, use.weight) for use in handle.adapters)
             tokens[key, number] = handle.result().choices[0].token_ids

@@ -41,8 +41,8 @@ _MAX_FAILURES = 20
 class Cast:
     """The ids, each with the contents that it may be given.
 
-    `paired`: ids of compositions. `fragile`: ids whose directories change under the engine; nobody else has their
-    contents.
+    `paired`: ids of compositions. `fragile`: ids whose directories change under the engine; nobody
+    else has their contents.
     """
 
     plain: dict[str, Sequence[Path]]
@@ -72,19 +72,39 @@ class Tally:
 
 
 class Client:
-    """One thread's random walk; `scratch` is a directory of its own, `fragile_root` one that all share."""
+    """One thread's random walk; `scratch` is a directory of its own, `fragile_root` one that all
+    share."""
 
     def __init__(
-        self, engine: Engine, cast: Cast, answers: Answers, tally: Tally, seed: int, scratch: Path, fragile_root: Path
+        self,
+        engine: Engine,
+        cast: Cast,
+        answers: Answers,
+        tally: Tally,
+        seed: int,
+        scratch: Path,
+        fragile_root: Path,
     ) -> None:
         self._engine, self._cast, self._answers, self._tally = engine, cast, answers, tally
         self._rng = random.Random(seed)
         self._scratch, self._fragile_root = scratch, fragile_root
         self._ids = list(cast.all)
         self._walk: dict[Callable[[], None], float] = {
-            self._ask: 10, self._stream: 8, self._compose: 5, self._ask_base: 3, self._cancel: 4, self._hurry: 4,
-            self._load: 10, self._load_canary: 2, self._move_canary: 3, self._roll_back: 3, self._set_policy: 4,
-            self._unload: 2, self._load_broken: 2, self._change_on_disk: 1, self._load_fragile: 1,
+            self._ask: 10,
+            self._stream: 8,
+            self._compose: 5,
+            self._ask_base: 3,
+            self._cancel: 4,
+            self._hurry: 4,
+            self._load: 10,
+            self._load_canary: 2,
+            self._move_canary: 3,
+            self._roll_back: 3,
+            self._set_policy: 4,
+            self._unload: 2,
+            self._load_broken: 2,
+            self._change_on_disk: 1,
+            self._load_fragile: 1,
         }
 
     def run(self, until: float) -> None:
@@ -113,7 +133,9 @@ class Client:
 
     def _compose(self) -> None:
         first, second = sorted(self._rng.sample(list(self._cast.paired), 2))
-        uses = tuple(WeightedAdapter(i, w) for i, w in zip((first, second), PAIR_WEIGHTS, strict=True))
+        uses = tuple(
+            WeightedAdapter(i, w) for i, w in zip((first, second), PAIR_WEIGHTS, strict=True)
+        )
         with self._allowing(first, AdapterLimitError, AdapterCapacityError):
             self._check_all(self._engine.submit(self._request(adapters=uses)))
 
@@ -129,7 +151,9 @@ class Client:
                     got += event.token_ids
                     if stop_after is not None and len(got) >= stop_after:
                         handle.cancel()
-                self._check(handle, got, None if stop_after else handle.request.sampling.max_new_tokens)
+                self._check(
+                    handle, got, None if stop_after else handle.request.sampling.max_new_tokens
+                )
             except RequestCancelledError:
                 self._check(handle, got, None)
                 if stop_after is None:
@@ -137,32 +161,52 @@ class Client:
 
     def _cancel(self) -> None:
         adapter_id = self._any_id()
-        with self._allowing(adapter_id, AdapterLimitError, AdapterCapacityError, RequestCancelledError):
-            handle = self._engine.submit(self._request(adapter_id=adapter_id, n=self._rng.choice((1, 3))))
+        with self._allowing(
+            adapter_id, AdapterLimitError, AdapterCapacityError, RequestCancelledError
+        ):
+            handle = self._engine.submit(
+                self._request(adapter_id=adapter_id, n=self._rng.choice((1, 3)))
+            )
             time.sleep(self._rng.random() * 0.03)
             handle.cancel()
             self._check_all(handle)
 
     def _hurry(self) -> None:
         adapter_id, timeout_s = self._any_id(), self._rng.choice((1e-4, 1e-3, 1e-2, 5e-2))
-        with self._allowing(adapter_id, AdapterLimitError, AdapterCapacityError, RequestTimeoutError):
-            self._check_all(self._engine.submit(self._request(adapter_id=adapter_id, timeout_s=timeout_s)))
+        with self._allowing(
+            adapter_id, AdapterLimitError, AdapterCapacityError, RequestTimeoutError
+        ):
+            self._check_all(
+                self._engine.submit(self._request(adapter_id=adapter_id, timeout_s=timeout_s))
+            )
 
     def _request(
-        self, adapter_id: str = "", adapters: tuple[WeightedAdapter, ...] = (), n: int = 1, timeout_s: float = STUCK_S,
+        self,
+        adapter_id: str = "",
+        adapters: tuple[WeightedAdapter, ...] = (),
+        n: int = 1,
+        timeout_s: float = STUCK_S,
     ) -> Request:
         number = self._rng.randrange(len(self._answers.prompts))
         sampling = SamplingParams(max_new_tokens=self._rng.randint(1, LENGTH), ignore_eos=True, n=n)
         return Request(
-            token_ids=self._answers.prompts[number], adapter_id=adapter_id, adapters=adapters, sampling=sampling,
-            timeout_s=timeout_s, priority=self._rng.choice((0, 0, 0, -1, 2)), request_id=f"prompt {number}")
+            token_ids=self._answers.prompts[number],
+            adapter_id=adapter_id,
+            adapters=adapters,
+            sampling=sampling,
+            timeout_s=timeout_s,
+            priority=self._rng.choice((0, 0, 0, -1, 2)),
+            request_id=f"prompt {number}",
+        )
 
     def _check_all(self, handle: RequestHandle) -> None:
         for choice in handle.result().choices:
             self._check(handle, choice.token_ids, handle.request.sampling.max_new_tokens)
 
     def _check(self, handle: RequestHandle, got: Sequence[int], length: int | None) -> None:
-        problem = self._answers.problem(handle.adapters, int(handle.request_id.split()[1]), got, length)
+        problem = self._answers.problem(
+            handle.adapters, int(handle.request_id.split()[1]), got, length
+        )
         with self._tally.lock:
             self._tally.checked_answers += 1
             self._tally.checked_tokens += len(got)
@@ -180,7 +224,9 @@ class Client:
         adapter_id = self._any_id(fragile=False)
         with self._allowing(adapter_id, AdapterCapacityError):
             content = self._rng.choice(self._cast.all[adapter_id])
-            self._engine.load_adapter(content, adapter_id, canary_weight=self._rng.choice((0.1, 0.5)))
+            self._engine.load_adapter(
+                content, adapter_id, canary_weight=self._rng.choice((0.1, 0.5))
+            )
 
     def _move_canary(self) -> None:
         adapter_id = self._any_id()
@@ -195,9 +241,12 @@ class Client:
     def _set_policy(self) -> None:
         adapter_id = self._any_id()
         policy = AdapterPolicy(
-            weight=self._rng.choice((0.5, 1, 4)), max_running=self._rng.choice((0, 0, 1, 3)),
-            max_waiting=self._rng.choice((0, 0, 2)), tokens_per_minute=self._rng.choice((0, 0, 0, 5000)),
-            pinned=self._rng.random() < 0.4)
+            weight=self._rng.choice((0.5, 1, 4)),
+            max_running=self._rng.choice((0, 0, 1, 3)),
+            max_waiting=self._rng.choice((0, 0, 2)),
+            tokens_per_minute=self._rng.choice((0, 0, 0, 5000)),
+            pinned=self._rng.random() < 0.4,
+        )
         with self._allowing(adapter_id, AdapterCapacityError):
             self._engine.set_policy(adapter_id, policy)
             if policy.pinned:  # for a moment: if enough were pinned at once, nothing else could run
@@ -213,7 +262,9 @@ class Client:
         """Under a name in use or a new one: refused either way, and the name goes on as before."""
         adapter_id = self._any_id(fragile=False)
         name = self._rng.choice((adapter_id, "broken"))
-        directory = break_copy(self._rng.choice(self._cast.all[adapter_id]), self._scratch / "broken", self._rng)
+        directory = break_copy(
+            self._rng.choice(self._cast.all[adapter_id]), self._scratch / "broken", self._rng
+        )
         try:
             self._engine.load_adapter(directory, name)
         except AdapterError:
@@ -240,7 +291,8 @@ class Client:
     # --- both -----------------------------------------------------------------------------------
 
     def _any_id(self, fragile: bool = True) -> str:
-        """A few ids are asked for most of the time, so that they meet themselves; the others come from far away."""
+        """A few ids are asked for most of the time, so that they meet themselves; the others come
+        from far away."""
         ids = self._ids if fragile else [*self._cast.plain, *self._cast.paired]
         return ids[int(len(ids) * self._rng.random() ** 2)]
 

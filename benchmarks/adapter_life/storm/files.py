@@ -49,7 +49,9 @@ def _drop_tensor(directory: Path, rng: random.Random) -> None:
     _edit_one(directory, rng, lambda tensor: None)
 
 
-def _edit_one(directory: Path, rng: random.Random, change: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
+def _edit_one(
+    directory: Path, rng: random.Random, change: Callable[[torch.Tensor], torch.Tensor | None]
+) -> None:
     path = directory / WEIGHTS
     tensors = load_file(path)
     name = rng.choice(sorted(tensors))
@@ -70,4 +72,10 @@ def _misstate_rank(directory: Path, rng: random.Random) -> None:
 
 
 _DAMAGES: tuple[Callable[[Path, random.Random], None], ...] = (
-    truncate, _insert_nan, _cut_row, _drop_tensor, _remove_file, _misstate_rank)
+    truncate,
+    _insert_nan,
+    _cut_row,
+    _drop_tensor,
+    _remove_file,
+    _misstate_rank,
+)

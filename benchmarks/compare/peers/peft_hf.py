@@ -1,4 +1,5 @@
-"""transformers' `generate`: with PEFT's `adapter_names` for a mixed batch, or with one adapter merged in."""
+"""transformers' `generate`: with PEFT's `adapter_names` for a mixed batch, or with one adapter
+merged in."""
 
 from __future__ import annotations
 
@@ -60,17 +61,28 @@ class PeftHf(Peer):
         extra = {"adapter_names": self._adapter_names} if self._adapter_names else {}
         started = time.perf_counter()
         ids = self._model.generate(
-            input_ids=inputs, attention_mask=torch.ones_like(inputs), do_sample=False, max_new_tokens=output_len,
-            stopping_criteria=[clock], **extra,
+            input_ids=inputs,
+            attention_mask=torch.ones_like(inputs),
+            do_sample=False,
+            max_new_tokens=output_len,
+            stopping_criteria=[clock],
+            **extra,
         )
         wall_s = time.perf_counter() - started
         rows = len(self.job.prompts)
-        outputs = ids[:, inputs.shape[1]:].tolist()
+        outputs = ids[:, inputs.shape[1] :].tolist()
         return Run(
-            wall_s, outputs, [clock.times[0] - started] * rows, [clock.times[-1] - clock.times[0]] * rows)
+            wall_s,
+            outputs,
+            [clock.times[0] - started] * rows,
+            [clock.times[-1] - clock.times[0]] * rows,
+        )
 
     def details(self) -> dict[str, Any]:
-        return {"version": f"transformers {transformers.__version__}, peft {peft.__version__}", "merged": self._merged}
+        return {
+            "version": f"transformers {transformers.__version__}, peft {peft.__version__}",
+            "merged": self._merged,
+        }
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ class Job:
     cores: list[int]
     options: dict[str, Any] = field(default_factory=dict)
     paced: bool = False
-    """Wait for a line on standard input before each repeat and before the end, so that systems take turns."""
+    """Wait for a line on standard input before each repeat and before the end, so that systems take
+    turns."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def main(kind: type[Peer]) -> None:
         for _ in range(job.repeats):
             _wait_turn(job, control)
             runs.append(peer.generate(job.output_len))
-        # The end of a process takes the cores for a moment, too: not while another system has its turn.
+        # The end of a process takes the cores for a moment, too: not while another system has its
+        # turn.
         _wait_turn(job, control)
         # Read before `close`: a child's peak is gone with the child.
         result = {"start_s": start_s, "peak_rss_bytes": peak_rss_bytes(), "details": peer.details()}
@@ -104,7 +106,8 @@ def rss_bytes() -> int:
 
 
 def _take_stdout() -> TextIO:
-    """Keep the real standard output for signals to the comparison; what libraries print goes to the log."""
+    """Keep the real standard output for signals to the comparison; what libraries print goes to the
+    log."""
     control = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return control

@@ -1,9 +1,12 @@
-"""Judge every system's tokens by the model itself: transformers and PEFT in float32, fed those tokens.
+"""Judge every system's tokens by the model itself: transformers and PEFT in float32, fed those
+tokens.
 
-Greedy texts of two correct systems part for good at the first near-tie, so equal leading tokens say little about the
-rest. This looks at each token by itself: how far, in logits, is it below the reference's best one at its place?
+Greedy texts of two correct systems part for good at the first near-tie, so equal leading tokens say
+little about the rest. This looks at each token by itself: how far, in logits, is it below the
+reference's best one at its place?
 
-Started as a peer is, with JOB_FILE RESULT_FILE; the job's `outputs` are, by system, the tokens of the first requests.
+Started as a peer is, with JOB_FILE RESULT_FILE; the job's `outputs` are, by system, the tokens of
+the first requests.
 """
 
 from __future__ import annotations

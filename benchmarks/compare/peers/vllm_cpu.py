@@ -30,15 +30,24 @@ class VllmCpu(Peer):
         self._vllm = vllm
         # Without the prefix cache: a repeat of the same prompts would skip their prefill.
         settings: dict[str, Any] = {
-            "dtype": "bfloat16", "enable_prefix_caching": False, "disable_log_stats": False, "max_model_len": 2048,
+            "dtype": "bfloat16",
+            "enable_prefix_caching": False,
+            "disable_log_stats": False,
+            "max_model_len": 2048,
             "max_num_seqs": max(64, len(job.prompts)),
         }
         if job.adapters:
             count = len(job.adapters)
-            settings |= {"enable_lora": True, "max_loras": count, "max_cpu_loras": count, "max_lora_rank": job.max_rank}
+            settings |= {
+                "enable_lora": True,
+                "max_loras": count,
+                "max_cpu_loras": count,
+                "max_lora_rank": job.max_rank,
+            }
         self._llm = vllm.LLM(model=job.model, **(settings | job.options))
         self._lora = {
-            name: LoRARequest(name, i, path) for i, (name, path) in enumerate(job.adapters.items(), start=1)
+            name: LoRARequest(name, i, path)
+            for i, (name, path) in enumerate(job.adapters.items(), start=1)
         }
 
     def generate(self, output_len: int) -> Run:
@@ -46,7 +55,9 @@ class VllmCpu(Peer):
         prompts = [{"prompt_token_ids": p} for p in self.job.prompts]
         lora = [self._lora.get(name) for name in self.job.assigned]
         started = time.perf_counter()
-        answers = self._llm.generate(prompts, sampling, lora_request=lora if self._lora else None, use_tqdm=False)
+        answers = self._llm.generate(
+            prompts, sampling, lora_request=lora if self._lora else None, use_tqdm=False
+        )
         wall_s = time.perf_counter() - started
         outputs = [list(a.outputs[0].token_ids) for a in answers]
         metrics = [a.metrics for a in answers]

@@ -15,19 +15,27 @@ MOST_BYTES = 16 << 20
 _BEHIND = 2 << 20
 """Bytes that the compressor may hold back, and those of the last kernel."""
 _KEPT = {".json", ".cubin", ".ptx", ".so"}
-"""What a launch needs, and the PTX, which tells what it does; the compiler's own steps are most of a cache."""
+"""What a launch needs, and the PTX, which tells what it does; the compiler's own steps are most of
+a cache."""
 
 
 def pack(cache: Path, target: Path, most: int = MOST_BYTES) -> int:
-    """Write `cache` to `target`; the bytes that it took. Kernels that were compiled first come first: where there are
-    more than fit into `most`, the last are left out."""
-    kernels = sorted((path for path in cache.glob("*") if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    """Write `cache` to `target`; the bytes that it took. Kernels that were compiled first come
+    first: where there are more than fit into `most`, the last are left out."""
+    kernels = sorted(
+        (path for path in cache.glob("*") if path.is_dir()), key=lambda path: path.stat().st_mtime
+    )
     scratch = target.with_name(f".{target.name}")
-    with (scratch.open("wb") as written, lzma.open(written, "w", preset=1) as packed,
-          tarfile.open(fileobj=packed, mode="w") as archive):
+    with (
+        scratch.open("wb") as written,
+        lzma.open(written, "w", preset=1) as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
         for number, kernel in enumerate(kernels):
             if written.tell() > most - _BEHIND:
-                print(f"{len(kernels) - number} of {len(kernels)} entries of Triton's cache are left out")
+                print(
+                    f"{len(kernels) - number} of {len(kernels)} entries of Triton's cache are left out"
+                )
                 break
             for path in sorted(p for p in kernel.iterdir() if p.suffix in _KEPT):
                 archive.add(path, path.relative_to(cache))
@@ -36,8 +44,8 @@ def pack(cache: Path, target: Path, most: int = MOST_BYTES) -> int:
 
 
 def unpack(source: Path, cache: Path) -> int:
-    """Add what `source` holds to `cache`; how many kernels that are. Triton's lists of a kernel's files have whole
-    paths, of the machine that wrote them: they are written anew."""
+    """Add what `source` holds to `cache`; how many kernels that are. Triton's lists of a kernel's
+    files have whole paths, of the machine that wrote them: they are written anew."""
     kernels = 0
     with tempfile.TemporaryDirectory(dir=cache.parent) as scratch, tarfile.open(source) as archive:
         archive.extractall(scratch, filter="data")  # whole, or nothing of it is taken

@@ -15,8 +15,12 @@ def resources(cubin: bytes) -> tuple[int, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        told = subprocess.run([Path(knobs.nvidia.cuobjdump.path), "-res-usage", file.name], capture_output=True,
-                              text=True, check=True).stdout
+        told = subprocess.run(
+            [Path(knobs.nvidia.cuobjdump.path), "-res-usage", file.name],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+)", told)
     assert found is not None, told
     return int(found[1]), int(found[2])

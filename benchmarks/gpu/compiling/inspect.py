@@ -74,10 +74,17 @@ def _kernel(launch: Launch, capability: int, kernel: Any) -> Kernel:
     registers, spilled = resources(kernel.asm["cubin"])
     ptx = kernel.asm["ptx"]
     return Kernel(
-        launch.name, capability, kernel.metadata.name, registers, spilled, kernel.metadata.shared,
-        kernel.metadata.num_warps, len(re.findall(r"\bwgmma\.mma_async\.", ptx)),
+        launch.name,
+        capability,
+        kernel.metadata.name,
+        registers,
+        spilled,
+        kernel.metadata.shared,
+        kernel.metadata.num_warps,
+        len(re.findall(r"\bwgmma\.mma_async\.", ptx)),
         len(re.findall(r"\bmma\.sync\.", ptx)),
-        len(re.findall(r"cp\.async\.cg\.shared\.global|ld\.global\.v4|ld\.global\.\S*v4\.", ptx)))
+        len(re.findall(r"cp\.async\.cg\.shared\.global|ld\.global\.v4|ld\.global\.\S*v4\.", ptx)),
+    )
 
 
 def problems(launch: Launch, kernels: list[Kernel]) -> Iterator[str]:
@@ -85,7 +92,11 @@ def problems(launch: Launch, kernels: list[Kernel]) -> Iterator[str]:
     if len(kernels) != launch.kernels:
         yield f"{launch.name}: {len(kernels)} kernels"
     for kernel in kernels:
-        for what in _of_attention(launch, kernel) if isinstance(launch, AttentionLaunch) else _of_lora(launch, kernel):
+        for what in (
+            _of_attention(launch, kernel)
+            if isinstance(launch, AttentionLaunch)
+            else _of_lora(launch, kernel)
+        ):
             yield f"{kernel.name}: {what}"
         if kernel.wgmma and (kernel.capability < 90 or launch.kind == "mma"):
             yield f"{kernel.name}: {kernel.wgmma} wgmma"
@@ -102,7 +113,12 @@ def _of_lora(launch: Launch, kernel: Kernel) -> Iterator[str]:
         yield f"{kernel.wgmma} wgmma and {kernel.mma} mma in {launch.dtype}"
     if not kernel.wide_loads:
         yield "no wide loads"
-    if kernel.capability == 90 and launch.dtype != FP32 and "prefill wgmma" in launch.name and not kernel.wgmma:
+    if (
+        kernel.capability == 90
+        and launch.dtype != FP32
+        and "prefill wgmma" in launch.name
+        and not kernel.wgmma
+    ):
         yield "no wgmma"
 
 
@@ -117,7 +133,14 @@ def _of_attention(launch: Launch, kernel: Kernel) -> Iterator[str]:
 
 
 def specialised(launch: AttentionLaunch, capability: int) -> list[str]:
-    """Steps of other sizes that would compile kernels of their own, which would stall a running server."""
+    """Steps of other sizes that would compile kernels of their own, which would stall a running
+    server."""
     own = [kernel.hash for kernel in compiled(capability, launch)]
-    return [f"{launch.name} sm_{capability}: {rows} rows, {width} blocks" for rows, width in _OTHER_STEPS
-            if [k.hash for k in compiled(capability, lambda rows=rows, width=width: launch(rows, width))] != own]
+    return [
+        f"{launch.name} sm_{capability}: {rows} rows, {width} blocks"
+        for rows, width in _OTHER_STEPS
+        if [
+            k.hash for k in compiled(capability, lambda rows=rows, width=width: launch(rows, width))
+        ]
+        != own
+    ]

@@ -30,13 +30,17 @@ class _Driver:
 
 
 def compiled(capability: int, launch: Callable[[], None]) -> list[CompiledKernel]:
-    """The kernels that `launch` would start, built for sm_`capability` for just those arguments; nothing is run."""
+    """The kernels that `launch` would start, built for sm_`capability` for just those arguments;
+    nothing is run."""
     found: list[CompiledKernel] = []
 
     def run(self: JITFunction[Any], *args: Any, **kwargs: Any) -> None:
         found.append(original(self, *args, **kwargs | {"warmup": True}))
 
     original = JITFunction.run
-    with mock.patch.object(driver, "_active", _Driver(capability)), mock.patch.object(JITFunction, "run", run):
+    with (
+        mock.patch.object(driver, "_active", _Driver(capability)),
+        mock.patch.object(JITFunction, "run", run),
+    ):
         launch()
     return found

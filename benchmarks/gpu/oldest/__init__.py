@@ -1,4 +1,5 @@
-"""The oldest versions that are supported together, which are those of the machine that a lease was written for.
+"""The oldest versions that are supported together, which are those of the machine that a lease was
+written for.
 
 May import: gpu.stages.
 """

@@ -1,8 +1,10 @@
-"""Run what needs no GPU with the oldest versions, in a plain copy of the repository: `make gpu-oldest`.
+"""Run what needs no GPU with the oldest versions, in a plain copy of the repository: `make
+gpu-oldest`.
 
-Nothing of loramux is installed there, and packages that a borrowed machine lacks are hidden. The kernels are compiled
-for three kinds of GPU, the GPU path's tests run in Triton's interpreter, and a lease runs twice, the second time going
-on from the first. What it took is in benchmarks/results/gpu/oldest.json.
+Nothing of loramux is installed there, and packages that a borrowed machine lacks are hidden. The
+kernels are compiled for three kinds of GPU, the GPU path's tests run in Triton's interpreter, and a
+lease runs twice, the second time going on from the first. What it took is in
+benchmarks/results/gpu/oldest.json.
 """
 
 from __future__ import annotations
@@ -25,14 +27,25 @@ CARRIED = ROOT / ".bench/lease"
 RESULTS = ROOT / "benchmarks/results/gpu/oldest.json"
 UNRELATED = "tests/benchmarks/test_lora_experiments.py"
 """Its subject is not the GPU path, and it needs matplotlib."""
-PACKAGES = ("torch", "triton", "transformers", "huggingface_hub", "tokenizers", "safetensors", "numpy", "peft")
+PACKAGES = (
+    "torch",
+    "triton",
+    "transformers",
+    "huggingface_hub",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "peft",
+)
 
 
 def main() -> int:
     """The exit status: 0 if every step came to its end."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu.oldest", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog="python -m benchmarks.gpu.oldest",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--stages", help="of the leases; default: all")
     options = parser.parse_args()
     copy()
@@ -47,8 +60,13 @@ def main() -> int:
 def copy() -> None:
     """Make COPY: what git has or would add, and what was carried; no .venv, no .models."""
     shutil.rmtree(COPY, ignore_errors=True)
-    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
-                            capture_output=True, check=True, text=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():
             (COPY / name).parent.mkdir(parents=True, exist_ok=True)
@@ -66,11 +84,38 @@ def _steps(stages: str | None) -> Iterator[tuple[str, Sequence[str], dict[str, s
 
     compiled = {"TRITON_INTERPRET": "0"}
     tests = [*(f"tests/runtime/{name}" for name in MODULES), "tests/benchmarks"]
-    lease = ["-m", "benchmarks.gpu.lease", "--device", "cpu", *(["--stages", stages] if stages else [])]
+    lease = [
+        "-m",
+        "benchmarks.gpu.lease",
+        "--device",
+        "cpu",
+        *(["--stages", stages] if stages else []),
+    ]
     yield "compile", ["-m", "benchmarks.gpu.compiling", "--check"], compiled
-    yield "pack", ["-m", "benchmarks.gpu.compiling", "--pack", str(CARRIED / "triton-cache.tar.xz")], compiled
-    yield "tests", ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-n", "2", "--timeout", "300",
-                    *tests, f"--ignore={UNRELATED}"], {}
+    yield (
+        "pack",
+        ["-m", "benchmarks.gpu.compiling", "--pack", str(CARRIED / "triton-cache.tar.xz")],
+        compiled,
+    )
+    yield (
+        "tests",
+        [
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            "not slow",
+            "-n",
+            "2",
+            "--timeout",
+            "300",
+            *tests,
+            f"--ignore={UNRELATED}",
+        ],
+        {},
+    )
     yield "lease", [*lease, "--out", "first"], {}
     yield "lease again", [*lease, "--out", "second", "--skip-done", "first/lease.json"], {}
 
@@ -80,8 +125,14 @@ def _run(name: str, arguments: Sequence[str], variables: dict[str, str]) -> dict
     inherited = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     print(f"== {name}", flush=True)
     started, last = time.perf_counter(), ""
-    with subprocess.Popen([sys.executable, *arguments], cwd=COPY, env={**inherited, "PYTHONPATH": path, **variables},
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=COPY,
+        env={**inherited, "PYTHONPATH": path, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)
@@ -89,7 +140,12 @@ def _run(name: str, arguments: Sequence[str], variables: dict[str, str]) -> dict
     seconds = time.perf_counter() - started
     print(f"== {name}: status {process.returncode}, {seconds:.0f} s", flush=True)
     told = last.replace(f"{COPY}/", "").replace(f"{ROOT}/", "")
-    return {"step": name, "status": process.returncode, "seconds": round(seconds, 1), "last_line": told}
+    return {
+        "step": name,
+        "status": process.returncode,
+        "seconds": round(seconds, 1),
+        "last_line": told,
+    }
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""What others do with the LoRA of a mixed batch, at the same shapes, in the same memory, under the same clock.
+"""What others do with the LoRA of a mixed batch, at the same shapes, in the same memory, under the
+same clock.
 
-S-LoRA's ablation gathers and pads (arXiv:2311.03285); Punica's BGMV is a program a row and block (arXiv:2310.18547);
-PEFT loops over adapters; A of all slots can be one matrix, or lie below the base's weight.
+S-LoRA's ablation gathers and pads (arXiv:2311.03285); Punica's BGMV is a program a row and block
+(arXiv:2310.18547); PEFT loops over adapters; A of all slots can be one matrix, or lie below the
+base's weight.
 
 May import: gpu, lora_runtime.kernels, lora_runtime.kernels.triton.
 """

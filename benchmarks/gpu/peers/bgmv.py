@@ -1,7 +1,8 @@
-"""Products of one row with its adapter's matrix, without tensor cores: BGMV of Punica (arXiv:2310.18547), in Triton.
+"""Products of one row with its adapter's matrix, without tensor cores: BGMV of Punica
+(arXiv:2310.18547), in Triton.
 
-The shrink has a program for each row and rank, the expand for each row and 512 outputs. Rows that share an adapter
-read its weights once each, from L2 if they are lucky.
+The shrink has a program for each row and rank, the expand for each row and 512 outputs. Rows that
+share an adapter read its weights once each, from L2 if they are lucky.
 """
 
 from __future__ import annotations
@@ -38,9 +39,22 @@ def _shrink(h, x, x_row, a, slots, inputs, RANKS: tl.constexpr, INPUTS: tl.const
 
 
 @triton.jit
-def _expand(y, y_row, h, h_row, h_slot, b, slots, projections, width, scaling, RANK: tl.constexpr,
-            OUTPUTS: tl.constexpr):
-    """Program (row, block): y[row, block] += scaling B[slot, block] h; h of the slot is at `h_slot` times slot."""
+def _expand(
+    y,
+    y_row,
+    h,
+    h_row,
+    h_slot,
+    b,
+    slots,
+    projections,
+    width,
+    scaling,
+    RANK: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+):
+    """Program (row, block): y[row, block] += scaling B[slot, block] h; h of the slot is at `h_slot`
+    times slot."""
     row, block = tl.program_id(0), tl.program_id(1)
     slot = tl.load(slots + row).to(tl.int64)
     r, n = tl.arange(0, RANK), block * OUTPUTS + tl.arange(0, OUTPUTS)
@@ -53,13 +67,18 @@ def _expand(y, y_row, h, h_row, h_slot, b, slots, projections, width, scaling, R
 
 
 class _Bgmv:
-    """The kernels at a case. The rank must be a power of two, and the outputs multiples of a block's."""
+    """The kernels at a case. The rank must be a power of two, and the outputs multiples of a
+    block's."""
 
     def __init__(self, inputs: Inputs) -> None:
         self.inputs, self.outs = inputs, inputs.place.outs
         self.outputs = min(_OUTPUTS, *(out & -out for out in self.outs))
         blocks = torch.tensor([out // self.outputs for out in self.outs])
-        self.projections = torch.arange(len(blocks), dtype=torch.int32).repeat_interleave(blocks).to(inputs.x.device)
+        self.projections = (
+            torch.arange(len(blocks), dtype=torch.int32)
+            .repeat_interleave(blocks)
+            .to(inputs.x.device)
+        )
         self.ranks = len(self.outs) * inputs.adapters.rank
         self.hidden = inputs.x.new_empty(len(inputs.x), self.ranks, dtype=torch.float32)
 
@@ -67,15 +86,33 @@ class _Bgmv:
         """Into `hidden` (T, projections * rank)."""
         given: Any = self.inputs
         _shrink[(len(given.x), self.ranks)](
-            self.hidden, given.x, given.x.stride(0), given.adapters.a[layer], given.slots, given.place.inputs,
-            self.ranks, _INPUTS)
+            self.hidden,
+            given.x,
+            given.x.stride(0),
+            given.adapters.a[layer],
+            given.slots,
+            given.place.inputs,
+            self.ranks,
+            _INPUTS,
+        )
 
     def expand(self, layer: int, y: torch.Tensor, h: torch.Tensor, per_slot: bool) -> None:
         """`h`: of each row's own slot, or of every slot, behind each other."""
         given: Any = self.inputs
         _expand[(len(given.x), len(self.projections))](
-            y, y.stride(0), h, h.stride(0), self.ranks if per_slot else 0, given.adapters.b[layer], given.slots,
-            self.projections, given.place.width, SCALING, given.adapters.rank, self.outputs)
+            y,
+            y.stride(0),
+            h,
+            h.stride(0),
+            self.ranks if per_slot else 0,
+            given.adapters.b[layer],
+            given.slots,
+            self.projections,
+            given.place.width,
+            SCALING,
+            given.adapters.rank,
+            self.outputs,
+        )
 
 
 def bgmv(inputs: Inputs) -> Variant:
@@ -89,17 +126,21 @@ def bgmv(inputs: Inputs) -> Variant:
 
 
 def dense(inputs: Inputs) -> Variant:
-    """x times A of all slots, as one product: cuBLAS's bandwidth, and work for slots that a row does not take."""
+    """x times A of all slots, as one product: cuBLAS's bandwidth, and work for slots that a row
+    does not take."""
     kernels = _Bgmv(inputs)
 
     def lora(layer: int, y: torch.Tensor) -> None:
-        kernels.expand(layer, y, F.linear(inputs.x, inputs.adapters.a[layer].flatten(0, 1)), per_slot=True)
+        kernels.expand(
+            layer, y, F.linear(inputs.x, inputs.adapters.a[layer].flatten(0, 1)), per_slot=True
+        )
 
     return behind_base(inputs, lora)
 
 
 def stacked(inputs: Inputs) -> Variant:
-    """The same within the base's own product, which needs no launch: A of all slots lies below the base's weight."""
+    """The same within the base's own product, which needs no launch: A of all slots lies below the
+    base's weight."""
     kernels, width = _Bgmv(inputs), inputs.place.width
 
     def whole(layer: int) -> torch.Tensor:

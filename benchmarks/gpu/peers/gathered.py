@@ -1,5 +1,5 @@
-"""A and B gathered for every row, then batched products: the ablation of S-LoRA (arXiv:2311.03285), which with a
-largest rank pads all to it."""
+"""A and B gathered for every row, then batched products: the ablation of S-LoRA (arXiv:2311.03285),
+which with a largest rank pads all to it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def _gathered(inputs: Inputs, rank: int) -> Variant:
     slots, projections = adapters.slots, len(columns)
     all_a, all_b = adapters.a, adapters.b
     if more:
-        all_a = [F.pad(a.view(slots, projections, adapters.rank, -1), (0, 0, 0, more)).flatten(1, 2) for a in all_a]
+        all_a = [
+            F.pad(a.view(slots, projections, adapters.rank, -1), (0, 0, 0, more)).flatten(1, 2)
+            for a in all_a
+        ]
         all_b = [F.pad(b, (0, more)) for b in all_b]
 
     def lora(layer: int, y: torch.Tensor) -> None:

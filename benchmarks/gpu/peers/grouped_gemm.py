@@ -1,4 +1,5 @@
-"""A group's rows times its own matrix, for all groups in one launch: what mixtures of experts use, in torch."""
+"""A group's rows times its own matrix, for all groups in one launch: what mixtures of experts use,
+in torch."""
 
 from __future__ import annotations
 

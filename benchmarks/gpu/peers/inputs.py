@@ -15,11 +15,13 @@ from benchmarks.gpu.places import SCALING, Adapters, Make, Place
 
 @dataclass(frozen=True)
 class Inputs:
-    """`x` (T, in), whose rows are sorted by slot; the weights of several layers, so that no cache holds them."""
+    """`x` (T, in), whose rows are sorted by slot; the weights of several layers, so that no cache
+    holds them."""
 
     x: torch.Tensor
     stacked: Sequence[torch.Tensor]
-    """By layer, (width + slots * projections * rank, in): the base's weight, and below it A of every slot."""
+    """By layer, (width + slots * projections * rank, in): the base's weight, and below it A of
+    every slot."""
     adapters: Adapters
     counts: Sequence[int]
     """Rows of each slot"""
@@ -36,7 +38,9 @@ class Inputs:
     def slots(self) -> torch.Tensor:
         """(T,) int32: each row's"""
         counts = torch.tensor(self.counts, device=self.x.device)
-        return torch.arange(len(self.counts), dtype=torch.int32, device=self.x.device).repeat_interleave(counts)
+        return torch.arange(
+            len(self.counts), dtype=torch.int32, device=self.x.device
+        ).repeat_interleave(counts)
 
     def weight(self, layer: int) -> torch.Tensor:
         """(width, in)"""
@@ -55,15 +59,19 @@ class Inputs:
             rows = slice(start, start := start + count)
             for i, columns in enumerate(self.place.columns):
                 a, b = self.adapters.of(slot, layer, i)
-                added[rows, columns] = SCALING * (self.x[rows].double() @ a.double().t() @ b.double().t())
+                added[rows, columns] = SCALING * (
+                    self.x[rows].double() @ a.double().t() @ b.double().t()
+                )
         whole = (rounded.double() + added).to(rounded.dtype)
-        return Truth(base, base + added, relative_error(rounded, base), relative_error(whole, base + added))
+        return Truth(
+            base, base + added, relative_error(rounded, base), relative_error(whole, base + added)
+        )
 
 
 @dataclass(frozen=True)
 class Truth:
-    """In float64, without and with adapters; and how far torch's product is from it, and that with the adapters' part
-    added exactly and rounded once."""
+    """In float64, without and with adapters; and how far torch's product is from it, and that with
+    the adapters' part added exactly and rounded once."""
 
     base: torch.Tensor
     whole: torch.Tensor
@@ -72,9 +80,12 @@ class Truth:
 
 
 def draw(place: Place, counts: Sequence[int], rank: int, layers: int, make: Make) -> Inputs:
-    """`counts[i]` rows under the adapter in slot i. `make`: normal values, of the dtype, where they are needed."""
+    """`counts[i]` rows under the adapter in slot i. `make`: normal values, of the dtype, where they
+    are needed."""
     slots, below = len(counts), len(counts) * len(place.outs) * rank
-    stacked = [make(place.width + below, place.inputs).mul_(place.inputs**-0.5) for _ in range(layers)]
+    stacked = [
+        make(place.width + below, place.inputs).mul_(place.inputs**-0.5) for _ in range(layers)
+    ]
     a = [weights[place.width :].view(slots, -1, place.inputs) for weights in stacked]
     b = [make(slots, place.width, rank).mul_(rank**-0.5) for _ in range(layers)]
     return Inputs(make(sum(counts), place.inputs), stacked, Adapters(place, rank, a, b), counts)

@@ -31,15 +31,23 @@ def loop(inputs: Inputs) -> Variant:
     from peft import LoraConfig, get_peft_model
 
     layer, rank, columns = inputs.layers - 1, inputs.adapters.rank, inputs.place.columns
-    config = LoraConfig(r=rank, lora_alpha=int(SCALING * rank), init_lora_weights=False,
-                        target_modules=[f"linears.{i}" for i in range(len(columns))])
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=int(SCALING * rank),
+        init_lora_weights=False,
+        target_modules=[f"linears.{i}" for i in range(len(columns))],
+    )
     names = [f"adapter-{slot}" for slot in range(inputs.adapters.slots)]
-    model: Any = get_peft_model(_Projections([inputs.weight(layer)[at] for at in columns]), config, names[0])
+    model: Any = get_peft_model(
+        _Projections([inputs.weight(layer)[at] for at in columns]), config, names[0]
+    )
     for name in names[1:]:
         model.add_adapter(name, config)
     for slot, name in enumerate(names):
         for i, linear in enumerate(model.get_base_model().linears):
-            for part, weight in zip((linear.lora_A, linear.lora_B), inputs.adapters.of(slot, layer, i), strict=True):
+            for part, weight in zip(
+                (linear.lora_A, linear.lora_B), inputs.adapters.of(slot, layer, i), strict=True
+            ):
                 part[name].weight = nn.Parameter(weight, requires_grad=False)
     model.eval()
     rows = [names[slot] for slot in inputs.slots.tolist()]

@@ -17,7 +17,11 @@ def merged(inputs: Inputs) -> Variant:
 
 def ours(inputs: Inputs) -> Variant:
     adapters = inputs.adapters
-    table, groups, plan = adapters.table(), adapters.groups, adapters.plan(inputs.counts, DECODE_TILE)
+    table, groups, plan = (
+        adapters.table(),
+        adapters.groups,
+        adapters.plan(inputs.counts, DECODE_TILE),
+    )
 
     def lora(layer: int, y: torch.Tensor) -> None:
         update_group(y, inputs.x, groups[layer], plan, table)

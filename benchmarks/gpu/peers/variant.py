@@ -24,9 +24,11 @@ class Variant:
     scratch: tuple[torch.Tensor, ...] = ()
     """Holds nothing between two calls."""
     captured: bool = True
-    """False: its launches from Python are part of it and of its time, and it has the last layer alone."""
+    """False: its launches from Python are part of it and of its time, and it has the last layer
+    alone."""
     adapts: bool = True
-    """False: the base's product alone, which is what an adapter costs that was merged into the weights."""
+    """False: the base's product alone, which is what an adapter costs that was merged into the
+    weights."""
 
 
 def behind_base(inputs: Inputs, lora: Lora, *scratch: torch.Tensor) -> Variant:

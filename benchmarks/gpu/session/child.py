@@ -36,8 +36,15 @@ def run(job: dict[str, Any], rows: int) -> int:
             stream.flush()
 
         context = Context(
-            job["stage"], job["device"], job["repeats"], Path(job["out"]), Path(job["carried"]), job["found"], send,
-            time.monotonic() + job["limit_s"])
+            job["stage"],
+            job["device"],
+            job["repeats"],
+            Path(job["out"]),
+            Path(job["carried"]),
+            job["found"],
+            send,
+            time.monotonic() + job["limit_s"],
+        )
         try:
             importlib.import_module(job["module"]).run(context)
         except Unavailable as error:
@@ -71,7 +78,10 @@ def forked(job: dict[str, Any], rows: int, log: int) -> NoReturn:
         os.setpgid(0, 0)
         for number in (1, 2):
             os.dup2(log, number)
-        sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
+        sys.stdout, sys.stderr = (
+            open(number, "w", buffering=1, closefd=False)  # noqa: SIM115
+            for number in (1, 2)
+        )
         status = run(job, rows)
     finally:
         sys.stdout.flush()
@@ -80,7 +90,8 @@ def forked(job: dict[str, Any], rows: int, log: int) -> NoReturn:
 
 
 def main() -> int:
-    """Of a process that was started anew: the job on standard input, the rows' file descriptor as argument."""
+    """Of a process that was started anew: the job on standard input, the rows' file descriptor as
+    argument."""
     return run(json.load(sys.stdin), int(sys.argv[1]))
 
 

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from benchmarks.gpu.machine import Ceilings
 
 Row = dict[str, Any]
-"""One result: `name` tells it from the stage's others; `good` is there where it can be wrong; numbers say their units
-in their names."""
+"""One result: `name` tells it from the stage's others; `good` is there where it can be wrong;
+numbers say their units in their names."""
 
 
 def failed(row: Row) -> bool:
-    """Whether what the row is of has raised: its `error` is then a text, and not how far a result is off."""
+    """Whether what the row is of has raised: its `error` is then a text, and not how far a result
+    is off."""
     return isinstance(row.get("error"), str)
 
 
@@ -29,7 +30,8 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Context:
-    """A stage's run. `real`: on a GPU; else the same at tiny sizes, in Triton's interpreter, and times mean nothing."""
+    """A stage's run. `real`: on a GPU; else the same at tiny sizes, in Triton's interpreter, and
+    times mean nothing."""
 
     stage: str
     device_name: str
@@ -68,16 +70,18 @@ class Context:
 
     def has(self, name: str) -> bool:
         """Whether an earlier lease left this row: then it need not be measured again."""
-        return any(row["name"] == name and not failed(row) and "left_out" not in row
-                   for row in self.found.get(self.stage, ()))
+        return any(
+            row["name"] == name and not failed(row) and "left_out" not in row
+            for row in self.found.get(self.stage, ())
+        )
 
     def seconds_left(self) -> float:
         """Until the stage is cut off."""
         return self.deadline - time.monotonic()
 
     def ceilings(self) -> Ceilings:
-        """As the stage `environment` measured them; where it has not, 1 byte/s and 1 FLOP/s, so that shares of them are
-        plainly none."""
+        """As the stage `environment` measured them; where it has not, 1 byte/s and 1 FLOP/s, so
+        that shares of them are plainly none."""
         from benchmarks.gpu.machine import Ceilings
 
         rows = {row["name"]: row for row in self.found.get("environment", ())}

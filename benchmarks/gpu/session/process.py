@@ -19,13 +19,15 @@ from .context import Row
 from .results import DONE, UNAVAILABLE
 
 _GRACE_S = 3.0
-"""Between asking a process to end and ending it, and then until it is given up: one that waits for a driver may not."""
+"""Between asking a process to end and ending it, and then until it is given up: one that waits for
+a driver may not."""
 _ENDING = (signal.SIGTERM, signal.SIGKILL, signal.SIGKILL)
 STUCK = "stuck"
 
 
 class StageProcess:
-    """A stage's process and its rows. `fork` makes it a copy of this process: it starts at once, with all imports."""
+    """A stage's process and its rows. `fork` makes it a copy of this process: it starts at once,
+    with all imports."""
 
     def __init__(self, job: dict[str, Any], log: Path, *, fork: bool) -> None:
         self._status: int | None = None
@@ -46,8 +48,15 @@ class StageProcess:
 
     def _start(self, job: dict[str, Any], read: int, write: int, log: int) -> int:
         process = subprocess.Popen(
-            [sys.executable, "-m", child.__name__, str(write)], stdin=subprocess.PIPE, stdout=log, stderr=log,
-            env={**os.environ, **job["environment"]}, pass_fds=[write], process_group=0, text=True)
+            [sys.executable, "-m", child.__name__, str(write)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **job["environment"]},
+            pass_fds=[write],
+            process_group=0,
+            text=True,
+        )
         assert process.stdin is not None
         with contextlib.suppress(OSError):  # it may have ended, and its status will say so
             process.stdin.write(json.dumps(job, default=str))
@@ -56,8 +65,8 @@ class StageProcess:
         return process.pid
 
     def wait(self, limit_s: float, keep: Callable[[Row], None]) -> str:
-        """Give every row to `keep` until the process has ended. done, failed, unavailable, cut (at the limit), killed
-        (by a signal that is not ours), or stuck: no signal ends it."""
+        """Give every row to `keep` until the process has ended. done, failed, unavailable, cut (at
+        the limit), killed (by a signal that is not ours), or stuck: no signal ends it."""
         deadline, cut, buffer = time.monotonic() + limit_s, 0, b""
         while True:
             left = deadline - time.monotonic()
@@ -95,7 +104,9 @@ class StageProcess:
             return "cut"
         if os.WIFSIGNALED(status):
             return f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
-        return {0: DONE, child.UNAVAILABLE: UNAVAILABLE}.get(os.waitstatus_to_exitcode(status), "failed")
+        return {0: DONE, child.UNAVAILABLE: UNAVAILABLE}.get(
+            os.waitstatus_to_exitcode(status), "failed"
+        )
 
     def _end_group(self) -> None:
         """What it started and left behind: the next stage is to have all of the GPU's memory."""

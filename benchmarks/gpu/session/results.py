@@ -1,4 +1,5 @@
-"""The JSON of a lease: written anew, whole, with every row, so that whatever ends the process loses none."""
+"""The JSON of a lease: written anew, whole, with every row, so that whatever ends the process loses
+none."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from typing import Any
 from .context import Row, failed
 
 DONE = "done"
-"""The status of a stage that came to its end with nothing wrong: the only one that a later lease does not run again."""
+"""The status of a stage that came to its end with nothing wrong: the only one that a later lease
+does not run again."""
 
 WRONG = "wrong"
 """Of a stage that came to its end, with rows that say of themselves that they are wrong."""
@@ -24,9 +26,13 @@ def read_results(path: Path) -> dict[str, Any]:
     """What another lease wrote. Raises OSError, or ValueError for what is no lease's JSON."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if all(isinstance(row["name"], str) for stage in found["stages"].values() for row in stage["rows"]) and all(
-               isinstance(stage["status"], str) for stage in found["stages"].values()):
-            # One that was ended before it had looked at its machine has what it was to go on from apart.
+        if all(
+            isinstance(row["name"], str)
+            for stage in found["stages"].values()
+            for row in stage["rows"]
+        ) and all(isinstance(stage["status"], str) for stage in found["stages"].values()):
+            # One that was ended before it had looked at its machine has what it was to go on from
+            # apart.
             return {**found, "stages": {**found.get("before", {}), **found["stages"]}}
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
@@ -34,7 +40,8 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 class Results:
-    """`data`: {"stages": {name: {"status", "seconds", "limit_s", "rows", ...}}, ...}; in all of `paths`."""
+    """`data`: {"stages": {name: {"status", "seconds", "limit_s", "rows", ...}}, ...}; in all of
+    `paths`."""
 
     def __init__(self, paths: Sequence[Path], about: dict[str, Any]) -> None:
         self.paths = paths
@@ -49,7 +56,12 @@ class Results:
     def begin(self, stage: str, limit_s: float) -> None:
         """Open a stage; rows that it has already stay."""
         rows = self.rows(stage)
-        self.data["stages"][stage] = {"status": "running", "seconds": 0.0, "limit_s": round(limit_s, 1), "rows": rows}
+        self.data["stages"][stage] = {
+            "status": "running",
+            "seconds": 0.0,
+            "limit_s": round(limit_s, 1),
+            "rows": rows,
+        }
         self.write()
 
     def add(self, stage: str, row: Row) -> None:

@@ -18,7 +18,8 @@ class Stage:
     name: str
     limit_s: float
     fresh: bool = False
-    """Started anew, not forked: it needs another environment than the rest, or must not share its imports."""
+    """Started anew, not forked: it needs another environment than the rest, or must not share its
+    imports."""
     environment: Mapping[str, str] = field(default_factory=dict)
     package: str = __name__
 

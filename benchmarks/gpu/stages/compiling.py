@@ -1,4 +1,5 @@
-"""All kernels of the stages behind this one, compiled side by side; without a GPU, a look at each kind for three."""
+"""All kernels of the stages behind this one, compiled side by side; without a GPU, a look at each
+kind for three."""
 
 from __future__ import annotations
 
@@ -22,12 +23,17 @@ def run(context: Context) -> None:
     if context.real:
         jobs = [(launch, _capability(context)) for launch in of_the_stages()]
     else:
-        jobs = [(launch, capability) for capability, launches in QUICK.items() for launch in launches]
+        jobs = [
+            (launch, capability) for capability, launches in QUICK.items() for launch in launches
+        ]
     started, compiled, cached = time.monotonic(), 0, 0
     for row in compile_all(jobs):
         kernels = row.pop("kernels")
         compiled, cached = compiled + 1, cached + bool(row["cached"])
-        short = {k["kernel"]: [k["registers"], k["spilled"], k["shared"], k["wgmma"], k["mma"]] for k in kernels}
+        short = {
+            k["kernel"]: [k["registers"], k["spilled"], k["shared"], k["wgmma"], k["mma"]]
+            for k in kernels
+        }
         context.emit(**row, kernels=short, good=not row["problems"])
         if compiled % 20 == 0:  # what is there should the stage be cut off
             context.emit("packed", bytes=pack(cache, context.out / NAME), launches=compiled)

@@ -60,14 +60,24 @@ def run(context: Context) -> None:
 
 def _engine(context: Context, base: BaseModel, streams: int, slots: int) -> Engine:
     config = EngineConfig(
-        dtype=str(base.dtype).removeprefix("torch."), max_adapters=slots, max_running=streams, max_context=1024,
-        max_batch_tokens=2048 if context.real else 128, adapter_host_bytes=8 << 30, prefix_caching=False,
-        kv_cache_bytes=0 if context.real else 1 << 20)
+        dtype=str(base.dtype).removeprefix("torch."),
+        max_adapters=slots,
+        max_running=streams,
+        max_context=1024,
+        max_batch_tokens=2048 if context.real else 128,
+        adapter_host_bytes=8 << 30,
+        prefix_caching=False,
+        kv_cache_bytes=0 if context.real else 1 << 20,
+    )
     logging.getLogger("lora_runtime").setLevel(logging.INFO)
     started = time.perf_counter()
     engine = Engine(base, config)
-    context.emit("start", seconds=time.perf_counter() - started, memory=str(engine.info().memory),
-                 kernels=dict(engine.info().kernels))
+    context.emit(
+        "start",
+        seconds=time.perf_counter() - started,
+        memory=str(engine.info().memory),
+        kernels=dict(engine.info().kernels),
+    )
     return engine
 
 
@@ -78,19 +88,32 @@ def _measure(context: Context, engine: Engine, shape: Shape, load: Load) -> None
         gaps, first, produced = _run(engine, load, tokens)
         wall = time.perf_counter() - started
     context.emit(
-        load.name, tokens_per_s=produced / wall, wall_s=wall, tokens=produced, steps=engine.stats().steps - steps,
-        itl_p50_ms=percentile(gaps, 50), itl_p99_ms=percentile(gaps, 99), ttft_p50_ms=percentile(first, 50),
-        host=_host(shares, load.streams))
+        load.name,
+        tokens_per_s=produced / wall,
+        wall_s=wall,
+        tokens=produced,
+        steps=engine.stats().steps - steps,
+        itl_p50_ms=percentile(gaps, 50),
+        itl_p99_ms=percentile(gaps, 99),
+        ttft_p50_ms=percentile(first, 50),
+        host=_host(shares, load.streams),
+    )
 
 
 def _host(shares: Shares, streams: int) -> dict[str, Any]:
     """Milliseconds a step of each part, and the host's own: the step but for launch and wait."""
     steps = max(1, shares.calls["step"])
-    found = {f"{name}_ms": seconds / steps * 1e3 for name, seconds in sorted(shares.seconds.items())}
+    found = {
+        f"{name}_ms": seconds / steps * 1e3 for name, seconds in sorted(shares.seconds.items())
+    }
     waits = shares.seconds["forward: wait"] + shares.seconds["forward: launch"]
     own = shares.seconds["step"] - (waits or shares.seconds["forward"])
-    return {**found, "own_ms": own / steps * 1e3, "own_us_per_row": own / steps / streams * 1e6,
-            "longest_gc_generation": max((n for n in shares.seconds if n.startswith("gc")), default="")}
+    return {
+        **found,
+        "own_ms": own / steps * 1e3,
+        "own_us_per_row": own / steps / streams * 1e6,
+        "longest_gc_generation": max((n for n in shares.seconds if n.startswith("gc")), default=""),
+    }
 
 
 def _run(engine: Engine, load: Load, tokens: int) -> tuple[list[float], list[float], int]:
@@ -102,8 +125,11 @@ def _run(engine: Engine, load: Load, tokens: int) -> tuple[list[float], list[flo
     def stream(index: int) -> None:
         adapter = f"a{index % load.adapters}" if load.adapters else ""
         options = {**load.sampling, **({"seed": index} if load.sampling else {})}
-        request = Request(token_ids=tuple(range(1, PROMPT if tokens > 4 else 3)), adapter_id=adapter,
-                          sampling=SamplingParams(max_new_tokens=tokens, ignore_eos=True, **options))
+        request = Request(
+            token_ids=tuple(range(1, PROMPT if tokens > 4 else 3)),
+            adapter_id=adapter,
+            sampling=SamplingParams(max_new_tokens=tokens, ignore_eos=True, **options),
+        )
         last, started, count = None, time.perf_counter(), 0
         for event in engine.stream(request):
             now = time.perf_counter()

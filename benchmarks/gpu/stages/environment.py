@@ -1,4 +1,5 @@
-"""The machine, its limits as they are and not as a data sheet has them, and whether loramux can be imported there."""
+"""The machine, its limits as they are and not as a data sheet has them, and whether loramux can be
+imported there."""
 
 from __future__ import annotations
 
@@ -16,16 +17,40 @@ from benchmarks.gpu import machine
 from benchmarks.gpu.session.context import Context
 
 ROOT = Path(__file__).parents[3]
-PACKAGES = ("transformers", "huggingface_hub", "tokenizers", "numpy", "safetensors", "peft", "grpcio", "protobuf",
-            "pydantic", "pydantic-settings", "structlog", "grpcio-health-checking", "grpcio-reflection",
-            "grpcio-status", "googleapis-common-protos", "pytest", "pytest-xdist", "hypothesis", "typer", "gguf")
+PACKAGES = (
+    "transformers",
+    "huggingface_hub",
+    "tokenizers",
+    "numpy",
+    "safetensors",
+    "peft",
+    "grpcio",
+    "protobuf",
+    "pydantic",
+    "pydantic-settings",
+    "structlog",
+    "grpcio-health-checking",
+    "grpcio-reflection",
+    "grpcio-status",
+    "googleapis-common-protos",
+    "pytest",
+    "pytest-xdist",
+    "hypothesis",
+    "typer",
+    "gguf",
+)
 _READ_BYTES, _TINY_BYTES = 8 << 30, 64 << 20
 
 
 def run(context: Context) -> None:
-    context.emit("machine", **machine.describe(context.device), cores=os.cpu_count(), code=code_hash())
+    context.emit(
+        "machine", **machine.describe(context.device), cores=os.cpu_count(), code=code_hash()
+    )
     context.emit("packages", **{name: _version(name) for name in PACKAGES})
-    tools = {name: shutil.which(name) or "" for name in ("compute-sanitizer", "ncu", "ptxas", "gcc", "cc")}
+    tools = {
+        name: shutil.which(name) or ""
+        for name in ("compute-sanitizer", "ncu", "ptxas", "gcc", "cc")
+    }
     compiler = tools["gcc"] or tools["cc"] or os.environ.get("CC", "")
     context.emit("tools", **tools, good=bool(compiler))  # without which Triton launches nothing
     if context.real:
@@ -43,7 +68,9 @@ def _card() -> dict[str, str]:
         return {}
     command = ["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader", "-i", "0"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout
+        told = subprocess.run(
+            command, capture_output=True, text=True, timeout=20, check=False
+        ).stdout
     except subprocess.TimeoutExpired:
         told = ""
     return dict(zip(asked, map(str.strip, told.split(",")), strict=False))
@@ -65,14 +92,18 @@ def _version(package: str) -> str:
 
 
 def _imports(context: Context) -> None:
-    """transformers looks for a package `kernels`; a file of ours by that name would be taken for it."""
+    """transformers looks for a package `kernels`; a file of ours by that name would be taken for
+    it."""
     spec = importlib.util.find_spec("kernels")
     origin = "" if spec is None else str(spec.origin)
     context.emit("kernels package", origin=origin, good=not origin.startswith(str(ROOT)))
     import lora_runtime
 
-    context.emit("lora_runtime", version=lora_runtime.__version__,
-                 good=Path(lora_runtime.__file__).is_relative_to(ROOT))
+    context.emit(
+        "lora_runtime",
+        version=lora_runtime.__version__,
+        good=Path(lora_runtime.__file__).is_relative_to(ROOT),
+    )
 
 
 def _ceilings(context: Context) -> None:

@@ -1,4 +1,5 @@
-"""Captured steps against the same steps launched one by one: every bit, also after slots have changed hands."""
+"""Captured steps against the same steps launched one by one: every bit, also after slots have
+changed hands."""
 
 from __future__ import annotations
 
@@ -38,15 +39,30 @@ def run(context: Context) -> None:
     _compare(context, bench, "base", batch_of(case.plain, ()), replayed, direct)
 
 
-def _compare(context: Context, bench: StepBench, name: str, batch: StepBatch, replayed: StepLauncher,
-             direct: StepLauncher) -> None:
-    first, again, eager = (_logits(bench, batch, launcher) for launcher in (replayed, replayed, direct))
+def _compare(
+    context: Context,
+    bench: StepBench,
+    name: str,
+    batch: StepBatch,
+    replayed: StepLauncher,
+    direct: StepLauncher,
+) -> None:
+    first, again, eager = (
+        _logits(bench, batch, launcher) for launcher in (replayed, replayed, direct)
+    )
     own = _on_own_tensors(bench, batch)
     difference = float((own - eager).norm() / eager.norm())
     equal = torch.equal(first, again) and torch.equal(first, eager)
-    # Another batch's products round differently; a wrong row would make a difference of its own size.
-    context.emit(name, launcher=replayed.name, bits_equal=equal, finite=bool(eager.isfinite().all()),
-                 own_tensors_differ_by=difference, good=equal and bool(eager.isfinite().all()) and difference < 0.05)
+    # Another batch's products round differently; a wrong row would make a difference of its own
+    # size.
+    context.emit(
+        name,
+        launcher=replayed.name,
+        bits_equal=equal,
+        finite=bool(eager.isfinite().all()),
+        own_tensors_differ_by=difference,
+        good=equal and bool(eager.isfinite().all()) and difference < 0.05,
+    )
 
 
 def _logits(bench: StepBench, batch: StepBatch, launcher: StepLauncher) -> torch.Tensor:

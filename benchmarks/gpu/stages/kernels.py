@@ -13,7 +13,9 @@ from lora_runtime.kernels import select
 
 def run(context: Context) -> None:
     shape, sizes = (LLAMA_8B, FULL) if context.real else (TINY, TINY_SIZES)
-    wanted = cases(shape, sizes, select(context.device, "triton"), context.dtype, context.device, context.has)
+    wanted = cases(
+        shape, sizes, select(context.device, "triton"), context.dtype, context.device, context.has
+    )
     with torch.inference_mode():
         for row in measure(wanted, context.ceilings(), context.device, context.repeats):
             context.emit(str(row.pop("name")), **row)

@@ -40,7 +40,9 @@ class Case:
     def draw(self, context: Context) -> Inputs:
         counts = shared_out(self.rows, self.adapters)
         dtype = context.dtype
-        moved = lora_cost(counts, [self.rank] * self.adapters, self.place.inputs, self.place.outs, dtype.itemsize)
+        moved = lora_cost(
+            counts, [self.rank] * self.adapters, self.place.inputs, self.place.outs, dtype.itemsize
+        )
         layers = min(32, -(-WORKING_SET // int(moved.num_bytes))) if context.real else 2
         return draw(self.place, counts, self.rank, layers, drawn(context.device, dtype))
 
@@ -93,12 +95,19 @@ def _row(context: Context, inputs: Inputs, name: str) -> Row:
 
 
 def _rank(context: Context, case: Case, rows: dict[str, Row]) -> None:
-    """A row that says what is fastest of what adapts, and what each costs beyond the base's product."""
+    """A row that says what is fastest of what adapts, and what each costs beyond the base's
+    product."""
     found = {name: rows.get(f"{case.name}: {name}", {}).get("us") for name in VARIANTS}
     us = {name: value for name, value in found.items() if value is not None}
     if OURS not in us or MERGED not in us:
         return
     base = us.pop(MERGED)
     fastest = min(us, key=us.__getitem__)
-    context.emit(f"fastest {case.name}", variant=fastest, us=us[fastest], ours_us=us[OURS],
-                 ours_to_fastest=us[OURS] / us[fastest], beyond_base_us={n: value - base for n, value in us.items()})
+    context.emit(
+        f"fastest {case.name}",
+        variant=fastest,
+        us=us[fastest],
+        ours_us=us[OURS],
+        ours_to_fastest=us[OURS] / us[fastest],
+        beyond_base_us={n: value - base for n, value in us.items()},
+    )

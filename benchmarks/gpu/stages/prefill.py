@@ -10,10 +10,18 @@ from benchmarks.gpu.step_cases import StepCase
 from benchmarks.gpu.steps import StepBench
 
 CASES = [
-    StepCase(1, 2048, 2048), StepCase(1, 2048, 2048, 1, 16), StepCase(32, 64, 64), StepCase(32, 64, 64, 32, 16),
-    StepCase(32, 1, 1024, chunk=64), StepCase(32, 1, 1024, 32, 16, chunk=64),
-    StepCase(32, 1, 1024, chunk=512), StepCase(32, 1, 1024, 32, 16, chunk=512),
-    StepCase(1, 2048, 2048, 1, 128), StepCase(4, 512, 4096), StepCase(1, 64, 4096)]
+    StepCase(1, 2048, 2048),
+    StepCase(1, 2048, 2048, 1, 16),
+    StepCase(32, 64, 64),
+    StepCase(32, 64, 64, 32, 16),
+    StepCase(32, 1, 1024, chunk=64),
+    StepCase(32, 1, 1024, 32, 16, chunk=64),
+    StepCase(32, 1, 1024, chunk=512),
+    StepCase(32, 1, 1024, 32, 16, chunk=512),
+    StepCase(1, 2048, 2048, 1, 128),
+    StepCase(4, 512, 4096),
+    StepCase(1, 64, 4096),
+]
 """The last two: chunks behind a long prefix."""
 TINY_CASES = [StepCase(2, 5, 5), StepCase(2, 5, 5, 1, 4), StepCase(2, 1, 9, 2, 4, chunk=6)]
 

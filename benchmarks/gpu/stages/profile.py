@@ -1,4 +1,5 @@
-"""Where a step's time goes, by kernel: microseconds and launches of each, and the gaps between them."""
+"""Where a step's time goes, by kernel: microseconds and launches of each, and the gaps between
+them."""
 
 from __future__ import annotations
 
@@ -16,8 +17,12 @@ from benchmarks.gpu.session.context import Context
 from benchmarks.gpu.step_cases import StepCase
 from benchmarks.gpu.steps import StepBench
 
-CASES = [StepCase(32, 1, 1024), StepCase(32, 1, 1024, 32, 16), StepCase(32, 1, 1024, 32, 16, chunk=64),
-         StepCase(1, 1, 1024)]
+CASES = [
+    StepCase(32, 1, 1024),
+    StepCase(32, 1, 1024, 32, 16),
+    StepCase(32, 1, 1024, 32, 16, chunk=64),
+    StepCase(1, 1, 1024),
+]
 TINY_CASES = [StepCase(2, 1, 9), StepCase(2, 1, 9, 2, 4)]
 SHOWN = 30
 """Kernels of a step, those that take most; what is left is summed up."""
@@ -36,12 +41,20 @@ def run(context: Context) -> None:
                 step()
             kernels, wall_us = _profiled(step, context.device)
             busy = sum(k["us"] for k in kernels)
-            context.emit(name, wall_us=wall_us, busy_us=busy, gap_us=wall_us - busy,
-                         launches=sum(k["count"] for k in kernels), kernels=kernels[:SHOWN],
-                         rest_us=sum(k["us"] for k in kernels[SHOWN:]))
+            context.emit(
+                name,
+                wall_us=wall_us,
+                busy_us=busy,
+                gap_us=wall_us - busy,
+                launches=sum(k["count"] for k in kernels),
+                kernels=kernels[:SHOWN],
+                rest_us=sum(k["us"] for k in kernels[SHOWN:]),
+            )
 
 
-def _profiled(step: Callable[[], object], device: torch.device) -> tuple[list[dict[str, Any]], float]:
+def _profiled(
+    step: Callable[[], object], device: torch.device
+) -> tuple[list[dict[str, Any]], float]:
     """(kernels of one step by time, its wall microseconds without the profiler)."""
     activity = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
     with torch.profiler.profile(activities=[activity]) as profiler:

@@ -1,4 +1,5 @@
-"""What is known to go wrong on Hopper with this compiler: tiles of 64 rows and more, many launches, every bit."""
+"""What is known to go wrong on Hopper with this compiler: tiles of 64 rows and more, many launches,
+every bit."""
 
 from __future__ import annotations
 

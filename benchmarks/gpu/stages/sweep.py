@@ -1,4 +1,5 @@
-"""Tile sizes of the LoRA kernels and splits of attention: each against the default, and the best of each place."""
+"""Tile sizes of the LoRA kernels and splits of attention: each against the default, and the best of
+each place."""
 
 from __future__ import annotations
 
@@ -18,8 +19,11 @@ from benchmarks.gpu.sweeping.tiles import DEFAULT, EXPAND, SHRINK, Tiles
 from benchmarks.gpu.timing import beside_floor
 from lora_runtime.kernels.triton import attention_tiles
 
-FULL_ROWS = (lora.Rows("32", (1,) * 32, 16, decode=True), lora.Rows("128", (4,) * 32, 16, decode=True),
-             lora.Rows("1x2048", (2048,), 16, decode=False))
+FULL_ROWS = (
+    lora.Rows("32", (1,) * 32, 16, decode=True),
+    lora.Rows("128", (4,) * 32, 16, decode=True),
+    lora.Rows("1x2048", (2048,), 16, decode=False),
+)
 TINY_ROWS = (lora.Rows("3", (2, 1), 4, decode=True), lora.Rows("1x18", (18,), 4, decode=False))
 FULL_ATTENTION, TINY_ATTENTION = ((1, 1024), (32, 1024)), ((2, 70),)
 """(rows, context)"""
@@ -58,19 +62,28 @@ def _compile(context: Context, shape: Shape) -> None:
         kernels += lora.kernels_of(place, FULL_ROWS, context.dtype)
     wanted = [kernel for kernel in kernels if not context.has(kernel.name)]
     if wanted:
-        found = compile_ahead(wanted, 10 * int(major) + int(minor), COMPILING * context.seconds_left())
+        found = compile_ahead(
+            wanted, 10 * int(major) + int(minor), COMPILING * context.seconds_left()
+        )
         context.emit("compiled ahead", **found)
 
 
 class _Sweep:
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._us = {row["name"]: row["us"] for row in context.found.get(context.stage, ()) if "us" in row}
+        self._us = {
+            row["name"]: row["us"] for row in context.found.get(context.stage, ()) if "us" in row
+        }
         """By row, those of an earlier lease too."""
 
     def run_lora(self, place: Place, rows: lora.Rows) -> None:
-        labels = {part: {f"{part} {place.name} {rows.name}: {tiles.name}": tiles for tiles in rows.variants[part]}
-                  for part in (EXPAND, SHRINK)}
+        labels = {
+            part: {
+                f"{part} {place.name} {rows.name}: {tiles.name}": tiles
+                for tiles in rows.variants[part]
+            }
+            for part in (EXPAND, SHRINK)
+        }
         if all(self._context.has(label) for names in labels.values() for label in names):
             return
         with attempt(self._context, f"{place.name} {rows.name}"):
@@ -79,24 +92,40 @@ class _Sweep:
     def _lora(self, place: Place, rows: lora.Rows, labels: dict[str, dict[str, Tiles]]) -> None:
         device, repeats = self._context.device, self._context.repeats
         make = drawn(device, self._context.dtype)
-        given = lora.sweep_of(place, rows, make, self._context.dtype.itemsize, small=not self._context.real)
+        given = lora.sweep_of(
+            place, rows, make, self._context.dtype.itemsize, small=not self._context.real
+        )
         default, exact = given.result(DEFAULT), given.exact()
         right = lora.compare_exactly(default, exact)["good"]
 
         def check(tiles: Tiles) -> Row:
             found = default if tiles == DEFAULT else given.result(tiles)
-            return lora.compare_exactly(found, exact) if tiles == DEFAULT or not right else lora.compare(found, default)
+            return (
+                lora.compare_exactly(found, exact)
+                if tiles == DEFAULT or not right
+                else lora.compare(found, default)
+            )
 
         for part, names in labels.items():
             for label, tiles in names.items():
-                self._try(label, partial(check, tiles), partial(given.seconds, part, tiles, device, repeats),
-                          given.cost(part))
+                self._try(
+                    label,
+                    partial(check, tiles),
+                    partial(given.seconds, part, tiles, device, repeats),
+                    given.cost(part),
+                )
             self._best(f"best {part} {place.name} {rows.name}", list(names))
 
     def run_attention(self, shape: Shape, count: int, length: int) -> None:
-        default, others = attention_tiles.MIN_SPLIT, FULL_SPLITS if self._context.real else TINY_SPLITS
+        default, others = (
+            attention_tiles.MIN_SPLIT,
+            FULL_SPLITS if self._context.real else TINY_SPLITS,
+        )
         title = f"attention {count} over {length}"
-        labels = {f"{title}: splits of {keys}": keys for keys in (default, *(n for n in others if n != default))}
+        labels = {
+            f"{title}: splits of {keys}": keys
+            for keys in (default, *(n for n in others if n != default))
+        }
         if all(self._context.has(label) for label in labels):
             return
         with attempt(self._context, title):
@@ -108,10 +137,17 @@ class _Sweep:
                 return lora.compare_exactly(given.result(keys), exact)
 
             for label, keys in labels.items():
-                self._try(label, partial(check, keys), partial(given.seconds, keys, device, repeats), given.cost)
+                self._try(
+                    label,
+                    partial(check, keys),
+                    partial(given.seconds, keys, device, repeats),
+                    given.cost,
+                )
             self._best(f"best {title}", list(labels))
 
-    def _try(self, label: str, check: Callable[[], Row], seconds: Callable[[], float], cost: Cost) -> None:
+    def _try(
+        self, label: str, check: Callable[[], Row], seconds: Callable[[], float], cost: Cost
+    ) -> None:
         """Checked; timed if it is right."""
         if self._context.has(label):
             return
@@ -127,5 +163,10 @@ class _Sweep:
         us = {label: self._us[label] for label in labels if label in self._us}
         if labels[0] in us:
             fastest = min(us, key=us.__getitem__)
-            self._context.emit(title, variant=fastest.partition(": ")[2], us=us[fastest], default_us=us[labels[0]],
-                               gain=us[labels[0]] / us[fastest])
+            self._context.emit(
+                title,
+                variant=fastest.partition(": ")[2],
+                us=us[fastest],
+                default_us=us[labels[0]],
+                gain=us[labels[0]] / us[fastest],
+            )

@@ -14,11 +14,19 @@ from benchmarks.gpu.session.context import Context, Unavailable
 
 ROOT = Path(__file__).parents[3]
 MODULES = [
-    "kernels/test_triton_lora.py", "kernels/test_triton_attention.py", "backends/triton/test_device_runner.py",
-    "backends/triton/test_device_slots.py", "backends/triton/test_device_peft.py",
-    "adapters/store/test_slot_memory.py", "backends/triton/test_step_buffers.py", "backends/triton/test_fused.py",
-    "kernels/test_prefill_tiles.py", "backends/triton/test_cuda_calls.py", "backends/triton/test_graph_steps.py",
-    "backends/test_staging.py", "backends/triton/test_placement.py",
+    "kernels/test_triton_lora.py",
+    "kernels/test_triton_attention.py",
+    "backends/triton/test_device_runner.py",
+    "backends/triton/test_device_slots.py",
+    "backends/triton/test_device_peft.py",
+    "adapters/store/test_slot_memory.py",
+    "backends/triton/test_step_buffers.py",
+    "backends/triton/test_fused.py",
+    "kernels/test_prefill_tiles.py",
+    "backends/triton/test_cuda_calls.py",
+    "backends/triton/test_graph_steps.py",
+    "backends/test_staging.py",
+    "backends/triton/test_placement.py",
 ]
 """Of tests/runtime: none needs more than torch, transformers, peft and hypothesis."""
 TINY_MODULES = ["kernels/test_lora_plan.py"]
@@ -39,10 +47,19 @@ def run(context: Context) -> None:
         options += ["-n", "8", "--dist", "loadfile"]
     if importlib.util.find_spec("pytest_timeout") is not None:
         options += ["--timeout", "60"]
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET" or not context.real}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "TRITON_INTERPRET" or not context.real
+    }
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", *options, *targets], cwd=ROOT, env=environment, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True)
+        [sys.executable, "-m", "pytest", *options, *targets],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert process.stdout is not None
     counts, summary = Counter[str](), ""
     for line in process.stdout:
@@ -55,4 +72,6 @@ def run(context: Context) -> None:
             if counts.total() % 20 == 0:  # what is known should the stage be cut off
                 context.emit("pytest", summary="not ended", **counts)
     status = process.wait()
-    context.emit("pytest", summary=summary, modules=targets, status=status, good=status == 0, **counts)
+    context.emit(
+        "pytest", summary=summary, modules=targets, status=status, good=status == 0, **counts
+    )

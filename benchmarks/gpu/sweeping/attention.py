@@ -24,17 +24,28 @@ _MOST_LAYERS = 32
 @contextmanager
 def least_split(keys: int) -> Iterator[None]:
     """While it is entered, a split has at least this many keys: a multiple of a tile's."""
-    with (mock.patch.object(attention_tiles, "MIN_SPLIT", keys), mock.patch.object(attention, "MIN_SPLIT", keys)):
+    with (
+        mock.patch.object(attention_tiles, "MIN_SPLIT", keys),
+        mock.patch.object(attention, "MIN_SPLIT", keys),
+    ):
         yield
 
 
 class AttentionSweep:
     """`rows` sequences of `context` positions, in several layers in turn."""
 
-    def __init__(self, shape: Shape, rows: int, context: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, shape: Shape, rows: int, context: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
         self.cost: Cost = attention_cost([1] * rows, [context] * rows, shape)
-        layers = min(_MOST_LAYERS, -(-WORKING_SET // int(self.cost.num_bytes))) if device.type == "cuda" else 1
-        self.given = attention_inputs(shape, [1] * rows, [context] * rows, layers=layers, dtype=dtype, device=device)
+        layers = (
+            min(_MOST_LAYERS, -(-WORKING_SET // int(self.cost.num_bytes)))
+            if device.type == "cuda"
+            else 1
+        )
+        self.given = attention_inputs(
+            shape, [1] * rows, [context] * rows, layers=layers, dtype=dtype, device=device
+        )
 
     def result(self, keys: int) -> torch.Tensor:
         """Of the last layer."""
@@ -43,17 +54,23 @@ class AttentionSweep:
 
     def exact(self) -> torch.Tensor:
         given, (k, v) = self.given, self.given.caches[-1]
-        return paged_attention_reference(given.q.double(), k.double(), v.double(), given.plan, scaling=given.scaling)
+        return paged_attention_reference(
+            given.q.double(), k.double(), v.double(), given.plan, scaling=given.scaling
+        )
 
     def seconds(self, keys: int, device: torch.device, repeats: int) -> float:
         """Of a layer."""
         layers = range(len(self.given.caches))
         with least_split(keys):
-            return seconds(lambda: [_launch(self.given, layer) for layer in layers], device, repeats) / len(layers)
+            return seconds(
+                lambda: [_launch(self.given, layer) for layer in layers], device, repeats
+            ) / len(layers)
 
 
 def _launch(given: AttentionInputs, layer: int) -> torch.Tensor:
-    return attention.paged_attention(given.q, *given.caches[layer], given.plan, scaling=given.scaling)
+    return attention.paged_attention(
+        given.q, *given.caches[layer], given.plan, scaling=given.scaling
+    )
 
 
 @dataclass(frozen=True)
@@ -70,8 +87,14 @@ class AttentionKernel:
 
     def compile(self, capability: int) -> None:
         """For a GPU that need not be there."""
-        given = attention_inputs(self.shape, [1, 1], [2 * self.keys] * 2, layers=1, dtype=self.dtype,
-                                 device=torch.device("cpu"))
+        given = attention_inputs(
+            self.shape,
+            [1, 1],
+            [2 * self.keys] * 2,
+            layers=1,
+            dtype=self.dtype,
+            device=torch.device("cpu"),
+        )
 
         def launch() -> None:
             _launch(given, 0)

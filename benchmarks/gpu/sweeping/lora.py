@@ -56,7 +56,8 @@ class LoraSweep:
             lora.expand(self.y[layer % len(self.y)] if y is None else y, x, group, plan, self.table)
 
     def result(self, tiles: Tiles) -> torch.Tensor:
-        """What both kernels make of the last layer's y with these tiles; what they leave to each other is poisoned."""
+        """What both kernels make of the last layer's y with these tiles; what they leave to each
+        other is poisoned."""
         layer = len(self.groups) - 1
         y = self.y[layer % len(self.y)].clone()
         with tiles.applied(self.rows.decode) as tile:
@@ -111,8 +112,11 @@ def sweep_of(place: Place, rows: Rows, make: Make, itemsize: int, small: bool) -
 def compare(found: torch.Tensor, default: torch.Tensor) -> dict[str, object]:
     """`good`: equal but for few values that were rounded the other way."""
     error = relative_error(found, default.double())
-    return {"error": error, "bits_equal": torch.equal(found, default),
-            "good": error <= max(torch.finfo(found.dtype).eps / 8, 1e-6)}
+    return {
+        "error": error,
+        "bits_equal": torch.equal(found, default),
+        "good": error <= max(torch.finfo(found.dtype).eps / 8, 1e-6),
+    }
 
 
 def compare_exactly(found: torch.Tensor, exact: torch.Tensor) -> dict[str, object]:

@@ -32,9 +32,21 @@ class _Assembly:
     """Assembly of one adapter: takes tensor after tensor out of `left`; what remains is refused as
     not called for."""
 
-    def __init__(self, spec: LoraSpec, targets: Targets, layout: Layout, tensors: Mapping[str, torch.Tensor],
-                 shapes: Shapes) -> None:
-        self.spec, self.targets, self.layout, self.tensors, self.shapes = spec, targets, layout, tensors, shapes
+    def __init__(
+        self,
+        spec: LoraSpec,
+        targets: Targets,
+        layout: Layout,
+        tensors: Mapping[str, torch.Tensor],
+        shapes: Shapes,
+    ) -> None:
+        self.spec, self.targets, self.layout, self.tensors, self.shapes = (
+            spec,
+            targets,
+            layout,
+            tensors,
+            shapes,
+        )
         self.left = {module: dict(parts) for module, parts in layout.parts.items()}
         self.weights: dict[str, torch.Tensor] = {}
         self.biases: dict[str, torch.Tensor] = {}
@@ -44,10 +56,14 @@ class _Assembly:
         self._take_saved()
         self._take_base_weights()
         self._take_biases()
-        self.shapes = replace(self.shapes, added_rows=added_rows(self.shapes, self.weights, max_added_rows))
+        self.shapes = replace(
+            self.shapes, added_rows=added_rows(self.shapes, self.weights, max_added_rows)
+        )
         self._check_shapes()
-        updates = {m: ModuleUpdate(weight=self.weights.get(m), bias=self.biases.get(m))
-                   for m in self.weights.keys() | self.biases.keys()}
+        updates = {
+            m: ModuleUpdate(weight=self.weights.get(m), bias=self.biases.get(m))
+            for m in self.weights.keys() | self.biases.keys()
+        }
         for module in sorted(self.targets.lora):
             updates[module] = self._lora(module, updates.get(module, ModuleUpdate()))
         for module in sorted(self.targets.tokens):
@@ -64,7 +80,9 @@ class _Assembly:
         for other in names[1:]:
             written_twice = parts[1] in (Part.SAVED_WEIGHT, Part.SAVED_BIAS)
             if not written_twice or not _same(self.tensors[names[0]], self.tensors[other]):
-                raise AdapterError(f"tensors {names[0]!r} and {other!r} are the same part of one module")
+                raise AdapterError(
+                    f"tensors {names[0]!r} and {other!r} are the same part of one module"
+                )
         return self.tensors[names[0]] if names else None
 
     def _pass_over(self, module: str, part: Part) -> None:
@@ -80,16 +98,24 @@ class _Assembly:
     def _take_saved(self) -> None:
         targets, modules = self.targets, self.shapes.modules
         for module in sorted(targets.saved):
-            self.weights[module] = self._need(module, "modules_to_save", Part.WEIGHT, Part.SAVED_WEIGHT)
+            self.weights[module] = self._need(
+                module, "modules_to_save", Part.WEIGHT, Part.SAVED_WEIGHT
+            )
             if modules[module].has_bias:
-                self.biases[module] = self._need(module, "modules_to_save", Part.BIAS, Part.SAVED_BIAS)
+                self.biases[module] = self._need(
+                    module, "modules_to_save", Part.BIAS, Part.SAVED_BIAS
+                )
         if head := targets.tied_saved:
             embedding = modules[head].tied_to
             if modules[head].has_bias:
-                raise AdapterError(f"module {head!r} has a bias, which ensure_weight_tying would drop")
+                raise AdapterError(
+                    f"module {head!r} has a bias, which ensure_weight_tying would drop"
+                )
             weight = self._take(head, Part.WEIGHT, Part.SAVED_WEIGHT)
             if weight is not None and not _same(weight, self.weights[embedding]):
-                raise AdapterError(f"the weights of {head!r} and {embedding!r} differ, with ensure_weight_tying")
+                raise AdapterError(
+                    f"the weights of {head!r} and {embedding!r} differ, with ensure_weight_tying"
+                )
             self.weights[head] = self.weights[embedding]
 
     def _take_base_weights(self) -> None:
@@ -103,11 +129,15 @@ class _Assembly:
         for group in self._weight_groups():
             found: dict[str, torch.Tensor] = {}
             for module in group:
-                parts = (Part.BASE_WEIGHT,) if module in replaced else (Part.WEIGHT, Part.BASE_WEIGHT)
+                parts = (
+                    (Part.BASE_WEIGHT,) if module in replaced else (Part.WEIGHT, Part.BASE_WEIGHT)
+                )
                 if (weight := self._take(module, *parts)) is not None:
                     found[module] = weight
             if len(found) > 1 and not _same(*found.values()):
-                raise AdapterError(f"the saved weights of {' and '.join(map(repr, found))} differ, but they are tied")
+                raise AdapterError(
+                    f"the saved weights of {' and '.join(map(repr, found))} differ, but they are tied"
+                )
             for module in group if found else ():
                 if module not in replaced:
                     self.weights[module] = next(iter(found.values()))
@@ -132,11 +162,15 @@ class _Assembly:
 
     def _take_biases(self) -> None:
         for module in sorted(self.targets.biases):
-            self.biases[module] = self._need(module, f"bias = {self.spec.bias!r}", Part.BIAS, Part.BASE_BIAS)
+            self.biases[module] = self._need(
+                module, f"bias = {self.spec.bias!r}", Part.BIAS, Part.BASE_BIAS
+            )
 
     def _check_shapes(self) -> None:
         if self.spec.invocation_tokens and self.weights:
-            raise AdapterError(f"the saved weight of {min(self.weights)!r} cannot be used with alora_invocation_tokens")
+            raise AdapterError(
+                f"the saved weight of {min(self.weights)!r} cannot be used with alora_invocation_tokens"
+            )
         for module, weight in self.weights.items():
             self.shapes.check(module, "weight", weight, self.shapes.weight(module))
         for module, bias in self.biases.items():
@@ -148,7 +182,9 @@ class _Assembly:
         b = self._need(module, "target_modules", Part.EMBEDDING_B if embedding else Part.B)
         name = self.layout.names[module]
         self.shapes.check_pair(module, a, b, self.spec.rank_of(name))
-        return self._lora_extras(module, replace(update, a=a, b=b, scaling=self.spec.scaling_of(name)))
+        return self._lora_extras(
+            module, replace(update, a=a, b=b, scaling=self.spec.scaling_of(name))
+        )
 
     def _lora_extras(self, module: str, update: ModuleUpdate) -> ModuleUpdate:
         outputs = (self.shapes.maps(module)[1],)
@@ -168,11 +204,20 @@ class _Assembly:
         self._pass_over(module, Part.TOKENS_BEFORE)
         vocabulary, width = self.shapes.weight(module)
         if max(ids) >= vocabulary:
-            raise AdapterError(f"trainable_token_indices: token {max(ids)} is outside the {vocabulary} of {module!r}")
-        if self.shapes.modules[module].kind is ModuleKind.LM_HEAD and self.shapes.modules[module].has_bias:
-            raise AdapterError(f"module {module!r} has a bias, which trainable_token_indices would drop")
+            raise AdapterError(
+                f"trainable_token_indices: token {max(ids)} is outside the {vocabulary} of {module!r}"
+            )
+        if (
+            self.shapes.modules[module].kind is ModuleKind.LM_HEAD
+            and self.shapes.modules[module].has_bias
+        ):
+            raise AdapterError(
+                f"module {module!r} has a bias, which trainable_token_indices would drop"
+            )
         if rows.ndim != 2 or rows.shape[0] != len(ids):
-            raise AdapterError(f"module {module!r}: {tuple(rows.shape)} rows for {len(ids)} trainable_token_indices")
+            raise AdapterError(
+                f"module {module!r}: {tuple(rows.shape)} rows for {len(ids)} trainable_token_indices"
+            )
         self.shapes.check(module, Part.TOKENS, rows, (len(ids), width))
         return replace(update, token_ids=ids, token_rows=rows)
 
@@ -183,38 +228,62 @@ class _Assembly:
         if head := targets.tied_lora:
             source = updates.get(modules[head].tied_to, ModuleUpdate())
             if source.a is None or source.b is None:
-                raise AdapterError(f"ensure_weight_tying: the embedding has no LoRA that {head!r} could share")
+                raise AdapterError(
+                    f"ensure_weight_tying: the embedding has no LoRA that {head!r} could share"
+                )
             self._check_copy(head, Part.A, source.b.T)
             self._check_copy(head, Part.B, source.a.T)
-            update = replace(updates.get(head, ModuleUpdate()), a=source.b.T.contiguous(), b=source.a.T.contiguous(),
-                             scaling=self.spec.scaling_of(self.layout.names[head]))
+            update = replace(
+                updates.get(head, ModuleUpdate()),
+                a=source.b.T.contiguous(),
+                b=source.a.T.contiguous(),
+                scaling=self.spec.scaling_of(self.layout.names[head]),
+            )
             updates[head] = self._lora_extras(head, update)
         if head := targets.tied_tokens:
             source = updates.get(modules[head].tied_to, ModuleUpdate())
             if modules[head].has_bias:
-                raise AdapterError(f"module {head!r} has a bias, which trainable_token_indices would drop")
+                raise AdapterError(
+                    f"module {head!r} has a bias, which trainable_token_indices would drop"
+                )
             assert source.token_rows is not None
             self._check_copy(head, Part.TOKENS, source.token_rows)
-            updates[head] = replace(updates.get(head, ModuleUpdate()), token_ids=source.token_ids,
-                                    token_rows=source.token_rows)
+            updates[head] = replace(
+                updates.get(head, ModuleUpdate()),
+                token_ids=source.token_ids,
+                token_rows=source.token_rows,
+            )
             self._pass_over(head, Part.TOKENS_BEFORE)
 
     def _check_copy(self, module: str, part: Part, original: torch.Tensor) -> None:
         copy = self._take(module, part)
         if copy is not None and not _same(copy, original):
-            raise AdapterError(f"the {part} of {module!r} differs from that of the embedding it is tied to")
+            raise AdapterError(
+                f"the {part} of {module!r} differs from that of the embedding it is tied to"
+            )
 
     def _check_left(self) -> None:
         for module in sorted(self.left):
             for part, tensor in self.left[module].items():
-                raise AdapterError(f"tensor {tensor!r} ({part} of {module!r}) is not what the config calls for")
+                raise AdapterError(
+                    f"tensor {tensor!r} ({part} of {module!r}) is not what the config calls for"
+                )
 
     def _report(self, module: str, update: ModuleUpdate) -> AppliedModule:
         lora = "rslora" if self.spec.use_rslora else "lora"
-        parts = ((lora, update.a), ("dora", update.magnitude), ("lora_bias", update.lora_bias), ("bias", update.bias),
-                 ("weight", update.weight), ("tokens", update.token_rows))
+        parts = (
+            (lora, update.a),
+            ("dora", update.magnitude),
+            ("lora_bias", update.lora_bias),
+            ("bias", update.bias),
+            ("weight", update.weight),
+            ("tokens", update.token_rows),
+        )
         return AppliedModule(
-            module, update.rank, update.scaling if update.rank else 0.0, tuple(p for p, t in parts if t is not None),
+            module,
+            update.rank,
+            update.scaling if update.rank else 0.0,
+            tuple(p for p, t in parts if t is not None),
             sum(self.tensors[t].nbytes for t in self.layout.parts.get(module, {}).values()),
         )
 
@@ -223,8 +292,14 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.dtype == b.dtype and torch.equal(a, b)
 
 
-def assemble(spec: LoraSpec, targets: Targets, layout: Layout, tensors: Mapping[str, torch.Tensor], shapes: Shapes,
-             max_added_rows: int) -> Assembled:
+def assemble(
+    spec: LoraSpec,
+    targets: Targets,
+    layout: Layout,
+    tensors: Mapping[str, torch.Tensor],
+    shapes: Shapes,
+    max_added_rows: int,
+) -> Assembled:
     """Assemble the updates.
 
     Raises AdapterError and BaseMismatchError naming what is missing, left over, or of the wrong

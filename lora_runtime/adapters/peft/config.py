@@ -85,7 +85,9 @@ def decode_config(data: bytes) -> dict[str, Any]:
 def parse_config(config: dict[str, Any]) -> LoraSpec:
     """Check every field. Raises AdapterError naming the first that cannot be applied."""
     if config.get("peft_type") != "LORA":
-        raise AdapterError(f"peft_type {shown(config.get('peft_type'))} is not supported: only LORA is")
+        raise AdapterError(
+            f"peft_type {shown(config.get('peft_type'))} is not supported: only LORA is"
+        )
     notes = _check_fields(config)
     spec = LoraSpec(
         rank=values.number(config, "r", int, 8),
@@ -103,7 +105,9 @@ def parse_config(config: dict[str, Any]) -> LoraSpec:
         modules_to_save=values.names(config, "modules_to_save", list_only=True),
         token_indices=values.token_indices(config),
         ensure_weight_tying=values.flag(config, "ensure_weight_tying"),
-        invocation_tokens=values.integers("alora_invocation_tokens", config.get("alora_invocation_tokens") or []),
+        invocation_tokens=values.integers(
+            "alora_invocation_tokens", config.get("alora_invocation_tokens") or []
+        ),
         base_model_name=values.text(config, "base_model_name_or_path"),
         notes=notes,
     )
@@ -135,7 +139,9 @@ def _start(value: Any) -> str:
         return ""
     if isinstance(value, str) and value.lower() in HARMLESS_INIT:
         return f"init_lora_weights = {value!r} has no effect: how training began"
-    raise AdapterError(f"config field 'init_lora_weights' = {shown(value)} is not supported: it changes the base")
+    raise AdapterError(
+        f"config field 'init_lora_weights' = {shown(value)} is not supported: it changes the base"
+    )
 
 
 def _check_combinations(spec: LoraSpec) -> None:
@@ -143,7 +149,9 @@ def _check_combinations(spec: LoraSpec) -> None:
     if isinstance(spec.target_modules, str):
         for name in ("layers_to_transform", "layers_pattern"):
             if getattr(spec, name):
-                raise AdapterError(f"config field {name!r} cannot be used with a string as 'target_modules'")
+                raise AdapterError(
+                    f"config field {name!r} cannot be used with a string as 'target_modules'"
+                )
     if spec.layers_pattern and not spec.layers_to_transform:
         raise AdapterError("config field 'layers_pattern' is set without 'layers_to_transform'")
     if not spec.target_modules:
@@ -154,6 +162,10 @@ def _check_combinations(spec: LoraSpec) -> None:
         for name in ("use_dora", "modules_to_save", "token_indices"):
             if getattr(spec, name):
                 field_name = "trainable_token_indices" if name == "token_indices" else name
-                raise AdapterError(f"config field {field_name!r} cannot be used with 'alora_invocation_tokens'")
+                raise AdapterError(
+                    f"config field {field_name!r} cannot be used with 'alora_invocation_tokens'"
+                )
         if spec.bias != "none":
-            raise AdapterError(f"config field 'bias' = {spec.bias!r} cannot be used with 'alora_invocation_tokens'")
+            raise AdapterError(
+                f"config field 'bias' = {spec.bias!r} cannot be used with 'alora_invocation_tokens'"
+            )

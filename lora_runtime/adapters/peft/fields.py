@@ -1,7 +1,8 @@
-"""Every field of PEFT's LoraConfig and what loramux makes of it: the one table for the loader and for its page.
+"""Every field of PEFT's LoraConfig and what loramux makes of it: the one table for the loader and
+for its page.
 
-`python -m lora_runtime.adapters.peft.fields --write docs/guide/adapter-config.md` renews the table between the page's
-markers.
+`python -m lora_runtime.adapters.peft.fields --write docs/guide/adapter-config.md` renews the table
+between the page's markers.
 """
 
 from __future__ import annotations
@@ -52,25 +53,39 @@ def _refused(name: str, words: str) -> Field:
 
 _TABLE = (
     _applied("peft_type", "`LORA`; the other methods are refused"),
-    _applied("task_type", "`CAUSAL_LM`, `FEATURE_EXTRACTION` or unset; tasks with a head of their own are refused"),
+    _applied(
+        "task_type",
+        "`CAUSAL_LM`, `FEATURE_EXTRACTION` or unset; tasks with a head of their own are refused",
+    ),
     _applied("r", "the rank, checked against every tensor"),
     _applied("lora_alpha", "scaling is `lora_alpha / r`"),
     _applied("use_rslora", "scaling is `lora_alpha / sqrt(r)`"),
     _applied("rank_pattern", "ranks by module, PEFT's matching"),
     _applied("alpha_pattern", "alphas by module, PEFT's matching"),
-    _applied("target_modules", "list, regular expression or `all-linear`; linear layers, embeddings, lm_head"),
+    _applied(
+        "target_modules",
+        "list, regular expression or `all-linear`; linear layers, embeddings, lm_head",
+    ),
     _applied("exclude_modules", "list or regular expression"),
     _applied("layers_to_transform", "one layer or a list"),
     _applied("layers_pattern", "with `layers_to_transform`"),
     _applied("bias", "`none`, `all`, `lora_only`: saved biases replace the base's"),
     _applied("lora_bias", "a bias beside B"),
     _applied("use_dora", "DoRA on linear layers, embeddings and lm_head"),
-    _applied("modules_to_save", "whole linear layers, norms, embeddings, lm_head replace the base's"),
-    _applied("trainable_token_indices", "single rows of the embeddings, and of an lm_head tied to them, as PEFT ties"),
+    _applied(
+        "modules_to_save", "whole linear layers, norms, embeddings, lm_head replace the base's"
+    ),
+    _applied(
+        "trainable_token_indices",
+        "single rows of the embeddings, and of an lm_head tied to them, as PEFT ties",
+    ),
     _applied("ensure_weight_tying", "embeddings and a tied lm_head change together"),
     _applied("alora_invocation_tokens", "activated LoRA: linear layers, without other parts"),
-    _applied("init_lora_weights", "starts that leave the base alone (`true`, `false`, `gaussian`, `eva`, `orthogonal`, "
-             "`mica`); those that change it (`pissa`, `olora`, `loftq`, `corda`, `lora_ga`) are refused"),
+    _applied(
+        "init_lora_weights",
+        "starts that leave the base alone (`true`, `false`, `gaussian`, `eva`, `orthogonal`, "
+        "`mica`); those that change it (`pissa`, `olora`, `loftq`, `corda`, `lora_ga`) are refused",
+    ),
     _silent("fan_in_fan_out", "the layout follows from the base's layer, as in PEFT"),
     _silent("auto_mapping", "names the class that was trained"),
     _silent("base_model_name_or_path", "shown in reports and errors"),
@@ -119,7 +134,9 @@ def renew(text: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, or write it into a file."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--write", type=Path, metavar="FILE", help="renew the table between this file's markers")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="renew the table between this file's markers"
+    )
     path = parser.parse_args(arguments).write
     if path is None:
         print(markdown())

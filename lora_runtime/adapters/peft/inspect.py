@@ -64,18 +64,29 @@ def describe_base(directory: Path) -> DescribedBase:
     Raises BaseModelError for what cannot be built.
     """
     try:
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(
+            directory, trust_remote_code=False, local_files_only=True
+        )
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            directory, trust_remote_code=False, local_files_only=True
+        )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise BaseModelError(f"base model {str(directory)!r} cannot be described: {error}") from error
+        raise BaseModelError(
+            f"base model {str(directory)!r} cannot be described: {error}"
+        ) from error
     vocab_size = int(config.get_text_config().vocab_size)
-    return DescribedBase(directory.name, identity_of(directory, model), base_modules(model), tokenizer, vocab_size)
+    return DescribedBase(
+        directory.name, identity_of(directory, model), base_modules(model), tokenizer, vocab_size
+    )
 
 
 def inspect_adapter(
-    path: Path, base: Path | None = None, *, max_bytes: int = EngineConfig.max_adapter_bytes,
+    path: Path,
+    base: Path | None = None,
+    *,
+    max_bytes: int = EngineConfig.max_adapter_bytes,
     max_added_tokens: int = EngineConfig.max_added_tokens,
 ) -> AdapterReport:
     """Check all that can be checked.
@@ -88,8 +99,15 @@ def inspect_adapter(
     described = describe_base(base)
     checked = read_adapter(path, described, max_bytes=max_bytes, max_added_tokens=max_added_tokens)
     return AdapterReport(
-        str(path), checked.base_model_name, described.name, checked.version, checked.modules, checked.invocation_tokens,
-        checked.vocab_size, checked.tokenizer is not None, checked.notes,
+        str(path),
+        checked.base_model_name,
+        described.name,
+        checked.version,
+        checked.modules,
+        checked.invocation_tokens,
+        checked.vocab_size,
+        checked.tokenizer is not None,
+        checked.notes,
     )
 
 
@@ -102,13 +120,27 @@ def _alone(path: Path, max_bytes: int) -> AdapterReport:
     done = assemble(spec, resolve(spec, modules, layout.names), layout, file.tensors, shapes, 0)
     digest = hashlib.sha256(hashlib.sha256(config_bytes).digest() + file.digest).hexdigest()
     unchecked = "without a base, targets and shapes were not checked"
-    return AdapterReport(str(path), spec.base_model_name, "", digest, done.modules, spec.invocation_tokens, 0, False,
-                         (*spec.notes, *unused_note(done.unused), unchecked))
+    return AdapterReport(
+        str(path),
+        spec.base_model_name,
+        "",
+        digest,
+        done.modules,
+        spec.invocation_tokens,
+        0,
+        False,
+        (*spec.notes, *unused_note(done.unused), unchecked),
+    )
 
 
-def _guess(spec: LoraSpec, layout: Layout, tensors: Mapping[str, torch.Tensor]) -> dict[str, BaseModule]:
+def _guess(
+    spec: LoraSpec, layout: Layout, tensors: Mapping[str, torch.Tensor]
+) -> dict[str, BaseModule]:
     """Guess the base's modules from the shapes that the tensors ask for."""
-    parts = {m: {part: tensors[name] for part, name in found.items()} for m, found in layout.parts.items()}
+    parts = {
+        m: {part: tensors[name] for part, name in found.items()}
+        for m, found in layout.parts.items()
+    }
     modules = {module: _module(module, parts[module]) for module in parts}
     embedding = next((m for m, base in modules.items() if base.kind is ModuleKind.EMBEDDING), "")
     for module, base in modules.items():
@@ -119,7 +151,9 @@ def _guess(spec: LoraSpec, layout: Layout, tensors: Mapping[str, torch.Tensor]) 
 
 
 def _module(name: str, parts: Mapping[Part, torch.Tensor]) -> BaseModule:
-    weight = next((parts[p] for p in (Part.WEIGHT, Part.SAVED_WEIGHT, Part.BASE_WEIGHT) if p in parts), None)
+    weight = next(
+        (parts[p] for p in (Part.WEIGHT, Part.SAVED_WEIGHT, Part.BASE_WEIGHT) if p in parts), None
+    )
     kind = _kind(name, parts, weight)
     inputs, outputs = _features(kind, parts, weight)
     has_bias = not parts.keys().isdisjoint({Part.BIAS, Part.BASE_BIAS, Part.SAVED_BIAS})
@@ -130,14 +164,21 @@ def _kind(name: str, parts: Mapping[Part, torch.Tensor], weight: torch.Tensor | 
     last = name.rpartition(".")[2]
     if last == "lm_head":
         return ModuleKind.LM_HEAD
-    if last in ("embed_tokens", "wte") or not parts.keys().isdisjoint({Part.EMBEDDING_A, Part.TOKENS}):
+    if last in ("embed_tokens", "wte") or not parts.keys().isdisjoint(
+        {Part.EMBEDDING_A, Part.TOKENS}
+    ):
         return ModuleKind.EMBEDDING
     return ModuleKind.NORM if weight is not None and weight.ndim == 1 else ModuleKind.LINEAR
 
 
-def _features(kind: ModuleKind, parts: Mapping[Part, torch.Tensor], weight: torch.Tensor | None) -> tuple[int, int]:
+def _features(
+    kind: ModuleKind, parts: Mapping[Part, torch.Tensor], weight: torch.Tensor | None
+) -> tuple[int, int]:
     """Features (in, out) that a module's tensors ask for."""
-    a, b = parts.get(Part.EMBEDDING_A, parts.get(Part.A)), parts.get(Part.EMBEDDING_B, parts.get(Part.B))
+    a, b = (
+        parts.get(Part.EMBEDDING_A, parts.get(Part.A)),
+        parts.get(Part.EMBEDDING_B, parts.get(Part.B)),
+    )
     if a is not None and b is not None and a.ndim == b.ndim == 2:
         return a.shape[1], b.shape[0]
     size = next(iter(parts.values())).numel()
@@ -156,7 +197,11 @@ def to_json(report: AdapterReport) -> dict[str, Any]:
 
 def render_text(report: AdapterReport) -> str:
     """The report for a terminal."""
-    checked = f"checked against {report.checked_against}" if report.checked_against else "not checked against a base"
+    checked = (
+        f"checked against {report.checked_against}"
+        if report.checked_against
+        else "not checked against a base"
+    )
     lines = [
         f"{report.path}: {checked}",
         f"made for   {report.base_model_name or 'unknown'}",
@@ -164,7 +209,9 @@ def render_text(report: AdapterReport) -> str:
         f"modules    {len(report.modules)} with {_total(report)} bytes, ranks {', '.join(map(str, _ranks(report)))}",
     ]
     if report.invocation_tokens:
-        lines.append(f"activated  from the tokens {', '.join(map(str, report.invocation_tokens))} on")
+        lines.append(
+            f"activated  from the tokens {', '.join(map(str, report.invocation_tokens))} on"
+        )
     if report.vocab_size:
         lines.append(f"vocabulary {report.vocab_size} tokens, with its own")
     if report.own_tokenizer:
@@ -172,8 +219,10 @@ def render_text(report: AdapterReport) -> str:
     lines += [f"note       {note}" for note in report.notes]
     width = max((len(m.name) for m in report.modules), default=6)
     lines += ["", f"{'module':{width}}  {'rank':>5}  {'scaling':>9}  {'bytes':>12}  parts"]
-    lines += [f"{m.name:{width}}  {m.rank:>5}  {m.scaling:>9.4g}  {m.num_bytes:>12}  {', '.join(m.parts)}"
-              for m in report.modules]
+    lines += [
+        f"{m.name:{width}}  {m.rank:>5}  {m.scaling:>9.4g}  {m.num_bytes:>12}  {', '.join(m.parts)}"
+        for m in report.modules
+    ]
     return "\n".join(lines)
 
 

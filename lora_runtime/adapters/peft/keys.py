@@ -33,33 +33,38 @@ class Part(StrEnum):
 
 
 _NAME = r"(?:\.(?P<adapter>[^.]+))?"
-_SUFFIXES = tuple((re.compile(rf"(?P<path>.+?)\.{suffix}"), part) for suffix, part in (
-    # The longer forms first: `weight` alone ends many of them.
-    (rf"lora_A{_NAME}\.weight", Part.A),
-    (rf"lora_B{_NAME}\.weight", Part.B),
-    (rf"lora_B{_NAME}\.bias", Part.LORA_BIAS),
-    (rf"lora_embedding_A{_NAME}", Part.EMBEDDING_A),
-    (rf"lora_embedding_B{_NAME}", Part.EMBEDDING_B),
-    (r"lora_magnitude_vector(?:\.weight)?", Part.MAGNITUDE),
-    (rf"lora_magnitude_vector{_NAME}(?:\.weight)?", Part.MAGNITUDE),
-    (rf"token_adapter\.trainable_tokens_delta{_NAME}", Part.TOKENS),
-    (rf"token_adapter\.trainable_tokens_original{_NAME}", Part.TOKENS_BEFORE),
-    # Modules inside a saved one: only there the name of the adapter is always part of the key.
-    (r"modules_to_save\.(?P<adapter>[^.]+)\.(?P<rest>.+)\.weight", Part.SAVED_WEIGHT),
-    (r"modules_to_save\.(?P<adapter>[^.]+)\.(?P<rest>.+)\.bias", Part.SAVED_BIAS),
-    (r"original_module\.(?P<rest>.+)\.weight", Part.BASE_WEIGHT),
-    (r"original_module\.(?P<rest>.+)\.bias", Part.BASE_BIAS),
-    (rf"modules_to_save{_NAME}\.weight", Part.SAVED_WEIGHT),
-    (rf"modules_to_save{_NAME}\.bias", Part.SAVED_BIAS),
-    (r"(?:token_adapter\.base_layer|base_layer|original_module)\.weight", Part.BASE_WEIGHT),
-    (r"(?:token_adapter\.base_layer|base_layer|original_module)\.bias", Part.BASE_BIAS),
-    (r"weight", Part.WEIGHT),
-    (r"bias", Part.BIAS),
-))
+_SUFFIXES = tuple(
+    (re.compile(rf"(?P<path>.+?)\.{suffix}"), part)
+    for suffix, part in (
+        # The longer forms first: `weight` alone ends many of them.
+        (rf"lora_A{_NAME}\.weight", Part.A),
+        (rf"lora_B{_NAME}\.weight", Part.B),
+        (rf"lora_B{_NAME}\.bias", Part.LORA_BIAS),
+        (rf"lora_embedding_A{_NAME}", Part.EMBEDDING_A),
+        (rf"lora_embedding_B{_NAME}", Part.EMBEDDING_B),
+        (r"lora_magnitude_vector(?:\.weight)?", Part.MAGNITUDE),
+        (rf"lora_magnitude_vector{_NAME}(?:\.weight)?", Part.MAGNITUDE),
+        (rf"token_adapter\.trainable_tokens_delta{_NAME}", Part.TOKENS),
+        (rf"token_adapter\.trainable_tokens_original{_NAME}", Part.TOKENS_BEFORE),
+        # Modules inside a saved one: only there the name of the adapter is always part of the key.
+        (r"modules_to_save\.(?P<adapter>[^.]+)\.(?P<rest>.+)\.weight", Part.SAVED_WEIGHT),
+        (r"modules_to_save\.(?P<adapter>[^.]+)\.(?P<rest>.+)\.bias", Part.SAVED_BIAS),
+        (r"original_module\.(?P<rest>.+)\.weight", Part.BASE_WEIGHT),
+        (r"original_module\.(?P<rest>.+)\.bias", Part.BASE_BIAS),
+        (rf"modules_to_save{_NAME}\.weight", Part.SAVED_WEIGHT),
+        (rf"modules_to_save{_NAME}\.bias", Part.SAVED_BIAS),
+        (r"(?:token_adapter\.base_layer|base_layer|original_module)\.weight", Part.BASE_WEIGHT),
+        (r"(?:token_adapter\.base_layer|base_layer|original_module)\.bias", Part.BASE_BIAS),
+        (r"weight", Part.WEIGHT),
+        (r"bias", Part.BIAS),
+    )
+)
 # torch.compile, activation checkpointing, FSDP; and DDP or DeepSpeed.
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 _PARALLEL = "module"
-_OTHER_MODALITIES = re.compile(r"(?:^|[._])(?:vision|visual|image|audio|mm|multi_modal|multimodal)(?:[._]|$)")
+_OTHER_MODALITIES = re.compile(
+    r"(?:^|[._])(?:vision|visual|image|audio|mm|multi_modal|multimodal)(?:[._]|$)"
+)
 
 
 def _after_first(path: str) -> str:
@@ -136,7 +141,9 @@ def place_alone(tensors: Iterable[str]) -> Layout:
 def _parse(tensors: Iterable[str]) -> list[Key]:
     keys = [parse_key(tensor) for tensor in tensors]
     if len(adapters := sorted({k.adapter for k in keys} - {""})) > 1:
-        raise AdapterError(f"the tensors belong to several adapters: {', '.join(map(repr, adapters[:4]))}")
+        raise AdapterError(
+            f"the tensors belong to several adapters: {', '.join(map(repr, adapters[:4]))}"
+        )
     return keys
 
 
@@ -148,7 +155,9 @@ def _place(keys: list[Key], names: Mapping[str, str], made_for: str) -> Layout:
             raise _no_place(key, made_for)
         taken = parts.setdefault(bases[key.path], {})
         if key.part in taken:
-            raise AdapterError(f"tensors {taken[key.part]!r} and {key.tensor!r} are the same part of one module")
+            raise AdapterError(
+                f"tensors {taken[key.part]!r} and {key.tensor!r} are the same part of one module"
+            )
         taken[key.part] = key.tensor
     return Layout(parts, names)
 
@@ -162,7 +171,11 @@ def _names(keys: list[Key], modules: list[str]) -> dict[str, str]:
 
 def _no_place(key: Key, made_for: str) -> AdapterError:
     if _OTHER_MODALITIES.search(key.path):
-        return AdapterError(f"tensor {key.tensor!r} is not of the language model: other modalities are not supported")
+        return AdapterError(
+            f"tensor {key.tensor!r} is not of the language model: other modalities are not supported"
+        )
     if key.path.rpartition(".")[2].startswith("lora_"):
         return AdapterError(f"tensor {key.tensor!r} is a part of LoRA that is not supported")
-    return BaseMismatchError(f"module {key.path!r} is none of the base model that an adapter can change: {made_for}")
+    return BaseMismatchError(
+        f"module {key.path!r} is none of the base model that an adapter can change: {made_for}"
+    )

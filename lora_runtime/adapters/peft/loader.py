@@ -23,7 +23,12 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def read_adapter(
-    directory: Path, base: BaseDescription, *, max_bytes: int, max_added_tokens: int, roots: Sequence[Path] = ()
+    directory: Path,
+    base: BaseDescription,
+    *,
+    max_bytes: int,
+    max_added_tokens: int,
+    roots: Sequence[Path] = (),
 ) -> CheckedAdapter:
     """Read and check; each file is read once, so what is hashed is what is applied.
 
@@ -36,13 +41,19 @@ def read_adapter(
     made_for = f"the adapter was made for {spec.base_model_name!r}, the base is {base.name!r}"
     layout = place(file.tensors, base.modules, made_for)
     targets = resolve(spec, base.modules, layout.names)
-    done = assemble(spec, targets, layout, file.tensors, Shapes(base.modules, made_for), max_added_tokens)
+    done = assemble(
+        spec, targets, layout, file.tensors, Shapes(base.modules, made_for), max_added_tokens
+    )
     vocabulary = base.vocab_size + done.added_rows
     if bad := [t for t in spec.invocation_tokens if t >= vocabulary]:
-        raise AdapterError(f"alora_invocation_tokens: token {bad[0]} is outside the vocabulary of {vocabulary}")
+        raise AdapterError(
+            f"alora_invocation_tokens: token {bad[0]} is outside the vocabulary of {vocabulary}"
+        )
     own = read_tokenizer(directory, base.tokenizer, vocabulary, roots)
     return CheckedAdapter(
-        version=_version(base.identity, hashlib.sha256(config_bytes).digest(), file.digest, own.digest),
+        version=_version(
+            base.identity, hashlib.sha256(config_bytes).digest(), file.digest, own.digest
+        ),
         base_model_name=spec.base_model_name,
         updates=done.updates,
         modules=done.modules,
@@ -72,7 +83,11 @@ def read_weights(directory: Path, max_bytes: int, roots: Sequence[Path] = ()) ->
 def _notes(unused: Sequence[str], own: OwnTokenizer, base: BaseDescription) -> tuple[str, ...]:
     notes = unused_note(unused)
     if own.has_files and own.tokenizer is None:
-        reason = "the base's is not known" if base.tokenizer is None else "the base's has the same vocabulary"
+        reason = (
+            "the base's is not known"
+            if base.tokenizer is None
+            else "the base's has the same vocabulary"
+        )
         notes.append(f"the tokenizer files are not used: {reason}")
     return tuple(notes)
 
@@ -80,7 +95,11 @@ def _notes(unused: Sequence[str], own: OwnTokenizer, base: BaseDescription) -> t
 def unused_note(unused: Sequence[str]) -> list[str]:
     """Give at most one note, on values of the base that PEFT keeps beside the adapter's."""
     count = len(unused)
-    return [f"{count} tensors have no effect, copies of the base's own, such as {unused[0]!r}"] if count else []
+    return (
+        [f"{count} tensors have no effect, copies of the base's own, such as {unused[0]!r}"]
+        if count
+        else []
+    )
 
 
 def _version(identity: str, *digests: bytes) -> str:

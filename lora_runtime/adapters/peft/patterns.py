@@ -66,7 +66,9 @@ def _too_slow(field: str) -> AdapterError:
 
 def _compile(field: str, pattern: str) -> regex.Pattern[str]:
     if len(pattern) > MAX_LENGTH:
-        raise AdapterError(f"config field {field!r} holds a regular expression of {len(pattern)} characters")
+        raise AdapterError(
+            f"config field {field!r} holds a regular expression of {len(pattern)} characters"
+        )
     try:
         re.compile(pattern)  # what PEFT would take
         if _repeats(pattern) > MAX_REPEATS:

@@ -91,9 +91,13 @@ def _read_header(stream: io.FileIO, size: int, path: Path, digest: Any) -> bytes
     fill(stream, memoryview(prefix), path)
     length = int.from_bytes(prefix, "little")
     if length > size - 8:
-        raise _corrupt(path, f"its header of {length} bytes is longer than the file of {size} bytes")
+        raise _corrupt(
+            path, f"its header of {length} bytes is longer than the file of {size} bytes"
+        )
     if length > MAX_HEADER_BYTES:
-        raise _corrupt(path, f"its header of {length} bytes is over the limit of {MAX_HEADER_BYTES}")
+        raise _corrupt(
+            path, f"its header of {length} bytes is over the limit of {MAX_HEADER_BYTES}"
+        )
     header = bytearray(length)
     fill(stream, memoryview(header), path)
     digest.update(prefix)
@@ -111,13 +115,17 @@ def _parse(header: bytes, data_bytes: int, path: Path) -> list[_Entry]:
         raise AdapterError(f"{path.name} holds no tensors")
     if len(table) > MAX_TENSORS:
         raise _corrupt(path, f"it names {len(table)} tensors, the limit is {MAX_TENSORS}")
-    entries = sorted((_entry(name, info, path) for name, info in table.items()), key=lambda e: (e.begin, e.end))
+    entries = sorted(
+        (_entry(name, info, path) for name, info in table.items()), key=lambda e: (e.begin, e.end)
+    )
     for before, after in pairwise(entries):
         if before.end != after.begin:
             what = "overlap" if before.end > after.begin else "have a gap between them"
             raise _corrupt(path, f"tensors {before.name!r} and {after.name!r} {what}")
     if entries[0].begin or entries[-1].end != data_bytes:
-        raise _corrupt(path, f"its tensors take bytes {entries[0].begin} to {entries[-1].end} of {data_bytes}")
+        raise _corrupt(
+            path, f"its tensors take bytes {entries[0].begin} to {entries[-1].end} of {data_bytes}"
+        )
     return entries
 
 
@@ -133,12 +141,16 @@ def _entry(name: str, info: Any, path: Path) -> _Entry:
         raise _corrupt(path, f"tensor {name!r} has the data_offsets {shown(offsets)}")
     if not isinstance(info["dtype"], str) or info["dtype"] not in _FORMATS:
         kinds = ", ".join(_FORMATS)
-        raise AdapterError(f"tensor {name!r} has dtype {shown(info['dtype'])}: not supported, only {kinds} are")
+        raise AdapterError(
+            f"tensor {name!r} has dtype {shown(info['dtype'])}: not supported, only {kinds} are"
+        )
     kind, count = _FORMATS[info["dtype"]], 1
     for dimension in shape:
         count *= dimension
     if offsets[1] - offsets[0] != count * kind.dtype.itemsize:
-        raise _corrupt(path, f"tensor {name!r} of shape {shown(shape)} takes {shown(offsets)}: not its size")
+        raise _corrupt(
+            path, f"tensor {name!r} of shape {shown(shape)} takes {shown(offsets)}: not its size"
+        )
     return _Entry(name, kind, tuple(shape), offsets[0], offsets[1])
 
 
@@ -159,7 +171,11 @@ def _check_finite(entries: list[_Entry], buffer: torch.Tensor) -> None:
     data = buffer.numpy()
     for kind, begin, end in _runs(entries):
         if _has_nonfinite(data[begin:end], kind):
-            bad = next(e.name for e in entries if e.format is kind and _has_nonfinite(data[e.begin : e.end], kind))
+            bad = next(
+                e.name
+                for e in entries
+                if e.format is kind and _has_nonfinite(data[e.begin : e.end], kind)
+            )
             raise AdapterError(f"tensor {bad!r} holds NaN or infinite values")
 
 
@@ -177,7 +193,8 @@ def _runs(entries: list[_Entry]) -> Iterator[tuple[_Format, int, int]]:
 def _has_nonfinite(data: np.ndarray[Any, Any], kind: _Format) -> bool:
     values = data.view(kind.unsigned)
     return any(
-        int(np.bitwise_and(values[i : i + _CHUNK // 4], kind.unsigned(kind.magnitude)).max()) >= kind.infinity
+        int(np.bitwise_and(values[i : i + _CHUNK // 4], kind.unsigned(kind.magnitude)).max())
+        >= kind.infinity
         for i in range(0, len(values), _CHUNK // 4)
     )
 

@@ -38,13 +38,17 @@ class Shapes:
         in_first = base.transposed or base.kind is ModuleKind.EMBEDDING
         return (inputs, outputs) if in_first else (outputs, inputs)
 
-    def check(self, module: str, what: str, tensor: torch.Tensor, expected: tuple[int, ...]) -> None:
+    def check(
+        self, module: str, what: str, tensor: torch.Tensor, expected: tuple[int, ...]
+    ) -> None:
         """Check a tensor's shape.
 
         Raises AdapterError for another number of dimensions, BaseMismatchError for other sizes.
         """
         if tensor.ndim != len(expected):
-            raise AdapterError(f"module {module!r}: {what} has the shape {tuple(tensor.shape)}, not {expected}")
+            raise AdapterError(
+                f"module {module!r}: {what} has the shape {tuple(tensor.shape)}, not {expected}"
+            )
         if tuple(tensor.shape) != expected:
             raise BaseMismatchError(
                 f"module {module!r}: {what} has the shape {tuple(tensor.shape)}, the base model's is {expected}: "
@@ -77,11 +81,17 @@ def added_rows(shapes: Shapes, weights: Mapping[str, torch.Tensor], limit: int) 
             weight = weights.get(module)
             if weight is not None and weight.ndim == 2 and weight.shape[1] == width:
                 shapes.check(module, "weight", weight, (max(rows, weight.shape[0]), width))
-            added[module] = 0 if weight is None or weight.ndim != 2 else max(0, weight.shape[0] - rows)
+            added[module] = (
+                0 if weight is None or weight.ndim != 2 else max(0, weight.shape[0] - rows)
+            )
     if len(set(added.values())) > 1:
         rows_of = ", ".join(f"{n} to {m!r}" for m, n in added.items())
-        raise AdapterError(f"the adapter adds rows to the vocabulary in one place and not in the other: {rows_of}")
+        raise AdapterError(
+            f"the adapter adds rows to the vocabulary in one place and not in the other: {rows_of}"
+        )
     count = next(iter(added.values()), 0)
     if count > limit:
-        raise AdapterError(f"the adapter adds {count} tokens to the base's vocabulary, the limit is {limit}")
+        raise AdapterError(
+            f"the adapter adds {count} tokens to the base's vocabulary, the limit is {limit}"
+        )
     return count

@@ -34,10 +34,16 @@ class Targets:
 
 
 class _Resolver:
-    def __init__(self, spec: LoraSpec, modules: Mapping[str, BaseModule], names: Mapping[str, str]) -> None:
+    def __init__(
+        self, spec: LoraSpec, modules: Mapping[str, BaseModule], names: Mapping[str, str]
+    ) -> None:
         self.spec, self.modules, self.names = spec, modules, names
-        self.embedding = next((m for m, base in modules.items() if base.kind is ModuleKind.EMBEDDING), "")
-        heads = (m for m, base in modules.items() if base.kind is ModuleKind.LM_HEAD and base.tied_to)
+        self.embedding = next(
+            (m for m, base in modules.items() if base.kind is ModuleKind.EMBEDDING), ""
+        )
+        heads = (
+            m for m, base in modules.items() if base.kind is ModuleKind.LM_HEAD and base.tied_to
+        )
         self.tied_head = next(heads, "")
 
     def resolve(self) -> Targets:
@@ -48,8 +54,15 @@ class _Resolver:
         tokens = self._tokens()
         tied_tokens = self._tied_tokens(tokens)
         tokens.pop(tied_tokens, None)
-        targets = Targets(lora, saved, tokens, self._biases(lora | {tied_lora} - {""}, saved), tied_lora, tied_saved,
-                          tied_tokens)
+        targets = Targets(
+            lora,
+            saved,
+            tokens,
+            self._biases(lora | {tied_lora} - {""}, saved),
+            tied_lora,
+            tied_saved,
+            tied_tokens,
+        )
         self._check_overlaps(targets)
         return targets
 
@@ -81,7 +94,10 @@ class _Resolver:
         return tuple(rule for rule in rules if rule != found)
 
     def _is_within(self, rule: str, name: str) -> bool:
-        return self.spec.patterns.start("modules_to_save", rf"(^|.*\.){rule}($|\..*)", name) is not None
+        return (
+            self.spec.patterns.start("modules_to_save", rf"(^|.*\.){rule}($|\..*)", name)
+            is not None
+        )
 
     def _is_target(self, module: str) -> bool:
         spec, name = self.spec, self.names[module]
@@ -96,11 +112,16 @@ class _Resolver:
             return spec.matches("target_modules", rule, name)
         if name in rule or not spec.layers_to_transform:
             return spec.matches("target_modules", rule, name)
-        return spec.matches("target_modules", rule, name) and self._layer_of(name) in spec.layers_to_transform
+        return (
+            spec.matches("target_modules", rule, name)
+            and self._layer_of(name) in spec.layers_to_transform
+        )
 
     def _layer_of(self, name: str) -> int | None:
         spec = self.spec
-        patterns = [rf"(?:^|.*?\.){p}\.(?P<idx>\d+)\." for p in spec.layers_pattern] or [r".*?\.[^.]*\.(?P<idx>\d+)\."]
+        patterns = [rf"(?:^|.*?\.){p}\.(?P<idx>\d+)\." for p in spec.layers_pattern] or [
+            r".*?\.[^.]*\.(?P<idx>\d+)\."
+        ]
         matches = (spec.patterns.start("layers_pattern", p, name) for p in patterns)
         found = next((m for m in matches if m), None)
         return int(found["idx"]) if found else None
@@ -108,10 +129,14 @@ class _Resolver:
     def _saved(self) -> frozenset[str]:
         """Modules to save: as in PEFT, each whose path ends with the name, and all inside it."""
         ends = self.spec.modules_to_save
-        saved = frozenset(m for m, name in self.names.items() if any(p.endswith(ends) for p in _paths_to(name)))
+        saved = frozenset(
+            m for m, name in self.names.items() if any(p.endswith(ends) for p in _paths_to(name))
+        )
         for end in ends:
             if not any(p.endswith(end) for m in saved for p in _paths_to(self.names[m])):
-                raise BaseMismatchError(f"modules_to_save {end!r} is none of the base model that can be changed")
+                raise BaseMismatchError(
+                    f"modules_to_save {end!r} is none of the base model that can be changed"
+                )
         return saved
 
     def _tokens(self) -> dict[str, tuple[int, ...]]:
@@ -120,16 +145,22 @@ class _Resolver:
             return {}
         if isinstance(indices, tuple):
             if not self.embedding:
-                raise AdapterError("trainable_token_indices: the base has no embeddings that can be changed")
+                raise AdapterError(
+                    "trainable_token_indices: the base has no embeddings that can be changed"
+                )
             return {self.embedding: indices}
         found: dict[str, tuple[int, ...]] = {}
         for end, tokens in indices.items():
             modules = [m for m, name in self.names.items() if name.endswith(end)]
             if not modules:
-                raise BaseMismatchError(f"trainable_token_indices of {end!r}: no such module in the base model")
+                raise BaseMismatchError(
+                    f"trainable_token_indices of {end!r}: no such module in the base model"
+                )
             for module in modules:
                 if module in found or self.modules[module].kind not in _TOKEN_KINDS:
-                    raise AdapterError(f"trainable_token_indices of {end!r} cannot be applied to module {module!r}")
+                    raise AdapterError(
+                        f"trainable_token_indices of {end!r} cannot be applied to module {module!r}"
+                    )
                 found[module] = tokens
         return found
 
@@ -141,7 +172,9 @@ class _Resolver:
             return ""
         if tokens.get(head, tokens[self.embedding]) != tokens[self.embedding]:
             if self.spec.ensure_weight_tying:
-                raise AdapterError("trainable_token_indices differ for tied modules, with ensure_weight_tying")
+                raise AdapterError(
+                    "trainable_token_indices differ for tied modules, with ensure_weight_tying"
+                )
             return ""
         return head
 
@@ -155,15 +188,23 @@ class _Resolver:
         for module in sorted(lora):
             kind = self.modules[module].kind
             if kind not in _LORA_KINDS:
-                raise AdapterError(f"target_modules covers {module!r}: LoRA on a {kind} is not supported")
-            if kind is ModuleKind.EMBEDDING and (self.spec.lora_bias or self.spec.invocation_tokens):
+                raise AdapterError(
+                    f"target_modules covers {module!r}: LoRA on a {kind} is not supported"
+                )
+            if kind is ModuleKind.EMBEDDING and (
+                self.spec.lora_bias or self.spec.invocation_tokens
+            ):
                 what = "lora_bias" if self.spec.lora_bias else "alora_invocation_tokens"
-                raise AdapterError(f"target_modules covers the embedding {module!r}: not with {what!r}")
+                raise AdapterError(
+                    f"target_modules covers the embedding {module!r}: not with {what!r}"
+                )
         rule = self.spec.target_modules
         if not isinstance(rule, str):
             ends = {end for name in self.names.values() for end in path_ends(name)}
             for name in sorted(rule - ends):
-                raise BaseMismatchError(f"target module {name!r} is none of the base model that can be changed")
+                raise BaseMismatchError(
+                    f"target module {name!r} is none of the base model that can be changed"
+                )
 
     def _check_overlaps(self, targets: Targets) -> None:
         tokens = targets.tokens.keys()
@@ -172,7 +213,10 @@ class _Resolver:
         for what, both in (
             ("target_modules and modules_to_save", lora & saved),
             ("target_modules and trainable_token_indices", lora & tokens),
-            ("modules_to_save and trainable_token_indices", saved & (tokens | {targets.tied_tokens})),
+            (
+                "modules_to_save and trainable_token_indices",
+                saved & (tokens | {targets.tied_tokens}),
+            ),
         ):
             for module in sorted(both):
                 raise AdapterError(f"module {module!r} is covered by {what}: not supported")

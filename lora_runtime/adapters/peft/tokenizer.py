@@ -19,8 +19,14 @@ from .files import MissingFileError, read_limited, shown
 MAX_TOKENIZER_BYTES = 64 << 20
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _TEMPLATE = "chat_template.jinja"
-_FILES = (*_VOCABULARIES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-          _TEMPLATE)
+_FILES = (
+    *_VOCABULARIES,
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    _TEMPLATE,
+)
 _CACHED = 16
 # Adapters of one base mostly come with the same files: looked at once, and shared.
 _seen: weakref.WeakKeyDictionary[Any, dict[bytes, Any]] = weakref.WeakKeyDictionary()
@@ -35,7 +41,9 @@ class OwnTokenizer:
     has_files: bool = False
 
 
-def read_tokenizer(directory: Path, base: Any, vocabulary_rows: int, roots: Sequence[Path] = ()) -> OwnTokenizer:
+def read_tokenizer(
+    directory: Path, base: Any, vocabulary_rows: int, roots: Sequence[Path] = ()
+) -> OwnTokenizer:
     """Read the adapter's tokenizer if its vocabulary, end of text or chat template is not that of
     `base`.
 
@@ -60,7 +68,9 @@ def read_tokenizer(directory: Path, base: Any, vocabulary_rows: int, roots: Sequ
     if own is None:
         return OwnTokenizer(has_files=True)
     if (last := max(own.get_vocab().values())) >= vocabulary_rows:
-        raise AdapterError(f"the adapter's tokenizer has the id {last}, the embeddings have {vocabulary_rows} rows")
+        raise AdapterError(
+            f"the adapter's tokenizer has the id {last}, the embeddings have {vocabulary_rows} rows"
+        )
     return OwnTokenizer(own, digest.digest(), has_files=True)
 
 
@@ -82,7 +92,9 @@ def _load(files: Mapping[str, bytes], base: Any) -> Any:
             own = copy.deepcopy(base)
             own.chat_template = files[_TEMPLATE].decode()
     except Exception as error:
-        raise AdapterError(f"the adapter's tokenizer cannot be loaded: {shown(str(error), 300)}") from error
+        raise AdapterError(
+            f"the adapter's tokenizer cannot be loaded: {shown(str(error), 300)}"
+        ) from error
     if not own.chat_template:
         own.chat_template = base.chat_template
     return own

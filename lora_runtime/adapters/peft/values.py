@@ -39,7 +39,9 @@ def choice(config: dict[str, Any], name: str, default: Any, allowed: set[Any]) -
     value = default if value is None else value
     if not isinstance(value, str | None) or value not in allowed:
         choices = ", ".join(sorted(a for a in allowed if a))
-        raise AdapterError(f"config field {name!r} = {shown(value)} is not supported: only {choices}")
+        raise AdapterError(
+            f"config field {name!r} = {shown(value)} is not supported: only {choices}"
+        )
     return value
 
 
@@ -92,7 +94,9 @@ def token_indices(config: dict[str, Any]) -> tuple[int, ...] | dict[str, tuple[i
 def _distinct(name: str, value: Any) -> tuple[int, ...]:
     tokens = integers(name, value)
     if not tokens or len(set(tokens)) < len(tokens):
-        raise AdapterError(f"config field {name!r} holds {'a token twice' if tokens else 'no tokens'}")
+        raise AdapterError(
+            f"config field {name!r} holds {'a token twice' if tokens else 'no tokens'}"
+        )
     return tokens
 
 

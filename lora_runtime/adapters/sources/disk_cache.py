@@ -112,7 +112,9 @@ def digest(directory: Path) -> str:
     total = hashlib.sha256()
     for path in sorted(directory.iterdir()):
         with path.open("rb") as stream:
-            total.update(path.name.encode() + b"\0" + hashlib.file_digest(stream, "sha256").digest())
+            total.update(
+                path.name.encode() + b"\0" + hashlib.file_digest(stream, "sha256").digest()
+            )
     return total.hexdigest()
 
 

@@ -18,7 +18,9 @@ from .disk_cache import DiskCache
 from .source_files import OPTIONAL, REQUIRED, Limits, check_complete, named
 
 _SOURCE = re.compile(
-    r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+))?(?:/(?P<folder>.*))?", re.ASCII)
+    r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+))?(?:/(?P<folder>.*))?",
+    re.ASCII,
+)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT_S = 30
 
@@ -53,17 +55,24 @@ def fetch(source: str, cache: DiskCache, limits: Limits) -> Path:
     for what cannot be an adapter, and huggingface_hub's own errors.
     """
     wanted = parse(source)
-    if _COMMIT.fullmatch(wanted.revision or "") and (hit := cache.lookup(wanted.key(wanted.revision or ""))):
+    if _COMMIT.fullmatch(wanted.revision or "") and (
+        hit := cache.lookup(wanted.key(wanted.revision or ""))
+    ):
         return hit
     info = huggingface_hub.HfApi().model_info(
-        wanted.repo, revision=wanted.revision, files_metadata=True, timeout=_TIMEOUT_S)
+        wanted.repo, revision=wanted.revision, files_metadata=True, timeout=_TIMEOUT_S
+    )
     commit = info.sha
     if commit is None:
         raise AdapterError(f"{named(source)}: the hub names no commit")
     if hit := cache.lookup(wanted.key(commit)):
         return hit
     sizes = {file.rfilename: file.size for file in info.siblings or ()}
-    found = {name: sizes[wanted.path(name)] for name in (*REQUIRED, *OPTIONAL) if wanted.path(name) in sizes}
+    found = {
+        name: sizes[wanted.path(name)]
+        for name in (*REQUIRED, *OPTIONAL)
+        if wanted.path(name) in sizes
+    }
     check_complete(source, found)
     for name, size in found.items():
         limits.check(source, name, size)
@@ -80,9 +89,15 @@ def _download(
     content = directory / "content"
     content.mkdir()
     for name in names:
-        path = Path(huggingface_hub.hf_hub_download(
-            wanted.repo, wanted.path(name), revision=commit, local_dir=directory / "hub",
-            tqdm_class=_counter(partial(limits.check, source, name))))
+        path = Path(
+            huggingface_hub.hf_hub_download(
+                wanted.repo,
+                wanted.path(name),
+                revision=commit,
+                local_dir=directory / "hub",
+                tqdm_class=_counter(partial(limits.check, source, name)),
+            )
+        )
         limits.check(source, name, path.stat().st_size)
         path.rename(content / name)
     return content

@@ -18,9 +18,25 @@ from .disk_cache import DiskCache
 from .source_files import OPTIONAL, REQUIRED, Limits, check_complete, named, redact
 
 _PACKAGES = {
-    "file": "", "memory": "", "http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs",
-    "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs", "oci": "ocifs", "oss": "ossfs",
-    "hdfs": "pyarrow", "webhdfs": "requests", "sftp": "paramiko", "ssh": "paramiko", "ftp": "", "smb": "smbprotocol",
+    "file": "",
+    "memory": "",
+    "http": "aiohttp",
+    "https": "aiohttp",
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "oci": "ocifs",
+    "oss": "ossfs",
+    "hdfs": "pyarrow",
+    "webhdfs": "requests",
+    "sftp": "paramiko",
+    "ssh": "paramiko",
+    "ftp": "",
+    "smb": "smbprotocol",
 }
 """Packages that fsspec needs, by protocol. fsspec's wrappers (zip://, simplecache::, ...) are not
 among these: they read files of this machine, or chain to any other URL."""
@@ -77,7 +93,9 @@ def fetch(source: str, cache: DiskCache, limits: Limits) -> Path:
                 if key:
                     cache.remember(key, stored)
                 return stored
-    raise AdapterUnavailableError(f"{named(source)} keeps changing while it is fetched, or its files end early")
+    raise AdapterUnavailableError(
+        f"{named(source)} keeps changing while it is fetched, or its files end early"
+    )
 
 
 class _Store:
@@ -110,7 +128,9 @@ class _Store:
 
         Raises AdapterError when it is too large.
         """
-        self._fs.get_file(self._path(name), str(target), callback=_Counter(self._source, name, limits))
+        self._fs.get_file(
+            self._path(name), str(target), callback=_Counter(self._source, name, limits)
+        )
         size = target.stat().st_size
         limits.check(self._source, name, size)  # not every file system counts
         return size
@@ -124,7 +144,11 @@ class _Store:
             # fsspec's HTTP says "not found" whatever went wrong, and keeps the reason as the cause.
             # Stores say 403 for missing files to those who may not list.
             status = getattr(error.__cause__, "status", None)
-            if error.__cause__ is None or status in (404, 410) or (status == 403 and name in OPTIONAL):
+            if (
+                error.__cause__ is None
+                or status in (404, 410)
+                or (status == 403 and name in OPTIONAL)
+            ):
                 return None
             raise (error.__cause__ if isinstance(error.__cause__, Exception) else error) from None
         except PermissionError:
@@ -152,15 +176,28 @@ def _open(source: str) -> tuple[AbstractFileSystem, str]:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_READ_S)
             options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
         return fsspec.core.url_to_fs(source, **options)
-    raise AdapterUnavailableError(f"{named(source)} needs the package {_PACKAGES[protocol]!r}, which is not installed")
+    raise AdapterUnavailableError(
+        f"{named(source)} needs the package {_PACKAGES[protocol]!r}, which is not installed"
+    )
 
 
 def _stamp(info: Mapping[str, Any]) -> _Stamp:
     def first(*names: str) -> str:
         return next((str(info[name]) for name in names if info.get(name)), "")
 
-    return _Stamp(info.get("size"), first("ETag", "etag", "md5Hash"),
-                  first("LastModified", "Last-Modified", "last_modified", "updated", "mtime", "modified", "created"))
+    return _Stamp(
+        info.get("size"),
+        first("ETag", "etag", "md5Hash"),
+        first(
+            "LastModified",
+            "Last-Modified",
+            "last_modified",
+            "updated",
+            "mtime",
+            "modified",
+            "created",
+        ),
+    )
 
 
 def _key(source: str, stamps: Mapping[str, _Stamp]) -> str:
@@ -168,4 +205,9 @@ def _key(source: str, stamps: Mapping[str, _Stamp]) -> str:
     (RFC 9110, 8.8.3)."""
     if any(not stamp.etag or stamp.etag.startswith("W/") for stamp in stamps.values()):
         return ""
-    return "\n".join([redact(source), *(f"{name} {stamps[name].size} {stamps[name].etag}" for name in sorted(stamps))])
+    return "\n".join(
+        [
+            redact(source),
+            *(f"{name} {stamps[name].size} {stamps[name].etag}" for name in sorted(stamps)),
+        ]
+    )

@@ -13,8 +13,16 @@ from ..peft.loader import CONFIG, WEIGHTS
 
 REQUIRED = (CONFIG, WEIGHTS)
 OPTIONAL = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
 )
 """Files of the tokenizer, where the adapter brings its own."""
 MAX_TOKENIZER_BYTES = 64 << 20
@@ -43,7 +51,9 @@ class Limits:
         Raises AdapterError. One that is not known passes: it is counted while the file is fetched.
         """
         if size is not None and size > self.of(name):
-            raise AdapterError(f"{named(source)}: {name} is larger than the limit of {self.of(name)} bytes")
+            raise AdapterError(
+                f"{named(source)}: {name} is larger than the limit of {self.of(name)} bytes"
+            )
 
 
 def check_complete(source: str, found: Mapping[str, object]) -> None:
@@ -53,7 +63,9 @@ def check_complete(source: str, found: Mapping[str, object]) -> None:
     """
     for name in REQUIRED:
         if name not in found:
-            raise AdapterError(f"{named(source)}: {name} is missing (pickled weights are never fetched)")
+            raise AdapterError(
+                f"{named(source)}: {name} is missing (pickled weights are never fetched)"
+            )
 
 
 def named(source: str) -> str:
@@ -69,7 +81,9 @@ def redact(text: str) -> str:
         authority, slash, path = shown.partition("/")
         # The text's own closing: quotes and full stops.
         closing = _CLOSING.search(dropped[0]) if dropped else None
-        return match[1] + authority.rpartition("@")[2] + slash + path + (closing[0] if closing else "")
+        return (
+            match[1] + authority.rpartition("@")[2] + slash + path + (closing[0] if closing else "")
+        )
 
     return _URL.sub(clean, _SPACED_USER.sub(r"\1", text))
 
@@ -77,7 +91,12 @@ def redact(text: str) -> str:
 def scrub(source: str, text: str) -> str:
     """Clean what a library says about the source of the source's credentials in any form."""
     parts = urlsplit(source)
-    secrets = {parts.query, parts.username, parts.password, *(value for _, value in parse_qsl(parts.query))}
+    secrets = {
+        parts.query,
+        parts.username,
+        parts.password,
+        *(value for _, value in parse_qsl(parts.query)),
+    }
     known = {form for secret in secrets if secret for form in (secret, unquote(secret))}
     for secret in sorted(known, key=len, reverse=True):
         text = text.replace(secret, "***")

@@ -1,4 +1,5 @@
-"""Adapter ids: each stands for the version that serves, perhaps with a canary beside it and a way back."""
+"""Adapter ids: each stands for the version that serves, perhaps with a canary beside it and a way
+back."""
 
 from __future__ import annotations
 
@@ -10,12 +11,16 @@ from .version import AdapterVersion
 
 
 class Alias:
-    """An id, the versions that it stands for, its policy and its leases. Guarded by the registry's lock.
+    """An id, the versions that it stands for, its policy and its leases. Guarded by the registry's
+    lock.
 
-    What it means for a version is counted there: `refs`, `serving` and `pins` by `count`, `leases` as they are taken.
+    What it means for a version is counted there: `refs`, `serving` and `pins` by `count`, `leases`
+    as they are taken.
     """
 
-    def __init__(self, adapter_id: str, current: AdapterVersion, policy: AdapterPolicy | None = None) -> None:
+    def __init__(
+        self, adapter_id: str, current: AdapterVersion, policy: AdapterPolicy | None = None
+    ) -> None:
         self.adapter_id = adapter_id
         self.current = current
         self.canary: AdapterVersion | None = None
@@ -26,18 +31,26 @@ class Alias:
         self.leases = 0
         self.unloading = False
         self._places = {current: current.places[0]}
-        """Places that this id's versions were loaded from: other ids may have the same from elsewhere."""
+        """Places that this id's versions were loaded from: other ids may have the same from
+        elsewhere."""
 
     @classmethod
     def restored(
-        cls, registration: Registration, known: Callable[[RegisteredVersion], AdapterVersion], keep: int
+        cls,
+        registration: Registration,
+        known: Callable[[RegisteredVersion], AdapterVersion],
+        keep: int,
     ) -> Alias:
-        """The id as it was registered, with `keep` older versions at most; `known` finds or makes a version."""
+        """The id as it was registered, with `keep` older versions at most; `known` finds or makes a
+        version."""
         versions = [known(place) for place in registration.versions]
         alias = cls(registration.adapter_id, versions[0], registration.policy)
         alias.older = versions[1:][:keep]
         if registration.canary is not None:
-            alias.canary, alias.canary_weight = known(registration.canary), registration.canary_weight
+            alias.canary, alias.canary_weight = (
+                known(registration.canary),
+                registration.canary_weight,
+            )
             alias.came_from(alias.canary, registration.canary)
         for version, place in zip(versions, registration.versions, strict=True):
             alias.came_from(version, place)
@@ -78,17 +91,22 @@ class Alias:
 
     def came_from(self, version: AdapterVersion, place: RegisteredVersion) -> None:
         """Remember where a version was loaded from for this id."""
-        self._places = {v: p for v, p in self._places.items() if v in self.versions} | {version: place}
+        self._places = {v: p for v, p in self._places.items() if v in self.versions} | {
+            version: place
+        }
 
     def publish(self, version: AdapterVersion, canary_weight: float, keep: int) -> None:
-        """Give `version` all requests, or `canary_weight` of them; `keep` older versions stay known."""
+        """Give `version` all requests, or `canary_weight` of them; `keep` older versions stay
+        known."""
         self.canary, self.canary_weight = None, 0.0
         if version is self.current:
             return
         if canary_weight:
             self.canary, self.canary_weight = version, canary_weight
             return
-        self.older = [self.current, *(v for v in self.older if v not in (self.current, version))][:keep]
+        self.older = [self.current, *(v for v in self.older if v not in (self.current, version))][
+            :keep
+        ]
         self.current = version
 
     def replaced_by_next(self) -> list[AdapterVersion]:
@@ -99,21 +117,31 @@ class Alias:
         """The newest older version, or the named one. Raises AdapterUnavailableError."""
         if not self.older:
             raise AdapterUnavailableError(
-                f"adapter {self.adapter_id!r} has no older version to go back to", self.adapter_id)
+                f"adapter {self.adapter_id!r} has no older version to go back to", self.adapter_id
+            )
         found = [v for v in self.older if not version or v.version == version]
         if not found:
             raise AdapterUnavailableError(
-                f"adapter {self.adapter_id!r} has no older version {version!r}", self.adapter_id)
+                f"adapter {self.adapter_id!r} has no older version {version!r}", self.adapter_id
+            )
         return found[0]
 
     def info(self, default_policy: AdapterPolicy) -> AdapterInfo:
         version, details = self.current, self.current.details
         return AdapterInfo(
-            adapter_id=self.adapter_id, version=version.version, source=self._place(version).source,
-            base_model_name=details.base_model_name if details else "", modules=details.modules if details else (),
-            num_bytes=version.device_bytes, leases=self.leases, loaded_at=version.loaded_at, state=version.state,
-            policy=self.policy or default_policy, canary=self._canary_info(),
-            older_versions=tuple(v.version for v in self.older), error=version.error,
+            adapter_id=self.adapter_id,
+            version=version.version,
+            source=self._place(version).source,
+            base_model_name=details.base_model_name if details else "",
+            modules=details.modules if details else (),
+            num_bytes=version.device_bytes,
+            leases=self.leases,
+            loaded_at=version.loaded_at,
+            state=version.state,
+            policy=self.policy or default_policy,
+            canary=self._canary_info(),
+            older_versions=tuple(v.version for v in self.older),
+            error=version.error,
             notes=details.notes if details else (),
         )
 

@@ -30,7 +30,8 @@ class StoreListener(Protocol):
 
 
 class EventLock(StoreListener):
-    """The store's lock, re-entrant, and the condition on it; what the listener is told under it, it hears after it."""
+    """The store's lock, re-entrant, and the condition on it; what the listener is told under it, it
+    hears after it."""
 
     def __init__(self, listener: StoreListener) -> None:
         self.changed = threading.Condition(threading.RLock())

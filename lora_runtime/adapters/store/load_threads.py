@@ -13,12 +13,15 @@ from ...errors import AdapterUnavailableError, EngineStoppedError
 
 
 class LoadThreads:
-    """Runs work in the order given. The threads are daemons: a download that hangs does not hold up the exit."""
+    """Runs work in the order given. The threads are daemons: a download that hangs does not hold up
+    the exit."""
 
     def __init__(self, count: int) -> None:
         self._work: SimpleQueue[tuple[Callable[[], None], Future[None]] | None] = SimpleQueue()
         self._threads = [
-            threading.Thread(target=self._run, name=f"loramux-load-{i}", daemon=True) for i in range(count)]
+            threading.Thread(target=self._run, name=f"loramux-load-{i}", daemon=True)
+            for i in range(count)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -28,7 +31,8 @@ class LoadThreads:
         return done
 
     def close(self) -> None:
-        """Does not wait: what runs ends by itself, what has not begun fails with EngineStoppedError."""
+        """Does not wait: what runs ends by itself, what has not begun fails with
+        EngineStoppedError."""
         with contextlib.suppress(Empty):
             while True:
                 if (item := self._work.get_nowait()) is not None:
@@ -49,7 +53,8 @@ class LoadThreads:
 
 
 def joined(reads: Sequence[tuple[str, Future[None]]]) -> Future[None]:
-    """A future that is done when all `reads` are, each for an adapter id; it fails with the first that does.
+    """A future that is done when all `reads` are, each for an adapter id; it fails with the first
+    that does.
 
     It is the caller's own: cancelling it leaves the reads to those who share them.
     """
@@ -61,7 +66,9 @@ def joined(reads: Sequence[tuple[str, Future[None]]]) -> Future[None]:
         with lock, contextlib.suppress(InvalidStateError):  # cancelled, or failed before
             left[0] -= 1
             if error is not None:
-                own.set_exception(error.of(adapter_id) if isinstance(error, AdapterUnavailableError) else error)
+                own.set_exception(
+                    error.of(adapter_id) if isinstance(error, AdapterUnavailableError) else error
+                )
             elif not left[0]:
                 own.set_result(None)
 

@@ -28,7 +28,8 @@ class ReadAdapter:
     checked: CheckedAdapter
     base: AdapterHost
     lock: threading.Lock
-    """For staging one adapter at a time: it is arithmetic, and beside it the engine wants the cores."""
+    """For staging one adapter at a time: it is arithmetic, and beside it the engine wants the
+    cores."""
     staged: StagedAdapter | None = None
 
     @property
@@ -46,15 +47,20 @@ class ReadAdapter:
 class Reader:
     """Fetches on as many threads as wanted, so that a slow source delays nobody else's load."""
 
-    def __init__(self, base: AdapterHost, config: EngineConfig, in_use: Callable[[], set[Path]]) -> None:
+    def __init__(
+        self, base: AdapterHost, config: EngineConfig, in_use: Callable[[], set[Path]]
+    ) -> None:
         """`in_use`: directories that the disk cache must keep."""
         self._base, self._config, self._in_use = base, config, in_use
-        self._cache = Path(config.adapter_cache_dir) if config.adapter_cache_dir else default_cache_dir()
+        self._cache = (
+            Path(config.adapter_cache_dir) if config.adapter_cache_dir else default_cache_dir()
+        )
         self._staging = threading.Lock()
         self.threads = LoadThreads(config.adapter_load_threads)
 
     def read(self, source: str, roots: Sequence[Path] = ()) -> ReadAdapter:
-        """Fetch and check an adapter. With `roots`, a directory's files must lie below one of them, links followed.
+        """Fetch and check an adapter. With `roots`, a directory's files must lie below one of them,
+        links followed.
 
         Raises AdapterError, BaseMismatchError, AdapterUnavailableError.
         """
@@ -67,7 +73,8 @@ class Reader:
         return read
 
     def read_again(self, version: str, places: Sequence[RegisteredVersion]) -> ReadAdapter:
-        """Read it from the first of the places that still holds the version. Raises as `read` when none does."""
+        """Read it from the first of the places that still holds the version. Raises as `read` when
+        none does."""
         failure: LoramuxError | None = None
         for place in places:
             for again in self._ways(place):
@@ -79,7 +86,8 @@ class Reader:
                 if read.registered.version == version:
                     return read
         raise failure or AdapterError(
-            f"{named(places[0].source)} holds other content than was registered; load it again")
+            f"{named(places[0].source)} holds other content than was registered; load it again"
+        )
 
     def _ways(self, place: RegisteredVersion) -> list[Callable[[], ReadAdapter]]:
         ways: list[Callable[[], ReadAdapter]] = [lambda: self.read(place.source)]
@@ -90,7 +98,11 @@ class Reader:
 
     def _read(self, source: str, directory: Path, roots: Sequence[Path] = ()) -> ReadAdapter:
         checked = loader.read_adapter(
-            directory, self._base, max_bytes=self._config.max_adapter_bytes,
-            max_added_tokens=self._config.max_added_tokens, roots=roots)
+            directory,
+            self._base,
+            max_bytes=self._config.max_adapter_bytes,
+            max_added_tokens=self._config.max_added_tokens,
+            roots=roots,
+        )
         registered = RegisteredVersion(checked.version, source, str(directory))
         return ReadAdapter(registered, checked, self._base, self._staging)

@@ -11,7 +11,12 @@ from pathlib import Path
 from ...api.adapters import AdapterInfo, AdapterPolicy, RegisteredVersion, Registration
 from ...api.requests import WeightedAdapter
 from ...config import EngineConfig
-from ...errors import AdapterCapacityError, AdapterInUseError, AdapterUnavailableError, UnknownAdapterError
+from ...errors import (
+    AdapterCapacityError,
+    AdapterInUseError,
+    AdapterUnavailableError,
+    UnknownAdapterError,
+)
 from ..device import AdapterHost
 from .aliases import Alias
 from .events import EventLock, StoreListener
@@ -23,9 +28,9 @@ from .version import AdapterVersion
 class Registry:
     """Ids, versions and the tiers these are in, under one lock; the listener hears of what changes.
 
-    `versions` has, by hash, all that an id knows, a request uses or a thread brings in. AdapterStore says
-    of the calls that it passes on what they give and raise. Thread-safe, except that `alias`, `tiers` and the last
-    part, "under the lock", want it held.
+    `versions` has, by hash, all that an id knows, a request uses or a thread brings in.
+    AdapterStore says of the calls that it passes on what they give and raise. Thread-safe, except
+    that `alias`, `tiers` and the last part, "under the lock", want it held.
     """
 
     def __init__(self, base: AdapterHost, config: EngineConfig, listener: StoreListener) -> None:
@@ -33,8 +38,12 @@ class Registry:
         self.aliases: dict[str, Alias] = {}
         self.versions: dict[str, AdapterVersion] = {}
         self.tiers = Tiers(
-            base, slots=config.max_adapters, device_bytes=config.adapter_device_bytes,
-            host_bytes=config.adapter_host_bytes, on_evicted=self._on_evicted)
+            base,
+            slots=config.max_adapters,
+            device_bytes=config.adapter_device_bytes,
+            host_bytes=config.adapter_host_bytes,
+            on_evicted=self._on_evicted,
+        )
         self._versions_kept = config.adapter_versions_kept
         self._random = random.Random()
         self._base_policy: AdapterPolicy | None = None
@@ -47,7 +56,8 @@ class Registry:
     # --- ids ------------------------------------------------------------------------------------
 
     def alias(self, adapter_id: str) -> Alias:
-        """The id as new requests may have it. Raises UnknownAdapterError, while it is being unloaded too."""
+        """The id as new requests may have it. Raises UnknownAdapterError, while it is being
+        unloaded too."""
         alias = self.aliases.get(adapter_id)
         if alias is None or alias.unloading:
             raise UnknownAdapterError(adapter_id)
@@ -57,20 +67,31 @@ class Registry:
         with self.locked():
             adapter_id = registration.adapter_id
             if adapter_id not in self.aliases:
-                self._add(Alias.restored(
-                    registration, lambda place: self.known(place, adapter_id), self._versions_kept))
+                self._add(
+                    Alias.restored(
+                        registration,
+                        lambda place: self.known(place, adapter_id),
+                        self._versions_kept,
+                    )
+                )
 
     def point(
-        self, adapter_id: str, version: AdapterVersion, place: RegisteredVersion, canary_weight: float,
+        self,
+        adapter_id: str,
+        version: AdapterVersion,
+        place: RegisteredVersion,
+        canary_weight: float,
         policy: AdapterPolicy | None,
     ) -> None:
-        """Let an id, new or not, stand for a version. Raises AdapterCapacityError where pinned ones leave no room."""
+        """Let an id, new or not, stand for a version. Raises AdapterCapacityError where pinned ones
+        leave no room."""
         with self.locked():
             alias = self.aliases.get(adapter_id)
             leaving = [] if alias is None or canary_weight else alias.replaced_by_next()
             if not self.tiers.fits([version], leaving):
                 raise AdapterCapacityError(
-                    f"adapter {adapter_id!r} does not fit into the adapter slots beside the pinned adapters")
+                    f"adapter {adapter_id!r} does not fit into the adapter slots beside the pinned adapters"
+                )
             version.adapter_id = adapter_id
             if alias is None:
                 self._add(alias := Alias(adapter_id, version, policy))
@@ -81,11 +102,14 @@ class Registry:
             alias.came_from(version, place)
 
     def roll_back(self, adapter_id: str, target: AdapterVersion) -> None:
-        """Let an older version serve. Raises UnknownAdapterError, AdapterUnavailableError when it is older no more."""
+        """Let an older version serve. Raises UnknownAdapterError, AdapterUnavailableError when it
+        is older no more."""
         with self.locked():
             alias = self.alias(adapter_id)
             if target not in alias.older:
-                raise AdapterUnavailableError(f"adapter {adapter_id!r} was changed meanwhile", adapter_id)
+                raise AdapterUnavailableError(
+                    f"adapter {adapter_id!r} was changed meanwhile", adapter_id
+                )
             with self._changing(alias):
                 alias.publish(target, 0, self._versions_kept)
 
@@ -95,17 +119,23 @@ class Registry:
             if alias.canary is None:
                 raise AdapterUnavailableError(f"adapter {adapter_id!r} has no canary", adapter_id)
             with self._changing(alias):
-                alias.publish(alias.canary if weight else alias.current, weight % 1, self._versions_kept)
+                alias.publish(
+                    alias.canary if weight else alias.current, weight % 1, self._versions_kept
+                )
             return alias.info(self._default_policy)
 
     def unload(self, adapter_id: str, timeout_s: float) -> AdapterInfo:
         alias = self._drain(adapter_id, timeout_s)
         with self.locked():
             if not alias.unloading:
-                raise AdapterInUseError(f"adapter {adapter_id!r} was loaded anew while it was being unloaded")
+                raise AdapterInUseError(
+                    f"adapter {adapter_id!r} was loaded anew while it was being unloaded"
+                )
             alias.unloading = False
             if alias.leases:
-                raise AdapterInUseError(f"adapter {adapter_id!r} is in use by {alias.leases} requests")
+                raise AdapterInUseError(
+                    f"adapter {adapter_id!r} is in use by {alias.leases} requests"
+                )
             info = alias.info(self._default_policy)
             del self.aliases[adapter_id]
             self._count(alias, -1)
@@ -122,7 +152,10 @@ class Registry:
 
     def infos(self) -> list[AdapterInfo]:
         with self.locked():
-            return [self.aliases[adapter_id].info(self._default_policy) for adapter_id in sorted(self.aliases)]
+            return [
+                self.aliases[adapter_id].info(self._default_policy)
+                for adapter_id in sorted(self.aliases)
+            ]
 
     def registrations(self) -> list[Registration]:
         with self.locked():
@@ -137,18 +170,21 @@ class Registry:
         return own or self._default_policy
 
     def set_policy(self, adapter_id: str, policy: AdapterPolicy) -> list[AdapterVersion]:
-        """Change an id's policy; gives the versions that serve it. Raises UnknownAdapterError, AdapterCapacityError."""
+        """Change an id's policy; gives the versions that serve it. Raises UnknownAdapterError,
+        AdapterCapacityError."""
         with self.locked():
             alias = self.alias(adapter_id)
             if policy.pinned and not self.tiers.fits(alias.serving):
-                raise AdapterCapacityError(f"adapter {adapter_id!r} cannot be pinned: the slots would not hold it")
+                raise AdapterCapacityError(
+                    f"adapter {adapter_id!r} cannot be pinned: the slots would not hold it"
+                )
             with self._changing(alias):
                 alias.policy = policy
             return alias.serving
 
     def set_shared_policy(self, adapter_id: str, policy: AdapterPolicy) -> None:
-        """Change the base's (""), or that of all adapters without their own ("*"). Raises AdapterCapacityError for a
-        pinned one."""
+        """Change the base's (""), or that of all adapters without their own ("*"). Raises
+        AdapterCapacityError for a pinned one."""
         if policy.pinned:
             raise AdapterCapacityError("only single adapters can be pinned")
         if adapter_id == "":
@@ -163,7 +199,9 @@ class Registry:
             aliases = [self.alias(use.adapter_id) for use in uses]
             versions = [alias.pick(self._random.random()) for alias in aliases]
             if any(v.details is None for v in versions):
-                raise AdapterUnavailableError("one of the adapters was registered anew meanwhile; try again")
+                raise AdapterUnavailableError(
+                    "one of the adapters was registered anew meanwhile; try again"
+                )
             if len(set(versions)) < len(versions):
                 raise AdapterCapacityError("two of the adapters are the same version: name it once")
             if not self.tiers.fits(versions):
@@ -188,7 +226,8 @@ class Registry:
 
     @contextmanager
     def kept(self, find: Callable[[], AdapterVersion]) -> Iterator[AdapterVersion]:
-        """Find a version, with the lock; while it is brought in, it is not forgotten and its staged copy stays."""
+        """Find a version, with the lock; while it is brought in, it is not forgotten and its staged
+        copy stays."""
         with self.locked():
             version = find()
             self.start_loading(version)
@@ -211,7 +250,10 @@ class Registry:
         """The registry's part of EngineStats, the tiers' included."""
         with self.locked():
             leases = sum(alias.leases for alias in self.aliases.values())
-            return {"registered_adapters": len(self.aliases), "leases": leases} | self.tiers.totals()
+            return {
+                "registered_adapters": len(self.aliases),
+                "leases": leases,
+            } | self.tiers.totals()
 
     # --- versions, under the lock ---------------------------------------------------------------
 
@@ -239,7 +281,8 @@ class Registry:
             self.tiers.place(version)
 
     def settle(self, versions: Sequence[AdapterVersion], reason: str) -> None:
-        """Free what has become useless: slots of versions that serve no id, and all of those that no id knows."""
+        """Free what has become useless: slots of versions that serve no id, and all of those that
+        no id knows."""
         for version in versions:
             if version.needs_no_slot and version.weights is not None:
                 self.tiers.demote(version, reason)
@@ -280,7 +323,9 @@ class Registry:
             alias = self.alias(adapter_id)
             alias.unloading = True
             try:
-                self.events.changed.wait_for(lambda: alias.leases == 0 or not alias.unloading, timeout_s)
+                self.events.changed.wait_for(
+                    lambda: alias.leases == 0 or not alias.unloading, timeout_s
+                )
             except BaseException:
                 alias.unloading = False
                 raise

@@ -42,10 +42,11 @@ class Slots:
             self._registry.settle(versions, "replaced")
 
     def want(self, groups: Sequence[Sequence[AdapterVersion]]) -> set[AdapterVersion]:
-        """Bring in what waiting requests need, most urgent first, each request's versions together; never waits.
+        """Bring in what waiting requests need, most urgent first, each request's versions together;
+        never waits.
 
-        Returns the versions that must take no new sequences, because the most urgent one that has no room is to get
-        their slot.
+        Returns the versions that must take no new sequences, because the most urgent one that has
+        no room is to get their slot.
         """
         with self._registry.locked():
             groups = self._refuse_unfit(groups)
@@ -62,7 +63,8 @@ class Slots:
                     if has_room:
                         self._tiers.place(version)
                 elif (has_room or version is blocked or self._tiers.keeps(version)) and (
-                        self.num_loading < self._max_loads):
+                    self.num_loading < self._max_loads
+                ):
                     self._read_of(version)
             self._tiers.reserve(blocked)
             if blocked is None or blocked.staged is None:
@@ -70,18 +72,24 @@ class Slots:
             return self._tiers.in_the_way(blocked)
 
     def prepare(self, uses: Sequence[WeightedAdapter]) -> Future[None]:
-        """Read every version that `uses` may get, unless it was read before: a prompt can be encoded for it then.
+        """Read every version that `uses` may get, unless it was read before: a prompt can be
+        encoded for it then.
 
         Raises UnknownAdapterError at once; the future fails with AdapterUnavailableError.
         """
         with self._registry.locked():
-            unread = [(use.adapter_id, v) for use in uses for v in self._registry.alias(use.adapter_id).serving
-                      if v.details is None]
+            unread = [
+                (use.adapter_id, v)
+                for use in uses
+                for v in self._registry.alias(use.adapter_id).serving
+                if v.details is None
+            ]
             reads = [(adapter_id, self._read_of(version)) for adapter_id, version in unread]
         return joined(reads)
 
     def fill(self, versions: Sequence[AdapterVersion]) -> None:
-        """Place versions that serve, where there is room, those in host memory at once; never waits."""
+        """Place versions that serve, where there is room, those in host memory at once; never
+        waits."""
         with self._registry.locked():
             for version in versions:
                 if version.staged is None:
@@ -90,7 +98,8 @@ class Slots:
                     self._registry.place(version)
 
     def bring_in(self, version: AdapterVersion) -> None:
-        """Read and stage a known version again; the caller keeps it. Raises AdapterUnavailableError."""
+        """Read and stage a known version again; the caller keeps it. Raises
+        AdapterUnavailableError."""
         if version.staged is not None and version.details is not None:
             return
         started = time.monotonic()
@@ -102,20 +111,30 @@ class Slots:
         with self._registry.locked():
             self._registry.take_in(version, read)
             self._registry.place(version)
-            self._registry.events.adapter_loaded(self._registry.info_of(version), time.monotonic() - started)
+            self._registry.events.adapter_loaded(
+                self._registry.info_of(version), time.monotonic() - started
+            )
 
-    def _refuse_unfit(self, groups: Sequence[Sequence[AdapterVersion]]) -> list[Sequence[AdapterVersion]]:
-        """Fail those that what is pinned leaves no room for: they would wait for ever, and all behind them."""
+    def _refuse_unfit(
+        self, groups: Sequence[Sequence[AdapterVersion]]
+    ) -> list[Sequence[AdapterVersion]]:
+        """Fail those that what is pinned leaves no room for: they would wait for ever, and all
+        behind them."""
         if not self._tiers.pinned:  # then `lease` has looked
             return list(groups)
         fitting = []
         for group in groups:
-            # One whose versions are there waits for something else, such as another choice of its request.
+            # One whose versions are there waits for something else, such as another choice of its
+            # request.
             if all(v.weights is not None for v in group) or self._tiers.fits(group):
                 fitting.append(group)
             else:
                 self._registry.events.adapter_failed(
-                    group, AdapterCapacityError("pinned adapters leave no room for the request's adapters"))
+                    group,
+                    AdapterCapacityError(
+                        "pinned adapters leave no room for the request's adapters"
+                    ),
+                )
         return fitting
 
     def _read_of(self, version: AdapterVersion) -> Future[None]:

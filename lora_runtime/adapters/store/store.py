@@ -1,4 +1,5 @@
-"""The adapters' life: from a source through host memory into a slot and back, under the ids that requests name."""
+"""The adapters' life: from a source through host memory into a slot and back, under the ids that
+requests name."""
 
 from __future__ import annotations
 
@@ -38,7 +39,11 @@ class AdapterStore:
     # --- ids ------------------------------------------------------------------------------------
 
     def load(
-        self, source: str, adapter_id: str, canary_weight: float = 0, policy: AdapterPolicy | None = None,
+        self,
+        source: str,
+        adapter_id: str,
+        canary_weight: float = 0,
+        policy: AdapterPolicy | None = None,
         roots: Sequence[Path] = (),
     ) -> AdapterInfo:
         """Read, check, stage and register; into a slot at once where there is room."""
@@ -61,17 +66,20 @@ class AdapterStore:
         self._registry.register(registration)
 
     def unload(self, adapter_id: str, timeout_s: float) -> AdapterInfo:
-        """Take the id away and free what no other id knows, waiting up to `timeout_s` seconds for its leases.
+        """Take the id away and free what no other id knows, waiting up to `timeout_s` seconds for
+        its leases.
 
-        New requests get UnknownAdapterError meanwhile. Raises AdapterInUseError, with the id serving again, when
-        leases remain.
+        New requests get UnknownAdapterError meanwhile. Raises AdapterInUseError, with the id
+        serving again, when leases remain.
         """
         return self._registry.unload(adapter_id, timeout_s)
 
     def rollback(self, adapter_id: str, version: str) -> AdapterInfo:
         """Let an older version serve again; it is brought in first. Raises AdapterUnavailableError."""
         registry = self._registry
-        with registry.kept(lambda: registry.alias(adapter_id).target_of_rollback(version)) as target:
+        with registry.kept(
+            lambda: registry.alias(adapter_id).target_of_rollback(version)
+        ) as target:
             try:
                 self.slots.bring_in(target)
             except AdapterUnavailableError as error:
@@ -86,10 +94,11 @@ class AdapterStore:
         return self._registry.set_canary(adapter_id, weight)
 
     def set_policy(self, adapter_id: str, policy: AdapterPolicy) -> AdapterInfo | None:
-        """Change the policy of an id, of the base (""), or of all without their own ("*"): these two can pin nothing
-        and give None.
+        """Change the policy of an id, of the base (""), or of all without their own ("*"): these
+        two can pin nothing and give None.
 
-        Raises UnknownAdapterError, and AdapterCapacityError when the slots would not hold what is pinned.
+        Raises UnknownAdapterError, and AdapterCapacityError when the slots would not hold what is
+        pinned.
         """
         if adapter_id in ("", "*"):
             self._registry.set_shared_policy(adapter_id, policy)
@@ -121,8 +130,9 @@ class AdapterStore:
     def lease(self, uses: Sequence[WeightedAdapter]) -> list[AdapterVersion]:
         """A version for each, kept alive until `release`.
 
-        Raises UnknownAdapterError, AdapterCapacityError when the slots could never hold all at once,
-        AdapterUnavailableError when one was not read since it was registered (see Slots.prepare).
+        Raises UnknownAdapterError, AdapterCapacityError when the slots could never hold all at
+        once, AdapterUnavailableError when one was not read since it was registered (see
+        Slots.prepare).
         """
         return self._registry.lease(uses)
 

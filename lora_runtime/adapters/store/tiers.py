@@ -20,18 +20,24 @@ class Tiers:
     """Versions in slots and in host memory. Guarded by the registry's lock.
 
     Nothing that sequences run with, or that is pinned, is ever taken out of its slot. Slots are
-    sized by what is in them: at most `slots` versions and, unless 0, `device_bytes` bytes. `on_evicted` is called
-    with a version and the reason whenever one leaves its slot.
+    sized by what is in them: at most `slots` versions and, unless 0, `device_bytes` bytes.
+    `on_evicted` is called with a version and the reason whenever one leaves its slot.
     """
 
     def __init__(
-        self, base: AdapterHost, *, slots: int, device_bytes: int, host_bytes: int,
+        self,
+        base: AdapterHost,
+        *,
+        slots: int,
+        device_bytes: int,
+        host_bytes: int,
         on_evicted: Callable[[AdapterVersion, str], None],
     ) -> None:
         self._base = base
         self._slots, self._device_budget, self._host_budget = slots, device_bytes, host_bytes
         self._on_evicted = on_evicted
-        # On a CPU, without a device path, a slot is the host memory that the version was staged in: it counts once.
+        # On a CPU, without a device path, a slot is the host memory that the version was staged in:
+        # it counts once.
         self._shared = base.shares_host_memory
         self._short_of, self._short_until = 0, 0.0
         self._rank: dict[AdapterVersion, int] = {}
@@ -58,8 +64,12 @@ class Tiers:
 
     def totals(self) -> dict[str, int]:
         """The tiers' part of EngineStats."""
-        return {"adapters": len(self.resident), "adapter_bytes": self.device_bytes,
-                "host_adapters": len(self.host_only), "host_adapter_bytes": self.host_bytes}
+        return {
+            "adapters": len(self.resident),
+            "adapter_bytes": self.device_bytes,
+            "host_adapters": len(self.host_only),
+            "host_adapter_bytes": self.host_bytes,
+        }
 
     def touch(self, version: AdapterVersion) -> None:
         self._clock += 1
@@ -82,7 +92,8 @@ class Tiers:
             assert version.running >= 0, "slot given back twice"
 
     def want(self, versions: Sequence[AdapterVersion]) -> None:
-        """Rank the versions that waiting requests need, most urgent first: none makes room for one behind it."""
+        """Rank the versions that waiting requests need, most urgent first: none makes room for one
+        behind it."""
         self._rank = {v: i for i, v in reversed(list(enumerate(versions)))}
 
     def pin(self, version: AdapterVersion, pinned: bool) -> None:
@@ -94,10 +105,14 @@ class Tiers:
         """Let the pinned fit into the slots together, or nothing would be served any more."""
         if version in self.pinned and not self.fits([]):
             self.pinned.discard(version)
-            log.warning("adapter %s is not pinned: the slots do not hold all that is pinned", version.adapter_id)
+            log.warning(
+                "adapter %s is not pinned: the slots do not hold all that is pinned",
+                version.adapter_id,
+            )
 
     def stage(self, version: AdapterVersion, staged: StagedAdapter) -> None:
-        """Put it into host memory; others, or it itself, leave if that is over the budget once `trim` is called."""
+        """Put it into host memory; others, or it itself, leave if that is over the budget once
+        `trim` is called."""
         version.staged = staged
         version.device_bytes, version.host_bytes = staged.num_bytes, staged.host_bytes
         self._unpin_if_too_many(version)
@@ -119,9 +134,16 @@ class Tiers:
             return False
         except AdapterCapacityError as error:
             # The budget promised more than there is: until things have changed, others leave first.
-            self._short_of, self._short_until = self.device_bytes + version.device_bytes, time.monotonic() + SHORTAGE_S
-            log.warning("adapter %s is not placed beside %d bytes of others: %s", version.adapter_id,
-                        self.device_bytes, error)
+            self._short_of, self._short_until = (
+                self.device_bytes + version.device_bytes,
+                time.monotonic() + SHORTAGE_S,
+            )
+            log.warning(
+                "adapter %s is not placed beside %d bytes of others: %s",
+                version.adapter_id,
+                self.device_bytes,
+                error,
+            )
             return False
         self.resident.add(version)
         self.touch(version)
@@ -150,7 +172,9 @@ class Tiers:
         if (first := self._before(version)) is not None:
             count, size = count + 1, size + first.device_bytes
         victims: list[AdapterVersion] = []
-        for victim in sorted((v for v in self._movable(version) if not v.running), key=lambda v: v.last_used):
+        for victim in sorted(
+            (v for v in self._movable(version) if not v.running), key=lambda v: v.last_used
+        ):
             if self._within(count, size):
                 break
             victims.append(victim)
@@ -169,14 +193,18 @@ class Tiers:
             self._reserved, self._host_grew = version, True
             self.trim()
 
-    def fits(self, versions: Sequence[AdapterVersion], leaving: Sequence[AdapterVersion] = ()) -> bool:
-        """Whether these could be in slots together, once all has left that is not pinned, or is `leaving`."""
+    def fits(
+        self, versions: Sequence[AdapterVersion], leaving: Sequence[AdapterVersion] = ()
+    ) -> bool:
+        """Whether these could be in slots together, once all has left that is not pinned, or is
+        `leaving`."""
         kept = self.pinned.difference(leaving).union(versions)
         return self._within_budget(len(kept), sum(v.device_bytes for v in kept))
 
     def in_the_way(self, version: AdapterVersion) -> set[AdapterVersion]:
-        """Versions that must drain before `version` can be placed: those with the fewest running sequences, idle ones
-        included, which would be taken into use again until all of them have."""
+        """Versions that must drain before `version` can be placed: those with the fewest running
+        sequences, idle ones included, which would be taken into use again until all of them have.
+        """
         found: set[AdapterVersion] = set()
         count, size = len(self.resident) + 1, self.device_bytes + version.device_bytes
         for victim in sorted(self._movable(version), key=lambda v: (v.running, v.last_used)):
@@ -205,13 +233,15 @@ class Tiers:
             self._reserved = None
 
     def close(self) -> None:
-        """Give the slots back to the base, which other engines may share; nothing is placed any more."""
+        """Give the slots back to the base, which other engines may share; nothing is placed any
+        more."""
         self._slots = 0
         for version in [v for v in self.resident if not v.running]:
             self._leave_slot(version)
 
     def trim(self) -> None:
-        """Bring host memory below its budget. Versions that wait for a slot stay, within it, longest."""
+        """Bring host memory below its budget. Versions that wait for a slot stay, within it,
+        longest."""
         if not self._host_grew:
             return
         counted = [v for v in self.host_only if v is not self._reserved]
@@ -234,16 +264,22 @@ class Tiers:
         return -self._rank.get(version, _UNWANTED), version.last_used
 
     def _before(self, version: AdapterVersion) -> AdapterVersion | None:
-        """The reserved version while it is staged, waits for room, and is wanted more: no one else may take that, or
-        large adapters would starve."""
+        """The reserved version while it is staged, waits for room, and is wanted more: no one else
+        may take that, or large adapters would starve."""
         first = self._reserved
         if first is None or first is version or first.staged is None or first.weights is not None:
             return None
-        return first if self._rank.get(first, _UNWANTED) < self._rank.get(version, _UNWANTED) else None
+        return (
+            first if self._rank.get(first, _UNWANTED) < self._rank.get(version, _UNWANTED) else None
+        )
 
     def _movable(self, version: AdapterVersion) -> list[AdapterVersion]:
         rank = self._rank.get(version, _UNWANTED)
-        return [v for v in self.resident if v not in self.pinned and self._rank.get(v, _UNWANTED) >= rank]
+        return [
+            v
+            for v in self.resident
+            if v not in self.pinned and self._rank.get(v, _UNWANTED) >= rank
+        ]
 
     def _within(self, count: int, size: int) -> bool:
         """Whether that is in the budget, and in what the device is known to have."""

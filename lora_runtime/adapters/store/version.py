@@ -15,7 +15,8 @@ _MAX_PLACES = 8
 
 @dataclass(frozen=True)
 class VersionDetails:
-    """Facts of a version that are known once it has been read, and stay known when its weights are gone."""
+    """Facts of a version that are known once it has been read, and stay known when its weights are
+    gone."""
 
     base_model_name: str
     modules: tuple[AppliedModule, ...]
@@ -26,14 +27,21 @@ class VersionDetails:
 
     @classmethod
     def of(cls, checked: CheckedAdapter) -> VersionDetails:
-        return cls(checked.base_model_name, checked.modules, checked.notes, checked.invocation_tokens,
-                   checked.vocab_size, checked.tokenizer)
+        return cls(
+            checked.base_model_name,
+            checked.modules,
+            checked.notes,
+            checked.invocation_tokens,
+            checked.vocab_size,
+            checked.tokenizer,
+        )
 
     def activation_start(self, tokens: Sequence[int]) -> int | None:
-        """The position from which the adapter works on a prompt; None if the prompt never invokes it.
+        """The position from which the adapter works on a prompt; None if the prompt never invokes
+        it.
 
-        0 for a plain adapter. Activated LoRA (arXiv:2504.12397) starts with the last occurrence of its
-        invocation tokens.
+        0 for a plain adapter. Activated LoRA (arXiv:2504.12397) starts with the last occurrence of
+        its invocation tokens.
         """
         wanted = list(self.invocation_tokens)
         if not wanted:
@@ -44,10 +52,11 @@ class VersionDetails:
 
 
 class AdapterVersion:
-    """One content of an adapter for one base: where it can be read, where its weights are, and who needs it.
+    """One content of an adapter for one base: where it can be read, where its weights are, and who
+    needs it.
 
-    Guarded by the registry's lock; the engine thread reads `weights` without it while a sequence runs with it.
-    Each of the counters is another class's to change.
+    Guarded by the registry's lock; the engine thread reads `weights` without it while a sequence
+    runs with it. Each of the counters is another class's to change.
     """
 
     def __init__(self, registered: RegisteredVersion, adapter_id: str) -> None:
@@ -70,8 +79,8 @@ class AdapterVersion:
         self.running = 0
         """Sequences that run with it: its slot cannot be taken. Changed by Tiers."""
         self.loading = 0
-        """Threads that bring it in: what they have staged stays in host memory until they are done. Changed by
-        Registry."""
+        """Threads that bring it in: what they have staged stays in host memory until they are done.
+        Changed by Registry."""
         self.error = ""
         self.device_bytes = self.host_bytes = 0
         """Sizes in a slot, and staged for one; known once it was staged."""
@@ -89,8 +98,8 @@ class AdapterVersion:
 
     @property
     def is_kept_staged(self) -> bool:
-        """Whether it is being brought in; or replaced, with requests that are to finish on it: its source may hold
-        something else now."""
+        """Whether it is being brought in; or replaced, with requests that are to finish on it: its
+        source may hold something else now."""
         return self.loading > 0 or (self.leases > 0 and self.serving == 0)
 
     def add_place(self, registered: RegisteredVersion) -> None:

@@ -51,12 +51,18 @@ class CppBackend(Backend):
         int8 = config.weights == "int8"
         self.program, packed = compile_program(frozen, int8=int8)
         if config.compile == "elementwise":
-            raise BaseModelError("compile 'elementwise' needs kernels 'torch': the C++ program has its own norms")
-        self.names = dict.fromkeys(("lora", "paged_attention", "linear", "sampling", "step"), f"cpp/{host_target()}")
+            raise BaseModelError(
+                "compile 'elementwise' needs kernels 'torch': the C++ program has its own norms"
+            )
+        self.names = dict.fromkeys(
+            ("lora", "paged_attention", "linear", "sampling", "step"), f"cpp/{host_target()}"
+        )
         if int8:
             self.names["linear"] += "/int8"
         self.sample_rows = sample_rows
-        self.weights = BaseTensors(frozen.model, frozen.modules, frozen.dtype, packed, frozen.quantised)
+        self.weights = BaseTensors(
+            frozen.model, frozen.modules, frozen.dtype, packed, frozen.quantised
+        )
         self._rows = {name: i for i, name in enumerate(frozen.modules)}
 
     def staged(self, deltas: Mapping[str, ModuleDelta]) -> StagedAdapter:
@@ -64,5 +70,11 @@ class CppBackend(Backend):
 
     def make_runner(self, spec: RunnerSpec) -> ModelRunner:
         frozen = self.frozen
-        return CppRunner(self.program, frozen.kv_shapes, spec.num_blocks, spec.block_size,
-                         frozen.vocab_size + frozen.max_added_tokens, frozen.forward_lock)
+        return CppRunner(
+            self.program,
+            frozen.kv_shapes,
+            spec.num_blocks,
+            spec.block_size,
+            frozen.vocab_size + frozen.max_added_tokens,
+            frozen.forward_lock,
+        )

@@ -26,7 +26,9 @@ LLAMA_LIKE = {"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "ph
 GPT2_LIKE = {"gpt2"}
 _ONE_PLUS_WEIGHT = {"gemma2", "gemma3_text"}
 _ACTIVATIONS = {
-    "silu": Activation.SILU, "swish": Activation.SILU, "gelu_pytorch_tanh": Activation.GELU_TANH,
+    "silu": Activation.SILU,
+    "swish": Activation.SILU,
+    "gelu_pytorch_tanh": Activation.GELU_TANH,
     "gelu_new": Activation.GELU_TANH,
 }
 
@@ -55,8 +57,14 @@ class Lowering:
     """
 
     def __init__(
-        self, model: Any, config: Any, calls: list[AttentionCall], modules: Iterable[str], max_context: int,
-        int8: bool, added: int,
+        self,
+        model: Any,
+        config: Any,
+        calls: list[AttentionCall],
+        modules: Iterable[str],
+        max_context: int,
+        int8: bool,
+        added: int,
     ) -> None:
         self.config = config
         self.kind = str(config.model_type)
@@ -110,25 +118,43 @@ class Lowering:
             qkv = _parts(attention, "qkv_proj", "q_proj", "k_proj", "v_proj")
             self._linear("qkv", qkv, buffers.normed, buffers.qkv)
             self._attention(i, attention, buffers, *rotary.tables(i))
-            self._project("o", attention.o_proj, buffers.attended, buffers,
-                          layer.post_attention_layernorm if sandwich else None)
-            before_mlp = layer.pre_feedforward_layernorm if sandwich else layer.post_attention_layernorm
+            self._project(
+                "o",
+                attention.o_proj,
+                buffers.attended,
+                buffers,
+                layer.post_attention_layernorm if sandwich else None,
+            )
+            before_mlp = (
+                layer.pre_feedforward_layernorm if sandwich else layer.post_attention_layernorm
+            )
             self._norm(before_mlp, buffers.hidden, buffers.normed)
             gate_up = _parts(mlp, "gate_up_proj", "gate_proj", "up_proj")
             self._linear("gate_up", gate_up, buffers.normed, buffers.expanded)
-            self.program.activate(self.activation, buffers.expanded, 0, inner, inner, buffers.activated)
-            self._project("down", mlp.down_proj, buffers.activated, buffers,
-                          layer.post_feedforward_layernorm if sandwich else None)
+            self.program.activate(
+                self.activation, buffers.expanded, 0, inner, inner, buffers.activated
+            )
+            self._project(
+                "down",
+                mlp.down_proj,
+                buffers.activated,
+                buffers,
+                layer.post_feedforward_layernorm if sandwich else None,
+            )
             give_back_freed()
         self._finish(body.norm, head, buffers)
 
     def _gpt2(self) -> None:
         body = self.model.transformer
         if self.config.add_cross_attention or self.config.reorder_and_upcast_attn:
-            raise NoKernelsError("no C++ program for GPT-2 with cross attention or reordered attention")
+            raise NoKernelsError(
+                "no C++ program for GPT-2 with cross attention or reordered attention"
+            )
         inner = _inputs(body.h[0].mlp.c_proj)
         head, buffers = self._head(), self._buffers(inner, inner)
-        self._embed(body.wte, head, buffers.hidden, 1.0, self._take(body.wpe.weight).float().contiguous())
+        self._embed(
+            body.wte, head, buffers.hidden, 1.0, self._take(body.wpe.weight).float().contiguous()
+        )
         for i, layer in enumerate(body.h):
             self._norm(layer.ln_1, buffers.hidden, buffers.normed)
             self._linear("qkv", [layer.attn.c_attn], buffers.normed, buffers.qkv)
@@ -136,7 +162,9 @@ class Lowering:
             self._project("o", layer.attn.c_proj, buffers.attended, buffers, None)
             self._norm(layer.ln_2, buffers.hidden, buffers.normed)
             self._linear("gate_up", [layer.mlp.c_fc], buffers.normed, buffers.expanded)
-            self.program.activate(self.activation, buffers.expanded, 0, None, inner, buffers.activated)
+            self.program.activate(
+                self.activation, buffers.expanded, 0, None, inner, buffers.activated
+            )
             self._project("down", layer.mlp.c_proj, buffers.activated, buffers, None)
             give_back_freed()
         self._finish(body.ln_f, head, buffers)
@@ -150,7 +178,9 @@ class Lowering:
         return _Buffers(
             hidden=p.buffer(hidden, floats=True),
             normed=p.buffer(hidden),
-            qkv=p.buffer(max(c.heads * c.dim + c.kv_heads * (c.dim + c.dim_v) for c in calls), floats=True),
+            qkv=p.buffer(
+                max(c.heads * c.dim + c.kv_heads * (c.dim + c.dim_v) for c in calls), floats=True
+            ),
             queries=p.buffer(max(c.heads * c.dim for c in calls)),
             attended=p.buffer(max(c.heads * c.dim_v for c in calls)),
             expanded=p.buffer(expanded, floats=True),
@@ -161,14 +191,26 @@ class Lowering:
     def _head(self) -> PackedLinear:
         return self._pack(self.model.get_output_embeddings())
 
-    def _embed(self, embed: nn.Embedding, head: PackedLinear, out: int, scale: float,
-               positions: torch.Tensor | None = None) -> None:
+    def _embed(
+        self,
+        embed: nn.Embedding,
+        head: PackedLinear,
+        out: int,
+        scale: float,
+        positions: torch.Tensor | None = None,
+    ) -> None:
         tied = self.model.get_output_embeddings().weight is embed.weight
         rows = None if tied else self._take(embed.weight).contiguous()
         if tied:
             self.packed[self._names[embed]] = head
-        self.program.embed(out, rows=rows, tied=head if tied else None, scale=scale, positions=positions,
-                           module=self._row(embed))
+        self.program.embed(
+            out,
+            rows=rows,
+            tied=head if tied else None,
+            scale=scale,
+            positions=positions,
+            module=self._row(embed),
+        )
 
     def _norm(self, module: Any, source: int, out: int, add: bool = False) -> None:
         self.program.norm(source, self.hidden, out, self._norm_weights(module), add=add)
@@ -178,31 +220,55 @@ class Lowering:
         if self.kind in _ONE_PLUS_WEIGHT:
             weight = 1.0 + weight
         layer_norm = isinstance(module, nn.LayerNorm)
-        bias = self._take(module.bias).float().contiguous() if layer_norm and module.bias is not None else None
+        bias = (
+            self._take(module.bias).float().contiguous()
+            if layer_norm and module.bias is not None
+            else None
+        )
         eps = getattr(module, "variance_epsilon", None) or module.eps
         return NormWeights(weight.contiguous(), bias, float(eps), not layer_norm, self._row(module))
 
-    def _linear(self, name: str, projections: list[Any], source: int, out: int, add: bool = False) -> None:
+    def _linear(
+        self, name: str, projections: list[Any], source: int, out: int, add: bool = False
+    ) -> None:
         parts, column = [], 0
         for projection in projections:
             parts.append(LinearPart(self._pack(projection), self._row(projection), column))
             column += parts[-1].packed.n
         self.program.linear(name, source, out, parts, add=add)
 
-    def _project(self, name: str, projection: Any, source: int, buffers: _Buffers, norm: Any) -> None:
+    def _project(
+        self, name: str, projection: Any, source: int, buffers: _Buffers, norm: Any
+    ) -> None:
         """Project back into the residual stream, through the layer's own norm where it has one."""
-        self._linear(name, [projection], source, buffers.hidden if norm is None else buffers.update, add=norm is None)
+        self._linear(
+            name,
+            [projection],
+            source,
+            buffers.hidden if norm is None else buffers.update,
+            add=norm is None,
+        )
         if norm is not None:
             self._norm(norm, buffers.update, buffers.hidden, add=True)
 
-    def _attention(self, layer: int, module: Any, buffers: _Buffers, cosines: torch.Tensor | None,
-                   sines: torch.Tensor | None) -> None:
+    def _attention(
+        self,
+        layer: int,
+        module: Any,
+        buffers: _Buffers,
+        cosines: torch.Tensor | None,
+        sines: torch.Tensor | None,
+    ) -> None:
         c = self.calls[layer]
-        shape = AttentionShape(c.heads, c.kv_heads, c.dim, c.dim_v, c.window or 0, c.scaling, c.softcap or 0.0)
+        shape = AttentionShape(
+            c.heads, c.kv_heads, c.dim, c.dim_v, c.window or 0, c.scaling, c.softcap or 0.0
+        )
         norms = None
         if hasattr(module, "q_norm"):
             norms = (self._norm_weights(module.q_norm), self._norm_weights(module.k_norm))
-        self.program.attention(buffers.qkv, buffers.queries, buffers.attended, layer, shape, norms, cosines, sines)
+        self.program.attention(
+            buffers.qkv, buffers.queries, buffers.attended, layer, shape, norms, cosines, sines
+        )
 
     def _finish(self, norm: Any, head: PackedLinear, buffers: _Buffers) -> None:
         """Compute the logits of the rows that sample."""
@@ -260,7 +326,11 @@ class _Rotary:
 
 
 def _parts(module: Any, fused: str, *split: str) -> list[Any]:
-    return [getattr(module, fused)] if hasattr(module, fused) else [getattr(module, name) for name in split]
+    return (
+        [getattr(module, fused)]
+        if hasattr(module, fused)
+        else [getattr(module, name) for name in split]
+    )
 
 
 def _inputs(linear: Any) -> int:

@@ -21,8 +21,13 @@ class CppRunner:
     """Owner of the KV cache and the step's buffers. Used by the engine thread only."""
 
     def __init__(
-        self, program: Program, shapes: Sequence[tuple[int, int, int]], num_blocks: int, block_size: int,
-        width: int, lock: AbstractContextManager[Any],
+        self,
+        program: Program,
+        shapes: Sequence[tuple[int, int, int]],
+        num_blocks: int,
+        block_size: int,
+        width: int,
+        lock: AbstractContextManager[Any],
     ) -> None:
         """Make the cache and the buffers.
 
@@ -30,7 +35,9 @@ class CppRunner:
         during a run. Raises ValueError for a block size that is no multiple of TILE.
         """
         if block_size % TILE:
-            raise ValueError(f"kv_block_size must be a multiple of {TILE} for the C++ kernels, got {block_size}")
+            raise ValueError(
+                f"kv_block_size must be a multiple of {TILE} for the C++ kernels, got {block_size}"
+            )
         self.program, self._lock = program, lock
         slots = num_blocks * block_size
         self._cache = (
@@ -48,13 +55,24 @@ class CppRunner:
             self._greedy = np.empty(sampled, np.int32)
         segments = _segments(batch)
         step = Step(
-            rows=len(batch.tokens), sequences=len(batch.context_lengths), segments=len(segments), sampled=sampled,
-            tokens=batch.tokens.ctypes.data, positions=batch.positions.ctypes.data, slots=batch.slots.ctypes.data,
-            query_start=batch.query_start.ctypes.data, context_lengths=batch.context_lengths.ctypes.data,
-            block_tables=batch.block_tables.ctypes.data, table_width=batch.block_tables.shape[1],
-            block_size=batch.block_size, segment=ctypes.addressof(segments),
-            sampled_rows=batch.sampled_rows.ctypes.data, keys=ctypes.addressof(self._keys),
-            values=ctypes.addressof(self._values), logits=self._logits.data_ptr(), greedy=self._greedy.ctypes.data,
+            rows=len(batch.tokens),
+            sequences=len(batch.context_lengths),
+            segments=len(segments),
+            sampled=sampled,
+            tokens=batch.tokens.ctypes.data,
+            positions=batch.positions.ctypes.data,
+            slots=batch.slots.ctypes.data,
+            query_start=batch.query_start.ctypes.data,
+            context_lengths=batch.context_lengths.ctypes.data,
+            block_tables=batch.block_tables.ctypes.data,
+            table_width=batch.block_tables.shape[1],
+            block_size=batch.block_size,
+            segment=ctypes.addressof(segments),
+            sampled_rows=batch.sampled_rows.ctypes.data,
+            keys=ctypes.addressof(self._keys),
+            values=ctypes.addressof(self._values),
+            logits=self._logits.data_ptr(),
+            greedy=self._greedy.ctypes.data,
             threads=torch.get_num_threads(),
         )
         with self._lock:

@@ -26,8 +26,9 @@ class ShardedAdapter(TorchAdapter):
         return ShardedAdapter(super().to(device).deltas, self.number)
 
 
-def part_of(deltas: Mapping[str, ModuleDelta], plan: ShardPlan, modules: Mapping[str, BaseModule], rank: int
-            ) -> dict[str, ModuleDelta]:
+def part_of(
+    deltas: Mapping[str, ModuleDelta], plan: ShardPlan, modules: Mapping[str, BaseModule], rank: int
+) -> dict[str, ModuleDelta]:
     """The rank's part of an adapter; modules that it has no part in are left out."""
     parts = {name: plan.shard(delta, name, modules[name], rank) for name, delta in deltas.items()}
     return {name: part for name, part in parts.items() if part.tensors()}

@@ -31,11 +31,15 @@ class TensorParallelBackend(TorchBackend):
         try:
             from .load import load_split
         except ImportError as error:
-            raise BaseModelError(f"tensor_parallel needs transformers 5.20 or newer: {error}") from error
+            raise BaseModelError(
+                f"tensor_parallel needs transformers 5.20 or newer: {error}"
+            ) from error
         frozen, group, weights = load_split(files)
         return cls(frozen, files.config, group, weights)
 
-    def __init__(self, frozen: FrozenModel, config: BaseConfig, group: WorkerGroup, weights: GatheredTensors) -> None:
+    def __init__(
+        self, frozen: FrozenModel, config: BaseConfig, group: WorkerGroup, weights: GatheredTensors
+    ) -> None:
         super().__init__(frozen, config)
         self.group, self.weights = group, weights
         self.names["step"] = f"torch/tensor-parallel/{group.plan.world}"

@@ -52,11 +52,17 @@ class WorkerGroup:
         `files`: those that every rank reads its part of. CPU threads are shared among the ranks.
         """
         if torch.distributed.is_initialized():
-            raise BaseModelError("tensor_parallel: this process is in a torch.distributed group already")
+            raise BaseModelError(
+                "tensor_parallel: this process is in a torch.distributed group already"
+            )
         self.plan = plan
         self._directory = Path(tempfile.mkdtemp(prefix="loramux-"))
         self.member = Member(0, plan, device, str(self._directory / "ranks"))
-        self._tell_lock, self._ask_lock, self._step_lock = threading.Lock(), threading.Lock(), threading.Lock()
+        self._tell_lock, self._ask_lock, self._step_lock = (
+            threading.Lock(),
+            threading.Lock(),
+            threading.Lock(),
+        )
         self._outbox: deque[Any] = deque()
         self._numbers = itertools.count()
         self._failed = threading.Event()
@@ -71,8 +77,15 @@ class WorkerGroup:
         self._ranks: list[WorkerProcess] = []
         try:
             for rank in range(1, plan.world):
-                self._ranks.append(WorkerProcess(WorkerSpec(
-                    Member(rank, plan, device, self.member.store), files, torch.get_num_threads())))
+                self._ranks.append(
+                    WorkerProcess(
+                        WorkerSpec(
+                            Member(rank, plan, device, self.member.store),
+                            files,
+                            torch.get_num_threads(),
+                        )
+                    )
+                )
             for follower in self._ranks:
                 self._greet(follower)
             threading.Thread(target=self._watch, name="loramux-ranks", daemon=True).start()
@@ -81,7 +94,9 @@ class WorkerGroup:
             self.close()
             if isinstance(error, (BaseModelError, KeyboardInterrupt)):
                 raise
-            raise BaseModelError(f"tensor_parallel: the ranks do not come together: {error}") from error
+            raise BaseModelError(
+                f"tensor_parallel: the ranks do not come together: {error}"
+            ) from error
 
     @property
     def processes(self) -> list[int]:
@@ -100,7 +115,9 @@ class WorkerGroup:
         self._own = LocalTensors(frozen.model, 0, self.plan.world)
         return GatheredTensors(frozen.model, frozen.modules, frozen.dtype, self._own, self._ask)
 
-    def stage(self, deltas: Mapping[str, ModuleDelta], modules: Mapping[str, BaseModule]) -> ShardedAdapter:
+    def stage(
+        self, deltas: Mapping[str, ModuleDelta], modules: Mapping[str, BaseModule]
+    ) -> ShardedAdapter:
         """Stage an adapter: each rank's part into its host memory, from where `place` takes it.
 
         Beside steps.
@@ -108,7 +125,10 @@ class WorkerGroup:
         number = self.new_number()
         with self._asking():
             for follower in self._ranks:
-                send(follower.staging, ("stage", number, part_of(deltas, self.plan, modules, follower.rank)))
+                send(
+                    follower.staging,
+                    ("stage", number, part_of(deltas, self.plan, modules, follower.rank)),
+                )
             own = TorchAdapter(part_of(deltas, self.plan, modules, 0))
             _checked([follower.answer() for follower in self._ranks])
         if self.member.device == "cuda":

@@ -29,7 +29,9 @@ def load_split(files: BaseFiles) -> tuple[FrozenModel, WorkerGroup, GatheredTens
     for name in _UNSPLIT:
         value = getattr(config, name)
         if value not in ("auto", "off") and (name, value) != ("kernels", "torch"):
-            raise BaseModelError(f"{name} {value} does not go with tensor_parallel: it runs the torch path")
+            raise BaseModelError(
+                f"{name} {value} does not go with tensor_parallel: it runs the torch path"
+            )
     check_source(files.source, config.trust_hub)
     parts = BaseFiles(files.source, replace(config, device=kind, kernels="torch"), lora=files.lora)
     group = WorkerGroup(parts, plan_of(files.source, world), kind)
@@ -48,10 +50,14 @@ def load_split(files: BaseFiles) -> tuple[FrozenModel, WorkerGroup, GatheredTens
 def _device_of(device: str, world: int) -> str:
     """Kind of the devices, cpu or cuda; which CUDA devices is not a choice: the first ones."""
     if device.startswith("cuda:"):
-        raise BaseModelError(f"tensor_parallel takes the first {world} CUDA devices: {device} cannot be chosen")
+        raise BaseModelError(
+            f"tensor_parallel takes the first {world} CUDA devices: {device} cannot be chosen"
+        )
     kind = resolve_device(device).type
     if kind not in ("cpu", "cuda"):
         raise BaseModelError(f"tensor_parallel runs on cpu or cuda, not on {kind}")
     if kind == "cuda" and (found := torch.cuda.device_count()) < world:
-        raise BaseModelError(f"tensor_parallel {world} needs as many CUDA devices: {found} are here")
+        raise BaseModelError(
+            f"tensor_parallel {world} needs as many CUDA devices: {found} are here"
+        )
     return kind

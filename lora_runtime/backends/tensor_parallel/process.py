@@ -26,7 +26,11 @@ class WorkerProcess:
         self.steps, theirs = context.Pipe()
         self.staging, theirs_too = context.Pipe()
         self.process = context.Process(  # type: ignore[attr-defined]
-            target=main, args=(spec, theirs, theirs_too), name=f"loramux-rank-{self.rank}", daemon=True)
+            target=main,
+            args=(spec, theirs, theirs_too),
+            name=f"loramux-rank-{self.rank}",
+            daemon=True,
+        )
         self.process.start()
         # Theirs alone from now on: their end is then the connection's.
         theirs.close()

@@ -54,9 +54,13 @@ class Member:
             torch.cuda.set_device(self.rank)
         with _loopback():
             dist.init_process_group(
-                "nccl" if self.device == "cuda" else "gloo", store=dist.FileStore(self.store, self.world),
-                rank=self.rank, world_size=self.world, timeout=_TIMEOUT,
-                device_id=torch.device("cuda", self.rank) if self.device == "cuda" else None)
+                "nccl" if self.device == "cuda" else "gloo",
+                store=dist.FileStore(self.store, self.world),
+                rank=self.rank,
+                world_size=self.world,
+                timeout=_TIMEOUT,
+                device_id=torch.device("cuda", self.rank) if self.device == "cuda" else None,
+            )
 
     @contextmanager
     def loading(self) -> Iterator[dict[str, Any]]:
@@ -83,10 +87,15 @@ class Member:
             yield
             return
 
-        def on_cpu(distributed_config: DistributedConfig) -> tuple[torch.device | None, TransformersDeviceMesh | None]:
+        def on_cpu(
+            distributed_config: DistributedConfig,
+        ) -> tuple[torch.device | None, TransformersDeviceMesh | None]:
             dense, expert = (
-                init_device_mesh("cpu", (1, 1, 1, self.world), mesh_dim_names=("pp", "dp_replicate", *names))
-                for names in (("fsdp", "tp"), ("efsdp", "ep")))
+                init_device_mesh(
+                    "cpu", (1, 1, 1, self.world), mesh_dim_names=("pp", "dp_replicate", *names)
+                )
+                for names in (("fsdp", "tp"), ("efsdp", "ep"))
+            )
             return torch.device("cpu"), TransformersDeviceMesh(dense, expert)
 
         theirs: Any = mixin.initialize_distributed_mesh

@@ -27,7 +27,9 @@ class TensorParallelRunner:
         Raises EngineFailedError naming the rank that has ended, where that came in between.
         """
         with self._group.stepping():
-            self._group.tell(Forward(self._number, replace(batch, segments=(), sampling=()), _segments(batch)))
+            self._group.tell(
+                Forward(self._number, replace(batch, segments=(), sampling=()), _segments(batch))
+            )
             return self._own.forward(batch)
 
 

@@ -36,9 +36,19 @@ OWN_STYLE = "loramux_"
 """Prefix of our own row-parallel styles, which take adapters (styles.py)."""
 ROW_STYLES = ("rowwise", "rowwise_rep", "rowwise_split_input")
 _SPLITS = {
-    "colwise": Split.OUTPUTS, **dict.fromkeys(ROW_STYLES, Split.INPUTS),
-    **dict.fromkeys(("colwise_gather_output", "colwise_rep", "embedding_rowwise", "embedding_colwise", "replicate",
-                     "replicated_with_grad_allreduce"), Split.WHOLE),
+    "colwise": Split.OUTPUTS,
+    **dict.fromkeys(ROW_STYLES, Split.INPUTS),
+    **dict.fromkeys(
+        (
+            "colwise_gather_output",
+            "colwise_rep",
+            "embedding_rowwise",
+            "embedding_colwise",
+            "replicate",
+            "replicated_with_grad_allreduce",
+        ),
+        Split.WHOLE,
+    ),
 }
 
 
@@ -55,7 +65,9 @@ class ShardPlan:
     @property
     def overrides(self) -> dict[str, str]:
         """Styles that replace transformers' own, so that row-parallel modules take adapters."""
-        return {name: OWN_STYLE + style for name, style in self.rules.items() if style in ROW_STYLES}
+        return {
+            name: OWN_STYLE + style for name, style in self.rules.items() if style in ROW_STYLES
+        }
 
     def split(self, name: str) -> Split:
         """Split of a module by its path; modules without a rule lie whole on every rank."""
@@ -78,15 +90,17 @@ class ShardPlan:
             parts = {n: t if n == "a" else t[start:end].clone() for n, t in delta.tensors().items()}
             return replace(delta, out=end - start, **parts)  # type: ignore[arg-type]
         start, end = bounds(module.in_features, rank, self.world)
-        parts = {n: t[:, start:end].contiguous() if n in ("a", "dense") else t for n, t in delta.tensors().items()}
+        parts = {
+            n: t[:, start:end].contiguous() if n in ("a", "dense") else t
+            for n, t in delta.tensors().items()
+        }
         if rank:
             parts["bias"] = None  # type: ignore[assignment]
         return replace(delta, **parts)  # type: ignore[arg-type]
 
 
 def bounds(size: int, rank: int, world: int) -> tuple[int, int]:
-    """The rank's part of a dimension as DTensor cuts it: equal, rounded up, the last ones shorter.
-    """
+    """The rank's part of a dimension as DTensor cuts it: equal, rounded up, the last ones shorter."""
     step = -(-size // world)
     return min(size, rank * step), min(size, (rank + 1) * step)
 
@@ -112,20 +126,30 @@ def _check(plan: ShardPlan, architecture: str, config: Any) -> None:
         raise BaseModelError(f"tensor_parallel: transformers has no plan to split {architecture}")
     if method_of(config):
         raise BaseModelError("tensor_parallel: a quantised base is not split")
-    if unknown := {f"{name} as {style}" for name, style in plan.rules.items() if style not in _SPLITS}:
-        raise BaseModelError(f"tensor_parallel: {architecture} is split in ways that adapters do not follow here: "
-                             f"{', '.join(sorted(unknown))}")
-    if not any(name.endswith("k_proj") and style == "colwise" for name, style in plan.rules.items()):
+    if unknown := {
+        f"{name} as {style}" for name, style in plan.rules.items() if style not in _SPLITS
+    }:
+        raise BaseModelError(
+            f"tensor_parallel: {architecture} is split in ways that adapters do not follow here: "
+            f"{', '.join(sorted(unknown))}"
+        )
+    if not any(
+        name.endswith("k_proj") and style == "colwise" for name, style in plan.rules.items()
+    ):
         return  # heads stay together
     text = config.get_text_config()
     for name in ("num_attention_heads", "num_key_value_heads"):
         heads = getattr(text, name, None)
         if heads is not None and heads % plan.world:
-            raise BaseModelError(f"tensor_parallel: {name} {heads} cannot be split over {plan.world} ranks")
+            raise BaseModelError(
+                f"tensor_parallel: {name} {heads} cannot be split over {plan.world} ranks"
+            )
 
 
 def check_modules(plan: ShardPlan, modules: Mapping[str, BaseModule]) -> None:
     """Raise BaseModelError for a split that a module's kind does not have here."""
     for name, module in modules.items():
         if module.kind is not ModuleKind.LINEAR and plan.split(name) is not Split.WHOLE:
-            raise BaseModelError(f"tensor_parallel: {name} is a {module.kind}, whose outputs must come together")
+            raise BaseModelError(
+                f"tensor_parallel: {name} is a {module.kind}, whose outputs must come together"
+            )

@@ -38,7 +38,9 @@ class SplitLinear(LinearHook):
             bias = bias.full_tensor() if outputs == module.out_features else bias.to_local()
         self._own_bias = bias
 
-    def __call__(self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> torch.Tensor | None:
+    def __call__(
+        self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor
+    ) -> torch.Tensor | None:
         if self.state.dry_rows:
             _check_shape(self.name, (args[0].shape[-1], y.shape[-1]), self._shape)
         return super().__call__(module, args, y)
@@ -107,7 +109,9 @@ def attach_linear(plan: ShardPlan, rank: int, name: str, module: Any, state: Ste
     Raises BaseModelError for one that cannot be split.
     """
     if not isinstance(module, nn.Linear):
-        raise BaseModelError(f"tensor_parallel: {name} is a {type(module).__name__}, which transformers does not split")
+        raise BaseModelError(
+            f"tensor_parallel: {name} is a {type(module).__name__}, which transformers does not split"
+        )
     split, outputs = plan.split(name), module.out_features
     if split is Split.INPUTS:
         start, end = bounds(module.in_features, rank, plan.world)
@@ -133,4 +137,5 @@ def check_reached(model: nn.Module) -> None:
 def _check_shape(name: str, actual: tuple[int, int], planned: tuple[int, int]) -> None:
     if actual != planned:
         raise BaseModelError(
-            f"tensor_parallel: {name} maps {actual[0]} to {actual[1]} on this rank, the plan has {planned}")
+            f"tensor_parallel: {name} maps {actual[0]} to {actual[1]} on this rank, the plan has {planned}"
+        )

@@ -60,7 +60,9 @@ class LocalTensors:
         if not isinstance(tensor, DTensor):
             return tensor, None
         (placement,) = tensor.placements
-        return tensor.to_local(), placement.dim % tensor.ndim if isinstance(placement, Shard) else None
+        return tensor.to_local(), placement.dim % tensor.ndim if isinstance(
+            placement, Shard
+        ) else None
 
     def _bounds(self, name: str, dim: int) -> tuple[int, int]:
         return bounds(self._model.get_submodule(name).weight.shape[dim], self._rank, self._world)
@@ -69,8 +71,14 @@ class LocalTensors:
 class GatheredTensors(BaseTensors):
     """Weights of all ranks, as rank 0 sees them. For any one thread at a time, beside steps."""
 
-    def __init__(self, model: Any, modules: Mapping[str, BaseModule], dtype: torch.dtype, own: LocalTensors,
-                 ask: Ask) -> None:
+    def __init__(
+        self,
+        model: Any,
+        modules: Mapping[str, BaseModule],
+        dtype: torch.dtype,
+        own: LocalTensors,
+        ask: Ask,
+    ) -> None:
         super().__init__(model, modules, dtype, {})
         self._own, self._ask = own, ask
 
@@ -80,7 +88,9 @@ class GatheredTensors(BaseTensors):
             return self._own.rows(name, start, end)
         return torch.cat(self._ask("rows", name, start, end), dim)
 
-    def updated_norms(self, name: str, a: torch.Tensor, b: torch.Tensor, scaling: float) -> torch.Tensor:
+    def updated_norms(
+        self, name: str, a: torch.Tensor, b: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
         dim = self._own.dim(name)
         if dim is None:
             return self._own.squares(name, a, b, scaling).sqrt()

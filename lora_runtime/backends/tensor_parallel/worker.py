@@ -82,7 +82,9 @@ class Worker:
                 case MakeRunner():
                     self._runners[message.runner] = self._backend.make_runner(message.spec)
                 case Place():
-                    self._placed[message.adapter] = self._backend.place(self._staged[message.adapter])
+                    self._placed[message.adapter] = self._backend.place(
+                        self._staged[message.adapter]
+                    )
                 case Remove():
                     del self._placed[message.adapter]
                 case Forget():
@@ -93,8 +95,10 @@ class Worker:
         self._member.leave()
 
     def _forward(self, message: Forward) -> None:
-        segments = [AdapterSegment(start, end, self._placed[adapter], weight)
-                    for start, end, adapter, weight in message.segments]
+        segments = [
+            AdapterSegment(start, end, self._placed[adapter], weight)
+            for start, end, adapter, weight in message.segments
+        ]
         batch = StepBatch(**{**message.batch.__dict__, "segments": segments})
         self._runners[message.runner].forward(batch)
 

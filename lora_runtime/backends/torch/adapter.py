@@ -36,7 +36,9 @@ class TorchAdapter:
 
     def _sizes(self) -> Iterable[int]:
         """Bytes of each tensor, once where modules share it."""
-        return {id(t): t.nbytes for d in self.deltas.values() for t in d.tensors().values()}.values()
+        return {
+            id(t): t.nbytes for d in self.deltas.values() for t in d.tensors().values()
+        }.values()
 
     def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> TorchAdapter:
         moved: dict[int, torch.Tensor] = {}  # what modules share stays shared

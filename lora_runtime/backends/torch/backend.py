@@ -44,7 +44,9 @@ class TorchBackend(Backend):
         try:
             return staged.to(self.frozen.device)
         except torch.OutOfMemoryError as error:
-            raise AdapterCapacityError(f"the device has no {staged.num_bytes} bytes for the adapter") from error
+            raise AdapterCapacityError(
+                f"the device has no {staged.num_bytes} bytes for the adapter"
+            ) from error
 
     def make_runner(self, spec: RunnerSpec) -> ModelRunner:
         return TorchRunner(self.frozen, spec.num_blocks, spec.block_size)

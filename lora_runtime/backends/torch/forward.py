@@ -18,7 +18,10 @@ from .adapter import AdapterByModule
 
 
 def run_forward(
-    base: FrozenModel, cache: KVCache, plan: AttentionPlan, rows: Sequence[torch.Tensor],
+    base: FrozenModel,
+    cache: KVCache,
+    plan: AttentionPlan,
+    rows: Sequence[torch.Tensor],
     updates: Mapping[str, Sequence[UpdateSegment]],
 ) -> StepOutput:
     """Run transformers' forward on a step's `rows`: (tokens, positions, sampled rows).
@@ -28,12 +31,19 @@ def run_forward(
     tokens, positions, sampled = (r.long() for r in rows)
     with base.context.during(cache, plan, updates):
         logits = base.model(
-            input_ids=tokens[None], position_ids=positions[None], logits_to_keep=sampled, use_cache=False).logits[0]
-    return StepOutput.of(with_added(
-        logits, updates.get(base.head_name, ()), base.vocab_size, base.max_added_tokens))
+            input_ids=tokens[None],
+            position_ids=positions[None],
+            logits_to_keep=sampled,
+            use_cache=False,
+        ).logits[0]
+    return StepOutput.of(
+        with_added(logits, updates.get(base.head_name, ()), base.vocab_size, base.max_added_tokens)
+    )
 
 
-def module_updates(batch: StepBatch, modules: Container[str] | None = None) -> dict[str, list[UpdateSegment]]:
+def module_updates(
+    batch: StepBatch, modules: Container[str] | None = None
+) -> dict[str, list[UpdateSegment]]:
     """Update segments by module, of those named (None: of all); the lm_head's are sampled rows."""
     updates: dict[str, list[UpdateSegment]] = {}
     for segment in batch.segments:
@@ -41,9 +51,13 @@ def module_updates(batch: StepBatch, modules: Container[str] | None = None) -> d
         deltas = cast(AdapterByModule, segment.adapter).deltas
         for name in deltas if modules is None else [name for name in deltas if name in modules]:
             delta = deltas[name]
-            start, end = sampled if delta.kind is ModuleKind.LM_HEAD else (segment.start, segment.end)
+            start, end = (
+                sampled if delta.kind is ModuleKind.LM_HEAD else (segment.start, segment.end)
+            )
             if start < end:
-                updates.setdefault(name, []).append(UpdateSegment(start, end, delta, segment.weight))
+                updates.setdefault(name, []).append(
+                    UpdateSegment(start, end, delta, segment.weight)
+                )
     return updates
 
 
@@ -53,7 +67,9 @@ def sampled_range(segment: AdapterSegment, batch: StepBatch) -> tuple[int, int]:
     return int(start), int(end)
 
 
-def with_added(logits: torch.Tensor, head: Sequence[UpdateSegment], vocab: int, added: int) -> torch.Tensor:
+def with_added(
+    logits: torch.Tensor, head: Sequence[UpdateSegment], vocab: int, added: int
+) -> torch.Tensor:
     """Logits (rows, vocab + added): wide enough for every adapter, -inf for tokens that the row's
     adapters do not have.
 

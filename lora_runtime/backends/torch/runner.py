@@ -20,8 +20,15 @@ class TorchRunner:
 
     @torch.inference_mode()
     def forward(self, batch: StepBatch) -> StepOutput:
-        rows = [torch.as_tensor(array, device=self.base.device)
-                for array in (batch.tokens, batch.positions, batch.sampled_rows)]
+        rows = [
+            torch.as_tensor(array, device=self.base.device)
+            for array in (batch.tokens, batch.positions, batch.sampled_rows)
+        ]
         with self.base.forward_lock:
             return run_forward(
-                self.base, self.cache, AttentionPlan.of(batch, self.base.device), rows, module_updates(batch))
+                self.base,
+                self.cache,
+                AttentionPlan.of(batch, self.base.device),
+                rows,
+                module_updates(batch),
+            )

@@ -88,7 +88,9 @@ class GraphSteps:
         current.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
                 step()
         except BaseException:
             # torch's own exit does not set it back if the capture cannot be ended.
@@ -103,10 +105,23 @@ class DecodeSteps:
     `sizes` are the rows of the steps there are, ascending.
     """
 
-    def __init__(self, base: FusedModel, cache: KVCache, buffers: StepBuffers, plans: PlanBuffers | None,
-                 launcher: StepLauncher, overlap: Overlap | None = None) -> None:
+    def __init__(
+        self,
+        base: FusedModel,
+        cache: KVCache,
+        buffers: StepBuffers,
+        plans: PlanBuffers | None,
+        launcher: StepLauncher,
+        overlap: Overlap | None = None,
+    ) -> None:
         """Take the parts. `plans` is made by `plan_buffers`; None: no row has an adapter."""
-        self.base, self.cache, self.buffers, self.plans, self.launcher = base, cache, buffers, plans, launcher
+        self.base, self.cache, self.buffers, self.plans, self.launcher = (
+            base,
+            cache,
+            buffers,
+            plans,
+            launcher,
+        )
         self._overlap = overlap
         self._filled: PlanArrays | None = None
         self.sizes = step_sizes(buffers.rows)
@@ -117,7 +132,8 @@ class DecodeSteps:
         `arrays`: the plan of its adapters, None where it has none.
         """
         return self.buffers.takes(batch) and (
-            arrays is None or (self.plans is not None and self.plans.fits(arrays)))
+            arrays is None or (self.plans is not None and self.plans.fits(arrays))
+        )
 
     def forward(self, batch: StepBatch, arrays: PlanArrays | None, head: bool = True) -> StepOutput:
         """Run a batch. `head`: whether an adapter of it may change the lm_head."""
@@ -159,10 +175,15 @@ class DecodeSteps:
         """
         buffers, size, frozen = self.buffers, key.size, self.base.frozen
         lora = self._lora(key) if key.lora else None
-        with frozen.context.during(self.cache, buffers.attention_plan(size), {}), self.base.lora.during(lora):
+        with (
+            frozen.context.during(self.cache, buffers.attention_plan(size), {}),
+            self.base.lora.during(lora),
+        ):
             logits = frozen.model(
-                input_ids=buffers.tokens[:size].long()[None], position_ids=buffers.positions[:size].long()[None],
-                use_cache=False).logits[0]
+                input_ids=buffers.tokens[:size].long()[None],
+                position_ids=buffers.positions[:size].long()[None],
+                use_cache=False,
+            ).logits[0]
         buffers.store(logits, frozen.vocab_size)
 
     def _lora(self, key: StepKey) -> LoraStep:
@@ -194,7 +215,14 @@ def _pairs(size: int) -> int:
 
 def _first_tiles(plan: LoraPlan, size: int) -> LoraPlan:
     """Cut the plan to what a step of `size` rows has use for, in the same memory."""
-    parts = {name: getattr(plan, name)[: _pairs(size)] for name in
-             ("pair_start", "pair_rows", "pair_slot", "pair_weight", "pair_hidden")}
-    return replace(plan, tile_start=plan.tile_start[:size], tile_rows=plan.tile_rows[:size],
-                   pair_offsets=plan.pair_offsets[: size + 1], **parts)
+    parts = {
+        name: getattr(plan, name)[: _pairs(size)]
+        for name in ("pair_start", "pair_rows", "pair_slot", "pair_weight", "pair_hidden")
+    }
+    return replace(
+        plan,
+        tile_start=plan.tile_start[:size],
+        tile_rows=plan.tile_rows[:size],
+        pair_offsets=plan.pair_offsets[: size + 1],
+        **parts,
+    )

@@ -44,13 +44,19 @@ class InputRecorder:
 
     def __enter__(self) -> Self:
         for name in self._names:
+
             def note(module: nn.Module, args: tuple[torch.Tensor, ...], name: str = name) -> None:
                 self._calls.append((name, args[0]))
 
             self._handles.append(self._model.get_submodule(name).register_forward_pre_hook(note))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
         for handle in self._handles:
             handle.remove()
 
@@ -66,30 +72,51 @@ class InputRecorder:
         last: torch.Tensor | None = None
         for name, x in calls:
             if x.ndim != 3 or x.shape[0] != 1:
-                raise BaseModelError(f"module {name!r} is called with {tuple(x.shape)}: not rows of the batch alone")
+                raise BaseModelError(
+                    f"module {name!r} is called with {tuple(x.shape)}: not rows of the batch alone"
+                )
             if groups and x is last and self._stackable(name, groups[-1][-1], counts):
                 groups[-1].append(name)
             elif [name] not in groups:
                 groups.append([name])
             last = x if groups[-1][-1] == name else None
         called = {name for group in groups for name in group}
-        return [*(tuple(group) for group in groups), *((name,) for name in self._names if name not in called)]
+        return [
+            *(tuple(group) for group in groups),
+            *((name,) for name in self._names if name not in called),
+        ]
 
     def _stackable(self, name: str, before: str, counts: Counter[str]) -> bool:
-        if name.rpartition(".")[0] != before.rpartition(".")[0] or counts[name] != 1 or counts[before] != 1:
+        if (
+            name.rpartition(".")[0] != before.rpartition(".")[0]
+            or counts[name] != 1
+            or counts[before] != 1
+        ):
             return False
         one, other = self._model.get_submodule(before), self._model.get_submodule(name)
         # A subclass may keep its weight in a form of its own; a head's tied weight is the
         # embedding's too.
-        return type(one) is type(other) is nn.Linear and not (is_quantised(one) or is_quantised(other)) and (
-            self._own(one.weight) and self._own(other.weight) and one.weight.dtype == other.weight.dtype)
+        return (
+            type(one) is type(other) is nn.Linear
+            and not (is_quantised(one) or is_quantised(other))
+            and (
+                self._own(one.weight)
+                and self._own(other.weight)
+                and one.weight.dtype == other.weight.dtype
+            )
+        )
 
     def _own(self, weight: torch.Tensor) -> bool:
-        return sum(p is weight for _, p in self._model.named_parameters(remove_duplicate=False)) == 1
+        return (
+            sum(p is weight for _, p in self._model.named_parameters(remove_duplicate=False)) == 1
+        )
 
 
 def fuse(
-    model: nn.Module, modules: Mapping[str, BaseModule], context: StepContext, lora: LoraContext,
+    model: nn.Module,
+    modules: Mapping[str, BaseModule],
+    context: StepContext,
+    lora: LoraContext,
     run: Callable[[], torch.Tensor],
 ) -> tuple[list[FusedLinears | SingleLinear], list[str], float]:
     """Fuse what `run`, a small forward that gives logits, shows to belong together.
@@ -103,12 +130,17 @@ def fuse(
     linears = install(model, modules, recorder.groups(), context, lora)
     error = float((run().float() - expected).norm() / expected.norm())
     if not error <= _TOLERANCE:
-        raise BaseModelError(f"{type(model).__name__}'s logits differ by {error:.1e} with fused projections")
+        raise BaseModelError(
+            f"{type(model).__name__}'s logits differ by {error:.1e} with fused projections"
+        )
     return linears, sorted(reads.found), error
 
 
 def install(
-    model: nn.Module, modules: Mapping[str, BaseModule], groups: Sequence[Sequence[str]], context: StepContext,
+    model: nn.Module,
+    modules: Mapping[str, BaseModule],
+    groups: Sequence[Sequence[str]],
+    context: StepContext,
     lora: LoraContext,
 ) -> list[FusedLinears | SingleLinear]:
     """Make the groups' modules compute fused, with the adapters of `lora`.
@@ -124,8 +156,12 @@ def install(
         bias = _stacked_bias(targets, outs)
         group = ModuleGroup(first, modules[names[0]].in_features, outs, bias)
         head = modules[names[0]].kind is ModuleKind.LM_HEAD
-        call = LinearCall(group, tuple(names), None if head else layer_of(names[0], ModuleKind.LINEAR), head)
-        installed.append((FusedLinears if len(names) > 1 else SingleLinear)(call, context, lora, targets))
+        call = LinearCall(
+            group, tuple(names), None if head else layer_of(names[0], ModuleKind.LINEAR), head
+        )
+        installed.append(
+            (FusedLinears if len(names) > 1 else SingleLinear)(call, context, lora, targets)
+        )
         first += len(names)
     return installed
 
@@ -136,8 +172,12 @@ def _stacked_bias(targets: Sequence[Any], outs: Sequence[int]) -> torch.Tensor |
     if len(targets) == 1:
         return targets[0].bias.detach()
     weight = targets[0].weight
-    return torch.cat([
-        weight.new_zeros(out) if t.bias is None else t.bias.detach() for t, out in zip(targets, outs, strict=True)])
+    return torch.cat(
+        [
+            weight.new_zeros(out) if t.bias is None else t.bias.detach()
+            for t, out in zip(targets, outs, strict=True)
+        ]
+    )
 
 
 class _Group:
@@ -163,7 +203,9 @@ class _Group:
 class SingleLinear(_Group):
     """A linear map of its own, of whatever class: the adapters' part is added to what it gives."""
 
-    def __init__(self, call: LinearCall, context: StepContext, lora: LoraContext, targets: Sequence[Any]) -> None:
+    def __init__(
+        self, call: LinearCall, context: StepContext, lora: LoraContext, targets: Sequence[Any]
+    ) -> None:
         super().__init__(call, context, lora)
         targets[0].register_forward_pre_hook(self._begin)
         targets[0].register_forward_hook(self._finish)
@@ -182,7 +224,9 @@ class SingleLinear(_Group):
 class FusedLinears(_Group):
     """Linear maps of one parent: the first called computes for all, the others give their part."""
 
-    def __init__(self, call: LinearCall, context: StepContext, lora: LoraContext, targets: Sequence[Any]) -> None:
+    def __init__(
+        self, call: LinearCall, context: StepContext, lora: LoraContext, targets: Sequence[Any]
+    ) -> None:
         super().__init__(call, context, lora)
         self.weight = _stacked([t.weight for t in targets])
         bounds = [0, *accumulate(self.group.outs)]
@@ -199,7 +243,9 @@ class FusedLinears(_Group):
         if index == 0:
             self._input, self._output = x, self._compute(x)
         elif x is not self._input:
-            raise RuntimeError(f"{self.names[index]} is called with another input than {self.names[0]}")
+            raise RuntimeError(
+                f"{self.names[index]} is called with another input than {self.names[0]}"
+            )
         part = self._output[..., start:end]
         if index == len(self.names) - 1:
             self._input, self._output = None, torch.empty(0)
@@ -226,8 +272,7 @@ class _Part:
 
 
 def _stacked(weights: Sequence[nn.Parameter]) -> torch.Tensor:
-    """Stack weights into (sum of out, in); the parameters become views: no weight is there twice.
-    """
+    """Stack weights into (sum of out, in); the parameters become views: no weight is there twice."""
     stacked = torch.cat([w.detach() for w in weights])
     start = 0
     for weight in weights:

@@ -29,7 +29,8 @@ class FusedModel:
         self.frozen = frozen
         self.lora = LoraContext()
         self.linears, self.host_reads, self.fused_error = fuse(
-            frozen.model, frozen.modules, frozen.context, self.lora, frozen.dry_run)
+            frozen.model, frozen.modules, frozen.context, self.lora, frozen.dry_run
+        )
         self.placer = self._placer(0)
         """Placer with the slots; none before `open_slots`, nor where the base takes no adapters."""
 
@@ -50,14 +51,24 @@ class FusedModel:
         if self.placer.slots == 0:
             self.placer = self._placer(slots)
         elif slots > self.placer.slots:
-            raise ValueError(f"max_adapters {slots}: the base's slots were made for {self.placer.slots} adapters")
+            raise ValueError(
+                f"max_adapters {slots}: the base's slots were made for {self.placer.slots} adapters"
+            )
 
     def _placer(self, slots: int) -> Placer:
-        modules = {name: self.frozen.modules[name] for linear in self.linears for name in linear.names}
+        modules = {
+            name: self.frozen.modules[name] for linear in self.linears for name in linear.names
+        }
         return Placer(modules, slots, self.frozen.dtype, copy_stream(self.frozen.device))
 
-    def lora_step(self, plan: LoraPlan | None, head: LoraPlan | None, touched: Collection[str] | None = None,
-                  arriving: Sequence[SlotAdapter] = (), overlap: Overlap | None = None) -> LoraStep:
+    def lora_step(
+        self,
+        plan: LoraPlan | None,
+        head: LoraPlan | None,
+        touched: Collection[str] | None = None,
+        arriving: Sequence[SlotAdapter] = (),
+        overlap: Overlap | None = None,
+    ) -> LoraStep:
         """A step's adapters, from the slots; the arguments as LoraStep's."""
         return LoraStep(self.kernels, self.placer.table, plan, head, touched, arriving, overlap)
 

@@ -9,8 +9,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _AS_NUMBERS = {"aten::_local_scalar_dense", "aten::is_nonzero", "aten::item", "aten::equal"}
-_BY_VALUES = {"aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim", "aten::bincount",
-              "aten::unique_consecutive", "aten::repeat_interleave.Tensor"}
+_BY_VALUES = {
+    "aten::nonzero",
+    "aten::masked_select",
+    "aten::_unique2",
+    "aten::unique_dim",
+    "aten::bincount",
+    "aten::unique_consecutive",
+    "aten::repeat_interleave.Tensor",
+}
 """Ops whose results' shapes depend on values."""
 _INDEXED = {"aten::index.Tensor", "aten::index_put_", "aten::index_put", "aten::_index_put_impl_"}
 
@@ -23,10 +30,18 @@ class HostReads(TorchDispatchMode):
         self.found: set[str] = set()
 
     def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        to_host = isinstance(out, torch.Tensor) and out.is_cpu and any(not a.is_cpu for a in _tensors(args))
+        to_host = (
+            isinstance(out, torch.Tensor)
+            and out.is_cpu
+            and any(not a.is_cpu for a in _tensors(args))
+        )
         if to_host or reads_on_host(func, args):
             self.found.add(func.name())
         return out

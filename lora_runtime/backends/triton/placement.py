@@ -39,7 +39,9 @@ class FlatDeltas(Mapping[str, ModuleDelta]):
     """Deltas by module as views of a flat buffer: each is made when it is first asked for, which
     few ever are."""
 
-    def __init__(self, buffer: torch.Tensor, layout: Mapping[str, tuple[ModuleDelta, Mapping[str, _Place]]]) -> None:
+    def __init__(
+        self, buffer: torch.Tensor, layout: Mapping[str, tuple[ModuleDelta, Mapping[str, _Place]]]
+    ) -> None:
         """Take the buffer. `layout`: a module's delta without its tensors, and where these lie."""
         self._buffer, self._layout = buffer, layout
         self._made: dict[str, ModuleDelta] = {}
@@ -123,10 +125,22 @@ class SlotAdapter:
     """
 
     def __init__(
-        self, slot: int, buffer: torch.Tensor, deltas: FlatDeltas, names: frozenset[str], rare: frozenset[str],
-        arrivals: list[tuple[int, Event]], copies: CopyStream,
+        self,
+        slot: int,
+        buffer: torch.Tensor,
+        deltas: FlatDeltas,
+        names: frozenset[str],
+        rare: frozenset[str],
+        arrivals: list[tuple[int, Event]],
+        copies: CopyStream,
     ) -> None:
-        self.slot, self.buffer, self.deltas, self.names, self.rare = slot, buffer, deltas, names, rare
+        self.slot, self.buffer, self.deltas, self.names, self.rare = (
+            slot,
+            buffer,
+            deltas,
+            names,
+            rare,
+        )
         self.num_bytes = buffer.nbytes
         self._arrivals, self._copies = arrivals, copies
 
@@ -143,7 +157,10 @@ class SlotAdapter:
         if self._arrivals[-1][1].query():
             self._arrivals = []
             return
-        event = next((e for last, e in self._arrivals if layer is not None and last >= layer), self._arrivals[-1][1])
+        event = next(
+            (e for last, e in self._arrivals if layer is not None and last >= layer),
+            self._arrivals[-1][1],
+        )
         self._copies.current().wait_event(event)
 
 
@@ -156,7 +173,11 @@ class Placer:
     """
 
     def __init__(
-        self, modules: Mapping[str, BaseModule], slots: int, dtype: torch.dtype, copies: CopyStream,
+        self,
+        modules: Mapping[str, BaseModule],
+        slots: int,
+        dtype: torch.dtype,
+        copies: CopyStream,
         min_copy: int = _MIN_COPY,
     ) -> None:
         """Make the slots.
@@ -219,7 +240,9 @@ class Placer:
         with self._lock:
             self.table.clear(adapter.slot)
             self._free.append(adapter.slot)
-            self._leaving.append((adapter.buffer, [stream.record_event() for stream in self._steps]))
+            self._leaving.append(
+                (adapter.buffer, [stream.record_event() for stream in self._steps])
+            )
             del adapter.buffer, adapter.deltas
             self._reap()
 
@@ -248,8 +271,11 @@ def layer_of(name: str, kind: ModuleKind) -> int:
     return number if number is not None else _FIRST if kind is ModuleKind.EMBEDDING else _LAST
 
 
-def _bare(delta: ModuleDelta, places: Mapping[int, _Place]) -> tuple[ModuleDelta, dict[str, _Place]]:
+def _bare(
+    delta: ModuleDelta, places: Mapping[int, _Place]
+) -> tuple[ModuleDelta, dict[str, _Place]]:
     """Strip a delta of its tensors, so that it keeps no memory; gives it with the places of these,
     by the tensors' ids."""
     tensors = delta.tensors()
-    return replace(delta, **dict.fromkeys(tensors)), {part: places[id(t)] for part, t in tensors.items()}  # type: ignore[arg-type]
+    bare = replace(delta, **dict.fromkeys(tensors))  # type: ignore[arg-type]
+    return bare, {part: places[id(t)] for part, t in tensors.items()}

@@ -50,10 +50,14 @@ class TritonRunner:
         self.base, self.frozen = base, base.frozen
         frozen, device, block_size = base.frozen, base.frozen.device, spec.block_size
         # One block more, for the rows of fixed buffers that no sequence has.
-        self.cache = KVCache(frozen.kv_shapes, spec.num_blocks + 1, block_size, frozen.dtype, device)
+        self.cache = KVCache(
+            frozen.kv_shapes, spec.num_blocks + 1, block_size, frozen.dtype, device
+        )
         self._groups = [linear.group for linear in base.linears]
         self._group_of = {name: linear.names for linear in base.linears for name in linear.names}
-        self._per_rank = {tile: hidden_per_row(1, self._groups, tile) for tile in (DECODE_TILE, PREFILL_TILE)}
+        self._per_rank = {
+            tile: hidden_per_row(1, self._groups, tile) for tile in (DECODE_TILE, PREFILL_TILE)
+        }
         """Floats of scratch that a row needs for each rank, by tile size."""
         self._planned: tuple[object, ...] = ()
         self._arrays: PlanArrays | None = None
@@ -61,11 +65,19 @@ class TritonRunner:
         self._overlap = Overlap(side_of(device), *halves) if spec.lora_overlap and halves else None
         max_context = spec.max_context or min(frozen.max_context, spec.num_blocks * block_size)
         buffers = StepBuffers(
-            spec.max_running, -(-max_context // block_size), block_size, spec.num_blocks,
-            frozen.vocab_size + frozen.max_added_tokens, device)
+            spec.max_running,
+            -(-max_context // block_size),
+            block_size,
+            spec.num_blocks,
+            frozen.vocab_size + frozen.max_added_tokens,
+            device,
+        )
         self._takes_adapters = base.placer.slots > 0
-        plans = None if not self._takes_adapters else plan_buffers(
-            spec.max_running, _BUFFER_RANK * self._per_rank[DECODE_TILE], device)
+        plans = (
+            None
+            if not self._takes_adapters
+            else plan_buffers(spec.max_running, _BUFFER_RANK * self._per_rank[DECODE_TILE], device)
+        )
         self.decode = DecodeSteps(base, self.cache, buffers, plans, DirectSteps(), self._overlap)
         if device.type == "cuda":
             self.compile_kernels()
@@ -109,18 +121,38 @@ class TritonRunner:
                 return self.decode.forward(batch, arrays, head)
             return self._forward(batch, self._lora(batch, arrays, adapters), adapters, rare)
 
-    def _forward(self, batch: StepBatch, lora: LoraStep | None, adapters: Sequence[SlotAdapter] = (),
-                 rare: frozenset[str] = frozenset()) -> StepOutput:
+    def _forward(
+        self,
+        batch: StepBatch,
+        lora: LoraStep | None,
+        adapters: Sequence[SlotAdapter] = (),
+        rare: frozenset[str] = frozenset(),
+    ) -> StepOutput:
         """Run the forward on tensors of the batch's own size."""
         device = self.frozen.device
         there = upload_packed(
-            (batch.tokens, batch.positions, batch.sampled_rows, batch.slots, batch.query_start, batch.context_lengths,
-             batch.block_tables), device)
+            (
+                batch.tokens,
+                batch.positions,
+                batch.sampled_rows,
+                batch.slots,
+                batch.query_start,
+                batch.context_lengths,
+                batch.block_tables,
+            ),
+            device,
+        )
         rows = there[:3]
         slots, query_start, context_lengths, block_tables = there[3:]
         plan = AttentionPlan(
-            slots, query_start, context_lengths, block_tables, batch.block_size,
-            decode_rows=int((np.diff(batch.query_start) == 1).sum()), host=batch)
+            slots,
+            query_start,
+            context_lengths,
+            block_tables,
+            batch.block_size,
+            decode_rows=int((np.diff(batch.query_start) == 1).sum()),
+            host=batch,
+        )
         # What one adapter's module needs of the hooks, all adapters' does, and that of modules
         # fused with it.
         by_hook = frozenset(n for name in rare for n in self._group_of.get(name, (name,)))
@@ -130,13 +162,18 @@ class TritonRunner:
         with self.base.lora.during(lora):
             return run_forward(self.frozen, self.cache, plan, rows, module_updates(batch, by_hook))
 
-    def _lora(self, batch: StepBatch, arrays: PlanArrays | None, adapters: Sequence[SlotAdapter]) -> LoraStep | None:
+    def _lora(
+        self, batch: StepBatch, arrays: PlanArrays | None, adapters: Sequence[SlotAdapter]
+    ) -> LoraStep | None:
         if arrays is None:
             return None
         plan = arrays.to(self.frozen.device)
         head: LoraPlan | None = plan
         if len(batch.sampled_rows) != len(batch.tokens):
-            sampled = [SlotSegment(*sampled_range(s, batch), slot_adapter(s).slot, s.weight) for s in batch.segments]
+            sampled = [
+                SlotSegment(*sampled_range(s, batch), slot_adapter(s).slot, s.weight)
+                for s in batch.segments
+            ]
             rows = [row for row in sampled if row.start < row.end]
             head = self._tiles(rows, arrays.tile_size).to(self.frozen.device) if rows else None
         touched = frozenset[str]().union(*(adapter.names for adapter in adapters))
@@ -164,8 +201,10 @@ class TritonRunner:
             with self.frozen.forward_lock, _current(self.frozen.device):
                 self.decode.capture_all()
         except RuntimeError as error:
-            log.warning("no CUDA graphs: a decode step could not be captured (cuda_graphs=False does without them)",
-                        exc_info=error)
+            log.warning(
+                "no CUDA graphs: a decode step could not be captured (cuda_graphs=False does without them)",
+                exc_info=error,
+            )
             self.decode.launcher = direct
 
 

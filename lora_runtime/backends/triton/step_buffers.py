@@ -27,7 +27,13 @@ class StepBuffers:
     """
 
     def __init__(
-        self, rows: int, width: int, block_size: int, scratch_block: int, columns: int, device: torch.device
+        self,
+        rows: int,
+        width: int,
+        block_size: int,
+        scratch_block: int,
+        columns: int,
+        device: torch.device,
     ) -> None:
         self.rows, self.width, self.block_size = rows, width, block_size
         self.scratch_block = scratch_block
@@ -38,7 +44,9 @@ class StepBuffers:
         staged = packing.staging(device).zero_()
         there = torch.zeros_like(staged, device=device)
         *self._staged, self._staged_tables = (view.numpy() for view in packing.views(staged))
-        self.tokens, self.positions, self.slots, self.context_lengths, self.block_tables = packing.views(there)
+        self.tokens, self.positions, self.slots, self.context_lengths, self.block_tables = (
+            packing.views(there)
+        )
         self._host, self._device = staged.view(torch.int32), there.view(torch.int32)
         self.query_start = torch.arange(rows + 1, dtype=torch.int32, device=device)
         self.logits = torch.full((rows, columns), -torch.inf, device=device)
@@ -49,8 +57,11 @@ class StepBuffers:
     def takes(self, batch: StepBatch) -> bool:
         """True if the batch is of decode rows alone, each of which samples, and has room here."""
         count = len(batch.tokens)
-        return count == len(batch.context_lengths) == len(batch.sampled_rows) and count <= self.rows and (
-            int(batch.context_lengths.max()) <= self.width * self.block_size)
+        return (
+            count == len(batch.context_lengths) == len(batch.sampled_rows)
+            and count <= self.rows
+            and (int(batch.context_lengths.max()) <= self.width * self.block_size)
+        )
 
     def fill(self, batch: StepBatch, size: int) -> None:
         """Put a batch that `takes` accepted on the device, as `size` rows, without waiting."""
@@ -91,7 +102,9 @@ class StepBuffers:
         idle_changed = count + np.flatnonzero(first_blocks != self.scratch_block)
         first_blocks[:] = self.scratch_block
         self._send(0, self._head)
-        for first, end in _stretches(np.concatenate([changed, idle_changed]), _BETWEEN // self.width):
+        for first, end in _stretches(
+            np.concatenate([changed, idle_changed]), _BETWEEN // self.width
+        ):
             self._send(self._head + first * self.width, self._head + end * self.width)
         if self._copied is not None:
             self._copied.record()
@@ -102,8 +115,12 @@ class StepBuffers:
     def attention_plan(self, size: int) -> AttentionPlan:
         """Attention plan of the first `size` rows."""
         return AttentionPlan(
-            self.slots[:size], self.query_start[: size + 1], self.context_lengths[:size], self.block_tables[:size],
-            self.block_size)
+            self.slots[:size],
+            self.query_start[: size + 1],
+            self.context_lengths[:size],
+            self.block_tables[:size],
+            self.block_size,
+        )
 
     def store(self, logits: torch.Tensor, vocab: int) -> None:
         """Keep a step's logits (size, at least `vocab`) and take their argmax; captured too."""

@@ -50,7 +50,10 @@ class CpuAdapter:
     """A table with one entry per module of the base, all zero where the adapter changes nothing."""
 
     def __init__(
-        self, deltas: Mapping[str, ModuleDelta], modules: Mapping[str, int], arena: Arena | None = None
+        self,
+        deltas: Mapping[str, ModuleDelta],
+        modules: Mapping[str, int],
+        arena: Arena | None = None,
     ) -> None:
         """`modules`: the row of every module in the table. The packing is one call without the GIL."""
         self._table = (ModuleEntry * len(modules))()
@@ -104,13 +107,19 @@ def _parts(delta: ModuleDelta) -> Iterator[_Part]:
     a, b, dense = delta.a, delta.b, delta.dense
     if a is not None and b is not None:
         a_bytes, b_bytes = lora_bytes(delta.rank, a.shape[1], b.shape[0], b.itemsize)
-        yield _copied("a", a) if delta.kind is ModuleKind.EMBEDDING else _Part("a", _Packing.LORA_A, a, a_bytes)
+        yield (
+            _copied("a", a)
+            if delta.kind is ModuleKind.EMBEDDING
+            else _Part("a", _Packing.LORA_A, a, a_bytes)
+        )
         yield _Part("b", _Packing.LORA_B, b, b_bytes)
     if dense is not None and delta.kind is ModuleKind.NORM:
         yield _copied("dense", dense)
     elif dense is not None:
         rows, columns = dense.shape
-        yield _Part("dense", _Packing.PANELS, dense, -(-rows // PANEL) * PANEL * columns * dense.itemsize)
+        yield _Part(
+            "dense", _Packing.PANELS, dense, -(-rows // PANEL) * PANEL * columns * dense.itemsize
+        )
     for field in ("gain", "bias", "token_ids", "token_rows"):
         if (tensor := getattr(delta, field)) is not None:
             yield _copied(field, tensor)
@@ -129,6 +138,9 @@ def _job(part: _Part, to: int) -> PackJob:
 
 
 def _is_bf16(deltas: Mapping[str, ModuleDelta]) -> bool:
-    """Whether bf16 is the dtype of the tensors that are packed in the base's dtype, where there are any."""
-    tensors = (t for d in deltas.values() for t in (d.b, None if d.kind is ModuleKind.NORM else d.dense))
+    """Whether bf16 is the dtype of the tensors that are packed in the base's dtype, where there are
+    any."""
+    tensors = (
+        t for d in deltas.values() for t in (d.b, None if d.kind is ModuleKind.NORM else d.dense)
+    )
     return next((is_bf16(t.dtype) for t in tensors if t is not None), False)

@@ -18,16 +18,30 @@ import torch
 log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent / "csrc"
-# What torch calls a processor's features, and the compiler's flags for it; the best that fits is taken.
+# What torch calls a processor's features, and the compiler's flags for it; the best that fits is
+# taken.
 TARGETS = {
-    "avx512_bf16": (("avx512_bf16", "avx512_vnni"), ("-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni")),
+    "avx512_bf16": (
+        ("avx512_bf16", "avx512_vnni"),
+        ("-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni"),
+    ),
     "avx512": (("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq"), ("-march=x86-64-v4",)),
     "avx2": (("avx2", "fma3"), ("-march=x86-64-v3",)),
 }
 _MACHINES = ("x86_64", "AMD64")
 # psabi, uninitialized: false alarms about vector arguments, and about GCC's own intrinsics.
-_FLAGS = ("-std=c++17", "-O3", "-mprefer-vector-width=512", "-fopenmp", "-fPIC", "-Wall", "-Wextra",
-          "-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-uninitialized")
+_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-mprefer-vector-width=512",
+    "-fopenmp",
+    "-fPIC",
+    "-Wall",
+    "-Wextra",
+    "-Wno-psabi",
+    "-Wno-maybe-uninitialized",
+    "-Wno-uninitialized",
+)
 
 
 class NoKernelsError(Exception):
@@ -66,7 +80,9 @@ def build(target: str, output: Path) -> Path:
             _compile(compiler, target, built)
             built.replace(output)  # atomic: another process never loads half a file
     except OSError as error:
-        raise NoKernelsError(f"the C++ kernels cannot be written to {output.parent}: {error.strerror}") from error
+        raise NoKernelsError(
+            f"the C++ kernels cannot be written to {output.parent}: {error.strerror}"
+        ) from error
     log.info("built in %.0f s: %s", time.monotonic() - started, output)
     return output
 
@@ -76,7 +92,12 @@ def _compile(compiler: str, target: str, built: Path) -> None:
     objects = {path: built.parent / f"{path.stem}.o" for path in sorted(SOURCES.glob("*.cpp"))}
     flags = [*_FLAGS, *TARGETS[target][1]]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda item: _call([compiler, *flags, "-c", str(item[0]), "-o", str(item[1])]), objects.items()))
+        list(
+            pool.map(
+                lambda item: _call([compiler, *flags, "-c", str(item[0]), "-o", str(item[1])]),
+                objects.items(),
+            )
+        )
     _call([compiler, *flags, "-shared", *map(str, objects.values()), "-o", str(built)])
 
 
@@ -106,7 +127,9 @@ def _cache() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loramux"
     except RuntimeError as error:  # a user without a home
-        raise NoKernelsError(f"no place for the C++ kernels: {error}; LORAMUX_KERNEL_CACHE names one") from error
+        raise NoKernelsError(
+            f"no place for the C++ kernels: {error}; LORAMUX_KERNEL_CACHE names one"
+        ) from error
 
 
 def _digest(target: str) -> str:

@@ -1,4 +1,5 @@
-"""The C interface of the kernels; csrc/api.cpp is the other side, and the structures are those of its headers."""
+"""The C interface of the kernels; csrc/api.cpp is the other side, and the structures are those of
+its headers."""
 
 from __future__ import annotations
 
@@ -19,67 +20,122 @@ SLACK_BYTES = 64
 
 class Linear(Structure):
     _fields_ = [
-        ("weight", c_void_p), ("scale", c_void_p), ("bias", c_void_p), ("n", c_int32), ("k", c_int32),
-        ("module", c_int32), ("column", c_int32),
+        ("weight", c_void_p),
+        ("scale", c_void_p),
+        ("bias", c_void_p),
+        ("n", c_int32),
+        ("k", c_int32),
+        ("module", c_int32),
+        ("column", c_int32),
     ]
 
 
 class Embedding(Structure):
     _fields_ = [
-        ("rows", c_void_p), ("scale", c_float), ("module", c_int32), ("positions", c_void_p), ("tokens", c_int32),
-        ("unused", c_int32), ("head", Linear),
+        ("rows", c_void_p),
+        ("scale", c_float),
+        ("module", c_int32),
+        ("positions", c_void_p),
+        ("tokens", c_int32),
+        ("unused", c_int32),
+        ("head", Linear),
     ]
 
 
 class Norm(Structure):
     _fields_ = [
-        ("weight", c_void_p), ("bias", c_void_p), ("eps", c_float), ("rms", c_int32), ("module", c_int32),
+        ("weight", c_void_p),
+        ("bias", c_void_p),
+        ("eps", c_float),
+        ("rms", c_int32),
+        ("module", c_int32),
         ("unused", c_int32),
     ]
 
 
 class AttentionShape(Structure):
     _fields_ = [
-        ("heads", c_int32), ("kv_heads", c_int32), ("dim", c_int32), ("dim_v", c_int32), ("window", c_int32),
-        ("scaling", c_float), ("softcap", c_float),
+        ("heads", c_int32),
+        ("kv_heads", c_int32),
+        ("dim", c_int32),
+        ("dim_v", c_int32),
+        ("window", c_int32),
+        ("scaling", c_float),
+        ("softcap", c_float),
     ]
 
 
 class ModuleEntry(Structure):
     _fields_ = [
-        ("a", c_void_p), ("b", c_void_p), ("rank", c_int32), ("scaling", c_float), ("out", c_int32),
-        ("tokens", c_int32), ("gain", c_void_p), ("bias", c_void_p), ("dense", c_void_p), ("token_ids", c_void_p),
+        ("a", c_void_p),
+        ("b", c_void_p),
+        ("rank", c_int32),
+        ("scaling", c_float),
+        ("out", c_int32),
+        ("tokens", c_int32),
+        ("gain", c_void_p),
+        ("bias", c_void_p),
+        ("dense", c_void_p),
+        ("token_ids", c_void_p),
         ("token_rows", c_void_p),
     ]
 
 
 class PackJob(Structure):
     _fields_ = [
-        ("source", c_void_p), ("target", c_void_p), ("kind", c_int32), ("rows", c_int32), ("columns", c_int32),
+        ("source", c_void_p),
+        ("target", c_void_p),
+        ("kind", c_int32),
+        ("rows", c_int32),
+        ("columns", c_int32),
         ("unused", c_int32),
     ]
 
 
 class Segment(Structure):
     _fields_ = [
-        ("table", c_void_p), ("start", c_int32), ("end", c_int32), ("weight", c_float), ("kinds", c_int32),
+        ("table", c_void_p),
+        ("start", c_int32),
+        ("end", c_int32),
+        ("weight", c_float),
+        ("kinds", c_int32),
     ]
 
 
 class Step(Structure):
     _fields_ = [
-        ("rows", c_int32), ("sequences", c_int32), ("segments", c_int32), ("sampled", c_int32),
-        ("tokens", c_void_p), ("positions", c_void_p), ("slots", c_void_p), ("query_start", c_void_p),
-        ("context_lengths", c_void_p), ("block_tables", c_void_p), ("table_width", c_int32), ("block_size", c_int32),
-        ("segment", c_void_p), ("sampled_rows", c_void_p), ("keys", c_void_p), ("values", c_void_p),
-        ("logits", c_void_p), ("greedy", c_void_p), ("threads", c_int32), ("unused", c_int32),
+        ("rows", c_int32),
+        ("sequences", c_int32),
+        ("segments", c_int32),
+        ("sampled", c_int32),
+        ("tokens", c_void_p),
+        ("positions", c_void_p),
+        ("slots", c_void_p),
+        ("query_start", c_void_p),
+        ("context_lengths", c_void_p),
+        ("block_tables", c_void_p),
+        ("table_width", c_int32),
+        ("block_size", c_int32),
+        ("segment", c_void_p),
+        ("sampled_rows", c_void_p),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("logits", c_void_p),
+        ("greedy", c_void_p),
+        ("threads", c_int32),
+        ("unused", c_int32),
     ]
 
 
 class SampleRow(Structure):
     _fields_ = [
-        ("logits", c_void_p), ("temperature", c_float), ("top_p", c_float), ("min_p", c_float), ("u", c_float),
-        ("top_k", c_int32), ("token", c_int32),
+        ("logits", c_void_p),
+        ("temperature", c_float),
+        ("top_p", c_float),
+        ("min_p", c_float),
+        ("u", c_float),
+        ("top_k", c_int32),
+        ("token", c_int32),
     ]
 
 
@@ -90,8 +146,22 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "lm_norm": (None, [c_void_p, c_int, c_int, c_int, c_int, POINTER(Norm)]),
     "lm_linear": (None, [c_void_p, c_int, c_int, c_int, POINTER(Linear), c_int]),
     "lm_embed": (None, [c_void_p, c_int, POINTER(Embedding)]),
-    "lm_attention": (None, [c_void_p, c_int, c_int, c_int, c_int, POINTER(AttentionShape), POINTER(Norm),
-                            POINTER(Norm), c_int, c_void_p, c_void_p]),
+    "lm_attention": (
+        None,
+        [
+            c_void_p,
+            c_int,
+            c_int,
+            c_int,
+            c_int,
+            POINTER(AttentionShape),
+            POINTER(Norm),
+            POINTER(Norm),
+            c_int,
+            c_void_p,
+            c_void_p,
+        ],
+    ),
     "lm_activate": (None, [c_void_p, c_int, c_int, c_int, c_int, c_int, c_int]),
     "lm_gather": (None, [c_void_p, c_int, c_int]),
     "lm_argmax": (None, [c_void_p, c_float, c_int]),
@@ -100,20 +170,27 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "lm_pack": (None, [c_int, c_void_p, c_int, c_int, c_void_p]),
     "lm_pack_int8": (None, [c_void_p, c_int, c_int, c_void_p]),
     "lm_pack_adapter": (None, [c_int, POINTER(PackJob), c_int]),
-    "lm_updated_norms": (None, [c_int, POINTER(Linear), c_void_p, c_void_p, c_int, c_float, c_void_p]),
+    "lm_updated_norms": (
+        None,
+        [c_int, POINTER(Linear), c_void_p, c_void_p, c_int, c_float, c_void_p],
+    ),
     "lm_unpack": (None, [c_int, POINTER(Linear), c_int, c_int, c_void_p]),
     "lm_sample": (None, [POINTER(SampleRow), c_int, c_int, c_int]),
     "lm_gemm": (None, [c_int, POINTER(Linear), c_void_p, c_int, c_void_p, c_int]),
     "lm_lora": (None, [c_int, POINTER(Step), c_void_p, c_int, c_void_p, c_int]),
     "lm_peak_seconds": (c_double, [c_int, c_long, c_int]),
     "lm_read_seconds": (c_double, [c_void_p, c_long, c_int]),
-    "lm_paged_attention": (None, [c_int, POINTER(Step), POINTER(AttentionShape), c_void_p, c_void_p]),
+    "lm_paged_attention": (
+        None,
+        [c_int, POINTER(Step), POINTER(AttentionShape), c_void_p, c_void_p],
+    ),
 }
 
 
 @functools.cache
 def load(target: str | None = None) -> ctypes.CDLL:
-    """The library for `target` (default: the best for this processor), built at the first call of all.
+    """The library for `target` (default: the best for this processor), built at the first call of
+    all.
 
     Raises build.NoKernelsError.
     """
@@ -136,6 +213,18 @@ def is_bf16(dtype: torch.dtype) -> bool:
 
 
 __all__ = [
-    "SLACK_BYTES", "TILE", "AttentionShape", "Embedding", "Linear", "ModuleEntry", "Norm", "PackJob",
-    "SampleRow", "Segment", "Step", "byref", "is_bf16", "load",
+    "SLACK_BYTES",
+    "TILE",
+    "AttentionShape",
+    "Embedding",
+    "Linear",
+    "ModuleEntry",
+    "Norm",
+    "PackJob",
+    "SampleRow",
+    "Segment",
+    "Step",
+    "byref",
+    "is_bf16",
+    "load",
 ]

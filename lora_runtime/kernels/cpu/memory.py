@@ -1,7 +1,8 @@
-"""Memory for weights and KV: contiguous in the order of use, in huge pages where the system gives them.
+"""Memory for weights and KV: contiguous in the order of use, in huge pages where the system gives
+them.
 
-Both matter at the memory's full speed: the processor prefetches within a stream, and every 4 KiB page is a
-translation to look up.
+Both matter at the memory's full speed: the processor prefetches within a stream, and every 4 KiB
+page is a translation to look up.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def give_back_freed() -> None:
 
 
 class Arena:
-    """Hands out parts of a few large mappings; they are given back when no tensor uses them any more."""
+    """Hands out parts of a few large mappings; they are given back when no tensor uses them any
+    more."""
 
     def __init__(self, num_bytes: int = 0) -> None:
         """`num_bytes`: what will be needed, if it is known."""

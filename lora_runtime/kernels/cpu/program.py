@@ -25,7 +25,8 @@ class Activation(IntEnum):
 
 @dataclass(frozen=True)
 class LinearPart:
-    """One of the linears that read the same input; `module` is its row in the adapters' tables, -1 for none."""
+    """One of the linears that read the same input; `module` is its row in the adapters' tables, -1
+    for none."""
 
     packed: PackedLinear
     module: int
@@ -34,7 +35,8 @@ class LinearPart:
 
 @dataclass(frozen=True)
 class NormWeights:
-    """RMSNorm (arXiv:1910.07467) where `rms`, else LayerNorm; `weight`, `bias`: (width,) float32; `module` as above."""
+    """RMSNorm (arXiv:1910.07467) where `rms`, else LayerNorm; `weight`, `bias`: (width,) float32;
+    `module` as above."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
@@ -66,32 +68,54 @@ class Program:
         return int(self.library.lm_buffer(self._pointer, width, floats, sampled))
 
     def embed(
-        self, out: int, *, rows: torch.Tensor | None, tied: PackedLinear | None, scale: float = 1.0,
-        positions: torch.Tensor | None = None, module: int = -1,
+        self,
+        out: int,
+        *,
+        rows: torch.Tensor | None,
+        tied: PackedLinear | None,
+        scale: float = 1.0,
+        positions: torch.Tensor | None = None,
+        module: int = -1,
     ) -> None:
-        """Token embeddings from `rows` (vocab, width) or from the packed lm_head; plus `positions` (P, width)."""
+        """Token embeddings from `rows` (vocab, width) or from the packed lm_head; plus `positions`
+        (P, width)."""
         head = tied.struct() if tied is not None else Linear()
         tokens = len(rows) if rows is not None else head.n
         self._add("embed", rows, tied, positions)
-        self.library.lm_embed(self._pointer, out, byref(
-            Embedding(_pointer(rows), scale, module, _pointer(positions), tokens, 0, head)))
+        self.library.lm_embed(
+            self._pointer,
+            out,
+            byref(Embedding(_pointer(rows), scale, module, _pointer(positions), tokens, 0, head)),
+        )
 
-    def norm(self, source: int, width: int, out: int, weights: NormWeights, *, add: bool = False) -> None:
+    def norm(
+        self, source: int, width: int, out: int, weights: NormWeights, *, add: bool = False
+    ) -> None:
         """out = norm(source), or out += norm(source)."""
         self._add("norm", weights)
         self.library.lm_norm(self._pointer, source, width, out, add, byref(_norm(weights)))
 
-    def linear(self, name: str, source: int, out: int, parts: Sequence[LinearPart], *, add: bool = False) -> None:
+    def linear(
+        self, name: str, source: int, out: int, parts: Sequence[LinearPart], *, add: bool = False
+    ) -> None:
         """Each part's W x (plus bias and LoRA) into `out` from its column on, or added to it."""
         structs = (Linear * len(parts))(*(p.packed.struct(p.module, p.column) for p in parts))
         self._add(name, parts)
         self.library.lm_linear(self._pointer, source, out, add, structs, len(parts))
 
     def attention(
-        self, source: int, queries: int, out: int, layer: int, shape: AttentionShape,
-        norms: tuple[NormWeights, NormWeights] | None, cosines: torch.Tensor | None, sines: torch.Tensor | None,
+        self,
+        source: int,
+        queries: int,
+        out: int,
+        layer: int,
+        shape: AttentionShape,
+        norms: tuple[NormWeights, NormWeights] | None,
+        cosines: torch.Tensor | None,
+        sines: torch.Tensor | None,
     ) -> None:
-        """Attend, from q, k, v side by side in `source`: norms of q and k, rotation, KV write, attention.
+        """Attend, from q, k, v side by side in `source`: norms of q and k, rotation, KV write,
+        attention.
 
         `cosines`, `sines`: (positions, rotary / 2) float32.
         """
@@ -99,13 +123,27 @@ class Program:
         rotary = 2 * cosines.shape[1] if cosines is not None else 0
         self._add("attention", norms, cosines, sines)
         self.library.lm_attention(
-            self._pointer, source, queries, out, layer, byref(shape), q_norm, k_norm, rotary, _pointer(cosines),
-            _pointer(sines))
+            self._pointer,
+            source,
+            queries,
+            out,
+            layer,
+            byref(shape),
+            q_norm,
+            k_norm,
+            rotary,
+            _pointer(cosines),
+            _pointer(sines),
+        )
 
-    def activate(self, activation: Activation, source: int, gate: int, up: int | None, width: int, out: int) -> None:
+    def activate(
+        self, activation: Activation, source: int, gate: int, up: int | None, width: int, out: int
+    ) -> None:
         """out = act(columns from `gate`) * columns from `up` of `source`."""
         self._add("activation")
-        self.library.lm_activate(self._pointer, activation, source, gate, -1 if up is None else up, width, out)
+        self.library.lm_activate(
+            self._pointer, activation, source, gate, -1 if up is None else up, width, out
+        )
 
     def gather(self, source: int, out: int) -> None:
         """The rows that sample."""
@@ -115,7 +153,8 @@ class Program:
     def argmax(self, softcap: float | None, added: int = 0) -> None:
         """Caps the logits and finds each row's largest: Step.greedy, -1 for a row with NaN.
 
-        Logits have `added` more columns than the lm_head, -inf where the row's adapters do not have that token.
+        Logits have `added` more columns than the lm_head, -inf where the row's adapters do not have
+        that token.
         """
         self._add("argmax")
         self.library.lm_argmax(self._pointer, softcap or 0.0, added)
@@ -140,4 +179,6 @@ def _pointer(tensor: torch.Tensor | None) -> int | None:
 
 
 def _norm(weights: NormWeights) -> Norm:
-    return Norm(_pointer(weights.weight), _pointer(weights.bias), weights.eps, weights.rms, weights.module)
+    return Norm(
+        _pointer(weights.weight), _pointer(weights.bias), weights.eps, weights.rms, weights.module
+    )

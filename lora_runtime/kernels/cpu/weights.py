@@ -30,7 +30,10 @@ class PackedLinear:
 
 
 def pack_linear(
-    library: ctypes.CDLL, weight: torch.Tensor, bias: torch.Tensor | None = None, int8: bool = False,
+    library: ctypes.CDLL,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    int8: bool = False,
     arena: Arena | None = None,
 ) -> PackedLinear:
     """`weight`: (out, in), in even unless float32. int8 is symmetric with one scale per output."""
@@ -56,19 +59,34 @@ def quantize_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (weight / scale[:, None]).round().to(torch.int8).contiguous(), scale.contiguous()
 
 
-def unpack_rows(library: ctypes.CDLL, packed: PackedLinear, start: int, end: int, dtype: torch.dtype) -> torch.Tensor:
-    """Rows `start:end` of the weight, (rows, in) float32, int8 as what it stands for; `dtype` as for the kernels."""
+def unpack_rows(
+    library: ctypes.CDLL, packed: PackedLinear, start: int, end: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """Rows `start:end` of the weight, (rows, in) float32, int8 as what it stands for; `dtype` as
+    for the kernels."""
     out = torch.empty(end - start, packed.k)
     library.lm_unpack(is_bf16(dtype), packed.struct(), start, end - start, out.data_ptr())
     return out
 
 
 def updated_norms(
-    library: ctypes.CDLL, packed: PackedLinear, a: torch.Tensor, b: torch.Tensor, scaling: float, dtype: torch.dtype
+    library: ctypes.CDLL,
+    packed: PackedLinear,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    scaling: float,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
     """(out,) norms over the inputs of W + scaling * B A, in float32; `a` (r, in), `b` (out, r)."""
     columns, rows = a.float().t().contiguous(), b.float().contiguous()
     norms = torch.empty(packed.n)
-    library.lm_updated_norms(is_bf16(dtype), packed.struct(), columns.data_ptr(), rows.data_ptr(), len(a), scaling,
-                             norms.data_ptr())
+    library.lm_updated_norms(
+        is_bf16(dtype),
+        packed.struct(),
+        columns.data_ptr(),
+        rows.data_ptr(),
+        len(a),
+        scaling,
+        norms.data_ptr(),
+    )
     return norms

@@ -1,8 +1,8 @@
 """How much of an attention problem one program takes: tile shapes, by head dims and dtype alone.
 
-Nothing here may depend on the batch: other tiles would give other roundings. The shapes fit the register files of
-sm_80 and later, and the shared memory that any of those has: 99 KiB for a program on sm_86 and sm_89. On sm_90, which
-has more, a chunk's queries lie there too.
+Nothing here may depend on the batch: other tiles would give other roundings. The shapes fit the
+register files of sm_80 and later, and the shared memory that any of those has: 99 KiB for a program
+on sm_86 and sm_89. On sm_90, which has more, a chunk's queries lie there too.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ MIN_SPLIT = 256
 MAX_SPLITS = 32
 """Most splits of a decode row's keys; longer contexts have longer splits."""
 _PROGRAMS = 2048
-"""Programs of a decode launch, about: five times what an H100 runs at once. Capacities may have many more splits than
-contexts do, and programs that find none cost about a microsecond for each time that the GPU is filled with them."""
+"""Programs of a decode launch, about: five times what an H100 runs at once. Capacities may have
+many more splits than contexts do, and programs that find none cost about a microsecond for each
+time that the GPU is filled with them."""
 _LEAST_PROGRAMS = 4
 """Programs per decode row and key head, however many rows there are."""
 _DEEP = 5
-"""Stages: two blocks of keys and values on their way while one is computed with. Each also waits for its entry in the
-table, which is why there are two stages more."""
+"""Stages: two blocks of keys and values on their way while one is computed with. Each also waits
+for its entry in the table, which is why there are two stages more."""
 _SHALLOW = 4
 """One block on its way."""
 
@@ -44,7 +45,8 @@ class Heads:
 
 @dataclass(frozen=True)
 class Tile:
-    """A program's share: `rows` of (query, head) pairs, `pack` of them heads of one key head, by `keys` at a time.
+    """A program's share: `rows` of (query, head) pairs, `pack` of them heads of one key head, by
+    `keys` at a time.
 
     `parts` programs take a key head's query heads between them.
     """
@@ -65,9 +67,16 @@ class Tile:
     def constants(self, heads: Heads) -> dict[str, int]:
         """The kernels' constexpr arguments."""
         return {
-            "GROUP": heads.heads // heads.kv_heads, "PACK": self.pack, "PARTS": self.parts, "D": heads.dim,
-            "DV": heads.dim_v, "BLOCK_M": self.rows, "BLOCK_N": self.keys, "BLOCK_D": self.block_d,
-            "BLOCK_DV": self.block_dv}
+            "GROUP": heads.heads // heads.kv_heads,
+            "PACK": self.pack,
+            "PARTS": self.parts,
+            "D": heads.dim,
+            "DV": heads.dim_v,
+            "BLOCK_M": self.rows,
+            "BLOCK_N": self.keys,
+            "BLOCK_D": self.block_d,
+            "BLOCK_DV": self.block_dv,
+        }
 
     def most_splits(self, capacity: int, window: int | None) -> int:
         """Splits of the longest context that fits into `capacity` positions."""
@@ -75,16 +84,19 @@ class Tile:
         return max(1, min(MAX_SPLITS, -(-keys // MIN_SPLIT)))
 
     def split_programs(self, splits: int, sequences: int, kv_heads: int) -> int:
-        """How many programs take the `splits` of a row and key head in turn. Each split is summed as it is in a program
-        of its own, so a row's result does not depend on the number of rows."""
+        """How many programs take the `splits` of a row and key head in turn. Each split is summed
+        as it is in a program of its own, so a row's result does not depend on the number of rows.
+        """
         return min(splits, max(_LEAST_PROGRAMS, _PROGRAMS // (sequences * kv_heads * self.parts)))
 
 
 def check_heads(dim: int, dim_v: int, dtype: torch.dtype) -> None:
     """Raises BaseModelError for head dims that no tile has room for."""
     if max(dim, dim_v) > MAX_DIM:
-        raise BaseModelError(f"the Triton attention takes head dims up to {MAX_DIM}, not {dim} and {dim_v}: "
-                             "use kernels torch")
+        raise BaseModelError(
+            f"the Triton attention takes head dims up to {MAX_DIM}, not {dim} and {dim_v}: "
+            "use kernels torch"
+        )
 
 
 def chunk_tile(heads: Heads, dtype: torch.dtype) -> Tile:
@@ -106,7 +118,8 @@ def chunk_tile(heads: Heads, dtype: torch.dtype) -> Tile:
 
 
 def decode_tile(heads: Heads, dtype: torch.dtype) -> Tile:
-    """The tile for sequences of one row: as few rows as the tensor cores take, the memory is what limits."""
+    """The tile for sequences of one row: as few rows as the tensor cores take, the memory is what
+    limits."""
     block_d, block_dv = _padded(heads.dim), _padded(heads.dim_v)
     widest = max(block_d, block_dv)
     if dtype.itemsize > 2:

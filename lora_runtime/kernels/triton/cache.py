@@ -10,21 +10,56 @@ _BLOCK = 1024
 
 
 def write_kv(
-    keys: torch.Tensor, values: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    slots: torch.Tensor,
 ) -> None:
     """Store rows as kernels.cache.write_kv_reference does."""
     rows, kv_heads, dim = keys.shape
     widest = kv_heads * max(dim, values.shape[-1])
     _write_kernel[(rows, triton.cdiv(widest, _BLOCK))](
-        keys, values, k_cache, v_cache, slots, *keys.stride(), *values.stride(), *k_cache.stride(), *v_cache.stride(),
-        HEADS=kv_heads, D=dim, DV=values.shape[-1], BLOCK=min(_BLOCK, triton.next_power_of_2(widest)), num_warps=4)
+        keys,
+        values,
+        k_cache,
+        v_cache,
+        slots,
+        *keys.stride(),
+        *values.stride(),
+        *k_cache.stride(),
+        *v_cache.stride(),
+        HEADS=kv_heads,
+        D=dim,
+        DV=values.shape[-1],
+        BLOCK=min(_BLOCK, triton.next_power_of_2(widest)),
+        num_warps=4,
+    )
 
 
 @triton.jit(do_not_specialize=("slots",))
 def _write_kernel(
-    keys, values, k_cache, v_cache, slots, keys_row, keys_head, keys_dim, values_row, values_head, values_dim,
-    k_slot, k_head, k_dim, v_slot, v_head, v_dim,
-    HEADS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BLOCK: tl.constexpr,
+    keys,
+    values,
+    k_cache,
+    v_cache,
+    slots,
+    keys_row,
+    keys_head,
+    keys_dim,
+    values_row,
+    values_head,
+    values_dim,
+    k_slot,
+    k_head,
+    k_dim,
+    v_slot,
+    v_head,
+    v_dim,
+    HEADS: tl.constexpr,
+    D: tl.constexpr,
+    DV: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """BLOCK values of one row's keys and of its values."""
     row = tl.program_id(0).to(tl.int64)

@@ -1,4 +1,5 @@
-"""Whether Triton can launch anything here: its first launch compiles C, which a machine may not be set up for."""
+"""Whether Triton can launch anything here: its first launch compiles C, which a machine may not be
+set up for."""
 
 from __future__ import annotations
 
@@ -15,19 +16,25 @@ from ...errors import BaseModelError
 
 
 def check_launch(device: torch.device) -> None:
-    """Launch a kernel that does next to nothing. Raises BaseModelError that says what is missing for it."""
+    """Launch a kernel that does next to nothing. Raises BaseModelError that says what is missing
+    for it."""
     try:
         if device.type == "cuda":
             with torch.cuda.device(device):
                 wrong = _launch(device)
         else:
             wrong = _launch(device)
-    except Exception as error:  # of the compiler that it calls, of the file system, of the driver: all kinds
+    except (
+        Exception
+    ) as error:  # of the compiler that it calls, of the file system, of the driver: all kinds
         missing = "; ".join([*_missing(error), f"{type(error).__name__}: {error}"])
-        raise BaseModelError(f"Triton cannot launch kernels on {device} (kernels torch needs none): {missing}"
-                             ) from error
+        raise BaseModelError(
+            f"Triton cannot launch kernels on {device} (kernels torch needs none): {missing}"
+        ) from error
     if wrong:
-        raise BaseModelError(f"Triton's kernels do not run on {device}: the first one wrote nothing")
+        raise BaseModelError(
+            f"Triton's kernels do not run on {device}: the first one wrote nothing"
+        )
 
 
 def _launch(device: torch.device) -> bool:
@@ -47,7 +54,9 @@ def _missing(error: Exception) -> list[str]:
     names = [compiler] if compiler else ["gcc", "clang"]
     found = []
     if not any(map(shutil.which, names)):
-        found.append(f"it needs a C compiler and there is no {' or '.join(names)} (install gcc and libc6-dev)")
+        found.append(
+            f"it needs a C compiler and there is no {' or '.join(names)} (install gcc and libc6-dev)"
+        )
     elif isinstance(error, subprocess.CalledProcessError):
         found.append("its C compiler failed, which needs the headers of libc6-dev and of Python")
     try:
@@ -56,5 +65,7 @@ def _missing(error: Exception) -> list[str]:
     except OSError:
         writable = False
     if not writable:
-        found.append(f"its cache directory {cache} cannot be written (set TRITON_CACHE_DIR to one that can)")
+        found.append(
+            f"its cache directory {cache} cannot be written (set TRITON_CACHE_DIR to one that can)"
+        )
     return found

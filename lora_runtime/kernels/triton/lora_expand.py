@@ -11,7 +11,8 @@ from .slot_lookup import BIAS, DENSE, GAIN, B, address, ranks_before
 
 @triton.jit
 def _place(block, OUTS: tl.constexpr, OUTPUTS: tl.constexpr):
-    """Place of a block of a group's y: its module, that one's first column in y and outputs, its first of them."""
+    """Place of a block of a group's y: its module, that one's first column in y and outputs, its
+    first of them."""
     module, column, out, n0 = 0, 0, OUTS[0], block * OUTPUTS
     end = 0
     for m in tl.static_range(len(OUTS) - 1):
@@ -27,16 +28,44 @@ def _place(block, OUTS: tl.constexpr, OUTPUTS: tl.constexpr):
 def _tile(rows, start, offsets, tile, tiles):
     """Rows (0: unused, or behind the last), first row, first pair and the end of the pairs."""
     there = tile < tiles
-    return (tl.load(rows + tile, there, 0), tl.load(start + tile, there, 0), tl.load(offsets + tile, there, 0),
-            tl.load(offsets + tile + 1, there, 0))
+    return (
+        tl.load(rows + tile, there, 0),
+        tl.load(start + tile, there, 0),
+        tl.load(offsets + tile, there, 0),
+        tl.load(offsets + tile + 1, there, 0),
+    )
 
 
 @triton.jit(do_not_specialize=["modules", "first", "tiles"])
 def expand_kernel(
-    y, y_stride, x, x_stride, base_bias, addresses, ranks, scalings, modules, first,
-    tile_rows, tile_start, pair_offsets, tiles, pair_slot, pair_weight, pair_hidden, hidden,
-    IN: tl.constexpr, OUTS: tl.constexpr, SPLITS: tl.constexpr, TYPE: tl.constexpr, ROWS: tl.constexpr,
-    OUTPUTS: tl.constexpr, RANKS: tl.constexpr, INPUTS: tl.constexpr, LOOP: tl.constexpr, STAGES: tl.constexpr,
+    y,
+    y_stride,
+    x,
+    x_stride,
+    base_bias,
+    addresses,
+    ranks,
+    scalings,
+    modules,
+    first,
+    tile_rows,
+    tile_start,
+    pair_offsets,
+    tiles,
+    pair_slot,
+    pair_weight,
+    pair_hidden,
+    hidden,
+    IN: tl.constexpr,
+    OUTS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    TYPE: tl.constexpr,
+    ROWS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    RANKS: tl.constexpr,
+    INPUTS: tl.constexpr,
+    LOOP: tl.constexpr,
+    STAGES: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
     """Program (i, block of one module's outputs): tile i, or with LOOP i, i + programs, ..."""
@@ -44,23 +73,100 @@ def expand_kernel(
     rows, start, pair, end = _tile(tile_rows, tile_start, pair_offsets, tile, tiles)
     if LOOP:
         while rows > 0:
-            _expand_tile(y, y_stride, x, x_stride, base_bias, addresses, ranks, scalings, modules, first, rows, start,
-                         pair, end, pair_slot, pair_weight, pair_hidden, hidden,
-                         IN, OUTS, SPLITS, TYPE, ROWS, OUTPUTS, RANKS, INPUTS, STAGES, INTERPRETED)
+            _expand_tile(
+                y,
+                y_stride,
+                x,
+                x_stride,
+                base_bias,
+                addresses,
+                ranks,
+                scalings,
+                modules,
+                first,
+                rows,
+                start,
+                pair,
+                end,
+                pair_slot,
+                pair_weight,
+                pair_hidden,
+                hidden,
+                IN,
+                OUTS,
+                SPLITS,
+                TYPE,
+                ROWS,
+                OUTPUTS,
+                RANKS,
+                INPUTS,
+                STAGES,
+                INTERPRETED,
+            )
             tile += tl.num_programs(0)
             rows, start, pair, end = _tile(tile_rows, tile_start, pair_offsets, tile, tiles)
     elif rows > 0:
-        _expand_tile(y, y_stride, x, x_stride, base_bias, addresses, ranks, scalings, modules, first, rows, start,
-                     pair, end, pair_slot, pair_weight, pair_hidden, hidden,
-                     IN, OUTS, SPLITS, TYPE, ROWS, OUTPUTS, RANKS, INPUTS, STAGES, INTERPRETED)
+        _expand_tile(
+            y,
+            y_stride,
+            x,
+            x_stride,
+            base_bias,
+            addresses,
+            ranks,
+            scalings,
+            modules,
+            first,
+            rows,
+            start,
+            pair,
+            end,
+            pair_slot,
+            pair_weight,
+            pair_hidden,
+            hidden,
+            IN,
+            OUTS,
+            SPLITS,
+            TYPE,
+            ROWS,
+            OUTPUTS,
+            RANKS,
+            INPUTS,
+            STAGES,
+            INTERPRETED,
+        )
 
 
 @triton.jit
 def _expand_tile(
-    y, y_stride, x, x_stride, base_bias, addresses, ranks, scalings, modules, first, rows, start, pair, end,
-    pair_slot, pair_weight, pair_hidden, hidden,
-    IN: tl.constexpr, OUTS: tl.constexpr, SPLITS: tl.constexpr, TYPE: tl.constexpr, ROWS: tl.constexpr,
-    OUTPUTS: tl.constexpr, RANKS: tl.constexpr, INPUTS: tl.constexpr, STAGES: tl.constexpr,
+    y,
+    y_stride,
+    x,
+    x_stride,
+    base_bias,
+    addresses,
+    ranks,
+    scalings,
+    modules,
+    first,
+    rows,
+    start,
+    pair,
+    end,
+    pair_slot,
+    pair_weight,
+    pair_hidden,
+    hidden,
+    IN: tl.constexpr,
+    OUTS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    TYPE: tl.constexpr,
+    ROWS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    RANKS: tl.constexpr,
+    INPUTS: tl.constexpr,
+    STAGES: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
     """All of the tile's pairs, in order."""
@@ -82,20 +188,63 @@ def _expand_tile(
         has_gain, gain = address(addresses, modules, slot, GAIN, first + module, tl.float32)
         rank = tl.load(ranks + slot * modules + first + module)
         scale = weight * tl.load(scalings + slot * modules + first + module)
-        planes += ranks_before(module, slot, ranks, modules, first, MODULES=len(OUTS)).to(tl.int64) * SPLITS * rows
+        planes += (
+            ranks_before(module, slot, ranks, modules, first, MODULES=len(OUTS)).to(tl.int64)
+            * SPLITS
+            * rows
+        )
         if has_b:
             b += n0.to(tl.int64) * rank
-            if rank % 8 == 0:  # then its rows are read in wide loads, as `rank // 8 * 8` shows the compiler
-                added = _add_product(added, b, rank // 8 * 8, planes, rows * rank, scale, rows, inside,
-                                     SPLITS, ROWS, OUTPUTS, RANKS, STAGES, TYPE)
+            if (
+                rank % 8 == 0
+            ):  # then its rows are read in wide loads, as `rank // 8 * 8` shows the compiler
+                added = _add_product(
+                    added,
+                    b,
+                    rank // 8 * 8,
+                    planes,
+                    rows * rank,
+                    scale,
+                    rows,
+                    inside,
+                    SPLITS,
+                    ROWS,
+                    OUTPUTS,
+                    RANKS,
+                    STAGES,
+                    TYPE,
+                )
             else:
-                added = _add_product(added, b, rank, planes, rows * rank, scale, rows, inside,
-                                     SPLITS, ROWS, OUTPUTS, RANKS, STAGES, TYPE)
+                added = _add_product(
+                    added,
+                    b,
+                    rank,
+                    planes,
+                    rows * rank,
+                    scale,
+                    rows,
+                    inside,
+                    SPLITS,
+                    ROWS,
+                    OUTPUTS,
+                    RANKS,
+                    STAGES,
+                    TYPE,
+                )
         if has_bias:
             added += (weight * tl.load(bias + n0 + n, inside, 0))[None, :]
         if has_dense:
             added += weight * _dense_product(
-                x_rows, dense + n0.to(tl.int64) * IN, rows, inside, IN, ROWS, OUTPUTS, INPUTS, INTERPRETED)
+                x_rows,
+                dense + n0.to(tl.int64) * IN,
+                rows,
+                inside,
+                IN,
+                ROWS,
+                OUTPUTS,
+                INPUTS,
+                INTERPRETED,
+            )
             factor -= weight
         elif has_gain:
             factor += weight * tl.load(gain + n0 + n, inside, 0)
@@ -114,8 +263,19 @@ def _expand_tile(
 
 @triton.jit
 def _add_product(
-    sums, b, rank, planes, plane, scale, rows, inside,
-    SPLITS: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, RANKS: tl.constexpr, STAGES: tl.constexpr,
+    sums,
+    b,
+    rank,
+    planes,
+    plane,
+    scale,
+    rows,
+    inside,
+    SPLITS: tl.constexpr,
+    ROWS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    RANKS: tl.constexpr,
+    STAGES: tl.constexpr,
     TYPE: tl.constexpr,
 ):
     """sums + scale * h B^T, h of the sum of `planes`; b at the block's first row."""
@@ -127,17 +287,28 @@ def _add_product(
             at = planes + split * plane + row[:, None] * rank + (r0 + r)[None, :]
             h += tl.load(at, (row < rows)[:, None] & there, 0)
         right = tl.load(b + n[:, None] * rank + (r0 + r)[None, :], inside[:, None] & there, 0)
-        # tf32 holds every value of a 16-bit B. h is cut to its 11 bits: the tensor cores ignore the rest of a float32,
-        # they do not round it. That is at most 2^-10 of h: a quarter of what rounding y to bfloat16 may cost, twice
-        # float16's.
-        sums = tl.dot(scale * h, tl.trans(right.to(tl.float32)), sums,
-                      input_precision="ieee" if TYPE == tl.float32 else "tf32")  # noqa: SIM300
+        # tf32 holds every value of a 16-bit B. h is cut to its 11 bits: the tensor cores ignore the
+        # rest of a float32, they do not round it. That is at most 2^-10 of h: a quarter of what
+        # rounding y to bfloat16 may cost, twice float16's.
+        sums = tl.dot(
+            scale * h,
+            tl.trans(right.to(tl.float32)),
+            sums,
+            input_precision="ieee" if TYPE == tl.float32 else "tf32",  # noqa: SIM300
+        )
     return sums
 
 
 @triton.jit
 def _dense_product(
-    x_rows, dense, rows, inside, IN: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
+    x_rows,
+    dense,
+    rows,
+    inside,
+    IN: tl.constexpr,
+    ROWS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    INPUTS: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
     """x W^T with a saved weight; dense at the block's first row."""

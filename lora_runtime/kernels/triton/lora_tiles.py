@@ -1,4 +1,5 @@
-"""How much of a LoRA update one program takes, by kind of step: what is to be tuned on hardware, as data."""
+"""How much of a LoRA update one program takes, by kind of step: what is to be tuned on hardware, as
+data."""
 
 from __future__ import annotations
 
@@ -12,10 +13,11 @@ from ..plan import DECODE_TILE
 
 @dataclass(frozen=True)
 class Blocks:
-    """A program's share: `rank` rows of A over `inputs` at a time in the shrink, `outputs` of y in the expand.
+    """A program's share: `rank` rows of A over `inputs` at a time in the shrink, `outputs` of y in
+    the expand.
 
-    `rank_programs` share a slot's rank blocks; the expand multiplies `hidden` of h at a time. Warps and pipeline stages
-    are those of the two kernels.
+    `rank_programs` share a slot's rank blocks; the expand multiplies `hidden` of h at a time. Warps
+    and pipeline stages are those of the two kernels.
     """
 
     rank: int
@@ -23,25 +25,27 @@ class Blocks:
     rank_programs: int
     outputs: int
     loop: bool
-    """Whether a program takes one tile or pair after another, where there are more than `along` says. Buffers for many
-    rows may hold few, and programs without work cost too; the loop costs registers."""
+    """Whether a program takes one tile or pair after another, where there are more than `along`
+    says. Buffers for many rows may hold few, and programs without work cost too; the loop costs
+    registers."""
     hidden: int = 32
     shrink_warps: int = 4
     shrink_stages: int = 3
     expand_warps: int = 4
     expand_stages: int = 1
     programs: int = 2048
-    """Programs of a launch, about: an H100 runs half of them at once in the shrink, a quarter in the expand. gate and
-    up of an 8B Llama are 448 blocks of outputs: with a program for each of 32 tiles, most of 14,336 would find
-    none."""
+    """Programs of a launch, about: an H100 runs half of them at once in the shrink, a quarter in
+    the expand. gate and up of an 8B Llama are 448 blocks of outputs: with a program for each of 32
+    tiles, most of 14,336 would find none."""
 
     def along(self, count: int, others: int) -> int:
-        """Programs along `count` tiles or pairs, where there are `others` for each. A tile's or pair's sums are the
-        same whichever program takes it."""
+        """Programs along `count` tiles or pairs, where there are `others` for each. A tile's or
+        pair's sums are the same whichever program takes it."""
         return min(count, max(1, self.programs // others)) if self.loop else count
 
 
-# In decode steps a program reads little, so that there are many; behind prefill tiles a program reuses what it reads.
+# In decode steps a program reads little, so that there are many; behind prefill tiles a program
+# reuses what it reads.
 DECODE = Blocks(rank=16, inputs=128, rank_programs=4, outputs=64, loop=True)
 PREFILL = {
     "wgmma": Blocks(rank=32, inputs=128, rank_programs=2, outputs=64, loop=False, expand_warps=8),
@@ -55,4 +59,6 @@ def blocks_of(tile_size: int, dtype: torch.dtype) -> Blocks:
     if tile_size <= DECODE_TILE:
         return DECODE
     blocks = PREFILL[prefill_tiles.KIND]
-    return replace(blocks, inputs=32) if dtype is torch.float32 else blocks  # which no tensor core multiplies
+    return (
+        replace(blocks, inputs=32) if dtype is torch.float32 else blocks
+    )  # which no tensor core multiplies

@@ -9,8 +9,8 @@ from . import crashing
 
 
 def run(context: Context) -> None:
-    """Wrong with the tiles that are the default, as a compiler might make them; looks at a case once, as the real one
-    does."""
+    """Wrong with the tiles that are the default, as a compiler might make them; looks at a case
+    once, as the real one does."""
     context.emit("tiles", kind=prefill_tiles.KIND)
     if os.environ["TEST_STRESS"] == "crash" and prefill_tiles.KIND != "mma":
         crashing.crash()

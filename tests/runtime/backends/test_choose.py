@@ -41,8 +41,10 @@ def answer(engine: Engine, adapter: Path) -> str:
 
 
 def test_the_first_that_can_is_taken(
-    tiny_base: Path, tiny_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture
+    tiny_base: Path,
+    tiny_adapters: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with Engine(tiny_base, SETTINGS) as engine:
         expected = answer(engine, tiny_adapters["a0"])
@@ -53,7 +55,9 @@ def test_the_first_that_can_is_taken(
     assert "another one is taken" in caplog.text
 
 
-def test_a_base_is_read_once_however_many_try_it(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_is_read_once_however_many_try_it(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reads: list[object] = []
     read_part = BaseFiles.read_part
 
@@ -68,7 +72,14 @@ def test_a_base_is_read_once_however_many_try_it(tiny_base: Path, monkeypatch: p
 
 
 def test_a_model_in_memory_is_served(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
-    model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32, attn_implementation="eager")
-    base = BaseModel.of(model, AutoTokenizer.from_pretrained(tiny_base), "in memory", kernels="torch", device="cpu")
-    with Engine(base, EngineConfig(kv_cache_bytes=8 << 20)) as ours, Engine(tiny_base, SETTINGS) as theirs:
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_base, dtype=torch.float32, attn_implementation="eager"
+    )
+    base = BaseModel.of(
+        model, AutoTokenizer.from_pretrained(tiny_base), "in memory", kernels="torch", device="cpu"
+    )
+    with (
+        Engine(base, EngineConfig(kv_cache_bytes=8 << 20)) as ours,
+        Engine(tiny_base, SETTINGS) as theirs,
+    ):
         assert answer(ours, tiny_adapters["a0"]) == answer(theirs, tiny_adapters["a0"])

@@ -23,7 +23,9 @@ DOWN, EMBEDDING = "model.layers.0.mlp.down_proj", "model.embed_tokens"
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-    return BaseModel.load(save_base(tmp_path_factory.mktemp("base"), layers=1), dtype="float32", kernels="torch")
+    return BaseModel.load(
+        save_base(tmp_path_factory.mktemp("base"), layers=1), dtype="float32", kernels="torch"
+    )
 
 
 @pytest.fixture
@@ -45,7 +47,9 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return found
 
 
-def lora(out: int, width: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+def lora(
+    out: int, width: int, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(1)
     return torch.randn(3, width, generator=g).to(dtype), torch.randn(out, 3, generator=g).to(dtype)
 
@@ -55,20 +59,27 @@ def weight_of(base: BaseModel, name: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_norms_come_to_the_host_once_a_module(base: BaseModel, waits: list[Any], dtype: torch.dtype) -> None:
+def test_norms_come_to_the_host_once_a_module(
+    base: BaseModel, waits: list[Any], dtype: torch.dtype
+) -> None:
     a, b = lora(WIDTH, INNER, dtype)
     norms = base.backend.weights.updated_norms(DOWN, a, b, 0.5)
     assert waits == [(WIDTH,)]
-    torch.testing.assert_close(norms, (weight_of(base, DOWN) + 0.5 * b.float() @ a.float()).norm(dim=1))
+    torch.testing.assert_close(
+        norms, (weight_of(base, DOWN) + 0.5 * b.float() @ a.float()).norm(dim=1)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_norms_of_an_embedding_do_too(base: BaseModel, waits: list[Any], dtype: torch.dtype) -> None:
+def test_norms_of_an_embedding_do_too(
+    base: BaseModel, waits: list[Any], dtype: torch.dtype
+) -> None:
     a, b = lora(WIDTH, VOCAB, dtype)
     magnitude = torch.rand(WIDTH) + 0.5
     waits.clear()
     deltas = staging.Stager(base.backend.weights, 0).stage(
-        {EMBEDDING: ModuleUpdate(a, b, scaling=0.5, magnitude=magnitude)})
+        {EMBEDDING: ModuleUpdate(a, b, scaling=0.5, magnitude=magnitude)}
+    )
     assert waits == [(WIDTH,)]
     norms = (weight_of(base, EMBEDDING) + 0.5 * a.float().t() @ b.float().t()).norm(dim=0)
     assert deltas[EMBEDDING].gain is not None
@@ -83,7 +94,9 @@ def test_a_saved_weight_is_compared_on_the_device(base: BaseModel, waits: list[A
     assert waits == []
 
 
-def test_staging_runs_on_a_stream_of_its_own(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_staging_runs_on_a_stream_of_its_own(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inside: list[bool] = []
     norms = BaseTensors.updated_norms
 

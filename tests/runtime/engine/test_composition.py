@@ -40,7 +40,9 @@ def test_compositions_equal_pefts_concatenation(
     for name, mix in MIXES.items():
         reference.add_composition(name.replace(".", "_"), [(a.adapter_id, a.weight) for a in mix])
     base = BaseModel.load(tiny_base, dtype="float32", **PATHS[kernels])
-    config = EngineConfig(dtype="float32", kv_cache_bytes=8 << 20, max_running=16, max_batch_tokens=24, max_adapters=8)
+    config = EngineConfig(
+        dtype="float32", kv_cache_bytes=8 << 20, max_running=16, max_batch_tokens=24, max_adapters=8
+    )
     with Engine(base, config) as engine:
         for name, path in tiny_adapters.items():
             engine.load_adapter(path, name)
@@ -49,16 +51,22 @@ def test_compositions_equal_pefts_concatenation(
         for p in PROMPTS:
             ids = tuple(base.tokenizer(p)["input_ids"])
             for name in ("", "a2", *MIXES):
-                request = Request(token_ids=ids, sampling=SAMPLING, request_id=f"{name}/{p}",
-                                  adapter_id="" if name in MIXES else name, adapters=MIXES.get(name, ()))
+                request = Request(
+                    token_ids=ids,
+                    sampling=SAMPLING,
+                    request_id=f"{name}/{p}",
+                    adapter_id="" if name in MIXES else name,
+                    adapters=MIXES.get(name, ()),
+                )
                 handles[name, p, ids] = engine.submit(request)
         for (name, p, ids), handle in handles.items():
             done = handle.result()
             expected = reference.greedy(name.replace(".", "_"), ids, TOKENS)
             assert list(done.choices[0].token_ids) == expected.tokens, (name, p)
             assert relative_error(recorder.of(f"{name}/{p}"), expected.logits) < 1e-4, (name, p)
-            assert [use.adapter_id for use in done.adapters] == ([a.adapter_id for a in MIXES[name]] if name in MIXES
-                                                                 else [name] if name else [])
+            assert [use.adapter_id for use in done.adapters] == (
+                [a.adapter_id for a in MIXES[name]] if name in MIXES else [name] if name else []
+            )
 
 
 def test_prefixes_are_shared_only_by_the_same_composition(engine: Engine) -> None:
@@ -74,18 +82,25 @@ def test_prefixes_are_shared_only_by_the_same_composition(engine: Engine) -> Non
     assert cached(WeightedAdapter("a1")) == 0
     engine.unload_adapter("a2")
     blocks = engine.stats().kv_blocks_cached
-    engine.generate(Request(prompt="x", sampling=SAMPLING))  # the engine thread forgets between steps
+    engine.generate(
+        Request(prompt="x", sampling=SAMPLING)
+    )  # the engine thread forgets between steps
     assert engine.stats().kv_blocks_cached < blocks
 
 
-@pytest.mark.parametrize(("adapters", "message"), [
-    ((WeightedAdapter("a1"), WeightedAdapter("a1", 2)), "named twice"),
-    ((WeightedAdapter("a1", float("nan")),), "weights"),
-    ((WeightedAdapter("a1", 101),), "weights"),
-    ((WeightedAdapter(""),), "ids"),
-    (tuple(WeightedAdapter(f"a{i}") for i in range(9)), "at most 8"),
-])
-def test_bad_compositions(engine: Engine, adapters: tuple[WeightedAdapter, ...], message: str) -> None:
+@pytest.mark.parametrize(
+    ("adapters", "message"),
+    [
+        ((WeightedAdapter("a1"), WeightedAdapter("a1", 2)), "named twice"),
+        ((WeightedAdapter("a1", float("nan")),), "weights"),
+        ((WeightedAdapter("a1", 101),), "weights"),
+        ((WeightedAdapter(""),), "ids"),
+        (tuple(WeightedAdapter(f"a{i}") for i in range(9)), "at most 8"),
+    ],
+)
+def test_bad_compositions(
+    engine: Engine, adapters: tuple[WeightedAdapter, ...], message: str
+) -> None:
     with pytest.raises(InvalidRequestError, match=message):
         engine.submit(Request(prompt="hi", adapters=adapters))
     assert engine.stats().leases == 0
@@ -98,8 +113,11 @@ def test_compositions_that_cannot_be_served(
     for name in ("a0", "a1"):
         engine.load_adapter(tiny_adapters[name], name)
     engine.load_adapter(tiny_adapters["a0"], "copy")
-    for names, error in ((("a0", "a1"), AdapterCapacityError), (("a0", "copy"), AdapterCapacityError),
-                         (("a0", "none"), UnknownAdapterError)):
+    for names, error in (
+        (("a0", "a1"), AdapterCapacityError),
+        (("a0", "copy"), AdapterCapacityError),
+        (("a0", "none"), UnknownAdapterError),
+    ):
         with pytest.raises(error):
             engine.submit(Request(prompt="hi", adapters=tuple(WeightedAdapter(n) for n in names)))
     with pytest.raises(InvalidRequestError, match="either adapter_id or adapters"):

@@ -59,17 +59,21 @@ def test_choices(engine: Engine) -> None:
     assert [c.index for c in first.choices] == [0, 1, 2]
 
 
-@pytest.mark.parametrize(("request_", "field"), [
-    (Request(), "prompt"),
-    (Request(prompt=""), "prompt"),
-    (Request(token_ids=()), "token_ids"),
-    (Request(prompt="a", token_ids=(1,)), "prompt"),
-    (Request(token_ids=(258,)), "token_ids"),
-    (Request(prompt="x" * 512), "prompt"),
-    (Request(prompt="x" * 1_000_000), "prompt"),
-    (Request(prompt="hi", sampling=SamplingParams(temperature=float("nan"))), "temperature"),
-    (Request(prompt="hi", adapter_id="x" * 300), "adapter_id"),
-], ids=str)
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (Request(), "prompt"),
+        (Request(prompt=""), "prompt"),
+        (Request(token_ids=()), "token_ids"),
+        (Request(prompt="a", token_ids=(1,)), "prompt"),
+        (Request(token_ids=(258,)), "token_ids"),
+        (Request(prompt="x" * 512), "prompt"),
+        (Request(prompt="x" * 1_000_000), "prompt"),
+        (Request(prompt="hi", sampling=SamplingParams(temperature=float("nan"))), "temperature"),
+        (Request(prompt="hi", adapter_id="x" * 300), "adapter_id"),
+    ],
+    ids=str,
+)
 def test_invalid_requests_name_the_field(engine: Engine, request_: Request, field: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         engine.submit(request_)
@@ -79,8 +83,10 @@ def test_invalid_requests_name_the_field(engine: Engine, request_: Request, fiel
 
 def test_messages_need_a_template(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base", chat=False)
-    with Engine(base, EngineConfig(dtype="float32", kv_cache_bytes=1 << 20)) as engine, pytest.raises(
-            InvalidRequestError, match="chat template"):
+    with (
+        Engine(base, EngineConfig(dtype="float32", kv_cache_bytes=1 << 20)) as engine,
+        pytest.raises(InvalidRequestError, match="chat template"),
+    ):
         engine.submit(Request(messages=(ChatMessage("user", "hi"),)))
 
 
@@ -108,7 +114,9 @@ def test_queue_limit(make_engine: Callable[..., Engine]) -> None:
 
 def test_cancel_frees_everything(engine: Engine) -> None:
     slow_down(engine)
-    handles = [engine.submit(Request(prompt="hi", adapter_id=f"a{i}", sampling=LONG)) for i in range(4)]
+    handles = [
+        engine.submit(Request(prompt="hi", adapter_id=f"a{i}", sampling=LONG)) for i in range(4)
+    ]
     next(iter(handles[0]))
     for handle in handles:
         handle.cancel()
@@ -125,7 +133,9 @@ def test_closing_a_stream_or_cancelling_a_task_cancels(engine: Engine) -> None:
     stream.close()  # type: ignore[attr-defined]
 
     async def cancelled_task() -> None:
-        task = asyncio.ensure_future(engine.agenerate(Request(prompt="hi", adapter_id="a1", sampling=LONG)))
+        task = asyncio.ensure_future(
+            engine.agenerate(Request(prompt="hi", adapter_id="a1", sampling=LONG))
+        )
         await asyncio.sleep(0.1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -151,7 +161,9 @@ def test_a_failure_is_loud_and_hangs_nobody(engine: Engine) -> None:
             failed.set()
 
     engine.add_observer(Ear())
-    handles = [engine.submit(Request(prompt="hi", adapter_id="a1", sampling=LONG)) for _ in range(3)]
+    handles = [
+        engine.submit(Request(prompt="hi", adapter_id="a1", sampling=LONG)) for _ in range(3)
+    ]
     break_down(engine)
     for handle in handles:
         with pytest.raises(EngineFailedError):
@@ -201,7 +213,9 @@ def test_observers_see_steps_and_requests(engine: Engine) -> None:
     engine.add_observer(Broken())
     engine.add_observer(Ear())
     slow_down(engine)
-    handles = [engine.submit(Request(prompt="hi", adapter_id=f"a{i}", sampling=SHORT)) for i in range(3)]
+    handles = [
+        engine.submit(Request(prompt="hi", adapter_id=f"a{i}", sampling=SHORT)) for i in range(3)
+    ]
     for handle in handles:
         handle.result()
     assert max(s.distinct_adapters for s in steps) == 3  # mixed in one step

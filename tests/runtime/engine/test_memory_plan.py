@@ -51,18 +51,26 @@ class Recorder:
 
 def base(vocab: int = 100, context: int = 4096) -> Any:
     return SimpleNamespace(
-        device=torch.device("cpu"), dtype=torch.bfloat16, kv_shapes=[(2, 8, 8)] * 4, vocab_size=vocab,
-        max_context=context, sample_rows=sample_rows_batched)
+        device=torch.device("cpu"),
+        dtype=torch.bfloat16,
+        kv_shapes=[(2, 8, 8)] * 4,
+        vocab_size=vocab,
+        max_context=context,
+        sample_rows=sample_rows_batched,
+    )
 
 
 def share(config: EngineConfig, **sizes: int) -> MemoryPlan:
-    return share_out(config, **({"total": 80 * GIB, "used": 16 * GIB, "steps": 3 * GIB, "graphs": GIB} | sizes))
+    return share_out(
+        config, **({"total": 80 * GIB, "used": 16 * GIB, "steps": 3 * GIB, "graphs": GIB} | sizes)
+    )
 
 
 def test_adapters_get_a_fifth_of_what_is_left_and_the_kv_cache_the_rest() -> None:
     left = 72 * GIB - 20 * GIB
     assert share(EngineConfig()) == MemoryPlan(
-        80 * GIB, 16 * GIB, 3 * GIB, GIB, adapters=left // 5, kv_cache=left - left // 5)
+        80 * GIB, 16 * GIB, 3 * GIB, GIB, adapters=left // 5, kv_cache=left - left // 5
+    )
     half = share(EngineConfig(device_memory_fraction=0.5))
     assert half.adapters + half.kv_cache == 20 * GIB
     alone = share(EngineConfig(max_adapters=0))
@@ -80,13 +88,24 @@ def test_what_the_settings_ask_for_is_given() -> None:
     assert (plan.adapters, plan.kv_cache) == (12 * GIB, 40 * GIB)
 
 
-@pytest.mark.parametrize(("settings", "sizes"), [
-    ({"kv_cache_bytes": 40 * GIB, "adapter_device_bytes": 12 * GIB + 1}, {}), ({"kv_cache_bytes": 53 * GIB}, {}),
-    ({"kv_cache_bytes": 52 * GIB}, {}), ({"adapter_device_bytes": 53 * GIB}, {}), ({}, {"used": 69 * GIB}),
-    ({}, {"steps": 60 * GIB}), ({"max_adapters": 0}, {"used": 68 * GIB}),
-])
-def test_what_does_not_fit_is_refused_with_the_numbers(settings: dict[str, Any], sizes: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"total 81920.0 MiB.*device_memory_fraction 0.9 leaves -?\d+ bytes"):
+@pytest.mark.parametrize(
+    ("settings", "sizes"),
+    [
+        ({"kv_cache_bytes": 40 * GIB, "adapter_device_bytes": 12 * GIB + 1}, {}),
+        ({"kv_cache_bytes": 53 * GIB}, {}),
+        ({"kv_cache_bytes": 52 * GIB}, {}),
+        ({"adapter_device_bytes": 53 * GIB}, {}),
+        ({}, {"used": 69 * GIB}),
+        ({}, {"steps": 60 * GIB}),
+        ({"max_adapters": 0}, {"used": 68 * GIB}),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_numbers(
+    settings: dict[str, Any], sizes: dict[str, int]
+) -> None:
+    with pytest.raises(
+        ValueError, match=r"total 81920.0 MiB.*device_memory_fraction 0.9 leaves -?\d+ bytes"
+    ):
         share(EngineConfig(**settings), **sizes)
 
 
@@ -118,7 +137,9 @@ def test_a_plan_is_measured_by_steps() -> None:
         assert batch.block_tables.shape[1] * 16 >= 4096
         assert batch.block_tables.max() < blocks
         assert batch.tokens.max() < 100
-        assert len(set(batch.slots.tolist())) == len(batch.slots)  # rows do not write over each other
+        assert len(set(batch.slots.tolist())) == len(
+            batch.slots
+        )  # rows do not write over each other
 
 
 def test_the_largest_step_is_measured_with_its_sampling() -> None:
@@ -131,8 +152,12 @@ def test_the_largest_step_is_measured_with_its_sampling() -> None:
 
     measured, runner = base(), Recorder(0)
     measured.sample_rows = sample_rows
-    plan_memory(measured, EngineConfig(max_running=4, max_batch_tokens=40), lambda blocks: runner,
-                Probe(GIB, 0, [GIB // 8, 10]))
+    plan_memory(
+        measured,
+        EngineConfig(max_running=4, max_batch_tokens=40),
+        lambda blocks: runner,
+        Probe(GIB, 0, [GIB // 8, 10]),
+    )
     (rows,) = drawn
     # The logits of the step were NaN: all rows take part even so.
     assert [(row.top_k, row.top_p, len(row.logits)) for row in rows] == [(0, 0.9, 100)] * 4
@@ -140,10 +165,16 @@ def test_the_largest_step_is_measured_with_its_sampling() -> None:
 
 @pytest.mark.parametrize(("context", "rows"), [(10, 40), (1, 8), (64, 8)])
 def test_a_short_context_bounds_the_largest_step(context: int, rows: int) -> None:
-    config = EngineConfig(max_running=8, max_batch_tokens=rows, max_context=context, kv_block_size=16)
+    config = EngineConfig(
+        max_running=8, max_batch_tokens=rows, max_context=context, kv_block_size=16
+    )
     recorder: list[Recorder] = []
-    plan_memory(base(), config, lambda blocks: recorder.append(Recorder(blocks)) or recorder[0],  # type: ignore
-                Probe(GIB, 0, [GIB // 8, 10]))
+    plan_memory(
+        base(),
+        config,
+        lambda blocks: recorder.append(Recorder(blocks)) or recorder[0],  # type: ignore
+        Probe(GIB, 0, [GIB // 8, 10]),
+    )
     largest = recorder[0].batches[0]
     assert len(largest.tokens) == min(rows, context + 7)
     assert largest.positions.min() >= 0
@@ -156,7 +187,9 @@ def test_a_device_without_memory_for_a_step_is_refused() -> None:
     def no_room(blocks: int) -> Any:
         raise torch.OutOfMemoryError("tried to allocate 5 GiB")
 
-    with pytest.raises(ValueError, match=r"512 rows \(max_batch_tokens\), 64 sequences .* 4096: tried to allocate"):
+    with pytest.raises(
+        ValueError, match=r"512 rows \(max_batch_tokens\), 64 sequences .* 4096: tried to allocate"
+    ):
         plan_memory(base(), EngineConfig(), no_room, Probe(GIB, 0, [0]))
     with pytest.raises(ValueError, match="1000 bytes does not hold one block of 4096 bytes"):
         plan_memory(base(), EngineConfig(kv_cache_bytes=1000), no_room)
@@ -173,7 +206,11 @@ def test_the_measured_steps_run_on_a_real_base(tiny_base: Path) -> None:
             return outputs[-1]
 
     plan = plan_memory(
-        loaded, config, lambda blocks: Watched(loaded.frozen, blocks, 4), Probe(GIB, 1000, [10 << 20, 1 << 20]))
+        loaded,
+        config,
+        lambda blocks: Watched(loaded.frozen, blocks, 4),
+        Probe(GIB, 1000, [10 << 20, 1 << 20]),
+    )
     assert plan.steps == (10 << 20) - (8 + 5) * kv_block_bytes(loaded, config)
     assert [len(o.greedy) for o in outputs] == [5, 5, 5]
     assert all(o.logits.isfinite().any() for o in outputs)

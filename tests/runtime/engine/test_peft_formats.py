@@ -1,4 +1,5 @@
-"""Every PEFT format from its files through the engine: one mixed batch, each request as PEFT gives it alone."""
+"""Every PEFT format from its files through the engine: one mixed batch, each request as PEFT gives
+it alone."""
 
 from __future__ import annotations
 
@@ -53,7 +54,10 @@ FORMATS: dict[str, Callable[[Names], dict[str, Any]]] = {
     "bias lora_only": lambda n: {"bias": "lora_only", "target_modules": [n.attention, n.mlp]},
     "lora_bias": lambda n: {"lora_bias": True, "target_modules": [n.mlp]},
     "saved lm_head": lambda n: {"target_modules": [n.attention], "modules_to_save": ["lm_head"]},
-    "saved embedding and norms": lambda n: {"target_modules": [n.mlp], "modules_to_save": [n.embedding, n.norm]},
+    "saved embedding and norms": lambda n: {
+        "target_modules": [n.mlp],
+        "modules_to_save": [n.embedding, n.norm],
+    },
     "embedding and lm_head": lambda n: {"target_modules": [n.embedding, "lm_head", n.mlp]},
     "tokens": lambda n: {"target_modules": [n.mlp], "trainable_token_indices": token_ids("pzF")},
     "layers": lambda n: {"target_modules": [n.attention, n.mlp], "layers_to_transform": [0, 2]},
@@ -75,10 +79,20 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     root = tmp_path_factory.mktemp(request.param)
     base, names = save_base(root / "base", request.param), NAMES[request.param]
     made = {key: make(names) for key, make in FORMATS.items()} | {
-        "activated": {"target_modules": [names.attention], "alora_invocation_tokens": token_ids(INVOCATION)}}
+        "activated": {
+            "target_modules": [names.attention],
+            "alora_invocation_tokens": token_ids(INVOCATION),
+        }
+    }
     adapters = {
-        key: save_adapter(base, root / key.replace(" ", "_"), seed=i, r=lora.pop("r", 4), **lora,
-                          fan_in_fan_out=request.param == "gpt2")
+        key: save_adapter(
+            base,
+            root / key.replace(" ", "_"),
+            seed=i,
+            r=lora.pop("r", 4),
+            **lora,
+            fan_in_fan_out=request.param == "gpt2",
+        )
         for i, (key, lora) in enumerate(made.items())
     }
     bases = {k: BaseModel.load(base, dtype="float32", **how) for k, how in PATHS.items()}
@@ -86,7 +100,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     prompts = [tuple(token_ids(p)) for p in PROMPTS]
     expected = {}
     for key, path in adapters.items():
-        # One PEFT model for each: saved modules and biases do not come apart again in one that has several.
+        # One PEFT model for each: saved modules and biases do not come apart again in one that has
+        # several.
         reference = PeftReference(base, {"it": path})
         for prompt in prompts:
             expected[key, prompt] = reference.greedy("it", prompt, TOKENS)
@@ -101,19 +116,31 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.parametrize("kernels", PATHS)
 @pytest.mark.parametrize("max_batch_tokens", [512, 40])
-def test_one_batch_of_every_format_equals_peft_alone(case: Case, kernels: str, max_batch_tokens: int) -> None:
+def test_one_batch_of_every_format_equals_peft_alone(
+    case: Case, kernels: str, max_batch_tokens: int
+) -> None:
     config = EngineConfig(
-        dtype="float32", kv_cache_bytes=16 << 20, max_running=40, max_batch_tokens=max_batch_tokens,
-        prefix_caching=False)
+        dtype="float32",
+        kv_cache_bytes=16 << 20,
+        max_running=40,
+        max_batch_tokens=max_batch_tokens,
+        prefix_caching=False,
+    )
     with Engine(case.bases[kernels], config) as engine:
         for key, path in case.adapters.items():
             engine.load_adapter(path, key)
         recorder = LogitsRecorder(engine)
         mix = tuple(WeightedAdapter(key, weight) for key, weight in MIX)
         handles = {
-            (key, prompt): engine.submit(Request(
-                token_ids=prompt, adapter_id="" if key == "mix" else key, adapters=mix if key == "mix" else (),
-                sampling=SAMPLING, request_id=f"{key}/{prompt}"))
+            (key, prompt): engine.submit(
+                Request(
+                    token_ids=prompt,
+                    adapter_id="" if key == "mix" else key,
+                    adapters=mix if key == "mix" else (),
+                    sampling=SAMPLING,
+                    request_id=f"{key}/{prompt}",
+                )
+            )
             for key, prompt in case.expected
         }
         for (key, prompt), expected in case.expected.items():
@@ -123,15 +150,27 @@ def test_one_batch_of_every_format_equals_peft_alone(case: Case, kernels: str, m
 
 def test_the_formats_differ(case: Case) -> None:
     """Guards the test above: equal outputs everywhere would show nothing."""
-    first = {tuple(e.logits[0].tolist()) for (_, prompt), e in case.expected.items() if prompt == case.prompts[0]}
+    first = {
+        tuple(e.logits[0].tolist())
+        for (_, prompt), e in case.expected.items()
+        if prompt == case.prompts[0]
+    }
     assert len(first) == len(case.adapters) + 2
 
 
 def test_the_report_names_the_parts(case: Case) -> None:
     config = EngineConfig(dtype="float32", kv_cache_bytes=16 << 20)
     with Engine(case.bases["cpp"], config) as engine:
-        parts = {key: {p for m in engine.load_adapter(path, key).modules for p in m.parts}
-                 for key, path in case.adapters.items()}
-    for key, part in {"lora": "lora", "rslora": "rslora", "dora": "dora", "lora_bias": "lora_bias",
-                      "saved lm_head": "weight", "tokens": "tokens"}.items():
+        parts = {
+            key: {p for m in engine.load_adapter(path, key).modules for p in m.parts}
+            for key, path in case.adapters.items()
+        }
+    for key, part in {
+        "lora": "lora",
+        "rslora": "rslora",
+        "dora": "dora",
+        "lora_bias": "lora_bias",
+        "saved lm_head": "weight",
+        "tokens": "tokens",
+    }.items():
         assert part in parts[key], key

@@ -22,7 +22,12 @@ from ...support.slow import slow_but
 TOKENS = 14
 TOLERANCE = 1e-4
 SHARED = "A prefix that several of the requests share, longer than a few blocks. "
-PROMPTS = ["Hi", SHARED + "One.", "The quick brown fox jumps over the lazy dog", SHARED + "Another."]
+PROMPTS = [
+    "Hi",
+    SHARED + "One.",
+    "The quick brown fox jumps over the lazy dog",
+    SHARED + "Another.",
+]
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,19 @@ ADAPTERS: dict[str, Callable[[Names], dict]] = {
     "attention": lambda n: {"r": 4, "lora_alpha": 6, "target_modules": list(n.attention)},
     "all": lambda n: {"r": 8, "lora_alpha": 4, "use_rslora": True, "target_modules": "all-linear"},
     "patterns": lambda n: {
-        "r": 3, "lora_alpha": 5, "target_modules": [*n.attention, n.mlp],
-        "rank_pattern": {n.attention[0]: 7}, "alpha_pattern": {n.mlp: 9}},
+        "r": 3,
+        "lora_alpha": 5,
+        "target_modules": [*n.attention, n.mlp],
+        "rank_pattern": {n.attention[0]: 7},
+        "alpha_pattern": {n.mlp: 9},
+    },
     "regex": lambda n: {"r": 16, "target_modules": rf".*\.[12]\..*{n.mlp}"},
     "layers": lambda n: {
-        "r": 2, "target_modules": [n.mlp], "layers_to_transform": [0, 2],
-        "exclude_modules": rf".*\.2\..*{n.mlp}"},
+        "r": 2,
+        "target_modules": [n.mlp],
+        "layers_to_transform": [0, 2],
+        "exclude_modules": rf".*\.2\..*{n.mlp}",
+    },
 }
 
 MODES: dict[str, dict[str, Any]] = {
@@ -70,7 +82,9 @@ class Case:
     expected: dict[tuple[str, str], Expected]
 
 
-@pytest.fixture(scope="module", params=slow_but(["llama", "qwen2", "gemma3", "gpt2"], ARCHITECTURES))
+@pytest.fixture(
+    scope="module", params=slow_but(["llama", "qwen2", "gemma3", "gpt2"], ARCHITECTURES)
+)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     name = request.param
     root = tmp_path_factory.mktemp(name)
@@ -86,7 +100,9 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     assert program_of(bases["cpp"]) is not None
     base = bases["cpp"]
     prompts = {p: tuple(base.tokenizer(p)["input_ids"]) for p in PROMPTS}
-    expected = {(a, p): reference.greedy(a, prompts[p], TOKENS) for a in ("", *adapters) for p in PROMPTS}
+    expected = {
+        (a, p): reference.greedy(a, prompts[p], TOKENS) for a in ("", *adapters) for p in PROMPTS
+    }
     return Case(bases, adapters, prompts, expected)
 
 
@@ -94,7 +110,12 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize("mode", MODES)
 def test_mixed_batch_equals_peft_alone(case: Case, mode: str, kernels: str) -> None:
     config = EngineConfig(
-        dtype="float32", max_running=24, kv_block_size=16, kv_cache_bytes=_kv_bytes(case, mode), **MODES[mode])
+        dtype="float32",
+        max_running=24,
+        kv_block_size=16,
+        kv_cache_bytes=_kv_bytes(case, mode),
+        **MODES[mode],
+    )
     with Engine(case.bases[kernels], config) as engine:
         for key, path in case.adapters.items():
             engine.load_adapter(path, key)
@@ -126,8 +147,11 @@ def _kv_bytes(case: Case, mode: str) -> int:
 def _generate_all(engine: Engine, case: Case) -> dict:
     sampling = SamplingParams(max_new_tokens=TOKENS, ignore_eos=True)
     handles = {
-        (a, p): engine.submit(Request(
-            token_ids=case.prompts[p], adapter_id=a, sampling=sampling, request_id=f"{a}/{p}"))
+        (a, p): engine.submit(
+            Request(
+                token_ids=case.prompts[p], adapter_id=a, sampling=sampling, request_id=f"{a}/{p}"
+            )
+        )
         for a, p in case.expected
     }
     return {key: handle.result() for key, handle in handles.items()}

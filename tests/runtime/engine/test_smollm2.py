@@ -26,8 +26,13 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     assert (BASE / "config.json").is_file(), "the base model is missing: run `make base`"
     demo = {name: ROOT / "examples" / "adapters" / name for name in ("pirate", "json", "sentiment")}
     wide = save_adapter(
-        BASE, tmp_path_factory.mktemp("adapters") / "wide", r=32, lora_alpha=1, use_rslora=True,
-        target_modules="all-linear")
+        BASE,
+        tmp_path_factory.mktemp("adapters") / "wide",
+        r=32,
+        lora_alpha=1,
+        use_rslora=True,
+        target_modules="all-linear",
+    )
     return demo | {"wide": wide}
 
 
@@ -39,7 +44,9 @@ def base() -> BaseModel:
 @pytest.fixture(scope="module")
 def engine(base: BaseModel, adapters: dict[str, Path]) -> Iterator[Engine]:
     # Small steps, so that the longer prompts are prefilled in chunks beside decoding rows.
-    with Engine(base, EngineConfig(max_running=16, max_batch_tokens=48, kv_cache_bytes=256 << 20)) as engine:
+    with Engine(
+        base, EngineConfig(max_running=16, max_batch_tokens=48, kv_cache_bytes=256 << 20)
+    ) as engine:
         for name, path in adapters.items():
             engine.load_adapter(path, name)
         yield engine
@@ -51,8 +58,14 @@ def test_mixed_batch_equals_peft(engine: Engine, adapters: dict[str, Path]) -> N
     sampling = SamplingParams(max_new_tokens=TOKENS, ignore_eos=True)
     keys = [(a, i) for i in range(len(QUESTIONS)) for a in ("", *adapters)]
     handles = {
-        (a, i): engine.submit(Request(
-            messages=(ChatMessage("user", QUESTIONS[i]),), adapter_id=a, sampling=sampling, request_id=f"{a}/{i}"))
+        (a, i): engine.submit(
+            Request(
+                messages=(ChatMessage("user", QUESTIONS[i]),),
+                adapter_id=a,
+                sampling=sampling,
+                request_id=f"{a}/{i}",
+            )
+        )
         for a, i in keys
     }
     results = {key: handle.result() for key, handle in handles.items()}

@@ -1,4 +1,5 @@
-"""The FlashInfer route with a stand-in for the package: what it is called with, and the choice of the route."""
+"""The FlashInfer route with a stand-in for the package: what it is called with, and the choice of
+the route."""
 
 from __future__ import annotations
 
@@ -20,21 +21,37 @@ CPU = torch.device("cpu")
 
 
 class _Wrapper:
-    """BatchPrefillWithPagedKVCacheWrapper as its documentation describes it, computed by the torch reference."""
+    """BatchPrefillWithPagedKVCacheWrapper as its documentation describes it, computed by the torch
+    reference."""
 
     made: ClassVar[list[_Wrapper]] = []
 
-    def __init__(self, float_workspace_buffer: torch.Tensor, kv_layout: str = "NHD", backend: str = "auto") -> None:
+    def __init__(
+        self, float_workspace_buffer: torch.Tensor, kv_layout: str = "NHD", backend: str = "auto"
+    ) -> None:
         assert float_workspace_buffer.dtype is torch.uint8
         assert (kv_layout, backend) == ("NHD", "fa2")
         self.workspace, self.plans = float_workspace_buffer, 0
         self.made.append(self)
 
     def plan(
-        self, qo_indptr: torch.Tensor, paged_kv_indptr: torch.Tensor, paged_kv_indices: torch.Tensor,
-        paged_kv_last_page_len: torch.Tensor, num_qo_heads: int, num_kv_heads: int, head_dim_qk: int, page_size: int,
-        *, causal: bool = False, sm_scale: float | None = None, window_left: int = -1,
-        logits_soft_cap: float | None = None, q_data_type: Any, kv_data_type: Any, fixed_split_size: int,
+        self,
+        qo_indptr: torch.Tensor,
+        paged_kv_indptr: torch.Tensor,
+        paged_kv_indices: torch.Tensor,
+        paged_kv_last_page_len: torch.Tensor,
+        num_qo_heads: int,
+        num_kv_heads: int,
+        head_dim_qk: int,
+        page_size: int,
+        *,
+        causal: bool = False,
+        sm_scale: float | None = None,
+        window_left: int = -1,
+        logits_soft_cap: float | None = None,
+        q_data_type: Any,
+        kv_data_type: Any,
+        fixed_split_size: int,
     ) -> None:
         arrays = (qo_indptr, paged_kv_indptr, paged_kv_indices, paged_kv_last_page_len)
         assert all(a.dtype is torch.int32 and a.device.type == "cpu" for a in arrays)
@@ -49,18 +66,24 @@ class _Wrapper:
             tables[i, : len(pages)] = pages
         self._heads, self._page_size = (num_qo_heads, num_kv_heads, head_dim_qk), page_size
         self._how: dict[str, Any] = {
-            "scaling": sm_scale, "window": None if window_left < 0 else window_left + 1, "softcap": logits_soft_cap}
+            "scaling": sm_scale,
+            "window": None if window_left < 0 else window_left + 1,
+            "softcap": logits_soft_cap,
+        }
         lengths = ((counts - 1) * page_size + paged_kv_last_page_len).int()
         self._plan = AttentionPlan(torch.empty(0), qo_indptr, lengths, tables, page_size)
         self.plans += 1
 
-    def run(self, q: torch.Tensor, paged_kv_cache: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    def run(
+        self, q: torch.Tensor, paged_kv_cache: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
         assert q.is_contiguous()
         k, v = paged_kv_cache
         assert k.shape[1:] == v.shape[1:] == (self._page_size, *self._heads[1:])
         assert q.shape[1:] == (self._heads[0], self._heads[2])
         return paged_attention_reference(
-            q, k.flatten(0, 1), v.flatten(0, 1), self._plan, **self._how)
+            q, k.flatten(0, 1), v.flatten(0, 1), self._plan, **self._how
+        )
 
 
 @pytest.fixture
@@ -77,7 +100,9 @@ class _Arrays:
 
     def __init__(self, plan: AttentionPlan) -> None:
         self.slots, self.query_start, self.context_lengths, self.block_tables = (
-            t.numpy() for t in (plan.slots, plan.query_start, plan.context_lengths, plan.block_tables))
+            t.numpy()
+            for t in (plan.slots, plan.query_start, plan.context_lengths, plan.block_tables)
+        )
         self.block_size = plan.block_size
 
 
@@ -94,8 +119,12 @@ def test_a_step(package: type[_Wrapper], window: int | None, softcap: float | No
     case, plan = _case()
     attention = FlashInferAttention(CPU)
     for _ in range(3):  # layers
-        actual = attention(case.q, case.k_cache, case.v_cache, plan, scaling=0.3, window=window, softcap=softcap)
-        torch.testing.assert_close(actual.double(), case.expected(0.3, window, softcap), rtol=2e-2, atol=2e-2)
+        actual = attention(
+            case.q, case.k_cache, case.v_cache, plan, scaling=0.3, window=window, softcap=softcap
+        )
+        torch.testing.assert_close(
+            actual.double(), case.expected(0.3, window, softcap), rtol=2e-2, atol=2e-2
+        )
     assert [w.plans for w in package.made] == [1]
 
 
@@ -105,15 +134,20 @@ def test_layers_of_two_kinds_and_two_steps(package: type[_Wrapper]) -> None:
     for plan in (first, AttentionPlan.of(_Arrays(case.plan), CPU)):
         for window in (None, 5, None, 5):
             actual = attention(case.q, case.k_cache, case.v_cache, plan, scaling=0.3, window=window)
-            torch.testing.assert_close(actual.double(), case.expected(0.3, window), rtol=2e-2, atol=2e-2)
+            torch.testing.assert_close(
+                actual.double(), case.expected(0.3, window), rtol=2e-2, atol=2e-2
+            )
     assert [w.plans for w in package.made] == [2, 2]
     assert package.made[0].workspace is package.made[1].workspace
 
 
 def test_what_it_has_no_kernel_for_is_refused(package: type[_Wrapper]) -> None:
     attention = FlashInferAttention(CPU)
-    for dims, dtype, told in (((80, 80), torch.bfloat16, "80"), ((64, 128), torch.bfloat16, "128"),
-                              ((64, 64), torch.float32, "float32")):
+    for dims, dtype, told in (
+        ((80, 80), torch.bfloat16, "80"),
+        ((64, 128), torch.bfloat16, "128"),
+        ((64, 64), torch.float32, "float32"),
+    ):
         with pytest.raises(BaseModelError, match=told):
             attention.check(*dims, dtype)
     case, plan = _case(dtype=torch.float32)
@@ -146,7 +180,9 @@ def test_the_choice(package: type[_Wrapper], monkeypatch: pytest.MonkeyPatch) ->
         select(CPU, "triton")
 
 
-def test_packages_that_are_not_there(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_packages_that_are_not_there(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setitem(sys.modules, "flashinfer", None)
     with pytest.raises(BaseModelError, match="flashinfer-python"):

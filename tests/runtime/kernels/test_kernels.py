@@ -1,4 +1,5 @@
-"""Every implementation of every kernel against dense arithmetic in float64, on random inputs and layouts."""
+"""Every implementation of every kernel against dense arithmetic in float64, on random inputs and
+layouts."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ def _integer(g: torch.Generator, low: int, high: int) -> int:
 
 def _assert_close(actual: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
     scale = float(expected.abs().max())
-    torch.testing.assert_close(actual.double(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * scale)
+    torch.testing.assert_close(
+        actual.double(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * scale
+    )
 
 
 @DTYPES
@@ -41,7 +44,10 @@ def test_lora_equals_the_dense_update(seed: int, kernel: str, dtype: torch.dtype
     for _ in range(_integer(g, 0, 6)):  # they may overlap: several adapters per row
         start, end = sorted(torch.randint(0, rows + 1, (2,), generator=g).tolist())
         rank = _integer(g, 1, 70)
-        a, b = torch.randn(rank, n_in, generator=g).to(dtype), torch.randn(n_out, rank, generator=g).to(dtype)
+        a, b = (
+            torch.randn(rank, n_in, generator=g).to(dtype),
+            torch.randn(n_out, rank, generator=g).to(dtype),
+        )
         scaling = float(torch.rand((), generator=g))
         segments.append(LoraSegment(start, end, a, b, scaling))
         expected[start:end] += x[start:end].double() @ (scaling * b.double() @ a.double()).T
@@ -51,18 +57,27 @@ def test_lora_equals_the_dense_update(seed: int, kernel: str, dtype: torch.dtype
 
 @DTYPES
 @pytest.mark.parametrize("kernel", ATTENTION)
-@pytest.mark.parametrize(("heads", "kv_heads", "d", "dv"), [(6, 2, 8, 4), (3, 3, 64, 64), (4, 1, 80, 96)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "d", "dv"), [(6, 2, 8, 4), (3, 3, 64, 64), (4, 1, 80, 96)]
+)
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("window", [None, 5])
 def test_attention_equals_row_by_row(
-    window: int | None, softcap: float | None, heads: int, kv_heads: int, d: int, dv: int, kernel: str,
+    window: int | None,
+    softcap: float | None,
+    heads: int,
+    kv_heads: int,
+    d: int,
+    dv: int,
+    kernel: str,
     dtype: torch.dtype,
 ) -> None:
     g = torch.Generator().manual_seed(heads * d)
     sequences = [(new, _integer(g, 0, 40)) for new in (1, 7, 1, 13, 1)]
     case = PagedCase.random(g, heads, kv_heads, d, dv, dtype, (16, 32, 48)[heads % 3], sequences)
     actual = ATTENTION[kernel](
-        case.q, case.k_cache, case.v_cache, case.plan, scaling=0.3, window=window, softcap=softcap)
+        case.q, case.k_cache, case.v_cache, case.plan, scaling=0.3, window=window, softcap=softcap
+    )
     _assert_close(actual, case.expected(0.3, window, softcap), dtype)
 
 
@@ -72,15 +87,23 @@ def test_attention_equals_row_by_row(
 def test_linear_equals_the_dense_product(seed: int, int8: bool, dtype: torch.dtype) -> None:
     g = torch.Generator().manual_seed(seed)
     rows, n_in, n_out = _integer(g, 1, 40), 2 * _integer(g, 1, 200), _integer(g, 1, 200)
-    x, w = torch.randn(rows, n_in, generator=g).to(dtype), torch.randn(n_out, n_in, generator=g).to(dtype)
+    x, w = (
+        torch.randn(rows, n_in, generator=g).to(dtype),
+        torch.randn(n_out, n_in, generator=g).to(dtype),
+    )
     bias = torch.randn(n_out, generator=g).to(dtype) if seed % 2 else None
     packed = weights.pack_linear(library.load(), w, bias, int8)
     expected = x.double() @ w.double().T
     if int8:  # the stored weight is what is multiplied: its rounding is not this kernel's error
         values, scale = weights.quantize_int8(w)
-        assert float((values.double() * scale[:, None] - w.double()).abs().max()) <= float(scale.max()) * 0.51
+        assert (
+            float((values.double() * scale[:, None] - w.double()).abs().max())
+            <= float(scale.max()) * 0.51
+        )
         expected = x.double() @ (values.double() * scale[:, None].double()).T
-    _assert_close(ops.linear(x, packed), expected + (bias.double() if bias is not None else 0), dtype)
+    _assert_close(
+        ops.linear(x, packed), expected + (bias.double() if bias is not None else 0), dtype
+    )
 
 
 @DTYPES
@@ -90,7 +113,9 @@ def test_norms_equal_those_of_the_dense_weight(seed: int, int8: bool, dtype: tor
     g = torch.Generator().manual_seed(seed)
     n_in, n_out, rank = 2 * _integer(g, 1, 200), _integer(g, 1, 200), _integer(g, 1, 40)
     a, b = torch.randn(rank, n_in, generator=g), torch.randn(n_out, rank, generator=g)
-    packed = weights.pack_linear(library.load(), torch.randn(n_out, n_in, generator=g).to(dtype), None, int8)
+    packed = weights.pack_linear(
+        library.load(), torch.randn(n_out, n_in, generator=g).to(dtype), None, int8
+    )
     dense = weights.unpack_rows(library.load(), packed, 0, n_out, dtype).double()
     expected = (dense + 0.3 * b.double() @ a.double()).norm(dim=1)
     actual = weights.updated_norms(library.load(), packed, a, b, 0.3, dtype)
@@ -119,12 +144,20 @@ def test_a_row_does_not_depend_on_its_neighbours(dtype: torch.dtype) -> None:
     """Bit for bit, for every number of rows: what makes greedy output independent of the batch."""
     g = torch.Generator().manual_seed(0)
     n_in, n_out = 174, 130
-    w, x = torch.randn(n_out, n_in, generator=g).to(dtype), torch.randn(21, n_in, generator=g).to(dtype)
-    a, b = torch.randn(13, n_in, generator=g).to(dtype), torch.randn(n_out, 13, generator=g).to(dtype)
+    w, x = (
+        torch.randn(n_out, n_in, generator=g).to(dtype),
+        torch.randn(21, n_in, generator=g).to(dtype),
+    )
+    a, b = (
+        torch.randn(13, n_in, generator=g).to(dtype),
+        torch.randn(n_out, 13, generator=g).to(dtype),
+    )
     run: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "linear": lambda rows: ops.linear(rows, weights.pack_linear(library.load(), w)),
         "bias": lambda rows: ops.linear(rows, weights.pack_linear(library.load(), w, w[:, 0])),
-        "int8": lambda rows: ops.linear(rows, weights.pack_linear(library.load(), w, w[:, 0], True)),
+        "int8": lambda rows: ops.linear(
+            rows, weights.pack_linear(library.load(), w, w[:, 0], True)
+        ),
         "lora": lambda rows: _lora_of(rows, a, b),
     }
     for name, kernel in run.items():
@@ -140,7 +173,9 @@ def _lora_of(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("target", build.TARGETS)
-def test_every_target_that_runs_here_gives_the_same(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_target_that_runs_here_gives_the_same(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runnable = list(build.TARGETS)[list(build.TARGETS).index(build.host_target()) :]
     if target not in runnable:
         pytest.skip(f"this processor cannot run {target}")

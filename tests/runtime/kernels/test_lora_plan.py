@@ -1,4 +1,5 @@
-"""Plans of which rows take which slots: every row its own pairs, in order, in as few tiles as that allows."""
+"""Plans of which rows take which slots: every row its own pairs, in order, in as few tiles as that
+allows."""
 
 from __future__ import annotations
 
@@ -25,8 +26,16 @@ from ...support.device import DEVICE
 
 CPU = torch.device("cpu")
 HERE = torch.device(DEVICE)
-SEGMENTS = st.lists(st.builds(
-    SlotSegment, st.integers(0, 40), st.integers(0, 40), st.integers(0, 3), st.sampled_from([0.5, 1.0])), max_size=7)
+SEGMENTS = st.lists(
+    st.builds(
+        SlotSegment,
+        st.integers(0, 40),
+        st.integers(0, 40),
+        st.integers(0, 3),
+        st.sampled_from([0.5, 1.0]),
+    ),
+    max_size=7,
+)
 TILES = st.sampled_from([1, 3, DECODE_TILE])
 
 
@@ -42,7 +51,10 @@ def test_every_row_gets_its_pairs_in_order(segments: list[SlotSegment], tile_siz
         for row in range(start, end):
             assert row not in found
             found[row] = pairs
-    expected = {row: [(slot, w) for start, end, slot, w in segments if start <= row < end] for row in range(40)}
+    expected = {
+        row: [(slot, w) for start, end, slot, w in segments if start <= row < end]
+        for row in range(40)
+    }
     assert found == {row: pairs for row, pairs in expected.items() if pairs}
 
 
@@ -57,7 +69,9 @@ def test_tiles_are_as_long_as_they_can_be(segments: list[SlotSegment], tile_size
 def test_pairs_share_no_scratch(segments: list[SlotSegment], tile_size: int) -> None:
     arrays = plan_tiles(segments, tile_size, _hidden_of)
     at = 0
-    for place, rows, slot in zip(arrays.pair_hidden, arrays.pair_rows, arrays.pair_slot, strict=True):
+    for place, rows, slot in zip(
+        arrays.pair_hidden, arrays.pair_rows, arrays.pair_slot, strict=True
+    ):
         assert place == at
         at += rows * _hidden_of(slot)
     assert at == arrays.hidden_floats
@@ -72,12 +86,16 @@ def test_buffers_hold_what_fits_and_say_what_does_not() -> None:
         assert list(buffers.plan.tiles()) == list(arrays.to(CPU).tiles())
         used = len(arrays.pair_slot)
         assert buffers.plan.pair_rows.tolist() == [*arrays.pair_rows, *[0] * (4 - used)]
-        assert buffers.plan.pair_offsets.tolist()[len(arrays.tile_rows) :] == [used] * (4 - len(arrays.tile_rows))
+        assert buffers.plan.pair_offsets.tolist()[len(arrays.tile_rows) :] == [used] * (
+            4 - len(arrays.tile_rows)
+        )
     for segments, tile_size, hidden in [
         ([(0, 1, 0, 1.0), (2, 3, 0, 1.0), (4, 5, 0, 1.0), (6, 7, 0, 1.0)], DECODE_TILE, 1),
         ([(0, 1, slot, 1.0) for slot in range(5)], DECODE_TILE, 1),
-        ([(0, 2, 0, 1.0)], DECODE_TILE, 51), ([(0, 1, 0, 1.0)], PREFILL_TILE, 1),
+        ([(0, 2, 0, 1.0)], DECODE_TILE, 51),
+        ([(0, 1, 0, 1.0)], PREFILL_TILE, 1),
     ]:
+
         def hidden_of(slot: int, hidden: int = hidden) -> int:
             return hidden
 
@@ -103,5 +121,8 @@ def test_splits_cover_the_inputs_once(tile_size: int) -> None:
         count, each = splits(inputs, tile_size)
         assert (count - 1) * each < inputs <= count * each
         assert each % 128 == 0
-    groups = [SimpleNamespace(in_features=4096, outs=(4, 1, 1)), SimpleNamespace(in_features=128, outs=(4,))]
+    groups = [
+        SimpleNamespace(in_features=4096, outs=(4, 1, 1)),
+        SimpleNamespace(in_features=128, outs=(4,)),
+    ]
     assert hidden_per_row(16, groups, tile_size) == 16 * 3 * splits(4096, tile_size)[0]  # type: ignore[arg-type]

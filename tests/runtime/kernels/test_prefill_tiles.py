@@ -1,4 +1,5 @@
-"""The switch that keeps prefill off Hopper's wide products: the same results from narrower tiles, nothing unknown."""
+"""The switch that keeps prefill off Hopper's wide products: the same results from narrower tiles,
+nothing unknown."""
 
 from __future__ import annotations
 
@@ -21,7 +22,10 @@ from ...support.attention import PagedCase
 from ...support.device import DEVICE, TOLERANCE
 from ...support.grouped import random_step
 
-HEADS = [attention_tiles.Heads(*h) for h in ((32, 8, 128, 128), (66, 1, 16, 16), (8, 4, 256, 256), (32, 1, 512, 512))]
+HEADS = [
+    attention_tiles.Heads(*h)
+    for h in ((32, 8, 128, 128), (66, 1, 16, 16), (8, 4, 256, 256), (32, 1, 512, 512))
+]
 
 
 @pytest.fixture
@@ -33,13 +37,18 @@ def _mma(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_tile_has_rows_for_wide_products() -> None:
     for heads in HEADS:
         for dtype in TOLERANCE:
-            tiles = attention_tiles.chunk_tile(heads, dtype), attention_tiles.decode_tile(heads, dtype)
+            tiles = (
+                attention_tiles.chunk_tile(heads, dtype),
+                attention_tiles.decode_tile(heads, dtype),
+            )
             assert all(tile.rows <= MOST_MMA_ROWS for tile in tiles)
 
 
 def test_unless_they_are_chosen_nothing_is_narrower() -> None:
     assert os.environ.get(prefill_tiles.VARIABLE, "wgmma") == prefill_tiles.KIND
-    assert attention_tiles.chunk_tile(HEADS[0], torch.bfloat16).rows == (128 if prefill_tiles.KIND == "wgmma" else 32)
+    assert attention_tiles.chunk_tile(HEADS[0], torch.bfloat16).rows == (
+        128 if prefill_tiles.KIND == "wgmma" else 32
+    )
     assert set(lora_tiles.PREFILL) == set(prefill_tiles.KINDS)
 
 
@@ -59,14 +68,27 @@ def test_attention_equals_the_reference(dtype: torch.dtype) -> None:
     g = torch.Generator().manual_seed(3)
     case = PagedCase.random(g, 66, 1, 16, 24, dtype, 16, [(1, 4), (37, 0), (20, 51)], DEVICE)
     found = paged_attention(case.q, case.k_cache, case.v_cache, case.plan, scaling=0.3, window=40)
-    expected = paged_attention_reference(case.q, case.k_cache, case.v_cache, case.plan, scaling=0.3, window=40)
-    torch.testing.assert_close(found.double(), expected.double(), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    expected = paged_attention_reference(
+        case.q, case.k_cache, case.v_cache, case.plan, scaling=0.3, window=40
+    )
+    torch.testing.assert_close(
+        found.double(), expected.double(), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype]
+    )
 
 
 def test_the_switch_is_read_at_start_and_refuses_what_it_does_not_know() -> None:
     assert prefill_tiles.chosen(None) == prefill_tiles.chosen("") == "wgmma"
     program = "from lora_runtime.kernels.plan import PREFILL_TILE; print(PREFILL_TILE)"
-    for value, told in (("mma", f"{MOST_MMA_ROWS}\n"), ("wide", "must be one of wgmma, mma, got 'wide'")):
-        done = subprocess.run([sys.executable, "-c", program], env={**os.environ, prefill_tiles.VARIABLE: value},
-                              cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
+    for value, told in (
+        ("mma", f"{MOST_MMA_ROWS}\n"),
+        ("wide", "must be one of wgmma, mma, got 'wide'"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, prefill_tiles.VARIABLE: value},
+            cwd=Path(__file__).parents[3],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert told in done.stdout + done.stderr

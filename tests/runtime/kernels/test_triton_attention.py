@@ -1,4 +1,5 @@
-"""Triton's attention against float64 and the torch reference, on poisoned caches and outputs; on CPUs interpreted."""
+"""Triton's attention against float64 and the torch reference, on poisoned caches and outputs; on
+CPUs interpreted."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ def _poisoned() -> Iterator[None]:
 def _check(case: PagedCase, **how: Any) -> None:
     actual = paged_attention(case.q, case.k_cache, case.v_cache, case.plan, scaling=0.3, **how)
     assert actual.dtype == case.q.dtype
-    reference = paged_attention_reference(case.q, case.k_cache, case.v_cache, case.plan, scaling=0.3, **how)
+    reference = paged_attention_reference(
+        case.q, case.k_cache, case.v_cache, case.plan, scaling=0.3, **how
+    )
     tolerance = TOLERANCE[case.q.dtype]
     for expected in (case.expected(0.3, **how), reference.double().cpu()):
         torch.testing.assert_close(actual.double().cpu(), expected, rtol=tolerance, atol=tolerance)
@@ -44,20 +47,35 @@ def _check(case: PagedCase, **how: Any) -> None:
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "d", "dv", "block_size", "window", "softcap"), [
+    ("heads", "kv_heads", "d", "dv", "block_size", "window", "softcap"),
+    [
         (6, 2, 8, 4, 16, None, None),
         (7, 1, 64, 64, 8, None, 3.0),
         (3, 3, 80, 96, 32, 20, None),
         (4, 2, 33, 65, 128, 5, 3.0),
-    ])
-def test_a_mixed_step(heads: int, kv_heads: int, d: int, dv: int, block_size: int, window: int | None,
-                      softcap: float | None, dtype: torch.dtype) -> None:
+    ],
+)
+def test_a_mixed_step(
+    heads: int,
+    kv_heads: int,
+    d: int,
+    dv: int,
+    block_size: int,
+    window: int | None,
+    softcap: float | None,
+    dtype: torch.dtype,
+) -> None:
     g = torch.Generator().manual_seed(heads * d)
-    _check(PagedCase.random(g, heads, kv_heads, d, dv, dtype, block_size, MIXED, DEVICE),
-           window=window, softcap=softcap)
+    _check(
+        PagedCase.random(g, heads, kv_heads, d, dv, dtype, block_size, MIXED, DEVICE),
+        window=window,
+        softcap=softcap,
+    )
 
 
-@pytest.mark.parametrize(("heads", "dtype"), [(40, torch.float16), (66, torch.bfloat16), (17, torch.float32)])
+@pytest.mark.parametrize(
+    ("heads", "dtype"), [(40, torch.float16), (66, torch.bfloat16), (17, torch.float32)]
+)
 def test_more_heads_on_a_key_head_than_a_tile_packs(heads: int, dtype: torch.dtype) -> None:
     g = torch.Generator().manual_seed(heads)
     _check(PagedCase.random(g, heads, 1, 16, 16, dtype, 4, [(1, 20), (5, 9)], DEVICE), window=12)
@@ -73,11 +91,15 @@ def test_decode_rows_with_split_keys(dtype: torch.dtype, window: int | None) -> 
 def test_more_splits_than_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a step of many rows: bit for bit what a program for each split gives."""
     g = torch.Generator().manual_seed(7)
-    case = PagedCase.random(g, 2, 1, 16, 16, torch.bfloat16, 64, [(1, 1400), (1, 300), (1, 3)], DEVICE)
+    case = PagedCase.random(
+        g, 2, 1, 16, 16, torch.bfloat16, 64, [(1, 1400), (1, 300), (1, 3)], DEVICE
+    )
     each = paged_attention(case.q, case.k_cache, case.v_cache, case.plan, scaling=0.3)
     monkeypatch.setattr(attention_tiles, "_PROGRAMS", 1)
     _check(case)
-    assert torch.equal(paged_attention(case.q, case.k_cache, case.v_cache, case.plan, scaling=0.3), each)
+    assert torch.equal(
+        paged_attention(case.q, case.k_cache, case.v_cache, case.plan, scaling=0.3), each
+    )
 
 
 def test_programs_for_many_rows() -> None:
@@ -97,13 +119,18 @@ def test_a_context_of_more_than_the_most_splits() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_random_steps(seed: int) -> None:
     g = torch.Generator().manual_seed(seed)
+
     def some(low: int, high: int) -> int:
         return int(torch.randint(low, high, (), generator=g))
 
     kv_heads = some(1, 4)
-    sequences = [(some(1, 3) if some(0, 2) else some(1, 30), some(0, 60)) for _ in range(some(1, 5))]
+    sequences = [
+        (some(1, 3) if some(0, 2) else some(1, 30), some(0, 60)) for _ in range(some(1, 5))
+    ]
     dims, block_size = (some(1, 70), some(1, 70)), 1 << some(0, 6)
-    case = PagedCase.random(g, kv_heads * some(1, 5), kv_heads, *dims, torch.float32, block_size, sequences, DEVICE)
+    case = PagedCase.random(
+        g, kv_heads * some(1, 5), kv_heads, *dims, torch.float32, block_size, sequences, DEVICE
+    )
     _check(case, window=some(1, 80) if seed % 2 else None, softcap=2.0 if seed % 3 else None)
 
 
@@ -111,7 +138,9 @@ def test_views_of_a_packed_projection() -> None:
     """q in the strides that transformers gives it."""
     g = torch.Generator().manual_seed(3)
     case = PagedCase.random(g, 4, 2, 16, 16, torch.float32, 16, MIXED, DEVICE)
-    packed = torch.cat([case.q.flatten(1), torch.full((len(case.q), 9), torch.nan, device=DEVICE)], 1)
+    packed = torch.cat(
+        [case.q.flatten(1), torch.full((len(case.q), 9), torch.nan, device=DEVICE)], 1
+    )
     view = packed[:, :64].unflatten(1, (4, 16))
     assert not view.is_contiguous()
     _check(replace(case, q=view))
@@ -122,17 +151,25 @@ def test_views_of_a_packed_projection() -> None:
 def test_neighbours_do_not_change_a_row(told: int | None) -> None:
     """Bit for bit: alone, in a mixed step, and in a table as wide as the longest context."""
     g = torch.Generator().manual_seed(4)
-    case = PagedCase.random(g, 4, 2, 16, 16, torch.float32, 16, [(1, 4), (7, 0), (20, 21), (1, 400)], DEVICE)
+    case = PagedCase.random(
+        g, 4, 2, 16, 16, torch.float32, 16, [(1, 4), (7, 0), (20, 21), (1, 400)], DEVICE
+    )
     plan = case.plan
     assert plan.decode_rows is None
     decode_rows = int((plan.query_start.diff() == 1).sum()) if told else None
     together = paged_attention(
-        case.q, case.k_cache, case.v_cache, replace(plan, decode_rows=decode_rows), scaling=0.3)
+        case.q, case.k_cache, case.v_cache, replace(plan, decode_rows=decode_rows), scaling=0.3
+    )
     for i, (start, end) in enumerate(zip(plan.query_start[:-1], plan.query_start[1:], strict=True)):
         starts = torch.tensor([0, end - start], dtype=torch.int32, device=DEVICE)
         blocks = -(-int(plan.context_lengths[i]) // 16)
-        own = AttentionPlan(plan.slots[start:end], starts, plan.context_lengths[i : i + 1],
-                            plan.block_tables[i : i + 1, :blocks], 16)
+        own = AttentionPlan(
+            plan.slots[start:end],
+            starts,
+            plan.context_lengths[i : i + 1],
+            plan.block_tables[i : i + 1, :blocks],
+            16,
+        )
         alone = paged_attention(case.q[start:end], case.k_cache, case.v_cache, own, scaling=0.3)
         assert torch.equal(alone, together[start:end]), i
 
@@ -141,18 +178,26 @@ class _NoHostReads(TorchDispatchMode):
     """What a captured graph cannot do."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default), func
+        assert func not in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.nonzero.default,
+        ), func
         return func(*args, **(kwargs or {}))
 
 
 def test_fixed_buffers_of_decode_rows() -> None:
-    """Buffers for more rows and longer contexts than there are: unused rows get zeros, nothing is read on the host."""
+    """Buffers for more rows and longer contexts than there are: unused rows get zeros, nothing is
+    read on the host."""
     g = torch.Generator().manual_seed(5)
     case = PagedCase.random(g, 4, 2, 16, 16, torch.float32, 16, [(1, 700), (1, 3)], DEVICE)
     rows, capacity = 4, 96
-    tables = torch.full((rows, capacity), -(1 << 30), dtype=torch.int32, device=DEVICE)  # an entry behind is not read
+    tables = torch.full(
+        (rows, capacity), -(1 << 30), dtype=torch.int32, device=DEVICE
+    )  # an entry behind is not read
     tables[:2, : case.plan.block_tables.shape[1]] = case.plan.block_tables
-    lengths = torch.cat([case.plan.context_lengths, torch.zeros(2, dtype=torch.int32, device=DEVICE)])
+    lengths = torch.cat(
+        [case.plan.context_lengths, torch.zeros(2, dtype=torch.int32, device=DEVICE)]
+    )
     starts = torch.arange(rows + 1, dtype=torch.int32, device=DEVICE)
     plan = AttentionPlan(torch.zeros_like(lengths), starts, lengths, tables, 16)
     q = torch.cat([case.q, torch.full_like(case.q, torch.nan)])
@@ -174,10 +219,15 @@ def test_not_a_number_stays_in_its_sequence() -> None:
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(("kv_heads", "d", "dv"), [(2, 16, 16), (3, 80, 33), (9, 128, 256)])
-def test_keys_and_values_are_written_where_they_belong(kv_heads: int, d: int, dv: int, dtype: torch.dtype) -> None:
+def test_keys_and_values_are_written_where_they_belong(
+    kv_heads: int, d: int, dv: int, dtype: torch.dtype
+) -> None:
     g = torch.Generator().manual_seed(d)
     rows, total = 11, 64
-    keys, values = (torch.randn(kv_heads, rows, n, generator=g).to(DEVICE, dtype).transpose(0, 1) for n in (d, dv))
+    keys, values = (
+        torch.randn(kv_heads, rows, n, generator=g).to(DEVICE, dtype).transpose(0, 1)
+        for n in (d, dv)
+    )
     slots = torch.randperm(total, generator=g)[:rows].int().to(DEVICE)
     caches = [torch.full((total, kv_heads, n), -7.0, dtype=dtype, device=DEVICE) for n in (d, dv)]
     expected = [c.clone() for c in caches]

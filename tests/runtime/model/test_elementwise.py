@@ -1,4 +1,5 @@
-"""torch.compile of norms and activations: the same logits, adapters' norms included, and what is refused."""
+"""torch.compile of norms and activations: the same logits, adapters' norms included, and what is
+refused."""
 
 from __future__ import annotations
 
@@ -18,26 +19,42 @@ from ...support.reference import LogitsRecorder, relative_error
 PROMPTS = ("one", "a prompt of more than one block of tokens")
 
 
-def _logits(base: BaseModel, adapters: dict[str, Path]) -> dict[tuple[str, str], tuple[tuple[int, ...], Any]]:
-    with Engine(base, EngineConfig(kv_cache_bytes=8 << 20, max_batch_tokens=32, max_running=8)) as engine:
+def _logits(
+    base: BaseModel, adapters: dict[str, Path]
+) -> dict[tuple[str, str], tuple[tuple[int, ...], Any]]:
+    with Engine(
+        base, EngineConfig(kv_cache_bytes=8 << 20, max_batch_tokens=32, max_running=8)
+    ) as engine:
         for name, path in adapters.items():
             engine.load_adapter(path, name)
         recorder = LogitsRecorder(engine)
         sampling = SamplingParams(max_new_tokens=4, ignore_eos=True)
-        handles = {(name, prompt): engine.submit(Request(
-            prompt=prompt, adapter_id=name, sampling=sampling, request_id=f"{name}/{prompt}"))
-            for name in ("", *adapters) for prompt in PROMPTS}
-        return {key: (tuple(handle.result().choices[0].token_ids), recorder.of(f"{key[0]}/{key[1]}"))
-                for key, handle in handles.items()}
+        handles = {
+            (name, prompt): engine.submit(
+                Request(
+                    prompt=prompt, adapter_id=name, sampling=sampling, request_id=f"{name}/{prompt}"
+                )
+            )
+            for name in ("", *adapters)
+            for prompt in PROMPTS
+        }
+        return {
+            key: (tuple(handle.result().choices[0].token_ids), recorder.of(f"{key[0]}/{key[1]}"))
+            for key, handle in handles.items()
+        }
 
 
 @pytest.mark.slow
 def test_compiled_norms_give_the_same(tmp_path: Path) -> None:
-    """Gemma 3: norms of layers and of heads, with 1 + weight; and an adapter that saves some of both."""
+    """Gemma 3: norms of layers and of heads, with 1 + weight; and an adapter that saves some of
+    both."""
     path = save_base(tmp_path / "base", "gemma3")
     adapters = {
         "lora": save_adapter(path, tmp_path / "lora"),
-        "norms": save_adapter(path, tmp_path / "norms", seed=1, modules_to_save=["q_norm", "input_layernorm"])}
+        "norms": save_adapter(
+            path, tmp_path / "norms", seed=1, modules_to_save=["q_norm", "input_layernorm"]
+        ),
+    }
     plain = BaseModel.load(path, dtype="float32", kernels="torch")
     compiled = BaseModel.load(path, dtype="float32", kernels="torch", compile="elementwise")
     assert compiled.kernel_names["elementwise"] == f"torch.compile/{DEVICE}"

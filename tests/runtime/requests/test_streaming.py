@@ -13,7 +13,8 @@ from ...support.models import SCRIPTS, make_tokenizer
 
 
 class Parrot:
-    """Replaces the forward's logits so that every sequence says a fixed text: real engine, known output."""
+    """Replaces the forward's logits so that every sequence says a fixed text: real engine, known
+    output."""
 
     def __init__(self, engine: Engine, text: str) -> None:
         self._ids = make_tokenizer()(text)["input_ids"]
@@ -34,7 +35,11 @@ class Parrot:
 def test_increments_equal_unary_text(engine: Engine, text: str) -> None:
     Parrot(engine, text)
     length = len(text.encode())
-    request = Request(prompt=text, adapter_id="a1", sampling=SamplingParams(max_new_tokens=length, ignore_eos=True))
+    request = Request(
+        prompt=text,
+        adapter_id="a1",
+        sampling=SamplingParams(max_new_tokens=length, ignore_eos=True),
+    )
     events = list(engine.stream(request))
     assert "".join(e.text for e in events) == engine.generate(request).text == text
     assert not any("\ufffd" in e.text for e in events)
@@ -45,17 +50,22 @@ def test_increments_equal_unary_text(engine: Engine, text: str) -> None:
 def test_a_cut_character_is_left_out(engine: Engine, text: str) -> None:
     Parrot(engine, text)
     for length in range(1, len(text.encode())):
-        request = Request(prompt="x", sampling=SamplingParams(max_new_tokens=length, ignore_eos=True))
+        request = Request(
+            prompt="x", sampling=SamplingParams(max_new_tokens=length, ignore_eos=True)
+        )
         assert engine.generate(request).text == text.encode()[:length].decode(errors="ignore")
 
 
-@pytest.mark.parametrize(("text", "stop", "kept"), [
-    ("one two three", "two", "one "),
-    ("one two three", "e t", "on"),
-    ("你好，世界 🎉 done", "🎉", "你好，世界 "),
-    ("aaab", "aab", "a"),
-    ("no match here", "xyz", "no match here"),
-])
+@pytest.mark.parametrize(
+    ("text", "stop", "kept"),
+    [
+        ("one two three", "two", "one "),
+        ("one two three", "e t", "on"),
+        ("你好，世界 🎉 done", "🎉", "你好，世界 "),
+        ("aaab", "aab", "a"),
+        ("no match here", "xyz", "no match here"),
+    ],
+)
 def test_stop_strings(engine: Engine, text: str, stop: str, kept: str) -> None:
     Parrot(engine, text)
     sampling = SamplingParams(max_new_tokens=len(text.encode()), stop=(stop,), ignore_eos=True)
@@ -68,12 +78,18 @@ def test_stop_strings(engine: Engine, text: str, stop: str, kept: str) -> None:
 
 def test_eos_and_stop_tokens_end_without_text(engine: Engine) -> None:
     Parrot(engine, "abc</s>def")
-    done = engine.generate(Request(prompt="x", sampling=SamplingParams(max_new_tokens=9))).choices[0]
+    done = engine.generate(Request(prompt="x", sampling=SamplingParams(max_new_tokens=9))).choices[
+        0
+    ]
     assert (done.text, done.finish_reason, len(done.token_ids)) == ("abc", FinishReason.EOS, 4)
     stop_at_c = make_tokenizer()("c")["input_ids"]
-    done = engine.generate(Request(
-        prompt="x", sampling=SamplingParams(max_new_tokens=9, stop_token_ids=tuple(stop_at_c)))).choices[0]
+    done = engine.generate(
+        Request(
+            prompt="x", sampling=SamplingParams(max_new_tokens=9, stop_token_ids=tuple(stop_at_c))
+        )
+    ).choices[0]
     assert (done.text, done.finish_reason) == ("ab", FinishReason.STOP)
-    done = engine.generate(Request(
-        prompt="x", sampling=SamplingParams(max_new_tokens=7, ignore_eos=True))).choices[0]
+    done = engine.generate(
+        Request(prompt="x", sampling=SamplingParams(max_new_tokens=7, ignore_eos=True))
+    ).choices[0]
     assert (done.text, done.finish_reason) == ("abcdef", FinishReason.LENGTH)

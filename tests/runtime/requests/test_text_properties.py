@@ -10,7 +10,9 @@ from lora_runtime.requests.detokenize import IncrementalDetokenizer, StopMatcher
 from ...support.models import make_tokenizer
 
 TOKENIZER = make_tokenizer()
-any_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"), max_size=60)
+any_text = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"), max_size=60
+)
 few_letters = st.text("ab", max_size=30)
 stop_lists = st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3)
 
@@ -34,7 +36,9 @@ def test_detokenizer_survives_any_tokens(ids: list[int]) -> None:
 
 
 @given(few_letters, stop_lists, st.data())
-def test_stop_matcher_is_the_same_however_the_text_is_cut(text: str, stops: list[str], data: st.DataObject) -> None:
+def test_stop_matcher_is_the_same_however_the_text_is_cut(
+    text: str, stops: list[str], data: st.DataObject
+) -> None:
     emitted, stopped = _run(StopMatcher(stops), _cut(text, data))
     assert (emitted, stopped) == _expected(text, stops)
 

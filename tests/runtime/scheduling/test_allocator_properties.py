@@ -16,7 +16,8 @@ KEYS = ["", "v1", "v1*0.5+v2"]
 
 
 class AllocatorMachine(RuleBasedStateMachine):
-    """`held`: references by block; `content`: the key whose KV a block holds since it was published."""
+    """`held`: references by block; `content`: the key whose KV a block holds since it was
+    published."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +73,9 @@ class AllocatorMachine(RuleBasedStateMachine):
         assert self.allocator.num_cached == len(self.content.keys() - self.held.keys())
 
 
-AllocatorMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+AllocatorMachine.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None
+)
 TestAllocator = AllocatorMachine.TestCase
 
 

@@ -1,6 +1,9 @@
-"""One tenant fills the engine: another's request waits neither for a place nor for the crowd's prefill."""
+"""One tenant fills the engine: another's request waits neither for a place nor for the crowd's
+prefill."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from lora_runtime import SamplingParams
 from lora_runtime.requests.sequence import Sequence
@@ -13,13 +16,18 @@ from ...support.scheduling import NoSlots
 
 
 def sequence(tenant: str, prompt: int, priority: int = 0) -> Sequence:
-    seq = Sequence(None, 0, (1,) * prompt, SamplingParams(), None, 99, tenant=tenant, priority=priority)  # type: ignore[arg-type]
+    nobody: Any = None
+    seq = Sequence(
+        nobody, 0, (1,) * prompt, SamplingParams(), nobody, 99, tenant=tenant, priority=priority
+    )
     seq.kv_version = tenant
     return seq
 
 
 def make_scheduler(max_running: int = 4, blocks: int = 100) -> Scheduler:
-    return Scheduler(BlockAllocator(blocks, 16, False), NoSlots(), max_running=max_running, max_batch_tokens=16)
+    return Scheduler(
+        BlockAllocator(blocks, 16, False), NoSlots(), max_running=max_running, max_batch_tokens=16
+    )
 
 
 def step(scheduler: Scheduler) -> list[tuple[str, int]]:
@@ -71,7 +79,9 @@ def test_the_crowds_prefill_waits_for_others() -> None:
     assert step(scheduler) == [("heavy", 1)] * 3 + [("heavy", 13)]
     scheduler.add(sequence("light", 20))
     assert step(scheduler) == [("heavy", 1)] * 3 + [("light", 13)]
-    assert step(scheduler) == [("heavy", 1)] * 3 + [("light", 7)]  # a short step, for the light one's sake
+    assert step(scheduler) == [("heavy", 1)] * 3 + [
+        ("light", 7)
+    ]  # a short step, for the light one's sake
     assert step(scheduler) == [("heavy", 1)] * 3 + [("heavy", 12), ("light", 1)]
 
 
@@ -89,7 +99,8 @@ def test_a_crowd_does_not_make_way_for_ever() -> None:
     now = [0.0]
     queue = FairQueue(aging_s=10, clock=lambda: now[0])
     scheduler = Scheduler(
-        BlockAllocator(400, 16, False), NoSlots(), max_running=8, max_batch_tokens=16, waiting=queue)
+        BlockAllocator(400, 16, False), NoSlots(), max_running=8, max_batch_tokens=16, waiting=queue
+    )
     fill(scheduler, 6)
     step(scheduler)
     old = sequence("heavy", 4)

@@ -12,7 +12,13 @@ from lora_runtime.requests.sequence import Sequence
 from lora_runtime.scheduling.fairness import FairQueue
 from lora_runtime.scheduling.limits import Limits, TokenBucket
 
-from ...support.engines import counted_by_limits, is_unfinished, running_of, slow_down, wait_until_idle
+from ...support.engines import (
+    counted_by_limits,
+    is_unfinished,
+    running_of,
+    slow_down,
+    wait_until_idle,
+)
 
 SHORT = SamplingParams(max_new_tokens=4, ignore_eos=True)
 
@@ -79,7 +85,10 @@ def test_priorities_and_their_aging() -> None:
     assert [s.tenant for s in queue.heads()] == ["low", "high"]  # as urgent by now, and less served
     clock.now = 1000
     queue.charge("low", 5)
-    assert [s.tenant for s in queue.heads()] == ["high", "low"]  # waiting alone never beats fairness
+    assert [s.tenant for s in queue.heads()] == [
+        "high",
+        "low",
+    ]  # waiting alone never beats fairness
 
 
 def test_membership_and_removal() -> None:
@@ -99,7 +108,9 @@ def test_membership_and_removal() -> None:
 def test_a_light_adapter_overtakes_a_flood(engine: Engine) -> None:
     slow_down(engine, 0.002)
     engine.config  # noqa: B018
-    flood = [engine.submit(Request(prompt="hi", adapter_id="a0", sampling=SHORT)) for _ in range(120)]
+    flood = [
+        engine.submit(Request(prompt="hi", adapter_id="a0", sampling=SHORT)) for _ in range(120)
+    ]
     light = engine.submit(Request(prompt="hi", adapter_id="a1", sampling=SHORT))
     base = engine.submit(Request(prompt="hi", sampling=SHORT))
     for handle in (light, base):
@@ -121,7 +132,10 @@ def test_token_bucket() -> None:
 
 
 def test_limits_count_and_forget() -> None:
-    clock, policies = Clock(), {"a": AdapterPolicy(max_running=2, max_waiting=3), "b": AdapterPolicy()}
+    clock, policies = (
+        Clock(),
+        {"a": AdapterPolicy(max_running=2, max_waiting=3), "b": AdapterPolicy()},
+    )
     limits = Limits(policies.__getitem__, 8, clock)
     limits.enter(["a"], 5, 1)
     with pytest.raises(AdapterLimitError, match="3 waiting") as caught:
@@ -140,12 +154,18 @@ def test_limits_count_and_forget() -> None:
     limits.enter(["b"], 1, 1)
 
 
-def test_an_adapters_own_limits(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]) -> None:
+def test_an_adapters_own_limits(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]
+) -> None:
     engine = make_engine()
     slow_down(engine)
     for name in ("a0", "a1"):
-        engine.load_adapter(tiny_adapters[name], name, policy=AdapterPolicy(max_running=2, max_waiting=4))
-    handles = [engine.submit(Request(prompt="hi", adapter_id="a0", sampling=SHORT)) for _ in range(6)]
+        engine.load_adapter(
+            tiny_adapters[name], name, policy=AdapterPolicy(max_running=2, max_waiting=4)
+        )
+    handles = [
+        engine.submit(Request(prompt="hi", adapter_id="a0", sampling=SHORT)) for _ in range(6)
+    ]
     with pytest.raises(AdapterLimitError, match="a0"):
         engine.submit(Request(prompt="hi", adapter_id="a0", sampling=SHORT))
     handles.append(engine.submit(Request(prompt="hi", adapter_id="a1", sampling=SHORT)))
@@ -160,6 +180,8 @@ def test_an_adapters_own_limits(make_engine: Callable[..., Engine], tiny_adapter
     engine.generate(Request(prompt="hi there", sampling=SHORT))
     with pytest.raises(AdapterLimitError, match="tokens per minute"):
         engine.generate(Request(prompt="hi there", sampling=SHORT))
-    engine.generate(Request(prompt="hi", adapter_id="a0", sampling=SHORT))  # has a policy of its own
+    engine.generate(
+        Request(prompt="hi", adapter_id="a0", sampling=SHORT)
+    )  # has a policy of its own
     assert wait_until_idle(engine).leases == 0
     assert not counted_by_limits(engine)

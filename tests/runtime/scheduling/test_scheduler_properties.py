@@ -47,16 +47,25 @@ def make_sequence(prompt: list[int], version: str, count: int) -> Sequence:
 
 jobs = st.lists(
     st.tuples(
-        st.lists(st.integers(0, 1), min_size=1, max_size=30), st.sampled_from(["", "v1", "v2"]), st.integers(1, 15)),
-    min_size=1, max_size=12)
+        st.lists(st.integers(0, 1), min_size=1, max_size=30),
+        st.sampled_from(["", "v1", "v2"]),
+        st.integers(1, 15),
+    ),
+    min_size=1,
+    max_size=12,
+)
 
 
 @settings(max_examples=150, deadline=None)
 @given(jobs, st.integers(1, 5), st.integers(0, 20), st.integers(0, 2**16))
-def test_every_sequence_finishes_on_its_own_kv(work: list, max_running: int, extra: int, seed: int) -> None:
+def test_every_sequence_finishes_on_its_own_kv(
+    work: list, max_running: int, extra: int, seed: int
+) -> None:
     rng = random.Random(seed)
     allocator = BlockAllocator(BLOCKS, BLOCK)
-    scheduler = Scheduler(allocator, NoSlots(), max_running=max_running, max_batch_tokens=max_running + extra)
+    scheduler = Scheduler(
+        allocator, NoSlots(), max_running=max_running, max_batch_tokens=max_running + extra
+    )
     pending = [make_sequence(*job) for job in work]
     arrival, first_run, device = list(pending), [], Device()
     live: set[int] = set()

@@ -37,8 +37,13 @@ from ...support.training import assert_same_tensors, chat, make_config, tensors,
 
 def test_the_loss_is_transformers_own_and_falls(tiny_base: Path, tmp_path: Path) -> None:
     config = make_config(tiny_base, tmp_path, batch_size=12, epochs=8, device=DEVICE)
-    rows = encode_rows(Encoder(make_tokenizer(), frozenset({EOS}), VOCAB), read_rows(config.data).rows, config.data,
-                       512, "refuse")
+    rows = encode_rows(
+        Encoder(make_tokenizer(), frozenset({EOS}), VOCAB),
+        read_rows(config.data).rows,
+        config.data,
+        512,
+        "refuse",
+    )
     expected = []
 
     def on_model(model: Any) -> None:
@@ -55,40 +60,77 @@ def test_the_loss_is_transformers_own_and_falls(tiny_base: Path, tmp_path: Path)
 
 
 def test_what_a_run_leaves(tiny_base: Path, tmp_path: Path) -> None:
-    config = make_config(tiny_base, tmp_path, eval_fraction=0.2, base_name="hub: tiny", description="It counts.")
+    config = make_config(
+        tiny_base, tmp_path, eval_fraction=0.2, base_name="hub: tiny", description="It counts."
+    )
     result = train(config)
     assert result.adapter == config.out
     assert sorted(p.name for p in config.out.iterdir()) == [
-        "README.md", "adapter_config.json", "adapter_model.safetensors", "checkpoint.pt", "loss.png", "metrics.jsonl"]
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "checkpoint.pt",
+        "loss.png",
+        "metrics.jsonl",
+    ]
     assert (config.out / "loss.png").read_bytes().startswith(b"\x89PNG")
     card = (config.out / "README.md").read_text()
     base = AutoModelForCausalLM.from_pretrained(tiny_base)
     assert 'base_model: "hub: tiny"' in card
-    for part in (identity_of(tiny_base, base), read_rows(config.data).sha256, "It counts.", '"rank": 4',
-                 f"{result.losses[-1][1]:.4f}", f"{result.eval_loss:.4f}", "10 trained on"):
+    for part in (
+        identity_of(tiny_base, base),
+        read_rows(config.data).sha256,
+        "It counts.",
+        '"rank": 4',
+        f"{result.losses[-1][1]:.4f}",
+        f"{result.eval_loss:.4f}",
+        "10 trained on",
+    ):
         assert part in card
-    assert json.loads((config.out / "adapter_config.json").read_text())["base_model_name_or_path"] == "hub: tiny"
+    assert (
+        json.loads((config.out / "adapter_config.json").read_text())["base_model_name_or_path"]
+        == "hub: tiny"
+    )
     lines = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines if "loss" in line] == result.losses
-    assert [(line["step"], line["eval_loss"]) for line in lines if "eval_loss" in line] == result.eval_losses
+    assert [
+        (line["step"], line["eval_loss"]) for line in lines if "eval_loss" in line
+    ] == result.eval_losses
     assert [step for step, _ in result.eval_losses] == [0, 3, 6]
     assert result.held_out is not None
     assert len(inspect_adapter(config.out, tiny_base).modules) == 6
 
 
-def test_one_seed_gives_one_adapter_and_another_gives_another(tiny_base: Path, tmp_path: Path) -> None:
-    runs = [train(make_config(tiny_base, tmp_path, out=tmp_path / str(i), dropout=0.2, seed=seed)).adapter
-            for i, seed in enumerate((1, 1, 2))]
+def test_one_seed_gives_one_adapter_and_another_gives_another(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    runs = [
+        train(
+            make_config(tiny_base, tmp_path, out=tmp_path / str(i), dropout=0.2, seed=seed)
+        ).adapter
+        for i, seed in enumerate((1, 1, 2))
+    ]
     assert_same_tensors(runs[0], runs[1])
     assert any(not torch.equal(t, tensors(runs[2])[n]) for n, t in tensors(runs[0]).items())
 
 
 def test_accumulated_steps_are_those_of_one_large_batch(tiny_base: Path, tmp_path: Path) -> None:
     """Rows of different lengths: a mean of the parts' means would be another loss."""
-    data = write_rows(tmp_path / "data.jsonl", [chat("q" * (1 + i % 5), "a" * (1 + 7 * (i % 3))) for i in range(12)])
+    data = write_rows(
+        tmp_path / "data.jsonl",
+        [chat("q" * (1 + i % 5), "a" * (1 + 7 * (i % 3))) for i in range(12)],
+    )
     results = [
-        train(make_config(tiny_base, tmp_path, data=data, out=tmp_path / f"{size}", batch_size=size,
-                          grad_accumulation=parts))
+        train(
+            make_config(
+                tiny_base,
+                tmp_path,
+                data=data,
+                out=tmp_path / f"{size}",
+                batch_size=size,
+                grad_accumulation=parts,
+            )
+        )
         for size, parts in ((4, 1), (2, 2), (1, 4))
     ]
     for result in results[1:]:
@@ -96,7 +138,9 @@ def test_accumulated_steps_are_those_of_one_large_batch(tiny_base: Path, tmp_pat
             assert loss == pytest.approx(expected, rel=1e-3)
 
 
-def test_only_the_adapter_trains_and_the_base_keeps_its_bits(tiny_base: Path, tmp_path: Path) -> None:
+def test_only_the_adapter_trains_and_the_base_keeps_its_bits(
+    tiny_base: Path, tmp_path: Path
+) -> None:
     before = {p.name: p.read_bytes() for p in tiny_base.iterdir()}
     seen: dict[str, Any] = {}
 
@@ -107,7 +151,10 @@ def test_only_the_adapter_trains_and_the_base_keeps_its_bits(tiny_base: Path, tm
 
     train(make_config(tiny_base, tmp_path, dora=True, dtype="bfloat16"), on_model=on_model)
     assert {name.split(".default")[0].rpartition(".")[2] for name in seen["trained"]} == {
-        "lora_A", "lora_B", "lora_magnitude_vector"}
+        "lora_A",
+        "lora_B",
+        "lora_magnitude_vector",
+    }
     assert set(seen["trained"].values()) == {torch.float32}
     assert {p.dtype for p in seen["base"].values()} == {torch.bfloat16}
     now = dict(seen["model"].named_parameters())
@@ -123,7 +170,9 @@ def test_a_base_that_would_train_or_change_is_noticed(tiny_base: Path, tmp_path:
         with torch.no_grad():
             report.model.get_base_model().lm_head.weight[0, 0] += 1e-3
 
-    with pytest.raises(TrainingError, match=r"the base is not frozen: .*lm_head\.weight has a gradient"):
+    with pytest.raises(
+        TrainingError, match=r"the base is not frozen: .*lm_head\.weight has a gradient"
+    ):
         train(make_config(tiny_base, tmp_path), on_model=unfreeze)
     with pytest.raises(TrainingError, match="weights have changed"):
         train(make_config(tiny_base, tmp_path, overwrite=True), on_step=touch)
@@ -134,18 +183,29 @@ def test_early_stop_keeps_the_best_weights(tiny_base: Path, tmp_path: Path) -> N
     """The held-out rows ask for the opposite of what is trained: after a while it only gets worse."""
     other = write_rows(tmp_path / "eval.jsonl", [chat(f"who {i}?", "zzz zzz") for i in range(4)])
     fields: dict[str, Any] = {
-        "eval_data": other, "eval_every": 1, "schedule": "constant", "warmup": 0.0, "learning_rate": 0.05}
+        "eval_data": other,
+        "eval_every": 1,
+        "schedule": "constant",
+        "warmup": 0.0,
+        "learning_rate": 0.05,
+    }
     result = train(make_config(tiny_base, tmp_path, patience=3, epochs=30, **fields))
     assert result.stopped == "early stop"
     trained = dict(result.eval_losses[1:])
     assert result.weights_step == min(trained, key=lambda step: trained[step]) == result.steps - 3
-    shorter = train(make_config(tiny_base, tmp_path, out=tmp_path / "best", max_steps=result.weights_step, **fields))
+    shorter = train(
+        make_config(
+            tiny_base, tmp_path, out=tmp_path / "best", max_steps=result.weights_step, **fields
+        )
+    )
     assert shorter.stopped == "max steps"
     assert_same_tensors(result.adapter, shorter.adapter)
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops_the_run(tiny_base: Path, tmp_path: Path, poison: float) -> None:
+def test_a_loss_that_is_no_number_stops_the_run(
+    tiny_base: Path, tmp_path: Path, poison: float
+) -> None:
     def spoil(report: StepReport) -> None:
         if report.step == 3:
             next(p for n, p in report.model.named_parameters() if "lora_B" in n).data[0, 0] = poison
@@ -155,29 +215,47 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny_base: Path, tmp_path: Path,
     assert (caught.value.step, caught.value.learning_rate) == (4, 1e-2)
     assert "step 4, learning rate 0.01: the loss is" in str(caught.value)
     assert "the checkpoint of step 2 is whole" in str(caught.value)
-    assert train(make_config(tiny_base, tmp_path, save_every=2, schedule="constant", resume="auto")).steps == 6
+    assert (
+        train(
+            make_config(tiny_base, tmp_path, save_every=2, schedule="constant", resume="auto")
+        ).steps
+        == 6
+    )
 
 
 def test_weights_that_are_not_finite_are_never_saved(tiny_base: Path, tmp_path: Path) -> None:
     def spoil(report: StepReport) -> None:
         if report.step == 2:
-            next(p for n, p in report.model.named_parameters() if "lora_B" in n).data[0, 0] = float("nan")
+            next(p for n, p in report.model.named_parameters() if "lora_B" in n).data[0, 0] = float(
+                "nan"
+            )
 
-    with pytest.raises(DivergedError, match=r"step 2.*not finite; the checkpoint of step 1 is whole"):
+    with pytest.raises(
+        DivergedError, match=r"step 2.*not finite; the checkpoint of step 1 is whole"
+    ):
         train(make_config(tiny_base, tmp_path, save_every=1), on_step=spoil)
 
 
 def test_the_budget_is_spread_as_documented() -> None:
     def modules(**kinds: tuple[int, int]) -> dict[str, BaseModule]:
-        return {f"layers.{i}.{k}": BaseModule(ModuleKind.LINEAR, a, b, False)
-                for i in range(2) for k, (a, b) in kinds.items()}
+        return {
+            f"layers.{i}.{k}": BaseModule(ModuleKind.LINEAR, a, b, False)
+            for i in range(2)
+            for k, (a, b) in kinds.items()
+        }
 
-    square = {"q_proj": (100, 100), "v_proj": (100, 100), "k_proj": (100, 100), "o_proj": (100, 100)}
+    square = {
+        "q_proj": (100, 100),
+        "v_proj": (100, 100),
+        "k_proj": (100, 100),
+        "o_proj": (100, 100),
+    }
     for kinds, rank in ((["q_proj"], 8), (["q_proj", "v_proj"], 4), (list(square), 2)):
         assert spread(3200, modules(**{k: square[k] for k in kinds})) == (rank, {})
     mixed = modules(q_proj=(64, 64), v_proj=(64, 32), up_proj=(64, 96))
     assert spread(2 * (128 + 96 + 160), mixed) == (1, {})
-    # 1538 - 768 = 770 are left: up and q together (576) and not v (192) with them; two more of all would be 768.
+    # 1538 - 768 = 770 are left: up and q together (576) and not v (192) with them; two more of all
+    # would be 768.
     assert spread(768 + 767, mixed) == (1, {"q_proj": 2, "up_proj": 2})
     assert spread(768 + 200, mixed) == (1, {"v_proj": 2})
     with pytest.raises(TrainingError, match="rank 1 of q_proj, v_proj, up_proj takes 768"):
@@ -185,20 +263,30 @@ def test_the_budget_is_spread_as_documented() -> None:
 
 
 def test_a_budget_is_kept(tiny_base: Path, tmp_path: Path) -> None:
-    result = train(make_config(tiny_base, tmp_path, budget=5000, targets=("q_proj", "v_proj", "down_proj"),
-                               max_steps=1))
+    result = train(
+        make_config(
+            tiny_base, tmp_path, budget=5000, targets=("q_proj", "v_proj", "down_proj"), max_steps=1
+        )
+    )
     config = json.loads((result.adapter / "adapter_config.json").read_text())
     spent = sum(t.numel() for t in tensors(result.adapter).values())
     assert config["r"] == 4
     assert config["rank_pattern"] == {"q_proj": 5}
-    assert spent == 3 * (5 * 128 + 4 * 96 + 4 * 160) == 4992  # one more of v_proj would be 288 over it
+    assert (
+        spent == 3 * (5 * 128 + 4 * 96 + 4 * 160) == 4992
+    )  # one more of v_proj would be 288 over it
     assert config["alpha_pattern"] == {"q_proj": 10}  # the scaling stays 2
 
 
 def test_the_first_key_that_matches_counts(tiny_base: Path, tmp_path: Path) -> None:
-    """In the file too, in which PEFT's writer would sort the keys; a given alpha wins over one that follows."""
+    """In the file too, in which PEFT's writer would sort the keys; a given alpha wins over one that
+    follows."""
     one, all_of_them = r"layers\.0\.self_attn\.q_proj", "q_proj"
-    result = train(make_config(tiny_base, tmp_path, rank_pattern={all_of_them: 6}, alpha_pattern={one: 5}, max_steps=1))
+    result = train(
+        make_config(
+            tiny_base, tmp_path, rank_pattern={all_of_them: 6}, alpha_pattern={one: 5}, max_steps=1
+        )
+    )
     config = json.loads((result.adapter / "adapter_config.json").read_text())
     assert list(config["alpha_pattern"].items()) == [(one, 5), (all_of_them, 12)]
     two = {"self_attn.v_proj": 2, "v_proj|q_proj": 6}
@@ -212,13 +300,25 @@ def test_the_first_key_that_matches_counts(tiny_base: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("init", ["pissa", "olora"])
 def test_a_shared_weight_cannot_be_changed_at_the_start(tmp_path: Path, init: str) -> None:
     base = save_base(tmp_path / "base", "llama", tie_word_embeddings=True)
-    with pytest.raises(TrainingError, match=f"init '{init}' is not possible for 'lm_head'.*embed_tokens' shares"):
+    with pytest.raises(
+        TrainingError, match=f"init '{init}' is not possible for 'lm_head'.*embed_tokens' shares"
+    ):
         train(make_config(base, tmp_path, init=init, targets=("q_proj", "lm_head")))
 
 
 def test_ranks_and_alphas_by_module(tiny_base: Path, tmp_path: Path) -> None:
-    result = train(make_config(tiny_base, tmp_path, rank_pattern={"v_proj": 2}, alpha=3, rslora=True, max_steps=1,
-                               save_dtype="bfloat16", targets=r".*layers\.[12]\..*(q|v)_proj"))
+    result = train(
+        make_config(
+            tiny_base,
+            tmp_path,
+            rank_pattern={"v_proj": 2},
+            alpha=3,
+            rslora=True,
+            max_steps=1,
+            save_dtype="bfloat16",
+            targets=r".*layers\.[12]\..*(q|v)_proj",
+        )
+    )
     config = json.loads((result.adapter / "adapter_config.json").read_text())
     assert (config["r"], config["rank_pattern"], config["lora_alpha"]) == (4, {"v_proj": 2}, 3)
     assert (config["use_rslora"], config["alpha_pattern"]) == (True, {})
@@ -228,18 +328,27 @@ def test_ranks_and_alphas_by_module(tiny_base: Path, tmp_path: Path) -> None:
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), result.adapter)
 
 
-@pytest.mark.parametrize(("architecture", "chat_template"), [("gpt2", True), ("llama", False), ("gemma2", True)])
+@pytest.mark.parametrize(
+    ("architecture", "chat_template"), [("gpt2", True), ("llama", False), ("gemma2", True)]
+)
 def test_other_bases(tmp_path: Path, architecture: str, chat_template: bool) -> None:
-    """Conv1D layers and dropout of the base; no chat template; soft capping. None of them has a pad token."""
+    """Conv1D layers and dropout of the base; no chat template; soft capping. None of them has a pad
+    token."""
     base = save_base(tmp_path / "base", architecture, chat=chat_template)
-    rows = None if chat_template else [{"prompt": f"{i} and", "completion": f" {i + 1}"} for i in range(8)]
+    rows = (
+        None
+        if chat_template
+        else [{"prompt": f"{i} and", "completion": f" {i + 1}"} for i in range(8)]
+    )
     data = write_rows(tmp_path / "rows.jsonl", rows)
     targets = ("c_attn", "c_proj") if architecture == "gpt2" else ("q_proj", "down_proj")
     result = train(make_config(base, tmp_path, data=data, targets=targets, epochs=4))
     assert result.losses[-1][1] < result.losses[0][1]
     inspect_adapter(result.adapter, base)
     if not chat_template:
-        with pytest.raises(TrainingError, match=r"data\.jsonl:1: the base's tokenizer has no chat template"):
+        with pytest.raises(
+            TrainingError, match=r"data\.jsonl:1: the base's tokenizer has no chat template"
+        ):
             train(make_config(base, tmp_path, overwrite=True))
 
 
@@ -250,7 +359,11 @@ def test_a_single_row(tiny_base: Path, tmp_path: Path) -> None:
     assert result.notes == ("a single row: nothing is held out",)
     for name in ("patience", "eval_every"):
         with pytest.raises(TrainingError, match=f"{name} needs an evaluation"):
-            train(make_config(tiny_base, tmp_path, data=data, eval_fraction=0.5, overwrite=True, **{name: 1}))
+            train(
+                make_config(
+                    tiny_base, tmp_path, data=data, eval_fraction=0.5, overwrite=True, **{name: 1}
+                )
+            )
 
 
 def test_long_rows_are_reported(tiny_base: Path, tmp_path: Path) -> None:
@@ -263,49 +376,87 @@ def test_long_rows_are_reported(tiny_base: Path, tmp_path: Path) -> None:
     def on_model(_: Any) -> None:
         heard.append("the first step")
 
-    cut = train(make_config(tiny_base, tmp_path, max_length=30, long_rows="cut", eval_data=other),
-                on_note=heard.append, on_model=on_model)
+    cut = train(
+        make_config(tiny_base, tmp_path, max_length=30, long_rows="cut", eval_data=other),
+        on_note=heard.append,
+        on_model=on_model,
+    )
     assert (cut.cut, cut.skipped, cut.rows) == ((2,), (), 3)
     assert heard == [*cut.notes, "the first step"]
-    assert cut.notes == tuple(f"{tmp_path / name}.jsonl: 1 rows cut as too long: lines 2" for name in ("data", "other"))
-    skipped = train(make_config(tiny_base, tmp_path, max_length=30, long_rows="skip", overwrite=True))
+    assert cut.notes == tuple(
+        f"{tmp_path / name}.jsonl: 1 rows cut as too long: lines 2" for name in ("data", "other")
+    )
+    skipped = train(
+        make_config(tiny_base, tmp_path, max_length=30, long_rows="skip", overwrite=True)
+    )
     assert (skipped.cut, skipped.skipped, skipped.rows) == ((), (2,), 2)
     assert "1 skipped as too long" in (tmp_path / "out" / "README.md").read_text()
     with pytest.raises(TrainingError, match="over the base's context of 512"):
         train(make_config(tiny_base, tmp_path, max_length=513, overwrite=True))
 
 
-@pytest.mark.parametrize(("fields", "words"), [
-    ({"targets": ("q_proj", "c_attn")}, "target 'c_attn' is no module of the base; its linear layers are down_proj"),
-    ({"targets": ".*nothing"}, "matches no module"),
-    ({"targets": ("embed_tokens",)}, "only linear layers are adapted"),
-    ({"init": "orthogonal", "rank": 3}, "'model.layers.0.self_attn.q_proj': init 'orthogonal' needs an even rank"),
-    ({"budget": 10}, "is too small: rank 1 of"),
-    ({"rank_pattern": {"qproj": 4}}, "rank_pattern: 'qproj' decides about none"),
-    ({"alpha_pattern": {"q_proj": 4, "0.self_attn.q_proj": 3}}, "alpha_pattern: '0.self_attn.q_proj' decides about"),
-    ({"rank": 4097}, "q_proj': the adapter's rank would be 4097, servers take 4096"),
-    ({"rank_pattern": {"v_proj": 33}, "init": "pissa"}, "v_proj': rank 33 is above 32"),
-    ({"init": "olora", "rank": 2049}, "rank would be 4098"),
-])
-def test_adapters_that_cannot_be_made(tiny_base: Path, tmp_path: Path, fields: dict[str, Any], words: str) -> None:
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"targets": ("q_proj", "c_attn")},
+            "target 'c_attn' is no module of the base; its linear layers are down_proj",
+        ),
+        ({"targets": ".*nothing"}, "matches no module"),
+        ({"targets": ("embed_tokens",)}, "only linear layers are adapted"),
+        (
+            {"init": "orthogonal", "rank": 3},
+            "'model.layers.0.self_attn.q_proj': init 'orthogonal' needs an even rank",
+        ),
+        ({"budget": 10}, "is too small: rank 1 of"),
+        ({"rank_pattern": {"qproj": 4}}, "rank_pattern: 'qproj' decides about none"),
+        (
+            {"alpha_pattern": {"q_proj": 4, "0.self_attn.q_proj": 3}},
+            "alpha_pattern: '0.self_attn.q_proj' decides about",
+        ),
+        ({"rank": 4097}, "q_proj': the adapter's rank would be 4097, servers take 4096"),
+        ({"rank_pattern": {"v_proj": 33}, "init": "pissa"}, "v_proj': rank 33 is above 32"),
+        ({"init": "olora", "rank": 2049}, "rank would be 4098"),
+    ],
+)
+def test_adapters_that_cannot_be_made(
+    tiny_base: Path, tmp_path: Path, fields: dict[str, Any], words: str
+) -> None:
     with pytest.raises(TrainingError, match=words):
         train(make_config(tiny_base, tmp_path, **fields))
 
 
-@pytest.mark.parametrize(("fields", "words"), [
-    ({"rank": 0}, "rank must be at least 1"), ({"eval_fraction": 1.0}, "eval_fraction must be at least 0 and below 1"),
-    ({"learning_rate": float("nan")}, "learning_rate must be a finite"), ({"learning_rate": 1e9}, "must be at most 10"),
-    ({"dtype": "float16"}, "dtype must be one"),
-    ({"init": "eva"}, "'eva' is not supported: it looks at data"), ({"init": "C"}, "init 'C' is none of A, B"),
-    ({"init": "loftq"}, "'loftq' is not supported: it makes up for the error of a quantized base"),
-    ({"init": "pissa_niter_N"}, "none of"), ({"targets": ()}, "targets is empty"), ({"targets": "("}, "not a regular"),
-    ({"rank_pattern": {"q_proj": 0}}, "must be positive"), ({"budget": 1, "rank_pattern": {"q": 1}}, "exclude each"),
-    ({"rank": True}, "rank must be a whole"), ({"rank_pattern": {"q": 2.5}}, "'q' must be a whole number, got 2.5"),
-    ({"alpha_pattern": {"q": float("nan")}}, "'q' must be a finite"), ({"alpha": float("inf")}, "alpha must be a fini"),
-    ({"weight_decay": float("inf")}, "weight_decay must be a finite"), ({"seed": 1 << 63}, "seed must be at most"),
-    ({"threads": 5000}, "threads must be at most 1024"), ({"dora": 1}, "dora must be true or false"),
-    ({"alpha": 0}, "alpha must be positive"), ({"resume": "auto", "overwrite": True}, "exclude each other"),
-])
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"rank": 0}, "rank must be at least 1"),
+        ({"eval_fraction": 1.0}, "eval_fraction must be at least 0 and below 1"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite"),
+        ({"learning_rate": 1e9}, "must be at most 10"),
+        ({"dtype": "float16"}, "dtype must be one"),
+        ({"init": "eva"}, "'eva' is not supported: it looks at data"),
+        ({"init": "C"}, "init 'C' is none of A, B"),
+        (
+            {"init": "loftq"},
+            "'loftq' is not supported: it makes up for the error of a quantized base",
+        ),
+        ({"init": "pissa_niter_N"}, "none of"),
+        ({"targets": ()}, "targets is empty"),
+        ({"targets": "("}, "not a regular"),
+        ({"rank_pattern": {"q_proj": 0}}, "must be positive"),
+        ({"budget": 1, "rank_pattern": {"q": 1}}, "exclude each"),
+        ({"rank": True}, "rank must be a whole"),
+        ({"rank_pattern": {"q": 2.5}}, "'q' must be a whole number, got 2.5"),
+        ({"alpha_pattern": {"q": float("nan")}}, "'q' must be a finite"),
+        ({"alpha": float("inf")}, "alpha must be a fini"),
+        ({"weight_decay": float("inf")}, "weight_decay must be a finite"),
+        ({"seed": 1 << 63}, "seed must be at most"),
+        ({"threads": 5000}, "threads must be at most 1024"),
+        ({"dora": 1}, "dora must be true or false"),
+        ({"alpha": 0}, "alpha must be positive"),
+        ({"resume": "auto", "overwrite": True}, "exclude each other"),
+    ],
+)
 def test_settings_that_could_never_train(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         TrainConfig(base=Path("b"), data=Path("d"), out=Path("o"), **fields)
@@ -322,7 +473,10 @@ def test_bases_and_directories_that_cannot_be_used(tiny_base: Path, tmp_path: Pa
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "README.md").write_text("mine")
     for fields in ({}, {"resume": "auto"}, {"overwrite": True}):
-        with pytest.raises(TrainingError, match=r"has README\.md, which would be replaced, but nothing of an earlier"):
+        with pytest.raises(
+            TrainingError,
+            match=r"has README\.md, which would be replaced, but nothing of an earlier",
+        ):
             train(make_config(tiny_base, tmp_path, **fields))
     (tmp_path / "out" / "adapter_config.json").write_text("{}")
     with pytest.raises(TrainingError, match=r"has adapter_config\.json but no checkpoint"):
@@ -334,28 +488,41 @@ def test_bases_and_directories_that_cannot_be_used(tiny_base: Path, tmp_path: Pa
 
 
 def test_a_base_is_checked_as_for_serving(tiny_base: Path, tmp_path: Path) -> None:
-    """Missing weights, a quantisation that says so, an adapter in its place, a device without values."""
+    """Missing weights, a quantisation that says so, an adapter in its place, a device without
+    values."""
 
     def changed(name: str, config: dict[str, Any], drop: str = "") -> Path:
         base = shutil.copytree(tiny_base, tmp_path / name)
         weights = load_file(base / "model.safetensors")
         weights.pop(drop, None)
         save_file(weights, base / "model.safetensors", {"format": "pt"})
-        (base / "config.json").write_text(json.dumps(json.loads((base / "config.json").read_text()) | config))
+        (base / "config.json").write_text(
+            json.dumps(json.loads((base / "config.json").read_text()) | config)
+        )
         return base
 
     holes = changed("holes", {}, "model.layers.1.mlp.up_proj.weight")
-    with pytest.raises(BaseModelError, match=r"no weights for model\.layers\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(
+        BaseModelError, match=r"no weights for model\.layers\.1\.mlp\.up_proj\.weight"
+    ):
         train(make_config(holes, tmp_path))
     packed = changed("packed", {"quantization_config": {"quant_method": "fp8"}})
     with pytest.raises(BaseModelError, match=r"is quantised \(fp8\)"):
         train(make_config(packed, tmp_path))
-    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 8.0, "short_factor": [1.0] * 8,
-            "long_factor": [4.0] * 8, "original_max_position_embeddings": 32}
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "factor": 8.0,
+        "short_factor": [1.0] * 8,
+        "long_factor": [4.0] * 8,
+        "original_max_position_embeddings": 32,
+    }
     with pytest.raises(TrainingError, match="over the base's context of 32 tokens"):
         train(make_config(changed("rope", {"rope_parameters": rope}), tmp_path, max_length=33))
     adapter = changed("adapter", {})
-    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "nobody/nothing"}))
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": "nobody/nothing"})
+    )
     with pytest.raises(BaseModelError, match="it is an adapter, not a base"):
         train(make_config(adapter, tmp_path))
     with pytest.raises(BaseModelError, match="device 'meta' is not available"):
@@ -365,16 +532,23 @@ def test_a_base_is_checked_as_for_serving(tiny_base: Path, tmp_path: Path) -> No
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(TrainingError, match=r"needs peft and matplotlib: pip install 'loramux\[train\]'"):
+    with pytest.raises(
+        TrainingError, match=r"needs peft and matplotlib: pip install 'loramux\[train\]'"
+    ):
         train(make_config(tmp_path, tmp_path))
 
 
-def test_packages_that_cannot_be_imported_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_that_cannot_be_imported_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(name: str) -> None:
         raise AttributeError("module 'transformers' has no attribute 'x'")
 
     monkeypatch.setattr(importlib, "import_module", broken)
-    with pytest.raises(TrainingError, match="peft is installed, but importing it fails: module 'transformers' has no"):
+    with pytest.raises(
+        TrainingError,
+        match="peft is installed, but importing it fails: module 'transformers' has no",
+    ):
         train(make_config(tmp_path, tmp_path))
 
 
@@ -389,8 +563,11 @@ def test_short_memory_is_said_with_what_helps(
         return whole(loop, rows)
 
     monkeypatch.setattr(Loop, "_gradients", short)
-    with pytest.raises(TrainingError, match=r"step 3: memory is short \(CUDA out of memory\. Tried to allocate 20 GiB"
-                       r"\); a smaller batch_size .* or max_length .*; the checkpoint of step 2 is whole"):
+    with pytest.raises(
+        TrainingError,
+        match=r"step 3: memory is short \(CUDA out of memory\. Tried to allocate 20 GiB"
+        r"\); a smaller batch_size .* or max_length .*; the checkpoint of step 2 is whole",
+    ):
         train(make_config(tiny_base, tmp_path, save_every=1), on_step=lambda r: None)
 
 
@@ -400,7 +577,9 @@ def test_peft_is_imported_by_a_run_only() -> None:
 
 
 @pytest.mark.parametrize(("has_it", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_bfloat16_is_for_gpus_that_have_it(monkeypatch: pytest.MonkeyPatch, has_it: bool, dtype: torch.dtype) -> None:
+def test_bfloat16_is_for_gpus_that_have_it(
+    monkeypatch: pytest.MonkeyPatch, has_it: bool, dtype: torch.dtype
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_it)
     assert base_dtype("auto", torch.device("cuda")) is dtype
     assert base_dtype("float32", torch.device("cuda")) is torch.float32

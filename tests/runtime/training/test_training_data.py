@@ -32,25 +32,42 @@ def encoder() -> Encoder:
     return Encoder(make_tokenizer(), frozenset({EOS}), VOCAB)
 
 
-@pytest.mark.parametrize(("line", "words"), [
-    ('{"prompt": "p", ', "not a line of JSON"),
-    ('["p", "c"]', "not a JSON object"),
-    ('{"prompt": "p"}', "field 'completion' is missing"),
-    ('{"prompt": "p", "completion": 3}', "field 'completion' must be a string: 3"),
-    ('{"prompt": "p", "completion": ""}', "field 'completion' is empty"),
-    ('{"prompt": "p", "completion": "c", "label": 1}', "field 'label' is not known"),
-    ('{"prompt": "p", "completion": "c", "prompt": "q"}', "field 'prompt' is there twice"),
-    ('{"prompt": "\\ud800", "completion": "c"}', "field 'prompt' has half a surrogate pair at character 1"),
-    ('{"messages": {}}', "field 'messages' must be a list"),
-    ('{"messages": [{"role": "assistant", "content": "a"}]}', "field 'messages' must be a list of 2 to"),
-    ('{"messages": [{"role": "user", "content": "q"}, 7]}', "messages[1] is not a JSON object"),
-    ('{"messages": [{"role": "user", "content": "q"}, {"role": "assistant"}]}', "messages[1]: field 'content'"),
-    ('{"messages": [{"role": "user", "content": "q", "name": "x"}, {"role": "assistant", "content": "a"}]}',
-     "messages[0]: field 'name' is not known"),
-    (json.dumps(messages(("user", "q"), ("user", "q"))), "messages[1].role must be 'assistant'"),
-    (json.dumps(messages(("user", "q"), ("assistant", ""))), "messages[1].content is empty"),
-    ("[" * 100_000, "not a line of JSON"),
-])
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"prompt": "p", ', "not a line of JSON"),
+        ('["p", "c"]', "not a JSON object"),
+        ('{"prompt": "p"}', "field 'completion' is missing"),
+        ('{"prompt": "p", "completion": 3}', "field 'completion' must be a string: 3"),
+        ('{"prompt": "p", "completion": ""}', "field 'completion' is empty"),
+        ('{"prompt": "p", "completion": "c", "label": 1}', "field 'label' is not known"),
+        ('{"prompt": "p", "completion": "c", "prompt": "q"}', "field 'prompt' is there twice"),
+        (
+            '{"prompt": "\\ud800", "completion": "c"}',
+            "field 'prompt' has half a surrogate pair at character 1",
+        ),
+        ('{"messages": {}}', "field 'messages' must be a list"),
+        (
+            '{"messages": [{"role": "assistant", "content": "a"}]}',
+            "field 'messages' must be a list of 2 to",
+        ),
+        ('{"messages": [{"role": "user", "content": "q"}, 7]}', "messages[1] is not a JSON object"),
+        (
+            '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant"}]}',
+            "messages[1]: field 'content'",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": "q", "name": "x"}, {"role": "assistant", "content": "a"}]}',
+            "messages[0]: field 'name' is not known",
+        ),
+        (
+            json.dumps(messages(("user", "q"), ("user", "q"))),
+            "messages[1].role must be 'assistant'",
+        ),
+        (json.dumps(messages(("user", "q"), ("assistant", ""))), "messages[1].content is empty"),
+        ("[" * 100_000, "not a line of JSON"),
+    ],
+)
 def test_a_bad_row_is_named_by_file_line_and_field(tmp_path: Path, line: str, words: str) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [GOOD, "", line])
     with pytest.raises(TrainingError) as caught:
@@ -70,7 +87,11 @@ def test_files_that_are_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(TrainingError, match=r"rows\.jsonl:2: not UTF-8 at byte 13"):
         read_rows(path)
     write_rows(path, [GOOD, GOOD])
-    limits = {"MAX_LINE_BYTES": r":1: longer than", "MAX_ROWS": r":2: more than", "MAX_FILE_BYTES": "larger"}
+    limits = {
+        "MAX_LINE_BYTES": r":1: longer than",
+        "MAX_ROWS": r":2: more than",
+        "MAX_FILE_BYTES": "larger",
+    }
     for limit, words in limits.items():
         with monkeypatch.context() as patch:
             patch.setattr(data_module, limit, 1)
@@ -94,7 +115,9 @@ def test_prompts_are_tokenized_as_the_server_does(encoder: Encoder, text: str) -
         (Row(1, text, text), Request(prompt=text)),
         (chat_row, Request(messages=tuple(ChatMessage(r, c) for r, c in history))),
     ):
-        example: Any = encoder.encode(row, "x")  # its ids are a tuple, which the tokenizer's types do not know
+        example: Any = encoder.encode(
+            row, "x"
+        )  # its ids are a tuple, which the tokenizer's types do not know
         assert example.ids[: example.start] == served_prompt(request, make_tokenizer(), VOCAB, 4096)
         assert make_tokenizer().decode(example.ids[example.start : -1]) == text
         assert example.ids[-1] == EOS
@@ -104,13 +127,22 @@ def test_a_chat_answer_ends_as_the_template_ends_it() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = (
         "{% for m in messages %}<s>{{ m.role }}:{{ m.content }}<s>\n{% endfor %}"
-        "{% if add_generation_prompt %}<s>assistant:{% endif %}")
+        "{% if add_generation_prompt %}<s>assistant:{% endif %}"
+    )
     row = Row(1, ({"role": "user", "content": "q"},), "yes")
     answer = Encoder(tokenizer, frozenset({BOS, EOS}), VOCAB).encode(row, "x")
-    assert answer.ids[answer.start :] == (*tokenizer("yes")["input_ids"], BOS)  # and not the line break behind it
+    assert answer.ids[answer.start :] == (
+        *tokenizer("yes")["input_ids"],
+        BOS,
+    )  # and not the line break behind it
     assert Encoder(tokenizer, frozenset({EOS}), VOCAB).encode(row, "x").ids[-1] == EOS
     # "s" is in the template's ending too
-    assert Encoder(tokenizer, frozenset({BOS, EOS}), VOCAB).encode(Row(1, row.prompt, "s"), "x").ids[-1] == BOS
+    assert (
+        Encoder(tokenizer, frozenset({BOS, EOS}), VOCAB)
+        .encode(Row(1, row.prompt, "s"), "x")
+        .ids[-1]
+        == BOS
+    )
 
 
 def test_what_tokenizers_refuse_is_named(encoder: Encoder) -> None:
@@ -119,15 +151,22 @@ def test_what_tokenizers_refuse_is_named(encoder: Encoder) -> None:
         Encoder(make_tokenizer(chat=False), frozenset({EOS}), VOCAB).encode(row, "f:1")
     strict = make_tokenizer()
     strict.chat_template = "{{ raise_exception('no systems') }}"
-    with pytest.raises(TrainingError, match="f:1: the chat template refuses the messages: no systems"):
+    with pytest.raises(
+        TrainingError, match="f:1: the chat template refuses the messages: no systems"
+    ):
         Encoder(strict, frozenset({EOS}), VOCAB).encode(row, "f:1")
     with pytest.raises(TrainingError, match="f:1: the prompt has no tokens"):
         encoder.encode(Row(1, "", "c"), "f:1")
-    with pytest.raises(TrainingError, match=r"f:1: token id \d+ is outside the base's vocabulary of 10"):
+    with pytest.raises(
+        TrainingError, match=r"f:1: token id \d+ is outside the base's vocabulary of 10"
+    ):
         Encoder(make_tokenizer(), frozenset({EOS}), 10).encode(Row(1, "zzz", "c"), "f:1")
     with pytest.raises(TrainingError, match="f:1: the completion has an end token before its end"):
         encoder.encode(Row(1, "p", "c</s>d"), "f:1")
-    assert encoder.encode(Row(1, "p", "c</s>"), "f:1").ids[-2:] == (make_tokenizer()("c")["input_ids"][0], EOS)
+    assert encoder.encode(Row(1, "p", "c</s>"), "f:1").ids[-2:] == (
+        make_tokenizer()("c")["input_ids"][0],
+        EOS,
+    )
     with pytest.raises(TrainingError, match="end token"):
         Encoder(make_tokenizer(), frozenset(), VOCAB)
 
@@ -159,8 +198,10 @@ def test_every_epoch_is_another_permutation_and_a_function_of_the_step() -> None
     assert DataOrder(10, 4, seed=4).group(0) != order.group(0)
 
 
-@pytest.mark.parametrize(("count", "fraction", "held"), [
-    (20, 0.1, 2), (20, 0.0, 0), (5, 0.1, 1), (2, 0.9, 1), (1, 0.5, 0)])
+@pytest.mark.parametrize(
+    ("count", "fraction", "held"),
+    [(20, 0.1, 2), (20, 0.0, 0), (5, 0.1, 1), (2, 0.9, 1), (1, 0.5, 0)],
+)
 def test_the_split_leaves_rows_on_both_sides(count: int, fraction: float, held: int) -> None:
     kept, out = split(count, fraction, seed=0)
     assert len(out) == held

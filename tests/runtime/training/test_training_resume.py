@@ -21,8 +21,14 @@ from ...support.training import assert_same_tensors, make_config, write_rows
 
 RUNS: dict[str, dict[str, Any]] = {
     "dropout": {"dropout": 0.3, "grad_accumulation": 2, "batch_size": 2},
-    "early stop": {"eval_fraction": 0.3, "patience": 2, "eval_every": 1, "learning_rate": 0.03, "epochs": 8,
-                   "schedule": "constant"},
+    "early stop": {
+        "eval_fraction": 0.3,
+        "patience": 2,
+        "eval_every": 1,
+        "learning_rate": 0.03,
+        "epochs": 8,
+        "schedule": "constant",
+    },
     "pissa with dora": {"init": "pissa_niter_2", "dora": True, "dropout": 0.1},
 }
 
@@ -37,12 +43,18 @@ def stop_at(step: int) -> Callable[[StepReport], None]:
 
 def assert_same_run(one: TrainResult, other: TrainResult) -> None:
     assert (one.losses, one.eval_losses, one.steps, one.stopped) == (
-        other.losses, other.eval_losses, other.steps, other.stopped)
+        other.losses,
+        other.eval_losses,
+        other.steps,
+        other.stopped,
+    )
     assert_same_tensors(one.adapter, other.adapter)
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tiny_base: Path, tmp_path: Path, name: str) -> None:
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
+    tiny_base: Path, tmp_path: Path, name: str
+) -> None:
     fields = {"epochs": 3, "save_every": 2} | RUNS[name]
     whole = train(make_config(tiny_base, tmp_path, out=tmp_path / "whole", **fields))
     config = make_config(tiny_base, tmp_path, resume="auto", **fields)
@@ -52,7 +64,9 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tiny_base: Path, 
     assert_same_run(train(config), whole)
     metrics = (config.out / "metrics.jsonl").read_text().splitlines()
     assert len(metrics) == len((whole.adapter / "metrics.jsonl").read_text().splitlines())
-    assert_same_run(train(config), whole)  # finished: nothing is trained, everything is written again
+    assert_same_run(
+        train(config), whole
+    )  # finished: nothing is trained, everything is written again
 
 
 def test_dropout_of_the_base_itself_goes_on_too(tmp_path: Path) -> None:
@@ -100,7 +114,9 @@ def test_a_full_disk_leaves_the_last_checkpoint(tiny_base: Path, tmp_path: Path,
     assert_same_run(train(config), whole)
 
 
-def test_half_a_checkpoint_beside_the_whole_one_is_never_read(tiny_base: Path, tmp_path: Path) -> None:
+def test_half_a_checkpoint_beside_the_whole_one_is_never_read(
+    tiny_base: Path, tmp_path: Path
+) -> None:
     """What a kill in the middle of a write leaves."""
     whole = train(make_config(tiny_base, tmp_path, out=tmp_path / "whole"))
     config = make_config(tiny_base, tmp_path, resume="auto")
@@ -113,7 +129,9 @@ def test_half_a_checkpoint_beside_the_whole_one_is_never_read(tiny_base: Path, t
     assert not (config.out / ".checkpoint.pt.new").exists()
 
 
-def test_writing_aside_follows_no_link_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writing_aside_follows_no_link_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "victim").write_text("mine")
     (tmp_path / ".it.new").symlink_to(tmp_path / "victim")
     replace_file(tmp_path / "it", b"new")
@@ -134,7 +152,9 @@ def test_checkpoints_that_cannot_be_gone_on_with(tiny_base: Path, tmp_path: Path
         train(make_config(tiny_base, tmp_path), on_step=stop_at(2))
     with pytest.raises(TrainingError, match=r"out has metrics\.jsonl of an earlier run"):
         train(make_config(tiny_base, tmp_path))
-    with pytest.raises(TrainingError, match=r"step 2 was made with learning_rate = 0\.01, this run has 0\.02"):
+    with pytest.raises(
+        TrainingError, match=r"step 2 was made with learning_rate = 0\.01, this run has 0\.02"
+    ):
         train(make_config(tiny_base, tmp_path, resume="auto", learning_rate=0.02))
     other = write_rows(tmp_path / "other.jsonl", [{"prompt": "p", "completion": "c"}])
     with pytest.raises(TrainingError, match="data_sha256"):
@@ -146,7 +166,9 @@ def test_checkpoints_that_cannot_be_gone_on_with(tiny_base: Path, tmp_path: Path
     saved = checkpoint.read_bytes()
     for damaged in (b"", saved[: len(saved) // 2], saved[:100] + b"x" + saved[101:][:-50]):
         checkpoint.write_bytes(damaged)
-        with pytest.raises(TrainingError, match=r"checkpoint\.pt is not a checkpoint that can be read"):
+        with pytest.raises(
+            TrainingError, match=r"checkpoint\.pt is not a checkpoint that can be read"
+        ):
             train(make_config(tiny_base, tmp_path, resume="auto"))
     checkpoint.unlink()
     (tmp_path / "out" / "adapter_model.safetensors").write_bytes(b"x")

@@ -1,5 +1,5 @@
-"""Read by Python at its start where this directory is on PYTHONPATH: packages that a borrowed machine lacks are not
-found, whatever is installed, but for those that were carried there."""
+"""Read by Python at its start where this directory is on PYTHONPATH: packages that a borrowed
+machine lacks are not found, whatever is installed, but for those that were carried there."""
 
 from __future__ import annotations
 
@@ -7,9 +7,24 @@ import sys
 from importlib.machinery import ModuleSpec, PathFinder
 
 HIDDEN = {
-    "pydantic", "pydantic_core", "pydantic_settings", "annotated_types", "typing_inspection", "dotenv", "structlog",
-    "grpc_health", "grpc_reflection", "grpc_status", "google.api", "google.rpc", "pytest_asyncio", "cryptography",
-    "compressed_tensors", "torchao", "gguf"}
+    "pydantic",
+    "pydantic_core",
+    "pydantic_settings",
+    "annotated_types",
+    "typing_inspection",
+    "dotenv",
+    "structlog",
+    "grpc_health",
+    "grpc_reflection",
+    "grpc_status",
+    "google.api",
+    "google.rpc",
+    "pytest_asyncio",
+    "cryptography",
+    "compressed_tensors",
+    "torchao",
+    "gguf",
+}
 CARRIED = "loramux-wheels-"
 """In the names of directories with carried packages."""
 
@@ -20,7 +35,9 @@ class Finder(PathFinder):
     @classmethod
     def find_spec(cls, fullname, path=None, target=None) -> ModuleSpec | None:  # type: ignore[no-untyped-def]
         spec = super().find_spec(fullname, path, target)
-        if spec is None or not any(fullname == name or fullname.startswith(f"{name}.") for name in HIDDEN):
+        if spec is None or not any(
+            fullname == name or fullname.startswith(f"{name}.") for name in HIDDEN
+        ):
             return spec
         places = [spec.origin or "", *(spec.submodule_search_locations or ())]
         return spec if any(CARRIED in place for place in places) else None

@@ -1,4 +1,5 @@
-"""Whatever lies in an adapter's directory: it is read, or refused with AdapterError, and nothing is left open."""
+"""Whatever lies in an adapter's directory: it is read, or refused with AdapterError, and nothing is
+left open."""
 
 from __future__ import annotations
 
@@ -17,20 +18,43 @@ from safetensors.torch import save
 
 from lora_runtime import AdapterError
 from lora_runtime.adapters.peft.fields import FIELDS
-from lora_runtime.adapters.peft.inspect import DescribedBase, describe_base, inspect_adapter, render_text, to_json
+from lora_runtime.adapters.peft.inspect import (
+    DescribedBase,
+    describe_base,
+    inspect_adapter,
+    render_text,
+    to_json,
+)
 from lora_runtime.adapters.peft.loader import read_adapter
 from lora_runtime.adapters.peft.safetensors_file import read_tensors
 from lora_runtime.adapters.peft.update import CheckedAdapter
 
 from ....support.adapters import open_files, save_adapter
 
-fuzz = settings(max_examples=250, deadline=None, derandomize=True,
-                suppress_health_check=[HealthCheck.function_scoped_fixture])
-numbers = st.integers() | st.sampled_from([-1, 0, 1, 2, 7, 8, 64, 258, 1 << 31, 1 << 63, 1 << 64, 10**400])
-scalars = (st.none() | st.booleans() | numbers | st.floats() | st.text(max_size=12)
-           | st.sampled_from(["q_proj", "lm_head", "embed_tokens", "all-linear", "LORA", "all", "lora_only", "F32"]))
+fuzz = settings(
+    max_examples=250,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+numbers = st.integers() | st.sampled_from(
+    [-1, 0, 1, 2, 7, 8, 64, 258, 1 << 31, 1 << 63, 1 << 64, 10**400]
+)
+scalars = (
+    st.none()
+    | st.booleans()
+    | numbers
+    | st.floats()
+    | st.text(max_size=12)
+    | st.sampled_from(
+        ["q_proj", "lm_head", "embed_tokens", "all-linear", "LORA", "all", "lora_only", "F32"]
+    )
+)
 values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4)
+    ),
     max_leaves=8,
 )
 
@@ -40,17 +64,24 @@ class Target:
 
     def __init__(self, directory: Path, base: DescribedBase) -> None:
         self.directory, self.base = directory, base
-        self.config_path, self.weights_path = directory / "adapter_config.json", directory / "adapter_model.safetensors"
+        self.config_path, self.weights_path = (
+            directory / "adapter_config.json",
+            directory / "adapter_model.safetensors",
+        )
         self.config, self.weights = self.config_path.read_bytes(), self.weights_path.read_bytes()
 
-    def read(self, config: bytes | None = None, weights: bytes | None = None) -> CheckedAdapter | None:
+    def read(
+        self, config: bytes | None = None, weights: bytes | None = None
+    ) -> CheckedAdapter | None:
         """The adapter, or None where it was refused."""
         self.config_path.write_bytes(self.config if config is None else config)
         self.weights_path.write_bytes(self.weights if weights is None else weights)
         with nothing_left_open():
             self.inspect()
             try:
-                return read_adapter(self.directory, self.base, max_bytes=1 << 20, max_added_tokens=4)
+                return read_adapter(
+                    self.directory, self.base, max_bytes=1 << 20, max_added_tokens=4
+                )
             except AdapterError as error:
                 str(error).encode()  # can be sent
                 return None
@@ -74,8 +105,14 @@ def nothing_left_open() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def target(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Target:
     directory = save_adapter(
-        tiny_base, tmp_path_factory.mktemp("fuzz") / "adapter", r=2, use_dora=True, trainable_token_indices=[1, 5],
-        modules_to_save=["norm"], layers_to_transform=[0], alpha_pattern={"q_proj": 3},
+        tiny_base,
+        tmp_path_factory.mktemp("fuzz") / "adapter",
+        r=2,
+        use_dora=True,
+        trainable_token_indices=[1, 5],
+        modules_to_save=["norm"],
+        layers_to_transform=[0],
+        alpha_pattern={"q_proj": 3},
     )
     return Target(directory, describe_base(tiny_base))
 
@@ -95,7 +132,11 @@ def test_the_target_is_good(target: Target) -> None:
 
 
 @fuzz
-@given(seed=st.integers(0, 1 << 32), count=st.integers(1, 4), near=st.sampled_from([8, 64, 2000, 1 << 20]))
+@given(
+    seed=st.integers(0, 1 << 32),
+    count=st.integers(1, 4),
+    near=st.sampled_from([8, 64, 2000, 1 << 20]),
+)
 def test_changed_bytes(target: Target, seed: int, count: int, near: int) -> None:
     chance, weights = random.Random(seed), bytearray(target.weights)
     for _ in range(count):
@@ -117,7 +158,11 @@ def test_other_header_lengths(target: Target, length: int) -> None:
 
 
 @fuzz
-@given(pick=st.integers(0, 1000), where=st.sampled_from(["dtype", "shape", "data_offsets", "more", ""]), value=values)
+@given(
+    pick=st.integers(0, 1000),
+    where=st.sampled_from(["dtype", "shape", "data_offsets", "more", ""]),
+    value=values,
+)
 def test_other_headers(target: Target, pick: int, where: str, value: Any) -> None:
     header, data = header_of(target.weights)
     names = sorted(header)
@@ -130,9 +175,14 @@ def test_other_headers(target: Target, pick: int, where: str, value: Any) -> Non
 
 
 @fuzz
-@given(pick=st.integers(0, 1000), name=st.text(max_size=40) | st.from_regex(
-    r"\A(base_model\.model\.)?(model|lm_head|language_model)(\.(layers|0|norm|q_proj|module)){0,4}\."
-    r"(lora_[AB]|weight|bias|base_layer|modules_to_save|lora_magnitude_vector|token_adapter)(\.weight|\.default){0,2}\Z"))
+@given(
+    pick=st.integers(0, 1000),
+    name=st.text(max_size=40)
+    | st.from_regex(
+        r"\A(base_model\.model\.)?(model|lm_head|language_model)(\.(layers|0|norm|q_proj|module)){0,4}\."
+        r"(lora_[AB]|weight|bias|base_layer|modules_to_save|lora_magnitude_vector|token_adapter)(\.weight|\.default){0,2}\Z"
+    ),
+)
 @example(pick=0, name="\ud800")
 def test_other_names(target: Target, pick: int, name: str) -> None:
     header, data = header_of(target.weights)
@@ -150,36 +200,60 @@ def test_config_values(target: Target, field: str, value: Any) -> None:
 @fuzz
 @given(st.lists(st.tuples(st.sampled_from(sorted(FIELDS)), values), max_size=12))
 def test_configs(target: Target, pairs: list[tuple[str, Any]]) -> None:
-    target.read(config=json.dumps({"peft_type": "LORA", "target_modules": ["q_proj", "v_proj"]} | dict(pairs)).encode())
+    target.read(
+        config=json.dumps(
+            {"peft_type": "LORA", "target_modules": ["q_proj", "v_proj"]} | dict(pairs)
+        ).encode()
+    )
 
 
 @fuzz
-@given(config=st.binary(max_size=64) | st.text(max_size=64).map(lambda t: t.encode("utf-8", "surrogatepass")))
+@given(
+    config=st.binary(max_size=64)
+    | st.text(max_size=64).map(lambda t: t.encode("utf-8", "surrogatepass"))
+)
 def test_config_bytes(target: Target, config: bytes) -> None:
     assert target.read(config=config) is None
 
 
 @fuzz
-@given(field=st.sampled_from(["target_modules", "exclude_modules", "rank_pattern", "modules_to_save"]),
-       pattern=st.text(alphabet="aq.*+?()[]{}|\\^$0123,:<>=P-_dwi#", max_size=24))
+@given(
+    field=st.sampled_from(["target_modules", "exclude_modules", "rank_pattern", "modules_to_save"]),
+    pattern=st.text(alphabet="aq.*+?()[]{}|\\^$0123,:<>=P-_dwi#", max_size=24),
+)
 def test_expressions(target: Target, field: str, pattern: str) -> None:
-    value: Any = {"rank_pattern": {pattern: 2}, "modules_to_save": [pattern, "norm"]}.get(field, pattern)
+    value: Any = {"rank_pattern": {pattern: 2}, "modules_to_save": [pattern, "norm"]}.get(
+        field, pattern
+    )
     target.read(config=json.dumps(json.loads(target.config) | {field: value}).encode())
 
 
 @fuzz
-@given(st.lists(
-    st.tuples(st.sampled_from(["F32", "F16", "BF16"]), st.integers(0, 3), st.binary(min_size=12, max_size=12)),
-    min_size=1, max_size=6,
-))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["F32", "F16", "BF16"]),
+            st.integers(0, 3),
+            st.binary(min_size=12, max_size=12),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
 def test_finite_is_what_torch_says(tmp_path: Path, parts: list[tuple[str, int, bytes]]) -> None:
     """Runs of several dtypes, empty tensors and unaligned ones, against torch.isfinite."""
     dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
     header, data, expected = {}, b"", {}
     for i, (kind, count, content) in enumerate(parts):
         content = content[: count * dtypes[kind].itemsize]
-        header[str(i)] = {"dtype": kind, "shape": [count], "data_offsets": [len(data), len(data) + len(content)]}
-        expected[str(i)] = torch.frombuffer(bytearray(content or b"0000"), dtype=dtypes[kind])[:count]
+        header[str(i)] = {
+            "dtype": kind,
+            "shape": [count],
+            "data_offsets": [len(data), len(data) + len(content)],
+        }
+        expected[str(i)] = torch.frombuffer(bytearray(content or b"0000"), dtype=dtypes[kind])[
+            :count
+        ]
         data += content
     path = tmp_path / "x.safetensors"
     path.write_bytes(packed(header, data))
@@ -193,7 +267,11 @@ def test_finite_is_what_torch_says(tmp_path: Path, parts: list[tuple[str, int, b
 
 
 def test_files_as_safetensors_writes_them(tmp_path: Path) -> None:
-    tensors = {"a": torch.randn(3, 5).half(), "b": torch.randn(7), "c": torch.randn(2, 2, 3).bfloat16()}
+    tensors = {
+        "a": torch.randn(3, 5).half(),
+        "b": torch.randn(7),
+        "c": torch.randn(2, 2, 3).bfloat16(),
+    }
     path = tmp_path / "x.safetensors"
     path.write_bytes(save(tensors, metadata={"format": "pt"}))
     read = read_tensors(path, 1 << 20).tensors

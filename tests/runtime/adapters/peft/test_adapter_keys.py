@@ -1,4 +1,5 @@
-"""Names of tensors as PEFT's versions and the tools around it write them: all lead to the same updates."""
+"""Names of tensors as PEFT's versions and the tools around it write them: all lead to the same
+updates."""
 
 from __future__ import annotations
 
@@ -30,8 +31,12 @@ def base(tiny_base: Path) -> DescribedBase:
 def rich(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """DoRA on layers, embeddings trained in rows, a saved lm_head and saved norms."""
     return save_adapter(
-        tiny_base, tmp_path_factory.mktemp("rich") / "adapter", use_dora=True, trainable_token_indices=[1, 7],
-        modules_to_save=["lm_head", "norm"], target_modules=r".*layers\.[01]\.(self_attn\.q_proj|mlp\.up_proj)",
+        tiny_base,
+        tmp_path_factory.mktemp("rich") / "adapter",
+        use_dora=True,
+        trainable_token_indices=[1, 7],
+        modules_to_save=["lm_head", "norm"],
+        target_modules=r".*layers\.[01]\.(self_attn\.q_proj|mlp\.up_proj)",
         rank_pattern={r"model\.layers\.0\..*": 2},
     )
 
@@ -51,11 +56,14 @@ def assert_equal(one: CheckedAdapter, other: CheckedAdapter) -> None:
 
 
 def rename(directory: Path, change: Callable[[str], str]) -> None:
-    edit_tensors(directory, lambda tensors: {change(key): tensor for key, tensor in tensors.items()})
+    edit_tensors(
+        directory, lambda tensors: {change(key): tensor for key, tensor in tensors.items()}
+    )
 
 
 def named(adapter: str) -> Callable[[str], str]:
     """As in the state dict of the model, with the adapter's name."""
+
     def change(key: str) -> str:
         for part in ("lora_A", "lora_B"):
             key = key.replace(f"{part}.weight", f"{part}.{adapter}.weight")
@@ -70,6 +78,7 @@ def named(adapter: str) -> Callable[[str], str]:
 
 def inside(piece: str) -> Callable[[str], str]:
     """A wrapper's piece around the model, around every layer, and around the projections."""
+
     def change(key: str) -> str:
         rest = key.removeprefix(PREFIX)
         for path in ("layers.0", "layers.1", "q_proj", "lm_head"):
@@ -79,15 +88,31 @@ def inside(piece: str) -> Callable[[str], str]:
     return change
 
 
-@pytest.mark.parametrize("change", [
-    named("default"), named("my-adapter"), named("module"), named("weight"),
-    lambda key: key.replace("magnitude_vector", "magnitude_vector.weight"),
-    lambda key: key.replace("magnitude_vector", "magnitude_vector.default.weight"),
-    lambda key: key.removeprefix(PREFIX), lambda key: "module." + key, lambda key: key.removeprefix("base_model."),
-    inside("_orig_mod"), inside("_checkpoint_wrapped_module"), inside("_fsdp_wrapped_module"), inside("module"),
-    lambda key: inside("_checkpoint_wrapped_module._fsdp_wrapped_module")(named("default")(key)),
-], ids=range(14))
-def test_names(base: DescribedBase, rich: Path, tmp_path: Path, change: Callable[[str], str]) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        named("default"),
+        named("my-adapter"),
+        named("module"),
+        named("weight"),
+        lambda key: key.replace("magnitude_vector", "magnitude_vector.weight"),
+        lambda key: key.replace("magnitude_vector", "magnitude_vector.default.weight"),
+        lambda key: key.removeprefix(PREFIX),
+        lambda key: "module." + key,
+        lambda key: key.removeprefix("base_model."),
+        inside("_orig_mod"),
+        inside("_checkpoint_wrapped_module"),
+        inside("_fsdp_wrapped_module"),
+        inside("module"),
+        lambda key: inside("_checkpoint_wrapped_module._fsdp_wrapped_module")(
+            named("default")(key)
+        ),
+    ],
+    ids=range(14),
+)
+def test_names(
+    base: DescribedBase, rich: Path, tmp_path: Path, change: Callable[[str], str]
+) -> None:
     expected = read(rich, base)
     copy = shutil.copytree(rich, tmp_path / "copy")
     rename(copy, change)
@@ -97,25 +122,38 @@ def test_names(base: DescribedBase, rich: Path, tmp_path: Path, change: Callable
 
 
 @pytest.mark.parametrize("form", ["model.language_model.{}", "language_model.model.{}"])
-def test_wrappers_for_other_modalities(base: DescribedBase, rich: Path, tmp_path: Path, form: str) -> None:
+def test_wrappers_for_other_modalities(
+    base: DescribedBase, rich: Path, tmp_path: Path, form: str
+) -> None:
     """The config's rules are about the wrapper's names, and are mapped with them."""
     wrapped = shutil.copytree(rich, tmp_path / "copy")
     layers = form.format("layers").replace(".", r"\.")
     rename(wrapped, lambda key: key.replace(f"{PREFIX}model.", PREFIX + form.format("")))
     if form.startswith("language_model"):
         rename(wrapped, lambda key: key.replace("lm_head", "language_model.lm_head"))
-    edit_config(wrapped, target_modules=rf"{layers}\.[01]\.(self_attn\.q_proj|mlp\.up_proj)",
-                rank_pattern={rf"{layers}\.0\..*": 2}, modules_to_save=["lm_head", "norm"])
+    edit_config(
+        wrapped,
+        target_modules=rf"{layers}\.[01]\.(self_attn\.q_proj|mlp\.up_proj)",
+        rank_pattern={rf"{layers}\.0\..*": 2},
+        modules_to_save=["lm_head", "norm"],
+    )
     assert_equal(read(wrapped, base), read(rich, base))
     edit_config(wrapped, target_modules=r"model\.layers\.[01]\.(self_attn\.q_proj|mlp\.up_proj)")
     with pytest.raises(AdapterError, match="not what the config calls for"):
         read(wrapped, base)
 
 
-@pytest.mark.parametrize("path", [
-    "model.vision_tower.layers.0.q_proj", "vision_model.encoder.q_proj", "visual.blocks.0.attn.qkv",
-    "model.multi_modal_projector.linear_1", "mm_projector.0", "audio_tower.layers.0.fc1",
-])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "model.vision_tower.layers.0.q_proj",
+        "vision_model.encoder.q_proj",
+        "visual.blocks.0.attn.qkv",
+        "model.multi_modal_projector.linear_1",
+        "mm_projector.0",
+        "audio_tower.layers.0.fc1",
+    ],
+)
 def test_other_modalities(base: DescribedBase, rich: Path, tmp_path: Path, path: str) -> None:
     copy = shutil.copytree(rich, tmp_path / "copy")
     key = f"{PREFIX}{path}.lora_A.weight"
@@ -126,9 +164,16 @@ def test_other_modalities(base: DescribedBase, rich: Path, tmp_path: Path, path:
 
 def test_two_names_for_one_place(base: DescribedBase, rich: Path, tmp_path: Path) -> None:
     """Refused, even where the values agree."""
-    for i, change in enumerate((named("default"), inside("_orig_mod"), lambda key: key.removeprefix(PREFIX))):
-        def twice(t: dict[str, torch.Tensor], change: Callable[[str], str] = change) -> dict[str, torch.Tensor]:
-            return t | {change(k): v.clone() for k, v in t.items() if "q_proj" in k and "lora_A" in k}
+    for i, change in enumerate(
+        (named("default"), inside("_orig_mod"), lambda key: key.removeprefix(PREFIX))
+    ):
+
+        def twice(
+            t: dict[str, torch.Tensor], change: Callable[[str], str] = change
+        ) -> dict[str, torch.Tensor]:
+            return t | {
+                change(k): v.clone() for k, v in t.items() if "q_proj" in k and "lora_A" in k
+            }
 
         copy = shutil.copytree(rich, tmp_path / f"copy{i}")
         edit_tensors(copy, twice)
@@ -137,14 +182,24 @@ def test_two_names_for_one_place(base: DescribedBase, rich: Path, tmp_path: Path
 
 
 def test_modules_saved_twice(base: DescribedBase, rich: Path, tmp_path: Path) -> None:
-    """Where embeddings were resized, PEFT writes a saved module three times: once from below, twice alike."""
+    """Where embeddings were resized, PEFT writes a saved module three times: once from below, twice
+    alike."""
     copy = shutil.copytree(rich, tmp_path / "copy")
     head = f"{PREFIX}lm_head"
-    edit_tensors(copy, lambda t: t | {
-        f"{head}.modules_to_save.weight": t[f"{head}.weight"].clone(),
-        f"{head}.original_module.weight": torch.zeros(258, 64)})
+    edit_tensors(
+        copy,
+        lambda t: (
+            t
+            | {
+                f"{head}.modules_to_save.weight": t[f"{head}.weight"].clone(),
+                f"{head}.original_module.weight": torch.zeros(258, 64),
+            }
+        ),
+    )
     checked = read(copy, base)
-    assert torch.equal(checked.updates["lm_head"].weight, read(rich, base).updates["lm_head"].weight)
+    assert torch.equal(
+        checked.updates["lm_head"].weight, read(rich, base).updates["lm_head"].weight
+    )
     assert any("original_module" in note for note in checked.notes)
     edit_tensors(copy, lambda t: t | {f"{head}.modules_to_save.weight": torch.zeros(258, 64)})
     with pytest.raises(AdapterError, match="same part of one module"):
@@ -156,16 +211,31 @@ def test_saved_modules_of_a_container(tiny_base: Path, base: DescribedBase, tmp_
     directory = save_adapter(tiny_base, tmp_path / "adapter", modules_to_save=["mlp"])
     expected = read(directory, base)
     rename(directory, lambda key: key.replace("mlp.", "mlp.modules_to_save.default."))
-    edit_tensors(directory, lambda t: t | {
-        k.replace("modules_to_save.default", "original_module"): v.clone() for k, v in t.items() if "mlp" in k})
+    edit_tensors(
+        directory,
+        lambda t: (
+            t
+            | {
+                k.replace("modules_to_save.default", "original_module"): v.clone()
+                for k, v in t.items()
+                if "mlp" in k
+            }
+        ),
+    )
     actual = read(directory, base)
     assert set(actual.updates) == set(expected.updates)
-    assert all(torch.equal(u.weight, expected.updates[m].weight) for m, u in actual.updates.items() if ".mlp." in m)
+    assert all(
+        torch.equal(u.weight, expected.updates[m].weight)
+        for m, u in actual.updates.items()
+        if ".mlp." in m
+    )
 
 
 def test_a_base_whose_names_have_the_pieces(base: DescribedBase, rich: Path) -> None:
     """A base that is itself a wrapper keeps its own names."""
-    modules = {name.replace("model.", "model.language_model."): m for name, m in base.modules.items()}
+    modules = {
+        name.replace("model.", "model.language_model."): m for name, m in base.modules.items()
+    }
     wrapper = DescribedBase("wrapper", "x", modules, None, base.vocab_size)
     with pytest.raises(AdapterError, match="none of the base model"):
         read(rich, wrapper)
@@ -174,5 +244,7 @@ def test_a_base_whose_names_have_the_pieces(base: DescribedBase, rich: Path) -> 
 def test_nothing_is_left_without_an_update(base: DescribedBase, rich: Path) -> None:
     checked = read(rich, base)
     assert {m.name for m in checked.modules} == set(checked.updates)
-    assert all(any(getattr(u, part) is not None for part in PARTS) for u in checked.updates.values())
+    assert all(
+        any(getattr(u, part) is not None for part in PARTS) for u in checked.updates.values()
+    )
     assert ModuleUpdate().rank == 0

@@ -1,4 +1,5 @@
-"""A tokenizer that comes with the adapter: used where it differs, and only if it holds the base's vocabulary."""
+"""A tokenizer that comes with the adapter: used where it differs, and only if it holds the base's
+vocabulary."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ def read(directory: Path, base: DescribedBase) -> CheckedAdapter:
     return read_adapter(directory, base, max_bytes=1 << 30, max_added_tokens=8)
 
 
-def saved(directory: Path, change: Callable[[PreTrainedTokenizerFast], Any] = lambda t: None) -> None:
+def saved(
+    directory: Path, change: Callable[[PreTrainedTokenizerFast], Any] = lambda t: None
+) -> None:
     tokenizer = make_tokenizer()
     change(tokenizer)
     tokenizer.save_pretrained(directory)
@@ -57,7 +60,9 @@ def test_added_tokens(base: DescribedBase, tiny_base: Path, tmp_path: Path) -> N
     assert after.vocab_size == VOCAB + 2
     assert after.tokenizer("x<b>")["input_ids"] == [*base.tokenizer("x")["input_ids"], VOCAB + 1]
     assert len({before.version, after.version}) == 2
-    assert read(directory, base).tokenizer is after.tokenizer, "adapters with the same files share it"
+    assert read(directory, base).tokenizer is after.tokenizer, (
+        "adapters with the same files share it"
+    )
     saved(directory, lambda t: t.add_tokens(["<c>", "<b>"]))
     assert len({before.version, after.version, read(directory, base).version}) == 3
 
@@ -68,9 +73,13 @@ def test_tokens_without_rows(base: DescribedBase, adapter: Path) -> None:
         read(adapter, base)
 
 
-@pytest.mark.parametrize("change", [
-    lambda t: setattr(t, "chat_template", "{{ messages[0].content }}"), lambda t: setattr(t, "eos_token", "<s>"),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: setattr(t, "chat_template", "{{ messages[0].content }}"),
+        lambda t: setattr(t, "eos_token", "<s>"),
+    ],
+)
 def test_other_templates_and_ends(base: DescribedBase, adapter: Path, change: Callable) -> None:
     saved(adapter, change)
     own = read(adapter, base).tokenizer
@@ -99,17 +108,28 @@ def test_other_vocabularies(base: DescribedBase, adapter: Path) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(AdapterError, match=r"tokenizer has '[AB]' as"):
         read(adapter, base)
-    vocabulary["A"], vocabulary["B"] = vocabulary["B"], vocabulary["A"]  # back, or which of two is named is chance
+    vocabulary["A"], vocabulary["B"] = (
+        vocabulary["B"],
+        vocabulary["A"],
+    )  # back, or which of two is named is chance
     del vocabulary["A"]
     path.write_text(json.dumps(content))
     with pytest.raises(AdapterError, match="tokenizer has 'A' as None"):
         read(adapter, base)
 
 
-@pytest.mark.parametrize(("name", "text"), [
-    ("tokenizer.json", "{"), ("tokenizer.json", "{}"), ("tokenizer_config.json", "[]"),
-    ("tokenizer_config.json", '{"tokenizer_class": "Nonsense", "auto_map": {"AutoTokenizer": ["evil.Evil", null]}}'),
-])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("tokenizer.json", "{"),
+        ("tokenizer.json", "{}"),
+        ("tokenizer_config.json", "[]"),
+        (
+            "tokenizer_config.json",
+            '{"tokenizer_class": "Nonsense", "auto_map": {"AutoTokenizer": ["evil.Evil", null]}}',
+        ),
+    ],
+)
 def test_damaged_files(base: DescribedBase, adapter: Path, name: str, text: str) -> None:
     saved(adapter)
     (adapter / "evil.py").write_text("raise SystemExit")

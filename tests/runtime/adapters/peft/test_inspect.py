@@ -22,8 +22,15 @@ Q = "model.layers.0.self_attn.q_proj"
 @pytest.fixture(scope="session")
 def rich(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_adapter(
-        tiny_base, tmp_path_factory.mktemp("rich") / "adapter", use_rslora=True, use_dora=True, lora_alpha=3,
-        trainable_token_indices=[1, 7], modules_to_save=["model.norm"], lora_dropout=0.1, rank_pattern={Q: 2},
+        tiny_base,
+        tmp_path_factory.mktemp("rich") / "adapter",
+        use_rslora=True,
+        use_dora=True,
+        lora_alpha=3,
+        trainable_token_indices=[1, 7],
+        modules_to_save=["model.norm"],
+        lora_dropout=0.1,
+        rank_pattern={Q: 2},
     )
 
 
@@ -54,19 +61,29 @@ def test_json_and_text(rich: Path, tiny_base: Path) -> None:
         assert shown in text
 
 
-@pytest.mark.parametrize("lora", [
-    {}, {"bias": "all"}, {"target_modules": ["q_proj", "embed_tokens", "lm_head"], "use_dora": True},
-    {"modules_to_save": ["lm_head", "norm", "mlp"]}, {"trainable_token_indices": {"lm_head": [2], "embed_tokens": [1]}},
-    {"added_tokens": 3, "trainable_token_indices": [259]}, {"added_tokens": 3, "modules_to_save": ["embed_tokens"]},
-    {"lora_bias": True, "alora_invocation_tokens": [1, 2]},
-], ids=str)
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {},
+        {"bias": "all"},
+        {"target_modules": ["q_proj", "embed_tokens", "lm_head"], "use_dora": True},
+        {"modules_to_save": ["lm_head", "norm", "mlp"]},
+        {"trainable_token_indices": {"lm_head": [2], "embed_tokens": [1]}},
+        {"added_tokens": 3, "trainable_token_indices": [259]},
+        {"added_tokens": 3, "modules_to_save": ["embed_tokens"]},
+        {"lora_bias": True, "alora_invocation_tokens": [1, 2]},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "qwen2"])
 def test_without_a_base(tmp_path: Path, architecture: str, lora: dict) -> None:
     """The same modules, parts and bytes; only what needs the base is missing."""
     base = save_base(tmp_path / "base", architecture)
     adapter = save_adapter(base, tmp_path / "adapter", **lora)
     alone, against = inspect_adapter(adapter), inspect_adapter(adapter, base)
-    own = {m for m in against.modules if m.num_bytes}  # a tied lm_head may have no tensors of its own
+    own = {
+        m for m in against.modules if m.num_bytes
+    }  # a tied lm_head may have no tensors of its own
     assert own == {m for m in alone.modules if m.num_bytes}
     assert "without a base, targets and shapes were not checked" in alone.notes
     assert alone.checked_against == ""
@@ -74,10 +91,15 @@ def test_without_a_base(tmp_path: Path, architecture: str, lora: dict) -> None:
     assert "not checked against a base" in render_text(alone)
 
 
-@pytest.mark.parametrize("lora", [
-    {"target_modules": ["q_proj", "embed_tokens"]}, {"modules_to_save": ["lm_head"]},
-    {"trainable_token_indices": [1]},
-], ids=str)
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"modules_to_save": ["lm_head"]},
+        {"trainable_token_indices": [1]},
+    ],
+    ids=str,
+)
 def test_ties_without_a_base(tmp_path: Path, lora: dict) -> None:
     base = save_base(tmp_path / "base", "gemma2")
     adapter = save_adapter(base, tmp_path / "adapter", ensure_weight_tying=True, **lora)
@@ -85,13 +107,22 @@ def test_ties_without_a_base(tmp_path: Path, lora: dict) -> None:
     assert names <= known
 
 
-def test_what_is_checked_without_a_base(rich: Path, tmp_path: Path, tiny_adapters: dict[str, Path]) -> None:
-    for i, (change, names) in enumerate((
-        (lambda t: t | {f"base_model.model.{Q}.lora_B.weight": torch.full((64, 2), float("nan"))}, "NaN"),
-        (lambda t: {k: v for k, v in t.items() if "q_proj.lora_B" not in k}, "lora_B"),
-        (lambda t: t | {"base_model.model.odd.weight": torch.ones(2)}, "odd.weight"),
-        (lambda t: t | {"base_model.model.odd.lora_A.weight": torch.ones(2, 2)}, "odd"),
-    )):
+def test_what_is_checked_without_a_base(
+    rich: Path, tmp_path: Path, tiny_adapters: dict[str, Path]
+) -> None:
+    for i, (change, names) in enumerate(
+        (
+            (
+                lambda t: (
+                    t | {f"base_model.model.{Q}.lora_B.weight": torch.full((64, 2), float("nan"))}
+                ),
+                "NaN",
+            ),
+            (lambda t: {k: v for k, v in t.items() if "q_proj.lora_B" not in k}, "lora_B"),
+            (lambda t: t | {"base_model.model.odd.weight": torch.ones(2)}, "odd.weight"),
+            (lambda t: t | {"base_model.model.odd.lora_A.weight": torch.ones(2, 2)}, "odd"),
+        )
+    ):
         copy = shutil.copytree(rich, tmp_path / str(i))
         edit_tensors(copy, change)
         with pytest.raises(AdapterError, match=names):

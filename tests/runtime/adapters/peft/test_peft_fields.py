@@ -1,4 +1,5 @@
-"""Every field of PEFT's configuration: the updates that the loader reads give what PEFT's own modules compute."""
+"""Every field of PEFT's configuration: the updates that the loader reads give what PEFT's own
+modules compute."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ def base_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def get(architecture: str) -> Path:
         if architecture not in made:
-            made[architecture] = save_base(tmp_path_factory.mktemp("bases") / architecture, architecture)
+            made[architecture] = save_base(
+                tmp_path_factory.mktemp("bases") / architecture, architecture
+            )
         return made[architecture]
 
     return get
@@ -58,7 +61,9 @@ def assert_as_peft(base: Path, directory: Path) -> CheckedAdapter:
             x = torch.arange(checked.vocab_size or VOCAB)
         with torch.no_grad():
             expected = tuned.get_submodule(name)(x)
-            actual = apply_update(own.get_submodule(name), module, checked.updates.get(name, ModuleUpdate()), x)
+            actual = apply_update(
+                own.get_submodule(name), module, checked.updates.get(name, ModuleUpdate()), x
+            )
             assert torch.allclose(actual, expected, rtol=1e-5, atol=1e-5), name
     return checked
 
@@ -68,9 +73,18 @@ EMBED, HEAD = "model.embed_tokens", "lm_head"
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"r": 3, "lora_alpha": 5}),
     ("llama", {"use_rslora": True, "lora_alpha": 5}),
-    ("llama", {"rank_pattern": {"layers.1.self_attn.q_proj": 2, "v_proj": 6}, "alpha_pattern": {"^model.*q_proj": 3}}),
+    (
+        "llama",
+        {
+            "rank_pattern": {"layers.1.self_attn.q_proj": 2, "v_proj": 6},
+            "alpha_pattern": {"^model.*q_proj": 3},
+        },
+    ),
     ("llama", {"target_modules": "all-linear", "exclude_modules": ["down_proj"]}),
-    ("llama", {"target_modules": r".*layers\.[01]\..*(q_proj|up_proj)", "exclude_modules": r".*1\.mlp.*"}),
+    (
+        "llama",
+        {"target_modules": r".*layers\.[01]\..*(q_proj|up_proj)", "exclude_modules": r".*1\.mlp.*"},
+    ),
     ("llama", {"layers_to_transform": 1, "layers_pattern": "layers"}),
     ("llama", {"target_modules": ["model.layers.2.self_attn.q_proj", "v_proj"], **LAYER}),
     ("llama", {"lora_bias": True}),
@@ -96,13 +110,23 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("gemma2", {"target_modules": ["q_proj", "embed_tokens", "lm_head"], "use_dora": True}),
     ("gemma2", {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True}),
     ("gemma2", {"target_modules": ".*(q_proj|lm_head)", "ensure_weight_tying": True}),
-    ("gemma2", {"target_modules": ["q_proj", "lm_head"], "ensure_weight_tying": True, "use_dora": True,
-                "rank_pattern": {"lm_head": 7}}),
+    (
+        "gemma2",
+        {
+            "target_modules": ["q_proj", "lm_head"],
+            "ensure_weight_tying": True,
+            "use_dora": True,
+            "rank_pattern": {"lm_head": 7},
+        },
+    ),
     ("gemma2", {"modules_to_save": ["embed_tokens"], **LAYER}),
     ("gemma2", {"modules_to_save": ["lm_head"], **LAYER}),
     ("gemma2", {"modules_to_save": ["lm_head"], "ensure_weight_tying": True, **LAYER}),
     ("gemma2", {"modules_to_save": ["embed_tokens"], "added_tokens": 3, **LAYER}),
-    ("gemma2", {"modules_to_save": ["lm_head"], "ensure_weight_tying": True, "added_tokens": 3, **LAYER}),
+    (
+        "gemma2",
+        {"modules_to_save": ["lm_head"], "ensure_weight_tying": True, "added_tokens": 3, **LAYER},
+    ),
     ("gemma2", {"added_tokens": 3, "target_modules": ["q_proj", "embed_tokens"]}),
     ("gemma2", {"added_tokens": 3, "trainable_token_indices": [1, 260], **LAYER}),
     ("gemma2", {"trainable_token_indices": [1, 5], **LAYER}),
@@ -111,7 +135,15 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("gemma2", {"trainable_token_indices": {"lm_head": [2]}, **LAYER}),
     ("gemma2", {"trainable_token_indices": [1, 5], "target_modules": ["q_proj", "lm_head"]}),
     ("gpt2", {"target_modules": ["c_attn", "c_fc"], "bias": "all", "lora_bias": True}),
-    ("gpt2", {"target_modules": ["c_attn"], "bias": "lora_only", "fan_in_fan_out": True, "use_dora": True}),
+    (
+        "gpt2",
+        {
+            "target_modules": ["c_attn"],
+            "bias": "lora_only",
+            "fan_in_fan_out": True,
+            "use_dora": True,
+        },
+    ),
     ("gpt2", {"target_modules": ["c_attn"], "bias": "all", "modules_to_save": ["ln_f", "mlp"]}),
     ("gpt2", {"target_modules": ["c_attn"], "modules_to_save": ["ln_1", "c_proj"]}),
     ("gpt2", {"target_modules": ["c_attn", "wte"], "ensure_weight_tying": True}),

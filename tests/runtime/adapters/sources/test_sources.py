@@ -22,7 +22,11 @@ from lora_runtime.errors import AdapterUnavailableError
 
 from ....support.http import WebStore, web_store
 
-FILES = {"adapter_config.json": b'{"r": 4}', "adapter_model.safetensors": b"weights", "tokenizer.json": b"{}"}
+FILES = {
+    "adapter_config.json": b'{"r": 4}',
+    "adapter_model.safetensors": b"weights",
+    "tokenizer.json": b"{}",
+}
 UNWANTED = {"adapter_model.bin": b"pickle", "optimizer.pt": b"pickle", "README.md": b"#"}
 LIMIT = 1000
 
@@ -55,7 +59,10 @@ def hub(web: WebStore, monkeypatch: pytest.MonkeyPatch) -> WebStore:
     monkeypatch.setattr(constants, "ENDPOINT", web.url)
     template = f"{web.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    web.put_repo("org/name", FILES | UNWANTED | {f"deep/er/{name}": data + b" " for name, data in FILES.items()})
+    web.put_repo(
+        "org/name",
+        FILES | UNWANTED | {f"deep/er/{name}": data + b" " for name, data in FILES.items()},
+    )
     return web
 
 
@@ -82,13 +89,18 @@ def test_a_missing_directory_is_refused(source: str, cache: Path) -> None:
 
 
 def test_urls_are_told_from_paths() -> None:
-    assert [is_remote(s) for s in ("hf://a/b", "s3://b/k", "/data/a", "a:b", "C:\\a")] == [True, True] + [False] * 3
+    assert [is_remote(s) for s in ("hf://a/b", "s3://b/k", "/data/a", "a:b", "C:\\a")] == [
+        True,
+        True,
+    ] + [False] * 3
 
 
 # --- stores -----------------------------------------------------------------------------------------
 
 
-def test_only_the_adapters_files_are_fetched(memory: fsspec.AbstractFileSystem, cache: Path) -> None:
+def test_only_the_adapters_files_are_fetched(
+    memory: fsspec.AbstractFileSystem, cache: Path
+) -> None:
     found = resolve("memory://bucket/a", cache, max_bytes=LIMIT)
     assert contents(found) == FILES
     assert found == cache / digest(found)
@@ -117,7 +129,9 @@ def test_files_of_this_machine_by_url(tmp_path: Path, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
-def test_a_required_file_is_missing(memory: fsspec.AbstractFileSystem, cache: Path, name: str) -> None:
+def test_a_required_file_is_missing(
+    memory: fsspec.AbstractFileSystem, cache: Path, name: str
+) -> None:
     memory.rm(f"/bucket/a/{name}")
     with pytest.raises(AdapterError, match=rf"memory://bucket/a.*{name} is missing"):
         resolve("memory://bucket/a", cache, max_bytes=LIMIT)
@@ -130,10 +144,20 @@ def test_a_directory_in_place_of_a_file(memory: fsspec.AbstractFileSystem, cache
         resolve("memory://bucket/a", cache, max_bytes=LIMIT)
 
 
-@pytest.mark.parametrize(("name", "limit"), [
-    ("adapter_config.json", 1 << 20), ("adapter_model.safetensors", LIMIT), ("tokenizer.json", 2000)])
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        ("adapter_config.json", 1 << 20),
+        ("adapter_model.safetensors", LIMIT),
+        ("tokenizer.json", 2000),
+    ],
+)
 def test_size_limits(
-    memory: fsspec.AbstractFileSystem, cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: int
+    memory: fsspec.AbstractFileSystem,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    limit: int,
 ) -> None:
     monkeypatch.setattr(source_files, "MAX_TOKENIZER_BYTES", 2000)
     memory.pipe_file(f"/bucket/a/{name}", b" " * limit)
@@ -177,17 +201,20 @@ def test_a_download_that_ends_early(
         resolve("memory://bucket/a", cache, max_bytes=LIMIT)
 
 
-@pytest.mark.parametrize(("source", "text"), [
-    ("nope://bucket/a", "protocol 'nope' is not supported"),
-    ("zip://a.zip", "protocol 'zip' is not supported"),
-    ("simplecache::s3://b/a", "is not a directory"),
-    ("s3://b/a::file:///etc", "not supported"),
-    ("memory://bucket/a/../b", "must not contain '..'"),
-    ("https://h/a/%2e%2e/b", "must not contain '..'"),
-    ("hf://org/name/../b", "must not contain '..'"),
-    ("hf://name", "hf://org/name"),
-    ("hf://org/name with space", "hf://org/name"),
-])
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("nope://bucket/a", "protocol 'nope' is not supported"),
+        ("zip://a.zip", "protocol 'zip' is not supported"),
+        ("simplecache::s3://b/a", "is not a directory"),
+        ("s3://b/a::file:///etc", "not supported"),
+        ("memory://bucket/a/../b", "must not contain '..'"),
+        ("https://h/a/%2e%2e/b", "must not contain '..'"),
+        ("hf://org/name/../b", "must not contain '..'"),
+        ("hf://name", "hf://org/name"),
+        ("hf://org/name with space", "hf://org/name"),
+    ],
+)
 def test_refused_urls(source: str, text: str, cache: Path) -> None:
     with pytest.raises(AdapterError) as caught:
         resolve(source, cache, max_bytes=LIMIT)
@@ -236,7 +263,10 @@ def test_without_entity_tags_everything_is_fetched_again(web: WebStore, cache: P
     web.etags = False
     resolve(f"{web.url}/x/a", cache, max_bytes=LIMIT)
     web.files["/x/a/adapter_model.safetensors"] = b"WEIGHTS"
-    assert contents(resolve(f"{web.url}/x/a", cache, max_bytes=LIMIT))["adapter_model.safetensors"] == b"WEIGHTS"
+    assert (
+        contents(resolve(f"{web.url}/x/a", cache, max_bytes=LIMIT))["adapter_model.safetensors"]
+        == b"WEIGHTS"
+    )
 
 
 def test_sizes_that_are_not_announced_are_counted(web: WebStore, cache: Path) -> None:
@@ -248,7 +278,9 @@ def test_sizes_that_are_not_announced_are_counted(web: WebStore, cache: Path) ->
 
 
 @pytest.mark.parametrize("status", [500, 503, 401])
-def test_a_failing_server_is_not_an_adapter_without_tokenizer(web: WebStore, cache: Path, status: int) -> None:
+def test_a_failing_server_is_not_an_adapter_without_tokenizer(
+    web: WebStore, cache: Path, status: int
+) -> None:
     web.failures["/x/a/tokenizer.json"] = status
     with pytest.raises(AdapterUnavailableError, match=str(status)):
         resolve(f"{web.url}/x/a", cache, max_bytes=LIMIT)
@@ -257,7 +289,9 @@ def test_a_failing_server_is_not_an_adapter_without_tokenizer(web: WebStore, cac
 def test_stores_that_forbid_what_is_not_there(web: WebStore, cache: Path) -> None:
     for name in source_files.OPTIONAL:
         web.failures[f"/x/a/{name}"] = 403
-    assert contents(resolve(f"{web.url}/x/a", cache, max_bytes=LIMIT)).keys() == set(source_files.REQUIRED)
+    assert contents(resolve(f"{web.url}/x/a", cache, max_bytes=LIMIT)).keys() == set(
+        source_files.REQUIRED
+    )
     web.failures["/x/a/adapter_config.json"] = 403
     with pytest.raises(AdapterUnavailableError, match="403"):
         resolve(f"{web.url}/x/a", cache, max_bytes=LIMIT)
@@ -275,12 +309,20 @@ def test_credentials_stay_out_of_errors(web: WebStore, cache: Path) -> None:
     assert caught.value.__context__ is None
 
 
-@pytest.mark.parametrize(("text", "shown"), [
-    ("https://h/p?sig=a'bcd", "https://h/p"), ('https://h/p?sig=a"<bcd', "https://h/p"),
-    ("s3://us er:pw@b/k", "s3://b/k"), ("s3://us'er:p\"w@b", "s3://b"), ("s3://u:p@w@b", "s3://b"),
-    ("no 'https://u:p@h/p?x=y', it is gone", "no 'https://h/p', it is gone"),
-    ("'s3://b' failed for a@b", "'s3://b' failed for a@b"), ("hf://o/n@main/dir", "hf://o/n@main/dir"),
-], ids=str)
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://h/p?sig=a'bcd", "https://h/p"),
+        ('https://h/p?sig=a"<bcd', "https://h/p"),
+        ("s3://us er:pw@b/k", "s3://b/k"),
+        ("s3://us'er:p\"w@b", "s3://b"),
+        ("s3://u:p@w@b", "s3://b"),
+        ("no 'https://u:p@h/p?x=y', it is gone", "no 'https://h/p', it is gone"),
+        ("'s3://b' failed for a@b", "'s3://b' failed for a@b"),
+        ("hf://o/n@main/dir", "hf://o/n@main/dir"),
+    ],
+    ids=str,
+)
 def test_redaction(text: str, shown: str) -> None:
     assert source_files.redact(text) == shown
 
@@ -298,7 +340,9 @@ def test_hub(hub: WebStore, cache: Path) -> None:
     assert not leftovers(cache)
 
 
-def test_the_hub_is_not_waited_for_without_end(hub: WebStore, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_is_not_waited_for_without_end(
+    hub: WebStore, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked, model_info = [], HfApi.model_info
 
     def spy(*args: Any, **options: Any) -> Any:
@@ -324,7 +368,10 @@ def test_a_branch_is_asked_each_time(hub: WebStore, cache: Path) -> None:
     assert len(hub.seen) == 1
     hub.commit = "d" * 40
     hub.put_repo("org/name", FILES | {"adapter_model.safetensors": b"newer"})
-    assert contents(resolve("hf://org/name", cache, max_bytes=LIMIT))["adapter_model.safetensors"] == b"newer"
+    assert (
+        contents(resolve("hf://org/name", cache, max_bytes=LIMIT))["adapter_model.safetensors"]
+        == b"newer"
+    )
 
 
 def test_a_pull_request_is_a_revision(hub: WebStore, cache: Path) -> None:
@@ -336,7 +383,9 @@ def test_a_pull_request_is_a_revision(hub: WebStore, cache: Path) -> None:
 def test_hub_limits(hub: WebStore, cache: Path) -> None:
     with pytest.raises(AdapterError, match="larger than the limit of 3 bytes"):
         resolve("hf://org/name", cache, max_bytes=3)
-    hub.files[f"/org/name/resolve/{hub.commit}/adapter_model.safetensors"] = b" " * 5000  # not what was announced
+    hub.files[f"/org/name/resolve/{hub.commit}/adapter_model.safetensors"] = (
+        b" " * 5000
+    )  # not what was announced
     with pytest.raises(AdapterError, match=f"larger than the limit of {LIMIT} bytes"):
         resolve("hf://org/name", cache, max_bytes=LIMIT)
     assert not leftovers(cache)
@@ -346,7 +395,9 @@ def test_hub_errors_name_the_source(hub: WebStore, cache: Path) -> None:
     with pytest.raises(AdapterUnavailableError, match="hf://org/other"):
         resolve("hf://org/other", cache, max_bytes=LIMIT)
     hub.put_repo("org/pickled", {"adapter_config.json": b"{}", "adapter_model.bin": b""})
-    with pytest.raises(AdapterError, match=r"hf://org/pickled.*adapter_model\.safetensors is missing"):
+    with pytest.raises(
+        AdapterError, match=r"hf://org/pickled.*adapter_model\.safetensors is missing"
+    ):
         resolve("hf://org/pickled", cache, max_bytes=LIMIT)
 
 

@@ -56,11 +56,15 @@ def test_reload_moves_the_name_and_never_serves_stale_kv(
 ) -> None:
     engine = make_engine()
     slow_down(engine)
-    request = Request(prompt="a prompt of more than one block of tokens", adapter_id="x", sampling=SHORT)
+    request = Request(
+        prompt="a prompt of more than one block of tokens", adapter_id="x", sampling=SHORT
+    )
     outputs = {}
     for name in ("a6", "a7"):
         engine.load_adapter(tiny_adapters[name], name)
-        outputs[name] = engine.generate(Request(prompt=request.prompt, adapter_id=name, sampling=SHORT)).text
+        outputs[name] = engine.generate(
+            Request(prompt=request.prompt, adapter_id=name, sampling=SHORT)
+        ).text
     old = engine.load_adapter(tiny_adapters["a6"], "x")
     running = engine.submit(request)
     new = engine.load_adapter(tiny_adapters["a7"], "x")
@@ -135,7 +139,10 @@ def test_values_that_the_bases_dtype_cannot_hold(
 ) -> None:
     """Finite in the file, infinite in bfloat16: every answer would be NaN."""
     path = shutil.copytree(tiny_adapters["a1"], tmp_path / "large")
-    edit_tensors(path, lambda t: {k: torch.full_like(v, 3.4e38) if "lora_B" in k else v for k, v in t.items()})
+    edit_tensors(
+        path,
+        lambda t: {k: torch.full_like(v, 3.4e38) if "lora_B" in k else v for k, v in t.items()},
+    )
     engine = make_engine(dtype="bfloat16")
     with pytest.raises(AdapterError, match="too large for the base's"):
         engine.load_adapter(path, "large")

@@ -1,4 +1,5 @@
-"""Source, host memory, slots: what is where, who leaves, and that a cold adapter delays nobody but itself."""
+"""Source, host memory, slots: what is where, who leaves, and that a cold adapter delays nobody but
+itself."""
 
 from __future__ import annotations
 
@@ -70,7 +71,9 @@ class Gate:
         before_reads(monkeypatch, hold_back)
 
 
-def test_eight_adapters_share_two_slots(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]) -> None:
+def test_eight_adapters_share_two_slots(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]
+) -> None:
     engine = make_engine(max_adapters=2)
     expected = load_all(engine, tiny_adapters)
     assert list(states(engine).values()).count(AdapterState.DEVICE) == 2
@@ -78,11 +81,15 @@ def test_eight_adapters_share_two_slots(make_engine: Callable[..., Engine], tiny
     assert [h.result().text for _, h in handles] == [expected[name] for name, _ in handles]
     stats = wait_until_idle(engine)
     assert (stats.adapters, stats.registered_adapters) == (2, 8)
-    assert stats.host_adapters == (8 if ON_GPU else 6)  # on a CPU a slot is host memory: it counts once
+    assert stats.host_adapters == (
+        8 if ON_GPU else 6
+    )  # on a CPU a slot is host memory: it counts once
     assert len(set(expected.values())) > 4  # or the comparison would show nothing
 
 
-def test_the_least_recently_used_leaves(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]) -> None:
+def test_the_least_recently_used_leaves(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]
+) -> None:
     engine, evicted = make_engine(max_adapters=2), []
 
     class Ear(EngineObserver):
@@ -98,7 +105,9 @@ def test_the_least_recently_used_leaves(make_engine: Callable[..., Engine], tiny
     assert states(engine) == {"a0": "device", "a1": "host", "a2": "device"}
 
 
-def test_slots_are_sized_by_rank(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]) -> None:
+def test_slots_are_sized_by_rank(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]
+) -> None:
     sizes = {}
     engine = make_engine()
     for name, path in tiny_adapters.items():
@@ -118,7 +127,9 @@ def test_slots_are_sized_by_rank(make_engine: Callable[..., Engine], tiny_adapte
     assert (engine.stats().host_adapter_bytes, engine.stats().adapter_bytes) == (0, 0)
 
 
-def test_host_memory_has_a_budget_too(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]) -> None:
+def test_host_memory_has_a_budget_too(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]
+) -> None:
     engine = make_engine(max_adapters=1, adapter_host_bytes=0)
     expected = load_all(engine, {n: tiny_adapters[n] for n in ("a0", "a1", "a2")})
     # What leaves a slot is given up by the engine's thread, in a step of its own.
@@ -128,7 +139,9 @@ def test_host_memory_has_a_budget_too(make_engine: Callable[..., Engine], tiny_a
     wait_until(lambda: states(engine) == {"a0": "device", "a1": "cold", "a2": "cold"})
 
 
-def test_what_runs_is_never_evicted(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]) -> None:
+def test_what_runs_is_never_evicted(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]
+) -> None:
     engine = make_engine(max_adapters=1)
     expected = load_all(engine, {n: tiny_adapters[n] for n in ("a0", "a1")})
     slow_down(engine)
@@ -145,7 +158,9 @@ def test_what_runs_is_never_evicted(make_engine: Callable[..., Engine], tiny_ada
 
 
 def test_a_cold_adapter_delays_only_itself(
-    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    make_engine: Callable[..., Engine],
+    tiny_adapters: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = make_engine(max_adapters=2, adapter_host_bytes=0)
     expected = load_all(engine, {n: tiny_adapters[n] for n in ("a0", "a1", "a2")})
@@ -155,7 +170,9 @@ def test_a_cold_adapter_delays_only_itself(
     for name in ("a2", "a1", "a2"):  # one in a slot, one that is loaded past the slow one
         assert engine.generate(ask(name)).text == expected[name]
     assert states(engine)["a0"] == "loading"
-    wait_until(lambda: engine.stats().loading_adapters < 2)  # a reading ends a moment after its request was served
+    wait_until(
+        lambda: engine.stats().loading_adapters < 2
+    )  # a reading ends a moment after its request was served
     assert engine.stats().loading_adapters == 1
     gate.open.set()
     done = cold.result()
@@ -163,7 +180,9 @@ def test_a_cold_adapter_delays_only_itself(
 
 
 def test_a_waiting_request_can_be_cancelled_or_time_out(
-    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    make_engine: Callable[..., Engine],
+    tiny_adapters: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = make_engine(max_adapters=1, adapter_host_bytes=0)
     load_all(engine, {n: tiny_adapters[n] for n in ("a0", "a1")})
@@ -199,7 +218,9 @@ def test_a_source_that_is_gone_or_changed_fails_its_own_requests(
     assert engine.get_adapter("mine").error == ""
 
 
-def test_pinned_adapters_stay(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]) -> None:
+def test_pinned_adapters_stay(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]
+) -> None:
     engine = make_engine(max_adapters=2)
     expected = load_all(engine, {n: tiny_adapters[n] for n in ("a0", "a1", "a2")})
     engine.generate(ask("a0"))
@@ -217,7 +238,9 @@ def test_pinned_adapters_stay(make_engine: Callable[..., Engine], tiny_adapters:
     assert engine.generate(ask("a2")).text == expected["a2"]
 
 
-def test_unloading_gives_every_byte_back(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]) -> None:
+def test_unloading_gives_every_byte_back(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]
+) -> None:
     engine = make_engine(max_adapters=2)
     load_all(engine, tiny_adapters)
     staged = [weakref.ref(current_version(engine, name).staged) for name in tiny_adapters]
@@ -227,15 +250,24 @@ def test_unloading_gives_every_byte_back(make_engine: Callable[..., Engine], tin
     gc.collect()
     assert [ref() for ref in staged] == [None] * 8
     stats = engine.stats()
-    assert (stats.adapters, stats.adapter_bytes, stats.host_adapters, stats.host_adapter_bytes) == (0, 0, 0, 0)
+    assert (stats.adapters, stats.adapter_bytes, stats.host_adapters, stats.host_adapter_bytes) == (
+        0,
+        0,
+        0,
+        0,
+    )
     assert stats.registered_adapters == 0
 
 
-def test_registrations_come_back_cold(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]) -> None:
+def test_registrations_come_back_cold(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]
+) -> None:
     engine = make_engine()
     expected = load_all(engine, {n: tiny_adapters[n] for n in ("a0", "a1")})
     engine.load_adapter(tiny_adapters["a2"], "a0")
-    engine.load_adapter(tiny_adapters["a3"], "a1", canary_weight=0.25, policy=AdapterPolicy(weight=2))
+    engine.load_adapter(
+        tiny_adapters["a3"], "a1", canary_weight=0.25, policy=AdapterPolicy(weight=2)
+    )
     saved = engine.registrations()
     restarted = make_engine()
     for registration in saved:
@@ -271,7 +303,9 @@ def test_unloading_waits_alone(
 
 
 def test_an_id_may_go_while_it_is_first_read(
-    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    make_engine: Callable[..., Engine],
+    tiny_adapters: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     known = make_engine()
     known.load_adapter(tiny_adapters["a0"], "a0")
@@ -290,9 +324,12 @@ def test_an_id_may_go_while_it_is_first_read(
 
 
 def test_a_cold_adapter_waits_for_a_slot_in_host_memory(
-    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    make_engine: Callable[..., Engine],
+    tiny_adapters: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """All slots are in use and host memory holds nothing: still each is read once, not again and again."""
+    """All slots are in use and host memory holds nothing: still each is read once, not again and
+    again."""
     engine, reads = make_engine(max_adapters=2, adapter_host_bytes=0), []
     expected = load_all(engine, {n: tiny_adapters[n] for n in ("a0", "a1", "a2", "a3")})
     slow_down(engine)
@@ -331,11 +368,16 @@ def test_pinning_refuses_what_it_leaves_no_room_for(
 
 
 def test_fetched_adapters_stay_on_disk_within_the_limit(
-    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_engine: Callable[..., Engine],
+    tiny_adapters: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(reading, "sweep", partial(sweep, grace_s=0))
     cache = tmp_path / "cache"
-    engine = make_engine(max_adapters=1, adapter_cache_dir=str(cache), adapter_cache_bytes=1, adapter_host_bytes=0)
+    engine = make_engine(
+        max_adapters=1, adapter_cache_dir=str(cache), adapter_cache_bytes=1, adapter_host_bytes=0
+    )
     expected = {}
     for name in ("a0", "a1", "a2"):
         source = shutil.copytree(tiny_adapters[name], tmp_path / name)
@@ -369,7 +411,9 @@ def test_ids_of_one_content_do_not_depend_on_each_others_sources(
 
 
 def test_requests_for_one_unread_adapter_share_one_reading(
-    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    make_engine: Callable[..., Engine],
+    tiny_adapters: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = make_engine()
     for name in ("a0", "a1"):
@@ -407,7 +451,8 @@ def test_a_pinned_adapter_is_replaced_in_its_own_slot(
 def test_a_replaced_version_lasts_as_long_as_its_requests(
     make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Though it is preempted, host memory has no room for it, and its directory holds something else by now."""
+    """Though it is preempted, host memory has no room for it, and its directory holds something
+    else by now."""
     engine = make_engine(adapter_host_bytes=0, max_running=4, kv_cache_bytes=6 * 16 * 1024)
     path = shutil.copytree(tiny_adapters["a6"], tmp_path / "x")
     old = engine.load_adapter(path, "x").version
@@ -436,11 +481,15 @@ def test_pins_never_fill_more_than_the_slots(
     engine = make_engine(max_adapters=1)
     engine.load_adapter(tiny_adapters["a0"], "x", policy=AdapterPolicy(pinned=True))
     with pytest.raises(AdapterCapacityError):
-        engine.load_adapter(tiny_adapters["a1"], "x", canary_weight=0.5, policy=AdapterPolicy(pinned=True))
+        engine.load_adapter(
+            tiny_adapters["a1"], "x", canary_weight=0.5, policy=AdapterPolicy(pinned=True)
+        )
     assert engine.generate(ask("x")).adapter_id == "x"
 
 
-def test_a_large_adapter_gets_its_room(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]) -> None:
+def test_a_large_adapter_gets_its_room(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]
+) -> None:
     sizes = {}
     probe = make_engine()
     for name, path in tiny_adapters.items():
@@ -459,10 +508,14 @@ def test_a_large_adapter_gets_its_room(make_engine: Callable[..., Engine], tiny_
 
 
 def test_a_deadline_holds_while_an_adapter_is_read_first(
-    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    make_engine: Callable[..., Engine],
+    tiny_adapters: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = make_engine()
-    first.load_adapter(tiny_adapters["a0"], "a0", policy=AdapterPolicy(max_running=1, max_waiting=1))
+    first.load_adapter(
+        tiny_adapters["a0"], "a0", policy=AdapterPolicy(max_running=1, max_waiting=1)
+    )
     engine = make_engine()
     engine.register(first.registrations()[0])
     gate = Gate(monkeypatch, tiny_adapters["a0"])

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from lora_runtime import AdapterUnavailableError, Engine, InvalidRequestError, Request, SamplingParams
+from lora_runtime import (
+    AdapterUnavailableError,
+    Engine,
+    InvalidRequestError,
+    Request,
+    SamplingParams,
+)
 
 from ....support.store import seed_canaries
 
@@ -71,8 +77,9 @@ def test_rollback(engine: Engine, tiny_adapters: dict[str, Path]) -> None:
         engine.rollback_adapter("y")
 
 
-def test_rollback_needs_its_source(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path],
-                                   tmp_path: Path) -> None:
+def test_rollback_needs_its_source(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
     engine = make_engine(adapter_host_bytes=0)
     path = shutil.copytree(tiny_adapters["a0"], tmp_path / "adapter")
     engine.load_adapter(path, "x")

@@ -40,10 +40,18 @@ class Device:
         modules = {"layers.0.q": BaseModule(ModuleKind.LINEAR, 4, 4, False)}
         self.placer = Placer(modules, slots, torch.float32, self.copies)
         base: Any = SimpleNamespace(
-            shares_host_memory=False, place_adapter=self.placer.place, remove_adapter=self.placer.remove)
+            shares_host_memory=False,
+            place_adapter=self.placer.place,
+            remove_adapter=self.placer.remove,
+        )
         self.evicted: list[str] = []
-        self.tiers = Tiers(base, slots=slots, device_bytes=budget, host_bytes=1 << 20,
-                           on_evicted=lambda version, reason: self.evicted.append(version.version))
+        self.tiers = Tiers(
+            base,
+            slots=slots,
+            device_bytes=budget,
+            host_bytes=1 << 20,
+            on_evicted=lambda version, reason: self.evicted.append(version.version),
+        )
 
     def version(self, name: str) -> AdapterVersion:
         version = AdapterVersion(RegisteredVersion(name, name, name), name)
@@ -96,7 +104,9 @@ def test_the_host_budget_counts_what_host_memory_takes() -> None:
     """Pinned memory takes more than what is in it."""
     device = Device()
     tiers = device.tiers
-    staged = FlatAdapter({"layers.0.q": ModuleDelta(ModuleKind.LINEAR, 4, torch.ones(1, 4), torch.ones(4, 1))})
+    staged = FlatAdapter(
+        {"layers.0.q": ModuleDelta(ModuleKind.LINEAR, 4, torch.ones(1, 4), torch.ones(4, 1))}
+    )
     staged.host_bytes = 1 << 19
     a, b, c = (AdapterVersion(RegisteredVersion(name, name, name), name) for name in "abc")
     for version in (a, b):
@@ -181,8 +191,12 @@ def test_memory_that_a_step_still_reads_comes_with_the_next_try() -> None:
 
 def test_a_base_without_a_placer(monkeypatch: pytest.MonkeyPatch) -> None:
     """On CUDA with torch's kernels."""
-    staged = TorchAdapter({"q": ModuleDelta(ModuleKind.LINEAR, 4, torch.ones(1, 4), torch.ones(4, 1))})
-    backend: Any = SimpleNamespace(frozen=SimpleNamespace(device=torch.device("meta")), shares_host_memory=False)
+    staged = TorchAdapter(
+        {"q": ModuleDelta(ModuleKind.LINEAR, 4, torch.ones(1, 4), torch.ones(4, 1))}
+    )
+    backend: Any = SimpleNamespace(
+        frozen=SimpleNamespace(device=torch.device("meta")), shares_host_memory=False
+    )
     placed: Any = TorchBackend.place(backend, staged)
     assert placed.deltas["q"].a.is_meta
     TorchBackend.remove(backend, placed)

@@ -1,4 +1,5 @@
-"""What each rank gets of an adapter: computed apart, the parts make up the whole. And what is refused."""
+"""What each rank gets of an adapter: computed apart, the parts make up the whole. And what is
+refused."""
 
 from __future__ import annotations
 
@@ -19,9 +20,16 @@ from lora_runtime.modules import BaseModule, ModuleKind
 
 from ....support.models import save_base
 
-pytest.importorskip("transformers.distributed.parallel_utils", reason="tensor parallel needs transformers 5.20")
+pytest.importorskip(
+    "transformers.distributed.parallel_utils", reason="tensor parallel needs transformers 5.20"
+)
 
-from lora_runtime.backends.tensor_parallel.shard_plan import ShardPlan, bounds, check_modules, plan_of
+from lora_runtime.backends.tensor_parallel.shard_plan import (
+    ShardPlan,
+    bounds,
+    check_modules,
+    plan_of,
+)
 from lora_runtime.backends.tensor_parallel.styles import attach_linear, check_reached
 
 INPUTS, OUTPUTS, ROWS = 11, 13, 7
@@ -49,8 +57,12 @@ def test_parts_make_up_the_whole(style: str, world: int) -> None:
     weight, bias, x = torch.randn(OUTPUTS, INPUTS), torch.randn(OUTPUTS), torch.randn(ROWS, INPUTS)
     deltas = [ModuleDelta(ModuleKind.LINEAR, OUTPUTS, **make()) for make in KINDS.values()]
 
-    def updated(y: torch.Tensor, rows: torch.Tensor, base_bias: torch.Tensor | None, parts: list[ModuleDelta]
-                ) -> torch.Tensor:
+    def updated(
+        y: torch.Tensor,
+        rows: torch.Tensor,
+        base_bias: torch.Tensor | None,
+        parts: list[ModuleDelta],
+    ) -> torch.Tensor:
         segments = [UpdateSegment(i, i + 1, d, 1.0) for i, d in enumerate(parts)]
         segments += [UpdateSegment(6, 7, d, 0.3 - 0.2 * i) for i, d in enumerate(parts)]
         return update_linear(y, rows, segments, base_bias, add_lora_reference)
@@ -61,10 +73,14 @@ def test_parts_make_up_the_whole(style: str, world: int) -> None:
         shards = [plan.shard(d, "layers.5.proj", MODULE, rank) for d in deltas]
         if style == "colwise":
             start, end = bounds(OUTPUTS, rank, world)
-            parts.append(updated(x @ weight[start:end].t() + bias[start:end], x, bias[start:end], shards))
+            parts.append(
+                updated(x @ weight[start:end].t() + bias[start:end], x, bias[start:end], shards)
+            )
         else:
             start, end = bounds(INPUTS, rank, world)
-            parts.append(updated(x[:, start:end] @ weight[:, start:end].t(), x[:, start:end], None, shards))
+            parts.append(
+                updated(x[:, start:end] @ weight[:, start:end].t(), x[:, start:end], None, shards)
+            )
     together = torch.cat(parts, 1) if style == "colwise" else torch.stack(parts).sum(0) + bias
     assert torch.allclose(together, whole, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(whole, x @ weight.t() + bias, atol=1e-2)
@@ -81,12 +97,17 @@ def test_a_part_is_memory_of_its_own_and_the_whole_stays_shared() -> None:
     assert plan.shard(delta, "elsewhere", MODULE, 1) is delta
 
 
-@pytest.mark.parametrize(("architecture", "world", "says"), [
-    ("llama", 3, "num_attention_heads 4 cannot be split over 3"),
-    ("llama", 4, "num_key_value_heads 2 cannot be split over 4"),
-    ("gpt2", 2, "no plan to split GPT2LMHeadModel"),
-])
-def test_bases_that_cannot_be_split(tmp_path: Path, architecture: str, world: int, says: str) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "world", "says"),
+    [
+        ("llama", 3, "num_attention_heads 4 cannot be split over 3"),
+        ("llama", 4, "num_key_value_heads 2 cannot be split over 4"),
+        ("gpt2", 2, "no plan to split GPT2LMHeadModel"),
+    ],
+)
+def test_bases_that_cannot_be_split(
+    tmp_path: Path, architecture: str, world: int, says: str
+) -> None:
     with pytest.raises(BaseModelError, match=says):
         plan_of(save_base(tmp_path, architecture), world)
 
@@ -94,7 +115,9 @@ def test_bases_that_cannot_be_split(tmp_path: Path, architecture: str, world: in
 def test_a_quantised_base(tmp_path: Path) -> None:
     base = save_base(tmp_path)
     config = json.loads((base / "config.json").read_text())
-    (base / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "awq"}}))
+    (base / "config.json").write_text(
+        json.dumps(config | {"quantization_config": {"quant_method": "awq"}})
+    )
     with pytest.raises(BaseModelError, match="a quantised base"):
         plan_of(base, 2)
 
@@ -125,21 +148,31 @@ def test_a_module_of_other_widths_than_the_plan_s() -> None:
         model(torch.zeros(1, 3, 4))
 
 
-@pytest.mark.parametrize(("settings", "says"), [
-    ({"kernels": "triton"}, "kernels triton does not go with tensor_parallel"),
-    ({"weights": "int8"}, "weights int8 does not go with tensor_parallel"),
-    ({"attention_route": "flashinfer"}, "attention flashinfer does not go with tensor_parallel"),
-    ({"compile": "elementwise"}, "compile elementwise does not go with tensor_parallel"),
-    ({"device": "cuda:1"}, "cuda:1 cannot be chosen"),
-], ids=str)
-def test_settings_that_do_not_go_together(tiny_base: Path, settings: dict[str, Any], says: str) -> None:
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"kernels": "triton"}, "kernels triton does not go with tensor_parallel"),
+        ({"weights": "int8"}, "weights int8 does not go with tensor_parallel"),
+        (
+            {"attention_route": "flashinfer"},
+            "attention flashinfer does not go with tensor_parallel",
+        ),
+        ({"compile": "elementwise"}, "compile elementwise does not go with tensor_parallel"),
+        ({"device": "cuda:1"}, "cuda:1 cannot be chosen"),
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_go_together(
+    tiny_base: Path, settings: dict[str, Any], says: str
+) -> None:
     with pytest.raises(BaseModelError, match=says):
         BaseModel.load(tiny_base, tensor_parallel=2, **{"device": "cpu"} | settings)
 
 
 def test_a_process_that_is_in_a_group_of_its_own(tiny_base: Path, tmp_path: Path) -> None:
     torch.distributed.init_process_group(
-        "gloo", store=torch.distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+        "gloo", store=torch.distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1
+    )
     try:
         with pytest.raises(BaseModelError, match=r"in a torch\.distributed group already"):
             BaseModel.load(tiny_base, device="cpu", tensor_parallel=2)

@@ -32,7 +32,9 @@ from ....support.processes import is_alive, wait_until
 from ....support.reference import LogitsRecorder, relative_error
 from ....support.slow import slow_but
 
-pytest.importorskip("transformers.distributed.parallel_utils", reason="tensor parallel needs transformers 5.20")
+pytest.importorskip(
+    "transformers.distributed.parallel_utils", reason="tensor parallel needs transformers 5.20"
+)
 
 from lora_runtime.backends.tensor_parallel import process as rank
 from lora_runtime.backends.tensor_parallel.group import WorkerGroup
@@ -44,13 +46,15 @@ PROMPTS = [tuple(token_ids("a prompt of more than one block, FF")), tuple(token_
 ARCHITECTURES = {
     # Biases behind the row-parallel sums; nothing but the heads can be halved.
     "uneven llama": Names("o_proj", "down_proj", "embed_tokens", "norm"),
-    "qwen2": NAMES["qwen2"], "gemma3": NAMES["gemma3"],
+    "qwen2": NAMES["qwen2"],
+    "gemma3": NAMES["gemma3"],
 }
 
 
 @pytest.fixture(autouse=True)
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Followers come from a process that has imported everything: seconds less for each. The server's are spawned."""
+    """Followers come from a process that has imported everything: seconds less for each. The
+    server's are spawned."""
     torch.multiprocessing.set_forkserver_preload(["lora_runtime.backends.tensor_parallel.worker"])
     monkeypatch.setattr(rank, "START_METHOD", "forkserver")
 
@@ -58,8 +62,11 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def uneven(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = models.SHAPE | {"vocab_size": VOCAB + 1, "intermediate_size": 97}
-    monkeypatch.setitem(models.ARCHITECTURES, "uneven llama", lambda: LlamaConfig(
-        **shape, attention_bias=True, mlp_bias=True))
+    monkeypatch.setitem(
+        models.ARCHITECTURES,
+        "uneven llama",
+        lambda: LlamaConfig(**shape, attention_bias=True, mlp_bias=True),
+    )
 
 
 @dataclass
@@ -72,34 +79,71 @@ class Case:
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
     base, names = save_base(tmp_path / "base", request.param), ARCHITECTURES[request.param]
     made = {key: make(names) for key, make in FORMATS.items()} | {
-        "activated": {"target_modules": [names.attention], "alora_invocation_tokens": token_ids(INVOCATION)},
+        "activated": {
+            "target_modules": [names.attention],
+            "alora_invocation_tokens": token_ids(INVOCATION),
+        },
         "added tokens": {"target_modules": [names.mlp], "added_tokens": 3},
-        "dora everywhere": {"target_modules": ["q_proj", "o_proj", "down_proj", "lm_head"], "use_dora": True},
-        "bias everywhere": {"target_modules": "all-linear", "bias": "all"}}
-    return Case(base, {
-        key: save_adapter(base, tmp_path / key.replace(" ", "_"), seed=i, r=lora.pop("r", 4), **lora)
-        for i, (key, lora) in enumerate(made.items())})
+        "dora everywhere": {
+            "target_modules": ["q_proj", "o_proj", "down_proj", "lm_head"],
+            "use_dora": True,
+        },
+        "bias everywhere": {"target_modules": "all-linear", "bias": "all"},
+    }
+    return Case(
+        base,
+        {
+            key: save_adapter(
+                base, tmp_path / key.replace(" ", "_"), seed=i, r=lora.pop("r", 4), **lora
+            )
+            for i, (key, lora) in enumerate(made.items())
+        },
+    )
 
 
 def config(**changes: Any) -> EngineConfig:
-    return EngineConfig(**{"device": "cpu", "dtype": "float32", "kernels": "torch", "kv_cache_bytes": 16 << 20,
-                           "max_running": 48, "max_batch_tokens": 48, "prefix_caching": False, "max_added_tokens": 4,
-                           **changes})
+    return EngineConfig(
+        **{
+            "device": "cpu",
+            "dtype": "float32",
+            "kernels": "torch",
+            "kv_cache_bytes": 16 << 20,
+            "max_running": 48,
+            "max_batch_tokens": 48,
+            "prefix_caching": False,
+            "max_added_tokens": 4,
+            **changes,
+        }
+    )
 
 
-def answers(engine: Engine, adapters: dict[str, Path]) -> dict[tuple[str, int], tuple[tuple[int, ...], torch.Tensor]]:
-    """Tokens and logits of every adapter, the base and a composition on every prompt, in one batch, by name."""
+def answers(
+    engine: Engine, adapters: dict[str, Path]
+) -> dict[tuple[str, int], tuple[tuple[int, ...], torch.Tensor]]:
+    """Tokens and logits of every adapter, the base and a composition on every prompt, in one batch,
+    by name."""
     for key, path in adapters.items():
         engine.load_adapter(path, key)
     recorder, handles = LogitsRecorder(engine), {}
-    mix = tuple(WeightedAdapter(key, weight) for key, weight in (*MIX, ("dora", 0.3), ("bias everywhere", -0.2)))
+    mix = tuple(
+        WeightedAdapter(key, weight)
+        for key, weight in (*MIX, ("dora", 0.3), ("bias everywhere", -0.2))
+    )
     for key in ("", "mix", *adapters):
         for i, prompt in enumerate(PROMPTS):
-            handles[key, i] = engine.submit(Request(
-                token_ids=prompt, adapter_id="" if key == "mix" else key, adapters=mix if key == "mix" else (),
-                sampling=SAMPLING, request_id=f"{key}/{i}"))
-    return {(key, i): (tuple(handle.result().choices[0].token_ids), recorder.of(f"{key}/{i}"))
-            for (key, i), handle in handles.items()}
+            handles[key, i] = engine.submit(
+                Request(
+                    token_ids=prompt,
+                    adapter_id="" if key == "mix" else key,
+                    adapters=mix if key == "mix" else (),
+                    sampling=SAMPLING,
+                    request_id=f"{key}/{i}",
+                )
+            )
+    return {
+        (key, i): (tuple(handle.result().choices[0].token_ids), recorder.of(f"{key}/{i}"))
+        for (key, i), handle in handles.items()
+    }
 
 
 def group_of(engine: Engine) -> WorkerGroup:
@@ -113,7 +157,10 @@ def test_every_format_in_one_batch_is_as_in_one_process(case: Case) -> None:
         expected = answers(engine, case.adapters)
         bytes_whole = engine.stats().adapter_bytes
         versions = {key: engine.get_adapter(key).version for key in case.adapters}
-    assert len({tuple(logits[0].tolist()) for (_, i), (_, logits) in expected.items() if i == 0}) == len(expected) / 2
+    assert (
+        len({tuple(logits[0].tolist()) for (_, i), (_, logits) in expected.items() if i == 0})
+        == len(expected) / 2
+    )
     with Engine(case.base, config(tensor_parallel=2)) as engine:
         ranks = group_of(engine)
         assert torch.get_num_threads() == 1, "two ranks share two threads"
@@ -150,13 +197,24 @@ def test_adapters_take_turns_and_a_follower_that_dies_fails_the_engine(
     with Engine(tiny_base, config()) as alone:
         for name, path in tiny_adapters.items():
             alone.load_adapter(path, name)
-        requests = [Request(token_ids=PROMPTS[0], adapter_id=name, sampling=SAMPLING) for name in tiny_adapters]
+        requests = [
+            Request(token_ids=PROMPTS[0], adapter_id=name, sampling=SAMPLING)
+            for name in tiny_adapters
+        ]
         expected = [alone.generate(r).choices[0].token_ids for r in requests]
     handles = [engine.submit(r) for r in requests]  # eight adapters, two slots
     assert [h.result().choices[0].token_ids for h in handles] == expected
     assert ranks.held() == [(8, 2, 1)]
-    running = [engine.submit(Request(token_ids=PROMPTS[0], adapter_id=name, sampling=SamplingParams(
-        max_new_tokens=400, ignore_eos=True))) for name in ("a0", "")]
+    running = [
+        engine.submit(
+            Request(
+                token_ids=PROMPTS[0],
+                adapter_id=name,
+                sampling=SamplingParams(max_new_tokens=400, ignore_eos=True),
+            )
+        )
+        for name in ("a0", "")
+    ]
     for handle in running:
         next(iter(handle))
     os.kill(ranks.processes[0], signal.SIGKILL)
@@ -179,8 +237,11 @@ def test_engines_that_share_a_split_base(tiny_base: Path, tiny_adapters: dict[st
         with Engine(base, settings) as one, Engine(base, settings) as other:
             for engine, name in ((one, "a1"), (other, "a2")):
                 engine.load_adapter(tiny_adapters[name], "a")
-            request = Request(token_ids=PROMPTS[0], adapter_id="a", sampling=SamplingParams(
-                max_new_tokens=40, ignore_eos=True))
+            request = Request(
+                token_ids=PROMPTS[0],
+                adapter_id="a",
+                sampling=SamplingParams(max_new_tokens=40, ignore_eos=True),
+            )
             handles = [engine.submit(request) for engine in (one, other) for _ in range(2)]
             answers = [tuple(h.result().choices[0].token_ids) for h in handles]
             assert answers[0] == answers[1] != answers[2] == answers[3]

@@ -1,4 +1,5 @@
-"""What copies and the memory plan ask of CUDA, on a torch that only notes it: nothing is shown of what a GPU does."""
+"""What copies and the memory plan ask of CUDA, on a torch that only notes it: nothing is shown of
+what a GPU does."""
 
 from __future__ import annotations
 
@@ -57,6 +58,7 @@ class FakeCuda:
             def call(*args: Any, **kwargs: Any) -> Any:
                 self.log.append((name, self.stream))
                 return function(*args, **kwargs)
+
             return call
 
         patch.setattr(torch.cuda, "Stream", Stream)
@@ -91,7 +93,9 @@ def test_copies_run_on_the_side_stream_and_table_rows_on_the_steps(cuda: FakeCud
     assert slots.copies.pinned
 
 
-def test_each_thread_that_stages_has_a_stream_of_its_own(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_thread_that_stages_has_a_stream_of_its_own(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
     entered: list[object] = []
     note = torch.cuda.stream
 
@@ -138,11 +142,22 @@ def test_streams_by_device(cuda: FakeCuda) -> None:
 
 
 def test_pinned_memory_is_counted_as_it_is_taken(cuda: FakeCuda) -> None:
-    assert [pinned_bytes(n) for n in (0, 1, 2, 3, 4096, 4097, 3 << 30)] == [0, 1, 2, 4, 4096, 8192, 4 << 30]
+    assert [pinned_bytes(n) for n in (0, 1, 2, 3, 4096, 4097, 3 << 30)] == [
+        0,
+        1,
+        2,
+        4,
+        4096,
+        8192,
+        4 << 30,
+    ]
     shared = torch.ones(3)
-    adapter = TorchAdapter({
-        "q": ModuleDelta(ModuleKind.LINEAR, 3, bias=shared, gain=shared),
-        "k": ModuleDelta(ModuleKind.LINEAR, 3, bias=shared, gain=torch.ones(4))})
+    adapter = TorchAdapter(
+        {
+            "q": ModuleDelta(ModuleKind.LINEAR, 3, bias=shared, gain=shared),
+            "k": ModuleDelta(ModuleKind.LINEAR, 3, bias=shared, gain=torch.ones(4)),
+        }
+    )
     assert (adapter.num_bytes, adapter.host_bytes) == (28, 28)
     pinned = adapter.pinned()
     assert (pinned.num_bytes, pinned.host_bytes) == (28, 32)

@@ -1,4 +1,5 @@
-"""TritonRunner: steps in fixed buffers beside steps on tensors of their own, and adapters that come and go."""
+"""TritonRunner: steps in fixed buffers beside steps on tensors of their own, and adapters that come
+and go."""
 
 from __future__ import annotations
 
@@ -35,18 +36,24 @@ Q, DOWN = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"
 SHAPES = {Q: (WIDTH, WIDTH), DOWN: (WIDTH, 96), "lm_head": (VOCAB, WIDTH)}
 
 
-def lora(seed: int, rank: int = 3, modules: Sequence[str] = (Q, DOWN), **more: ModuleUpdate) -> dict[str, ModuleUpdate]:
+def lora(
+    seed: int, rank: int = 3, modules: Sequence[str] = (Q, DOWN), **more: ModuleUpdate
+) -> dict[str, ModuleUpdate]:
     generator = torch.Generator().manual_seed(seed)
     found = {}
     for name in modules:
         out, width = SHAPES[name]
-        found[name] = ModuleUpdate(0.3 * torch.randn(rank, width, generator=generator),
-                                   0.3 * torch.randn(out, rank, generator=generator))
+        found[name] = ModuleUpdate(
+            0.3 * torch.randn(rank, width, generator=generator),
+            0.3 * torch.randn(out, rank, generator=generator),
+        )
     return found | more
 
 
 def tokens(seed: int, count: int = 9) -> list[int]:
-    return torch.randint(VOCAB, (count + seed % 4,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return torch.randint(
+        VOCAB, (count + seed % 4,), generator=torch.Generator().manual_seed(seed)
+    ).tolist()
 
 
 @dataclass
@@ -72,11 +79,20 @@ class Paths:
         self.placed.remove(adapter[1])
         self.device.remove_adapter(adapter[1])
 
-    def check(self, runner: TritonRunner, adapters: Sequence[Sequence[tuple[tuple[Any, Any], float]]],
-              count: int = 9) -> None:
+    def check(
+        self,
+        runner: TritonRunner,
+        adapters: Sequence[Sequence[tuple[tuple[Any, Any], float]]],
+        count: int = 9,
+    ) -> None:
         """A sequence for each, under its weighted adapters, in both backends."""
-        ours, theirs = ([Row(tokens(i, count), [(a[path], w) for a, w in row]) for i, row in enumerate(adapters)]
-                        for path in (1, 0))
+        ours, theirs = (
+            [
+                Row(tokens(i, count), [(a[path], w) for a, w in row])
+                for i, row in enumerate(adapters)
+            ]
+            for path in (1, 0)
+        )
         expected = run(self.torch.make_runner(16, 16), theirs)
         for got, wanted in zip(run(runner, ours), expected, strict=True):
             infinite = wanted.isinf()
@@ -86,10 +102,15 @@ class Paths:
 
 @pytest.fixture(scope="module", params=["reference", *(["triton"] if ON_GPU else [])])
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Paths:
-    """With references on a CPU, for the interpreter is slow; where there is a GPU with Triton's kernels on it too."""
+    """With references on a CPU, for the interpreter is slow; where there is a GPU with Triton's
+    kernels on it too."""
     directory = save_base(tmp_path_factory.mktemp("base"), layers=2)
-    return Paths(BaseModel.load(directory, dtype="float32", kernels="torch", device=device_of(request.param)),
-                 load_base(directory, request.param, slots=6))
+    return Paths(
+        BaseModel.load(
+            directory, dtype="float32", kernels="torch", device=device_of(request.param)
+        ),
+        load_base(directory, request.param, slots=6),
+    )
 
 
 @pytest.fixture
@@ -121,15 +142,20 @@ def test_fixed_buffers_equal_the_torch_path(paths: Paths, count: int) -> None:
     assert launched[3:] == [StepKey(size, False)] * 3
 
 
-def test_what_does_not_fit_runs_on_tensors_of_its_own(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_runs_on_tensors_of_its_own(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(triton_runner, "_BUFFER_RANK", 4)
     a, large = paths.adapter(lora(1)), paths.adapter(lora(2, 40))
     norm = paths.adapter(lora(3) | {"model.norm": ModuleUpdate(weight=torch.full((WIDTH,), 0.7))})
-    tokens_of_vocab = paths.adapter(lora(4) | {"lm_head": ModuleUpdate(
-        token_ids=(3, 70), token_rows=torch.ones(2, WIDTH))})
+    tokens_of_vocab = paths.adapter(
+        lora(4) | {"lm_head": ModuleUpdate(token_ids=(3, 70), token_rows=torch.ones(2, WIDTH))}
+    )
     wider = torch.randn(VOCAB + 2, WIDTH, generator=torch.Generator().manual_seed(5))
-    added = paths.adapter(lora(5) | {
-        "lm_head": ModuleUpdate(weight=wider), "model.embed_tokens": ModuleUpdate(weight=wider)})
+    added = paths.adapter(
+        lora(5)
+        | {"lm_head": ModuleUpdate(weight=wider), "model.embed_tokens": ModuleUpdate(weight=wider)}
+    )
     runner = paths.runner(max_running=4)
     launched = record_launches(runner)
     paths.check(runner, [[(added, 1.0)], [(a, 1.0)], [], [(added, 0.3), (a, 0.5)]])
@@ -160,8 +186,12 @@ def test_a_context_beyond_the_buffers_runs_on_tensors_of_its_own(paths: Paths) -
     assert launched == [StepKey(2, False)] * 3
 
 
-def test_attention_that_plans_on_the_host_gets_the_steps_arrays(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: AttentionPlan, **call: Any) -> torch.Tensor:
+def test_attention_that_plans_on_the_host_gets_the_steps_arrays(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def attention(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: AttentionPlan, **call: Any
+    ) -> torch.Tensor:
         assert plan.host is not None
         assert plan.host.context_lengths.tolist() == plan.context_lengths.tolist()
         return paged_attention_reference(q, k, v, plan, **call)
@@ -179,10 +209,22 @@ def _addresses(runner: TritonRunner) -> list[int]:
     buffers, plans, placer = runner.decode.buffers, runner.decode.plans, runner.base.placer
     assert plans is not None
     assert placer is not None
-    tensors = [buffers.tokens, buffers.positions, buffers.slots, buffers.context_lengths, buffers.block_tables,
-               buffers.query_start, buffers.logits, buffers.greedy, *runner.cache.keys, *runner.cache.values,
-               *(v for v in vars(plans.plan).values() if isinstance(v, torch.Tensor)),
-               placer.table.addresses, placer.table.ranks, placer.table.scalings]
+    tensors = [
+        buffers.tokens,
+        buffers.positions,
+        buffers.slots,
+        buffers.context_lengths,
+        buffers.block_tables,
+        buffers.query_start,
+        buffers.logits,
+        buffers.greedy,
+        *runner.cache.keys,
+        *runner.cache.values,
+        *(v for v in vars(plans.plan).values() if isinstance(v, torch.Tensor)),
+        placer.table.addresses,
+        placer.table.ranks,
+        placer.table.scalings,
+    ]
     return [t.data_ptr() for t in tensors]
 
 
@@ -224,12 +266,23 @@ def _decode_batch(ids: Sequence[int], segments: Sequence[AdapterSegment] = ()) -
     starts = np.arange(len(ids) + 1, dtype=np.int32)
     rows = starts[:-1]
     return StepBatch(
-        tokens=np.array(ids, np.int32), positions=rows * 0, slots=rows * 16, query_start=starts,
-        context_lengths=rows * 0 + 1, block_tables=rows[:, None].copy(), block_size=16, sampled_rows=rows,
-        segments=segments, sampling=(), distinct_adapters=len(segments))
+        tokens=np.array(ids, np.int32),
+        positions=rows * 0,
+        slots=rows * 16,
+        query_start=starts,
+        context_lengths=rows * 0 + 1,
+        block_tables=rows[:, None].copy(),
+        block_size=16,
+        sampled_rows=rows,
+        segments=segments,
+        sampling=(),
+        distinct_adapters=len(segments),
+    )
 
 
-def test_a_plan_is_made_once_for_steps_that_go_on(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_is_made_once_for_steps_that_go_on(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[int] = []
     plan = triton_runner.plan_tiles
 
@@ -244,8 +297,15 @@ def test_a_plan_is_made_once_for_steps_that_go_on(paths: Paths, monkeypatch: pyt
     monkeypatch.setattr(triton_runner, "plan_tiles", counting)
     monkeypatch.setattr(triton_runner, "hidden_per_row", walk)
     run(runner, [Row(tokens(0), [(adapter, 1.0)]), Row(tokens(1), [(adapter, 0.5)])])
-    assert made == [64, 64, 16]  # the prompts, their rows that sample, and one for all steps of decode rows
-    mixed = replace(_decode_batch([7, 8, 9], [AdapterSegment(0, 3, adapter)]), sampled_rows=np.array([1], np.int32))
+    assert made == [
+        64,
+        64,
+        16,
+    ]  # the prompts, their rows that sample, and one for all steps of decode rows
+    mixed = replace(
+        _decode_batch([7, 8, 9], [AdapterSegment(0, 3, adapter)]),
+        sampled_rows=np.array([1], np.int32),
+    )
     for _ in range(2):
         runner.forward(mixed)
     assert made[3:] == [16, 16, 16]  # the head's own does not take the place of the step's
@@ -275,7 +335,9 @@ def test_a_row_with_nan_has_no_token(paths: Paths) -> None:
     assert (output.logits[0, VOCAB:] == -torch.inf).all()
 
 
-def test_nothing_is_launched_for_what_no_adapter_changes(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_launched_for_what_no_adapter_changes(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[str, ...]] = []
     kernels = fused_of(paths.device).kernels
     names = {linear.group.first: linear.names for linear in fused_of(paths.device).linears}
@@ -285,7 +347,9 @@ def test_nothing_is_launched_for_what_no_adapter_changes(paths: Paths, monkeypat
         assert kernels.update_group is not None
         kernels.update_group(y, x, group, plan, table)
 
-    monkeypatch.setattr(paths.device.frozen.context, "kernels", replace(kernels, update_group=update))
+    monkeypatch.setattr(
+        paths.device.frozen.context, "kernels", replace(kernels, update_group=update)
+    )
     runner, adapter = paths.runner(cuda_graphs=False), paths.adapter(lora(1))
     run(runner, [Row(tokens(0)), Row(tokens(1))])
     assert seen == []
@@ -298,7 +362,9 @@ def test_nothing_is_launched_for_what_no_adapter_changes(paths: Paths, monkeypat
     assert decode == body * 3
 
 
-def test_every_kernel_is_launched_before_the_first_step(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_kernel_is_launched_before_the_first_step(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On CUDA when the runner is made; here the interpreter compiles nothing."""
     seen: list[tuple[int, int]] = []
     attended: list[tuple[int, int | None]] = []
@@ -308,13 +374,18 @@ def test_every_kernel_is_launched_before_the_first_step(paths: Paths, monkeypatc
         assert list(plan.tiles()) == []
         seen.append((plan.tile_size, group.first))
 
-    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: AttentionPlan, **call: Any) -> torch.Tensor:
+    def attention(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: AttentionPlan, **call: Any
+    ) -> torch.Tensor:
         assert plan.block_tables.shape == (2, 16)
         attended.append((len(q), plan.decode_rows))
         return paged_attention_reference(q, k, v, plan, **call)
 
-    monkeypatch.setattr(paths.device.frozen.context, "kernels", replace(
-        kernels, update_group=update, attention=attention))
+    monkeypatch.setattr(
+        paths.device.frozen.context,
+        "kernels",
+        replace(kernels, update_group=update, attention=attention),
+    )
     runner = paths.runner()
     assert seen == attended == []
     paths.adapter(lora(1))  # another engine's
@@ -334,8 +405,11 @@ def test_a_step_waits_for_what_it_reads(paths: Paths, monkeypatch: pytest.Monkey
     events: list[object] = []
     kernels = fused_of(paths.device).kernels
     monkeypatch.setattr(SlotAdapter, "wait", lambda self, layer=None: events.append(layer))
-    monkeypatch.setattr(paths.device.frozen.context, "kernels", replace(
-        kernels, update_group=lambda y, x, group, plan, table: events.append("update")))
+    monkeypatch.setattr(
+        paths.device.frozen.context,
+        "kernels",
+        replace(kernels, update_group=lambda y, x, group, plan, table: events.append("update")),
+    )
     runner = paths.runner(cuda_graphs=False)
     adapter = paths.adapter(lora(1, modules=(Q, DOWN, "lm_head")))
     run(runner, [Row(tokens(0), [(adapter[1], 1.0)])])
@@ -345,7 +419,11 @@ def test_a_step_waits_for_what_it_reads(paths: Paths, monkeypatch: pytest.Monkey
 
 
 def test_arrays_go_to_the_device_in_one_aligned_copy() -> None:
-    arrays = [np.arange(5, dtype=np.int32), np.zeros((0, 3), np.int32), np.arange(12, dtype=np.int32).reshape(3, 4)]
+    arrays = [
+        np.arange(5, dtype=np.int32),
+        np.zeros((0, 3), np.int32),
+        np.arange(12, dtype=np.int32).reshape(3, 4),
+    ]
     tensors = upload_packed(arrays, torch.device("cpu"))
     for array, tensor in zip(arrays, tensors, strict=True):
         assert np.array_equal(tensor.numpy(), array)
@@ -356,7 +434,8 @@ def test_arrays_go_to_the_device_in_one_aligned_copy() -> None:
 
 @pytest.mark.parametrize("overlap", slow_but([False], [False, True]))
 def test_a_step_in_fixed_buffers_can_be_captured(tmp_path: Path, overlap: bool) -> None:
-    """With Triton's kernels: nothing is read on the host, and no memory that a replay would not find."""
+    """With Triton's kernels: nothing is read on the host, and no memory that a replay would not
+    find."""
     base = load_base(save_base(tmp_path, layers=1), slots=2)
     assert fused_of(base).placer is not None
     runner = base.make_runner(4, 16, max_running=2, max_context=32, lora_overlap=overlap)
@@ -374,7 +453,11 @@ def test_a_step_in_fixed_buffers_can_be_captured(tmp_path: Path, overlap: bool) 
         patch.setattr(base.frozen.context, "kernels", REFERENCES)
         adapter = make_adapter(base, lora(3, 3, (Q, "lm_head")))
         batch = _decode_batch([5, 6], [AdapterSegment(1, 2, adapter), AdapterSegment(0, 1, first)])
-        expected = base.make_runner(4, 16, max_running=2, max_context=32, cuda_graphs=False).forward(batch).logits
+        expected = (
+            base.make_runner(4, 16, max_running=2, max_context=32, cuda_graphs=False)
+            .forward(batch)
+            .logits
+        )
     assert relative_error(logits[:, :VOCAB], expected[:, :VOCAB]) < 1e-5
 
 
@@ -395,8 +478,12 @@ def _tensors_of(argument: object) -> list[torch.Tensor]:
 
 def test_the_guard_sees_what_a_capture_would_not_survive() -> None:
     fixed = torch.ones(3)
-    for wrong in (lambda: fixed.sum().item(), lambda: fixed[fixed > 0], lambda: fixed.nonzero(),
-                  lambda: fixed + torch.tensor([1.0, 2.0, 3.0])):
+    for wrong in (
+        lambda: fixed.sum().item(),
+        lambda: fixed[fixed > 0],
+        lambda: fixed.nonzero(),
+        lambda: fixed + torch.tensor([1.0, 2.0, 3.0]),
+    ):
         with pytest.raises(CaptureError), CaptureGuard():
             wrong()
     guard = CaptureGuard()

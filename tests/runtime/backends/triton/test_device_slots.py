@@ -1,4 +1,5 @@
-"""An engine with the Triton backend whose device has little memory: answers stay right, and every byte comes back."""
+"""An engine with the Triton backend whose device has little memory: answers stay right, and every
+byte comes back."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ SHORT = SamplingParams(max_new_tokens=5, ignore_eos=True)
 
 
 class SmallDevice(HostCopyStream):
-    """Has `free` bytes for adapters; what is released is poisoned, as if it had gone to someone else."""
+    """Has `free` bytes for adapters; what is released is poisoned, as if it had gone to someone
+    else."""
 
     def __init__(self, free: int) -> None:
         super().__init__(torch.device("cpu"))
@@ -60,7 +62,9 @@ def base(tiny_base: Path) -> BaseModel:
 
 @pytest.fixture
 def engine(base: BaseModel) -> Iterator[Engine]:
-    config = EngineConfig(kv_cache_bytes=1 << 20, max_adapters=3, max_running=8, max_batch_tokens=64)
+    config = EngineConfig(
+        kv_cache_bytes=1 << 20, max_adapters=3, max_running=8, max_batch_tokens=64
+    )
     with Engine(base, config) as engine:
         yield engine
 
@@ -72,10 +76,16 @@ def small(engine: Engine, free: int) -> SmallDevice:
     return device
 
 
-def test_slots_of_their_own(engine: Engine, tiny_adapters: dict[str, Path], answers: dict[str, str]) -> None:
+def test_slots_of_their_own(
+    engine: Engine, tiny_adapters: dict[str, Path], answers: dict[str, str]
+) -> None:
     device = small(engine, 1 << 30)
-    sizes = {name: engine.load_adapter(path, name).num_bytes for name, path in tiny_adapters.items()}
-    handles = [(name, engine.submit(ask(name))) for _ in range(2) for name in sorted(answers, reverse=True)]
+    sizes = {
+        name: engine.load_adapter(path, name).num_bytes for name, path in tiny_adapters.items()
+    }
+    handles = [
+        (name, engine.submit(ask(name))) for _ in range(2) for name in sorted(answers, reverse=True)
+    ]
     assert [h.result().text for _, h in handles] == [answers[name] for name, _ in handles]
     stats = wait_until_idle(engine)
     assert (1 << 30) - device.free == stats.adapter_bytes
@@ -89,11 +99,16 @@ def test_slots_of_their_own(engine: Engine, tiny_adapters: dict[str, Path], answ
 
 
 def test_less_memory_than_the_budget_says(
-    engine: Engine, tiny_adapters: dict[str, Path], answers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    tiny_adapters: dict[str, Path],
+    answers: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """There are three slots, and memory for one or two adapters."""
     monkeypatch.setattr(tiers, "SHORTAGE_S", 0.1)
-    sizes = {name: engine.load_adapter(path, name).num_bytes for name, path in tiny_adapters.items()}
+    sizes = {
+        name: engine.load_adapter(path, name).num_bytes for name, path in tiny_adapters.items()
+    }
     for name in answers:
         engine.unload_adapter(name)
     device = small(engine, capacity := max(sizes.values()))
@@ -119,7 +134,11 @@ def test_engines_share_the_slots_of_a_base(
                 each.load_adapter(tiny_adapters[name], name)
         assert other.stats().adapters == 1  # the third slot
         assert [e.generate(ask(n)).text for e in (engine, other) for n in ("a0", "a1")] == [
-            answers["a0"], answers["a1"]] * 2
-    assert (1 << 30) - device.free == engine.stats().adapter_bytes  # the other's came back with its end
+            answers["a0"],
+            answers["a1"],
+        ] * 2
+    assert (
+        1 << 30
+    ) - device.free == engine.stats().adapter_bytes  # the other's came back with its end
     with pytest.raises(ValueError, match="max_adapters 4"):
         Engine(engine.base, EngineConfig(max_adapters=4, kv_cache_bytes=1 << 20))

@@ -34,11 +34,16 @@ GROUPS = {
 def test_groups_of_an_architecture(architecture: str, tmp_path: Path) -> None:
     base = load_base(save_base(tmp_path, architecture, layers=1), "reference")
     names = [name for linear in fused_of(base).linears for name in linear.names]
-    leaves = [{name.rpartition(".")[2] for name in linear.names} for linear in fused_of(base).linears]
+    leaves = [
+        {name.rpartition(".")[2] for name in linear.names} for linear in fused_of(base).linears
+    ]
     assert leaves == [*GROUPS[architecture], {"lm_head"}]
-    assert sorted(names) == sorted(n for n, m in base.modules.items() if "linear" in m.kind or m.kind == "lm_head")
+    assert sorted(names) == sorted(
+        n for n, m in base.modules.items() if "linear" in m.kind or m.kind == "lm_head"
+    )
     assert [linear.group.first for linear in fused_of(base).linears] == [
-        names.index(linear.names[0]) for linear in fused_of(base).linears]
+        names.index(linear.names[0]) for linear in fused_of(base).linears
+    ]
     for linear in fused_of(base).linears:
         assert linear.group.outs == tuple(base.modules[name].out_features for name in linear.names)
         assert linear.group.in_features == base.modules[linear.names[0]].in_features
@@ -54,7 +59,9 @@ def test_no_weight_is_there_twice(tmp_path: Path) -> None:
     assert len(several) == 2
     for linear in several:
         weights = [base.model.get_submodule(name).weight for name in linear.names]
-        assert {w.untyped_storage().data_ptr() for w in weights} == {linear.weight.untyped_storage().data_ptr()}
+        assert {w.untyped_storage().data_ptr() for w in weights} == {
+            linear.weight.untyped_storage().data_ptr()
+        }
         assert sum(w.nbytes for w in weights) == linear.weight.nbytes
     assert fused_of(base).why_not_captured() == ""
     assert several[0].group.base_bias is not None
@@ -87,23 +94,33 @@ class Own(nn.Linear):
 
 
 def _groups(model: nn.Module) -> list[tuple[str, ...]]:
-    modules = {n: BaseModule(ModuleKind.LINEAR, WIDTH, WIDTH, False) for n, m in model.named_modules() if n}
+    modules = {
+        n: BaseModule(ModuleKind.LINEAR, WIDTH, WIDTH, False) for n, m in model.named_modules() if n
+    }
     with InputRecorder(model, modules) as recorder:
         model(torch.ones(1, 3, WIDTH))
     assert not any(m._forward_pre_hooks for m in model.modules())
     return recorder.groups()
 
 
-@pytest.mark.parametrize(("order", "expected"), [
-    ("a b c", [("a", "b", "c")]),
-    ("c a b", [("c", "a", "b")]),
-    ("a b' c", [("a",), ("b",), ("c",)]),
-    ("a b c'", [("a", "b"), ("c",)]),
-    ("a b a c", [("a",), ("b",), ("c",)]),  # called twice: its rows may be others the second time
-    ("a b", [("a", "b"), ("c",)]),  # never called
-    ("a a", [("a",), ("b",), ("c",)]),
-])
-def test_only_calls_in_a_row_with_one_tensor_are_fused(order: str, expected: list[tuple[str, ...]]) -> None:
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ("a b c", [("a", "b", "c")]),
+        ("c a b", [("c", "a", "b")]),
+        ("a b' c", [("a",), ("b",), ("c",)]),
+        ("a b c'", [("a", "b"), ("c",)]),
+        (
+            "a b a c",
+            [("a",), ("b",), ("c",)],
+        ),  # called twice: its rows may be others the second time
+        ("a b", [("a", "b"), ("c",)]),  # never called
+        ("a a", [("a",), ("b",), ("c",)]),
+    ],
+)
+def test_only_calls_in_a_row_with_one_tensor_are_fused(
+    order: str, expected: list[tuple[str, ...]]
+) -> None:
     assert _groups(Toy("abc", order)) == expected
 
 
@@ -120,7 +137,9 @@ def test_what_is_not_a_linear_of_its_own_stays_alone() -> None:
 
 def test_rows_that_are_not_the_batchs_are_refused() -> None:
     model = Toy("a", "a")
-    with InputRecorder(model, {"a": BaseModule(ModuleKind.LINEAR, WIDTH, WIDTH, False)}) as recorder:
+    with InputRecorder(
+        model, {"a": BaseModule(ModuleKind.LINEAR, WIDTH, WIDTH, False)}
+    ) as recorder:
         model(torch.ones(3, WIDTH))  # as an expert gets those that chose it
     with pytest.raises(BaseModelError, match="'a' is called with"):
         recorder.groups()
@@ -135,22 +154,29 @@ def test_a_call_with_another_input_is_an_error(tmp_path: Path) -> None:
         attention.k_proj(x.clone())
 
 
-def test_a_fusion_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fusion_that_computes_something_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stacked = fused._stacked
     monkeypatch.setattr(fused, "_stacked", lambda weights: stacked(weights).roll(1, 0))
     with pytest.raises(BaseModelError, match=r"logits differ by .* with fused projections"):
         load_base(save_base(tmp_path, layers=1), "reference")
 
 
-@pytest.mark.parametrize(("code", "found"), [
-    (lambda x: x.sum().item(), "aten::item"),
-    (lambda x: bool((x > 0).all()), "aten::is_nonzero"),
-    (lambda x: int(x.argmax()), "aten::item"),
-    (lambda x: x[x > 0], "aten::index.Tensor"),
-    (lambda x: x.nonzero(), "aten::nonzero"),
-    (lambda x: x[:, torch.zeros(2, dtype=torch.long)].softmax(-1).argmax(-1), None),
-])
-def test_reads_on_the_host_are_seen(code: Callable[[torch.Tensor], object], found: str | None) -> None:
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        (lambda x: x.sum().item(), "aten::item"),
+        (lambda x: bool((x > 0).all()), "aten::is_nonzero"),
+        (lambda x: int(x.argmax()), "aten::item"),
+        (lambda x: x[x > 0], "aten::index.Tensor"),
+        (lambda x: x.nonzero(), "aten::nonzero"),
+        (lambda x: x[:, torch.zeros(2, dtype=torch.long)].softmax(-1).argmax(-1), None),
+    ],
+)
+def test_reads_on_the_host_are_seen(
+    code: Callable[[torch.Tensor], object], found: str | None
+) -> None:
     with torch.inference_mode(), HostReads() as reads:
         code(torch.ones(3, 3))
     assert reads.found == ({found} if found else set())

@@ -1,4 +1,5 @@
-"""When decode steps are captured and replayed, on a stand-in for torch.cuda: graphs themselves need a GPU."""
+"""When decode steps are captured and replayed, on a stand-in for torch.cuda: graphs themselves need
+a GPU."""
 
 from __future__ import annotations
 
@@ -32,9 +33,19 @@ class FakeCuda:
         """Whether captures can be ended."""
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(torch, "cuda", SimpleNamespace(
-            Stream=self.new_stream, stream=self.stream, current_stream=self.current, CUDAGraph=self.new_graph,
-            graph=self.graph, graph_pool_handle=lambda: "pool", set_stream=self.set_stream))
+        patch.setattr(
+            torch,
+            "cuda",
+            SimpleNamespace(
+                Stream=self.new_stream,
+                stream=self.stream,
+                current_stream=self.current,
+                CUDAGraph=self.new_graph,
+                graph=self.graph,
+                graph_pool_handle=lambda: "pool",
+                set_stream=self.set_stream,
+            ),
+        )
 
     def current(self, device: torch.device | None = None) -> Any:
         return self._stream(self.streams[-1])
@@ -62,7 +73,9 @@ class FakeCuda:
         return SimpleNamespace(replay=lambda: self.events.append(f"replay on {self.streams[-1]}"))
 
     @contextmanager
-    def graph(self, graph: Any, *, pool: str, stream: Any, capture_error_mode: str) -> Iterator[None]:
+    def graph(
+        self, graph: Any, *, pool: str, stream: Any, capture_error_mode: str
+    ) -> Iterator[None]:
         """As torch.cuda.graph, which sets the stream back only where the capture could be ended."""
         self.events.append(f"capture {pool} {capture_error_mode}")
         before = self.current()
@@ -88,8 +101,13 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 def test_a_step_is_warmed_up_captured_once_and_replayed(cuda: FakeCuda) -> None:
     steps = GraphSteps(DEVICE)
     first = [
-        "side1 waits for main", "one on side1", "main waits for side1", "capture pool thread_local", "one on side1",
-        "replay on main"]
+        "side1 waits for main",
+        "one on side1",
+        "main waits for side1",
+        "capture pool thread_local",
+        "one on side1",
+        "replay on main",
+    ]
     steps.launch(StepKey(4, True), cuda.work("one"))
     assert cuda.events == first
     steps.launch(StepKey(4, True), cuda.work("not run"))
@@ -119,7 +137,12 @@ def test_the_shrink_runs_beside_the_base(cuda: FakeCuda) -> None:
     side.join()
     cuda.work("expand")()
     assert cuda.events == [
-        "side1 waits for main", "shrink on side1", "base on main", "main waits for side1", "expand on main"]
+        "side1 waits for main",
+        "shrink on side1",
+        "base on main",
+        "main waits for side1",
+        "expand on main",
+    ]
 
 
 def test_all_steps_are_captured_at_start_the_largest_first(tmp_path: Path) -> None:
@@ -147,7 +170,8 @@ def test_all_steps_are_captured_at_start_the_largest_first(tmp_path: Path) -> No
 
 
 def test_a_capture_that_fails_leaves_the_steps_uncaptured(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     base = load_base(save_base(tmp_path, layers=1), "reference", slots=1)
     runner: Any = base.make_runner(4, 16, max_running=2, max_context=32)
 
@@ -165,4 +189,8 @@ def test_a_capture_that_fails_leaves_the_steps_uncaptured(
 def test_room_for_adapters_grows_with_the_rows() -> None:
     for rows, pairs in ((1, 4), (16, 16)):
         plan = plan_buffers(rows, 100, torch.device("cpu")).plan
-        assert (len(plan.tile_start), len(plan.pair_slot), len(plan.hidden)) == (rows, pairs, pairs * 100)
+        assert (len(plan.tile_start), len(plan.pair_slot), len(plan.hidden)) == (
+            rows,
+            pairs,
+            pairs * 100,
+        )

@@ -1,4 +1,5 @@
-"""Adapters in slots: what the table says of them, and that no step reads what has not come yet or is gone."""
+"""Adapters in slots: what the table says of them, and that no step reads what has not come yet or
+is gone."""
 
 from __future__ import annotations
 
@@ -15,7 +16,13 @@ import torch
 
 from lora_runtime import AdapterCapacityError
 from lora_runtime.backends.streams import CopyStream, HostCopyStream
-from lora_runtime.backends.triton.placement import FlatAdapter, FlatDeltas, Placer, SlotAdapter, layer_of
+from lora_runtime.backends.triton.placement import (
+    FlatAdapter,
+    FlatDeltas,
+    Placer,
+    SlotAdapter,
+    layer_of,
+)
 from lora_runtime.kernels.slot_table import SlotTable
 from lora_runtime.kernels.updates import ModuleDelta
 from lora_runtime.modules import BaseModule, ModuleKind
@@ -25,15 +32,29 @@ from ....support.streams import DeferredCopies
 
 CPU = torch.device("cpu")
 WIDTH, OUT, LAYERS, VOCAB = 6, 10, 3, 20
-LINEAR, HEAD, EMBEDDING, NORM = ModuleKind.LINEAR, ModuleKind.LM_HEAD, ModuleKind.EMBEDDING, ModuleKind.NORM
-LINEARS = {f"model.layers.{i}.{name}": BaseModule(LINEAR, WIDTH, OUT, False) for i in range(LAYERS) for name in "qk"}
+LINEAR, HEAD, EMBEDDING, NORM = (
+    ModuleKind.LINEAR,
+    ModuleKind.LM_HEAD,
+    ModuleKind.EMBEDDING,
+    ModuleKind.NORM,
+)
+LINEARS = {
+    f"model.layers.{i}.{name}": BaseModule(LINEAR, WIDTH, OUT, False)
+    for i in range(LAYERS)
+    for name in "qk"
+}
 MODULES = LINEARS | {"lm_head": BaseModule(HEAD, WIDTH, VOCAB, False)}
 
 
 def lora(rank: int, seed: int = 0, out: int = OUT, kind: ModuleKind = LINEAR) -> ModuleDelta:
     g = torch.Generator().manual_seed(seed)
     return ModuleDelta(
-        kind, out, torch.randn(rank, WIDTH, generator=g), torch.randn(out, rank, generator=g), 0.5 + seed)
+        kind,
+        out,
+        torch.randn(rank, WIDTH, generator=g),
+        torch.randn(out, rank, generator=g),
+        0.5 + seed,
+    )
 
 
 def adapter(seed: int, rank: int = 2) -> dict[str, ModuleDelta]:
@@ -49,14 +70,18 @@ def floats_at(address: int, count: int) -> torch.Tensor:
 
 
 def read(table: SlotTable, slot: int) -> dict[str, tuple[torch.Tensor, torch.Tensor, float]]:
-    """A slot's A, B and scaling by module, found as a kernel finds them: by the addresses on the device."""
+    """A slot's A, B and scaling by module, found as a kernel finds them: by the addresses on the
+    device."""
     found = {}
     for name, m in table.module_index.items():
         rank, a, b = int(table.ranks[slot, m]), *table.addresses[slot, :2, m].tolist()
         if a:
             out = table.modules[name].out_features
-            found[name] = (floats_at(a, rank * WIDTH).view(rank, WIDTH), floats_at(b, out * rank).view(out, rank),
-                           float(table.scalings[slot, m]))
+            found[name] = (
+                floats_at(a, rank * WIDTH).view(rank, WIDTH),
+                floats_at(b, out * rank).view(out, rank),
+                float(table.scalings[slot, m]),
+            )
     return found
 
 
@@ -74,11 +99,14 @@ def test_the_table_points_to_what_was_placed() -> None:
     slots = placer()
     gain, bias, dense = torch.randn(OUT), torch.randn(OUT), torch.randn(VOCAB, WIDTH)
     deltas = {
-        "model.layers.0.q": lora(1), "model.layers.2.k": lora(5, 1),
+        "model.layers.0.q": lora(1),
+        "model.layers.2.k": lora(5, 1),
         "model.layers.1.q": ModuleDelta(LINEAR, OUT, gain=gain, bias=bias),
         "lm_head": ModuleDelta(HEAD, VOCAB, dense=dense),
     }
-    addresses = [t.data_ptr() for t in (slots.table.addresses, slots.table.ranks, slots.table.scalings)]
+    addresses = [
+        t.data_ptr() for t in (slots.table.addresses, slots.table.ranks, slots.table.scalings)
+    ]
     placed = slots.place(FlatAdapter(deltas))
     assert not slots.table.addresses.any()  # the device's, until a step begins
     slots.flush()
@@ -86,8 +114,13 @@ def test_the_table_points_to_what_was_placed() -> None:
     for name, delta in deltas.items():
         m = table.module_index[name]
         assert table.tensors(slot, m) is placed.deltas[name]
-        for field, part in ((table.A, "a"), (table.B, "b"), (table.GAIN, "gain"), (table.BIAS, "bias"),
-                            (table.DENSE, "dense")):
+        for field, part in (
+            (table.A, "a"),
+            (table.B, "b"),
+            (table.GAIN, "gain"),
+            (table.BIAS, "bias"),
+            (table.DENSE, "dense"),
+        ):
             expected, address = getattr(delta, part), int(table.addresses[slot, field, m])
             assert (expected is None) == (address == 0)
             if expected is not None:
@@ -125,7 +158,8 @@ def test_what_the_planned_kernels_cannot_do_is_named_and_not_in_the_table() -> N
     rare = {
         "model.embed": ModuleDelta(EMBEDDING, VOCAB, dense=torch.randn(VOCAB, WIDTH)),
         "model.layers.0.norm": ModuleDelta(NORM, WIDTH, dense=torch.randn(WIDTH)),
-        "model.layers.1.other": lora(3), "lm_head": lora(2, out=VOCAB + 1, kind=HEAD),
+        "model.layers.1.other": lora(3),
+        "lm_head": lora(2, out=VOCAB + 1, kind=HEAD),
     }
     slots = placer()
     placed = slots.place(FlatAdapter(rare | {"model.layers.0.q": lora(1)}))
@@ -136,30 +170,45 @@ def test_what_the_planned_kernels_cannot_do_is_named_and_not_in_the_table() -> N
     head = ModuleDelta(HEAD, VOCAB, token_ids=ids, token_rows=rows)
     assert slots.place(FlatAdapter({"lm_head": head})).rare == {"lm_head"}
     with pytest.raises(ValueError, match="norm"):
-        Placer({"norm": BaseModule(NORM, WIDTH, WIDTH, False)}, 1, torch.float32, HostCopyStream(CPU))
+        Placer(
+            {"norm": BaseModule(NORM, WIDTH, WIDTH, False)}, 1, torch.float32, HostCopyStream(CPU)
+        )
 
 
 def test_a_staged_adapter_is_one_buffer_in_the_order_of_layers() -> None:
     shared = torch.randn(VOCAB, WIDTH)
     deltas = {
         "lm_head": ModuleDelta(HEAD, VOCAB, dense=shared, bias=torch.randn(VOCAB)),
-        "model.layers.11.q": lora(3), "model.layers.2.q": lora(1, 1), "norm": ModuleDelta(NORM, 6, dense=torch.ones(6)),
+        "model.layers.11.q": lora(3),
+        "model.layers.2.q": lora(1, 1),
+        "norm": ModuleDelta(NORM, 6, dense=torch.ones(6)),
         "model.embed": ModuleDelta(EMBEDDING, VOCAB, dense=shared),
     }
     staged = FlatAdapter(deltas)
-    at = {name: [t.data_ptr() - staged.buffer.data_ptr() for t in d.tensors().values()]
-          for name, d in staged.on(staged.buffer).items()}
+    at = {
+        name: [t.data_ptr() - staged.buffer.data_ptr() for t in d.tensors().values()]
+        for name, d in staged.on(staged.buffer).items()
+    }
     assert at["lm_head"].count(at["model.embed"][0]) == 1  # it is there once
     own = [start for name, starts in at.items() for start in starts if name != "model.embed"]
     assert all(start % 256 == 0 for start in own)
     assert len(set(own)) == len(own) == 7
     assert staged.num_bytes == staged.buffer.nbytes == 512 + 6 * 256
-    first = {layer: min(at[n][0] for n in names) for layer, names in (
-        (-1, ["model.embed"]), (2, ["model.layers.2.q"]), (11, ["model.layers.11.q"]))}
+    first = {
+        layer: min(at[n][0] for n in names)
+        for layer, names in (
+            (-1, ["model.embed"]),
+            (2, ["model.layers.2.q"]),
+            (11, ["model.layers.11.q"]),
+        )
+    }
     assert staged.layers[:3] == sorted(first.items())
     for name, delta in staged.on(staged.buffer.clone()).items():
         assert (delta.kind, delta.out, delta.scaling) == (
-            deltas[name].kind, deltas[name].out, deltas[name].scaling)
+            deltas[name].kind,
+            deltas[name].out,
+            deltas[name].scaling,
+        )
         for part, tensor in delta.tensors().items():
             assert torch.equal(tensor, deltas[name].tensors()[part])
     whole = [(last, start, end) for last, start, end in staged.copies(0)]
@@ -219,9 +268,15 @@ def test_what_is_placed_does_not_keep_what_was_staged() -> None:
     assert placed.deltas["model.layers.0.q"].rank == 2
 
 
-@pytest.mark.parametrize(("name", "kind", "layer"), [
-    ("model.layers.7.mlp.experts.3.up_proj", LINEAR, 7), ("transformer.h.0.attn.c_attn", LINEAR, 0),
-    ("model.embed_tokens", EMBEDDING, -1), ("transformer.wpe.0", LINEAR, 0)])
+@pytest.mark.parametrize(
+    ("name", "kind", "layer"),
+    [
+        ("model.layers.7.mlp.experts.3.up_proj", LINEAR, 7),
+        ("transformer.h.0.attn.c_attn", LINEAR, 0),
+        ("model.embed_tokens", EMBEDDING, -1),
+        ("transformer.wpe.0", LINEAR, 0),
+    ],
+)
 def test_layers_are_found_in_paths(name: str, kind: ModuleKind, layer: int) -> None:
     assert layer_of(name, kind) == layer
     assert layer_of("model.norm", NORM) > 1000
@@ -253,7 +308,11 @@ def test_a_step_waits_for_the_layer_that_it_reads() -> None:
 def test_waiting_for_a_layer_without_tensors_or_for_all() -> None:
     copies = DeferredCopies()
     slots = placer(copies=copies)
-    parts = {"model.layers.0.q": lora(1), "model.layers.2.q": lora(1), "lm_head": lora(1, out=VOCAB, kind=HEAD)}
+    parts = {
+        "model.layers.0.q": lora(1),
+        "model.layers.2.q": lora(1),
+        "lm_head": lora(1, out=VOCAB, kind=HEAD),
+    }
     for layer, copied in ((-1, 1), (0, 1), (2, 2), (99, 3), (None, 3)):
         placed = slots.place(FlatAdapter(parts))
         seen: list[int] = []
@@ -275,7 +334,9 @@ def test_memory_is_kept_until_no_step_reads_it_and_the_slot_is_not() -> None:
     first = slots.place(FlatAdapter(one))
     slots.flush()
     first.wait()
-    copies.step.enqueue(lambda: assert_holds(slots.table, 0, one))  # a step that the device has not come to
+    copies.step.enqueue(
+        lambda: assert_holds(slots.table, 0, one)
+    )  # a step that the device has not come to
     slots.remove(first)
     assert copies.released == []
     second = slots.place(FlatAdapter(two))
