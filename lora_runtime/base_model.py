@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 from .adapters.device import DeviceAdapter, StagedAdapter
@@ -51,13 +52,13 @@ class BaseModel:
         """Load a directory with config.json, safetensors and a tokenizer, or a hub id if
         `trust_hub`.
 
-        `settings`: fields of BaseConfig, in the place of a `config`; `attention_route` is its
-        `attention`. Without `lora` the base takes no adapters. Raises BaseModelError when it is not
+        `settings`: fields of BaseConfig, which go before those of `config`; `attention_route` is
+        its `attention`. Without `lora` the base takes no adapters. Raises BaseModelError when it is not
         there, not safetensors, quantised by a method that is not supported or not installed, not
-        servable faithfully, or not with what was asked for by name; ValueError for settings that
-        are none.
+        servable faithfully, or not with what was asked for by name; ValueError for a setting's
+        value that is none.
         """
-        return cls(open_base(BaseFiles(source, config or _config(settings), lora=lora)))
+        return cls(open_base(BaseFiles(source, _config(config, settings), lora=lora)))
 
     @classmethod
     def of(
@@ -74,12 +75,9 @@ class BaseModel:
 
         Arguments and errors as `load`.
         """
-        config = _config(settings)
-        return cls(
-            open_base(
-                LoadedBase(FrozenModel(model, tokenizer, name, identity, config, lora=lora), config)
-            )
-        )
+        config = _config(None, settings)
+        frozen = FrozenModel(model, tokenizer, name, identity, config, lora=lora)
+        return cls(open_base(LoadedBase(frozen, config)))
 
     def close(self) -> None:
         """End the processes that run beside this one for the base.
@@ -96,10 +94,10 @@ class BaseModel:
         return self.backend.make_runner(RunnerSpec(num_blocks, block_size, **options))
 
     def open_slots(self, slots: int) -> None:
-        """Make room for `slots` adapters, before any is staged.
+        """Make room for `slots` adapters, before any is placed.
 
-        Engines that share the base share its slots. Raises ValueError when there are fewer than the
-        next one wants.
+        Engines that share the base share its slots: the first that wants any makes them. Raises
+        ValueError when there are fewer than the next one wants.
         """
         self.backend.open_slots(slots)
 
@@ -127,12 +125,16 @@ class BaseModel:
         """Take an adapter off the device; no step that is planned from now on has it."""
         self.backend.remove(adapter)
 
+    def captures(self) -> bool:
+        """Tell whether decode steps can be CUDA graphs."""
+        return self.backend.captures()
+
     def on_failure(self, call: Callable[[EngineFailedError], object]) -> None:
         """Call `call` once, on any thread, when a process that steps need beside this one ends."""
         self.backend.on_failure(call)
 
 
-def _config(settings: dict[str, Any]) -> BaseConfig:
+def _config(config: BaseConfig | None, settings: dict[str, Any]) -> BaseConfig:
     if "attention_route" in settings:
         settings["attention"] = settings.pop("attention_route")
-    return BaseConfig(**settings)
+    return replace(config or BaseConfig(), **settings)

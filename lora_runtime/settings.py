@@ -81,8 +81,9 @@ def settings_of(kind: type) -> tuple[Setting, ...]:
 
 def check(config: Any) -> None:
     """Check a config's settings. Raises ValueError for the first that is not within its limit."""
-    for name, hint in get_type_hints(type(config), include_extras=True).items():
-        _, limit = _split(hint)
+    hints = get_type_hints(type(config), include_extras=True)
+    for name in (f.name for f in fields(config)):
+        _, limit = _split(hints[name])
         value = getattr(config, name)
         if limit.checked and not limit.allows(value):
             raise ValueError(f"{name} must {limit.demand}, got {value!r}")

@@ -100,7 +100,7 @@ class Adapters:
         return a, self.b[layer][slot, self.place.columns[projection]]
 
     def table(self) -> SlotTable:
-        """Where the planned kernels find them: where they are."""
+        """The tensor as the kernels find it: where it is."""
         place, first = self.place, self.a[0]
         modules = {
             f"layers.{n}.m{i}": BaseModule(ModuleKind.LINEAR, place.inputs, out, False)

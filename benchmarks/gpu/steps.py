@@ -134,20 +134,20 @@ def timed(runner: TritonRunner, batch: StepBatch, repeats: int) -> dict[str, flo
     device."""
     row: dict[str, float] = {}
     runner.forward(batch)  # compiles, captures, and waits for the adapters
-    if runner.base.device.type == "cuda" and len(batch.tokens) == len(batch.context_lengths):
+    if runner.frozen.device.type == "cuda" and len(batch.tokens) == len(batch.context_lengths):
         original = runner.decode.launcher
         runner.decode.launcher = watch = TimedLauncher(original)
         try:
             for _ in range(repeats + 1):
                 runner.forward(batch)
-            torch.cuda.synchronize(runner.base.device)
+            torch.cuda.synchronize(runner.frozen.device)
             row = (
                 watch.summary() if watch.events else {}
             )  # none of a step that the fixed buffers do not hold
         finally:
             runner.decode.launcher = original
     return {
-        "ms": host_seconds(lambda: runner.forward(batch), runner.base.device, repeats) * 1e3,
+        "ms": host_seconds(lambda: runner.forward(batch), runner.frozen.device, repeats) * 1e3,
         **row,
     }
 

@@ -11,7 +11,6 @@ from ..adapters.device import DeviceAdapter, StagedAdapter
 from ..adapters.peft.update import ModuleUpdate
 from ..config import BaseConfig
 from ..errors import BaseModelError, EngineFailedError
-from ..kernels import Kernels, select
 from ..kernels.sampling import SampleRow, sample_rows_reference
 from ..kernels.sampling_batched import sample_rows_batched
 from ..kernels.updates import ModuleDelta
@@ -68,38 +67,30 @@ class Backend(ABC):
         """
 
     @classmethod
+    @abstractmethod
     def open(cls, files: BaseFiles) -> Backend:
         """Read the base and make it ready.
 
         Raises BaseModelError, and UnusableError if the next backend is to try.
         """
-        return cls(files.read(), files.config)
 
-    def __init__(self, frozen: FrozenModel, config: BaseConfig) -> None:
-        """Take the frozen model.
+    def __init__(self, frozen: FrozenModel, weights: BaseTensors | None = None) -> None:
+        """Take the frozen model, which uses the backend's kernels.
 
-        Raises BaseModelError where it cannot run here, or for settings that the backend lacks.
+        `weights`: the base's for staging, where its modules do not have them.
         """
         self.frozen = frozen
-        kernels = self.choose_kernels(config)
-        frozen.use(kernels)
-        self.names = dict(kernels.names)
+        self.names = dict(frozen.context.kernels.names)
         """Implementations by op, as logs, metrics and GetServerInfo show them."""
         if frozen.quantised:
             self.names["linear"] = frozen.quantised_name
-        self.weights = BaseTensors(frozen.model, frozen.modules, frozen.dtype, {}, frozen.quantised)
-        """The base's weights, for staging."""
+        self.weights = weights or BaseTensors(
+            frozen.model, frozen.modules, frozen.dtype, {}, frozen.quantised
+        )
         self.sample_rows: Callable[[Sequence[SampleRow]], list[int]] = (
             sample_rows_reference if frozen.device.type == "cpu" else sample_rows_batched
         )
         self._streams = work_streams(frozen.device)
-
-    def choose_kernels(self, config: BaseConfig) -> Kernels:
-        """Choose what attention and hooks of transformers' forward run with.
-
-        Raises BaseModelError.
-        """
-        return select(self.frozen.device, "torch")
 
     def stage(self, updates: Mapping[str, ModuleUpdate]) -> StagedAdapter:
         """Stage an adapter: its tensors as the forward reads them, in host memory.

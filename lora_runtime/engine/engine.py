@@ -87,7 +87,7 @@ class Engine:
                 max_context=config.max_context or self.base.max_context,
                 cuda_graphs=False,
             ),
-            graphs=config.cuda_graphs and self.base.backend.captures(),
+            graphs=config.cuda_graphs and self.base.captures(),
         )
         num_blocks = self._memory.kv_cache // kv_block_bytes(self.base, config)
         limits = [self.base.max_context, num_blocks * config.kv_block_size]

@@ -55,5 +55,5 @@ def upload_packed(arrays: Sequence[np.ndarray], device: torch.device) -> list[to
     staged = packing.staging(device)
     values = staged.numpy()
     for start, array in zip(packing.starts, arrays, strict=True):
-        values[start : start + array.nbytes] = array.ravel().view(np.uint8)
+        values[start : start + 4 * array.size] = np.asarray(array, np.int32).ravel().view(np.uint8)
     return packing.views(upload(staged, device))

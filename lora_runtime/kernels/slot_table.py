@@ -1,4 +1,4 @@
-"""What lies in every slot, module by module, as the planned kernels read it on the device."""
+"""Content of every slot, module by module, as the kernels read it on the device."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class SlotTable:
 
     Changes are made in host memory and reach the device in `flush`: so the device's tensors stay
     where they are, which captured graphs count on, and change only between steps. Guarded by the
-    Placer's lock, except that the thread that steps may ask about slots that are held.
+    Placer's lock, except that the thread that steps may ask about slots that sequences run with.
     """
 
     A, B, GAIN, BIAS, DENSE = range(len(FIELDS))

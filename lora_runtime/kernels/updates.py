@@ -117,7 +117,7 @@ def update_linear(
     that they added.
 
     What apply_linear says, in the base's dtype and rounded term by term, as PEFT does: LoRA of all
-    segments, then what else is added. These are the bits of the torch path, so the sum is not
+    segments, then what else is added. These are the bits of the torch backend, so the sum is not
     apply_linear's own.
     """
     widest = max(s.delta.out for s in segments)

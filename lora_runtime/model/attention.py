@@ -35,11 +35,11 @@ def register() -> None:
     AttentionInterface.register(IMPLEMENTATION, forward)
 
 
-def attach(model: nn.Module, state: StepContext) -> None:
-    """Give every attention module of the base its step state."""
+def attach(model: nn.Module, context: StepContext) -> None:
+    """Give every attention module of the base its step context."""
     for module in model.modules():
         if isinstance(getattr(module, "layer_idx", None), int):
-            module.loramux_state = state  # type: ignore[assignment]
+            module.loramux_context = context  # type: ignore[assignment]
 
 
 def forward(
@@ -59,16 +59,16 @@ def forward(
     query: (1, heads, T, d), key and value: (1, kv_heads, T, d) → (1, T, heads, d_v). Raises
     BaseModelError for an argument it does not know, rather than computing something else.
     """
-    state: StepContext = module.loramux_state  # type: ignore[assignment]
+    context: StepContext = module.loramux_context  # type: ignore[assignment]
     layer: int = module.layer_idx  # type: ignore[assignment]
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    if state.plan is None or state.cache is None:
+    if context.plan is None or context.cache is None:
         unknown = [k for k, v in kwargs.items() if k not in _KNOWN_KWARGS and v is not None]
         if unknown or attention_mask is not None:
             raise BaseModelError(
                 f"attention of {type(module).__name__} needs {unknown or 'a mask'}: not supported"
             )
-        state.calls[layer] = AttentionCall(
+        context.calls[layer] = AttentionCall(
             query.shape[1],
             key.shape[1],
             key.shape[-1],
@@ -82,15 +82,15 @@ def forward(
         return F.scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=scale
         ).transpose(1, 2), None
-    keys, values = state.cache.keys[layer], state.cache.values[layer]
-    state.kernels.write_kv(
-        key[0].transpose(0, 1), value[0].transpose(0, 1), keys, values, state.plan.slots
+    keys, values = context.cache.keys[layer], context.cache.values[layer]
+    context.kernels.write_kv(
+        key[0].transpose(0, 1), value[0].transpose(0, 1), keys, values, context.plan.slots
     )
-    out = state.kernels.attention(
+    out = context.kernels.attention(
         query[0].transpose(0, 1),
         keys,
         values,
-        state.plan,
+        context.plan,
         scaling=scale,
         window=sliding_window,
         softcap=softcap,

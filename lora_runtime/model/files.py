@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..config import BaseConfig
+from ..errors import BaseModelError
 from .frozen import FrozenModel, LinearHook
 from .loading import Split, check_source, identity_of, read_base, resolve_device, resolve_dtype
 
@@ -25,7 +26,11 @@ class BaseFiles:
 
     @cached_property
     def device(self) -> torch.device:
-        """Device that the base goes to. Raises BaseModelError for one that is not there."""
+        """Device that the base goes to.
+
+        Raises BaseModelError for one that is not there, and for files that are not.
+        """
+        check_source(self.source, self.config.trust_hub)
         return resolve_device(self.config.device)
 
     def read(self) -> FrozenModel:
@@ -45,7 +50,6 @@ class BaseFiles:
         Linear maps take adapters through `linear_hook`. Raises as `read`.
         """
         path = Path(self.source)
-        check_source(self.source, self.config.trust_hub)
         model, tokenizer = self._load(split)
         name = path.name if path.is_dir() else self.source
         return FrozenModel(
@@ -57,6 +61,10 @@ class BaseFiles:
             lora=self.lora,
             linear_hook=linear_hook,
         )
+
+    def under(self, config: BaseConfig) -> BaseFiles:
+        """The same files under other settings. Raises BaseModelError where there are none."""
+        return BaseFiles(self.source, config, lora=self.lora)
 
     def forget(self) -> None:
         """Forget the model, which is used up: the next call of `read` loads it anew."""
@@ -74,3 +82,15 @@ class LoadedBase(BaseFiles):
         super().__init__(frozen.name, config, lora=frozen.takes_adapters)
         self.device = frozen.device
         self._frozen = frozen
+
+    def read_part(
+        self, split: Split | None = None, linear_hook: LinearHook | None = None
+    ) -> FrozenModel:
+        """Refuse: it cannot be read again. Raises BaseModelError."""
+        raise BaseModelError(
+            f"the model {self.source!r}, given in memory, was used up: make it anew"
+        )
+
+    def under(self, config: BaseConfig) -> BaseFiles:
+        """Refuse: it has no files. Raises BaseModelError."""
+        raise BaseModelError("tensor_parallel: a base is split while it is read from its files")

@@ -18,7 +18,7 @@ from .step_context import StepContext
 def attach(
     model: nn.Module,
     modules: Mapping[str, BaseModule],
-    state: StepContext,
+    context: StepContext,
     linear: Callable[[str, nn.Module, StepContext], object] | None = None,
 ) -> None:
     """Attach the hooks. A module that no row's adapter changes costs one look-up in a dict.
@@ -28,16 +28,16 @@ def attach(
     for name, module in modules.items():
         target = model.get_submodule(name)
         if module.kind is ModuleKind.EMBEDDING:
-            _Embedding(name, target, state)
+            _Embedding(name, target, context)
         elif module.kind is ModuleKind.NORM:
-            _Norm(name, target, state)
+            _Norm(name, target, context)
         else:
-            (linear or LinearHook)(name, target, state)
+            (linear or LinearHook)(name, target, context)
 
 
 class _Hook:
-    def __init__(self, name: str, module: nn.Module, state: StepContext) -> None:
-        self.name, self.state = name, state
+    def __init__(self, name: str, module: nn.Module, context: StepContext) -> None:
+        self.name, self.context = name, context
         module.register_forward_hook(self)
 
     def __call__(
@@ -53,11 +53,11 @@ class LinearHook(_Hook):
     def __call__(
         self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor
     ) -> torch.Tensor | None:
-        segments = self.state.updates.get(self.name)
+        segments = self.context.updates.get(self.name)
         if not segments:
             return None
         return update_linear(
-            y[0], args[0][0], segments, self.bias(module), self.state.kernels.lora
+            y[0], args[0][0], segments, self.bias(module), self.context.kernels.lora
         )[None]
 
     def bias(self, module: Any) -> torch.Tensor | None:
@@ -71,15 +71,15 @@ class _Embedding(_Hook):
     Tokens that adapters added are not the base's to look up.
     """
 
-    def __init__(self, name: str, module: nn.Module, state: StepContext) -> None:
-        super().__init__(name, module, state)
+    def __init__(self, name: str, module: nn.Module, context: StepContext) -> None:
+        super().__init__(name, module, context)
         self._tokens = torch.empty(0)
         module.register_forward_pre_hook(self._inside)
 
     def _inside(
         self, module: Any, args: tuple[torch.Tensor, ...]
     ) -> tuple[torch.Tensor, ...] | None:
-        if self.name not in self.state.updates:
+        if self.name not in self.context.updates:
             return None
         self._tokens = args[0]
         return (args[0].clamp(max=module.weight.shape[0] - 1), *args[1:])
@@ -87,7 +87,7 @@ class _Embedding(_Hook):
     def __call__(
         self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor
     ) -> torch.Tensor | None:
-        segments = self.state.updates.get(self.name)
+        segments = self.context.updates.get(self.name)
         if not segments:
             return None
         tokens, self._tokens = self._tokens, torch.empty(0)
@@ -98,18 +98,18 @@ class _Embedding(_Hook):
 class _Norm(_Hook):
     """Hook of a norm, x and y: (1, T, width), or with heads beside T; the dry run shows which."""
 
-    def __init__(self, name: str, module: nn.Module, state: StepContext) -> None:
-        super().__init__(name, module, state)
+    def __init__(self, name: str, module: nn.Module, context: StepContext) -> None:
+        super().__init__(name, module, context)
         self._dim = 1
         self._bare = _without_hooks(module)
 
     def __call__(
         self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor
     ) -> torch.Tensor | None:
-        if self.state.dry_rows:
-            self._dim = list(y.shape).index(self.state.dry_rows, 1)
+        if self.context.dry_rows:
+            self._dim = list(y.shape).index(self.context.dry_rows, 1)
             return None
-        segments = self.state.updates.get(self.name)
+        segments = self.context.updates.get(self.name)
         return update_norm(y, args[0], segments, self._bare, self._dim) if segments else None
 
 

@@ -26,8 +26,7 @@ class ScheduledRow:
     count: int
 
 
-@dataclass(frozen=True)
-class AdapterSegment:
+class AdapterSegment(NamedTuple):
     """Rows `start:end` of the batch take `weight` times the adapter's update. Segments may overlap."""
 
     start: int
@@ -112,7 +111,7 @@ class BatchPlanner:
         return replace(self._batch, segments=[_placed(s) for s in self._segments])
 
     def _advance(self, batch: StepBatch) -> None:
-        """One token further; Python touches only the rows whose block is new."""
+        """Go one token further; of the arrays Python touches only the rows whose block is new."""
         batch.tokens[:] = [s.tokens[-1] for s in self._order]
         for counter in (batch.positions, batch.context_lengths):
             counter += 1

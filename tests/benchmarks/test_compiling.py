@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ def test_a_kernel_within_its_limits_is_good() -> None:
         ({"capability": 80}, "10 wgmma"),
     ],
 )
-def test_what_does_not_hold_is_told(changed: dict[str, int], told: str) -> None:
+def test_what_does_not_hold_is_told(changed: dict[str, Any], told: str) -> None:
     wrong = [replace(GOOD[0], **changed), GOOD[1]]
     assert any(told in problem for problem in problems(PREFILL, wrong))
 

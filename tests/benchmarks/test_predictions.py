@@ -54,7 +54,7 @@ def test_steps_are_set_against_the_measured_floor() -> None:
 
 def test_the_engine_is_set_against_the_steps() -> None:
     host = {"own_us_per_row": 52.0, "sample_ms": 4.25}
-    engine = {
+    engine: dict[str, dict[str, Any]] = {
         "32 streams, 32 adapters, greedy": {"tokens_per_s": 1600.0},
         "128 streams, 32 adapters, greedy": {"tokens_per_s": 1.0, "host": host},
         "128 streams, 32 adapters, top_p": {"host": host},

@@ -36,7 +36,7 @@ class Tiers:
         self._base = base
         self._slots, self._device_budget, self._host_budget = slots, device_bytes, host_bytes
         self._on_evicted = on_evicted
-        # On a CPU, without a device path, a slot is the host memory that the version was staged in:
+        # Where placing copies nothing, a slot is the host memory that the version was staged in:
         # it counts once.
         self._shared = base.shares_host_memory
         self._short_of, self._short_until = 0, 0.0

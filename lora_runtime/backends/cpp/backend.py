@@ -47,22 +47,22 @@ class CppBackend(Backend):
         Raises NoKernelsError where the base has no program here, ProgramMismatchError where the
         base is used up by that.
         """
-        super().__init__(frozen, config)
         int8 = config.weights == "int8"
         self.program, packed = compile_program(frozen, int8=int8)
         if config.compile == "elementwise":
             raise BaseModelError(
                 "compile 'elementwise' needs kernels 'torch': the C++ program has its own norms"
             )
+        super().__init__(
+            frozen,
+            BaseTensors(frozen.model, frozen.modules, frozen.dtype, packed, frozen.quantised),
+        )
         self.names = dict.fromkeys(
             ("lora", "paged_attention", "linear", "sampling", "step"), f"cpp/{host_target()}"
         )
         if int8:
             self.names["linear"] += "/int8"
         self.sample_rows = sample_rows
-        self.weights = BaseTensors(
-            frozen.model, frozen.modules, frozen.dtype, packed, frozen.quantised
-        )
         self._rows = {name: i for i, name in enumerate(frozen.modules)}
 
     def staged(self, deltas: Mapping[str, ModuleDelta]) -> StagedAdapter:

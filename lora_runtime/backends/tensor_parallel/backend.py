@@ -35,13 +35,17 @@ class TensorParallelBackend(TorchBackend):
                 f"tensor_parallel needs transformers 5.20 or newer: {error}"
             ) from error
         frozen, group, weights = load_split(files)
-        return cls(frozen, files.config, group, weights)
+        try:
+            return cls(frozen, files.config, group, weights)
+        except BaseException:
+            group.close()
+            raise
 
     def __init__(
         self, frozen: FrozenModel, config: BaseConfig, group: WorkerGroup, weights: GatheredTensors
     ) -> None:
-        super().__init__(frozen, config)
-        self.group, self.weights = group, weights
+        super().__init__(frozen, config, weights)
+        self.group = group
         self.names["step"] = f"torch/tensor-parallel/{group.plan.world}"
 
     def staged(self, deltas: Mapping[str, ModuleDelta]) -> StagedAdapter:

@@ -74,10 +74,10 @@ class WorkerGroup:
         if device == "cpu":
             torch.set_num_threads(max(1, self._threads // plan.world))
         atexit.register(self.close)
-        self._ranks: list[WorkerProcess] = []
+        self._workers: list[WorkerProcess] = []
         try:
             for rank in range(1, plan.world):
-                self._ranks.append(
+                self._workers.append(
                     WorkerProcess(
                         WorkerSpec(
                             Member(rank, plan, device, self.member.store),
@@ -86,8 +86,8 @@ class WorkerGroup:
                         )
                     )
                 )
-            for follower in self._ranks:
-                self._greet(follower)
+            for worker in self._workers:
+                self._greet(worker)
             threading.Thread(target=self._watch, name="loramux-ranks", daemon=True).start()
             self.member.join()
         except BaseException as error:
@@ -101,7 +101,7 @@ class WorkerGroup:
     @property
     def processes(self) -> list[int]:
         """Process ids of the workers."""
-        return [r.process.pid for r in self._ranks if r.process.pid is not None]
+        return [r.process.pid for r in self._workers if r.process.pid is not None]
 
     # --- the base ---------------------------------------------------------------------------------
 
@@ -124,13 +124,13 @@ class WorkerGroup:
         """
         number = self.new_number()
         with self._asking():
-            for follower in self._ranks:
+            for worker in self._workers:
                 send(
-                    follower.staging,
-                    ("stage", number, part_of(deltas, self.plan, modules, follower.rank)),
+                    worker.staging,
+                    ("stage", number, part_of(deltas, self.plan, modules, worker.rank)),
                 )
             own = TorchAdapter(part_of(deltas, self.plan, modules, 0))
-            _checked([follower.answer() for follower in self._ranks])
+            _checked([worker.answer() for worker in self._workers])
         if self.member.device == "cuda":
             own = own.pinned()
         staged = ShardedAdapter(own.deltas, number)
@@ -151,17 +151,17 @@ class WorkerGroup:
     def held(self) -> list[tuple[int, int, int]]:
         """Count per worker: adapters in host memory, adapters on the device, and runners."""
         with self._asking():
-            for follower in self._ranks:
-                send(follower.staging, ("held",))
-            return _checked([follower.answer() for follower in self._ranks])
+            for worker in self._workers:
+                send(worker.staging, ("held",))
+            return _checked([worker.answer() for worker in self._workers])
 
     def _ask(self, method: str, *args: Any) -> list[torch.Tensor]:
         """Ask all ranks; gives their answers, this one's first."""
         with self._asking():
-            for follower in self._ranks:
-                send(follower.staging, (method, *args))
+            for worker in self._workers:
+                send(worker.staging, (method, *args))
             own = getattr(self._own, method)(*args)
-            return [own, *_checked([follower.answer() for follower in self._ranks])]
+            return [own, *_checked([worker.answer() for worker in self._workers])]
 
     # --- messages ---------------------------------------------------------------------------------
 
@@ -198,8 +198,8 @@ class WorkerGroup:
             if self._closed:
                 continue
             with self._broken():
-                for follower in self._ranks:
-                    send(follower.steps, message)
+                for worker in self._workers:
+                    send(worker.steps, message)
 
     @contextmanager
     def stepping(self) -> Iterator[None]:
@@ -246,39 +246,39 @@ class WorkerGroup:
             if self._closed:
                 return
             self._closed = True
-            for follower in self._ranks:
+            for worker in self._workers:
                 with suppress(OSError):
-                    send(follower.steps, Stop())
-        for follower in self._ranks:
-            follower.process.join(PATIENCE_S)
-            if follower.process.is_alive():
-                log.warning("rank %d does not end: killed", follower.rank)
-                follower.process.kill()
-                follower.process.join()
-            follower.steps.close()
-            follower.staging.close()
+                    send(worker.steps, Stop())
+        for worker in self._workers:
+            worker.process.join(PATIENCE_S)
+            if worker.process.is_alive():
+                log.warning("rank %d does not end: killed", worker.rank)
+                worker.process.kill()
+                worker.process.join()
+            worker.steps.close()
+            worker.staging.close()
         self.member.leave()
         torch.set_num_threads(self._threads)
         shutil.rmtree(self._directory, ignore_errors=True)
         atexit.unregister(self.close)
 
-    def _greet(self, follower: WorkerProcess) -> None:
+    def _greet(self, worker: WorkerProcess) -> None:
         """Wait until the worker's process lives and has its modules, before anything waits in a
         collective, which nobody else would end."""
-        ready = wait([follower.steps, follower.process.sentinel], _START_S)
+        ready = wait([worker.steps, worker.process.sentinel], _START_S)
         try:
-            said = receive(follower.steps) if ready else f"not within {_START_S:.0f} s"
+            said = receive(worker.steps) if ready else f"not within {_START_S:.0f} s"
         except EOFError:
-            said = follower.end()
+            said = worker.end()
         if said != READY:
-            raise BaseModelError(f"tensor_parallel: rank {follower.rank} does not start: {said}")
+            raise BaseModelError(f"tensor_parallel: rank {worker.rank} does not start: {said}")
 
     def _watch(self) -> None:
-        ended = wait([r.process.sentinel for r in self._ranks])
+        ended = wait([r.process.sentinel for r in self._workers])
         if self._closed:
             return
-        follower = next(r for r in self._ranks if r.process.sentinel in ended)
-        self._failure = f"rank {follower.rank} of {self.plan.world} has ended: {follower.end()}"
+        worker = next(r for r in self._workers if r.process.sentinel in ended)
+        self._failure = f"rank {worker.rank} of {self.plan.world} has ended: {worker.end()}"
         log.error("tensor parallel: %s", self._failure)
         self._failed.set()
         for call in self._on_failure:

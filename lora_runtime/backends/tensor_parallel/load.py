@@ -33,7 +33,7 @@ def load_split(files: BaseFiles) -> tuple[FrozenModel, WorkerGroup, GatheredTens
                 f"{name} {value} does not go with tensor_parallel: it runs the torch path"
             )
     check_source(files.source, config.trust_hub)
-    parts = BaseFiles(files.source, replace(config, device=kind, kernels="torch"), lora=files.lora)
+    parts = files.under(replace(config, device=kind, kernels="torch"))
     group = WorkerGroup(parts, plan_of(files.source, world), kind)
     try:
         frozen = parts.read_part(group.member.loading(), group.member.hook)

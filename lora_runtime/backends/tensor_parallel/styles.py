@@ -28,9 +28,9 @@ class SplitLinear(LinearHook):
     adapter's part is.
     """
 
-    def __init__(self, name: str, module: Any, state: StepContext, outputs: int) -> None:
+    def __init__(self, name: str, module: Any, context: StepContext, outputs: int) -> None:
         """Make the hook. `outputs`: the width of y on this rank."""
-        super().__init__(name, module, state)
+        super().__init__(name, module, context)
         self._shape = module.in_features, outputs
         bias = module.bias
         # Once, here: to gather is a step that every rank must take together.
@@ -41,7 +41,7 @@ class SplitLinear(LinearHook):
     def __call__(
         self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor
     ) -> torch.Tensor | None:
-        if self.state.dry_rows:
+        if self.context.dry_rows:
             _check_shape(self.name, (args[0].shape[-1], y.shape[-1]), self._shape)
         return super().__call__(module, args, y)
 
@@ -53,9 +53,9 @@ class PartialLinear:
     """Adapters of a row-parallel module, in the rank's part of the sum: x of its own inputs, y
     before the sum."""
 
-    def __init__(self, name: str, module: Any, state: StepContext, inputs: int) -> None:
+    def __init__(self, name: str, module: Any, context: StepContext, inputs: int) -> None:
         """Take the module. `inputs`: the width of x on this rank."""
-        self.name, self.state = name, state
+        self.name, self.context = name, context
         self.reached = False
         """True once our style has called: without it, adapters would change nothing here."""
         self._shape = inputs, module.out_features
@@ -63,19 +63,19 @@ class PartialLinear:
         setattr(module, _PARTIAL, self)
 
     def take(self, x: torch.Tensor) -> None:
-        if self.state.dry_rows or self.name in self.state.updates:
+        if self.context.dry_rows or self.name in self.context.updates:
             self._x = x
 
     def add(self, y: torch.Tensor) -> torch.Tensor:
-        if self.state.dry_rows:
+        if self.context.dry_rows:
             _check_shape(self.name, (self._x.shape[-1], y.shape[-1]), self._shape)
             self.reached = True
-        segments = self.state.updates.get(self.name)
+        segments = self.context.updates.get(self.name)
         if not segments:
             return y
         x, self._x = self._x, torch.empty(0)
         # The base's bias comes after the sum, so that DoRA's factor does not meet it.
-        return update_linear(y[0], x[0], segments, None, self.state.kernels.lora)[None]
+        return update_linear(y[0], x[0], segments, None, self.context.kernels.lora)[None]
 
 
 class _Rowwise(RowwiseParallel):
@@ -103,7 +103,7 @@ def register() -> None:
         ALL_PARALLEL_STYLES.register(OWN_STYLE + name, own)  # type: ignore[arg-type]
 
 
-def attach_linear(plan: ShardPlan, rank: int, name: str, module: Any, state: StepContext) -> None:
+def attach_linear(plan: ShardPlan, rank: int, name: str, module: Any, context: StepContext) -> None:
     """Attach a linear map's hook, in the place of hooks' own.
 
     Raises BaseModelError for one that cannot be split.
@@ -115,12 +115,12 @@ def attach_linear(plan: ShardPlan, rank: int, name: str, module: Any, state: Ste
     split, outputs = plan.split(name), module.out_features
     if split is Split.INPUTS:
         start, end = bounds(module.in_features, rank, plan.world)
-        PartialLinear(name, module, state, end - start)
+        PartialLinear(name, module, context, end - start)
         return
     if split is Split.OUTPUTS:
         start, end = bounds(outputs, rank, plan.world)
         outputs = end - start
-    SplitLinear(name, module, state, outputs)
+    SplitLinear(name, module, context, outputs)
 
 
 def check_reached(model: nn.Module) -> None:

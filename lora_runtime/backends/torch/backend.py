@@ -15,6 +15,7 @@ from ...errors import AdapterCapacityError
 from ...kernels.updates import ModuleDelta
 from ...model.files import BaseFiles
 from ...model.frozen import FrozenModel
+from ...model.weights import BaseTensors
 from ..backend import Backend, ModelRunner, RunnerSpec, refuse_int8
 from .adapter import TorchAdapter
 from .runner import TorchRunner
@@ -27,8 +28,14 @@ class TorchBackend(Backend):
     def wants(cls, files: BaseFiles) -> bool:
         return True
 
-    def __init__(self, frozen: FrozenModel, config: BaseConfig) -> None:
-        super().__init__(frozen, config)
+    @classmethod
+    def open(cls, files: BaseFiles) -> Backend:
+        return cls(files.read(), files.config)
+
+    def __init__(
+        self, frozen: FrozenModel, config: BaseConfig, weights: BaseTensors | None = None
+    ) -> None:
+        super().__init__(frozen, weights)
         refuse_int8(config)
         self.compile_norms(config)
         self.shares_host_memory = frozen.device.type == "cpu"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ...adapters.device import DeviceAdapter, StagedAdapter
 from ...config import BaseConfig
-from ...kernels import Kernels, refuse_route, select, wants_triton
+from ...kernels import refuse_route, select, wants_triton
 from ...kernels.updates import ModuleDelta
 from ...model.files import BaseFiles
 from ...model.frozen import FrozenModel
@@ -26,14 +26,17 @@ class TritonBackend(Backend):
             refuse_route(files.config.attention)
         return wanted
 
+    @classmethod
+    def open(cls, files: BaseFiles) -> Backend:
+        return cls(files.read(), files.config)
+
     def __init__(self, frozen: FrozenModel, config: BaseConfig) -> None:
-        super().__init__(frozen, config)
+        """Fuse the model. Raises BaseModelError where Triton cannot run, or not this base."""
+        frozen.use(select(frozen.device, "triton", config.attention))
+        super().__init__(frozen)
         refuse_int8(config)
         self.fused = FusedModel(frozen)
         self.compile_norms(config)
-
-    def choose_kernels(self, config: BaseConfig) -> Kernels:
-        return select(self.frozen.device, "triton", config.attention)
 
     def staged(self, deltas: Mapping[str, ModuleDelta]) -> StagedAdapter:
         return FlatAdapter(deltas, self.fused.placer.copies.pinned)

@@ -32,7 +32,7 @@ class FusedModel:
             frozen.model, frozen.modules, frozen.context, self.lora, frozen.dry_run
         )
         self.placer = self._placer(0)
-        """Placer with the slots; none before `open_slots`, nor where the base takes no adapters."""
+        """The slots: 0 of them before `open_slots`, nor where the base takes no adapters."""
 
     @property
     def kernels(self) -> PlannedKernels:
@@ -46,11 +46,11 @@ class FusedModel:
 
         Raises ValueError when there are slots already, and fewer.
         """
-        if not self.frozen.takes_adapters:
+        if not self.frozen.takes_adapters or slots <= self.placer.slots:
             return
         if self.placer.slots == 0:
             self.placer = self._placer(slots)
-        elif slots > self.placer.slots:
+        else:
             raise ValueError(
                 f"max_adapters {slots}: the base's slots were made for {self.placer.slots} adapters"
             )

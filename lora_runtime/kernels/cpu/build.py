@@ -45,7 +45,7 @@ _FLAGS = (
 
 
 class NoKernelsError(Exception):
-    """Why the C++ kernels cannot be used here; the torch path takes over."""
+    """Reason that the C++ kernels cannot be used here; the torch backend takes over."""
 
 
 def host_target() -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lora_runtime import BaseModel, Engine, EngineConfig, Request, SamplingParams
+from lora_runtime import BaseModel, BaseModelError, Engine, EngineConfig, Request, SamplingParams
 from lora_runtime.backends import choose
 from lora_runtime.backends.backend import Backend, UnusableError
+from lora_runtime.backends.cpp.check import ProgramMismatchError
 from lora_runtime.backends.torch.backend import TorchBackend
 from lora_runtime.model.files import BaseFiles
 from lora_runtime.model.frozen import FrozenModel
@@ -72,14 +74,38 @@ def test_a_base_is_read_once_however_many_try_it(
 
 
 def test_a_model_in_memory_is_served(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
-    model = AutoModelForCausalLM.from_pretrained(
-        tiny_base, dtype=torch.float32, attn_implementation="eager"
-    )
-    base = BaseModel.of(
-        model, AutoTokenizer.from_pretrained(tiny_base), "in memory", kernels="torch", device="cpu"
-    )
+    base = in_memory(tiny_base, "in memory", kernels="torch")
     with (
         Engine(base, EngineConfig(kv_cache_bytes=8 << 20)) as ours,
         Engine(tiny_base, SETTINGS) as theirs,
     ):
         assert answer(ours, tiny_adapters["a0"]) == answer(theirs, tiny_adapters["a0"])
+
+
+def test_settings_go_before_those_of_a_config(tiny_base: Path) -> None:
+    base = BaseModel.load(tiny_base, SETTINGS, kernels="torch")
+    assert type(base.backend) is TorchBackend
+    assert base.dtype == torch.float32
+
+
+def in_memory(tiny_base: Path, name: str, **settings: Any) -> BaseModel:
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_base, dtype=torch.float32, attn_implementation="eager"
+    )
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    return BaseModel.of(model, tokenizer, name, device="cpu", **settings)
+
+
+def test_a_model_in_memory_is_never_another(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where its name is that of a directory with a base."""
+    with pytest.raises(BaseModelError, match="split while it is read from its files"):
+        in_memory(tiny_base, str(tiny_base), tensor_parallel=2)
+
+    def used_up(*_: object, **__: object) -> None:
+        raise ProgramMismatchError("other logits")
+
+    monkeypatch.setattr("lora_runtime.backends.cpp.backend.compile_program", used_up)
+    with pytest.raises(BaseModelError, match="was used up"):
+        in_memory(tiny_base, str(tiny_base))

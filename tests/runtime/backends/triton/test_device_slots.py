@@ -4,6 +4,7 @@ byte comes back."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,21 @@ def test_engines_share_the_slots_of_a_base(
     ) - device.free == engine.stats().adapter_bytes  # the other's came back with its end
     with pytest.raises(ValueError, match="max_adapters 4"):
         Engine(engine.base, EngineConfig(max_adapters=4, kv_cache_bytes=1 << 20))
+
+
+def test_the_first_engine_that_wants_slots_makes_them(
+    tiny_base: Path, tiny_adapters: dict[str, Path], answers: dict[str, str]
+) -> None:
+    base = load_base(tiny_base, "reference")
+    config = EngineConfig(kv_cache_bytes=1 << 20, max_running=8, max_batch_tokens=64)
+    with (
+        Engine(base, replace(config, max_adapters=0)) as plain,
+        Engine(base, replace(config, max_adapters=2)) as engine,
+    ):
+        alone = plain.generate(ask("")).text
+        for name in answers:
+            engine.load_adapter(tiny_adapters[name], name)
+        assert {name: engine.generate(ask(name)).text for name in answers} == answers
+        assert engine.generate(ask("")).text == plain.generate(ask("")).text == alone
+        with pytest.raises(ValueError, match="made for 2 adapters"):
+            Engine(base, replace(config, max_adapters=3))
