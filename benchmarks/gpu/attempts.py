@@ -11,13 +11,14 @@ from benchmarks.gpu.session.context import Context
 
 
 @contextmanager
-def attempt(context: Context, name: str) -> Iterator[None]:
-    """Makes of what is raised a row with `error`. Raises where an error has taken the device with
-    it."""
+def attempt(context: Context, name: str, *, may_fail: bool = False) -> Iterator[None]:
+    """Make of what is raised a row with `error`, which without a GPU is wrong unless it `may_fail`:
+    there no device is a reason. Raises where an error has taken the device with it."""
     try:
         yield
     except Exception as error:
-        context.emit(name, error=f"{type(error).__name__}: {error}"[:500])
+        told = f"{type(error).__name__}: {error}"[:500]
+        context.emit(name, error=told, **({} if context.real or may_fail else {"good": False}))
         if context.real and torch.cuda.is_initialized():
             torch.cuda.set_stream(
                 torch.cuda.default_stream(context.device)

@@ -73,10 +73,10 @@ def _measure(context: Context, case: Case, names: Sequence[str], rows: dict[str,
     wanted = {name: label for name, label in wanted.items() if not context.has(label)}
     if not wanted:
         return
-    with attempt(context, case.name):
+    with attempt(context, case.name, may_fail=True):
         inputs = case.draw(context)
         for name, label in wanted.items():
-            with attempt(context, label):
+            with attempt(context, label, may_fail=True):
                 rows[label] = _row(context, inputs, name)
                 context.emit(label, **rows[label])
         del inputs

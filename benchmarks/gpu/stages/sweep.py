@@ -36,7 +36,7 @@ COMPILING = 0.35
 def run(context: Context) -> None:
     shape = LLAMA_8B if context.real else TINY
     if context.real:  # before anything here touches the GPU
-        with attempt(context, "compiled ahead"):
+        with attempt(context, "compiled ahead", may_fail=True):
             _compile(context, shape)
     sweep = _Sweep(context)
     with torch.inference_mode():
@@ -86,7 +86,7 @@ class _Sweep:
         }
         if all(self._context.has(label) for names in labels.values() for label in names):
             return
-        with attempt(self._context, f"{place.name} {rows.name}"):
+        with attempt(self._context, f"{place.name} {rows.name}", may_fail=True):
             self._lora(place, rows, labels)
 
     def _lora(self, place: Place, rows: lora.Rows, labels: dict[str, dict[str, Tiles]]) -> None:
@@ -128,7 +128,7 @@ class _Sweep:
         }
         if all(self._context.has(label) for label in labels):
             return
-        with attempt(self._context, title):
+        with attempt(self._context, title, may_fail=True):
             device, repeats = self._context.device, self._context.repeats
             given = AttentionSweep(shape, count, length, self._context.dtype, device)
             exact = given.exact()
@@ -151,7 +151,7 @@ class _Sweep:
         """Checked; timed if it is right."""
         if self._context.has(label):
             return
-        with attempt(self._context, label):
+        with attempt(self._context, label, may_fail=True):
             row = check()
             if row["good"]:
                 row |= beside_floor(seconds(), cost, self._context.ceilings())
