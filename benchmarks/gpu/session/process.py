@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ class StageProcess:
 
     def __init__(self, job: dict[str, Any], log: Path, *, fork: bool) -> None:
         self._status: int | None = None
+        self._lines: deque[bytes] = deque([b""])
+        """Lines that nobody has got yet; the last one is not whole."""
+        self._keep: Callable[[Row], None] = lambda row: None
         read, write = os.pipe()
         with log.open("ab") as stream:
             self.pid = (self._fork if fork else self._start)(job, read, write, stream.fileno())
@@ -67,7 +71,8 @@ class StageProcess:
     def wait(self, limit_s: float, keep: Callable[[Row], None]) -> str:
         """Give every row to `keep` until the process has ended. done, failed, unavailable, cut (at
         the limit), killed (by a signal that is not ours), or stuck: no signal ends it."""
-        deadline, cut, buffer = time.monotonic() + limit_s, 0, b""
+        self._keep = keep
+        deadline, cut = time.monotonic() + limit_s, 0
         while True:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -81,16 +86,24 @@ class StageProcess:
                 if ended:
                     break
                 continue
-            if not (read := os.read(self._rows, 1 << 16)):
+            if not self._take():
                 break
-            *lines, buffer = (buffer + read).split(b"\n")
-            for line in lines:
-                with contextlib.suppress(ValueError):  # of something else that writes there
-                    keep(json.loads(line))
         return self._end(cut, deadline)
+
+    def _take(self) -> bool:
+        """Hand on what the pipe has, which must be something; False at its end. What an exception
+        comes between is handed on by the next call."""
+        read = os.read(self._rows, 1 << 16)
+        self._lines.extend((self._lines.pop() + read).split(b"\n"))
+        while len(self._lines) > 1:
+            with contextlib.suppress(ValueError):  # of something else that writes there
+                self._keep(json.loads(self._lines[0]))
+            self._lines.popleft()
+        return bool(read)
 
     def _end(self, cut: int, deadline: float) -> str:
         os.close(self._rows)
+        self._rows = -1
         while not self._ended():  # its rows are closed: it is about to
             if time.monotonic() > deadline:
                 if cut == len(_ENDING):
@@ -115,12 +128,14 @@ class StageProcess:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """End it now, whatever it does."""
+        """End it now, whatever it does; its last rows are kept."""
         deadline = time.monotonic() + _GRACE_S
         while not self._ended() and time.monotonic() < deadline:
             self.signal(signal.SIGKILL)
             time.sleep(0.01)
         self._end_group()
+        while self._rows >= 0 and select.select([self._rows], [], [], 0.0)[0] and self._take():
+            pass
 
     def _ended(self) -> bool:
         if self._status is None:
