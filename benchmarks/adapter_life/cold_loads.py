@@ -228,7 +228,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.adapter_life.cold_loads",
-        description=(__doc__ or "").splitlines()[0],
+        description=(__doc__ or "").partition("\n\n")[0],
     )
     parser.add_argument("--adapters", type=int, default=200)
     parser.add_argument("--requests", type=int, default=100, help="Short requests of a phase.")

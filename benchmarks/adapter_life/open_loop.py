@@ -293,7 +293,7 @@ def _cell(value: Any) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.adapter_life.open_loop",
-        description=(__doc__ or "").splitlines()[0],
+        description=(__doc__ or "").partition("\n\n")[0],
     )
     parser.add_argument(
         "--closed", action="store_true", help="32 clients that wait, instead of arrivals."

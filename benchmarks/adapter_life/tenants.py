@@ -184,7 +184,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.adapter_life.tenants",
-        description=(__doc__ or "").splitlines()[0],
+        description=(__doc__ or "").partition("\n\n")[0],
     )
     parser.add_argument("--requests", type=int, default=60, help="Of the light tenant.")
     parser.add_argument(

@@ -64,7 +64,7 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.compare", description=__doc__.splitlines()[0] if __doc__ else ""
+        prog="python -m benchmarks.compare", description=(__doc__ or "").partition("\n\n")[0]
     )
     parser.add_argument("--suite", choices=SUITES, default="figures")
     parser.add_argument(

@@ -21,7 +21,8 @@ from .suites import FIGURES
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.compare.grpc_load", description=(__doc__ or "").splitlines()[0]
+        prog="python -m benchmarks.compare.grpc_load",
+        description=(__doc__ or "").partition("\n\n")[0],
     )
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()

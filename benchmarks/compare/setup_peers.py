@@ -8,6 +8,7 @@ own environment (`make setup`).
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -33,6 +34,7 @@ _LLAMA_BUILD = (
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     _install("vllm", _install_vllm)
     _install("tools", _install_tools)
     _copy_gguf()

@@ -9,6 +9,7 @@ the mean divergence KL(float32 || format) in nats.
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Iterator
 
@@ -49,13 +50,15 @@ def distributions(dtype: str, weights: str, text: str) -> tuple[torch.Tensor, to
     base = BaseModel.load(MODEL, dtype=dtype, weights=weights)
     runner = base.make_runner(WINDOW // BLOCK, BLOCK)
     pairs = [
-        (runner.forward(b).logits.log_softmax(-1), n)
+        # Behind the vocabulary are tokens that adapters add: none here.
+        (runner.forward(b).logits[:, : base.vocab_size].log_softmax(-1), n)
         for b, n in windows(base.tokenizer(text)["input_ids"])
     ]
     return torch.cat([p for p, _ in pairs]), torch.cat([n for _, n in pairs])
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     text = TEXT.read_text()
     reference: torch.Tensor | None = None
     for dtype, weights in FORMATS:

@@ -23,7 +23,8 @@ from .smollm2 import storm_smollm2
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.adapter_life.storm", description=(__doc__ or "").splitlines()[0]
+        prog="python -m benchmarks.adapter_life.storm",
+        description=(__doc__ or "").partition("\n\n")[0],
     )
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--adapters", type=int, default=200)
