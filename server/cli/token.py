@@ -23,8 +23,7 @@ def token(
         bool, typer.Option("--admin", help="May load, unload and change the adapters in scope.")
     ] = False,
 ) -> None:
-    """Make a random bearer token: the token on standard error, its entry for --auth-file on
-    standard output.
+    """Make a bearer token (on standard error) and its entry for --auth-file (on standard output).
 
     `loramux token ci --adapter '*' >> tokens.yaml` adds the entry and shows the token, which is
     kept nowhere.
