@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields
 from typing import Any, Self
 
 from .adapters.device import DeviceAdapter, StagedAdapter
@@ -137,4 +137,5 @@ class BaseModel:
 def _config(config: BaseConfig | None, settings: dict[str, Any]) -> BaseConfig:
     if "attention_route" in settings:
         settings["attention"] = settings.pop("attention_route")
-    return replace(config or BaseConfig(), **settings)
+    base = {f.name: getattr(config, f.name) for f in fields(BaseConfig)} if config else {}
+    return BaseConfig(**{**base, **settings})

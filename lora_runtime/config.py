@@ -21,7 +21,7 @@ from .settings import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BaseConfig:
     """Settings of how a base model is loaded.
 
@@ -68,7 +68,7 @@ class BaseConfig:
         return settings_of(cls)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EngineConfig(BaseConfig):
     """Limits of one engine, and how it loads its base.
 

@@ -104,7 +104,7 @@ class BaseModelError(LoramuxError):
 class QueueFullError(LoramuxError):
     """The waiting queue is full; try again after `retry_after_s` seconds."""
 
-    def __init__(self, limit: int, retry_after_s: float = RETRY_AFTER_S) -> None:
+    def __init__(self, limit: int, retry_after_s: float) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(f"the waiting queue holds its limit of {limit} sequences")
 
@@ -112,7 +112,7 @@ class QueueFullError(LoramuxError):
 class AdapterLimitError(LoramuxError):
     """The adapter's own limit is reached; try again after `retry_after_s` seconds."""
 
-    def __init__(self, adapter_id: str, limit: str, retry_after_s: float = RETRY_AFTER_S) -> None:
+    def __init__(self, adapter_id: str, limit: str, retry_after_s: float) -> None:
         self.adapter_id, self.retry_after_s = adapter_id, retry_after_s
         super().__init__(f"adapter {adapter_id!r} has reached its limit of {limit}")
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from ..adapters.store.version import AdapterVersion
-from ..errors import EngineFailedError, EngineStoppedError, QueueFullError
+from ..errors import RETRY_AFTER_S, EngineFailedError, EngineStoppedError, QueueFullError
 from ..requests.handle import RequestHandle
 from ..requests.sequence import LiveRequest
 
@@ -97,7 +97,7 @@ class Inbox:
             self.unfinished_sequences + self._expected + sequences
             > self._max_running + self._max_waiting
         ):
-            raise QueueFullError(self._max_waiting)
+            raise QueueFullError(self._max_waiting, RETRY_AFTER_S)
 
     def _expect_one_less(self) -> None:
         with self._changed:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from ..api.adapters import AdapterPolicy
-from ..errors import AdapterLimitError
+from ..errors import RETRY_AFTER_S, AdapterLimitError
 
 
 class TokenBucket:
@@ -88,7 +88,9 @@ class Limits:
         # not refused.
         most = (policy.max_running or self._max_running) + policy.max_waiting
         if policy.max_waiting and self._unfinished[adapter_id] + sequences > most:
-            raise AdapterLimitError(adapter_id, f"{policy.max_waiting} waiting sequences")
+            raise AdapterLimitError(
+                adapter_id, f"{policy.max_waiting} waiting sequences", RETRY_AFTER_S
+            )
         bucket = self._bucket(adapter_id)
         if bucket is not None and (wait := bucket.wait_s(self._clock())):
             raise AdapterLimitError(

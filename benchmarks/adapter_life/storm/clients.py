@@ -64,6 +64,9 @@ class Tally:
     checked_tokens: int = 0
     failures: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    swapping: threading.Lock = field(default_factory=threading.Lock)
+    """While files change that an id is loaded from: a new config beside old weights may well be an
+    adapter, but none whose answers are known."""
 
     def fail(self, text: str) -> None:
         with self.lock:
@@ -278,14 +281,15 @@ class Client:
         """What an id was registered from becomes something else; only that id may notice."""
         adapter_id = self._rng.choice(list(self._cast.fragile))
         directory = self._fragile_root / adapter_id
-        if self._rng.random() < 0.3:
-            truncate(directory, self._rng)
-        else:
-            swap(self._rng.choice(self._cast.fragile[adapter_id]), directory)
+        with self._tally.swapping:
+            if self._rng.random() < 0.3:
+                truncate(directory, self._rng)
+            else:
+                swap(self._rng.choice(self._cast.fragile[adapter_id]), directory)
 
     def _load_fragile(self) -> None:
         adapter_id = self._rng.choice(list(self._cast.fragile))
-        with self._allowing(adapter_id, AdapterCapacityError, AdapterError):
+        with self._tally.swapping, self._allowing(adapter_id, AdapterCapacityError, AdapterError):
             self._engine.load_adapter(self._fragile_root / adapter_id, adapter_id)
 
     # --- both -----------------------------------------------------------------------------------

@@ -123,13 +123,11 @@ class WorkerGroup:
         Beside steps.
         """
         number = self.new_number()
+        parts = [part_of(deltas, self.plan, modules, rank) for rank in range(self.plan.world)]
+        own = TorchAdapter(parts[0])
         with self._asking():
             for worker in self._workers:
-                send(
-                    worker.staging,
-                    ("stage", number, part_of(deltas, self.plan, modules, worker.rank)),
-                )
-            own = TorchAdapter(part_of(deltas, self.plan, modules, 0))
+                send(worker.staging, ("stage", number, parts[worker.rank]))
             _checked([worker.answer() for worker in self._workers])
         if self.member.device == "cuda":
             own = own.pinned()
@@ -160,8 +158,11 @@ class WorkerGroup:
         with self._asking():
             for worker in self._workers:
                 send(worker.staging, (method, *args))
-            own = getattr(self._own, method)(*args)
-            return [own, *_checked([worker.answer() for worker in self._workers])]
+            try:
+                own = getattr(self._own, method)(*args)
+            finally:  # what is asked next gets its own answers
+                answers = [worker.answer() for worker in self._workers]
+            return [own, *_checked(answers)]
 
     # --- messages ---------------------------------------------------------------------------------
 

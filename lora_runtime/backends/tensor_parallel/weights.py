@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.distributed.tensor import DTensor, Shard
@@ -16,11 +16,28 @@ Ask = Callable[..., list[torch.Tensor]]
 """Function (method, *arguments) → what LocalTensors.<method> gives on each rank, by rank."""
 
 
+class _Part(NamedTuple):
+    """Part of a parameter that lies here, the dimension that is split, and the whole's shape."""
+
+    tensor: torch.Tensor
+    dim: int | None
+    shape: torch.Size
+
+
 class LocalTensors:
-    """Weights of one rank, its part; results are on the host, in float32."""
+    """Weights of one rank, its part; results are on the host, in float32.
+
+    They are looked up once, before any step: while a module's forward runs, transformers has plain
+    local tensors in the place of those that know how they are split.
+    """
 
     def __init__(self, model: Any, rank: int, world: int) -> None:
-        self._model, self._rank, self._world = model, rank, world
+        self._rank, self._world = rank, world
+        self._parts = {
+            (name, parameter): _part_of(tensor)
+            for name, module in model.named_modules(remove_duplicate=False)
+            for parameter, tensor in module.named_parameters(recurse=False)
+        }
 
     def rows(self, name: str, start: int, end: int) -> torch.Tensor:
         """Part of the whole weight's rows `start:end` that lies here: (rows here, columns here)."""
@@ -55,17 +72,20 @@ class LocalTensors:
         return self._local(name, parameter)[1]
 
     def _local(self, name: str, parameter: str = "weight") -> tuple[torch.Tensor, int | None]:
-        # No gradients: nothing to detach.
-        tensor = getattr(self._model.get_submodule(name), parameter)
-        if not isinstance(tensor, DTensor):
-            return tensor, None
-        (placement,) = tensor.placements
-        return tensor.to_local(), placement.dim % tensor.ndim if isinstance(
-            placement, Shard
-        ) else None
+        part = self._parts[name, parameter]
+        return part.tensor, part.dim
 
     def _bounds(self, name: str, dim: int) -> tuple[int, int]:
-        return bounds(self._model.get_submodule(name).weight.shape[dim], self._rank, self._world)
+        return bounds(self._parts[name, "weight"].shape[dim], self._rank, self._world)
+
+
+def _part_of(tensor: torch.Tensor) -> _Part:
+    # No gradients: nothing to detach.
+    if not isinstance(tensor, DTensor):
+        return _Part(tensor, None, tensor.shape)
+    (placement,) = tensor.placements
+    dim = placement.dim % tensor.ndim if isinstance(placement, Shard) else None
+    return _Part(tensor.to_local(), dim, tensor.shape)
 
 
 class GatheredTensors(BaseTensors):

@@ -265,6 +265,37 @@ def test_a_follower_that_fails_says_why(engine: Engine) -> None:
     assert "TypeError: rank 0 sent 'what nobody has heard of'" in str(engine.failure)
 
 
+def test_weights_are_as_split_while_a_forward_has_local_ones(engine: Engine) -> None:
+    """transformers puts plain local tensors into a module for as long as its forward runs."""
+    ranks, name = group_of(engine), "model.layers.0.self_attn.q_proj"
+    expected = engine.base.backend.weights.rows(name, 0, 7)
+    module = engine.base.model.get_submodule(name)
+    split = module._parameters["weight"]
+    module._parameters["weight"] = torch.nn.Parameter(split.to_local(), requires_grad=False)
+    try:
+        assert torch.equal(engine.base.backend.weights.rows(name, 0, 7), expected)
+        assert ranks._own is not None
+        assert ranks._own.dim(name) == 0
+    finally:
+        module._parameters["weight"] = split
+
+
+def test_what_fails_on_this_rank_leaves_no_answer_for_the_next(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, name = engine.base.backend.weights, "model.layers.0.self_attn.q_proj"
+    expected = weights.rows(name, 0, 7)
+
+    def broken(*_: object) -> None:
+        raise ValueError("not now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(group_of(engine)._own, "rows", broken)
+        with pytest.raises(ValueError, match="not now"):
+            weights.rows(name, 3, 5)
+    assert torch.equal(weights.rows(name, 0, 7), expected)
+
+
 def hold(base: Path, connection: Connection) -> None:
     """In a process of its own: load, say who follows, and wait."""
     with Engine(base, config(tensor_parallel=2)) as engine:
