@@ -53,9 +53,9 @@ class BaseModel:
         `trust_hub`.
 
         `settings`: fields of BaseConfig, which go before those of `config`; `attention_route` is
-        its `attention`. Without `lora` the base takes no adapters. Raises BaseModelError when it is not
-        there, not safetensors, quantised by a method that is not supported or not installed, not
-        servable faithfully, or not with what was asked for by name; ValueError for a setting's
+        its `attention`. Without `lora` the base takes no adapters. Raises BaseModelError when it is
+        not there, not safetensors, quantised by a method that is not supported or not installed,
+        not servable faithfully, or not with what was asked for by name; ValueError for a setting's
         value that is none.
         """
         return cls(open_base(BaseFiles(source, _config(config, settings), lora=lora)))

@@ -6,6 +6,7 @@ stand there alone.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -161,7 +162,7 @@ class Settings(_EngineSettings):
 
     def engine_config(self) -> EngineConfig:
         """Config of the engine. Raises ValueError for values that contradict each other."""
-        return EngineConfig(**{s.name: getattr(self, s.name) for s in EngineConfig.settings()})
+        return EngineConfig(**{f.name: getattr(self, f.name) for f in fields(EngineConfig)})
 
     @classmethod
     def settings_customise_sources(

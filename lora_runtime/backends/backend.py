@@ -117,7 +117,7 @@ class Backend(ABC):
         """Take an adapter off the device; no step that is planned from now on has it."""
 
     def open_slots(self, slots: int) -> None:  # noqa: B027
-        """Make room for `slots` adapters, before any is staged.
+        """Make room for `slots` adapters, before any is placed.
 
         Engines that share the base share its slots. Raises ValueError when there are slots already,
         and fewer.

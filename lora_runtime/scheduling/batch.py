@@ -225,4 +225,4 @@ def _segments(sequences: Seq[Sequence], starts: Ints, computed: Ints) -> list[_V
 def _widened(batch: StepBatch, blocks: int) -> StepBatch:
     tables = np.zeros((batch.block_tables.shape[0], blocks + 8), np.int32)
     tables[:, : batch.block_tables.shape[1]] = batch.block_tables
-    return StepBatch(**{**batch.__dict__, "block_tables": tables})
+    return replace(batch, block_tables=tables)

@@ -32,8 +32,8 @@ def load_split(files: BaseFiles) -> tuple[FrozenModel, WorkerGroup, GatheredTens
             raise BaseModelError(
                 f"{name} {value} does not go with tensor_parallel: it runs the torch path"
             )
-    check_source(files.source, config.trust_hub)
     parts = files.under(replace(config, device=kind, kernels="torch"))
+    check_source(files.source, config.trust_hub)
     group = WorkerGroup(parts, plan_of(files.source, world), kind)
     try:
         frozen = parts.read_part(group.member.loading(), group.member.hook)

@@ -8,7 +8,7 @@ import signal
 import threading
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from ...adapters.device import DeviceAdapter, StagedAdapter
 from ...kernels.updates import ModuleDelta
 from ...model.files import BaseFiles
-from ...scheduling.batch import AdapterSegment, StepBatch
+from ...scheduling.batch import AdapterSegment
 from ..backend import ModelRunner
 from ..torch.backend import TorchBackend
 from .messages import Forget, Forward, MakeRunner, Place, Remove, Stop, receive, send
@@ -99,7 +99,7 @@ class Worker:
             AdapterSegment(start, end, self._placed[adapter], weight)
             for start, end, adapter, weight in message.segments
         ]
-        batch = StepBatch(**{**message.batch.__dict__, "segments": segments})
+        batch = replace(message.batch, segments=segments)
         self._runners[message.runner].forward(batch)
 
     def _serve_staging(self) -> None:

@@ -100,8 +100,9 @@ def test_a_model_in_memory_is_never_another(
     tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even where its name is that of a directory with a base."""
-    with pytest.raises(BaseModelError, match="split while it is read from its files"):
-        in_memory(tiny_base, str(tiny_base), tensor_parallel=2)
+    for name in (str(tiny_base), "in memory"):
+        with pytest.raises(BaseModelError, match="split while it is read from its files"):
+            in_memory(tiny_base, name, tensor_parallel=2)
 
     def used_up(*_: object, **__: object) -> None:
         raise ProgramMismatchError("other logits")
