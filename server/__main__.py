@@ -1,6 +1,6 @@
 """`python -m loramux_server` is `loramux`; in a checkout, where nothing needs to be installed,
 `python -m server`."""
 
-from .cli import main
+from .entry import main
 
 main()

@@ -27,17 +27,19 @@ from .auth.interceptor import TokenInterceptor
 from .auth.tokens import AuthFileError, TokenFile
 from .config import Settings
 from .declared import DeclaredAdapters, DeclaredGauges, DeclaredStatus
+from .drain import Drain
 from .ending import end_soon
 from .health import Health
 from .locations import Locations
 from .logs import RequestLog
 from .metrics import Metrics
 from .policies import SettingsPolicies
+from .running_calls import RunningCalls
 from .services.adapters import AdaptersService
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
 from .tls import TLSError, is_loopback
-from .transport import add_port, channel_options
+from .transport import add_port, channel_options, check_port, credentials, probe_options
 
 log = structlog.get_logger("loramux.server")
 _OWN_SERVICES = (
@@ -67,7 +69,9 @@ class App:
         self.port = 0
         self.metrics = Metrics(settings.metrics_adapter_labels)
         self._engine: Engine | None = None
-        self._is_open = False
+        self._calls = RunningCalls()
+        self._credentials: grpc.ServerCredentials | None = None
+        self._drain: Drain | None = None
         self._declared: DeclaredAdapters | None = None
         self._health = Health(_OWN_SERVICES)
         self._adapters = AdaptersService(
@@ -80,51 +84,41 @@ class App:
             options=channel_options(settings), interceptors=self._interceptors()
         )
         self._probes = (
-            grpc.aio.server(options=channel_options(settings)) if settings.health_port else None
+            grpc.aio.server(options=probe_options(settings)) if settings.health_port else None
         )
         self._metrics_server: WSGIServer | None = None
 
     @property
     def engine(self) -> Engine:
-        """Give the engine.
-
-        Raises EngineStoppedError (UNAVAILABLE) while the base is loading and ids are restored.
-        """
-        if self._engine is None or not self._is_open:
-            raise EngineStoppedError("the server is still loading the base model")
+        """Give the engine. Raises EngineStoppedError (UNAVAILABLE) where it is not loaded."""
+        if self._engine is None:
+            raise EngineStoppedError("the base model is not loaded")
         return self._engine
 
     async def listen(self) -> None:
-        """Open the ports.
+        """Open the ports of health and metrics. Raises OSError, RuntimeError, TLSError.
 
-        Health is NOT_SERVING until `load` is done. Raises RuntimeError, OSError, TLSError.
+        The serving port comes last in `load`: a client that cannot connect goes to another server,
+        one whose call is refused fails. That it can be had is checked here.
         """
         await self._health.listening()
-        self._add_services()
-        host = self.settings.host
-        self.port = add_port(self._server, self.settings)
-        await self._server.start()
+        settings, host = self.settings, self.settings.host
+        self._credentials = credentials(settings)
+        check_port(settings)
         if self._probes is not None:
             self._health.add_to(self._probes)
-            self._probes.add_insecure_port(f"{host}:{self.settings.health_port}")
+            self._probes.add_insecure_port(f"{host}:{settings.health_port}")
             await self._probes.start()
-        if self.settings.metrics_port:
+        if settings.metrics_port:
             self._metrics_server, _ = start_http_server(
-                self.settings.metrics_port, host, registry=self.metrics.registry
+                settings.metrics_port, host, registry=self.metrics.registry
             )
-        log.info(
-            "listening",
-            address=f"{host}:{self.port}",
-            metrics_port=self.settings.metrics_port,
-            tls=self.settings.tls_cert is not None,
-            tokens=self.settings.auth_file is not None,
-        )
 
     async def load(self) -> None:
-        """Load the base, warm up, load adapters.
+        """Load the base, warm up, load adapters, open the serving port.
 
-        Health turns to SERVING once all that are declared serve. Raises StateFileError and what the
-        engine raises.
+        Health turns to SERVING once all that are declared serve. Raises StateFileError,
+        RuntimeError for a port that was taken meanwhile, and what the engine raises.
         """
         log.info("loading base model", base=self.settings.base)
         engine = await asyncio.to_thread(Engine, self.settings.base, self.settings.engine_config())
@@ -142,7 +136,7 @@ class App:
         self._declared = self._declare(engine, settings_policies)
         self.metrics.registry.register(DeclaredGauges(self._declared))
         await asyncio.to_thread(self._declared.restore)
-        self._is_open = True
+        await self._open()
         self._declared.start()
         if self._declared.ready:
             await self._health.ready()
@@ -158,17 +152,21 @@ class App:
         )
 
     async def stop(self) -> None:
-        """Refuse new calls, let running ones finish for `drain_s` seconds, cancel the rest."""
+        """Leave without a failed call: turn NOT_SERVING, serve for `drain_delay_s`, let running
+        calls finish for `drain_s`, cancel the rest."""
+        settings = self.settings
         await self._health.draining()
-        self._adapters.close()
-        if self._engine is not None:
-            log.info("draining", seconds=self.settings.drain_s)
-            self._engine.stop_admitting()
         if self._declared is not None:
             await asyncio.to_thread(self._declared.stop_following)
+        if self._drain is not None:
+            log.info("draining", delay_s=settings.drain_delay_s, seconds=settings.drain_s)
+            await asyncio.sleep(settings.drain_delay_s)
+            await self._drain.finish_calls(settings.drain_s)
+        self._adapters.close()
         if self._engine is not None:
-            await asyncio.to_thread(self._engine.shutdown, self.settings.drain_s)
-        await self._server.stop(grace=1)
+            await asyncio.to_thread(self._engine.shutdown)
+        if self._drain is not None:
+            await self._drain.cut_off()
         # The state file follows the engine as long as a call may be answered.
         if self._declared is not None:
             await asyncio.to_thread(self._declared.stop)
@@ -177,6 +175,21 @@ class App:
         if self._metrics_server is not None:
             self._metrics_server.shutdown()
         log.info("stopped")
+
+    async def _open(self) -> None:
+        """Take calls."""
+        self._add_services()
+        self.port = add_port(self._server, self.settings, self._credentials)
+        age_s = self.settings.max_connection_age_s
+        self._drain = Drain(self._server, self.port, self._calls, age_s)
+        await self._server.start()
+        log.info(
+            "listening",
+            address=f"{self.settings.host}:{self.port}",
+            metrics_port=self.settings.metrics_port,
+            tls=self._credentials is not None,
+            tokens=self.settings.auth_file is not None,
+        )
 
     def _declare(self, engine: Engine, settings_policies: SettingsPolicies) -> DeclaredAdapters:
         settings, loop = self.settings, asyncio.get_running_loop()
@@ -204,14 +217,14 @@ class App:
 
     def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
         if self.settings.auth_file is None:
-            return []
+            return [self._calls]
         tokens = TokenFile(self.settings.auth_file)
         if self.settings.tls_cert is None and not is_loopback(self.settings.host):
             log.warning(
                 "bearer tokens without TLS: anyone on the way can read them",
                 host=self.settings.host,
             )
-        return [TokenInterceptor(tokens, self.metrics.call_refused)]
+        return [self._calls, TokenInterceptor(tokens, self.metrics.call_refused)]
 
     def _add_services(self) -> None:
         def engine() -> Engine:
@@ -255,8 +268,7 @@ async def serve(settings: Settings) -> int:
     else:
         await stopping
         status = 0
-        # A thread that loads cannot be interrupted; `end_soon` leaves it behind.
-        await asyncio.wait({loading}, timeout=settings.drain_s)
+        # Nobody is served yet where it still runs. `end_soon` leaves its thread behind.
         loading.cancel()
         await asyncio.wait({loading})
     await app.stop()

@@ -130,8 +130,22 @@ class Settings(_EngineSettings):
     keepalive_s: float = Field(
         30, gt=0, description="Seconds between keepalive pings on an idle connection."
     )
+    max_connection_age_s: float = Field(
+        0,
+        ge=0,
+        description="Seconds after which a client's connection is renewed, so that clients find new servers and a stop "
+        "fails no call; running calls finish on the old one. 0: never.",
+    )
+    drain_delay_s: float = Field(
+        0,
+        ge=0,
+        description="Seconds after SIGTERM in which health is NOT_SERVING and calls are still taken: the time that "
+        "load balancers need to look elsewhere.",
+    )
     drain_s: float = Field(
-        30, ge=0, description="Seconds that running requests get to finish after SIGTERM."
+        30,
+        ge=0,
+        description="Seconds that running requests get to finish after SIGTERM and --drain-delay-s.",
     )
     metrics_adapter_labels: int = Field(
         100,

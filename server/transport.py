@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
+import socket
+
 import grpc
 
 from .config import Settings
 from .tls import server_credentials
 
 
-def add_port(server: grpc.aio.Server, settings: Settings) -> int:
-    """Add the port; gives the one that was taken. Raises RuntimeError, TLSError."""
-    address = f"{settings.host}:{settings.port}"
+def credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    """Make the credentials of TLS; None without it. Raises TLSError."""
     if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return server_credentials(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+
+
+def check_port(settings: Settings) -> None:
+    """Check that the port can be had later. Raises OSError."""
+    host = settings.host.strip("[]")
+    for family, *_, address in socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM):
+        with socket.socket(family) as trial:
+            # As gRPC: what is left of former connections is no hindrance, a listener is.
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+
+
+def add_port(
+    server: grpc.aio.Server, settings: Settings, secure: grpc.ServerCredentials | None
+) -> int:
+    """Add the port; gives the one that was taken. Raises RuntimeError."""
+    address = f"{settings.host}:{settings.port}"
+    if secure is None:
         return server.add_insecure_port(address)
-    credentials = server_credentials(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-    return server.add_secure_port(address, credentials)
+    return server.add_secure_port(address, secure)
 
 
 def channel_options(settings: Settings) -> list[tuple[str, int]]:
+    """Make the options of channels to the serving port."""
+    options = _options(settings)
+    if settings.max_connection_age_s:
+        # Without a grace: running calls finish, and the connection ends with the last of them.
+        options.append(("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)))
+    return options
+
+
+def probe_options(settings: Settings) -> list[tuple[str, int]]:
+    """Make the options of channels to the health port."""
+    return _options(settings)
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
     keepalive = int(settings.keepalive_s * 1000)
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),

@@ -1,0 +1,105 @@
+"""The end of serving: clients are moved to other servers without a failed call, then cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import grpc
+
+from .connections import close, connections, silent_s, stop_listening
+from .running_calls import RunningCalls
+
+_LOOK_S = 0.05
+_SILENT_S = 1.0
+"""Seconds after which a client without a call is taken to have none on its way."""
+_JITTER = 1.1
+"""gRPC ends connections at their age plus or minus a tenth (gRFC A9)."""
+_QUIET_S, _QUIET_AT_MOST_S = 0.05, 0.5
+_GOAWAY_S = 0.05
+_ANSWER_S = 1.0
+"""Seconds for the answers of calls that were ended."""
+_NEVER_S = 1e6
+
+
+class Drain:
+    """Drain of one gRPC server.
+
+    gRPC's own way, `Server.stop`, tells clients to go (GOAWAY) and drops what they sent before they
+    heard of it: such calls end as CANCELLED. So connections end by their age first, on which gRPC
+    serves such calls, and what is left at `stop` is held still until clients have heard.
+    """
+
+    def __init__(
+        self, server: grpc.aio.Server, port: int, calls: RunningCalls, connection_age_s: float
+    ) -> None:
+        """Take a started server. `connection_age_s`: 0 where connections do not end by age."""
+        self._server, self._port, self._calls = server, port, calls
+        self._age_s = connection_age_s
+        self._stopping: asyncio.Future[None] | None = None
+
+    async def finish_calls(self, seconds: float) -> bool:
+        """Take no new connections, send clients away, and let running calls end for `seconds`.
+
+        False if some did not.
+        """
+        until = time.monotonic() + seconds
+        stop_listening(self._port)
+        # Those with clients that stay are told to go while there is time for their calls to end.
+        clients_left = await self._let_go(min(self._age_s * _JITTER, seconds / 2))
+        if clients_left:
+            await self._send_away()
+        await self._calls_end(until)
+        return not self._calls.count
+
+    async def cut_off(self) -> None:
+        """End what is left. Calls fail as UNAVAILABLE: gRPC alone would end them as CANCELLED."""
+        await self._calls_end(time.monotonic() + _ANSWER_S)
+        with connections(self._port) as found:
+            for connection in found.values():
+                close(connection)
+        await self._server.stop(None)
+
+    async def _calls_end(self, until: float) -> None:
+        while self._calls.count and time.monotonic() < until:
+            await asyncio.sleep(_LOOK_S)
+
+    async def _let_go(self, seconds: float) -> bool:
+        """Wait until clients' connections have ended, by age or since they are not used; False if
+        all have."""
+        until = time.monotonic() + seconds
+        while clients_left := self._close_silent():
+            if time.monotonic() >= until:
+                break
+            await asyncio.sleep(_LOOK_S)
+        return clients_left
+
+    def _close_silent(self) -> bool:
+        """Close connections that nobody uses; True if others are left."""
+        with connections(self._port) as found:
+            used = [
+                client
+                for client, connection in found.items()
+                if self._calls.of(client) or silent_s(connection) < _SILENT_S
+            ]
+            for client, connection in found.items():
+                if client not in used:
+                    close(connection)
+        return bool(used or self._calls.count)
+
+    async def _send_away(self) -> None:
+        """Send GOAWAY on all connections, at a moment when no call is on its way."""
+        self._calls.hold()
+        try:
+            await self._silence()
+            self._stopping = asyncio.ensure_future(self._server.stop(_NEVER_S))
+            await asyncio.sleep(_GOAWAY_S)
+        finally:
+            self._calls.release()
+
+    async def _silence(self) -> None:
+        """Wait until no call has begun for a while: each client waits for answers that are held."""
+        until, begun = time.monotonic() + _QUIET_AT_MOST_S, -1
+        while begun != self._calls.begun and time.monotonic() < until:
+            begun = self._calls.begun
+            await asyncio.sleep(_QUIET_S)
