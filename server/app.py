@@ -164,7 +164,7 @@ class App:
             await self._drain.finish_calls(settings.drain_s)
         self._adapters.close()
         if self._engine is not None:
-            await asyncio.to_thread(self._engine.shutdown)
+            await asyncio.to_thread(self._engine.shutdown, 0)
         if self._drain is not None:
             await self._drain.cut_off()
         # The state file follows the engine as long as a call may be answered.

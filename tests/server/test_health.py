@@ -3,54 +3,79 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from loramux.v1 import server_pb2
+from loramux.v1 import inference_pb2, inference_pb2_grpc, server_pb2
 from safetensors.torch import load_file
 
+from server.config import Settings
+
 from ..support.engines import slow_down
-from ..support.servers import Harness, make_settings, running
+from ..support.servers import Harness, free_port, make_settings, running
 
 SERVICES = ["", "loramux.v1.Inference", "loramux.v1.Adapters", "loramux.v1.Server"]
 Status = health_pb2.HealthCheckResponse
 
 
+@asynccontextmanager
+async def probed(settings: Settings) -> AsyncIterator[tuple[Harness, health_pb2_grpc.HealthStub]]:
+    """A server that is not loaded yet, and its health port."""
+    settings = settings.model_copy(update={"health_port": free_port()})
+    target = f"127.0.0.1:{settings.health_port}"
+    async with running(settings, load=False) as served, grpc.aio.insecure_channel(target) as channel:
+        yield served, health_pb2_grpc.HealthStub(channel)
+
+
 @pytest.mark.parametrize("service", SERVICES)
 async def test_serving_only_once_loaded(tiny_base: Path, service: str) -> None:
     request = health_pb2.HealthCheckRequest(service=service)
-    async with running(make_settings(tiny_base), load=False) as served:
-        watch = served.health.Watch(request)
+    async with probed(make_settings(tiny_base)) as (served, health):
+        watch = health.Watch(request)
         assert (await watch.read()).status == Status.NOT_SERVING
-        assert (await served.health.Check(request)).status == Status.NOT_SERVING
+        assert (await health.Check(request)).status == Status.NOT_SERVING
         await served.app.load()
         assert (await watch.read()).status == Status.SERVING
-        assert (await served.health.Check(request)).status == Status.SERVING
+        assert (await health.Check(request)).status == Status.SERVING
 
 
 async def test_live_from_listening_to_the_end_of_draining(tiny_base: Path) -> None:
     async def statuses() -> list[int]:
         checks = [
-            served.health.Check(health_pb2.HealthCheckRequest(service=name))
-            for name in ("live", "")
+            health.Check(health_pb2.HealthCheckRequest(service=name)) for name in ("live", "")
         ]
         return [(await check).status for check in checks]
 
-    async with running(make_settings(tiny_base, drain_s=60), load=False) as served:
+    async with probed(make_settings(tiny_base, drain_s=60)) as (served, health):
         assert await statuses() == [Status.SERVING, Status.NOT_SERVING]
         await served.app.load()
         assert await statuses() == [Status.SERVING, Status.SERVING]
         slow_down(served.app.engine)
-        stream = served.stream(prompt="hi", max_new_tokens=100, ignore_eos=True)
-        await stream.read()
-        stopping = asyncio.ensure_future(served.app.stop())
-        await asyncio.sleep(0.1)
-        assert await statuses() == [Status.SERVING, Status.NOT_SERVING]
-        stream.cancel()
-        await stopping
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{served.app.port}") as channel:
+            stream = inference_pb2_grpc.InferenceStub(channel).GenerateStream(
+                inference_pb2.GenerateRequest(prompt="hi", max_new_tokens=100, ignore_eos=True)
+            )
+            await stream.read()
+            stopping = asyncio.ensure_future(served.app.stop())
+            await asyncio.sleep(0.1)
+            assert await statuses() == [Status.SERVING, Status.NOT_SERVING]
+            stream.cancel()
+            await stopping
+
+
+async def test_the_serving_port_is_closed_until_the_base_is_loaded(tiny_base: Path) -> None:
+    settings = make_settings(tiny_base, port=free_port())
+    async with running(settings, load=False) as served:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", settings.port))
+        await served.app.load()
+        socket.create_connection(("127.0.0.1", settings.port)).close()
 
 
 async def test_unknown_service(served: Harness) -> None:
