@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from lora_runtime import AdapterInfo, AdapterPolicy, RegisteredVersion, Registra
 from server.declared import DeclaredState, DeclaredStatus
 from server.declared.directory import WatchedDirectory
 from server.declared.manifest import Manifest
-from server.declared.reconciler import Place, Reconciler
+from server.declared.places import Place
+from server.declared.reconciler import Reconciler
 
-from ..support.declared import FakeEngine, broken, put_adapter, registration, replace
+from ..support.declared import FakeEngine, broken, put_adapter, registration, replace, until
 
 State = DeclaredState
 
@@ -31,6 +32,7 @@ class Bench:
         self.engine = FakeEngine()
         self.now = 0.0
         self.told: list[bool] = []
+        """`is_awaited` reversed, whenever it was another when told."""
         self._made: list[Reconciler] = []
         self.declare()
         self.reconciler = self.make()
@@ -47,12 +49,17 @@ class Bench:
                 reconcile_s=3600,
                 load_threads=2,
                 unload_wait_s=0,
-                on_ready_changed=self.told.append,
+                on_changed=self.note,
                 clock=lambda: self.now,
                 **options,
             )
         )
         return self._made[-1]
+
+    def note(self) -> None:
+        may_be_ready = not self.reconciler.is_awaited
+        if may_be_ready != (self.told[-1] if self.told else False):
+            self.told.append(may_be_ready)
 
     def close(self) -> None:
         for reconciler in self._made:
@@ -590,14 +597,11 @@ def test_since_is_when_the_state_began(bench: Bench, monkeypatch: pytest.MonkeyP
 
 
 def test_the_thread_looks_by_itself(tmp_path: Path) -> None:
-    engine, ready = FakeEngine(), threading.Event()
+    engine = FakeEngine()
     put_adapter(tmp_path / "a")
     places: list = [WatchedDirectory(tmp_path, settle_s=3600)]
-    notify: Callable[[bool], None] = lambda now: ready.set() if now else None  # noqa: E731
-    reconciler = Reconciler(
-        engine, places, reconcile_s=0.01, load_threads=1, unload_wait_s=0, on_ready_changed=notify
-    )
+    reconciler = Reconciler(engine, places, reconcile_s=0.01, load_threads=1, unload_wait_s=0)
     reconciler.start()
-    assert ready.wait(20)
+    until(lambda: reconciler.ready)
     reconciler.stop()
     assert engine.loaded.keys() == {"a"}
