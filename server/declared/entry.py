@@ -53,7 +53,8 @@ class Entry:
         self.served_before = False
         """True if an earlier process of this server had it by declaration."""
         self.state, self.since = DeclaredState.PENDING, time.time()
-        self._has_failed = False
+        self._was_tried = False
+        """True once it could not be loaded; see `is_awaited`."""
         self._seen: _News | None = None
         self._said: _News | None = None
         self._tried: Declared | None = None
@@ -87,7 +88,7 @@ class Entry:
         awaited, and once it was tried no longer: what was broken already, or broke since, must not
         take the others from their users.
         """
-        return not self.serves and (not again or (self.served_before and not self._has_failed))
+        return not self.serves and (not again or (self.served_before and not self._was_tried))
 
     def news(self) -> DeclaredStatus | None:
         """Status if it has changed since this was asked last.
@@ -173,6 +174,8 @@ class Entry:
         self._set(DeclaredState.PENDING)
 
     def _wait(self, reason: str, now: float) -> None:
+        # At one look it may be a copy that is just ending.
+        self._was_tried = self._was_tried or self._unsettled_at is not None
         self._unsettled_at = now if self._unsettled_at is None else self._unsettled_at
         patient = now - self._unsettled_at < _PATIENCE_S
         self._set(DeclaredState.PENDING if patient else DeclaredState.FAILED, reason)
@@ -185,8 +188,7 @@ class Entry:
         if state != self.state:
             self.state, self.since = state, time.time()
         self.error = error
-        if state is DeclaredState.FAILED or (state is DeclaredState.PENDING and error):
-            self._has_failed = True
+        self._was_tried = self._was_tried or state is DeclaredState.FAILED
 
 
 def files_changed(tried: Declared) -> bool:

@@ -17,10 +17,11 @@ from ..auth.tokens import Caller
 from ..readiness import Readiness, ServerState
 from .adapter_messages import may_see, to_declared
 
-_STATES = {
-    state: pb.ServerState.Value(f"SERVER_STATE_{state.name}")
-    for state in ServerState
-    if state is not ServerState.LOADING
+_STATES: dict[ServerState, pb.ServerState] = {
+    ServerState.NOT_READY: pb.SERVER_STATE_NOT_READY,
+    ServerState.READY: pb.SERVER_STATE_READY,
+    ServerState.DRAINING: pb.SERVER_STATE_DRAINING,
+    ServerState.FAILED: pb.SERVER_STATE_FAILED,
 }
 _WAITING = 20
 
