@@ -29,11 +29,13 @@ from .config import Settings
 from .declared import DeclaredAdapters, DeclaredGauges, DeclaredStatus
 from .drain import Drain
 from .ending import end_soon
+from .gauges import ReadinessGauges
 from .health import Health
 from .locations import Locations
 from .logs import RequestLog
 from .metrics import Metrics
 from .policies import SettingsPolicies
+from .readiness import Readiness
 from .running_calls import RunningCalls
 from .services.adapters import AdaptersService
 from .services.inference import InferenceService
@@ -73,7 +75,9 @@ class App:
         self._credentials: grpc.ServerCredentials | None = None
         self._drain: Drain | None = None
         self._declared: DeclaredAdapters | None = None
-        self._health = Health(_OWN_SERVICES)
+        self._readiness = Readiness(settings.ready_after_s)
+        self.metrics.registry.register(ReadinessGauges(self._readiness))
+        self._health = Health(_OWN_SERVICES, self._readiness)
         self._adapters = AdaptersService(
             lambda: self.engine,
             Locations(settings.adapter_roots, settings.adapter_sources),
@@ -137,9 +141,6 @@ class App:
         self.metrics.registry.register(DeclaredGauges(self._declared))
         await asyncio.to_thread(self._declared.restore)
         await self._open()
-        self._declared.start()
-        if self._declared.ready:
-            await self._health.ready()
         info = engine.info()
         log.info(
             "serving",
@@ -150,6 +151,8 @@ class App:
             kv_blocks=info.kv_blocks,
             max_context=info.max_context,
         )
+        self._follow(self._declared)
+        await self._health.ready()
 
     async def stop(self) -> None:
         """Leave without a failed call: turn NOT_SERVING, serve for `drain_delay_s`, let running
@@ -192,14 +195,7 @@ class App:
         )
 
     def _declare(self, engine: Engine, settings_policies: SettingsPolicies) -> DeclaredAdapters:
-        settings, loop = self.settings, asyncio.get_running_loop()
-
-        def on_ready_changed(ready: bool) -> None:
-            # Once ready, always: an adapter that is declared later and cannot be loaded must not
-            # take the server away from those who use the others.
-            if ready:
-                asyncio.run_coroutine_threadsafe(self._health.ready(), loop)
-
+        settings = self.settings
         return DeclaredAdapters(
             engine,
             manifest=settings.adapter_manifest,
@@ -208,9 +204,20 @@ class App:
             reconcile_s=settings.reconcile_s,
             load_threads=settings.engine_config().adapter_load_threads,
             static_names=settings.adapters.keys(),
-            on_ready_changed=on_ready_changed,
+            on_changed=self._readiness.declared_changed,
             to_save=settings_policies.without_own,
         )
+
+    def _follow(self, declared: DeclaredAdapters) -> None:
+        """Begin to look at what is declared; ready once nothing is waited for."""
+        loop = asyncio.get_running_loop()
+
+        def on_ready() -> None:
+            declared.note_ready()
+            asyncio.run_coroutine_threadsafe(self._health.ready(), loop)
+
+        self._readiness.base_loaded(declared, on_ready)
+        declared.start()
 
     def _declared_status(self) -> list[DeclaredStatus]:
         return [] if self._declared is None else self._declared.status()
@@ -233,7 +240,8 @@ class App:
         inference_pb2_grpc.add_InferenceServicer_to_server(InferenceService(engine), self._server)
         adapters_pb2_grpc.add_AdaptersServicer_to_server(self._adapters, self._server)
         server_pb2_grpc.add_ServerServicer_to_server(
-            ServerInfoService(engine, self.settings.max_message_bytes), self._server
+            ServerInfoService(engine, self._readiness, self.settings.max_message_bytes),
+            self._server,
         )
         self._health.add_to(self._server)
         reflection.enable_server_reflection(

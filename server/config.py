@@ -95,6 +95,12 @@ class Settings(_EngineSettings):
     reconcile_s: float = Field(
         5, gt=0, description="Seconds between looks at --adapter-manifest and --adapter-watch."
     )
+    ready_after_s: float = Field(
+        0,
+        ge=0,
+        description="Seconds after which the server is ready although declared adapters are missing, counted "
+        "from when the base is loaded; 0 waits for all, so that a broken one stops a rollout.",
+    )
     state_file: Path | None = Field(
         None,
         description="File that remembers what is registered over a restart; without one nothing is.",

@@ -9,6 +9,8 @@ from prometheus_client.registry import Collector
 
 from lora_runtime import AdapterState, Engine
 
+from .readiness import NotReady, Readiness, ServerState
+
 
 class EngineGauges(Collector):
     """Gauges of one engine. `has_label` bounds which adapters get a time series of their own."""
@@ -74,3 +76,26 @@ class EngineGauges(Collector):
         about = GaugeMetricFamily("loramux_info", "What runs.", labels=list(labels))
         about.add_metric(list(labels.values()), 1)
         return about
+
+
+class ReadinessGauges(Collector):
+    """Gauges: whether the server is ready, and for what it waits."""
+
+    def __init__(self, readiness: Readiness) -> None:
+        self._readiness = readiness
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        ready = GaugeMetricFamily(
+            "loramux_ready",
+            "1 while health is SERVING.",
+            value=float(self._readiness.state is ServerState.READY),
+        )
+        reasons = GaugeMetricFamily(
+            "loramux_not_ready",
+            "What keeps the server from being ready; of declared adapters and places how many.",
+            labels=["reason"],
+        )
+        counts = self._readiness.reasons()
+        for reason in NotReady:
+            reasons.add_metric([reason.value], counts[reason])
+        return [ready, reasons]

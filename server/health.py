@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from .readiness import Readiness, ServerState
+
 LIVE = "live"
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -15,14 +17,14 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class Health:
     """Health of the server.
 
-    Ready: everything that was declared serves. Live: listening, and the engine has not failed. A
+    Ready: what `readiness` says. Live: listening, and the engine has not failed. A
     draining server is live but not ready, so that a probe does not kill it while requests finish.
     """
 
-    def __init__(self, services: Sequence[str]) -> None:
+    def __init__(self, services: Sequence[str], readiness: Readiness) -> None:
         self._ready_names = ("", *services)
         self._servicer = health.aio.HealthServicer()
-        self._over = False
+        self._readiness = readiness
 
     def add_to(self, server: grpc.aio.Server) -> None:
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
@@ -32,16 +34,17 @@ class Health:
         await self._set_ready(_NOT_SERVING)
 
     async def ready(self) -> None:
-        """Turn ready; without effect once the server drains or its engine has failed."""
-        if not self._over:
+        """Turn ready where the server is; it may be draining by now, or wait for adapters."""
+        if self._readiness.state is ServerState.READY:
             await self._set_ready(_SERVING)
 
     async def draining(self) -> None:
-        self._over = True
+        self._readiness.draining()
         await self._set_ready(_NOT_SERVING)
 
     async def failed(self) -> None:
-        await self.draining()
+        self._readiness.failed()
+        await self._set_ready(_NOT_SERVING)
         await self._servicer.set(LIVE, _NOT_SERVING)
 
     async def _set_ready(self, status: int) -> None:

@@ -60,8 +60,23 @@ def info(client: Client, as_json: AsJson = False) -> None:
     answer = client.server_info()
     if as_json:
         return print_json(answer)
-    for key, value in to_dict(answer).items():
+    fields = to_dict(answer)
+    readiness = fields.pop("readiness", {})
+    for key, value in fields.items():
         typer.echo(f"{key:16} {json.dumps(value) if isinstance(value, dict) else value}")
+    _print_readiness(readiness)
+
+
+def _print_readiness(readiness: dict[str, Any]) -> None:
+    """Print the state, and a line for each adapter that is waited for. An older server has none."""
+    state = readiness.get("state", "SERVER_STATE_UNSPECIFIED").removeprefix("SERVER_STATE_")
+    typer.echo(f"{'state':16} {state.lower()}")
+    waiting = readiness.get("waiting_for", [])
+    for one in waiting:
+        name = one["name"] or one["source"] or "what is declared"
+        typer.echo(f"{'waiting for':16} {name}: {one['state']} {one['error']}".rstrip())
+    if (more := readiness.get("waiting_for_count", 0) - len(waiting)) > 0:
+        typer.echo(f"{'waiting for':16} {more} more")
 
 
 def _adapter_fields(given: list[str]) -> dict[str, Any]:

@@ -16,6 +16,9 @@ _PATIENCE_S = 60.0
 """Seconds for which an adapter that is still being written is no failure."""
 
 
+_News = tuple[DeclaredState, str, str, str]
+
+
 class Action(Enum):
     """Action that an entry needs now."""
 
@@ -47,7 +50,13 @@ class Entry:
         self.version = ""
         """Version loaded last, here or by an earlier process; "" where the engine has none."""
         self.error = ""
+        self.served_before = False
+        """True if an earlier process of this server had it by declaration."""
         self.state, self.since = DeclaredState.PENDING, time.time()
+        self._was_tried = False
+        """True once it could not be loaded; see `is_awaited`."""
+        self._seen: _News | None = None
+        self._said: _News | None = None
         self._tried: Declared | None = None
         self._failures = 0
         self._retry_at = 0.0
@@ -71,6 +80,30 @@ class Entry:
     def serves(self) -> bool:
         """True if a version serves, or it is no longer declared: then nothing is missing."""
         return bool(self.version) or (self.wanted is None and not self.conflict)
+
+    def is_awaited(self, again: bool) -> bool:
+        """True if the server is not ready because of it.
+
+        `again`: an earlier process of this server was ready. Then only what that process served is
+        awaited, and once it was tried no longer: what was broken already, or broke since, must not
+        take the others from their users.
+        """
+        return not self.serves and (not again or (self.served_before and not self._was_tried))
+
+    def news(self) -> DeclaredStatus | None:
+        """Status if it has changed since this was asked last.
+
+        A load that fails again for the same reason is none: only that it is tried is told.
+        """
+        now = (self.state, self.error, self.source, self.version)
+        if now == self._seen or (self.wanted is None and not self.conflict and not self.owned):
+            return None
+        self._seen = now
+        if self.state not in (DeclaredState.LOADING, DeclaredState.REMOVING):
+            if now == self._said:
+                return None
+            self._said = now
+        return self.status(self.version)
 
     def next(self, now: float) -> Action | None:
         """Find what to do, if anything; sets the state where there is nothing to do."""
@@ -141,6 +174,8 @@ class Entry:
         self._set(DeclaredState.PENDING)
 
     def _wait(self, reason: str, now: float) -> None:
+        # At one look it may be a copy that is just ending.
+        self._was_tried = self._was_tried or self._unsettled_at is not None
         self._unsettled_at = now if self._unsettled_at is None else self._unsettled_at
         patient = now - self._unsettled_at < _PATIENCE_S
         self._set(DeclaredState.PENDING if patient else DeclaredState.FAILED, reason)
@@ -153,6 +188,7 @@ class Entry:
         if state != self.state:
             self.state, self.since = state, time.time()
         self.error = error
+        self._was_tried = self._was_tried or state is DeclaredState.FAILED
 
 
 def files_changed(tried: Declared) -> bool:

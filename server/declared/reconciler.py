@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 
@@ -23,18 +22,14 @@ from lora_runtime import (
     redact,
 )
 
+from . import journal
 from .entry import Action, Entry, files_changed
-from .types import AdapterEngine, Declared, DeclaredState, DeclaredStatus, Reading
+from .places import Place, Places
+from .types import AdapterEngine, Declared, DeclaredStatus, Reading
 from .workers import Workers
 
 log = structlog.get_logger("loramux.server")
 _UNLOAD_THREADS = 4
-
-
-class Place(Protocol):
-    """A manifest or a watched directory."""
-
-    def read(self) -> Reading: ...
 
 
 class Reconciler:
@@ -52,40 +47,44 @@ class Reconciler:
         load_threads: int,
         unload_wait_s: float,
         static_names: Collection[str] = (),
-        on_ready_changed: Callable[[bool], None] = lambda ready: None,
+        on_changed: Callable[[], None] = lambda: None,
         on_owned_changed: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine, self._places, self._static = engine, places, frozenset(static_names)
+        self._engine, self._static = engine, frozenset(static_names)
         self._reconcile_s, self._unload_wait_s, self._clock = reconcile_s, unload_wait_s, clock
-        self._on_ready_changed, self._on_owned_changed = on_ready_changed, on_owned_changed
+        self._on_changed, self._on_owned_changed = on_changed, on_owned_changed
         self._lock = threading.Condition()
         self._entries: dict[str, Entry] = {}
-        self._problems: dict[str, DeclaredStatus] = {}
-        self._complete = not places
-        """True if every place could be read at least once."""
+        self._places = Places(places)
+        self._again = False
+        """True if an earlier process of this server was ready."""
         self._telling = threading.Lock()
-        self._told = False
         self._stopping = threading.Event()
         self._loaders = Workers("loramux-declared-load", load_threads)
         self._removers = Workers("loramux-declared-unload", _UNLOAD_THREADS)
         self._thread = threading.Thread(target=self._run, name="loramux-declared", daemon=True)
 
     def adopt(
-        self, registrations: Iterable[Registration], with_policy: Collection[str] = ()
+        self,
+        registrations: Iterable[Registration],
+        with_policy: Collection[str] = (),
+        was_ready: bool = False,
     ) -> None:
         """Adopt names that an earlier process declared and the engine has again: they go if they
         are no longer declared.
 
         A name whose fetched copies are still there serves, so that an outage of its store does not
         keep the server from being ready. A local directory does not: it may hold something else by
-        now, and no outage hinders its load.
+        now, and no outage hinders its load. `was_ready`: that process was; see `Entry.is_awaited`.
         """
+        self._again = was_ready
         for registration in registrations:
             name, current = registration.adapter_id, registration.versions[0]
             newest = registration.canary or current
             entry = self._entries[name] = Entry(name, newest.source)
-            entry.owned, entry.has_policy = True, name in with_policy
+            entry.owned = entry.served_before = True
+            entry.has_policy = name in with_policy
             if all(is_remote(v.source) and Path(v.directory).is_dir() for v in (current, newest)):
                 entry.version = current.version
 
@@ -105,7 +104,22 @@ class Reconciler:
     def ready(self) -> bool:
         """True if every declared adapter has a version that serves."""
         with self._lock:
-            return self._complete and all(entry.serves for entry in self._entries.values())
+            return self._places.complete and all(e.serves for e in self._entries.values())
+
+    @property
+    def is_awaited(self) -> bool:
+        """True while the server cannot be ready because of what is declared."""
+        with self._lock:
+            return bool(self._places.awaited(self._again)) or any(
+                entry.is_awaited(self._again) for entry in self._entries.values()
+            )
+
+    def awaited(self) -> list[DeclaredStatus]:
+        """Status of what the server waits for to be ready, as `status` gives it."""
+        with self._lock:
+            entries = [self._entries[name] for name in sorted(self._entries)]
+            waiting = [e.status(e.version) for e in entries if e.is_awaited(self._again)]
+            return [*self._places.awaited(self._again), *waiting]
 
     def status(self) -> list[DeclaredStatus]:
         versions = self._versions()
@@ -113,7 +127,7 @@ class Reconciler:
             entries = [
                 self._entries[name].status(versions.get(name, "")) for name in sorted(self._entries)
             ]
-            return [*self._problems.values(), *entries]
+            return [*self._places.problems(), *entries]
 
     def owned(self) -> dict[str, bool]:
         """Names that the engine has by declaration → whether their policies were declared, too."""
@@ -123,7 +137,7 @@ class Reconciler:
     def reconcile(self) -> None:
         """Look once and begin what is to be done."""
         self._find_vanished()
-        readings = [place.read() for place in self._places]
+        readings = self._places.read()
         with self._lock:
             self._merge(readings)
             work = [
@@ -131,6 +145,8 @@ class Reconciler:
                 for entry in list(self._entries.values())
                 if (action := self._begin(entry))
             ]
+            for entry in self._entries.values():
+                journal.note(entry)
         for entry, action in work:
             if action is Action.LOAD:
                 assert entry.wanted is not None
@@ -160,6 +176,7 @@ class Reconciler:
         action = entry.next(self._clock())
         if action is Action.FORGET:
             del self._entries[entry.name]
+            journal.note_gone(entry.name)
             return None
         if action is not None:
             entry.begin(action)
@@ -180,8 +197,7 @@ class Reconciler:
         return {r.adapter_id: r.versions[0].version for r in self._engine.registrations()}
 
     def _merge(self, readings: Sequence[Reading]) -> None:
-        self._note_problems(readings)
-        self._complete = all(reading.known for reading in readings)
+        self._places.note(readings)
         counts = Counter(name for reading in readings for name in reading.adapters)
         counts.update(name for reading in readings for name in reading.duplicates)
         counts.update(name for name in self._static if name in counts)
@@ -197,29 +213,9 @@ class Reconciler:
                 entry.want(declared)
         for name, entry in self._entries.items():
             # What an unreadable place may declare is not taken away.
-            if name not in wanted and (entry.known or self._complete):
+            if name not in wanted and (entry.known or self._places.complete):
                 entry.conflict, entry.wanted, entry.known = "", None, True
                 entry.owned = entry.owned and name not in self._static
-
-    def _note_problems(self, readings: Sequence[Reading]) -> None:
-        problems = {}
-        for reading in readings:
-            if not reading.problem:
-                continue
-            before = self._problems.get(reading.place)
-            if before is None or before.error != reading.problem:
-                log.error(
-                    "declared adapters cannot be read", place=reading.place, error=reading.problem
-                )
-                before = DeclaredStatus(
-                    "",
-                    reading.place,
-                    DeclaredState.FAILED,
-                    error=reading.problem,
-                    since=time.time(),
-                )
-            problems[reading.place] = before
-        self._problems = problems
 
     def _load(self, entry: Entry, wanted: Declared, policy: AdapterPolicy | None) -> None:
         try:
@@ -228,11 +224,10 @@ class Reconciler:
             )
         except Exception as error:
             text, torn = _explain(error, entry.name), files_changed(wanted)
-            with self._changed():
+            with self._changed(entry):
                 entry.loading_failed(text, self._clock(), torn)
-            log.warning("declared adapter failed", adapter=entry.name, error=text)
         else:
-            with self._changed():
+            with self._changed(entry):
                 entry.loading_done(wanted, info.version)
             self._on_owned_changed()
         self._tell()
@@ -244,7 +239,7 @@ class Reconciler:
                 self._engine.unload_adapter(entry.name, self._unload_wait_s)
         except Exception as error:
             failure = error
-        with self._changed():
+        with self._changed(entry):
             if failure is None:
                 entry.removing_done()
             else:
@@ -255,18 +250,17 @@ class Reconciler:
         self._tell()
 
     @contextlib.contextmanager
-    def _changed(self) -> Iterator[None]:
+    def _changed(self, entry: Entry) -> Iterator[None]:
         with self._lock:
             yield
+            journal.note(entry)
             self._lock.notify_all()
 
     def _tell(self) -> None:
-        """Call back where `ready` has changed, one call at a time and outside of the lock."""
+        """Call back after a look or a change, one call at a time and outside of the lock."""
         with self._telling:
-            ready = self.ready
-            if ready != self._told and not self._stopping.is_set():
-                self._told = ready
-                self._on_ready_changed(ready)
+            if not self._stopping.is_set():
+                self._on_changed()
 
 
 def _explain(error: Exception, name: str) -> str:

@@ -28,6 +28,7 @@ class Saved(BaseModel):
     """Content of the file.
 
     `declared`: names that are there because they were → whether their policies were, too.
+    `was_ready`: the server was ready with them, in this process or an earlier one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,6 +36,7 @@ class Saved(BaseModel):
     format: Literal[1] = 1
     declared: dict[str, bool] = Field(default_factory=dict)
     adapters: tuple[Registration, ...] = ()
+    was_ready: bool = False
 
 
 class StateFile(EngineObserver):
@@ -95,21 +97,32 @@ class StateFile(EngineObserver):
                 ) from error
         return saved
 
-    def start(self, engine: AdapterEngine, declared: Callable[[], dict[str, bool]]) -> None:
-        """Follow the engine from now on. `declared` gives what `Saved.declared` holds.
+    def start(
+        self,
+        engine: AdapterEngine,
+        declared: Callable[[], dict[str, bool]],
+        was_ready: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Follow the engine from now on. `declared`, `was_ready`: what `Saved` has under these
+        names.
 
         Raises StateFileError when the file cannot be written.
         """
+
+        def current() -> Saved:
+            registrations = tuple(self._to_save(r) for r in engine.registrations())
+            return Saved(adapters=registrations, declared=declared(), was_ready=was_ready())
+
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._write(self._current(engine, declared))
+            self._write(current())
         except OSError as error:
             raise StateFileError(
                 f"state file {self._path} cannot be written: {error.strerror}"
             ) from error
         engine.add_observer(self)
         self._thread = threading.Thread(
-            target=self._run, args=(engine, declared), name="loramux-state", daemon=True
+            target=self._run, args=(current,), name="loramux-state", daemon=True
         )
         self._thread.start()
 
@@ -123,13 +136,13 @@ class StateFile(EngineObserver):
     def on_registrations_changed(self) -> None:
         self._changed.set()
 
-    def _run(self, engine: AdapterEngine, declared: Callable[[], dict[str, bool]]) -> None:
+    def _run(self, current: Callable[[], Saved]) -> None:
         written: Saved | None = None
         while not self._stopping.is_set() or self._changed.is_set():
             self._changed.wait()
             self._stopping.wait(self._delay_s)  # several changes are one write
             self._changed.clear()
-            now = self._current(engine, declared)
+            now = current()
             if now == written:
                 continue
             try:
@@ -157,8 +170,3 @@ class StateFile(EngineObserver):
             os.fsync(directory)
         finally:
             os.close(directory)
-
-    def _current(self, engine: AdapterEngine, declared: Callable[[], dict[str, bool]]) -> Saved:
-        return Saved(
-            adapters=tuple(self._to_save(r) for r in engine.registrations()), declared=declared()
-        )

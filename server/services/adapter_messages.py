@@ -7,6 +7,9 @@ from loramux.v1 import adapters_pb2 as pb
 
 from lora_runtime import AdapterInfo, AdapterPolicy, InvalidRequestError, redact
 
+from ..auth.tokens import Caller
+from ..declared import DeclaredStatus
+
 
 def to_message(info: AdapterInfo) -> pb.Adapter:
     loaded_at = Timestamp()
@@ -33,6 +36,21 @@ def to_message(info: AdapterInfo) -> pb.Adapter:
         older_versions=info.older_versions,
         error=info.error,
         notes=info.notes,
+    )
+
+
+def may_see(who: Caller, declared: DeclaredStatus) -> bool:
+    """True if the caller may know of a declared adapter, or of a place that cannot be read."""
+    return who.may_use(declared.name) if declared.name else who.admin
+
+
+def to_declared(declared: DeclaredStatus) -> pb.DeclaredAdapter:
+    return pb.DeclaredAdapter(
+        name=declared.name,
+        source=declared.source,
+        state=declared.state,
+        version=declared.version,
+        error=declared.error,
     )
 
 

@@ -24,7 +24,7 @@ from .. import errors
 from ..auth.interceptor import caller
 from ..declared import DeclaredStatus
 from ..locations import Locations, adapter_id_of
-from .adapter_messages import from_policy, to_message
+from .adapter_messages import from_policy, may_see, to_declared, to_message
 from .pages import page
 
 _MAX_UNLOAD_WAIT_S = 3600
@@ -156,13 +156,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
     ) -> pb.ListDeclaredAdaptersResponse:
         who = caller()
         declared = await asyncio.to_thread(self._declared)  # takes locks
-        adapters = [
-            pb.DeclaredAdapter(
-                name=d.name, source=d.source, state=d.state, version=d.version, error=d.error
-            )
-            for d in declared
-            if (who.may_use(d.name) if d.name else who.admin)
-        ]
+        adapters = [to_declared(d) for d in declared if may_see(who, d)]
         return pb.ListDeclaredAdaptersResponse(adapters=adapters)
 
     async def _admin(

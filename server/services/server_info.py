@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import grpc
@@ -11,13 +12,28 @@ from loramux.v1 import server_pb2_grpc
 from lora_runtime import Engine
 
 from .. import errors
+from ..auth.interceptor import caller
+from ..auth.tokens import Caller
+from ..readiness import Readiness, ServerState
+from .adapter_messages import may_see, to_declared
+
+_STATES: dict[ServerState, pb.ServerState] = {
+    ServerState.NOT_READY: pb.SERVER_STATE_NOT_READY,
+    ServerState.READY: pb.SERVER_STATE_READY,
+    ServerState.DRAINING: pb.SERVER_STATE_DRAINING,
+    ServerState.FAILED: pb.SERVER_STATE_FAILED,
+}
+_WAITING = 20
 
 
 class ServerInfoService(server_pb2_grpc.ServerServicer):
     """Service that answers from the engine's reports."""
 
-    def __init__(self, engine: Callable[[], Engine], max_message_bytes: int) -> None:
+    def __init__(
+        self, engine: Callable[[], Engine], readiness: Readiness, max_message_bytes: int
+    ) -> None:
         self._engine = engine
+        self._readiness = readiness
         self._max_message_bytes = max_message_bytes
 
     async def GetServerInfo(
@@ -67,4 +83,14 @@ class ServerInfoService(server_pb2_grpc.ServerServicer):
             ),
             load=pb.Load(**{name: getattr(stats, name) for name in load}),
             memory=pb.Memory(**vars(info.memory)),
+            # In a thread: it takes locks.
+            readiness=await asyncio.to_thread(self._ready, caller()),
+        )
+
+    def _ready(self, who: Caller) -> pb.Readiness:
+        waiting = [s for s in self._readiness.waiting_for() if may_see(who, s)]
+        return pb.Readiness(
+            state=_STATES.get(self._readiness.state),
+            waiting_for=[to_declared(status) for status in waiting[:_WAITING]],
+            waiting_for_count=len(waiting),
         )

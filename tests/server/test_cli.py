@@ -153,6 +153,9 @@ async def test_status_of_declared_adapters(
         table = (await run(served, "adapters", "status")).stdout
         assert one["version"][:12] in table
         assert two["error"] in table
+        info = (await run(served, "info")).stdout
+        assert "state            not_ready\n" in info
+        assert f"waiting for      two: pending {two['error']}\n" in info
 
 
 def test_inspect(tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path) -> None:
@@ -178,7 +181,9 @@ async def test_info(served: Harness) -> None:
     info = json.loads((await run(served, "info", "--json")).stdout)
     assert info["architecture"] == "LlamaForCausalLM"
     assert (info["load"]["adapters"], info["load"]["registered_adapters"]) == (8, 8)
-    assert "LlamaForCausalLM" in (await run(served, "info")).stdout
+    shown = (await run(served, "info")).stdout
+    assert "LlamaForCausalLM" in shown
+    assert "state            ready\n" in shown
 
 
 async def test_errors_are_one_line_and_an_exit_code(served: Harness) -> None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from structlog.testing import capture_logs
 
 from lora_runtime import AdapterInfo, AdapterPolicy, RegisteredVersion, Registration
 from server.declared import DeclaredState, DeclaredStatus
 from server.declared.directory import WatchedDirectory
 from server.declared.manifest import Manifest
-from server.declared.reconciler import Place, Reconciler
+from server.declared.places import Place
+from server.declared.reconciler import Reconciler
 
-from ..support.declared import FakeEngine, broken, put_adapter, registration, replace
+from ..support.declared import FakeEngine, broken, put_adapter, registration, replace, until
 
 State = DeclaredState
 
@@ -31,6 +33,7 @@ class Bench:
         self.engine = FakeEngine()
         self.now = 0.0
         self.told: list[bool] = []
+        """`is_awaited` reversed, whenever it was another when told."""
         self._made: list[Reconciler] = []
         self.declare()
         self.reconciler = self.make()
@@ -47,12 +50,17 @@ class Bench:
                 reconcile_s=3600,
                 load_threads=2,
                 unload_wait_s=0,
-                on_ready_changed=self.told.append,
+                on_changed=self.note,
                 clock=lambda: self.now,
                 **options,
             )
         )
         return self._made[-1]
+
+    def note(self) -> None:
+        may_be_ready = not self.reconciler.is_awaited
+        if may_be_ready != (self.told[-1] if self.told else False):
+            self.told.append(may_be_ready)
 
     def close(self) -> None:
         for reconciler in self._made:
@@ -590,14 +598,151 @@ def test_since_is_when_the_state_began(bench: Bench, monkeypatch: pytest.MonkeyP
 
 
 def test_the_thread_looks_by_itself(tmp_path: Path) -> None:
-    engine, ready = FakeEngine(), threading.Event()
+    engine = FakeEngine()
     put_adapter(tmp_path / "a")
     places: list = [WatchedDirectory(tmp_path, settle_s=3600)]
-    notify: Callable[[bool], None] = lambda now: ready.set() if now else None  # noqa: E731
-    reconciler = Reconciler(
-        engine, places, reconcile_s=0.01, load_threads=1, unload_wait_s=0, on_ready_changed=notify
-    )
+    reconciler = Reconciler(engine, places, reconcile_s=0.01, load_threads=1, unload_wait_s=0)
     reconciler.start()
-    assert ready.wait(20)
+    until(lambda: reconciler.ready)
     reconciler.stop()
     assert engine.loaded.keys() == {"a"}
+
+
+# --- what the log says ------------------------------------------------------------------------------
+
+
+def lines(logs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Each line about a declared adapter: what happened, and why."""
+    start = "declared adapter "
+    return [
+        (log["event"].removeprefix(start), log.get("error", ""))
+        for log in logs
+        if log["event"].startswith(start) and log["log_level"] != "debug"
+    ]
+
+
+def test_a_missing_directory_is_said_once_with_its_reason(bench: Bench, tmp_path: Path) -> None:
+    bench.declare({"name": "a", "source": "local"})
+    reason = "the directory cannot be read: No such file or directory"
+    with capture_logs() as logs:
+        bench.look(3)
+        bench.now = 61
+        bench.look(3)
+    assert lines(logs) == [("pending", reason), ("failed", reason)]
+    for line in (log for log in logs if log.get("error")):
+        assert (line["adapter"], line["source"]) == ("a", str(tmp_path / "local"))
+    assert [log["log_level"] for log in logs] == ["info", "warning"]
+    with capture_logs() as logs:
+        (tmp_path / "local").mkdir()
+        bench.look(2)
+        put_adapter(tmp_path / "local")
+        bench.look(4)
+    assert lines(logs) == [
+        ("failed", "adapter_config.json is missing (pickled weights are never read)"),
+        ("failed", "its files are still changing"),
+        ("ready", ""),
+    ]
+
+
+def test_a_failure_is_said_again_for_another_reason_only(bench: Bench) -> None:
+    source = "https://user:secret@host/a?sig=secret"
+    bench.declare({"name": "a", "source": source})
+    with capture_logs() as logs:
+        for text in ("no answer", "no answer", f"no such file {source}", "no answer"):
+            bench.engine.broken[source] = RuntimeError(text)
+            bench.now += 1000
+            bench.look(2)
+        bench.engine.broken = {}
+        bench.now += 1000
+        bench.look(3)
+        bench.declare()
+        bench.look(3)
+    assert lines(logs) == [
+        ("failed", "RuntimeError: no answer"),
+        ("failed", "RuntimeError: no such file https://host/a"),
+        ("failed", "RuntimeError: no answer"),
+        ("ready", ""),
+        ("gone", ""),
+    ]
+    said = [log for log in logs if log["event"].startswith("declared adapter")]
+    assert {log["source"] for log in said if "source" in log} == {"https://host/a"}
+    assert "declared adapter loading" in {log["event"] for log in said}
+    assert "secret" not in str(said)
+
+
+def test_another_version_is_said(bench: Bench) -> None:
+    bench.declare(remote("a"))
+    bench.look(2)
+    bench.declare(remote("a", source="s3://bucket/b"))
+    with capture_logs() as logs:
+        bench.look(3)
+    assert lines(logs) == [("ready", "")]
+
+
+# --- what the server waits for ----------------------------------------------------------------------
+
+
+def awaited(bench: Bench) -> list[str]:
+    assert bench.reconciler.is_awaited == bool(bench.reconciler.awaited())
+    return [s.name or Path(s.source).name for s in bench.reconciler.awaited()]
+
+
+def test_a_first_start_waits_for_everything(bench: Bench) -> None:
+    assert [s.error for s in bench.reconciler.awaited()] == ["not looked at yet"]
+    bench.engine.broken["s3://bucket/a"] = broken()
+    bench.declare(remote("a"), remote("b"), remote("c"), {"name": "local", "source": "gone"})
+    bench.look()
+    assert awaited(bench) == ["a", "local"]
+    bench.now = 1000
+    bench.look()
+    assert awaited(bench) == ["a", "local"]
+    bench.declare(remote("b"), remote("c"))
+    bench.look()
+    assert awaited(bench) == []
+
+
+def test_a_first_start_waits_for_a_broken_manifest(bench: Bench) -> None:
+    replace(bench.manifest, "adapters: [")
+    bench.look()
+    assert awaited(bench) == ["adapters.yaml"]
+    assert "is not YAML" in bench.reconciler.awaited()[0].error
+    bench.declare()
+    bench.look()
+    replace(bench.manifest, "adapters: [")
+    bench.look()
+    assert awaited(bench) == []
+
+
+def restarted(bench: Bench, tmp_path: Path, *served: str) -> None:
+    """The process after one that was ready and served these from local directories."""
+    for name in served:
+        bench.engine.register(registration(name, str(tmp_path / name)))
+    bench.reconciler.adopt(bench.engine.registrations(), was_ready=True)
+
+
+def test_a_restart_waits_until_what_was_served_is_tried(bench: Bench, tmp_path: Path) -> None:
+    gate = bench.engine.gates[str(tmp_path / "kept")] = threading.Event()
+    for name in ("kept", "worse"):
+        put_adapter(tmp_path / name)
+    bench.engine.broken = {str(tmp_path / "worse"): broken(), "s3://bucket/never": broken()}
+    restarted(bench, tmp_path, "gone", "kept", "worse")
+    local = [{"name": name, "source": name} for name in ("gone", "kept", "new", "worse")]
+    bench.declare(*local, remote("never"))
+    assert [s.error for s in bench.reconciler.awaited()] == ["not looked at yet"]
+    bench.reconciler.reconcile()
+    bench.reconciler.reconcile()
+    until(lambda: bench.reconciler.status()[-1].state is State.FAILED)
+    # "gone" lost its directory, "never" never served, "new" and its directory may come.
+    assert awaited(bench) == ["kept"]
+    gate.set()
+    bench.look()
+    assert awaited(bench) == []
+    assert not bench.reconciler.ready
+
+
+def test_a_restart_with_a_broken_manifest(bench: Bench, tmp_path: Path) -> None:
+    restarted(bench, tmp_path, "a")
+    replace(bench.manifest, "adapters: [")
+    bench.look()
+    assert awaited(bench) == []
+    assert bench.engine.loaded.keys() == {"a"}

@@ -13,8 +13,9 @@ import grpc
 import pytest
 import yaml
 from grpc_health.v1 import health_pb2
-from loramux.v1 import adapters_pb2
+from loramux.v1 import adapters_pb2, server_pb2
 from prometheus_client import generate_latest
+from structlog.testing import capture_logs
 
 from server.config import Settings
 from server.declared import StateFileError
@@ -22,6 +23,7 @@ from server.declared.state_file import Saved, StateFile
 
 from ..support.declared import put_adapter, replace, until
 from ..support.servers import Harness, make_settings, running
+from ..support.tokens import bearer, write_tokens
 
 _STATUS = health_pb2.HealthCheckResponse
 
@@ -85,6 +87,154 @@ async def test_health_waits_for_what_is_declared(
         assert (
             await served.health.Check(health_pb2.HealthCheckRequest())
         ).status == _STATUS.SERVING
+
+
+def declare(manifest: Path, **sources: Path) -> None:
+    entries = [{"name": name, "source": str(path)} for name, path in sources.items()]
+    replace(manifest, yaml.safe_dump({"adapters": entries}))
+
+
+async def readiness(served: Harness, who: str = "") -> server_pb2.Readiness:
+    request = server_pb2.GetServerInfoRequest()
+    metadata = bearer(who) if who else None
+    return (await served.server.GetServerInfo(request, metadata=metadata)).readiness
+
+
+async def is_ready(served: Harness) -> bool:
+    return (await served.health.Check(health_pb2.HealthCheckRequest())).status == _STATUS.SERVING
+
+
+async def test_why_it_is_not_ready(
+    tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    manifest = tmp_path / "adapters.yaml"
+    declare(manifest, a=tiny_adapters["a0"], b=tmp_path / "gone")
+    settings = make_settings(
+        tiny_base,
+        adapter_manifest=manifest,
+        reconcile_s=0.02,
+        auth_file=write_tokens(
+            tmp_path / "tokens.yaml",
+            root={"adapters": ["*"], "admin": True},
+            user={"adapters": ["a"]},
+        ),
+    )
+    reason = "the directory cannot be read: No such file or directory"
+    with capture_logs() as logs:
+        async with running(settings) as served:
+            until_ready = asyncio.ensure_future(becomes_ready(served))
+            await asyncio.to_thread(
+                until, lambda: served.declared_states() == {"a": "ready", "b": "pending"}
+            )
+            answer = await readiness(served, "root")
+            assert answer.state == server_pb2.SERVER_STATE_NOT_READY
+            assert [(w.name, w.error) for w in answer.waiting_for] == [("b", reason)]
+            assert answer.waiting_for_count == 1
+            # What a token's scope does not cover is not shown.
+            answer = await readiness(served, "user")
+            assert answer == server_pb2.Readiness(state=server_pb2.SERVER_STATE_NOT_READY)
+            (tmp_path / "gone").symlink_to(tiny_adapters["a1"])
+            await until_ready
+            assert (await readiness(served, "user")).state == server_pb2.SERVER_STATE_READY
+    events = [line["event"] for line in logs]
+    waiting = next(event for event in events if event.startswith("not ready: waiting for"))
+    assert f"b (pending: {reason})" in waiting
+    assert events.index("serving") < events.index(waiting) < events.index("ready")
+    said = [line for line in logs if line["event"] == "declared adapter pending"]
+    assert [(line["adapter"], line["error"]) for line in said] == [("b", reason)]
+
+
+async def test_a_manifest_that_cannot_be_read_is_shown_to_administrators(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    settings = make_settings(
+        tiny_base,
+        adapter_manifest=tmp_path / "adapters.yaml",
+        reconcile_s=0.02,
+        auth_file=write_tokens(
+            tmp_path / "tokens.yaml",
+            root={"adapters": ["*"], "admin": True},
+            user={"adapters": ["*"]},
+        ),
+    )
+    async with running(settings) as served:
+        await asyncio.to_thread(until, served.declared_states)
+        (place,) = (await readiness(served, "root")).waiting_for
+        assert (place.name, place.source) == ("", str(tmp_path / "adapters.yaml"))
+        assert "No such file" in place.error
+        assert (await readiness(served, "user")).waiting_for_count == 0
+        value = served.app.metrics.registry.get_sample_value
+        assert value("loramux_not_ready", {"reason": "manifest_unreadable"}) == 1
+
+
+async def test_ready_after_a_while_without_a_broken_one(
+    tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    declare(tmp_path / "adapters.yaml", a=tiny_adapters["a0"], b=tmp_path / "gone")
+    settings = make_settings(
+        tiny_base,
+        adapter_manifest=tmp_path / "adapters.yaml",
+        reconcile_s=3600,
+        ready_after_s=0.5,
+    )
+    async with running(settings) as served:
+        await becomes_ready(served)
+        assert served.declared_states()["b"] == "pending"
+        assert (await readiness(served)).state == server_pb2.SERVER_STATE_READY
+
+
+async def crash(served: Harness, state: Path) -> bytes:
+    """What a killed process leaves: the state file as it is once it says that it was ready."""
+    await asyncio.to_thread(until, lambda: StateFile(state).read().was_ready)
+    return state.read_bytes()
+
+
+async def test_a_crash_with_a_broken_entry_does_not_take_out_what_served(
+    tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    manifest, state = tmp_path / "adapters.yaml", tmp_path / "state" / "adapters.json"
+    (tmp_path / "mine").symlink_to(tiny_adapters["a1"])
+    served_before = {"a": tiny_adapters["a0"], "b": tmp_path / "mine"}
+    settings = make_settings(
+        tiny_base, adapter_manifest=manifest, state_file=state, reconcile_s=0.02
+    )
+    declare(manifest, **served_before)
+    async with running(settings) as served:
+        await becomes_ready(served)
+        declare(manifest, **served_before, broken=tmp_path / "gone")
+        await asyncio.to_thread(until, lambda: "broken" in served.declared_states())
+        assert await is_ready(served)
+        left = await crash(served, state)
+    for _ in range(2):
+        state.write_bytes(left)
+        async with running(settings) as served:
+            await becomes_ready(served)
+            assert served.declared_states()["broken"] != "ready"
+            for name in served_before:
+                await served.generate(prompt="hi", adapter_id=name, max_new_tokens=1)
+            left = await crash(served, state)
+
+    # Neither does one whose directory has gone since, nor a manifest that is broken as a whole.
+    (tmp_path / "mine").unlink()
+    state.write_bytes(left)
+    async with running(settings) as served:
+        await becomes_ready(served)
+        await served.generate(prompt="hi", adapter_id="a", max_new_tokens=1)
+    replace(manifest, "adapters: [")
+    state.write_bytes(left)
+    async with running(settings) as served:
+        await becomes_ready(served)
+        await served.generate(prompt="hi", adapter_id="a", max_new_tokens=1)
+
+    # But a new pod has a state of its own, and a rollout stops there.
+    state.unlink()
+    for _ in range(2):  # also when that pod crashes
+        declare(manifest, a=tiny_adapters["a0"], broken=tmp_path / "gone")
+        async with running(settings) as served:
+            await asyncio.to_thread(
+                until, lambda: served.declared_states() == {"a": "ready", "broken": "pending"}
+            )
+            assert not await is_ready(served)
 
 
 async def test_registrations_survive_a_restart(

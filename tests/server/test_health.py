@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from server.config import Settings
 
-from ..support.engines import slow_down
+from ..support.engines import break_down, slow_down
 from ..support.servers import Harness, free_port, make_settings, running
 
 SERVICES = ["", "loramux.v1.Inference", "loramux.v1.Adapters", "loramux.v1.Server"]
@@ -40,7 +40,12 @@ async def test_serving_only_once_loaded(tiny_base: Path, service: str) -> None:
         watch = health.Watch(request)
         assert (await watch.read()).status == Status.NOT_SERVING
         assert (await health.Check(request)).status == Status.NOT_SERVING
+        registry = served.app.metrics.registry
+        reason = {"reason": "loading_base"}
+        assert registry.get_sample_value("loramux_not_ready", reason) == 1
         await served.app.load()
+        assert registry.get_sample_value("loramux_not_ready", reason) == 0
+        assert registry.get_sample_value("loramux_ready") == 1
         assert (await watch.read()).status == Status.SERVING
         assert (await health.Check(request)).status == Status.SERVING
 
@@ -65,6 +70,7 @@ async def test_live_from_listening_to_the_end_of_draining(tiny_base: Path) -> No
             stopping = asyncio.ensure_future(served.app.stop())
             await asyncio.sleep(0.1)
             assert await statuses() == [Status.SERVING, Status.NOT_SERVING]
+            assert served.app.metrics.registry.get_sample_value("loramux_ready") == 0
             stream.cancel()
             await stopping
 
@@ -94,6 +100,26 @@ async def test_reflection(served: Harness) -> None:
     names = {s.name for s in listed.list_services_response.service}
     assert {*SERVICES[1:], "grpc.health.v1.Health"} <= names
     assert b"adapter_id" in file.file_descriptor_response.file_descriptor_proto[0]
+
+
+async def state_of(served: Harness) -> int:
+    info = await served.server.GetServerInfo(server_pb2.GetServerInfoRequest())
+    assert not info.readiness.waiting_for
+    return info.readiness.state
+
+
+async def test_server_info_says_the_state(served: Harness) -> None:
+    assert await state_of(served) == server_pb2.SERVER_STATE_READY
+    await served.app._health.draining()
+    assert await state_of(served) == server_pb2.SERVER_STATE_DRAINING
+
+
+async def test_server_info_of_a_failed_engine(served: Harness) -> None:
+    break_down(served.app.engine)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await served.generate(prompt="hi")
+    while await state_of(served) != server_pb2.SERVER_STATE_FAILED:
+        await asyncio.sleep(0.01)
 
 
 async def test_server_info(served: Harness, tiny_base: Path) -> None:

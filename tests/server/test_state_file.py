@@ -185,6 +185,12 @@ def test_what_the_engine_refuses_stops_the_start(
         StateFile(path).restore(again)
 
 
+def test_a_file_of_an_older_version(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text('{"format": 1, "declared": {"a": false}, "adapters": []}')
+    assert StateFile(path).read() == Saved(declared={"a": False}, was_ready=False)
+
+
 # --- beside what is declared ------------------------------------------------------------------------
 
 
@@ -232,6 +238,30 @@ def test_a_broken_manifest_at_start_takes_nothing_away(
         assert not declared.ready
     replace(manifest, "adapters: []")
     until(lambda: not engine.loaded)
+
+
+def test_a_restart_of_one_that_was_ready_asks_less(
+    path: Path, tmp_path: Path, start: Callable[..., DeclaredAdapters]
+) -> None:
+    manifest = tmp_path / "adapters.yaml"
+    broken_one = {"name": "b", "source": str(tmp_path / "gone")}
+    entries = [{"name": "a", "source": "s3://b/a"}, broken_one]
+    replace(manifest, yaml.safe_dump({"adapters": entries}))
+
+    def awaited() -> list[str]:
+        return [status.name for status in declared.awaited()]
+
+    for _ in range(2):  # as long as no process was ready, all is waited for
+        declared = start(FakeEngine(), manifest=manifest)
+        until(lambda: awaited() == ["b"])
+        assert not StateFile(path).read().was_ready
+    declared.note_ready()  # without it, in the end
+    until(lambda: StateFile(path).read().was_ready)
+    for _ in range(2):  # also once more, should the process end before it is ready
+        declared = start(FakeEngine(), manifest=manifest)
+        until(lambda: not declared.is_awaited)  # noqa: B023
+        assert not declared.ready
+        assert StateFile(path).read().was_ready
 
 
 def test_names_of_the_settings_are_not_remembered_for_good(

@@ -1,17 +1,32 @@
+from loramux.v1 import adapters_pb2 as _adapters_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class ServerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SERVER_STATE_UNSPECIFIED: _ClassVar[ServerState]
+    SERVER_STATE_NOT_READY: _ClassVar[ServerState]
+    SERVER_STATE_READY: _ClassVar[ServerState]
+    SERVER_STATE_DRAINING: _ClassVar[ServerState]
+    SERVER_STATE_FAILED: _ClassVar[ServerState]
+SERVER_STATE_UNSPECIFIED: ServerState
+SERVER_STATE_NOT_READY: ServerState
+SERVER_STATE_READY: ServerState
+SERVER_STATE_DRAINING: ServerState
+SERVER_STATE_FAILED: ServerState
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class ServerInfo(_message.Message):
-    __slots__ = ("version", "base_model", "architecture", "device", "dtype", "kernels", "num_parameters", "vocab_size", "limits", "load", "memory")
+    __slots__ = ("version", "base_model", "architecture", "device", "dtype", "kernels", "num_parameters", "vocab_size", "limits", "load", "memory", "readiness")
     class KernelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +45,7 @@ class ServerInfo(_message.Message):
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
     MEMORY_FIELD_NUMBER: _ClassVar[int]
+    READINESS_FIELD_NUMBER: _ClassVar[int]
     version: str
     base_model: str
     architecture: str
@@ -41,7 +57,18 @@ class ServerInfo(_message.Message):
     limits: Limits
     load: Load
     memory: Memory
-    def __init__(self, version: _Optional[str] = ..., base_model: _Optional[str] = ..., architecture: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., kernels: _Optional[_Mapping[str, str]] = ..., num_parameters: _Optional[int] = ..., vocab_size: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., memory: _Optional[_Union[Memory, _Mapping]] = ...) -> None: ...
+    readiness: Readiness
+    def __init__(self, version: _Optional[str] = ..., base_model: _Optional[str] = ..., architecture: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., kernels: _Optional[_Mapping[str, str]] = ..., num_parameters: _Optional[int] = ..., vocab_size: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., memory: _Optional[_Union[Memory, _Mapping]] = ..., readiness: _Optional[_Union[Readiness, _Mapping]] = ...) -> None: ...
+
+class Readiness(_message.Message):
+    __slots__ = ("state", "waiting_for", "waiting_for_count")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FOR_COUNT_FIELD_NUMBER: _ClassVar[int]
+    state: ServerState
+    waiting_for: _containers.RepeatedCompositeFieldContainer[_adapters_pb2.DeclaredAdapter]
+    waiting_for_count: int
+    def __init__(self, state: _Optional[_Union[ServerState, str]] = ..., waiting_for: _Optional[_Iterable[_Union[_adapters_pb2.DeclaredAdapter, _Mapping]]] = ..., waiting_for_count: _Optional[int] = ...) -> None: ...
 
 class Memory(_message.Message):
     __slots__ = ("total", "used", "steps", "graphs", "adapters", "kv_cache")

@@ -47,7 +47,8 @@ class ServerServicer:
     """
 
     def GetServerInfo(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Also answers while the server drains. Errors: UNAVAILABLE while the base is loading.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
