@@ -15,6 +15,9 @@ import pytest
 from grpc_health.v1 import health_pb2
 from loramux.v1 import inference_pb2, inference_pb2_grpc
 
+from server import running_calls
+from server.connections import Address, address_of
+
 from ..support.engines import slow_down
 from ..support.servers import Harness, make_settings, running
 
@@ -75,7 +78,9 @@ async def test_new_calls_are_served_until_the_delay_is_over(tiny_base: Path) -> 
     async with running(make_settings(tiny_base, drain_s=60, drain_delay_s=1.5)) as served:
         stopping = asyncio.ensure_future(served.app.stop())
         request = health_pb2.HealthCheckRequest()
-        while (await served.health.Check(request)).status != health_pb2.HealthCheckResponse.NOT_SERVING:
+        while (
+            await served.health.Check(request)
+        ).status != health_pb2.HealthCheckResponse.NOT_SERVING:
             await asyncio.sleep(0.01)
         assert await code_of(served.inference.Generate(SHORT)) is OK
         async with grpc.aio.insecure_channel(served.target) as new:
@@ -106,7 +111,7 @@ async def test_what_does_not_finish_is_unavailable(tiny_base: Path) -> None:
             await stream.read()
         await served.app.stop()
         for stream in streams:
-            assert await stream.code() is UNAVAILABLE
+            assert await code_of(last(stream)) is UNAVAILABLE
 
 
 async def test_open_streams_of_health_do_not_hold_up_a_stop(tiny_base: Path) -> None:
@@ -116,16 +121,17 @@ async def test_open_streams_of_health_do_not_hold_up_a_stop(tiny_base: Path) -> 
         await asyncio.wait_for(served.app.stop(), 60)
 
 
-async def test_connections_are_renewed_at_their_age(tiny_base: Path) -> None:
+async def test_connections_are_renewed_at_their_age(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peers: set[str] = set()
+
+    def noted(peer: str) -> Address | None:
+        peers.add(peer)
+        return address_of(peer)
+
+    monkeypatch.setattr(running_calls, "address_of", noted)
     async with running(make_settings(tiny_base, max_connection_age_s=0.3)) as served:
-        peers: set[str] = set()
-
-        async def noted(request: Any, context: Any) -> Any:
-            peers.add(context.peer())
-            return await generate(request, context)
-
-        service = served.app._inference
-        generate, service.Generate = service.Generate, noted  # type: ignore[method-assign]
         slow_down(served.app.engine)
         stream = served.inference.GenerateStream(long(100))  # longer than the age
         while len(peers) < 3:

@@ -29,7 +29,10 @@ async def probed(settings: Settings) -> AsyncIterator[tuple[Harness, health_pb2_
     """A server that is not loaded yet, and its health port."""
     settings = settings.model_copy(update={"health_port": free_port()})
     target = f"127.0.0.1:{settings.health_port}"
-    async with running(settings, load=False) as served, grpc.aio.insecure_channel(target) as channel:
+    async with (
+        running(settings, load=False) as served,
+        grpc.aio.insecure_channel(target) as channel,
+    ):
         yield served, health_pb2_grpc.HealthStub(channel)
 
 
