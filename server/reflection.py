@@ -12,8 +12,6 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 V1ALPHA = reflection.SERVICE_NAME
 V1 = V1ALPHA.replace("v1alpha", "v1")
-MAX_NAME_LENGTH = 1024
-"""Length of the longest name that is looked up; a longer one is not found."""
 _METHOD = "ServerReflectionInfo"
 _Found = TypeVar("_Found")
 
@@ -57,17 +55,17 @@ class _Pools:
         self._pools = pools
 
     def FindFileByName(self, name: str) -> descriptor.FileDescriptor:
-        return self._first(name, lambda pool: pool.FindFileByName(name))
+        return self._first(lambda pool: pool.FindFileByName(name))
 
     def FindFileContainingSymbol(self, name: str) -> descriptor.FileDescriptor:
         try:
-            return self._first(name, lambda pool: pool.FindFileContainingSymbol(name))
+            return self._first(lambda pool: pool.FindFileContainingSymbol(name))
         except KeyError:
-            method = self._first(name, lambda pool: pool.FindMethodByName(name))
+            method = self._first(lambda pool: pool.FindMethodByName(name))
             return method.containing_service.file
 
     def FindMessageTypeByName(self, name: str) -> descriptor.Descriptor:
-        return self._first(name, lambda pool: pool.FindMessageTypeByName(name))
+        return self._first(lambda pool: pool.FindMessageTypeByName(name))
 
     def FindExtensionByNumber(
         self, message: descriptor.Descriptor, number: int
@@ -77,15 +75,15 @@ class _Pools:
     def FindAllExtensions(self, message: descriptor.Descriptor) -> list[descriptor.FieldDescriptor]:
         return message.file.pool.FindAllExtensions(message)
 
-    def _first(self, name: str, find: Callable[[descriptor_pool.DescriptorPool], _Found]) -> _Found:
-        """Give what the first pool that has `name` finds. Raises KeyError."""
-        if len(name) <= MAX_NAME_LENGTH:
-            for pool in self._pools:
-                try:
-                    return find(pool)
-                except KeyError:
-                    continue
-        raise KeyError(name[:MAX_NAME_LENGTH])
+    def _first(self, find: Callable[[descriptor_pool.DescriptorPool], _Found]) -> _Found:
+        """Give what is found in the first pool that has it. Raises KeyError."""
+        *others, last = self._pools
+        for pool in others:
+            try:
+                return find(pool)
+            except KeyError:
+                continue
+        return find(last)
 
 
 def _pool_of_v1() -> descriptor_pool.DescriptorPool:
