@@ -10,7 +10,6 @@ from wsgiref.simple_server import WSGIServer
 import grpc
 import structlog
 from grpc_health.v1 import health
-from grpc_reflection.v1alpha import reflection
 from loramux.v1 import (
     adapters_pb2,
     adapters_pb2_grpc,
@@ -23,6 +22,7 @@ from prometheus_client import start_http_server
 
 from lora_runtime import Engine, EngineObserver, EngineStoppedError
 
+from . import reflection
 from .auth.interceptor import TokenInterceptor
 from .auth.tokens import AuthFileError, TokenFile
 from .config import Settings
@@ -244,9 +244,7 @@ class App:
             self._server,
         )
         self._health.add_to(self._server)
-        reflection.enable_server_reflection(
-            (*_OWN_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
-        )
+        reflection.add_to(self._server, (*_OWN_SERVICES, health.SERVICE_NAME))
 
 
 async def serve(settings: Settings) -> int:

@@ -1,0 +1,136 @@
+"""The recipes of the examples' README with the real grpcurl and ghz, where they are installed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from ..support.certificates import Authority
+from ..support.recipes import commands, run
+from ..support.servers import Harness, make_settings, running
+from ..support.tokens import token_of, write_tokens
+
+ghz = pytest.mark.skipif(shutil.which("ghz") is None, reason="ghz is not on the PATH")
+grpcurl = pytest.mark.skipif(shutil.which("grpcurl") is None, reason="grpcurl is not on the PATH")
+
+
+@pytest.fixture(scope="module")
+def roots(
+    tiny_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Directories of the adapters that the recipes name."""
+    root = tmp_path_factory.mktemp("named")
+    for name, source in zip(("pirate", "json"), tiny_adapters.values(), strict=False):
+        shutil.copytree(source, root / name)
+    return {path.name: path for path in root.iterdir()}
+
+
+@pytest_asyncio.fixture
+async def plain(tiny_base: Path, roots: dict[str, Path]) -> AsyncIterator[Harness]:
+    root = roots["pirate"].parent
+    async with running(make_settings(tiny_base, roots, adapter_roots=[root])) as served:
+        yield served
+
+
+@pytest_asyncio.fixture
+async def guarded(
+    tiny_base: Path, roots: dict[str, Path], tmp_path: Path
+) -> AsyncIterator[Harness]:
+    """One that asks for a certificate and a token; what clients need is in `tmp_path`."""
+    authority = Authority(tmp_path, "ca")
+    pair = authority.issue("server")
+    authority.issue("client")
+    settings = make_settings(
+        tiny_base,
+        roots,
+        tls_cert=pair.cert,
+        tls_key=pair.key,
+        tls_client_ca=authority.cert,
+        auth_file=write_tokens(tmp_path / "tokens.yaml", user={"adapters": ["*"]}),
+    )
+    async with running(settings) as served:
+        yield served
+
+
+def test_the_recipes_are_read_whole() -> None:
+    by_tool = {tool: commands(tool) for tool in ("grpcurl", "ghz")}
+    assert {"--async", "--duration-stop", "-c", "-n"} <= set(" ".join(by_tool["ghz"]).split())
+    assert any("GenerateStream" in command for command in by_tool["ghz"])
+    for tool, plain in (("grpcurl", " -plaintext "), ("ghz", " --insecure ")):
+        assert [command for command in by_tool[tool] if plain not in command], tool
+
+
+def calls_by_status(summary: str) -> dict[str, int]:
+    table = summary.partition("Status code distribution:")[2].partition("Error distribution:")[0]
+    return {status: int(n) for status, n in re.findall(r"\[(\w+)\]\s+(\d+) responses", table)}
+
+
+def assert_all_ok(command: str, status: int, output: str) -> None:
+    counted = re.search(r"Count:\s+(\d+)", output)
+    assert status == 0, output
+    assert counted is not None, output
+    assert calls_by_status(output) == {"OK": int(counted[1])}, output
+    asked = re.search(r" -n (\d+) ", command)
+    assert int(counted[1]) == int(asked[1]) if asked else int(counted[1]) > 0
+
+
+@ghz
+@pytest.mark.parametrize("command", [c for c in commands("ghz") if "--insecure" in c])
+async def test_ghz(plain: Harness, tmp_path: Path, command: str) -> None:
+    assert_all_ok(command, *await run(command, plain.app.port, tmp_path))
+
+
+@ghz
+@pytest.mark.parametrize("command", [c for c in commands("ghz") if "--insecure" not in c])
+async def test_ghz_with_tls_and_a_token(guarded: Harness, tmp_path: Path, command: str) -> None:
+    port, token = guarded.app.port, token_of("user")
+    assert_all_ok(command, *await run(command, port, tmp_path, LORAMUX_TOKEN=token))
+    status, output = await run(command, port, tmp_path, LORAMUX_TOKEN="wrong")
+    assert status != 0, output
+    # Refused at reflection already.
+    assert "valid bearer token" in output
+
+
+@grpcurl
+async def test_grpcurl(plain: Harness, tmp_path: Path) -> None:
+    """In their order: the later ones need what the earlier ones did."""
+    for command in commands("grpcurl"):
+        if "-plaintext" in command:
+            status, output = await run(command, plain.app.port, tmp_path)
+            assert status == 0, f"{command}\n{output}"
+    listed = {adapter.adapter_id for adapter in plain.app.engine.list_adapters()}
+    assert listed == {"pirate", "json", "pirate-2"}
+
+
+@grpcurl
+@pytest.mark.parametrize("command", [c for c in commands("grpcurl") if "-plaintext" not in c])
+async def test_grpcurl_with_tls_and_a_token(guarded: Harness, tmp_path: Path, command: str) -> None:
+    port = guarded.app.port
+    status, output = await run(command, port, tmp_path, LORAMUX_TOKEN=token_of("user"))
+    assert status == 0, output
+    assert {one["adapter_id"] for one in json.loads(output)["adapters"]} == {"pirate", "json"}
+    status, output = await run(command, port, tmp_path, LORAMUX_TOKEN="wrong")
+    assert status != 0, output
+
+
+@grpcurl
+async def test_grpcurl_describes_what_it_is_asked(plain: Harness, tmp_path: Path) -> None:
+    for symbol, said in {
+        "loramux.v1.Inference": "is a service",
+        "loramux.v1.Inference.Generate": "is a method",
+        "loramux.v1.GenerateRequest": "is a message",
+        "loramux.v1.GenerateRequest.prompt": "is a field",
+        "loramux.v1.FinishReason": "is an enum",
+        "google.rpc.RetryInfo": "is a message",
+        "grpc.reflection.v1.ServerReflection.ServerReflectionInfo": "is a method",
+    }.items():
+        command = f"grpcurl -plaintext localhost:50051 describe {symbol}"
+        status, output = await run(command, plain.app.port, tmp_path)
+        assert status == 0, output
+        assert f"{symbol} {said}" in output

@@ -1,0 +1,56 @@
+"""Commands of the examples' README, as written there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shlex
+from pathlib import Path
+
+README = Path(__file__).parents[2] / "examples" / "README.md"
+ADDRESS = "localhost:50051"
+
+
+def commands(tool: str) -> list[str]:
+    """The commands of the section that is called as the tool is."""
+    section = README.read_text().split(f"\n## {tool}\n")[1].split("\n## ")[0]
+    lines = "".join(re.findall(r"```sh\n(.*?)```", section, re.DOTALL)).splitlines()
+    found: list[str] = []
+    begun = ""
+    for line in lines:
+        if not begun and (not line or line.startswith("#")):
+            continue
+        begun += line + "\n"
+        if _is_whole(begun):
+            found.append(begun.strip())
+            begun = ""
+    assert found, f"no commands of {tool}"
+    assert not begun, f"unfinished: {begun}"
+    assert all(command.startswith(f"{tool} ") for command in found), found
+    return found
+
+
+async def run(command: str, port: int, cwd: Path, **environment: str) -> tuple[int, str]:
+    """The exit status and all output of a command, run by a shell with no more changed than the
+    server's port."""
+    assert command.count(ADDRESS) == 1, command
+    process = await asyncio.create_subprocess_shell(
+        command.replace(ADDRESS, f"localhost:{port}"),
+        cwd=cwd,
+        env=os.environ | environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+def _is_whole(command: str) -> bool:
+    """False inside quotes and before a line that goes on."""
+    try:
+        shlex.split(command)
+    except ValueError:
+        return False
+    return not command.endswith("\\\n")
