@@ -176,7 +176,7 @@ def test_the_command_has_a_line_per_problem() -> None:
         (["--adapter", "a=/x", "--adapter", "a=/y"], "settings: --adapter: 'a' is given twice"),
         (["--policies", "{"], "settings: --policies: it is not JSON"),
         (["--port", "x"], "settings: --port: Input should be a valid integer"),
-        (["--max-runing", "3"], "No such option: --max-runing"),
+        (["--max-runing", "3"], "--max-running"),
     ],
 )
 def test_errors_name_the_flag(flags: list[str], says: str) -> None:
