@@ -16,8 +16,8 @@ from pydantic_core import ErrorDetails
 
 from lora_runtime import AdapterPolicy, EngineConfig
 
-from .environment import nearest
-from .sources import Given, SettingsError, flag_of, gather, shown, variable_of
+from .environment import nearest, shown
+from .sources import Given, SettingsError, flag_of, gather, variable_of
 
 
 class Policy(BaseModel):

@@ -36,6 +36,7 @@ _LINK_NAME = re.compile(
 _LINK_PORT = re.compile(r"LORAMUX_(\w+_)?PORT")
 _LINK_URL = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 _CLOSE = 0.7
+_SHOWN = 80
 
 
 def service_links(environ: Mapping[str, str]) -> list[str]:
@@ -68,6 +69,12 @@ def nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
     return f"; did you mean {prefix}{found[0]}?" if found else ""
 
 
+def shown(value: Any) -> str:
+    """Give a value as messages have it, in one short line."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
 def items(text: str) -> list[str]:
     """Split a list with commas; a JSON array may have commas in its texts.
 
@@ -87,9 +94,9 @@ def pairs(texts: Iterable[str]) -> dict[str, str]:
     for text in texts:
         name, _, path = text.partition("=")
         if not name or not path:
-            raise ValueError(f"{text!r} is not NAME=DIRECTORY")
+            raise ValueError(f"{shown(text)} is not NAME=DIRECTORY")
         if name in found:
-            raise ValueError(f"{name!r} is given twice")
+            raise ValueError(f"{shown(name)} is given twice")
         found[name] = path
     return found
 

@@ -12,7 +12,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from . import environment
-from .environment import nearest
+from .environment import nearest, shown
 from .yaml_files import Loader
 
 Fields = Mapping[str, FieldInfo]
@@ -22,7 +22,6 @@ REPEATED = {
     "adapter_sources": "--adapter-source",
 }
 """Flags that are given once for each item."""
-_SHOWN = 80
 
 
 class SettingsError(Exception):
@@ -65,12 +64,6 @@ def flag_of(name: str) -> str:
 
 def variable_of(name: str) -> str:
     return f"{environment.PREFIX}{name.upper()}"
-
-
-def shown(value: Any) -> str:
-    """A value as messages have it, in one short line."""
-    text = repr(str(value) if isinstance(value, Path) else value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _from_flags(fields: Fields, flags: Mapping[str, Any]) -> Found:

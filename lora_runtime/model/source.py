@@ -39,9 +39,9 @@ def check_source(source: str | os.PathLike[str], trust_hub: bool = False) -> Non
     except (OSError, ValueError):
         if trust_hub and not path.is_absolute():
             return
-        where = "" if path.is_absolute() else f": there is no {os.path.abspath(path)}"
+        hint = f" (hub ids need trust_hub): there is no {os.path.abspath(path)}"
         raise BaseModelError(
-            f"{problem} is not a directory (hub ids need trust_hub){where}"
+            f"{problem} is not a directory{'' if path.is_absolute() else hint}"
         ) from None
     if not is_directory:
         raise BaseModelError(

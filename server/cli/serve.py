@@ -53,7 +53,7 @@ def serve(config: Path | None = None, **flags: Any) -> None:
     if links := service_links(os.environ):
         logs.log.info(
             "variables of a Kubernetes Service are not settings: enableServiceLinks: false in the "
-            "pod's spec leaves them out",
+            "pod's spec, or another name of the Service, leaves them out",
             variables=links,
         )
     raise typer.Exit(asyncio.run(serve(settings)))
