@@ -51,9 +51,18 @@ def convert(gguf: Path, target: Path) -> None:
             tokenizer.eos_token = tokenizer.convert_ids_to_tokens(eos)
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
-        Path(scratch).chmod(0o755)  # temporary directories are private
+        share(Path(scratch))
         shutil.move(scratch, target)
         Path(scratch).mkdir()  # the context manager removes it
+
+
+def share(directory: Path) -> None:
+    """Give a directory and its files the modes that the umask leaves: a server may run as another
+    user, but safetensors' files and temporary directories are private."""
+    os.umask(umask := os.umask(0))
+    directory.chmod(0o777 & ~umask)
+    for file in directory.iterdir():
+        file.chmod(0o666 & ~umask)
 
 
 def main() -> None:

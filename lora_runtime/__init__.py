@@ -13,7 +13,7 @@ adapters
 model
 kernels
 api config
-durable errors kv_cache modules settings version
+durable errors kv_cache modules permissions settings version
 """
 
 from typing import TYPE_CHECKING

@@ -1,25 +1,23 @@
-"""All settings in one typed object: flags, LORAMUX_* variables, a YAML file, defaults.
+"""All settings in one typed object.
 
-They count in that order. Settings of the engine are the fields of `lora_runtime.EngineConfig`, and
-stand there alone.
+They come from the places that sources.py reads. Settings of the engine are the fields of
+`lora_runtime.EngineConfig`, and stand there alone.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    YamlConfigSettingsSource,
-)
+from pydantic_core import ErrorDetails
 
 from lora_runtime import AdapterPolicy, EngineConfig
+
+from .environment import nearest, shown
+from .sources import Given, SettingsError, flag_of, gather, variable_of
 
 
 class Policy(BaseModel):
@@ -42,7 +40,7 @@ class Policy(BaseModel):
 
 # Code takes the engine's settings from `Settings.engine_config()`, where their types are known.
 if TYPE_CHECKING:
-    _EngineSettings = BaseSettings
+    _EngineSettings = BaseModel
 else:
 
     def _field(setting):
@@ -51,7 +49,7 @@ else:
 
     _EngineSettings = create_model(
         "_EngineSettings",
-        __base__=BaseSettings,
+        __base__=BaseModel,
         **{s.name: _field(s) for s in EngineConfig.settings()},
     )
 
@@ -62,7 +60,7 @@ class Settings(_EngineSettings):
     A description is the flag's help text.
     """
 
-    model_config = SettingsConfigDict(env_prefix="LORAMUX_", extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     base: str = Field(
         description="Base model: a directory with config.json and safetensors, or a hub id with --trust-hub."
@@ -184,47 +182,45 @@ class Settings(_EngineSettings):
         """Config of the engine. Raises ValueError for values that contradict each other."""
         return EngineConfig(**{f.name: getattr(self, f.name) for f in fields(EngineConfig)})
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order the sources. Flags arrive as `init`; the YAML file is named by `load`."""
-        file_settings = YamlConfigSettingsSource(
-            settings_cls, yaml_file=cls.model_config.get("yaml_file")
-        )
-        return init_settings, env_settings, file_settings
-
-
-class SettingsError(Exception):
-    """Error for settings that are wrong; the message names each field."""
-
 
 def load(flags: dict[str, Any], config_file: Path | None = None) -> Settings:
     """Merge all sources. Raises SettingsError."""
-    if config_file is not None and not config_file.is_file():
-        raise SettingsError(f"config file {config_file} does not exist")
-
-    class FromFile(Settings):
-        model_config = SettingsConfigDict(
-            env_prefix="LORAMUX_", extra="forbid", yaml_file=config_file
-        )
-
+    found = gather(Settings.model_fields, flags, config_file)
+    problems = list(found.problems)
     try:
-        settings = FromFile(**{k: v for k, v in flags.items() if v not in (None, [], {})})
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()
-        ]
-        raise SettingsError("; ".join(problems)) from error
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise SettingsError(f"config file {config_file} is not a YAML mapping: {error}") from error
-    try:
+        settings = Settings(**{name: one.value for name, one in found.given.items()})
         settings.engine_config()
+    except ValidationError as error:
+        problems += [_problem(e, found.given) for e in error.errors()]
     except ValueError as error:
-        raise SettingsError(str(error)) from error
+        problems.append(_with_origins(str(error), found.given))
+    if problems:
+        raise SettingsError(problems)
     return settings
+
+
+def _problem(error: ErrorDetails, given: dict[str, Given]) -> str:
+    """Give one line: where the value came from, what is wrong, and the value."""
+    if not error["loc"]:
+        return _with_origins(error["msg"].removeprefix("Value error, "), given)
+    name, *inner = map(str, error["loc"])
+    if name not in given:
+        return f"{name} is needed: {flag_of(name)}, {variable_of(name)} or {name} in --config"
+    place = ": ".join([given[name].origin, *([".".join(inner)] if inner else [])])
+    if error["type"] == "extra_forbidden":
+        return f"{place} is not a setting of a policy{nearest(inner[-1], Policy.model_fields)}"
+    return f"{place}: {error['msg']}, got {shown(error['input'])}"
+
+
+def _with_origins(message: str, given: dict[str, Given]) -> str:
+    """Give a message about several settings, and what each of them is and where it is from."""
+    values = []
+    for name, field in Settings.model_fields.items():
+        if not re.search(rf"\b{name}\b", message):
+            continue
+        if name in given:
+            values.append(f"{given[name].origin} is {shown(given[name].value)}")
+        else:
+            default = field.get_default(call_default_factory=True)
+            values.append(f"{name} is {shown(default)} by default")
+    return f"{message} ({', '.join(values)})" if values else message

@@ -57,6 +57,10 @@ class Locations:
                 self._check_below(Path(os.path.realpath(real / file)))
         except _OutsideError:
             raise
+        except PermissionError:
+            raise InvalidRequestError.of(
+                "path", "cannot be read: the server's user has no permission"
+            ) from None
         except (OSError, ValueError):  # their texts have the real path
             raise InvalidRequestError.of("path", "cannot be read") from None
         return real

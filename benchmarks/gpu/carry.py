@@ -34,8 +34,6 @@ PACKAGES = (
     "annotated-types",
     "typing-inspection",
     "typing-extensions",  # the server's settings
-    "pydantic-settings",
-    "python-dotenv",
     "structlog",
     "grpcio",
     "protobuf",  # that machine's may be older than what our generated code asks for

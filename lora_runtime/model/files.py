@@ -12,7 +12,8 @@ import torch
 from ..config import BaseConfig
 from ..errors import BaseModelError
 from .frozen import FrozenModel, LinearHook
-from .loading import Split, check_source, identity_of, read_base, resolve_device, resolve_dtype
+from .loading import Split, identity_of, read_base, resolve_device, resolve_dtype
+from .source import check_source
 
 
 class BaseFiles:

@@ -34,17 +34,6 @@ _INCIDENTAL = {
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def check_source(source: str | os.PathLike[str], trust_hub: bool) -> None:
-    """Check a source.
-
-    Raises BaseModelError for what is no directory, unless hub ids are allowed.
-    """
-    if not Path(source).is_dir() and not trust_hub:
-        raise BaseModelError(
-            f"base model {str(source)!r} is not a directory (hub ids need trust_hub)"
-        )
-
-
 def read_base(
     source: str | os.PathLike[str],
     dtype: torch.dtype,

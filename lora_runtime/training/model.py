@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import BaseModelError, TrainingError
+from ..errors import TrainingError
 from ..model.loading import (
     check_architecture,
     eos_ids,
@@ -20,6 +20,7 @@ from ..model.loading import (
     resolve_dtype,
 )
 from ..model.modules import base_modules
+from ..model.source import check_source
 from ..modules import BaseModule
 from .config import TrainConfig
 from .convert import changes_base
@@ -44,8 +45,7 @@ class LoadedBase:
 
 def load_base(config: TrainConfig) -> LoadedBase:
     """Raises BaseModelError for what could not be served either, and for a quantised base."""
-    if not config.base.is_dir():
-        raise BaseModelError(f"base model {str(config.base)!r} is not a directory")
+    check_source(config.base)
     device = resolve_device(config.device)
     model, tokenizer = read_base(
         config.base, base_dtype(config.dtype, device), device, packed=False

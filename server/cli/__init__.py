@@ -1,25 +1,51 @@
 """The command line: `loramux serve | generate | adapters | info | token | train`.
 
-May import: app, auth, client, config, logs, lora_runtime, lora_runtime.training, tls.
+May import: app, auth, client, config, environment, logs, lora_runtime, lora_runtime.training,
+sources, tls.
 """
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from lora_runtime import __version__
+
 from . import adapters, calls, serve, token, train
+from .common import GroupedCommand
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # its tables cut long flags off
+    context_settings={"max_content_width": 120},
     help="One frozen base model, many LoRA adapters, one batch.",
 )
-app.command("serve")(serve.serve)
+app.command("serve", cls=GroupedCommand)(serve.serve)
 app.command("generate")(calls.generate)
 app.add_typer(adapters.app, name="adapters")
 app.command("info")(calls.info)
 app.command("token")(token.token)
-app.command("train")(train.train)
+app.command("train", cls=GroupedCommand)(train.train)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"loramux {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
 
 
 def main() -> None:

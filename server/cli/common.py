@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
 from google.protobuf.message import Message
 
 from ..client import CallError, Client, to_dict
@@ -17,6 +18,20 @@ from ..tls import is_loopback
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _TOKEN = "LORAMUX_TOKEN"
+
+
+class GroupedCommand(typer.core.TyperCommand):
+    """Command with many options: its help has them under their panels' names, and cuts none off."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                panel = getattr(parameter, "rich_help_panel", None) or "Options"
+                panels.setdefault(panel, []).append(record)
+        for panel, records in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(records)
 
 
 def reach(

@@ -4,90 +4,130 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
 
 from lora_runtime import EngineConfig
 
-from ..config import Settings, SettingsError, load
+from ..config import Policy, Settings, SettingsError, load
+from ..environment import from_json, pairs, service_links
+from ..sources import REPEATED, flag_of, variable_of
 from .common import fail, set_parameters
 
 _ENGINE = {setting.name for setting in EngineConfig.settings()}
-_REPEATED = {
-    "adapters": "--adapter",
-    "adapter_roots": "--adapter-root",
-    "adapter_sources": "--adapter-source",
+_METAVARS: dict[Any, str] = {
+    int: "INT",
+    float: "FLOAT",
+    str: "TEXT",
+    Path | None: "PATH",
+    list[Path]: "DIRECTORY",
+    list[str]: "URL",
+    dict[str, str]: "NAME=DIRECTORY",
+    dict[str, Policy]: "JSON",
 }
 
 
 def serve(config: Path | None = None, **flags: Any) -> None:
     """Load the base model and serve it with its adapters over gRPC.
 
-    Every flag can also be set as LORAMUX_<NAME> in the environment or as a key in the --config
-    file; flags win over the environment, the environment over the file.
+    Every flag can also be set as LORAMUX_<NAME> in the environment, where an empty variable is as
+    none, or as a key in the --config file; flags win over the environment, the environment over
+    the file.
     """
-    flags["adapters"] = dict(_split_adapter(a) for a in flags["adapters"] or [])
-    flags["policies"] = _parse_json("--policies", flags["policies"])
+    flags["adapters"] = _parse("adapters", pairs, flags["adapters"])
+    flags["policies"] = _parse("policies", from_json, flags["policies"])
     try:
         settings = load(flags, config)
     except SettingsError as error:
-        fail(f"settings: {error}", 2)
+        fail("\n".join(f"settings: {problem}" for problem in error.problems), 2)
     # torch is loaded only where it is needed: the other commands and --help stay quick
     from .. import logs
     from ..app import serve
 
     logs.configure(settings.log_format, settings.log_level)
+    if links := service_links(os.environ):
+        logs.log.info(
+            "variables of a Kubernetes Service are not settings: enableServiceLinks: false in the "
+            "pod's spec, or another name of the Service, leaves them out",
+            variables=links,
+        )
     raise typer.Exit(asyncio.run(serve(settings)))
 
 
 def _parameters() -> list[inspect.Parameter]:
     """Parameters with one flag per setting, so that a setting is described in one place only."""
     keyword = inspect.Parameter.KEYWORD_ONLY
-    config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
+    fields = sorted(Settings.model_fields.items(), key=lambda item: item[0] in _ENGINE)
+    option = typer.Option(
+        "--config",
+        envvar="LORAMUX_CONFIG",
+        show_envvar=False,
+        metavar="FILE",
+        help="YAML file with settings; or LORAMUX_CONFIG. (default: none)",
+    )
+    config = Annotated[Path | None, option]
     return [
         inspect.Parameter("config", keyword, default=None, annotation=config),
         *(
             inspect.Parameter(name, keyword, default=None, annotation=_option(name, field))
-            for name, field in Settings.model_fields.items()
+            for name, field in fields
         ),
     ]
 
 
 def _option(name: str, field: FieldInfo) -> Any:
-    plain: Any = field.annotation if field.annotation in (int, float, bool) else str
-    if name in _REPEATED:
-        plain = list[Path] if field.annotation == list[Path] else list[str]
-    flag = _REPEATED.get(name, f"--{name.replace('_', '-')}")
-    has_default = (
-        not field.is_required() and not field.default_factory and field.default not in (None, "")
-    )
-    # In brackets it would be markup.
-    default = f" (default: {field.default})" if has_default else ""
+    # numbers and choices are texts here: Settings says what is wrong with them, and where
+    plain: Any = list[str] if name in REPEATED else bool if field.annotation is bool else str
+    flag = flag_of(name)
     declarations = [f"{flag}/--no-{flag[2:]}"] if plain is bool else [flag]
-    help_text = f"{field.description}{default}"
     panel = "Engine" if name in _ENGINE else None  # beside the others under "Options"
     return Annotated[
         plain | None,
-        typer.Option(*declarations, help=help_text, show_default=False, rich_help_panel=panel),
+        typer.Option(
+            *declarations,
+            help=_help(name, field),
+            metavar=_metavar(field),
+            show_default=False,
+            rich_help_panel=panel,
+        ),
     ]
 
 
-def _split_adapter(text: str) -> tuple[str, str]:
-    name, equals, path = text.partition("=")
-    if not equals or not name or not path:
-        fail(f"--adapter {text!r} is not NAME=DIRECTORY", 2)
-    return name, path
+def _help(name: str, field: FieldInfo) -> str:
+    variable = f"{variable_of(name)}, with commas; " if name in REPEATED else ""
+    default = "required" if field.is_required() else f"default: {_default(field)}"
+    return f"{field.description} ({variable}{default})"
 
 
-def _parse_json(flag: str, text: str | None) -> Any:
+def _default(field: FieldInfo) -> str:
+    match field.get_default(call_default_factory=True):
+        case None | [] | {}:
+            return "none"
+        case bool(value):
+            return "on" if value else "off"
+        case float(value):
+            return f"{value:g}"
+        case value:
+            return str(value) or "empty"
+
+
+def _metavar(field: FieldInfo) -> str | None:
+    kind = field.annotation
+    if get_origin(kind) is Literal:
+        return "|".join(get_args(kind))
+    return _METAVARS.get(kind)
+
+
+def _parse(name: str, parse: Callable[[Any], Any], value: Any) -> Any:
     try:
-        return None if text is None else json.loads(text)
-    except json.JSONDecodeError as error:
-        fail(f"{flag} is not JSON: {error}", 2)
+        return None if value is None else parse(value)
+    except ValueError as error:
+        fail(f"settings: {flag_of(name)}: {error}", 2)
 
 
 set_parameters(serve, _parameters())

@@ -6,12 +6,16 @@ import asyncio
 import json
 import re
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
+import pytest
 from loramux.v1 import adapters_pb2
 from typer.testing import CliRunner, Result
 
+from lora_runtime import __version__
 from server.cli import app
 from server.config import Settings
+from server.sources import flag_of
 
 from ..support.servers import Harness, free_port, make_settings, running
 
@@ -25,15 +29,59 @@ async def run(served: Harness, *args: str, code: int = 0, stdin: str | None = No
     return result
 
 
-def test_help_explains_every_setting() -> None:
-    result = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "300", "TERM": "dumb"})
-    names = {
-        "adapters": "adapter",
-        "adapter_roots": "adapter-root",
-        "adapter_sources": "adapter-source",
-    }
-    for name in Settings.model_fields:
-        assert f"--{names.get(name, name.replace('_', '-'))}" in result.output
+@pytest.mark.parametrize("columns", ["80", "140"])
+def test_help_explains_every_setting(columns: str) -> None:
+    """Whole flags, descriptions, choices and defaults, however wide the terminal is."""
+    result = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": columns})
+    text = "".join(result.output.split())  # lines end within words that have hyphens
+    for name, field in Settings.model_fields.items():
+        flag = flag_of(name)
+        assert re.search(rf"^  {flag} ", result.output, re.MULTILINE), flag
+        assert "".join(str(field.description).split()) in text, name
+        if get_origin(field.annotation) is Literal:
+            assert f"{flag}{'|'.join(get_args(field.annotation))}" in text, name
+
+
+@pytest.mark.parametrize(
+    ("flag", "metavar", "default"),
+    [
+        ("config", "FILE", "(default: none)"),
+        ("base", "TEXT", "(required)"),
+        ("port", "INT", "(default: 50051)"),
+        ("drain-s", "FLOAT", "(default: 30)"),
+        ("log-level", "debug|info|warning|error", "(default: info)"),
+        ("adapter", "NAME=DIRECTORY", "(LORAMUX_ADAPTERS, with commas; default: none)"),
+        ("adapter-root", "DIRECTORY", "(LORAMUX_ADAPTER_ROOTS, with commas; default: none)"),
+        ("policies", "JSON", "(default: none)"),
+        ("tls-cert", "PATH", "(default: none)"),
+        ("max-running", "INT", "(default: 64)"),
+        ("max-adapter-bytes", "INT", "(default: 2147483648)"),
+        ("priority-aging-s", "FLOAT", "(default: 10)"),
+        ("adapter-cache-dir", "TEXT", "(default: empty)"),
+        ("cuda-graphs", "/ --no-cuda-graphs", "(default: on)"),
+        ("trust-hub", "/ --no-trust-hub", "(default: off)"),
+        ("kernels", "auto|torch|triton", "(default: auto)"),
+    ],
+)
+def test_help_has_defaults_and_kinds(flag: str, metavar: str, default: str) -> None:
+    result = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "80"})
+    _, found, after = result.output.partition(f"  --{flag} {metavar}")
+    assert found
+    own = re.split(r"\n  --|\n\n", after)[0]
+    assert " ".join(own.split()).endswith(default)
+
+
+def test_help_has_the_engines_settings_apart() -> None:
+    result = CliRunner().invoke(app, ["serve", "--help"])
+    own, _, engine = result.output.partition("\nEngine:\n")
+    assert "  --port " in own
+    assert "  --max-running " in engine
+    assert "  --help " in own
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"loramux {__version__}\n")
 
 
 async def test_generate_streams_text(served: Harness) -> None:
@@ -218,4 +266,4 @@ def test_serve_refuses_bad_settings(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "NAME=DIRECTORY" in result.stderr
     result = CliRunner().invoke(app, ["serve", "--base", str(tmp_path), "--policies", "{"])
-    assert (result.exit_code, "--policies is not JSON" in result.stderr) == (2, True)
+    assert (result.exit_code, "--policies: it is not JSON" in result.stderr) == (2, True)

@@ -75,7 +75,7 @@ def test_defaults_are_the_engines() -> None:
 )
 def test_limits_are_the_engines(setting: Setting) -> None:
     bad: dict[str, Any] = {setting.name: "nonsense" if setting.limit.choices else -1}
-    with pytest.raises(SettingsError, match=f"{setting.name}: "):
+    with pytest.raises(SettingsError, match=rf"--{setting.name.replace('_', '-')}: .*, got "):
         load({"base": "b", **bad})
     if setting.limit.checked:
         with pytest.raises(
@@ -87,14 +87,21 @@ def test_limits_are_the_engines(setting: Setting) -> None:
 @pytest.mark.parametrize(
     ("flags", "names"),
     [
-        ({}, "base"),
-        ({"base": "b", "port": 70000}, "port"),
-        ({"base": "b", "dtype": "int3"}, "dtype"),
-        ({"base": "b", "nonsense": 1}, "nonsense"),
-        ({"base": "b", "max_running": 64, "max_batch_tokens": 8}, "max_batch_tokens"),
-        ({"base": "b", "keepalive_s": 0}, "keepalive_s"),
-        ({"base": "b", "policies": {"a": {"weight": 0}}}, r"policies\.a\.weight"),
-        ({"base": "b", "policies": {"a": {"nonsense": 1}}}, r"policies\.a\.nonsense"),
+        ({}, "base is needed: --base, LORAMUX_BASE or base in --config"),
+        ({"base": "b", "port": 70000}, "--port: .*, got 70000"),
+        ({"base": "b", "dtype": "int3"}, "--dtype: .*, got 'int3'"),
+        ({"base": "b", "nonsense": 1}, "--nonsense is not a setting"),
+        (
+            {"base": "b", "max_batch_tokens": 8},
+            r"\(max_running is 64 by default, --max-batch-tokens is 8\)",
+        ),
+        ({"base": "b", "tls_key": "k"}, r"\(tls_cert is None by default, --tls-key is 'k'\)"),
+        ({"base": "b", "keepalive_s": 0}, "--keepalive-s: "),
+        ({"base": "b", "policies": {"a": {"weight": 0}}}, r"--policies: a\.weight: .*, got 0"),
+        (
+            {"base": "b", "policies": {"a": {"max_runing": 1}}},
+            r"--policies: a\.max_runing is not a setting of a policy; did you mean max_running\?",
+        ),
     ],
     ids=str,
 )
@@ -103,18 +110,40 @@ def test_refusals_name_the_field(flags: dict, names: str) -> None:
         load(flags)
 
 
-def test_bad_files(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="does not exist"):
-        load({}, tmp_path / "none.yaml")
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("base: b\nunknown_key: 1", "bad.yaml: 'unknown_key' is not a setting"),
+        (
+            "base: b\nmax-runing: 1",
+            r"bad.yaml: 'max-runing' is not a setting; did you mean max_running\?",
+        ),
+        ("base: b\nport: x", "bad.yaml: port: .*, got 'x'"),
+        ("base: b\npolicies: {a: {weight: 0}}", r"bad.yaml: policies: a\.weight: .*, got 0"),
+        ("base: b\nbase: c", "bad.yaml is not YAML: .*a key is given twice"),
+        ("base: [", "bad.yaml is not YAML"),
+        ("- base", "bad.yaml is not a YAML mapping"),
+    ],
+)
+def test_bad_files(tmp_path: Path, text: str, says: str) -> None:
     bad = tmp_path / "bad.yaml"
-    for text, names in (
-        ("base: b\nunknown_key: 1", "unknown_key"),
-        ("base: [", "bad.yaml"),
-        ("- base", "bad.yaml"),
-    ):
-        bad.write_text(text)
-        with pytest.raises(SettingsError, match=names):
-            load({}, bad)
+    bad.write_text(text)
+    with pytest.raises(SettingsError, match=says) as caught:
+        load({}, bad)
+    assert len(caught.value.problems) == 1
+    assert "\n" not in caught.value.problems[0]
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"config file .*none\.yaml does not exist"):
+        load({}, tmp_path / "none.yaml")
+    with pytest.raises(SettingsError, match="cannot be read: Is a directory"):
+        load({}, tmp_path)
+
+
+def test_a_long_value_is_cut() -> None:
+    with pytest.raises(SettingsError, match=r"--port: .*, got 'x{79}…$"):
+        load({"base": "b", "port": "x" * 500})
 
 
 def test_every_setting_is_described() -> None:

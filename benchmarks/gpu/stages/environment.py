@@ -27,7 +27,6 @@ PACKAGES = (
     "grpcio",
     "protobuf",
     "pydantic",
-    "pydantic-settings",
     "structlog",
     "grpcio-health-checking",
     "grpcio-reflection",

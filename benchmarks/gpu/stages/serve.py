@@ -22,7 +22,7 @@ _NEEDED = (
     "grpc_health.v1.health",
     "grpc_reflection.v1alpha",
     "grpc_status.rpc_status",
-    "pydantic_settings",
+    "pydantic",
     "structlog",
     "prometheus_client",
     "typer",

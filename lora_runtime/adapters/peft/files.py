@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import AdapterError
+from ...permissions import why_denied
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
@@ -33,6 +34,8 @@ def open_regular(path: Path, roots: Sequence[Path] = ()) -> Iterator[tuple[io.Fi
         handle = os.open(path, _FLAGS)
     except FileNotFoundError as error:
         raise MissingFileError(f"{path.name} cannot be read: {error.strerror}") from error
+    except PermissionError as error:
+        raise AdapterError(f"{path.name} cannot be read: {why_denied(path)}") from error
     except (OSError, ValueError) as error:
         raise AdapterError(f"{path.name} cannot be read: {_reason(error)}") from error
     try:

@@ -17,6 +17,7 @@ from ...config import EngineConfig
 from ...errors import BaseModelError
 from ...model.loading import identity_of
 from ...model.modules import base_modules
+from ...model.source import check_source
 from ...modules import BaseModule, ModuleKind
 from .assemble import assemble
 from .config import LoraSpec
@@ -63,6 +64,7 @@ def describe_base(directory: Path) -> DescribedBase:
 
     Raises BaseModelError for what cannot be built.
     """
+    check_source(directory)
     try:
         config = AutoConfig.from_pretrained(
             directory, trust_remote_code=False, local_files_only=True

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ...errors import AdapterError, AdapterUnavailableError, LoramuxError
+from ...permissions import why_denied
 from . import hub, remote
 from .disk_cache import DiskCache
 from .source_files import Limits, named, scrub
@@ -36,10 +38,7 @@ def resolve(source: str, cache_dir: Path, *, max_bytes: int) -> Path:
     if not source or "\0" in source:
         raise AdapterError("an adapter's source must not be empty")
     if not is_remote(source):
-        directory = Path(source)
-        if not directory.is_dir():
-            raise AdapterError(f"adapter path {directory.name!r} is not a directory")
-        return directory
+        return _local(Path(source))
     _check_url(source)
     fetch = hub.fetch if source.startswith("hf://") else remote.fetch
     try:
@@ -51,6 +50,20 @@ def resolve(source: str, cache_dir: Path, *, max_bytes: int) -> Path:
     # Outside of the handler: a library's error may hold the whole URL, and would stay attached as
     # the context.
     raise AdapterUnavailableError(f"{named(source)} cannot be fetched: {reason}")
+
+
+def _local(directory: Path) -> Path:
+    try:
+        is_directory = stat.S_ISDIR(directory.stat().st_mode)
+    except PermissionError as error:
+        raise AdapterError(
+            f"adapter path {directory.name!r} cannot be read: {why_denied(directory)}"
+        ) from error
+    except OSError:
+        is_directory = False
+    if not is_directory:
+        raise AdapterError(f"adapter path {directory.name!r} is not a directory")
+    return directory
 
 
 def _check_url(source: str) -> None:

@@ -9,7 +9,8 @@ import torch
 from ...errors import BaseModelError
 from ...model.files import BaseFiles
 from ...model.frozen import FrozenModel
-from ...model.loading import check_source, resolve_device
+from ...model.loading import resolve_device
+from ...model.source import check_source
 from .group import WorkerGroup
 from .shard_plan import plan_of
 from .weights import GatheredTensors

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -99,6 +101,29 @@ def test_what_a_run_leaves(tiny_base: Path, tmp_path: Path) -> None:
     assert [step for step, _ in result.eval_losses] == [0, 3, 6]
     assert result.held_out is not None
     assert len(inspect_adapter(config.out, tiny_base).modules) == 6
+
+
+@pytest.mark.parametrize(
+    ("umask", "modes"),
+    [(0o022, {0o755, 0o644}), (0o027, {0o750, 0o640})],
+    ids=["022", "027"],
+)
+def test_others_may_read_it_as_the_umask_says(
+    tiny_base: Path, tmp_path: Path, umask: int, modes: set[int]
+) -> None:
+    """A server often runs as another user; safetensors' own writer leaves private files."""
+    config = make_config(tiny_base, tmp_path, out=tmp_path / "new" / "out", save_every=2, epochs=1)
+    before = os.umask(umask)
+    try:
+        train(config)
+        (config.out / "adapter_model.safetensors").chmod(0o600)
+        train(dataclasses.replace(config, overwrite=True))
+    finally:
+        os.umask(before)
+    files = list(config.out.iterdir())
+    assert {"adapter_model.safetensors", "checkpoint.pt"} <= {file.name for file in files}
+    written = [config.out.parent, config.out, *files]
+    assert {path.stat().st_mode & 0o777 for path in written} == modes
 
 
 def test_one_seed_gives_one_adapter_and_another_gives_another(

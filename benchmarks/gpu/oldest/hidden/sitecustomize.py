@@ -9,7 +9,6 @@ from importlib.machinery import ModuleSpec, PathFinder
 HIDDEN = {
     "pydantic",
     "pydantic_core",
-    "pydantic_settings",
     "annotated_types",
     "typing_inspection",
     "dotenv",

@@ -135,8 +135,10 @@ def test_what_is_checked_without_a_base(
 def test_errors(rich: Path, tmp_path: Path) -> None:
     with pytest.raises(BaseMismatchError):
         inspect_adapter(rich, save_base(tmp_path / "gpt2", "gpt2"))
-    with pytest.raises(BaseModelError, match="cannot be described"):
+    with pytest.raises(BaseModelError, match="nowhere' is not a directory"):
         inspect_adapter(rich, tmp_path / "nowhere")
+    with pytest.raises(BaseModelError, match="cannot be described"):
+        inspect_adapter(rich, rich)
     with pytest.raises(AdapterError, match="larger than the limit"):
         inspect_adapter(rich, max_bytes=100)
 
