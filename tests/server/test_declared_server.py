@@ -9,7 +9,6 @@ import sys
 import threading
 from pathlib import Path
 
-import grpc
 import pytest
 import yaml
 from grpc_health.v1 import health_pb2

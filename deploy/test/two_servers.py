@@ -1,0 +1,172 @@
+"""Stops, kills and restarts one of two servers behind one name, in turn, while ghz calls.
+
+    python deploy/test/two_servers.py --out two-servers.json
+    python deploy/test/two_servers.py --rounds 2 --signal kill --method Generate
+
+No cluster: both run here, at 127.0.0.11 and 127.0.0.12, under a name that a small DNS server of this
+script gives both addresses. ghz (0.121 or newer, on the PATH) holds one channel with round_robin
+and 16 calls at once; the base is small and random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import models
+
+ADDRESSES = ("127.0.0.11", "127.0.0.12")
+ROOT = Path(__file__).parents[2]
+LONG_TOKENS = 1500
+CALLS = {"Generate": 4, "GenerateStream": 60}
+"""Tokens of each kind of call."""
+ROUND_S = 25
+
+
+def main() -> None:
+    args = arguments()
+    threading.Thread(target=answer_names, args=(args.dns_port,), daemon=True).start()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        models.save_base(Path(folder, "base"))
+        models.save_adapter(Path(folder, "adapter"))
+        pair = Pair(Path(folder), args)
+        try:
+            for name in args.signal:
+                for method in args.method:
+                    for long in (False, True) if name == "term" else (False,):
+                        rows.append(measure(pair, args, name, method, long))
+                        print(json.dumps(rows[-1]), flush=True)
+        finally:
+            pair.end()
+    if args.out:
+        kept = json.loads(args.out.read_text()) if args.out.exists() else {}
+        args.out.write_text(json.dumps(kept | {args.label: rows}, indent=1) + "\n")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--rounds", type=int, default=10, help="restarts of each kind")
+    parser.add_argument("--signal", nargs="+", choices=["term", "kill"], default=["term", "kill"])
+    parser.add_argument("--method", nargs="+", choices=list(CALLS), default=list(CALLS))
+    parser.add_argument("--checkout", type=Path, default=ROOT, help="whose server is tried")
+    parser.add_argument("--args", default="", help="more arguments of loramux serve")
+    parser.add_argument("--port", type=int, default=50777)
+    parser.add_argument("--dns-port", type=int, default=50778)
+    parser.add_argument("--out", type=Path, help="JSON file; other labels in it are kept")
+    parser.add_argument("--label", default="after", help="under which the results are kept")
+    return parser.parse_args()
+
+
+class Pair:
+    """The two servers."""
+
+    def __init__(self, folder: Path, args: argparse.Namespace) -> None:
+        self._folder, self._args = folder, args
+        self._servers = {address: self._start(address) for address in ADDRESSES}
+        for address in ADDRESSES:
+            self._wait(address)
+
+    def restart(self, address: str, number: signal.Signals) -> float:
+        """End one and start it again; gives the seconds that the end took."""
+        begun = time.monotonic()
+        self._servers[address].send_signal(number)
+        self._servers[address].wait()
+        seconds = time.monotonic() - begun
+        self._servers[address] = self._start(address)
+        self._wait(address)
+        return seconds
+
+    def end(self) -> None:
+        for server in self._servers.values():
+            server.terminate()
+        for server in self._servers.values():
+            server.wait()
+
+    def _start(self, address: str) -> subprocess.Popen[bytes]:
+        flags = ["--base", f"{self._folder}/base", "--adapter", f"a={self._folder}/adapter"]
+        flags += ["--host", address, "--port", str(self._args.port), "--metrics-port", "0"]
+        flags += ["--dtype", "float32", "--threads", "1", "--kv-cache-bytes", str(256 << 20)]
+        command = [sys.executable, "-m", "server", "serve", *flags, *self._args.args.split()]
+        with Path(self._folder, f"{address}.log").open("ab") as log:
+            return subprocess.Popen(command, cwd=self._args.checkout, stderr=log)
+
+    def _wait(self, address: str) -> None:
+        while True:
+            try:
+                socket.create_connection((address, self._args.port), 1).close()
+                return
+            except OSError:
+                if self._servers[address].poll() is not None:
+                    log = Path(self._folder, f"{address}.log").read_text()
+                    raise SystemExit(f"a server does not start: {log[-1000:]}") from None
+                time.sleep(0.1)
+
+
+def measure(
+    pair: Pair, args: argparse.Namespace, name: str, method: str, long: bool
+) -> dict[str, Any]:
+    """Restart `args.rounds` times under load; calls by status."""
+    short, streams, seconds = Counter[str](), Counter[str](), []
+    number = signal.SIGTERM if name == "term" else signal.SIGKILL
+    for turn in range(args.rounds):
+        load = ghz(args, method, CALLS[method], "-c", "16", "-z", f"{ROUND_S}s")
+        time.sleep(2)
+        beside = [ghz(args, "GenerateStream", LONG_TOKENS, "-c", "4", "-n", "4") for _ in range(long)]
+        time.sleep(1)
+        seconds.append(pair.restart(ADDRESSES[turn % 2], number))
+        short += statuses(load)
+        for one in beside:
+            streams += statuses(one)
+    row: dict[str, Any] = {"signal": name, "method": method, "rounds": args.rounds}
+    row |= {"calls": short.total(), "by_status": dict(short), "stops_s": rounded(seconds)}
+    return row | ({"long_streams": dict(streams)} if long else {})
+
+
+def ghz(args: argparse.Namespace, method: str, tokens: int, *flags: str) -> subprocess.Popen[str]:
+    data = {"adapter_id": "a", "prompt": "hi", "max_new_tokens": tokens, "ignore_eos": True}
+    protos = args.checkout / "protos"
+    what = ["--insecure", "--proto", f"{protos}/loramux/v1/inference.proto", "-i", str(protos)]
+    what += ["--call", f"loramux.v1.Inference/{method}", "--data", json.dumps(data)]
+    how = ["--lb-strategy", "round_robin", "--duration-stop", "wait", "-t", "120s", "-O", "json"]
+    where = f"dns://127.0.0.1:{args.dns_port}/loramux.test:{args.port}"
+    command = ["ghz", *what, *how, *flags, where]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def statuses(load: subprocess.Popen[str]) -> Counter[str]:
+    return Counter(json.loads(load.communicate()[0])["statusCodeDistribution"])
+
+
+def rounded(seconds: list[float]) -> list[float]:
+    return [round(s, 1) for s in seconds]
+
+
+def answer_names(port: int) -> None:
+    """Answer every name with both addresses (RFC 1035), for a second."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", port))
+        while True:
+            query, client = server.recvfrom(512)
+            end = query.index(b"\0", 12) + 5
+            is_a = query[end - 4 : end - 2] == b"\0\1"
+            records = [
+                b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4" + socket.inet_aton(a) for a in ADDRESSES if is_a
+            ]
+            head = query[:2] + b"\x81\x80" + struct.pack(">4H", 1, len(records), 0, 0)
+            server.sendto(head + query[12:end] + b"".join(records), client)
+
+
+if __name__ == "__main__":
+    main()
