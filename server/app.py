@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
+import threading
 from wsgiref.simple_server import WSGIServer
 
 import grpc
@@ -27,7 +27,7 @@ from .auth.interceptor import TokenInterceptor
 from .auth.tokens import AuthFileError, TokenFile
 from .config import Settings
 from .declared import DeclaredAdapters, DeclaredGauges, DeclaredStatus
-from .ending import end_soon
+from .ending import PATIENCE_S, STOP_S, end_by, end_now, end_soon
 from .health import Health
 from .locations import Locations
 from .logs import RequestLog
@@ -36,6 +36,7 @@ from .policies import SettingsPolicies
 from .services.adapters import AdaptersService
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
+from .step_watch import StepWatch
 from .tls import TLSError, is_loopback
 from .transport import add_port, channel_options
 
@@ -83,6 +84,7 @@ class App:
             grpc.aio.server(options=channel_options(settings)) if settings.health_port else None
         )
         self._metrics_server: WSGIServer | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def engine(self) -> Engine:
@@ -143,6 +145,8 @@ class App:
         self.metrics.registry.register(DeclaredGauges(self._declared))
         await asyncio.to_thread(self._declared.restore)
         self._is_open = True
+        watch = StepWatch(engine, self._health, self.settings.step_timeout_s)
+        self._watching = asyncio.create_task(watch.run())
         self._declared.start()
         if self._declared.ready:
             await self._health.ready()
@@ -167,7 +171,7 @@ class App:
         if self._declared is not None:
             await asyncio.to_thread(self._declared.stop_following)
         if self._engine is not None:
-            await asyncio.to_thread(self._engine.shutdown, self.settings.drain_s)
+            await asyncio.to_thread(self._engine.shutdown, self.settings.drain_s, PATIENCE_S)
         await self._server.stop(grace=1)
         # The state file follows the engine as long as a call may be answered.
         if self._declared is not None:
@@ -175,7 +179,9 @@ class App:
         if self._probes is not None:
             await self._probes.stop(grace=0)
         if self._metrics_server is not None:
-            self._metrics_server.shutdown()
+            _close(self._metrics_server)
+        if self._watching is not None:
+            self._watching.cancel()
         log.info("stopped")
 
     def _declare(self, engine: Engine, settings_policies: SettingsPolicies) -> DeclaredAdapters:
@@ -228,13 +234,24 @@ class App:
         )
 
 
+def _close(metrics_server: WSGIServer) -> None:
+    """Close in its own time: it looks twice a second whether it is to end."""
+
+    def close() -> None:
+        metrics_server.shutdown()
+        metrics_server.server_close()
+
+    threading.Thread(target=close, name="loramux-metrics-end", daemon=True).start()
+
+
 async def serve(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; the process's exit status. A second signal ends it at once."""
     stop = asyncio.Event()
 
     def on_signal() -> None:
         if stop.is_set():
-            os._exit(1)
+            end_now(1)
+        end_by(settings.drain_s + STOP_S, status=1)
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

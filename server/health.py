@@ -15,35 +15,48 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class Health:
     """Health of the server.
 
-    Ready: everything that was declared serves. Live: listening, and the engine has not failed. A
-    draining server is live but not ready, so that a probe does not kill it while requests finish.
+    Ready: everything that was declared serves. Live: listening, and the engine has neither failed
+    nor stalled; a server that is not live is not ready. A draining server is live but not ready, so
+    that a probe does not kill it while requests finish.
     """
 
     def __init__(self, services: Sequence[str]) -> None:
         self._ready_names = ("", *services)
         self._servicer = health.aio.HealthServicer()
-        self._over = False
+        self._is_ready = self._over = self._failed = self._stalled = False
 
     def add_to(self, server: grpc.aio.Server) -> None:
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
     async def listening(self) -> None:
-        await self._servicer.set(LIVE, _SERVING)
-        await self._set_ready(_NOT_SERVING)
+        await self._show()
 
     async def ready(self) -> None:
         """Turn ready; without effect once the server drains or its engine has failed."""
-        if not self._over:
-            await self._set_ready(_SERVING)
+        self._is_ready = True
+        await self._show()
 
     async def draining(self) -> None:
         self._over = True
-        await self._set_ready(_NOT_SERVING)
+        await self._show()
 
     async def failed(self) -> None:
-        await self.draining()
-        await self._servicer.set(LIVE, _NOT_SERVING)
+        self._failed = True
+        await self._show()
 
-    async def _set_ready(self, status: int) -> None:
+    async def stalled(self) -> None:
+        """Turn everything off until `recovered`."""
+        self._stalled = True
+        await self._show()
+
+    async def recovered(self) -> None:
+        """Show again what was before `stalled`, or has come since."""
+        self._stalled = False
+        await self._show()
+
+    async def _show(self) -> None:
+        live = not (self._failed or self._stalled)
+        ready = live and self._is_ready and not self._over
+        await self._servicer.set(LIVE, _SERVING if live else _NOT_SERVING)
         for name in self._ready_names:
-            await self._servicer.set(name, status)
+            await self._servicer.set(name, _SERVING if ready else _NOT_SERVING)
