@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import grpc
@@ -24,6 +25,7 @@ class Health:
         self._ready_names = ("", *services)
         self._servicer = health.aio.HealthServicer()
         self._is_ready = self._over = self._failed = self._stalled = False
+        self._showing = asyncio.Lock()
 
     def add_to(self, server: grpc.aio.Server) -> None:
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
@@ -55,8 +57,9 @@ class Health:
         await self._show()
 
     async def _show(self) -> None:
-        live = not (self._failed or self._stalled)
-        ready = live and self._is_ready and not self._over
-        await self._servicer.set(LIVE, _SERVING if live else _NOT_SERVING)
-        for name in self._ready_names:
-            await self._servicer.set(name, _SERVING if ready else _NOT_SERVING)
+        async with self._showing:  # one after the other: the last one shows what is so then
+            live = not (self._failed or self._stalled)
+            ready = live and self._is_ready and not self._over
+            await self._servicer.set(LIVE, _SERVING if live else _NOT_SERVING)
+            for name in self._ready_names:
+                await self._servicer.set(name, _SERVING if ready else _NOT_SERVING)

@@ -1,6 +1,6 @@
 """The command line: `loramux serve | generate | adapters | info | token | train`.
 
-May import: app, auth, client, config, logs, lora_runtime, lora_runtime.training, tls.
+May import: app, auth, client, config, ending, logs, lora_runtime, lora_runtime.training, tls.
 """
 
 from __future__ import annotations

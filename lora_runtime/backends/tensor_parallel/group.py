@@ -224,9 +224,9 @@ class WorkerGroup:
                 raise EngineFailedError(self._failure)
             yield
         except (OSError, EOFError, RuntimeError) as error:
-            if self._closed or not self._failed.wait(PATIENCE_S):
+            if not self._closed and not self._failed.wait(PATIENCE_S):
                 raise
-            raise EngineFailedError(self._failure) from error
+            raise EngineFailedError(self._failure or "the base was closed") from error
 
     # --- life -------------------------------------------------------------------------------------
 
