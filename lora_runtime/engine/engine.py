@@ -193,8 +193,8 @@ class Engine:
         self._loop.abandon(EngineStoppedError("the engine was shut down while a step hung"))
         # Not the slots: the step has their weights, and may have their lock.
         self._store.stop_loading()
-        self._close_base()  # a step that waits for another process ends with it
-        return self._joined(join_s)
+        self._close_base()
+        return self._joined(1)  # a step that waited for another process ends with that
 
     def _joined(self, timeout_s: float | None) -> bool:
         """Wait for the engine thread; True once it has ended, or is the caller's own."""

@@ -148,3 +148,21 @@ def test_a_second_signal_ends_it_at_once(
         wait_until(lambda: "draining" in server.log.read_text())
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(timeout=60) == 1
+
+
+@pytest.mark.slow
+def test_a_disk_that_hangs(tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
+    """The look for declared adapters never comes back, and all that waits for it is cut off."""
+    manifest = tmp_path / "adapters.yaml"
+    os.mkfifo(manifest)
+    server = start(
+        tmp_path,
+        tiny_base,
+        tiny_adapters["a1"],
+        *("--adapter-manifest", str(manifest), "--drain-s", "0"),
+    )
+    wait_until(lambda: '"event": "serving"' in server.log.read_text(), seconds=120)
+    assert server.stop() == 1
+    last = server.lines()[-1]
+    assert last["event"] == "the stop took too long and is cut off"
+    assert "loramux-declared" in last["names"]

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
+import grpc
+import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2
 from prometheus_client import generate_latest
@@ -115,6 +117,17 @@ async def test_a_step_that_hangs_while_the_server_drains(impatient: Harness) -> 
             break
     ready = await impatient.health.Check(health_pb2.HealthCheckRequest())
     assert ready.status == Status.NOT_SERVING
+
+
+async def test_a_step_that_hangs_does_not_keep_a_stop(impatient: Harness) -> None:
+    gate = Gate(impatient)
+    call = asyncio.ensure_future(impatient.generate(prompt="abc", max_new_tokens=1))
+    await asyncio.to_thread(gate.reached.wait)
+    await impatient.app.stop()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    gate.open.set()
 
 
 async def test_no_limit(tiny_base: Path) -> None:
