@@ -33,6 +33,7 @@ from .api.reports import (
     EngineStats,
     MemoryPlan,
     RequestRecord,
+    RunningStep,
     StepStats,
 )
 from .api.requests import (
@@ -151,6 +152,7 @@ __all__ = [
     "RequestHandle",
     "RequestRecord",
     "RequestTimeoutError",
+    "RunningStep",
     "SamplingParams",
     "StepStats",
     "Timings",

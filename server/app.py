@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
+import threading
 from wsgiref.simple_server import WSGIServer
 
 import grpc
@@ -28,7 +28,7 @@ from .auth.tokens import AuthFileError, TokenFile
 from .config import Settings
 from .declared import DeclaredAdapters, DeclaredGauges, DeclaredStatus
 from .drain import Drain
-from .ending import end_soon
+from .ending import PATIENCE_S, STOP_S, end_by, end_now, end_soon
 from .gauges import ReadinessGauges
 from .health import Health
 from .locations import Locations
@@ -40,6 +40,7 @@ from .running_calls import RunningCalls
 from .services.adapters import AdaptersService
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
+from .step_watch import StepWatch
 from .tls import TLSError, is_loopback
 from .transport import add_port, channel_options, check_port, credentials, probe_options
 
@@ -91,6 +92,7 @@ class App:
             grpc.aio.server(options=probe_options(settings)) if settings.health_port else None
         )
         self._metrics_server: WSGIServer | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def engine(self) -> Engine:
@@ -105,7 +107,7 @@ class App:
         The serving port comes last in `load`: a client that cannot connect goes to another server,
         one whose call is refused fails. That it can be had is checked here.
         """
-        await self._health.listening()
+        await self._health.show()
         settings, host = self.settings, self.settings.host
         self._credentials = credentials(settings)
         check_port(settings)
@@ -140,6 +142,8 @@ class App:
         self._declared = self._declare(engine, settings_policies)
         self.metrics.registry.register(DeclaredGauges(self._declared))
         await asyncio.to_thread(self._declared.restore)
+        watch = StepWatch(engine, self._health, self.settings.step_timeout_s)
+        self._watching = asyncio.create_task(watch.run())
         await self._open()
         info = engine.info()
         log.info(
@@ -152,7 +156,7 @@ class App:
             max_context=info.max_context,
         )
         self._follow(self._declared)
-        await self._health.ready()
+        await self._health.show()
 
     async def stop(self) -> None:
         """Leave without a failed call: turn NOT_SERVING, serve for `drain_delay_s`, let running
@@ -167,7 +171,7 @@ class App:
             await self._drain.finish_calls(settings.drain_s)
         self._adapters.close()
         if self._engine is not None:
-            await asyncio.to_thread(self._engine.shutdown, 0)
+            await asyncio.to_thread(self._engine.shutdown, 0, PATIENCE_S)
         if self._drain is not None:
             await self._drain.cut_off()
         # The state file follows the engine as long as a call may be answered.
@@ -176,7 +180,9 @@ class App:
         if self._probes is not None:
             await self._probes.stop(grace=0)
         if self._metrics_server is not None:
-            self._metrics_server.shutdown()
+            _close(self._metrics_server)
+        if self._watching is not None:
+            self._watching.cancel()
         log.info("stopped")
 
     async def _open(self) -> None:
@@ -214,7 +220,7 @@ class App:
 
         def on_ready() -> None:
             declared.note_ready()
-            asyncio.run_coroutine_threadsafe(self._health.ready(), loop)
+            asyncio.run_coroutine_threadsafe(self._health.show(), loop)
 
         self._readiness.base_loaded(declared, on_ready)
         declared.start()
@@ -247,13 +253,24 @@ class App:
         reflection.add_to(self._server, (*_OWN_SERVICES, health.SERVICE_NAME))
 
 
+def _close(metrics_server: WSGIServer) -> None:
+    """Close in its own time: it looks twice a second whether it is to end."""
+
+    def close() -> None:
+        metrics_server.shutdown()
+        metrics_server.server_close()
+
+    threading.Thread(target=close, name="loramux-metrics-end", daemon=True).start()
+
+
 async def serve(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; the process's exit status. A second signal ends it at once."""
     stop = asyncio.Event()
 
     def on_signal() -> None:
         if stop.is_set():
-            os._exit(1)
+            end_now(1)
+        end_by(settings.drain_delay_s + settings.drain_s + STOP_S, status=1)
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

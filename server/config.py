@@ -151,6 +151,12 @@ class Settings(_EngineSettings):
         ge=0,
         description="Seconds that running requests get to finish after SIGTERM and --drain-delay-s.",
     )
+    step_timeout_s: float = Field(
+        120,
+        ge=0,
+        description="Seconds that one step of the engine may take: while an older one runs, the server is "
+        "neither live nor ready. 0 is no limit.",
+    )
     metrics_adapter_labels: int = Field(
         100,
         ge=0,

@@ -23,7 +23,7 @@ class EngineGauges(Collector):
         return [*self._load(), self._versions(), self._about()]
 
     def _load(self) -> list[GaugeMetricFamily]:
-        stats = self._engine.stats()
+        stats, step = self._engine.stats(), self._engine.running_step()
         gauges = [
             ("running_sequences", "Sequences in the running batch.", stats.running),
             ("waiting_sequences", "Sequences in the queue.", stats.waiting),
@@ -46,6 +46,7 @@ class EngineGauges(Collector):
             ("host_adapter_bytes", "Their bytes.", stats.host_adapter_bytes),
             ("adapter_leases", "Requests that hold an adapter.", stats.leases),
             ("preemptions", "Sequences preempted since start.", stats.preemptions),
+            ("running_step_seconds", "Age of the step that runs.", step.age_s if step else 0),
         ]
         return [
             GaugeMetricFamily(f"loramux_{name}", text, value=value) for name, text, value in gauges

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import grpc
@@ -17,7 +18,7 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class Health:
     """Health of the server.
 
-    Ready: what `readiness` says. Live: listening, and the engine has not failed. A
+    Ready: what `readiness` says. Live: listening, and the engine has neither failed nor stalled. A
     draining server is live but not ready, so that a probe does not kill it while requests finish.
     """
 
@@ -25,28 +26,33 @@ class Health:
         self._ready_names = ("", *services)
         self._servicer = health.aio.HealthServicer()
         self._readiness = readiness
+        self._showing = asyncio.Lock()
 
     def add_to(self, server: grpc.aio.Server) -> None:
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
-    async def listening(self) -> None:
-        await self._servicer.set(LIVE, _SERVING)
-        await self._set_ready(_NOT_SERVING)
-
-    async def ready(self) -> None:
-        """Turn ready where the server is; it may be draining by now, or wait for adapters."""
-        if self._readiness.state is ServerState.READY:
-            await self._set_ready(_SERVING)
-
     async def draining(self) -> None:
         self._readiness.draining()
-        await self._set_ready(_NOT_SERVING)
+        await self.show()
 
     async def failed(self) -> None:
         self._readiness.failed()
-        await self._set_ready(_NOT_SERVING)
-        await self._servicer.set(LIVE, _NOT_SERVING)
+        await self.show()
 
-    async def _set_ready(self, status: int) -> None:
-        for name in self._ready_names:
-            await self._servicer.set(name, status)
+    async def stalled(self) -> None:
+        """Turn everything off until `recovered`."""
+        self._readiness.stalled(True)
+        await self.show()
+
+    async def recovered(self) -> None:
+        """Show again what was before `stalled`, or has come since."""
+        self._readiness.stalled(False)
+        await self.show()
+
+    async def show(self) -> None:
+        """Show the state as it is by now."""
+        async with self._showing:  # one after the other: the last one shows what is so then
+            live, ready = self._readiness.is_live, self._readiness.state is ServerState.READY
+            await self._servicer.set(LIVE, _SERVING if live else _NOT_SERVING)
+            for name in self._ready_names:
+                await self._servicer.set(name, _SERVING if ready else _NOT_SERVING)

@@ -21,7 +21,7 @@ _NAMES, _REASON_CHARS = 10, 200
 
 
 class ServerState(StrEnum):
-    """State of a server; it never goes back to one that stands further up."""
+    """State of a server; but for STALLED it never goes back to one that stands further up."""
 
     LOADING = "loading"
     """State until the base is loaded and what was registered is known again."""
@@ -30,6 +30,8 @@ class ServerState(StrEnum):
     READY = "ready"
     """State of one that takes traffic. An adapter that is declared later and cannot be loaded does
     not change it: that must not take the server from those who use the others."""
+    STALLED = "stalled"
+    """State of one whose step hangs. It becomes what it was when the step ends."""
     DRAINING = "draining"
     FAILED = "failed"
 
@@ -42,12 +44,14 @@ class NotReady(StrEnum):
     ADAPTER_FAILED = "adapter_failed"
     MANIFEST_UNREADABLE = "manifest_unreadable"
     """Reason also for a watched directory."""
+    STEP_HANGS = "step_hangs"
     DRAINING = "draining"
     ENGINE_FAILED = "engine_failed"
 
 
 _REASONS = {
     ServerState.LOADING: NotReady.LOADING_BASE,
+    ServerState.STALLED: NotReady.STEP_HANGS,
     ServerState.DRAINING: NotReady.DRAINING,
     ServerState.FAILED: NotReady.ENGINE_FAILED,
 }
@@ -75,6 +79,7 @@ class Readiness:
         self._began = self._loaded = clock()
         self._lock = threading.Lock()
         self._state = ServerState.LOADING
+        self._stalled = False
         self._declared: Awaited | None = None
         self._on_ready: Callable[[], None] = lambda: None
         self._said: set[tuple[str, str, str]] | None = None
@@ -82,7 +87,14 @@ class Readiness:
 
     @property
     def state(self) -> ServerState:
-        return self._state
+        """State that callers see."""
+        hides = self._state in (ServerState.NOT_READY, ServerState.READY)
+        return ServerState.STALLED if self._stalled and hides else self._state
+
+    @property
+    def is_live(self) -> bool:
+        """True unless the engine has failed, or hangs in a step."""
+        return not self._stalled and self._state is not ServerState.FAILED
 
     def waiting_for(self) -> list[DeclaredStatus]:
         """Status of what is awaited; empty unless NOT_READY. May take a while: takes locks."""
@@ -92,8 +104,8 @@ class Readiness:
     def reasons(self) -> Counter[NotReady]:
         """Count the reasons why the server is not ready; none is one that is."""
         with self._lock:
-            if self._state in _REASONS:
-                return Counter([_REASONS[self._state]])
+            if self.state in _REASONS:
+                return Counter([_REASONS[self.state]])
             return Counter(_reason(status) for status in self._waiting_for())
 
     def base_loaded(self, declared: Awaited, on_ready: Callable[[], None]) -> None:
@@ -134,6 +146,10 @@ class Readiness:
     def failed(self) -> None:
         with self._lock:
             self._state = ServerState.FAILED
+
+    def stalled(self, hangs: bool) -> None:
+        with self._lock:
+            self._stalled = hangs
 
     def _wait_no_longer(self) -> None:
         with self._lock:

@@ -93,6 +93,17 @@ class StepStats:
 
 
 @dataclass(frozen=True)
+class RunningStep:
+    """The step that runs at this moment, with what the engine thread does before and after it."""
+
+    age_s: float
+    tokens: int
+    sequences: int
+    adapters: tuple[str, ...]
+    """Ids, sorted; like the counts empty before the step's rows are chosen."""
+
+
+@dataclass(frozen=True)
 class RequestRecord:
     """A request that ended, given to observers. `outcome`: ok, cancelled, timeout or error."""
 

@@ -17,11 +17,11 @@ import torch
 from ..adapters.sources.sources import is_remote
 from ..adapters.store.store import AdapterStore
 from ..api.adapters import AdapterInfo, AdapterPolicy, Registration
-from ..api.reports import EngineInfo, EngineObserver, EngineStats
+from ..api.reports import EngineInfo, EngineObserver, EngineStats, RunningStep
 from ..api.requests import MAX_ID_LENGTH, Generation, Request, SamplingParams, TokenEvent
 from ..base_model import BaseModel
 from ..config import BaseConfig, EngineConfig
-from ..errors import AdapterError, InvalidRequestError, LoramuxError
+from ..errors import AdapterError, EngineStoppedError, InvalidRequestError, LoramuxError
 from ..requests.handle import EventStream, RequestHandle
 from ..scheduling.block_allocator import BlockAllocator
 from ..scheduling.fairness import FairQueue
@@ -175,18 +175,33 @@ class Engine:
         """Stop admitting: from now on `submit` raises EngineStoppedError; what runs goes on."""
         self._inbox.close()
 
-    def shutdown(self, drain_s: float = 0) -> None:
+    def shutdown(self, drain_s: float = 0, join_s: float | None = None) -> bool:
         """Stop admitting, let requests finish for `drain_s` seconds, cancel the rest, join.
 
+        A step that does not end within `join_s` seconds then (None: there is no limit) is left
+        behind: its requests get EngineStoppedError. False if it runs even when all else is closed.
         Idempotent.
         """
         self.stop_admitting()
         if self._thread is not None:
             self._inbox.stop(drain_s)
-            if self._thread is not threading.current_thread():
-                self._thread.join()
-        self._store.close()
+        if self._joined(join_s):
+            self._store.close()
+            self._close_base()
+            return True
+        log.error("the engine thread does not end, it is left behind: %s", self.running_step())
+        self._loop.abandon(EngineStoppedError("the engine was shut down while a step hung"))
+        # Not the slots: the step has their weights, and may have their lock.
+        self._store.stop_loading()
         self._close_base()
+        return self._joined(1)  # a step that waited for another process ends with that
+
+    def _joined(self, timeout_s: float | None) -> bool:
+        """Wait for the engine thread; True once it has ended, or is the caller's own."""
+        if self._thread is None or self._thread is threading.current_thread():
+            return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _close_base(self) -> None:
         if self._owned is not None:
@@ -352,6 +367,13 @@ class Engine:
             steps=self._loop.steps,
             **self._store.totals(),
         )
+
+    def running_step(self) -> RunningStep | None:
+        """Report on the step that runs now, None between steps.
+
+        Never waits, so that it can be told from any thread that a step hangs.
+        """
+        return self._loop.turn.report()
 
     def _cancel(self, handle: RequestHandle) -> None:
         self._inbox.post(lambda mail: mail.cancelled.add(handle))

@@ -116,6 +116,11 @@ class Inbox:
             self._stopping = True
             self._changed.notify_all()
 
+    def untaken(self) -> list[LiveRequest]:
+        """Requests that the engine thread has not taken."""
+        with self._changed:
+            return list(self._mail.requests)
+
     # --- the engine thread's side ---------------------------------------------------------------
 
     def take(self, timeout_s: float | None) -> Arrivals | None:

@@ -29,6 +29,7 @@ from ..scheduling.limits import Limits
 from ..scheduling.scheduler import Scheduler
 from .inbox import Arrivals, Inbox
 from .observers import Observers
+from .turn import Turn
 
 log = logging.getLogger(__name__)
 _BLOCKED_POLL_S = 0.05
@@ -50,6 +51,7 @@ class EngineLoop:
     ) -> None:
         self.inbox, self.scheduler, self.runner = inbox, scheduler, runner
         self.steps = 0
+        self.turn = Turn()
         self._base, self._store, self._limits, self._observers = base, store, limits, observers
         self._planner = BatchPlanner(scheduler.allocator.block_size)
         self._live: dict[RequestHandle, LiveRequest] = {}
@@ -60,14 +62,23 @@ class EngineLoop:
         """Run until the inbox is stopped. Every request gets an end, whatever happens."""
         try:
             while (mail := self.inbox.take(self._patience_s())) is not None:
+                self.turn.begin()
                 self._take_in(mail)
                 self._blocked = not self._step()
+                self.turn.end()
             self._end_all(EngineStoppedError("the engine was shut down"), "cancelled")
         except BaseException as error:
             log.exception("the engine thread failed")
             self.inbox.fail(error)
             self._observers.notify("on_engine_failed", error)
             self._end_all(EngineFailedError("the engine has failed"), "error")
+        finally:
+            self.turn.end()
+
+    def abandon(self, error: LoramuxError) -> None:
+        """Tell all callers that nothing more comes, on a thread that waits for this one no longer."""
+        for live in [*list(self._live.values()), *self.inbox.untaken()]:
+            live.handle.fail(error)
 
     def _patience_s(self) -> float | None:
         if not self._live:
@@ -106,6 +117,7 @@ class EngineLoop:
         rows = self.scheduler.schedule()
         if not rows:
             return False
+        self.turn.runs(rows)
         results, distinct = self._compute(rows)
         for seq, sampled in results:
             self._deliver(seq, sampled)

@@ -48,6 +48,7 @@ def serve(config: Path | None = None, **flags: Any) -> None:
     # torch is loaded only where it is needed: the other commands and --help stay quick
     from .. import logs
     from ..app import serve
+    from ..ending import leave
 
     logs.configure(settings.log_format, settings.log_level)
     if links := service_links(os.environ):
@@ -56,7 +57,7 @@ def serve(config: Path | None = None, **flags: Any) -> None:
             "pod's spec, or another name of the Service, leaves them out",
             variables=links,
         )
-    raise typer.Exit(asyncio.run(serve(settings)))
+    leave(asyncio.run(serve(settings)))
 
 
 def _parameters() -> list[inspect.Parameter]:

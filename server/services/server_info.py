@@ -20,6 +20,7 @@ from .adapter_messages import may_see, to_declared
 _STATES: dict[ServerState, pb.ServerState] = {
     ServerState.NOT_READY: pb.SERVER_STATE_NOT_READY,
     ServerState.READY: pb.SERVER_STATE_READY,
+    ServerState.STALLED: pb.SERVER_STATE_STALLED,
     ServerState.DRAINING: pb.SERVER_STATE_DRAINING,
     ServerState.FAILED: pb.SERVER_STATE_FAILED,
 }

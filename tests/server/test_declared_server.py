@@ -286,9 +286,9 @@ async def test_what_is_registered_while_the_server_drains_is_remembered(
     async with running(settings) as served:
         engine, shutdown = served.app.engine, served.app.engine.shutdown
 
-        def acknowledge(drain_s: float) -> None:
+        def acknowledge(drain_s: float, join_s: float) -> bool:
             engine.load_adapter(tiny_adapters["a0"], "late")
-            shutdown(drain_s)
+            return shutdown(drain_s, join_s)
 
         monkeypatch.setattr(engine, "shutdown", acknowledge)
     async with running(settings) as served:

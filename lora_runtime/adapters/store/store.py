@@ -31,10 +31,14 @@ class AdapterStore:
         self.slots = Slots(self._registry, self._reader, config.adapter_load_threads)
 
     def close(self) -> None:
-        """Start no more loads, those that run end unheard; and let go of the slots."""
-        self._reader.threads.close()
+        """Start no more loads, and let go of the slots."""
+        self.stop_loading()
         with self._registry.locked():
             self._registry.tiers.close()
+
+    def stop_loading(self) -> None:
+        """Start no more loads; those that run end unheard. Never waits."""
+        self._reader.threads.close()
 
     # --- ids ------------------------------------------------------------------------------------
 

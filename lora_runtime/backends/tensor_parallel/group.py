@@ -8,6 +8,7 @@ import logging
 import shutil
 import tempfile
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +29,7 @@ from ...model.frozen import FrozenModel
 from ...modules import BaseModule
 from ..torch.adapter import TorchAdapter
 from .adapter import ShardedAdapter, part_of
-from .messages import Forget, Place, Remove, Stop, receive, send
+from .messages import Forget, Place, Remove, receive, send
 from .process import PATIENCE_S, WorkerProcess
 from .process_group import Member
 from .shard_plan import ShardPlan, check_modules
@@ -58,10 +59,8 @@ class WorkerGroup:
         self.plan = plan
         self._directory = Path(tempfile.mkdtemp(prefix="loramux-"))
         self.member = Member(0, plan, device, str(self._directory / "ranks"))
-        self._tell_lock, self._ask_lock, self._step_lock = (
-            threading.Lock(),
-            threading.Lock(),
-            threading.Lock(),
+        self._tell_lock, self._ask_lock, self._step_lock, self._close_lock = (
+            threading.Lock() for _ in range(4)
         )
         self._outbox: deque[Any] = deque()
         self._numbers = itertools.count()
@@ -225,9 +224,9 @@ class WorkerGroup:
                 raise EngineFailedError(self._failure)
             yield
         except (OSError, EOFError, RuntimeError) as error:
-            if not self._failed.wait(PATIENCE_S):
+            if not self._closed and not self._failed.wait(PATIENCE_S):
                 raise
-            raise EngineFailedError(self._failure) from error
+            raise EngineFailedError(self._failure or "the base was closed") from error
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -242,23 +241,25 @@ class WorkerGroup:
         return self._failure if self._failed.wait(1) else str(error)
 
     def close(self) -> None:
-        """End the workers and leave the group. Idempotent."""
-        with self._tell_lock:
+        """End the workers and leave the group. Takes few seconds, even if all hang. Idempotent."""
+        with self._close_lock:
             if self._closed:
                 return
             self._closed = True
+        # A step that runs now hangs with one of them: who closes has waited for the others.
+        hangs = not self._step_lock.acquire(blocking=False)
+        if asked := not hangs and self._tell_lock.acquire(timeout=1):
             for worker in self._workers:
-                with suppress(OSError):
-                    send(worker.steps, Stop())
+                worker.ask_to_end()
+            self._tell_lock.release()
+        until = time.monotonic() + (PATIENCE_S if asked else 0)
         for worker in self._workers:
-            worker.process.join(PATIENCE_S)
-            if worker.process.is_alive():
-                log.warning("rank %d does not end: killed", worker.rank)
-                worker.process.kill()
-                worker.process.join()
-            worker.steps.close()
-            worker.staging.close()
-        self.member.leave()
+            worker.end_by(until)
+        if hangs and self.member.device == "cuda":  # NCCL does not notice
+            distributed_c10d._abort_process_group()
+        if not hangs or self._step_lock.acquire(timeout=PATIENCE_S):
+            self.member.leave()
+            self._step_lock.release()
         torch.set_num_threads(self._threads)
         shutil.rmtree(self._directory, ignore_errors=True)
         atexit.unregister(self.close)

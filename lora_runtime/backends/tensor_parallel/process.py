@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from contextlib import suppress
 from typing import Any
 
 import torch.multiprocessing
 
-from .messages import receive
+from .messages import Stop, receive, send
 from .worker import READY, WorkerSpec, main
 
+log = logging.getLogger(__name__)
 PATIENCE_S = 5.0
 """Seconds for workers to end by themselves, and for their end to be noticed after a step that
 failed with it."""
@@ -44,6 +47,20 @@ class WorkerProcess:
                 if (said := receive(self.steps)) != READY:
                     return str(said)
         return f"exit code {self.process.exitcode}"
+
+    def ask_to_end(self) -> None:
+        with suppress(OSError):
+            send(self.steps, Stop())
+
+    def end_by(self, until: float) -> None:
+        """Wait until then, on the monotonic clock, for the process to end; kill it if it has not."""
+        self.process.join(max(0, until - time.monotonic()))
+        if self.process.is_alive():
+            log.warning("rank %d does not end: killed", self.rank)
+            self.process.kill()
+            self.process.join(PATIENCE_S)
+        self.steps.close()
+        self.staging.close()
 
     def answer(self) -> Any:
         """Wait for the answer to what was asked last through `staging`: a value, or the exception

@@ -15,11 +15,13 @@ class ServerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SERVER_STATE_READY: _ClassVar[ServerState]
     SERVER_STATE_DRAINING: _ClassVar[ServerState]
     SERVER_STATE_FAILED: _ClassVar[ServerState]
+    SERVER_STATE_STALLED: _ClassVar[ServerState]
 SERVER_STATE_UNSPECIFIED: ServerState
 SERVER_STATE_NOT_READY: ServerState
 SERVER_STATE_READY: ServerState
 SERVER_STATE_DRAINING: ServerState
 SERVER_STATE_FAILED: ServerState
+SERVER_STATE_STALLED: ServerState
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()

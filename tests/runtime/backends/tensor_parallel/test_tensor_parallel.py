@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,6 +21,7 @@ from lora_runtime import (
     Engine,
     EngineConfig,
     EngineFailedError,
+    EngineStoppedError,
     Request,
     SamplingParams,
     WeightedAdapter,
@@ -263,6 +265,27 @@ def test_a_follower_that_fails_says_why(engine: Engine) -> None:
     group_of(engine).tell("what nobody has heard of")
     wait_until(lambda: not engine.healthy)
     assert "TypeError: rank 0 sent 'what nobody has heard of'" in str(engine.failure)
+
+
+def test_a_follower_that_is_stopped_does_not_keep_a_shutdown(
+    engine: Engine, tiny_base: Path, tmp_path: Path
+) -> None:
+    """Nor what hangs with it: a step, and an adapter's load."""
+    (follower,) = group_of(engine).processes
+    os.kill(follower, signal.SIGSTOP)
+    handle = engine.submit(Request(prompt="x", sampling=SAMPLING))
+    late = save_adapter(tiny_base, tmp_path / "late", seed=99)
+    with ThreadPoolExecutor() as pool:
+        load = pool.submit(engine.load_adapter, late, "late")
+        wait_until(lambda: (step := engine.running_step()) and step.age_s > 0.5)
+        assert engine.healthy
+        assert engine.shutdown(join_s=0.1)  # the step has ended with its other part
+        with pytest.raises(EngineStoppedError):
+            handle.result()
+        with pytest.raises(EngineFailedError, match="the base was closed"):
+            load.result(timeout=30)
+    assert not is_alive(follower)
+    assert not torch.distributed.is_initialized()
 
 
 def test_weights_are_as_split_while_a_forward_has_local_ones(engine: Engine) -> None:
