@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from wsgiref.simple_server import WSGIServer
 
@@ -21,13 +20,15 @@ from loramux.v1 import (
 )
 from prometheus_client import start_http_server
 
-from lora_runtime import Engine, EngineObserver, EngineStoppedError
+from lora_runtime import Engine, EngineObserver
 
 from .auth.interceptor import TokenInterceptor
 from .auth.tokens import AuthFileError, TokenFile
+from .calls import CallInterceptor
 from .config import Settings
 from .declared import DeclaredAdapters, DeclaredGauges, DeclaredStatus
-from .ending import end_soon
+from .ending import end_soon, exit_now
+from .errors import LoadingError
 from .health import Health
 from .locations import Locations
 from .logs import RequestLog
@@ -80,7 +81,11 @@ class App:
             options=channel_options(settings), interceptors=self._interceptors()
         )
         self._probes = (
-            grpc.aio.server(options=channel_options(settings)) if settings.health_port else None
+            grpc.aio.server(
+                options=channel_options(settings), interceptors=[CallInterceptor([self.metrics])]
+            )
+            if settings.health_port
+            else None
         )
         self._metrics_server: WSGIServer | None = None
 
@@ -88,10 +93,10 @@ class App:
     def engine(self) -> Engine:
         """Give the engine.
 
-        Raises EngineStoppedError (UNAVAILABLE) while the base is loading and ids are restored.
+        Raises LoadingError (UNAVAILABLE) while the base is loading and ids are restored.
         """
         if self._engine is None or not self._is_open:
-            raise EngineStoppedError("the server is still loading the base model")
+            raise LoadingError("the server is still loading the base model")
         return self._engine
 
     async def listen(self) -> None:
@@ -128,7 +133,7 @@ class App:
         """
         log.info("loading base model", base=self.settings.base)
         engine = await asyncio.to_thread(Engine, self.settings.base, self.settings.engine_config())
-        engine.add_observer(RequestLog())
+        engine.add_observer(RequestLog(self.settings.log_requests))
         engine.add_observer(_FailureWatch(self._health))
         engine.start()
         await asyncio.to_thread(engine.warm_up)
@@ -203,15 +208,16 @@ class App:
         return [] if self._declared is None else self._declared.status()
 
     def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
+        calls = CallInterceptor([self.metrics])
         if self.settings.auth_file is None:
-            return []
+            return [calls]
         tokens = TokenFile(self.settings.auth_file)
         if self.settings.tls_cert is None and not is_loopback(self.settings.host):
             log.warning(
                 "bearer tokens without TLS: anyone on the way can read them",
                 host=self.settings.host,
             )
-        return [TokenInterceptor(tokens, self.metrics.call_refused)]
+        return [calls, TokenInterceptor(tokens, self.metrics.call_refused)]
 
     def _add_services(self) -> None:
         def engine() -> Engine:
@@ -234,7 +240,7 @@ async def serve(settings: Settings) -> int:
 
     def on_signal() -> None:
         if stop.is_set():
-            os._exit(1)
+            exit_now(1)
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

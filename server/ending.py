@@ -9,11 +9,19 @@ from collections.abc import Callable
 
 import structlog
 
+from .logs import finish
+
 log = structlog.get_logger("loramux.server")
 PATIENCE_S = 3.0
 
 
-def end_soon(status: int, exit_now: Callable[[int], object] = os._exit) -> threading.Thread:
+def exit_now(status: int) -> None:
+    """End the process at once, but for the log's last lines."""
+    finish()
+    os._exit(status)
+
+
+def end_soon(status: int, exit_now: Callable[[int], object] = exit_now) -> threading.Thread:
     """End the process with `status` unless it has ended by itself after PATIENCE_S.
 
     Python waits at its exit for every thread of a pool, and so for downloads that hang. Nothing is

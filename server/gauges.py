@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from lora_runtime import AdapterState, Engine
+
+from .logs import lines_dropped
 
 
 class EngineGauges(Collector):
@@ -74,3 +76,11 @@ class EngineGauges(Collector):
         about = GaugeMetricFamily("loramux_info", "What runs.", labels=list(labels))
         about.add_metric(list(labels.values()), 1)
         return about
+
+
+class LogLines(Collector):
+    """Count of this process's log lines that nobody will read."""
+
+    def collect(self) -> list[CounterMetricFamily]:
+        text = "Log lines dropped, since standard error was not read."
+        return [CounterMetricFamily("loramux_log_lines_dropped", text, value=lines_dropped())]

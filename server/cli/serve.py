@@ -36,11 +36,13 @@ def serve(config: Path | None = None, **flags: Any) -> None:
         settings = load(flags, config)
     except SettingsError as error:
         fail(f"settings: {error}", 2)
-    # torch is loaded only where it is needed: the other commands and --help stay quick
     from .. import logs
-    from ..app import serve
 
     logs.configure(settings.log_format, settings.log_level)
+    # torch is loaded only where it is needed: the other commands and --help stay quick
+    from ..app import serve
+
+    logs.adopt_libraries()
     raise typer.Exit(asyncio.run(serve(settings)))
 
 

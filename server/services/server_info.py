@@ -11,6 +11,7 @@ from loramux.v1 import server_pb2_grpc
 from lora_runtime import Engine
 
 from .. import errors
+from ..request_ids import request_id_of
 
 
 class ServerInfoService(server_pb2_grpc.ServerServicer):
@@ -26,7 +27,7 @@ class ServerInfoService(server_pb2_grpc.ServerServicer):
         try:
             engine = self._engine()
         except Exception as error:
-            await errors.abort(context, error)
+            await errors.abort(context, error, request_id_of(context))
         info, stats = engine.info(), engine.stats()
         limits = (
             "max_context",
