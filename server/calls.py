@@ -72,7 +72,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             call.outcome = grpc.StatusCode.OK
             return answer
 
-        return make(watched, handler.request_deserializer, handler.response_serializer)
+        return make(watched, call.reader(handler.request_deserializer), handler.response_serializer)
 
     def _begin(self, call: _Call, context: grpc.aio.ServicerContext) -> None:
         call.context, call.peer = context, context.peer()
@@ -100,6 +100,21 @@ class _Call:
         self.context: grpc.aio.ServicerContext | None = None
         self.outcome = grpc.StatusCode.CANCELLED
         """Outcome of the handler, until it has one."""
+
+    def reader(self, read: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+        """Make `read` note a message that it cannot read: no handler hears of that."""
+
+        if read is None:
+            return None
+
+        def watched(data: bytes) -> Any:
+            try:
+                return read(data)
+            except Exception:
+                self.outcome = grpc.StatusCode.UNKNOWN
+                raise
+
+        return watched
 
     def code(self) -> grpc.StatusCode:
         """Status that was set, or what gRPC makes of how the handler ended."""

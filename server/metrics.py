@@ -16,7 +16,10 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 class Metrics(EngineObserver):
-    """One registry per server; an observer of calls too (`calls.CallObserver`). At most `max_adapter_labels` adapters get a label of their own."""
+    """One registry per server, fed by calls (as a CallObserver) too.
+
+    At most `max_adapter_labels` adapters get a label of their own.
+    """
 
     def __init__(self, max_adapter_labels: int) -> None:
         self.registry = CollectorRegistry()
