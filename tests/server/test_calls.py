@@ -247,12 +247,15 @@ async def test_the_end_of_the_server_ends_calls() -> None:
 async def test_the_servers_own_calls_are_counted(served: Harness) -> None:
     await served.generate(prompt="hi", max_new_tokens=1)
     await refused(served.generate(prompt=""), Code.INVALID_ARGUMENT)
+    await refused(served.generate(prompt="x" * (5 << 20)), Code.RESOURCE_EXHAUSTED)
     unknown: Any = served.channel.unary_unary("/loramux.v1.Inference/Made-up")
     await refused(unknown(b""), Code.UNIMPLEMENTED)
     counted = served.app.metrics.registry.get_sample_value
     for method, code in (
         ("loramux.v1.Inference/Generate", "OK"),
         ("loramux.v1.Inference/Generate", "INVALID_ARGUMENT"),
+        # Too large: gRPC's own refusal, of which the server sees that no message comes.
+        ("loramux.v1.Inference/Generate", "CANCELLED"),
         (UNKNOWN_METHOD, "UNIMPLEMENTED"),
     ):
         # A caller may have its answer before the call's task has ended.
