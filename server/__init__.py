@@ -1,4 +1,9 @@
 """loramux's gRPC server: services, configuration, command line, metrics and health.
 
-May import: auth, cli, declared, lora_runtime, services.
+May import: auth, cli, declared, logs, lora_runtime, services.
 """
+
+import os
+
+# gRPC's core writes lines of its own to standard error; it reads this when it is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
 from wsgiref.simple_server import WSGIServer
 
@@ -24,11 +23,12 @@ from lora_runtime import Engine, EngineObserver, EngineStoppedError
 
 from . import reflection
 from .auth.interceptor import TokenInterceptor
-from .auth.tokens import AuthFileError, TokenFile
+from .auth.tokens import TokenFile
+from .calls import CallInterceptor
 from .config import Settings
 from .declared import DeclaredAdapters, DeclaredGauges, DeclaredStatus
 from .drain import Drain
-from .ending import PATIENCE_S, STOP_S, end_by, end_now, end_soon
+from .ending import PATIENCE_S
 from .gauges import ReadinessGauges
 from .health import Health
 from .locations import Locations
@@ -41,7 +41,7 @@ from .services.adapters import AdaptersService
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
 from .step_watch import StepWatch
-from .tls import TLSError, is_loopback
+from .tls import is_loopback
 from .transport import add_port, channel_options, check_port, credentials, probe_options
 
 log = structlog.get_logger("loramux.server")
@@ -72,7 +72,9 @@ class App:
         self.port = 0
         self.metrics = Metrics(settings.metrics_adapter_labels)
         self._engine: Engine | None = None
-        self._calls = RunningCalls()
+        self._running = RunningCalls()
+        self._calls = CallInterceptor([self._running, self.metrics])
+        self.metrics.follow(self._calls)
         self._credentials: grpc.ServerCredentials | None = None
         self._drain: Drain | None = None
         self._declared: DeclaredAdapters | None = None
@@ -89,10 +91,15 @@ class App:
             options=channel_options(settings), interceptors=self._interceptors()
         )
         self._probes = (
-            grpc.aio.server(options=probe_options(settings)) if settings.health_port else None
+            grpc.aio.server(
+                options=probe_options(settings), interceptors=[CallInterceptor([self.metrics])]
+            )
+            if settings.health_port
+            else None
         )
         self._metrics_server: WSGIServer | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._no_longer_following: asyncio.Future[None] | None = None
 
     @property
     def engine(self) -> Engine:
@@ -128,7 +135,7 @@ class App:
         """
         log.info("loading base model", base=self.settings.base)
         engine = await asyncio.to_thread(Engine, self.settings.base, self.settings.engine_config())
-        engine.add_observer(RequestLog())
+        engine.add_observer(RequestLog(self.settings.log_requests))
         engine.add_observer(_FailureWatch(self._health))
         engine.start()
         await asyncio.to_thread(engine.warm_up)
@@ -164,7 +171,9 @@ class App:
         settings = self.settings
         await self._health.draining()
         if self._declared is not None:
-            await asyncio.to_thread(self._declared.stop_following)
+            # Not waited for: a disk that hangs must not keep calls from their ends.
+            following = asyncio.to_thread(self._declared.stop_following)
+            self._no_longer_following = asyncio.ensure_future(following)
         if self._drain is not None:
             log.info("draining", delay_s=settings.drain_delay_s, seconds=settings.drain_s)
             await asyncio.sleep(settings.drain_delay_s)
@@ -190,7 +199,7 @@ class App:
         self._add_services()
         self.port = add_port(self._server, self.settings, self._credentials)
         age_s = self.settings.max_connection_age_s
-        self._drain = Drain(self._server, self.port, self._calls, age_s)
+        self._drain = Drain(self._server, self.port, self._calls, self._running, age_s)
         await self._server.start()
         log.info(
             "listening",
@@ -261,39 +270,3 @@ def _close(metrics_server: WSGIServer) -> None:
         metrics_server.server_close()
 
     threading.Thread(target=close, name="loramux-metrics-end", daemon=True).start()
-
-
-async def serve(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT; the process's exit status. A second signal ends it at once."""
-    stop = asyncio.Event()
-
-    def on_signal() -> None:
-        if stop.is_set():
-            end_now(1)
-        end_by(settings.drain_delay_s + settings.drain_s + STOP_S, status=1)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
-    try:
-        app = App(settings)
-        await app.listen()
-    except (RuntimeError, OSError, AuthFileError, TLSError) as error:
-        # Such as a port that is taken, or a bad file.
-        log.error("the server cannot listen", error=str(error))
-        return 1
-    loading = asyncio.ensure_future(app.load())
-    stopping = asyncio.ensure_future(stop.wait())
-    await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if loading.done() and (failure := loading.exception()) is not None:
-        log.error("the server could not start", error=str(failure), kind=type(failure).__name__)
-        status = 1
-    else:
-        await stopping
-        status = 0
-        # Nobody is served yet where it still runs. `end_soon` leaves its thread behind.
-        loading.cancel()
-        await asyncio.wait({loading})
-    await app.stop()
-    end_soon(status)
-    return status

@@ -161,10 +161,11 @@ def _describe(error: Any) -> str:
     lines = [f"{error.code().name}: {error.details()}"]
     status = rpc_status.from_call(error)
     for packed in status.details if status is not None else ():
-        bad, quota, retry = (
+        bad, quota, retry, request = (
             error_details_pb2.BadRequest(),
             error_details_pb2.QuotaFailure(),
             error_details_pb2.RetryInfo(),
+            error_details_pb2.RequestInfo(),
         )
         if packed.Unpack(bad):
             lines += [f"  {v.field}: {v.description}" for v in bad.field_violations]
@@ -172,4 +173,6 @@ def _describe(error: Any) -> str:
             lines += [f"  {v.subject}: {v.description}" for v in quota.violations]
         elif packed.Unpack(retry):
             lines.append(f"  retry after {retry.retry_delay.ToMilliseconds() / 1000:g} s")
+        elif packed.Unpack(request):
+            lines.append(f"  request id {request.request_id}")
     return "\n".join(lines)

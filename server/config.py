@@ -168,6 +168,12 @@ class Settings(_EngineSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe level logged."
     )
+    log_requests: float = Field(
+        1,
+        ge=0,
+        le=1,
+        description="Share of the finished requests that get a line in the log; failed ones all do.",
+    )
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:

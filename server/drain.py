@@ -7,6 +7,7 @@ import time
 
 import grpc
 
+from .calls import CallInterceptor
 from .connections import close, connections, silent_s, stop_listening
 from .running_calls import RunningCalls
 
@@ -31,10 +32,16 @@ class Drain:
     """
 
     def __init__(
-        self, server: grpc.aio.Server, port: int, calls: RunningCalls, connection_age_s: float
+        self,
+        server: grpc.aio.Server,
+        port: int,
+        calls: CallInterceptor,
+        running: RunningCalls,
+        connection_age_s: float,
     ) -> None:
-        """Take a started server. `connection_age_s`: 0 where connections do not end by age."""
-        self._server, self._port, self._calls = server, port, calls
+        """Take the server's parts. `connection_age_s`: 0 where connections do not end by age."""
+        self._server, self._port = server, port
+        self._calls, self._running = calls, running
         self._age_s = connection_age_s
         self._stopping: asyncio.Future[None] | None = None
 
@@ -50,7 +57,7 @@ class Drain:
         if clients_left:
             await self._send_away()
         await self._calls_end(until)
-        return not self._calls.count
+        return not self._running.count
 
     async def cut_off(self) -> None:
         """End what is left. Calls fail as UNAVAILABLE: gRPC alone would end them as CANCELLED."""
@@ -61,8 +68,12 @@ class Drain:
         await self._server.stop(None)
 
     async def _calls_end(self, until: float) -> None:
-        while self._calls.count and time.monotonic() < until:
+        """Wait until none has been seen at two looks: one that has just arrived does not count yet."""
+        seen = True
+        while seen and time.monotonic() < until:
+            seen = bool(self._running.count)
             await asyncio.sleep(_LOOK_S)
+            seen = seen or bool(self._running.count)
 
     async def _let_go(self, seconds: float) -> bool:
         """Wait until clients' connections have ended, by age or since they are not used; False if
@@ -80,12 +91,12 @@ class Drain:
             used = [
                 client
                 for client, connection in found.items()
-                if self._calls.of(client) or silent_s(connection) < _SILENT_S
+                if self._running.of(client) or silent_s(connection) < _SILENT_S
             ]
             for client, connection in found.items():
                 if client not in used:
                     close(connection)
-        return bool(used or self._calls.count)
+        return bool(used or self._running.count)
 
     async def _send_away(self) -> None:
         """Send GOAWAY on all connections, at a moment when no call is on its way."""
@@ -99,7 +110,7 @@ class Drain:
 
     async def _silence(self) -> None:
         """Wait until no call has begun for a while: each client waits for answers that are held."""
-        until, begun = time.monotonic() + _QUIET_AT_MOST_S, -1
-        while begun != self._calls.begun and time.monotonic() < until:
-            begun = self._calls.begun
+        until, arrived = time.monotonic() + _QUIET_AT_MOST_S, -1
+        while arrived != self._calls.arrived and time.monotonic() < until:
+            arrived = self._calls.arrived
             await asyncio.sleep(_QUIET_S)

@@ -15,6 +15,8 @@ from typing import NoReturn
 
 import structlog
 
+from .logs import finish
+
 log = structlog.get_logger("loramux.server")
 PATIENCE_S = 3.0
 """Seconds for threads to end by themselves."""
@@ -82,7 +84,9 @@ def _end_in(
 
 
 def end_now(status: int) -> NoReturn:
-    """End this process, and those that it started: a stopped one would not notice."""
+    """End this process but for the log's last lines, and those that it started: a stopped one would
+    not notice."""
+    finish()
     for process in multiprocessing.active_children():
         process.kill()
     os._exit(status)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grpc
 import structlog
@@ -28,48 +28,95 @@ from lora_runtime import (
     UnknownAdapterError,
 )
 
+from . import request_ids
+from .logs import allowed, limited
+
 log = structlog.get_logger("loramux.server")
 _ADAPTER = "loramux.v1.Adapter"
 _MAX_TEXT_BYTES = 1000
 """Limit of each text in a status: it is sent in trailing metadata, in two forms, which clients take
 some 8 KiB of."""
 
+_DOMAIN = "loramux"
+REASON_KEY = "loramux-reason"
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
+_DO_NOT_RETRY = -1
+
+
 # First match wins: BaseMismatchError is an AdapterError. What is not listed is INTERNAL.
-_CODES: list[tuple[type[Exception], grpc.StatusCode]] = [
-    (UnknownAdapterError, grpc.StatusCode.NOT_FOUND),
-    (InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT),
-    (QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (AdapterLimitError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (AdapterUnavailableError, grpc.StatusCode.FAILED_PRECONDITION),
-    (BaseMismatchError, grpc.StatusCode.FAILED_PRECONDITION),
-    (AdapterError, grpc.StatusCode.INVALID_ARGUMENT),
-    (AdapterInUseError, grpc.StatusCode.FAILED_PRECONDITION),
-    (AdapterCapacityError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (RequestTimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (RequestCancelledError, grpc.StatusCode.CANCELLED),
-    (EngineStoppedError, grpc.StatusCode.UNAVAILABLE),
-    (PermissionError, grpc.StatusCode.PERMISSION_DENIED),
+_CODES: list[tuple[type[Exception], grpc.StatusCode, str]] = [
+    (UnknownAdapterError, grpc.StatusCode.NOT_FOUND, "unknown_adapter"),
+    (InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT, "invalid_request"),
+    (QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED, "queue_full"),
+    (AdapterLimitError, grpc.StatusCode.RESOURCE_EXHAUSTED, "adapter_limit"),
+    (AdapterUnavailableError, grpc.StatusCode.FAILED_PRECONDITION, "adapter_unavailable"),
+    (BaseMismatchError, grpc.StatusCode.FAILED_PRECONDITION, "base_mismatch"),
+    (AdapterError, grpc.StatusCode.INVALID_ARGUMENT, "adapter_invalid"),
+    (AdapterInUseError, grpc.StatusCode.FAILED_PRECONDITION, "adapter_in_use"),
+    (AdapterCapacityError, grpc.StatusCode.RESOURCE_EXHAUSTED, "adapter_capacity"),
+    (RequestTimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED, "deadline"),
+    (RequestCancelledError, grpc.StatusCode.CANCELLED, "cancelled"),
+    (EngineStoppedError, grpc.StatusCode.UNAVAILABLE, "draining"),
+    (PermissionError, grpc.StatusCode.PERMISSION_DENIED, "not_permitted"),
 ]
+_INTERNAL = (grpc.StatusCode.INTERNAL, "internal")
 
 
-async def abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:
-    """End the call with the status that `error` maps to."""
-    code = next(
-        (code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.INTERNAL
-    )
+async def abort(
+    context: grpc.aio.ServicerContext, error: Exception, request_id: str, **logged: Any
+) -> NoReturn:
+    """End the call with the status that `error` maps to.
+
+    A failure of the server's own is logged; a refusal too, with the fields in `logged`, if there
+    are any: what the engine took up has its line from there.
+    """
+    code, reason = _code(error)
     message = str(error)
     if code is grpc.StatusCode.INTERNAL:
-        log.error("call failed", error=repr(error), exc_info=error)
+        if allowed(f"call failed: {type(error).__name__}"):
+            log.error("call failed", request_id=request_id, error=repr(error), exc_info=error)
         # The details are in the log, not for callers.
         message = "the server failed to serve this request"
     elif isinstance(error, OSError) and error.errno is not None:
         message = "a file or directory cannot be read"  # its own text has the whole path
     message = cut(message)
-    status = status_pb2.Status(
-        code=code.value[0], message=message, details=[_pack(d) for d in _details(error)]
+    if logged and code is not grpc.StatusCode.INTERNAL:
+        limited(
+            "request rejected",
+            reason,
+            request_id=request_id,
+            reason=reason,
+            **logged,
+            error=message,
+        )
+    details = [
+        *_details(error),
+        error_details_pb2.ErrorInfo(reason=reason.upper(), domain=_DOMAIN),
+        error_details_pb2.RequestInfo(request_id=request_id),
+    ]
+    status = rpc_status.to_status(
+        status_pb2.Status(code=code.value[0], message=message, details=[_pack(d) for d in details])
     )
-    await context.abort_with_status(rpc_status.to_status(status))
-    raise AssertionError("abort_with_status does not return")
+    trailers = [(request_ids.METADATA_KEY, request_id), (REASON_KEY, reason), *_pushback(error)]
+    await context.abort(status.code, status.details, (*status.trailing_metadata, *trailers))
+    raise AssertionError("abort does not return")
+
+
+def _code(error: Exception) -> tuple[grpc.StatusCode, str]:
+    return next(
+        ((code, reason) for kind, code, reason in _CODES if isinstance(error, kind)), _INTERNAL
+    )
+
+
+def _pushback(error: Exception) -> list[tuple[str, str]]:
+    """Trailer for gRPC's own retries: how long to wait, or not to come back.
+
+    Where another server may do better at once, none: the client's policy knows when to try.
+    """
+    if isinstance(error, QueueFullError | AdapterLimitError):
+        return [(_PUSHBACK_KEY, str(_milliseconds(error.retry_after_s)))]
+    # Until somebody makes room, which is not a matter of time.
+    return [(_PUSHBACK_KEY, str(_DO_NOT_RETRY))] if isinstance(error, AdapterCapacityError) else []
 
 
 def cut(text: str) -> str:
@@ -113,8 +160,12 @@ def _details(error: Exception) -> Sequence[Message]:
 
 def _retry_info(seconds: float) -> error_details_pb2.RetryInfo:
     delay = Duration()
-    delay.FromMilliseconds(int(seconds * 1000))
+    delay.FromMilliseconds(_milliseconds(seconds))
     return error_details_pb2.RetryInfo(retry_delay=delay)
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)
 
 
 def _pack(detail: Message) -> any_pb2.Any:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from lora_runtime import AdapterState, Engine
 
+from .logs import lines_dropped
 from .readiness import NotReady, Readiness, ServerState
 
 
@@ -100,3 +101,11 @@ class ReadinessGauges(Collector):
         for reason in NotReady:
             reasons.add_metric([reason.value], counts[reason])
         return [ready, reasons]
+
+
+class LogLines(Collector):
+    """Count of this process's log lines that nobody will read."""
+
+    def collect(self) -> list[CounterMetricFamily]:
+        text = "Log lines dropped, since standard error was not read."
+        return [CounterMetricFamily("loramux_log_lines_dropped", text, value=lines_dropped())]

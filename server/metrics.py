@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import threading
 
+import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from lora_runtime import AdapterInfo, Engine, EngineObserver, Request, RequestRecord, StepStats
 
-from .gauges import EngineGauges
+from .calls import CallInterceptor
+from .gauges import EngineGauges, LogLines
 
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 class Metrics(EngineObserver):
-    """One registry per server. At most `max_adapter_labels` adapters get a label of their own."""
+    """One registry per server, fed by calls (as a CallObserver) too.
+
+    At most `max_adapter_labels` adapters get a label of their own.
+    """
 
     def __init__(self, max_adapter_labels: int) -> None:
         self.registry = CollectorRegistry()
@@ -63,9 +68,16 @@ class Metrics(EngineObserver):
         self._refused = self._counter(
             "calls_refused", "Calls without the token that they need.", "reason"
         )
+        self._calls = self._counter("rpcs", "Calls that ended, of every service.", "method", "code")
         self._failed = Gauge(
             "loramux_engine_failed", "1 once the engine has failed.", registry=self.registry
         )
+        self.registry.register(LogLines())
+
+    def follow(self, calls: CallInterceptor) -> None:
+        """Read the number of open calls at every scrape."""
+        calls_open = Gauge("loramux_open_calls", "Calls that run now.", registry=self.registry)
+        calls_open.set_function(lambda: calls.open)
 
     def attach(self, engine: Engine) -> None:
         """Take events from `engine` and read its gauges at every scrape."""
@@ -110,6 +122,13 @@ class Metrics(EngineObserver):
     def call_refused(self, reason: str) -> None:
         """Count a refused call. `reason`: unauthenticated or permission_denied."""
         self._refused.labels(reason).inc()
+
+    def begun(self, method: str, peer: str) -> None:
+        """A call has begun."""
+
+    def ended(self, method: str, peer: str, code: grpc.StatusCode) -> None:
+        """A call has ended."""
+        self._calls.labels(method, code.name).inc()
 
     def on_engine_failed(self, error: BaseException) -> None:
         self._failed.set(1)

@@ -123,7 +123,9 @@ def measure(
     for turn in range(args.rounds):
         load = ghz(args, method, CALLS[method], "-c", "16", "-z", f"{ROUND_S}s")
         time.sleep(2)
-        beside = [ghz(args, "GenerateStream", LONG_TOKENS, "-c", "4", "-n", "4") for _ in range(long)]
+        beside = [
+            ghz(args, "GenerateStream", LONG_TOKENS, "-c", "4", "-n", "4") for _ in range(long)
+        ]
         time.sleep(1)
         seconds.append(pair.restart(ADDRESSES[turn % 2], number))
         short += statuses(load)

@@ -12,6 +12,8 @@ import structlog
 
 from lora_runtime import MAX_ID_LENGTH
 
+from ..logs import limited
+from ..request_ids import METADATA_KEY, request_id_of
 from .rules import ANY_TOKEN_PREFIX, OPEN_PREFIX, RULES, Right, Rule
 from .tokens import ANYONE, Caller, TokenFile
 
@@ -54,9 +56,18 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         async def check(request: Any, context: grpc.aio.ServicerContext) -> None:
             refusal = rule.refusal(who, request)
             if refusal:
-                log.warning("call refused", method=method, caller=who.name, reason=refusal)
                 self._on_refused("permission_denied")
-                await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
+                request_id = request_id_of(context, getattr(request, "request_id", ""))
+                limited(
+                    "call refused",
+                    f"permission_denied: {who.name}",  # one caller's flood hides no other's
+                    request_id=request_id,
+                    method=method,
+                    caller=who.name,
+                    reason=refusal,
+                )
+                trailers = ((METADATA_KEY, request_id),)
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal, trailers)
             if rule.right is Right.ADMIN:
                 names = [name[:MAX_ID_LENGTH] for name in rule.adapters(request)]
                 log.info("admin call", method=method, caller=who.name, adapters=names)
@@ -68,9 +79,18 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         """Make a refusing handler in the shape of `handler`; the request is not even parsed."""
 
         async def refuse(request: Any, context: grpc.aio.ServicerContext) -> None:
-            log.warning("call refused", method=method, peer=context.peer(), reason="no valid token")
             self._on_refused("unauthenticated")
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, _NO_TOKEN)
+            request_id = request_id_of(context)
+            limited(
+                "call refused",
+                "unauthenticated",
+                request_id=request_id,
+                method=method,
+                peer=context.peer(),
+                reason="no valid token",
+            )
+            trailers = ((METADATA_KEY, request_id),)
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, _NO_TOKEN, trailers)
 
         async def refuse_stream(
             request: Any, context: grpc.aio.ServicerContext

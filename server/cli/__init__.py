@@ -1,7 +1,7 @@
 """The command line: `loramux serve | generate | adapters | info | token | train`.
 
-May import: app, auth, client, config, ending, environment, logs, lora_runtime,
-lora_runtime.training, sources, tls.
+May import: auth, client, config, ending, environment, logs, lora_runtime,
+lora_runtime.training, process, sources, tls.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+import structlog
 import typer
 from pydantic.fields import FieldInfo
 
@@ -45,18 +46,20 @@ def serve(config: Path | None = None, **flags: Any) -> None:
         settings = load(flags, config)
     except SettingsError as error:
         fail("\n".join(f"settings: {problem}" for problem in error.problems), 2)
-    # torch is loaded only where it is needed: the other commands and --help stay quick
     from .. import logs
-    from ..app import serve
-    from ..ending import leave
 
     logs.configure(settings.log_format, settings.log_level)
     if links := service_links(os.environ):
-        logs.log.info(
+        structlog.get_logger("loramux.server").info(
             "variables of a Kubernetes Service are not settings: enableServiceLinks: false in the "
             "pod's spec, or another name of the Service, leaves them out",
             variables=links,
         )
+    # torch is loaded only where it is needed: the other commands and --help stay quick
+    from ..ending import leave
+    from ..process import serve
+
+    logs.adopt_libraries()
     leave(asyncio.run(serve(settings)))
 
 

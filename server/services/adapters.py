@@ -24,6 +24,7 @@ from .. import errors
 from ..auth.interceptor import caller
 from ..declared import DeclaredStatus
 from ..locations import Locations, adapter_id_of
+from ..request_ids import request_id_of
 from .adapter_messages import from_policy, may_see, to_declared, to_message
 from .pages import page
 
@@ -138,7 +139,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             _check_length(request.adapter_id)
             return self._engine().get_adapter(request.adapter_id)
 
-        return to_message(await _run(asyncio.to_thread(get), context))
+        return to_message(await _run(asyncio.to_thread(get), context, request.adapter_id))
 
     async def ListAdapters(
         self, request: pb.ListAdaptersRequest, context: grpc.aio.ServicerContext
@@ -176,7 +177,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
                 raise EngineStoppedError("the server is stopping") from error
             return await asyncio.wrap_future(running)
 
-        return await _run(run(), context)
+        return await _run(run(), context, adapter_id)
 
     def _unload_later(self, work: Callable[[], T], adapter_id: str) -> Future[T]:
         """Unload on another thread, one for each id: more would take all threads and change
@@ -194,8 +195,9 @@ def _check_length(adapter_id: str) -> None:
         raise InvalidRequestError.of("adapter_id", f"must have at most {MAX_ID_LENGTH} characters")
 
 
-async def _run(work: Awaitable[T], context: grpc.aio.ServicerContext) -> T:
+async def _run(work: Awaitable[T], context: grpc.aio.ServicerContext, adapter_id: str = "") -> T:
     try:
         return await work
     except Exception as error:
-        await errors.abort(context, error)
+        adapter = adapter_id[:MAX_ID_LENGTH]
+        await errors.abort(context, error, request_id_of(context), adapter=adapter)

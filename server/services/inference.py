@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import re
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from loramux.v1 import inference_pb2 as pb
 from loramux.v1 import inference_pb2_grpc
 
 from lora_runtime import (
+    MAX_ID_LENGTH,
     AdapterUse,
     ChatMessage,
     Engine,
@@ -30,6 +30,7 @@ from lora_runtime import (
 )
 
 from .. import errors
+from ..request_ids import request_id_of
 
 _OPTIONAL = (
     "max_new_tokens",
@@ -50,7 +51,6 @@ _REASONS = {
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
 }
 T = TypeVar("T", bound=RequestHandle | Future)
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{0,128}")
 
 
 class InferenceService(inference_pb2_grpc.InferenceServicer):
@@ -85,24 +85,28 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
     ) -> AsyncIterator[RequestHandle]:
         """Give a submitted request, cancelled however the block ends; errors end the call."""
         handle: RequestHandle | None = None
+        # Before anything can be refused: a refusal is looked for by its id.
+        request_id = request_id_of(context, message.request_id)
         try:
-            handle = await self._submit(message, context)
+            handle = await self._submit(message, request_id, context)
             yield handle
         except Exception as error:
-            await errors.abort(context, error)
+            refused = {"adapter": _adapter(message)} if handle is None else {}
+            await errors.abort(context, error, request_id, **refused)
         finally:
             if handle is not None:
                 handle.cancel()
 
     async def _submit(
-        self, message: pb.GenerateRequest, context: grpc.aio.ServicerContext
+        self, message: pb.GenerateRequest, request_id: str, context: grpc.aio.ServicerContext
     ) -> RequestHandle:
         """Submit off the event loop: tokenizing takes milliseconds.
 
         An adapter that was never read here may take seconds or more: its reading is not on the
         threads for submission.
         """
-        engine, request = self._engine(), to_request(message, context.time_remaining())
+        engine = self._engine()
+        request = to_request(message, request_id, context.time_remaining())
 
         def submit_if_prepared() -> RequestHandle | Future[None]:
             reading = engine.prepare(request)
@@ -116,12 +120,12 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         return await _in_thread(lambda: engine.submit(late))
 
 
-def to_request(message: pb.GenerateRequest, timeout_s: float | None) -> Request:
-    """Turn a message into a request.
+def to_request(message: pb.GenerateRequest, request_id: str, timeout_s: float | None) -> Request:
+    """Turn a message into a request, under `request_id`.
 
-    Raises InvalidRequestError for a request id that cannot be logged safely.
+    Raises InvalidRequestError if the message has an id that cannot be logged safely.
     """
-    if not _REQUEST_ID.fullmatch(message.request_id):
+    if message.request_id and message.request_id != request_id:
         raise InvalidRequestError.of("request_id", "must be at most 128 visible ASCII characters")
     sampling = {name: getattr(message, name) for name in _OPTIONAL if message.HasField(name)}
     return Request(
@@ -143,9 +147,15 @@ def to_request(message: pb.GenerateRequest, timeout_s: float | None) -> Request:
             stop_token_ids=tuple(message.stop_token_ids),
             ignore_eos=message.ignore_eos,
         ),
-        request_id=message.request_id,
+        request_id=request_id,
         timeout_s=timeout_s,
     )
+
+
+def _adapter(message: pb.GenerateRequest) -> str:
+    """Adapter, or adapters, as a line of the log has room for."""
+    names = [a.adapter_id for a in message.adapters] or [message.adapter_id]
+    return "+".join(names)[:MAX_ID_LENGTH]
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

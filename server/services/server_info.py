@@ -15,6 +15,7 @@ from .. import errors
 from ..auth.interceptor import caller
 from ..auth.tokens import Caller
 from ..readiness import Readiness, ServerState
+from ..request_ids import request_id_of
 from .adapter_messages import may_see, to_declared
 
 _STATES: dict[ServerState, pb.ServerState] = {
@@ -43,7 +44,7 @@ class ServerInfoService(server_pb2_grpc.ServerServicer):
         try:
             engine = self._engine()
         except Exception as error:
-            await errors.abort(context, error)
+            await errors.abort(context, error, request_id_of(context))
         info, stats = engine.info(), engine.stats()
         limits = (
             "max_context",

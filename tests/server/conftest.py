@@ -9,10 +9,18 @@ import pytest
 import pytest_asyncio
 import structlog
 
+from server.logs import LineLimit, limit
+
 from ..support.servers import Harness, make_settings, running
 
 # Log lines would mix with the output of commands that run in this process.
 structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+
+
+@pytest.fixture(autouse=True)
+def fresh_line_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test's refusals keep another's out of the log."""
+    monkeypatch.setattr(limit, "LIMIT", LineLimit())
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from loramux.v1 import adapters_pb2
+
+from lora_runtime import AdapterCapacityError, QueueFullError
+from server import errors
 
 from ..support.adapters import edit_config, save_adapter
 from ..support.engines import break_down, is_idle, slow_down
@@ -243,3 +247,94 @@ async def test_engine_failure_is_loud(served: Harness) -> None:
         assert status.status == health_pb2.HealthCheckResponse.NOT_SERVING
     assert served.app.metrics.registry.get_sample_value("loramux_engine_failed") == 1
     assert served.app.engine.stats().leases == 0
+
+
+async def test_reasons_and_pushback(tiny_base: Path) -> None:
+    """What a client needs to tell one refusal of a code from another, and to retry by itself."""
+    async with running(make_settings(tiny_base, max_running=1, max_waiting=1)) as served:
+        slow_down(served.app.engine)
+        streams = [served.stream(**LONG)]
+        await streams[0].read()
+        streams.append(served.stream(**LONG))
+        while served.app.engine.stats().waiting == 0:
+            await asyncio.sleep(0.01)
+        full = await refused(served.generate(prompt="hi"), Code.RESOURCE_EXHAUSTED)
+        streams.pop().cancel()
+        while served.app.engine.stats().waiting:
+            await asyncio.sleep(0.01)
+        unknown = await refused(served.generate(prompt="hi", adapter_id="no"), Code.NOT_FOUND)
+        served.app.engine.stop_admitting()
+        draining = await refused(served.generate(prompt="hi"), Code.UNAVAILABLE)
+        for stream in streams:
+            stream.cancel()
+    for error, reason, pushback in (
+        (full, "queue_full", "1000"),
+        (unknown, "unknown_adapter", None),
+        (draining, "draining", None),
+    ):
+        trailers = dict(error.trailing_metadata())
+        assert trailers["loramux-reason"] == reason
+        assert trailers.get("grpc-retry-pushback-ms") == pushback
+        info = detail(error, error_details_pb2.ErrorInfo)
+        assert (info.reason, info.domain) == (reason.upper(), "loramux")
+        request = detail(error, error_details_pb2.RequestInfo)
+        assert request.request_id == trailers["x-request-id"] != ""
+
+
+async def test_the_adapters_limit_is_told_from_the_queues(
+    tiny_base: Path, tiny_adapters: dict[str, Path]
+) -> None:
+    settings = make_settings(
+        tiny_base, {"a0": tiny_adapters["a0"]}, policies={"a0": {"tokens_per_minute": 20}}
+    )
+    async with running(settings) as served:
+
+        async def use_up() -> None:
+            while True:
+                await served.generate(prompt="hello", adapter_id="a0", max_new_tokens=10)
+
+        error = await refused(use_up(), Code.RESOURCE_EXHAUSTED)
+    trailers = dict(error.trailing_metadata())
+    assert trailers["loramux-reason"] == "adapter_limit"
+    assert int(str(trailers["grpc-retry-pushback-ms"])) > 0
+    assert detail(error, error_details_pb2.QuotaFailure).violations
+
+
+@pytest.mark.parametrize(
+    ("refusal", "attempts"),
+    [(QueueFullError(1, 0.05), 2), (AdapterCapacityError("no room"), 1)],
+    ids=["comes back when told", "does not come back"],
+)
+async def test_clients_retry_as_they_are_told(refusal: Exception, attempts: int) -> None:
+    """gRPC's own retries: by the client's policy, the second attempt would come after hours."""
+    seen = 0
+
+    async def serve(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        nonlocal seen
+        seen += 1
+        if seen == 1:
+            await errors.abort(context, refusal, "r")
+        return b"served"
+
+    policy = {
+        "maxAttempts": 3,
+        "initialBackoff": "9000s",
+        "maxBackoff": "9000s",
+        "backoffMultiplier": 1,
+        "retryableStatusCodes": ["RESOURCE_EXHAUSTED"],
+    }
+    config = json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": policy}]})
+    server = grpc.aio.server()
+    handlers: dict[str, Any] = {"call": grpc.unary_unary_rpc_method_handler(serve)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.T", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    options = (("grpc.service_config", config),)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options) as channel:
+        call: Any = channel.unary_unary("/test.T/call")
+        if attempts == 1:
+            await refused(call(b"", timeout=60), Code.RESOURCE_EXHAUSTED)
+        else:
+            assert await call(b"", timeout=60) == b"served"
+    await server.stop(grace=None)
+    assert seen == attempts

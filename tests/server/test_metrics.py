@@ -81,7 +81,8 @@ async def test_scrape(tiny_base: Path, tiny_adapters: dict[str, Path], adapter_r
     assert value("running_sequences") == value("waiting_sequences") == value("adapter_leases") == 0
     assert value("kv_blocks") > value("kv_blocks_used") == 0
     assert value("kv_blocks_cached") > 0
-    assert value("engine_failed") == 0
+    assert value("engine_failed") == value("log_lines_dropped_total") == 0
+    assert value("rpcs_total", method="loramux.v1.Adapters/LoadAdapter", code="INVALID_ARGUMENT")
     (info,) = [dict(labels) for name, labels in samples if name == "loramux_info"]
     assert info["kernel_lora"].startswith(("torch/", "cpp/", "triton"))
 

@@ -1,0 +1,103 @@
+"""A bounded queue of rendered lines, which one thread writes.
+
+Whoever logs never waits for who reads: a pipe that nobody empties costs lines, which are counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+from queue import SimpleQueue
+
+SIZE = 8192
+RESERVED = 2048
+"""Places that only warnings and worse may take: a flood of other lines leaves room for them."""
+_TELL_S = 1.0
+"""Least seconds between two lines that tell how many were dropped."""
+
+
+class LineQueue(logging.Handler):
+    """Handler that writes lines to a file descriptor on a thread of its own.
+
+    Lines are rendered by who logs, since what they show may change later.
+    """
+
+    def __init__(self, fd: int, size: int = SIZE, reserved: int = RESERVED) -> None:
+        super().__init__()
+        self._fd, self._size, self._reserved = fd, size, reserved
+        # A signal's handler may log in the middle of either.
+        self._lines: SimpleQueue[str | threading.Event] = SimpleQueue()
+        self._counting = threading.RLock()
+        self._dropped = self._told = 0
+        self._told_at = 0.0
+        threading.Thread(target=self._write_all, name="loramux-log", daemon=True).start()
+
+    @property
+    def dropped(self) -> int:
+        """Lines that were not written: the queue was full, or writing failed."""
+        return self._dropped
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Take a line, without the handler's lock: nobody waits while another's is rendered."""
+        if not self.filter(record):
+            return False
+        self.emit(record)
+        return True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        room = self._size if record.levelno >= logging.WARNING else self._size - self._reserved
+        if self._lines.qsize() >= room:
+            self._drop()
+            return
+        try:
+            self._lines.put(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+    def finish(self, timeout_s: float) -> bool:
+        """Wait until the lines so far are written; False if they are not in time."""
+        written = threading.Event()
+        self._lines.put(written)
+        return written.wait(timeout_s)
+
+    def _drop(self) -> None:
+        with self._counting:
+            self._dropped += 1
+
+    def _write_all(self) -> None:
+        while True:
+            item = self._lines.get()
+            if isinstance(item, threading.Event):
+                item.set()
+            elif self._write(item):
+                self._tell_dropped()
+            else:
+                self._drop()
+
+    def _tell_dropped(self) -> None:
+        dropped, now = self._dropped, time.monotonic()
+        too_soon = now < self._told_at + _TELL_S and not self._lines.empty()
+        if dropped == self._told or too_soon:
+            return
+        text = "log lines dropped"
+        record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, None, None)
+        record.count = dropped - self._told
+        if self._write(self.format(record)):
+            self._told, self._told_at = dropped, now
+
+    def _write(self, line: str) -> bool:
+        left = memoryview(f"{line}\n".encode(errors="backslashreplace"))
+        while left:
+            try:
+                left = left[os.write(self._fd, left) :]
+            except BlockingIOError:
+                # Somebody else made the other end's file non-blocking.
+                waiting = select.poll()
+                waiting.register(self._fd, select.POLLOUT)
+                waiting.poll()
+            except OSError:  # the reader is gone, or the disk is full
+                return False
+        return True
