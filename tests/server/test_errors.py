@@ -201,13 +201,7 @@ async def test_message_too_large(tiny_base: Path) -> None:
         await refused(served.generate(prompt="x" * 10_000), Code.RESOURCE_EXHAUSTED)
 
 
-async def test_unavailable_before_loading_and_while_draining(tiny_base: Path) -> None:
-    async with running(make_settings(tiny_base), load=False) as served:
-        await refused(served.generate(prompt="hi"), Code.UNAVAILABLE)
-        await refused(drain(served.stream(prompt="hi")), Code.UNAVAILABLE)
-        await refused(
-            served.adapters.ListAdapters(adapters_pb2.ListAdaptersRequest()), Code.UNAVAILABLE
-        )
+async def test_unavailable_while_draining(tiny_base: Path) -> None:
     async with running(make_settings(tiny_base)) as served:
         served.app.engine.stop_admitting()
         await refused(served.generate(prompt="hi"), Code.UNAVAILABLE)

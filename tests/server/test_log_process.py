@@ -79,7 +79,7 @@ def test_an_end_at_once_keeps_the_last_lines() -> None:
         for i in range(1000):
             structlog.get_logger().info("line", number=i)
         os.write(2, b"from C++")
-        ending.exit_now(3)
+        ending.end_now(3)
         """
     )
     assert status == 3

@@ -191,7 +191,7 @@ async def test_refusals_are_found_by_their_ids(served: Harness) -> None:
 
 async def test_refused_tokens_have_ids_and_are_limited(tiny_base: Path, tmp_path: Path) -> None:
     tokens = write_tokens(tmp_path / "tokens.yaml", user={"adapters": ["a0"]})
-    async with running(make_settings(tiny_base, auth_file=tokens), load=False) as served:
+    async with running(make_settings(tiny_base, auth_file=tokens)) as served:
         with capture_logs() as logs:
             errors = [await refused(served.generate(), Code.UNAUTHENTICATED) for _ in range(100)]
             call = served.inference.Generate(

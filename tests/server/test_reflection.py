@@ -257,7 +257,7 @@ async def test_reflection_needs_a_token_where_tokens_are_on(
 ) -> None:
     tokens = write_tokens(tmp_path / "tokens.yaml", user={"adapters": ["base"], "read": False})
     asked = request(list_services="")
-    async with running(make_settings(tiny_base, auth_file=tokens), load=False) as served:
+    async with running(make_settings(tiny_base, auth_file=tokens)) as served:
         call = info(served.channel, version)
         await refused(
             call(iter([asked])).read(),

@@ -11,9 +11,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from loramux.v1 import server_pb2, server_pb2_grpc
 from typer.testing import CliRunner
 
-from server.app import serve
 from server.cli import app
 from server.config import SettingsError, load
+from server.process import serve
 
 from ..support.certificates import Authority, Pair
 from ..support.servers import free_port, make_settings, refused, running
