@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,8 +51,17 @@ class Bench:
         self._add({"measure": measure, "value": value, "notes": notes})
 
     def _add(self, row: Row) -> None:
+        """Adds a row; calls of a scenario that is named more than once are added up."""
+        print(json.dumps(row, ensure_ascii=False), flush=True)
+        for old in self.rows:
+            if old["measure"] == row["measure"] and "calls" in row:
+                for key in ("calls", "failed"):
+                    old[key] += row[key]
+                for key in ("by_status", "errors"):
+                    old[key] = dict(Counter(old[key]) + Counter(row[key]))
+                old["runs"] = old.get("runs", 1) + 1
+                return
         self.rows.append(row)
-        print(json.dumps(row), flush=True)
 
     def strange_lines(self, pods: list[str] | None = None) -> tuple[int, list[str]]:
         """How many lines the pods' logs have, and which are not JSON objects."""

@@ -67,6 +67,11 @@ class Cluster:
             lambda: len(self.ready()) == len(self.pods()) == count, seconds, f"{count} ready pods"
         )
 
+    def wait_restart(self, pod: str) -> None:
+        """Waits until the server's container has begun again, once."""
+        count = lambda: container(self.get("pod", pod))["restartCount"]  # noqa: E731
+        wait(count, 60, "restart of the container")
+
 
 def name(pod: POD) -> str:
     return str(pod["metadata"]["name"])

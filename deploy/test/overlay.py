@@ -58,7 +58,7 @@ def apply(cluster: Cluster, target: Target, variant: Variant) -> None:
 
 
 def kustomization(namespace: str, target: Target, variant: Variant) -> dict[str, Any]:
-    patches = [{"patch": json.dumps(deployment(target, variant))}]
+    patches: list[dict[str, Any]] = [{"patch": json.dumps(deployment(target, variant))}]
     if variant.cluster_ip:
         change = [{"op": "remove", "path": "/spec/clusterIP"}]
         patches.append({"target": {"kind": "Service"}, "patch": json.dumps(change)})

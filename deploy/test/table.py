@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 LABELS = ("before", "after")
-ORDER = ("rollout", "deletion", "SIGKILL", "SIGTERM", "scale", "calls of each", "broken", "pods of 2")
+ORDER = (
+    "rollout",
+    "deletion",
+    "SIGKILL",
+    "SIGTERM",
+    "scale",
+    "calls of each",
+    "broken",
+    "pods of 2",
+)
 _TABLE = re.compile(r"(<!-- table cluster -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
