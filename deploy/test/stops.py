@@ -34,8 +34,8 @@ def deletion(bench: Bench) -> None:
     address = pod["status"]["podIP"]
     load = bench.client.load(UNARY)
     trial = bench.client.at_once(Calls("GenerateStream", 400), 4, address).result()
-    # 15 s at the speed of just now, so that they can end within drain_s on a machine with other work.
-    tokens = min(int(400 / trial["longest_s"] * 15), 30000)
+    # 8 s at the speed of just now, twice that in truth since long contexts are slower: less than drain_s.
+    tokens = min(int(400 / trial["longest_s"] * 8), 30000)
     long = bench.client.at_once(Calls("GenerateStream", tokens), 4, address)
     time.sleep(4)
     bench.cluster.run("delete", "pod", name(pod), "--wait=false")
