@@ -36,7 +36,11 @@ def scale(bench: Bench) -> None:
     time.sleep(10)
     bench.calls("scale 1 → 3 → 1, short calls on one old channel", load.end())
     each = " / ".join(f"{after[pod] - before[pod]:.0f}" for pod in after)
-    bench.fact("calls of each of the 3 pods in 25 s", each, max_connection_age_s=min(age, 60))
+    bench.fact(
+        "scale 1 → 3 → 1: calls of each of the 3 pods in 25 s",
+        each,
+        max_connection_age_s=min(age, 60),
+    )
 
 
 def served(bench: Bench) -> dict[str, float]:
@@ -62,11 +66,13 @@ def broken(bench: Bench) -> None:
     )
     time.sleep(20)
     stopped = new not in cluster.ready()
-    bench.calls("broken entry declared, rollout begun; short calls", load.end())
-    bench.fact("pods of 2 that stayed ready", str(len(kept)))
-    bench.fact("rollout stops at the new pod", "yes" if stopped else "no")
+    bench.calls("broken entry, then a rollout: short calls", load.end())
+    bench.fact("broken entry: pods of 2 that stay ready", str(len(kept)))
+    bench.fact("broken entry: the rollout stops at the new pod", "yes" if stopped else "no")
     said = [line for line in cluster.logs(new) if "missing" in line]
-    bench.fact("lines in the new pod's log that say why", str(len(said)), lines=said[:3])
+    bench.fact(
+        "broken entry: lines in the new pod's log that name it", str(len(said)), lines=said[:3]
+    )
     crash(bench, old[0])
 
 
@@ -95,11 +101,11 @@ def crash(bench: Bench, pod: str) -> None:
     bench.cluster.wait_restart(pod)
     try:
         seconds = wait(lambda: pod in bench.cluster.ready(), 90, "ready pod")
-        bench.fact("ready again after SIGKILL with the broken entry", f"yes, {seconds:.0f} s")
+        bench.fact("broken entry: ready again after SIGKILL", f"yes, {seconds:.0f} s")
     except TimeoutError:
-        bench.fact("ready again after SIGKILL with the broken entry", "no, not in 90 s")
+        bench.fact("broken entry: ready again after SIGKILL", "no, not in 90 s")
     time.sleep(5)
-    bench.calls("SIGKILL of 1 of 2 servers with the broken entry, short calls", load.end())
+    bench.calls("broken entry: SIGKILL of 1 of 2 servers, short calls", load.end())
 
 
 def service(bench: Bench) -> None:

@@ -106,7 +106,9 @@ def idle(bench: Bench) -> None:
     bench.fact("SIGTERM to exit, idle", f"{ended - bare:.1f} s", drain_delay_s=delay)
     count, strange = bench.strange_lines([pod])
     bench.fact(
-        "lines of its log that are not JSON", f"{len(strange)} of {count}", lines=strange[:5]
+        "SIGTERM to exit, idle: lines of the log that are not JSON",
+        f"{len(strange)} of {count}",
+        lines=strange[:5],
     )
 
 

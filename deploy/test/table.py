@@ -13,16 +13,7 @@ from pathlib import Path
 from typing import Any
 
 LABELS = ("before", "after")
-ORDER = (
-    "rollout",
-    "deletion",
-    "SIGKILL",
-    "SIGTERM",
-    "scale",
-    "calls of each",
-    "broken",
-    "pods of 2",
-)
+ORDER = ("rollout", "deletion", "SIGKILL", "SIGTERM", "scale", "broken")
 _TABLE = re.compile(r"(<!-- table cluster -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
