@@ -88,6 +88,8 @@ def deployment(target: Target, variant: Variant) -> dict[str, Any]:
         },
     }
     pod = {"containers": [server], **models(target, variant)}
+    if variant.cluster_ip:
+        pod["enableServiceLinks"] = True  # the manifest leaves the variables out
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",

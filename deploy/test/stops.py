@@ -96,14 +96,13 @@ def end_of_pod(bench: Bench, after: float) -> tuple[float, int]:
 
 def idle(bench: Bench) -> None:
     """SIGTERM to exit without a request, as a neighbour in the container sees it; and the log."""
-    bench.deploy(1)
+    bench.deploy(1, env={"LORAMUX_DRAIN_DELAY_S": "0"} if overlay.setting("drain_delay_s") else {})
     pod = name(bench.cluster.pods()[0])
     bare = timed(bench, pod, "pass")
     ended = timed(bench, pod, "import os, time; os.kill(1, 15); time.sleep(600)")
     bench.cluster.wait_restart(pod)
     bench.cluster.wait_ready(1)
-    delay = overlay.setting("drain_delay_s")
-    bench.fact("SIGTERM to exit, idle", f"{ended - bare:.1f} s", drain_delay_s=delay)
+    bench.fact("SIGTERM to exit, idle", f"{ended - bare:.1f} s")
     count, strange = bench.strange_lines([pod])
     bench.fact(
         "SIGTERM to exit, idle: lines of the log that are not JSON",
