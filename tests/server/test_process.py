@@ -19,6 +19,7 @@ from loramux.v1 import adapters_pb2, adapters_pb2_grpc, inference_pb2, inference
 
 from server.auth.tokens import token_hash
 
+from ..support.processes import wait_until
 from ..support.servers import free_port
 from ..support.tokens import bearer, token_of, write_tokens
 
@@ -163,6 +164,20 @@ def test_sigterm_while_loading(tmp_path: Path, tiny_base: Path) -> None:
     with server.channel() as channel:
         grpc.channel_ready_future(channel).result(timeout=120)
     assert server.stop() == 0
+
+
+def test_sigterm_is_heard_before_libraries_are_loaded(tmp_path: Path, tiny_base: Path) -> None:
+    """As a container's first process it would be ignored, and the container killed."""
+    server = Process(tmp_path, "--base", str(tiny_base))
+    wait_until(lambda: hears(server.process.pid, signal.SIGTERM))
+    assert "libtorch" not in Path(f"/proc/{server.process.pid}/maps").read_text()
+    assert server.stop() == 128 + signal.SIGTERM
+
+
+def hears(pid: int, number: int) -> bool:
+    """True if the process has a handler of its own."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
 
 
 @pytest.fixture
