@@ -1,5 +1,5 @@
-"""Writes the table of docs/results/cluster.md from what run.py measured under the labels "before"
-and "after".
+"""Writes a table of docs/results/cluster.md from what run.py or two_servers.py measured under the
+labels "before" and "after"; the table's place is named as the file.
 
     python deploy/test/table.py benchmarks/results/cluster.json docs/results/cluster.md
 """
@@ -14,13 +14,13 @@ from typing import Any
 
 LABELS = ("before", "after")
 ORDER = ("rollout", "deletion", "SIGKILL", "SIGTERM", "scale", "broken")
-_TABLE = re.compile(r"(<!-- table cluster -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main() -> None:
-    results = json.loads(Path(sys.argv[1]).read_text())
-    page = Path(sys.argv[2])
-    text, found = _TABLE.subn(lambda old: old[1] + table(results) + "\n" + old[2], page.read_text())
+    file, page = Path(sys.argv[1]), Path(sys.argv[2])
+    results = json.loads(file.read_text())
+    place = re.compile(rf"(<!-- table {file.stem} -->\n).*?(<!-- end -->)", re.DOTALL)
+    text, found = place.subn(lambda old: old[1] + table(results) + "\n" + old[2], page.read_text())
     if not found:
         raise SystemExit(f"{page} has no place for the table")
     page.write_text(text)
@@ -32,12 +32,12 @@ def table(results: dict[str, Any]) -> str:
         for row in results.get(label, {"rows": []})["rows"]:
             rows.setdefault(row["measure"], {})[label] = cell(row)
     lines = [f"| | {' | '.join(LABELS)} |", "| --- " * (len(LABELS) + 1) + "|"]
-    for measure in sorted(rows, key=place):
+    for measure in sorted(rows, key=order):
         lines.append(f"| {measure} | {' | '.join(rows[measure].get(one, '') for one in LABELS)} |")
     return "\n".join(lines)
 
 
-def place(measure: str) -> int:
+def order(measure: str) -> int:
     """Rows in this order, those of no name here last; equal ones stay as they were measured."""
     return next((i for i, start in enumerate(ORDER) if measure.startswith(start)), len(ORDER))
 

@@ -22,15 +22,24 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import models
+import run
 
 ADDRESSES = ("127.0.0.11", "127.0.0.12")
 ROOT = Path(__file__).parents[2]
 LONG_TOKENS = 1500
-CALLS = {"Generate": 4, "GenerateStream": 60}
-"""Tokens of each kind of call."""
+
+
+class Kind(NamedTuple):
+    """Kind of call."""
+
+    name: str
+    tokens: int
+
+
+CALLS = {"Generate": Kind("unary", 4), "GenerateStream": Kind("60-token streams", 60)}
 ROUND_S = 25
 
 
@@ -46,13 +55,13 @@ def main() -> None:
             for name in args.signal:
                 for method in args.method:
                     for long in (False, True) if name == "term" else (False,):
-                        rows.append(measure(pair, args, name, method, long))
-                        print(json.dumps(rows[-1]), flush=True)
+                        for row in measure(pair, args, name, method, long):
+                            rows.append(row)
+                            print(json.dumps(row), flush=True)
         finally:
             pair.end()
     if args.out:
-        kept = json.loads(args.out.read_text()) if args.out.exists() else {}
-        args.out.write_text(json.dumps(kept | {args.label: rows}, indent=1) + "\n")
+        run.write(args.out, args.label, rows, {"processor": processor()})
 
 
 def arguments() -> argparse.Namespace:
@@ -116,12 +125,12 @@ class Pair:
 
 def measure(
     pair: Pair, args: argparse.Namespace, name: str, method: str, long: bool
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     """Restart `args.rounds` times under load; calls by status."""
     short, streams, seconds = Counter[str](), Counter[str](), []
     number = signal.SIGTERM if name == "term" else signal.SIGKILL
     for turn in range(args.rounds):
-        load = ghz(args, method, CALLS[method], "-c", "16", "-z", f"{ROUND_S}s")
+        load = ghz(args, method, CALLS[method].tokens, "-c", "16", "-z", f"{ROUND_S}s")
         time.sleep(2)
         beside = [
             ghz(args, "GenerateStream", LONG_TOKENS, "-c", "4", "-n", "4") for _ in range(long)
@@ -131,9 +140,11 @@ def measure(
         short += statuses(load)
         for one in beside:
             streams += statuses(one)
-    row: dict[str, Any] = {"signal": name, "method": method, "rounds": args.rounds}
-    row |= {"calls": short.total(), "by_status": dict(short), "stops_s": rounded(seconds)}
-    return row | ({"long_streams": dict(streams)} if long else {})
+    beside_long = " beside four long streams" if long else ""
+    measured = f"SIG{name.upper()}, {CALLS[method].name}{beside_long}"
+    stops = [round(s, 1) for s in seconds]
+    rows = [row(measured, short, restarts=args.rounds, stops_s=stops)]
+    return [*rows, row(f"{measured}: the long ones", streams)] if long else rows
 
 
 def ghz(args: argparse.Namespace, method: str, tokens: int, *flags: str) -> subprocess.Popen[str]:
@@ -151,8 +162,15 @@ def statuses(load: subprocess.Popen[str]) -> Counter[str]:
     return Counter(json.loads(load.communicate()[0])["statusCodeDistribution"])
 
 
-def rounded(seconds: list[float]) -> list[float]:
-    return [round(s, 1) for s in seconds]
+def row(measured: str, statuses: Counter[str], **notes: Any) -> dict[str, Any]:
+    calls = statuses.total()
+    counts = {"calls": calls, "failed": calls - statuses["OK"], "by_status": dict(statuses)}
+    return {"measure": measured, **counts, "notes": notes}
+
+
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
 
 
 def answer_names(port: int) -> None:
