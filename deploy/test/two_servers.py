@@ -40,7 +40,7 @@ class Kind(NamedTuple):
 
 
 CALLS = {"Generate": Kind("unary", 4), "GenerateStream": Kind("60-token streams", 60)}
-ROUND_S = 25
+ROUND_S = 18
 
 
 def main() -> None:
