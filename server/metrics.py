@@ -57,7 +57,7 @@ class Metrics(EngineObserver):
         )
         self._loads = self._counter("adapter_loads", "Adapter versions loaded.")
         self._load_time = self._histogram(
-            "adapter_load_seconds", "Reading, checking and copying one.", _LATENCY
+            "adapter_load_seconds", "Reading, checking and copying an adapter version.", _LATENCY
         )
         self._load_failures = self._counter(
             "adapter_load_failures", "Adapters that could not be loaded."
@@ -66,7 +66,7 @@ class Metrics(EngineObserver):
             "adapter_evictions", "Adapter versions that left their slot.", "reason"
         )
         self._refused = self._counter(
-            "calls_refused", "Calls without the token that they need.", "reason"
+            "calls_refused", "Calls without a valid token, or outside its scope.", "reason"
         )
         self._calls = self._counter("rpcs", "Calls that ended, of every service.", "method", "code")
         self._failed = Gauge(
