@@ -107,8 +107,17 @@ def mapping(text: str) -> dict[str, str]:
 
 
 def from_json(text: str) -> Any:
-    """Parse JSON. Raises ValueError."""
+    """Parse JSON. Raises ValueError, also for a key that is given twice."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return json.loads(text, object_pairs_hook=_once)
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"it is not JSON: {error}") from error
+
+
+def _once(given: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in given:
+        if name in found:
+            raise ValueError(f"{shown(name)} is given twice")
+        found[name] = value
+    return found

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from lora_runtime import AdapterInfo, Engine, EngineObserver, Request, RequestRecord, StepStats
 
 from .calls import CallInterceptor
+from .errors import reason_of
 from .gauges import EngineGauges, LogLines
 
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -57,7 +58,7 @@ class Metrics(EngineObserver):
         )
         self._loads = self._counter("adapter_loads", "Adapter versions loaded.")
         self._load_time = self._histogram(
-            "adapter_load_seconds", "Reading, checking and copying one.", _LATENCY
+            "adapter_load_seconds", "Reading, checking and copying an adapter version.", _LATENCY
         )
         self._load_failures = self._counter(
             "adapter_load_failures", "Adapters that could not be loaded."
@@ -66,7 +67,7 @@ class Metrics(EngineObserver):
             "adapter_evictions", "Adapter versions that left their slot.", "reason"
         )
         self._refused = self._counter(
-            "calls_refused", "Calls without the token that they need.", "reason"
+            "calls_refused", "Calls without a valid token, or outside its scope.", "reason"
         )
         self._calls = self._counter("rpcs", "Calls that ended, of every service.", "method", "code")
         self._failed = Gauge(
@@ -107,7 +108,7 @@ class Metrics(EngineObserver):
             self._itl.observe(gap)
 
     def on_request_rejected(self, request: Request, error: Exception) -> None:
-        self._rejected.labels(type(error).__name__.removesuffix("Error")).inc()
+        self._rejected.labels(reason_of(error)).inc()
 
     def on_adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
         self._loads.inc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 import threading
 from pathlib import Path
 
@@ -82,9 +83,28 @@ class _ServerFiles:
 
     def _load(self) -> grpc.ServerCertificateConfiguration:
         authorities = _read(self._client_ca) if self._client_ca else None
+        self._check()
         return grpc.ssl_server_certificate_configuration(
             [(_read(self._key), _read(self._cert))], authorities
         )
+
+    def _check(self) -> None:
+        """Raise TLSError for files that are no such PEM or do not go together: of these gRPC says
+        only that it cannot bind."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")  # how strong keys must be is gRPC's matter
+        try:
+            context.load_cert_chain(self._cert, self._key, password="")
+        except (OSError, ValueError) as error:
+            raise TLSError(
+                f"{self._cert} and {self._key} are no certificate with its key: {_reason(error)}"
+            ) from error
+        if self._client_ca is None:
+            return
+        try:
+            context.load_verify_locations(self._client_ca)
+        except (OSError, ValueError) as error:
+            raise TLSError(f"{self._client_ca} has no certificates: {_reason(error)}") from error
 
     def _look(self) -> list[object]:
         return [
@@ -97,3 +117,10 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise TLSError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Give OpenSSL's reason in words; the rest of its text is the place in its source."""
+    if not isinstance(error, ssl.SSLError):
+        return str(error)
+    return (error.reason or "not pem").replace("_", " ").lower()

@@ -27,7 +27,11 @@ class Loader(_SafeLoader):
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if len(set(keys)) < len(keys):
-            raise DuplicateKeyError(node.start_mark)
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise DuplicateKeyError(key.start_mark)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)

@@ -122,7 +122,11 @@ def new_token() -> str:
 
 def _read(path: Path) -> list[Caller]:
     try:
-        entries = _ENTRIES.validate_python(_load(path))
+        if not isinstance(content := _load(path), list):
+            raise AuthFileError(
+                f"{path.name} is no list of entries, as `loramux token` writes them"
+            )
+        entries = _ENTRIES.validate_python(content)
     except ValidationError as error:
         problems = [f"{_where(e['loc'])}: {e['type']}" for e in error.errors()]
         raise AuthFileError(f"{path.name}: {'; '.join(problems)}") from None

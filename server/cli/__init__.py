@@ -26,7 +26,7 @@ app.command("serve", cls=GroupedCommand)(serve.serve)
 app.command("generate")(calls.generate)
 app.add_typer(adapters.app, name="adapters")
 app.command("info")(calls.info)
-app.command("token")(token.token)
+app.command("token", short_help="Make a bearer token and its entry for --auth-file.")(token.token)
 app.command("train", cls=GroupedCommand)(train.train)
 
 

@@ -99,7 +99,7 @@ def rollback(
     _show([client.rollback_adapter(name, version)], as_json)
 
 
-@app.command("canary")
+@app.command("canary", short_help="Change, promote or drop a canary.")
 @remote
 def canary(
     client: Client,
@@ -144,7 +144,7 @@ def policy(
     _show([answer.adapter] if answer.HasField("adapter") else [], as_json)
 
 
-@app.command("inspect")
+@app.command("inspect", short_help="Check an adapter without a server.")
 def inspect(
     path: Annotated[Path, typer.Argument(help="A PEFT adapter's directory on this machine.")],
     base: Annotated[
@@ -170,7 +170,7 @@ def list_(client: Client, as_json: AsJson = False) -> None:
     _show(client.list_adapters(), as_json)
 
 
-@app.command("status")
+@app.command("status", short_help="Show the state of declared adapters.")
 @remote
 def status(client: Client, as_json: AsJson = False) -> None:
     """Show what has become of the adapters that the manifest and the watched directory declare."""

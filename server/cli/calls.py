@@ -74,7 +74,8 @@ def _print_readiness(readiness: dict[str, Any]) -> None:
     waiting = readiness.get("waiting_for", [])
     for one in waiting:
         name = one["name"] or one["source"] or "what is declared"
-        typer.echo(f"{'waiting for':16} {name}: {one['state']} {one['error']}".rstrip())
+        why = ": ".join(filter(None, (one["state"], one["error"])))
+        typer.echo(f"{'waiting for':16} {name} ({why})")
     if (more := readiness.get("waiting_for_count", 0) - len(waiting)) > 0:
         typer.echo(f"{'waiting for':16} {more} more")
 

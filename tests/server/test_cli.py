@@ -203,7 +203,7 @@ async def test_status_of_declared_adapters(
         assert two["error"] in table
         info = (await run(served, "info")).stdout
         assert "state            not_ready\n" in info
-        assert f"waiting for      two: pending {two['error']}\n" in info
+        assert f"waiting for      two (pending: {two['error']})\n" in info
 
 
 def test_inspect(tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path) -> None:

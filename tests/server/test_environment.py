@@ -115,6 +115,7 @@ def test_an_empty_variable_is_as_none(monkeypatch: pytest.MonkeyPatch, tmp_path:
         ("LOG_LEVEL", "loud", r"LORAMUX_LOG_LEVEL: .*, got 'loud'"),
         ("ADAPTERS", "a=/x,b", r"LORAMUX_ADAPTERS: 'b' is not NAME=DIRECTORY"),
         ("ADAPTERS", "a=/x,a=/y", r"LORAMUX_ADAPTERS: 'a' is given twice"),
+        ("ADAPTERS", '{"a": "/x", "a": "/y"}', r"LORAMUX_ADAPTERS: 'a' is given twice"),
         ("ADAPTERS", "{", r"LORAMUX_ADAPTERS: it is not JSON"),
         ("ADAPTER_ROOTS", "[1]", r"LORAMUX_ADAPTER_ROOTS: its items must be texts"),
         ("POLICIES", "x", r"LORAMUX_POLICIES: it is not JSON"),

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from server.cli import app
 from server.config import SettingsError, load
 from server.process import serve
+from server.tls import TLSError, server_credentials
 
 from ..support.certificates import Authority, Pair
 from ..support.servers import free_port, make_settings, refused, running
@@ -176,3 +177,17 @@ async def test_files_that_cannot_be_used_end_the_start(
     pair = authority.issue("server")
     assert await serve(make_settings(tiny_base, tls_cert=pair.cert, tls_key=tmp_path / "none")) == 1
     assert await serve(make_settings(tiny_base, auth_file=tmp_path / "none")) == 1
+
+
+def test_an_error_names_the_files_that_do_not_go_together(
+    authority: Authority, tmp_path: Path
+) -> None:
+    one, two, text = authority.issue("one"), authority.issue("two"), tmp_path / "text.pem"
+    text.write_text("none")
+    with pytest.raises(TLSError, match=r"one\.pem and .*two\.key are .*: key values mismatch"):
+        server_credentials(one.cert, two.key, None)
+    with pytest.raises(TLSError, match=r"text\.pem are .*: not pem"):
+        server_credentials(one.cert, text, None)
+    with pytest.raises(TLSError, match=r"text\.pem has no certificates"):
+        server_credentials(one.cert, one.key, text)
+    server_credentials(one.cert, one.key, authority.cert)

@@ -165,7 +165,7 @@ def test_bad_files_are_refused_without_their_content(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("- name: secret\n  admin: true\n  admin: false", "twice, line 1"),
+        ("- name: secret\n  admin: true\n  admin: false", "twice, line 3"),
         ("- name: 2020-13-45", "ValueError"),
         ("- name: *secret", "not YAML, line 1"),
         ("[" * 50_000, "not YAML"),

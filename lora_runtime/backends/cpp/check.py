@@ -77,7 +77,9 @@ def compile_program(base: FrozenModel, *, int8: bool) -> tuple[Program, dict[str
             f"the C++ program's logits differ from transformers' by {errors} (limit {limit})"
         )
     give_back_freed()
-    log.info("C++ program: logits differ from transformers' by %.1e", max(errors))
+    log.info(
+        "C++ program: logits differ from transformers' by %.1e (limit %.1e)", max(errors), limit
+    )
     return program, lowering.packed
 
 
