@@ -108,11 +108,6 @@ def _code(error: Exception) -> tuple[grpc.StatusCode, str]:
     )
 
 
-def reason_of(error: Exception) -> str:
-    """Reason of `error`, as in the trailer and the log."""
-    return _code(error)[1]
-
-
 def _pushback(error: Exception) -> list[tuple[str, str]]:
     """Trailer for gRPC's own retries: how long to wait, or not to come back.
 

@@ -127,7 +127,7 @@ async def test_an_adapters_own_limit(served: Harness) -> None:
     for stream in streams:
         stream.cancel()
     rejections = served.app.metrics.registry.get_sample_value
-    assert rejections("loramux_requests_rejected_total", {"reason": "adapter_limit"}) == 1
+    assert rejections("loramux_requests_rejected_total", {"reason": "AdapterLimit"}) == 1
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ async def test_an_adapter_that_cannot_be_brought_in(served: Harness, tmp_path: P
         error = await refused(call, Code.FAILED_PRECONDITION)
         assert detail(error, error_details_pb2.ResourceInfo).resource_name == "cold"
     rejections = served.app.metrics.registry.get_sample_value
-    assert rejections("loramux_requests_rejected_total", {"reason": "adapter_unavailable"}) == 2
+    assert rejections("loramux_requests_rejected_total", {"reason": "AdapterUnavailable"}) == 2
 
 
 async def test_slow_adapters_hold_up_nobody_else(

@@ -56,7 +56,7 @@ async def test_scrape(tiny_base: Path, tiny_adapters: dict[str, Path], adapter_r
 
     assert value("requests_total", adapter="a0", outcome="ok") == 2
     assert value("requests_total", adapter="base", outcome="ok") == 1
-    assert value("requests_rejected_total", reason="invalid_request") == 1
+    assert value("requests_rejected_total", reason="InvalidRequest") == 1
     assert value("completion_tokens_total", adapter="a0") == 10
     assert value("prefix_cache_hit_tokens_total", adapter="a0") == 32
     assert value("time_to_first_token_seconds_count") == 4
