@@ -59,6 +59,7 @@ def _on_signals(stop: Callable[[], None], most_s: float) -> None:
     def on_signal(number: int, frame: FrameType | None) -> None:
         numbers.append(number)
         if len(numbers) > 1:
+            log.warning("ended at once by a second signal")
             end_now(1)
         end_by(most_s, status=1)
         loop.call_soon_threadsafe(stop)
