@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+from typing import Any
 
 import grpc
 
@@ -20,11 +22,23 @@ def credentials(settings: Settings) -> grpc.ServerCredentials | None:
 def check_port(settings: Settings) -> None:
     """Check that the port can be had later. Raises OSError."""
     host = settings.host.strip("[]")
-    for family, *_, address in socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM):
+    addresses = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM)
+    problems = [error for family, *_, one in addresses if (error := _try_to_bind(family, one))]
+    taken = [error for error in problems if error.errno == errno.EADDRINUSE]
+    # As gRPC: a name may have addresses that this machine lacks, such as localhost without IPv6.
+    if taken or len(problems) == len(addresses):
+        raise (taken or problems)[0]
+
+
+def _try_to_bind(family: int, address: Any) -> OSError | None:
+    try:
         with socket.socket(family) as trial:
             # As gRPC: what is left of former connections is no hindrance, a listener is.
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(address)
+    except OSError as error:
+        return error
+    return None
 
 
 def add_port(
