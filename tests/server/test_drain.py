@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -120,6 +121,17 @@ async def test_open_streams_of_health_do_not_hold_up_a_stop(tiny_base: Path) -> 
         watch = served.health.Watch(health_pb2.HealthCheckRequest())
         await watch.read()
         await asyncio.wait_for(served.app.stop(), 60)
+
+
+async def test_work_that_hangs_does_not_hold_up_a_stop(tiny_base: Path) -> None:
+    goes_on = threading.Event()
+    async with running(make_settings(tiny_base)) as served:
+        for _ in range(64):  # more than the loop has threads
+            asyncio.get_running_loop().run_in_executor(None, goes_on.wait)
+        try:
+            await asyncio.wait_for(served.app.stop(), 60)
+        finally:
+            goes_on.set()
 
 
 async def test_connections_are_renewed_at_their_age(
