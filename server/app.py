@@ -44,7 +44,7 @@ from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
 from .step_watch import StepWatch
 from .tls import is_loopback
-from .transport import add_port, channel_options, check_port, credentials, probe_options
+from .transport import add_port, channel_options, check_port, credentials, serving_options
 
 log = structlog.get_logger("loramux.server")
 _OWN_SERVICES = (
@@ -90,11 +90,11 @@ class App:
             settings.max_message_bytes,
         )
         self._server = grpc.aio.server(
-            options=channel_options(settings), interceptors=self._interceptors()
+            options=serving_options(settings), interceptors=self._interceptors()
         )
         self._probes = (
             grpc.aio.server(
-                options=probe_options(settings), interceptors=[CallInterceptor([self.metrics])]
+                options=channel_options(settings), interceptors=[CallInterceptor([self.metrics])]
             )
             if settings.health_port
             else None

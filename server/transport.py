@@ -52,20 +52,7 @@ def add_port(
 
 
 def channel_options(settings: Settings) -> list[tuple[str, int]]:
-    """Make the options of channels to the serving port."""
-    options = _options(settings)
-    if settings.max_connection_age_s:
-        # Without a grace: running calls finish, and the connection ends with the last of them.
-        options.append(("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)))
-    return options
-
-
-def probe_options(settings: Settings) -> list[tuple[str, int]]:
-    """Make the options of channels to the health port."""
-    return _options(settings)
-
-
-def _options(settings: Settings) -> list[tuple[str, int]]:
+    """Make the options of channels to any of the ports."""
     keepalive = int(settings.keepalive_s * 1000)
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -77,3 +64,12 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         # A second server on the same port is an error, not a share of the calls.
         ("grpc.so_reuseport", 0),
     ]
+
+
+def serving_options(settings: Settings) -> list[tuple[str, int]]:
+    """Make the options of channels to the serving port."""
+    options = channel_options(settings)
+    if settings.max_connection_age_s:
+        # Without a grace: running calls finish, and the connection ends with the last of them.
+        options.append(("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)))
+    return options
