@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from wsgiref.simple_server import WSGIServer
 
 import grpc
@@ -42,7 +44,7 @@ from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
 from .step_watch import StepWatch
 from .tls import is_loopback
-from .transport import add_port, channel_options, check_port, credentials, probe_options
+from .transport import add_port, channel_options, check_port, credentials, serving_options
 
 log = structlog.get_logger("loramux.server")
 _OWN_SERVICES = (
@@ -88,18 +90,17 @@ class App:
             settings.max_message_bytes,
         )
         self._server = grpc.aio.server(
-            options=channel_options(settings), interceptors=self._interceptors()
+            options=serving_options(settings), interceptors=self._interceptors()
         )
         self._probes = (
             grpc.aio.server(
-                options=probe_options(settings), interceptors=[CallInterceptor([self.metrics])]
+                options=channel_options(settings), interceptors=[CallInterceptor([self.metrics])]
             )
             if settings.health_port
             else None
         )
         self._metrics_server: WSGIServer | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._no_longer_following: asyncio.Future[None] | None = None
 
     @property
     def engine(self) -> Engine:
@@ -169,23 +170,26 @@ class App:
         """Leave without a failed call: turn NOT_SERVING, serve for `drain_delay_s`, let running
         calls finish for `drain_s`, cancel the rest."""
         settings = self.settings
+        # Not the loop's threads: callers' long prompts, or a device that hangs, may have all of them.
+        threads = ThreadPoolExecutor(3, "loramux-stop")
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, threads)
         await self._health.draining()
         if self._declared is not None:
             # Not waited for: a disk that hangs must not keep calls from their ends.
-            following = asyncio.to_thread(self._declared.stop_following)
-            self._no_longer_following = asyncio.ensure_future(following)
+            threads.submit(self._declared.stop_following)
         if self._drain is not None:
             log.info("draining", delay_s=settings.drain_delay_s, seconds=settings.drain_s)
             await asyncio.sleep(settings.drain_delay_s)
             await self._drain.finish_calls(settings.drain_s)
         self._adapters.close()
         if self._engine is not None:
-            await asyncio.to_thread(self._engine.shutdown, 0, PATIENCE_S)
+            await in_thread(self._engine.shutdown, 0, PATIENCE_S)
         if self._drain is not None:
             await self._drain.cut_off()
         # The state file follows the engine as long as a call may be answered.
         if self._declared is not None:
-            await asyncio.to_thread(self._declared.stop)
+            await in_thread(self._declared.stop)
+        threads.shutdown(wait=False)
         if self._probes is not None:
             await self._probes.stop(grace=0)
         if self._metrics_server is not None:

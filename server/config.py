@@ -66,7 +66,12 @@ class Settings(_EngineSettings):
         description="Base model: a directory with config.json and safetensors, or a hub id with --trust-hub."
     )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all interfaces.")
-    port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
+    port: int = Field(
+        50051,
+        ge=0,
+        le=65535,
+        description="gRPC port, open once the base is loaded; 0 takes a free one.",
+    )
     metrics_port: int = Field(
         9464, ge=0, le=65535, description="HTTP port of /metrics; 0 switches it off."
     )
@@ -125,8 +130,8 @@ class Settings(_EngineSettings):
         0,
         ge=0,
         le=65535,
-        description="Port for health checks alone, without TLS, for probes that cannot speak it; "
-        "0 leaves them on --port only.",
+        description="Port for health checks alone, open from the start and without TLS, for probes that cannot "
+        "speak it; 0 leaves them on --port only.",
     )
     max_message_bytes: int = Field(
         4 << 20, ge=1024, description="Largest gRPC message accepted or sent, in bytes."

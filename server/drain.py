@@ -12,6 +12,8 @@ from .connections import close, connections, silent_s, stop_listening
 from .running_calls import RunningCalls
 
 _LOOK_S = 0.05
+_PAUSES = 4
+"""Pause after a look at all connections, in times what the look took: calls go on in between only."""
 _SILENT_S = 1.0
 """Seconds after which a client without a call is taken to have none on its way."""
 _JITTER = 1.1
@@ -45,11 +47,8 @@ class Drain:
         self._age_s = connection_age_s
         self._stopping: asyncio.Future[None] | None = None
 
-    async def finish_calls(self, seconds: float) -> bool:
-        """Take no new connections, send clients away, and let running calls end for `seconds`.
-
-        False if some did not.
-        """
+    async def finish_calls(self, seconds: float) -> None:
+        """Take no new connections, send clients away, and let running calls end for `seconds`."""
         until = time.monotonic() + seconds
         stop_listening(self._port)
         # Those with clients that stay are told to go while there is time for their calls to end.
@@ -57,7 +56,6 @@ class Drain:
         if clients_left:
             await self._send_away()
         await self._calls_end(until)
-        return not self._running.count
 
     async def cut_off(self) -> None:
         """End what is left. Calls fail as UNAVAILABLE: gRPC alone would end them as CANCELLED."""
@@ -79,11 +77,13 @@ class Drain:
         """Wait until clients' connections have ended, by age or since they are not used; False if
         all have."""
         until = time.monotonic() + seconds
-        while clients_left := self._close_silent():
-            if time.monotonic() >= until:
-                break
-            await asyncio.sleep(_LOOK_S)
-        return clients_left
+        while True:
+            begun = time.monotonic()
+            clients_left = self._close_silent()
+            now = time.monotonic()
+            if not clients_left or now >= until:
+                return clients_left
+            await asyncio.sleep(max(_LOOK_S, (now - begun) * _PAUSES))
 
     def _close_silent(self) -> bool:
         """Close connections that nobody uses; True if others are left."""

@@ -52,6 +52,7 @@ def leave(status: int) -> NoReturn:
     for thread in threading.enumerate():
         if not thread.daemon and thread is not threading.current_thread():
             thread.join(PATIENCE_S)
+    atexit.unregister(finish)  # comes last, and waits once where nobody reads
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):

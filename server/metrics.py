@@ -13,6 +13,8 @@ from .calls import CallInterceptor
 from .gauges import EngineGauges, LogLines
 
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_STEPS = (*_LATENCY, 120, 300)
+"""Up to what `step_timeout_s` may be: that is chosen by them."""
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
@@ -49,7 +51,7 @@ class Metrics(EngineObserver):
             _LATENCY,
         )
         self._e2e = self._histogram("request_seconds", "Arrival to end.", _LATENCY)
-        self._step = self._histogram("step_seconds", "One engine step.", _LATENCY)
+        self._step = self._histogram("step_seconds", "One engine step.", _STEPS)
         self._tokens = self._histogram("step_tokens", "Tokens in a step.", _SIZES)
         self._sequences = self._histogram("step_sequences", "Sequences in a step.", _SIZES)
         self._distinct = self._histogram(

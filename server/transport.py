@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+from typing import Any
 
 import grpc
 
@@ -20,11 +22,23 @@ def credentials(settings: Settings) -> grpc.ServerCredentials | None:
 def check_port(settings: Settings) -> None:
     """Check that the port can be had later. Raises OSError."""
     host = settings.host.strip("[]")
-    for family, *_, address in socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM):
+    addresses = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM)
+    problems = [error for family, *_, one in addresses if (error := _try_to_bind(family, one))]
+    taken = [error for error in problems if error.errno == errno.EADDRINUSE]
+    # As gRPC: a name may have addresses that this machine lacks, such as localhost without IPv6.
+    if taken or len(problems) == len(addresses):
+        raise (taken or problems)[0]
+
+
+def _try_to_bind(family: int, address: Any) -> OSError | None:
+    try:
         with socket.socket(family) as trial:
             # As gRPC: what is left of former connections is no hindrance, a listener is.
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(address)
+    except OSError as error:
+        return error
+    return None
 
 
 def add_port(
@@ -38,20 +52,7 @@ def add_port(
 
 
 def channel_options(settings: Settings) -> list[tuple[str, int]]:
-    """Make the options of channels to the serving port."""
-    options = _options(settings)
-    if settings.max_connection_age_s:
-        # Without a grace: running calls finish, and the connection ends with the last of them.
-        options.append(("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)))
-    return options
-
-
-def probe_options(settings: Settings) -> list[tuple[str, int]]:
-    """Make the options of channels to the health port."""
-    return _options(settings)
-
-
-def _options(settings: Settings) -> list[tuple[str, int]]:
+    """Make the options of channels to any of the ports."""
     keepalive = int(settings.keepalive_s * 1000)
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -63,3 +64,12 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         # A second server on the same port is an error, not a share of the calls.
         ("grpc.so_reuseport", 0),
     ]
+
+
+def serving_options(settings: Settings) -> list[tuple[str, int]]:
+    """Make the options of channels to the serving port."""
+    options = channel_options(settings)
+    if settings.max_connection_age_s:
+        # Without a grace: running calls finish, and the connection ends with the last of them.
+        options.append(("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)))
+    return options

@@ -25,7 +25,7 @@ async def echo(host: str) -> AsyncIterator[int]:
         return request
 
     server = grpc.aio.server()
-    handlers = {"Echo": grpc.unary_unary_rpc_method_handler(answer)}
+    handlers: dict[str, Any] = {"Echo": grpc.unary_unary_rpc_method_handler(answer)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", handlers),))
     port = server.add_insecure_port(f"{host}:0")
     await server.start()
@@ -36,7 +36,8 @@ async def echo(host: str) -> AsyncIterator[int]:
 
 
 async def call(channel: grpc.aio.Channel) -> Any:
-    return await channel.unary_unary("/t.T/Echo")(b"x")
+    echoed: Any = channel.unary_unary("/t.T/Echo")
+    return await echoed(b"x")
 
 
 @pytest.mark.parametrize(

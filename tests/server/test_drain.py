@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from loramux.v1 import inference_pb2, inference_pb2_grpc
 
-from server import running_calls
+from server import drain, running_calls
 from server.connections import Address, address_of
 
 from ..support.engines import slow_down
@@ -121,6 +123,17 @@ async def test_open_streams_of_health_do_not_hold_up_a_stop(tiny_base: Path) -> 
         await asyncio.wait_for(served.app.stop(), 60)
 
 
+async def test_work_that_hangs_does_not_hold_up_a_stop(tiny_base: Path) -> None:
+    goes_on = threading.Event()
+    async with running(make_settings(tiny_base)) as served:
+        for _ in range(64):  # more than the loop has threads
+            asyncio.get_running_loop().run_in_executor(None, goes_on.wait)
+        try:
+            await asyncio.wait_for(served.app.stop(), 60)
+        finally:
+            goes_on.set()
+
+
 async def test_connections_are_renewed_at_their_age(
     tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +150,27 @@ async def test_connections_are_renewed_at_their_age(
         while len(peers) < 3:
             assert await code_of(served.inference.Generate(SHORT)) is OK
         assert (await last(stream)).finish_reason == inference_pb2.FINISH_REASON_LENGTH
+
+
+async def test_looks_at_many_connections_leave_time_for_calls(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+
+    @contextmanager
+    def many(port: int) -> Iterator[dict[Address, socket.socket]]:
+        looks.append(time.monotonic())
+        time.sleep(0.1)
+        yield {}
+
+    settings = make_settings(tiny_base, drain_s=60, max_connection_age_s=1)
+    async with running(settings) as served:
+        slow_down(served.app.engine)
+        stream = served.inference.GenerateStream(long(300))
+        await stream.read()
+        monkeypatch.setattr(drain, "connections", many)
+        await served.app.stop()
+    assert looks[1] - looks[0] > 0.4
 
 
 def refuses_connections(port: int) -> bool:

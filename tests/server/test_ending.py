@@ -68,6 +68,32 @@ def test_a_log_that_nobody_reads_does_not_keep_the_process() -> None:
     os.close(write)
 
 
+def test_leaving_waits_once_for_who_reads_the_log() -> None:
+    read, write = os.pipe()
+    os.write(write, b"x" * fcntl.fcntl(write, fcntl.F_GETPIPE_SZ))  # it is full
+    code = [
+        "import logging, os, time",
+        "from server import ending, logs",
+        "from server.logs import setup",
+        "setup.FINISH_S = 2",
+        "logs.configure('console', 'info')",
+        "logging.warning('a line')",
+        "begun, end = time.monotonic(), os._exit",
+        "os._exit = lambda status: (print(time.monotonic() - begun, flush=True), end(status))",
+        "ending.leave(0)",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(code)],
+        stdout=subprocess.PIPE,
+        stderr=write,
+        cwd=ROOT,
+        timeout=60,
+    )
+    assert 2 <= float(done.stdout) < 4
+    os.close(read)
+    os.close(write)
+
+
 def test_leaving_does_what_was_registered_for_the_exit() -> None:
     done = run(
         "atexit.register(print, 'registered', end='')",

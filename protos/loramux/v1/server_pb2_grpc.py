@@ -47,7 +47,7 @@ class ServerServicer:
     """
 
     def GetServerInfo(self, request, context):
-        """Also answers while the server drains. Errors: UNAVAILABLE while the base is loading.
+        """Also answers while the server drains. While the base is loading, nobody listens on the port.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
