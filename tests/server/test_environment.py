@@ -191,3 +191,11 @@ def test_the_file_may_be_named_by_a_variable(tmp_path: Path) -> None:
     file.write_text("base: b\nport: x\n")
     result = CliRunner().invoke(app, ["serve"], env={"LORAMUX_CONFIG": str(file)})
     assert f"settings: {file}: port: " in result.output
+
+
+def test_errors_do_not_show_what_urls_keep_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAMUX_ADAPTER_SOURCES", "s3://user:secret@bucket,nonsense")
+    with pytest.raises(SettingsError) as caught:
+        load({"base": "x"})
+    assert "nonsense" in str(caught.value)
+    assert "secret" not in str(caught.value)
