@@ -29,20 +29,20 @@ from .auth.tokens import TokenFile
 from .calls import CallInterceptor
 from .config import Settings
 from .declared import DeclaredAdapters, DeclaredGauges, DeclaredStatus
-from .drain import Drain
-from .ending import PATIENCE_S
 from .gauges import ReadinessGauges
-from .health import Health
+from .lifecycle.drain import Drain
+from .lifecycle.ending import PATIENCE_S
+from .lifecycle.health import Health
+from .lifecycle.readiness import Readiness
+from .lifecycle.running_calls import RunningCalls
+from .lifecycle.step_watch import StepWatch
 from .locations import Locations
 from .logs import RequestLog
 from .metrics import Metrics
 from .policies import SettingsPolicies
-from .readiness import Readiness
-from .running_calls import RunningCalls
 from .services.adapters import AdaptersService
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
-from .step_watch import StepWatch
 from .tls import is_loopback
 from .transport import add_port, channel_options, check_port, credentials, serving_options
 

@@ -9,8 +9,8 @@ from prometheus_client.registry import Collector
 
 from lora_runtime import AdapterState, Engine
 
+from .lifecycle.readiness import NotReady, Readiness, ServerState
 from .logs import lines_dropped
-from .readiness import NotReady, Readiness, ServerState
 
 
 class EngineGauges(Collector):

@@ -12,7 +12,7 @@ import structlog
 from .app import App
 from .auth.tokens import AuthFileError
 from .config import Settings
-from .ending import STOP_S, end_by, end_now, end_soon
+from .lifecycle.ending import STOP_S, end_by, end_now, end_soon
 from .tls import TLSError
 
 log = structlog.get_logger("loramux.server")

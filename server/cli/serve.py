@@ -56,7 +56,7 @@ def serve(config: Path | None = None, **flags: Any) -> None:
             variables=links,
         )
     # torch is loaded only where it is needed: the other commands and --help stay quick
-    from ..ending import leave
+    from ..lifecycle.ending import leave
     from ..process import serve
 
     logs.adopt_libraries()

@@ -1,4 +1,4 @@
 """One module per gRPC service; each maps messages to the engine's public API and back.
 
-May import: auth, declared, errors, locations, lora_runtime, readiness, request_ids.
+May import: auth, declared, errors, lifecycle, locations, lora_runtime, request_ids.
 """

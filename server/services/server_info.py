@@ -14,7 +14,7 @@ from lora_runtime import Engine
 from .. import errors
 from ..auth.interceptor import caller
 from ..auth.tokens import Caller
-from ..readiness import Readiness, ServerState
+from ..lifecycle.readiness import Readiness, ServerState
 from ..request_ids import request_id_of
 from .adapter_messages import may_see, to_declared
 

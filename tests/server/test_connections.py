@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from server.connections import address_of, close, connections, silent_s, stop_listening
+from server.lifecycle.connections import address_of, close, connections, silent_s, stop_listening
 
 PEERS: list[str] = []
 

@@ -17,8 +17,8 @@ import pytest
 from grpc_health.v1 import health_pb2
 from loramux.v1 import inference_pb2, inference_pb2_grpc
 
-from server import drain, running_calls
-from server.connections import Address, address_of
+from server.lifecycle import drain, running_calls
+from server.lifecycle.connections import Address, address_of
 
 from ..support.engines import slow_down
 from ..support.servers import Harness, make_settings, running

@@ -27,7 +27,11 @@ HANGS = {
 
 def run(*lines: str) -> subprocess.CompletedProcess[str]:
     code = "\n".join(
-        ["import atexit, ctypes, sys, threading, time", "from server import ending", *lines]
+        [
+            "import atexit, ctypes, sys, threading, time",
+            "from server.lifecycle import ending",
+            *lines,
+        ]
     )
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60
@@ -57,7 +61,7 @@ def test_a_log_that_nobody_reads_does_not_keep_the_process() -> None:
         [
             sys.executable,
             "-c",
-            "import threading; from server import ending; ending.end_by(0.1, 7); threading.Event().wait()",
+            "import threading; from server.lifecycle import ending; ending.end_by(0.1, 7); threading.Event().wait()",
         ],
         stdout=write,
         stderr=write,
@@ -73,7 +77,7 @@ def test_leaving_waits_once_for_who_reads_the_log() -> None:
     os.write(write, b"x" * fcntl.fcntl(write, fcntl.F_GETPIPE_SZ))  # it is full
     code = [
         "import logging, os, time",
-        "from server import ending, logs",
+        "from server import logs; from server.lifecycle import ending",
         "from server.logs import setup",
         "setup.FINISH_S = 2",
         "logs.configure('console', 'info')",
@@ -107,7 +111,7 @@ def test_leaving_does_what_was_registered_for_the_exit() -> None:
 def test_processes_that_are_stopped_go_too(tmp_path: Path) -> None:
     code = """
 import multiprocessing, os, signal, sys, time
-from server import ending
+from server.lifecycle import ending
 if __name__ == "__main__":
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,), daemon=True)
     child.start()

@@ -73,7 +73,7 @@ def test_an_end_at_once_keeps_the_last_lines() -> None:
     status, lines = run(
         """
         import os
-        from server import ending, logs
+        from server import logs; from server.lifecycle import ending
         logs.configure("json", "info")
         import structlog
         for i in range(1000):

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from server.declared import DeclaredState, DeclaredStatus
 from server.gauges import ReadinessGauges
-from server.readiness import NotReady, Readiness, ServerState
+from server.lifecycle.readiness import NotReady, Readiness, ServerState
 
 from ..support.servers import make_settings
 

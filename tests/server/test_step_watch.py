@@ -17,9 +17,9 @@ from structlog.testing import capture_logs
 
 from lora_runtime import Engine, RunningStep
 from server.declared import DeclaredStatus
-from server.health import Health
-from server.readiness import NotReady, Readiness, ServerState
-from server.step_watch import StepWatch
+from server.lifecycle.health import Health
+from server.lifecycle.readiness import NotReady, Readiness, ServerState
+from server.lifecycle.step_watch import StepWatch
 
 from ..support.engines import Forward, wrap_forward
 from ..support.servers import Harness, make_settings, running

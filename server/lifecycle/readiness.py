@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from .declared import DeclaredState, DeclaredStatus
+from ..declared import DeclaredState, DeclaredStatus
 
 log = structlog.get_logger("loramux.server")
 _SAY_AGAIN_S = 10.0

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import structlog
 
-from .logs import finish
+from ..logs import finish
 
 log = structlog.get_logger("loramux.server")
 PATIENCE_S = 3.0
