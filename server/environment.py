@@ -107,8 +107,16 @@ def mapping(text: str) -> dict[str, str]:
 
 
 def from_json(text: str) -> Any:
-    """Parse JSON. Raises ValueError."""
+    """Parse JSON, with no key twice. Raises ValueError."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return json.loads(text, object_pairs_hook=_without_doubles)
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"it is not JSON: {error}") from error
+
+
+def _without_doubles(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(members)
+    if len(found) < len(members):
+        names = [name for name, _ in members]
+        raise ValueError(f"{shown(next(n for n in names if names.count(n) > 1))} is given twice")
+    return found
