@@ -17,24 +17,35 @@ def credentials(settings: Settings) -> grpc.ServerCredentials | None:
     return server_credentials(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
 
 
+def bare_host(settings: Settings) -> str:
+    """Give the host as sockets take it: [::1] is ::1."""
+    return settings.host.strip("[]")
+
+
+def address(settings: Settings, port: int) -> str:
+    """Give host and port as gRPC takes them: in brackets where the host has colons."""
+    host = bare_host(settings)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def check_port(settings: Settings) -> None:
     """Check that the port can be had later. Raises OSError."""
-    host = settings.host.strip("[]")
-    for family, *_, address in socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM):
+    host, port = bare_host(settings), settings.port
+    for family, *_, its_address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         with socket.socket(family) as trial:
             # As gRPC: what is left of former connections is no hindrance, a listener is.
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind(address)
+            trial.bind(its_address)
 
 
 def add_port(
     server: grpc.aio.Server, settings: Settings, secure: grpc.ServerCredentials | None
 ) -> int:
     """Add the port; gives the one that was taken. Raises RuntimeError."""
-    address = f"{settings.host}:{settings.port}"
+    where = address(settings, settings.port)
     if secure is None:
-        return server.add_insecure_port(address)
-    return server.add_secure_port(address, secure)
+        return server.add_insecure_port(where)
+    return server.add_secure_port(where, secure)
 
 
 def channel_options(settings: Settings) -> list[tuple[str, int]]:
