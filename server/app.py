@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from wsgiref.simple_server import WSGIServer
 
@@ -44,7 +46,15 @@ from .services.adapters import AdaptersService
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
 from .tls import is_loopback
-from .transport import add_port, channel_options, check_port, credentials, serving_options
+from .transport import (
+    add_port,
+    address,
+    bare_host,
+    channel_options,
+    check_port,
+    credentials,
+    serving_options,
+)
 
 log = structlog.get_logger("loramux.server")
 _OWN_SERVICES = (
@@ -116,17 +126,19 @@ class App:
         one whose call is refused fails. That it can be had is checked here.
         """
         await self._health.show()
-        settings, host = self.settings, self.settings.host
+        settings = self.settings
         self._credentials = credentials(settings)
-        check_port(settings)
+        with _named("port", settings.port):
+            check_port(settings)
         if self._probes is not None:
             self._health.add_to(self._probes)
-            self._probes.add_insecure_port(f"{host}:{settings.health_port}")
+            self._probes.add_insecure_port(address(settings, settings.health_port))
             await self._probes.start()
         if settings.metrics_port:
-            self._metrics_server, _ = start_http_server(
-                settings.metrics_port, host, registry=self.metrics.registry
-            )
+            with _named("metrics port", settings.metrics_port):
+                self._metrics_server, _ = start_http_server(
+                    settings.metrics_port, bare_host(settings), registry=self.metrics.registry
+                )
 
     async def load(self) -> None:
         """Load the base, warm up, load adapters, open the serving port.
@@ -207,7 +219,7 @@ class App:
         await self._server.start()
         log.info(
             "listening",
-            address=f"{self.settings.host}:{self.port}",
+            address=address(self.settings, self.port),
             metrics_port=self.settings.metrics_port,
             tls=self._credentials is not None,
             tokens=self.settings.auth_file is not None,
@@ -264,6 +276,15 @@ class App:
         )
         self._health.add_to(self._server)
         reflection.add_to(self._server, (*_OWN_SERVICES, health.SERVICE_NAME))
+
+
+@contextmanager
+def _named(kind: str, port: int) -> Iterator[None]:
+    """Let an OSError of the block say which port it is about."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{kind} {port}: {error.strerror}") from error
 
 
 def _close(metrics_server: WSGIServer) -> None:

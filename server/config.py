@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -18,6 +19,11 @@ from lora_runtime import AdapterPolicy, EngineConfig
 
 from .environment import nearest, shown
 from .sources import Given, SettingsError, flag_of, gather, variable_of
+
+_MAX_BYTES = 2**31 - 1
+"""Largest size that gRPC takes."""
+_MAX_S = 1e6
+"""Most seconds of a setting: 11 days. gRPC takes some of them as milliseconds in 32 bits."""
 
 
 class Policy(BaseModel):
@@ -96,11 +102,15 @@ class Settings(_EngineSettings):
         description="Directory whose subdirectories are adapters; kept in step with while the server runs.",
     )
     reconcile_s: float = Field(
-        5, gt=0, description="Seconds between looks at --adapter-manifest and --adapter-watch."
+        5,
+        gt=0,
+        le=_MAX_S,
+        description="Seconds between looks at --adapter-manifest and --adapter-watch.",
     )
     ready_after_s: float = Field(
         0,
         ge=0,
+        le=_MAX_S,
         description="Seconds after which the server is ready although declared adapters are missing, counted "
         "from when the base is loaded; 0 waits for all, so that a broken one stops a rollout.",
     )
@@ -134,31 +144,38 @@ class Settings(_EngineSettings):
         "speak it; 0 leaves them on --port only.",
     )
     max_message_bytes: int = Field(
-        4 << 20, ge=1024, description="Largest gRPC message accepted or sent, in bytes."
+        4 << 20,
+        ge=1024,
+        le=_MAX_BYTES,
+        description="Largest gRPC message accepted or sent, in bytes.",
     )
     keepalive_s: float = Field(
-        30, gt=0, description="Seconds between keepalive pings on an idle connection."
+        30, gt=0, le=_MAX_S, description="Seconds between keepalive pings on an idle connection."
     )
     max_connection_age_s: float = Field(
         0,
         ge=0,
+        le=_MAX_S,
         description="Seconds after which a client's connection is renewed, so that clients find new servers and a stop "
         "fails no call; running calls finish on the old one. 0: never.",
     )
     drain_delay_s: float = Field(
         0,
         ge=0,
+        le=_MAX_S,
         description="Seconds after SIGTERM in which health is NOT_SERVING and calls are still taken: the time that "
         "load balancers need to look elsewhere.",
     )
     drain_s: float = Field(
         30,
         ge=0,
+        le=_MAX_S,
         description="Seconds that running requests get to finish after SIGTERM and --drain-delay-s.",
     )
     step_timeout_s: float = Field(
         120,
         ge=0,
+        le=_MAX_S,
         description="Seconds that one step of the engine may take: while an older one runs, the server is "
         "neither live nor ready. 0 is no limit.",
     )
@@ -186,6 +203,13 @@ class Settings(_EngineSettings):
             raise ValueError("tls_cert and tls_key are needed together")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        return self
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        for name, other in combinations(("port", "metrics_port", "health_port"), 2):
+            if getattr(self, name) == getattr(self, other) != 0:
+                raise ValueError(f"{name} and {other} must not be the same")
         return self
 
     @model_validator(mode="after")

@@ -19,9 +19,20 @@ def credentials(settings: Settings) -> grpc.ServerCredentials | None:
     return server_credentials(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
 
 
+def bare_host(settings: Settings) -> str:
+    """Give the host as sockets take it: [::1] is ::1."""
+    return settings.host.strip("[]")
+
+
+def address(settings: Settings, port: int) -> str:
+    """Give host and port as gRPC takes them: in brackets where the host has colons."""
+    host = bare_host(settings)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def check_port(settings: Settings) -> None:
     """Check that the port can be had later. Raises OSError."""
-    host = settings.host.strip("[]")
+    host = bare_host(settings)
     addresses = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM)
     problems = [error for family, *_, one in addresses if (error := _try_to_bind(family, one))]
     taken = [error for error in problems if error.errno == errno.EADDRINUSE]
@@ -30,12 +41,12 @@ def check_port(settings: Settings) -> None:
         raise (taken or problems)[0]
 
 
-def _try_to_bind(family: int, address: Any) -> OSError | None:
+def _try_to_bind(family: int, where: Any) -> OSError | None:
     try:
         with socket.socket(family) as trial:
             # As gRPC: what is left of former connections is no hindrance, a listener is.
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind(address)
+            trial.bind(where)
     except OSError as error:
         return error
     return None
@@ -45,10 +56,10 @@ def add_port(
     server: grpc.aio.Server, settings: Settings, secure: grpc.ServerCredentials | None
 ) -> int:
     """Add the port; gives the one that was taken. Raises RuntimeError."""
-    address = f"{settings.host}:{settings.port}"
+    where = address(settings, settings.port)
     if secure is None:
-        return server.add_insecure_port(address)
-    return server.add_secure_port(address, secure)
+        return server.add_insecure_port(where)
+    return server.add_secure_port(where, secure)
 
 
 def channel_options(settings: Settings) -> list[tuple[str, int]]:

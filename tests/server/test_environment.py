@@ -117,6 +117,7 @@ def test_an_empty_variable_is_as_none(monkeypatch: pytest.MonkeyPatch, tmp_path:
         ("ADAPTERS", "a=/x,a=/y", r"LORAMUX_ADAPTERS: 'a' is given twice"),
         ("ADAPTERS", '{"a": "/x", "a": "/y"}', r"LORAMUX_ADAPTERS: 'a' is given twice"),
         ("ADAPTERS", "{", r"LORAMUX_ADAPTERS: it is not JSON"),
+        ("POLICIES", '{"a": {"weight": 1, "weight": 2}}', r"LORAMUX_POLICIES: 'weight' is given"),
         ("ADAPTER_ROOTS", "[1]", r"LORAMUX_ADAPTER_ROOTS: its items must be texts"),
         ("POLICIES", "x", r"LORAMUX_POLICIES: it is not JSON"),
         ("POLICIES", '{"a": {"weight": 0}}', r"LORAMUX_POLICIES: a\.weight: .*, got 0"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -87,6 +88,20 @@ async def test_the_serving_port_is_closed_until_the_base_is_loaded(tiny_base: Pa
         socket.create_connection(("127.0.0.1", settings.port)).close()
 
 
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="needs IPv6")
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+async def test_every_port_takes_an_ipv6_host(tiny_base: Path, host: str) -> None:
+    ports = {"port": free_port(), "health_port": free_port(), "metrics_port": free_port()}
+    async with running(make_settings(tiny_base).model_copy(update={"host": host, **ports})):
+        for name in ("port", "health_port"):
+            async with grpc.aio.insecure_channel(f"[::1]:{ports[name]}") as channel:
+                await health_pb2_grpc.HealthStub(channel).Check(
+                    health_pb2.HealthCheckRequest(), timeout=10
+                )
+        url = f"http://[::1]:{ports['metrics_port']}/metrics"
+        assert b"loramux_ready 1.0" in await asyncio.to_thread(_read, url)
+
+
 async def test_unknown_service(served: Harness) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await served.health.Check(health_pb2.HealthCheckRequest(service="nope"))
@@ -138,3 +153,8 @@ async def test_server_info(served: Harness, tiny_base: Path) -> None:
     assert (info.load.adapters, info.load.running, info.load.leases) == (8, 0, 0)
     stored = load_file(tiny_base / "model.safetensors")
     assert info.num_parameters == sum(t.numel() for t in stored.values())
+
+
+def _read(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return bytes(answer.read())

@@ -112,6 +112,32 @@ def test_a_log_that_nobody_reads_stops_nothing(tiny_base: Path) -> None:
         os.close(read)
 
 
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_outputs_are_open_on_nothing(closed: str) -> None:
+    script = """
+        import os, socket
+        from server import cli, entry
+        def run():
+            from server import logs
+            taken = socket.socket()
+            logs.configure("json", "info")
+            print("printed")
+            os.write(2, b"written\\n")
+            logs.finish()
+            os._exit(taken.fileno() if taken.fileno() < 3 else 0)
+        cli.main = run
+        entry.main()
+        """
+    command = f'exec "$0" -c "$1" {closed}'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable, textwrap.dedent(script)],
+        cwd=ROOT,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
+
+
 def test_a_servers_log_is_json_from_the_first_line_to_the_last(
     tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str, Path]
 ) -> None:

@@ -301,3 +301,4 @@ def test_a_taken_port_ends_the_process(tmp_path: Path, tiny_base: Path) -> None:
         server = Process(tmp_path, "--base", str(tiny_base), port=taken.getsockname()[1])
         assert server.process.wait(timeout=120) == 1
     assert server.lines()[-1]["event"] == "the server cannot listen"
+    assert server.lines()[-1]["error"].endswith(f"port {server.port}: Address already in use")

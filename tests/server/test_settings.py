@@ -11,6 +11,13 @@ import pytest
 from lora_runtime import AdapterPolicy, EngineConfig
 from lora_runtime.settings import Setting
 from server.config import Settings, SettingsError, load
+from server.sources import flag_of
+
+SECONDS = [
+    name
+    for name, field in Settings.model_fields.items()
+    if name.endswith("_s") and field.annotation is float and name not in EngineConfig.__dict__
+]
 
 
 @pytest.fixture
@@ -97,6 +104,15 @@ def test_limits_are_the_engines(setting: Setting) -> None:
         ),
         ({"base": "b", "tls_key": "k"}, r"\(tls_cert is None by default, --tls-key is 'k'\)"),
         ({"base": "b", "keepalive_s": 0}, "--keepalive-s: "),
+        *(({"base": "b", name: "inf"}, f"{flag_of(name)}: ") for name in SECONDS),
+        *(({"base": "b", name: 1e7}, f"{flag_of(name)}: ") for name in SECONDS),
+        ({"base": "b", "max_message_bytes": 1 << 31}, "--max-message-bytes: "),
+        (
+            {"base": "b", "metrics_port": 50051},
+            r"port and metrics_port must not be the same \(port is 50051 by default, "
+            r"--metrics-port is 50051\)",
+        ),
+        ({"base": "b", "metrics_port": 1, "health_port": 1}, "metrics_port and health_port must"),
         ({"base": "b", "policies": {"a": {"weight": 0}}}, r"--policies: a\.weight: .*, got 0"),
         (
             {"base": "b", "policies": {"a": {"max_runing": 1}}},
