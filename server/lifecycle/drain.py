@@ -88,11 +88,11 @@ class Drain:
     def _close_silent(self) -> bool:
         """Close connections that nobody uses; True if others are left."""
         with connections(self._port) as found:
-            used = [
+            used = {
                 client
                 for client, connection in found.items()
                 if self._running.of(client) or silent_s(connection) < _SILENT_S
-            ]
+            }
             for client, connection in found.items():
                 if client not in used:
                     close(connection)
