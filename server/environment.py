@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lora_runtime import redact
-
 PREFIX = "LORAMUX_"
 OTHERS = frozenset(
     PREFIX + name
@@ -73,6 +71,8 @@ def nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
 
 def shown(value: Any) -> str:
     """Give a value as messages have it, in one short line, without what URLs have of secrets."""
+    from lora_runtime import redact  # torch comes with it, and only errors need it
+
     text = redact(repr(value))
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
