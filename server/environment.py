@@ -92,15 +92,14 @@ def items(text: str) -> list[str]:
 
 def pairs(texts: Iterable[str]) -> dict[str, str]:
     """Parse NAME=DIRECTORY texts. Raises ValueError for what is none, and for a name twice."""
-    found: dict[str, str] = {}
-    for text in texts:
-        name, _, path = text.partition("=")
-        if not name or not path:
-            raise ValueError(f"{shown(text)} is not NAME=DIRECTORY")
-        if name in found:
-            raise ValueError(f"{shown(name)} is given twice")
-        found[name] = path
-    return found
+    return _once(map(_pair, texts))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise ValueError(f"{shown(text)} is not NAME=DIRECTORY")
+    return name, path
 
 
 def mapping(text: str) -> dict[str, str]:
@@ -116,7 +115,7 @@ def from_json(text: str) -> Any:
         raise ValueError(f"it is not JSON: {error}") from error
 
 
-def _once(given: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in given:
         if name in found:

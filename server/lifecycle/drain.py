@@ -87,11 +87,13 @@ class Drain:
 
     def _close_silent(self) -> bool:
         """Close connections that nobody uses; True if others are left."""
+        calling = self._running.clients()
         with connections(self._port) as found:
             used = {
                 client
                 for client, connection in found.items()
-                if self._running.of(client) or silent_s(connection) < _SILENT_S
+                # A call of an unknown client may be anybody's.
+                if client in calling or None in calling or silent_s(connection) < _SILENT_S
             }
             for client, connection in found.items():
                 if client not in used:

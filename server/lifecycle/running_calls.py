@@ -19,21 +19,20 @@ class RunningCalls:
 
     def __init__(self) -> None:
         self.count = 0
-        self._of: Counter[Address | None] = Counter()
+        self._by_peer: Counter[str] = Counter()
 
-    def of(self, client: Address) -> int:
-        """Count the calls that `client` may have: those of unknown clients are everybody's."""
-        return self._of[client] + self._of[None]
+    def clients(self) -> set[Address | None]:
+        """Find the clients that have a call; None among them is one whose address is not known."""
+        return {address_of(peer) for peer in self._by_peer}
 
     def begun(self, method: str, peer: str) -> None:
         if method.startswith(_OWN):
             self.count += 1
-            self._of[address_of(peer)] += 1
+            self._by_peer[peer] += 1
 
     def ended(self, method: str, peer: str, code: grpc.StatusCode) -> None:
         if method.startswith(_OWN):
             self.count -= 1
-            client = address_of(peer)
-            self._of[client] -= 1
-            if not self._of[client]:
-                del self._of[client]
+            self._by_peer[peer] -= 1
+            if not self._by_peer[peer]:
+                del self._by_peer[peer]

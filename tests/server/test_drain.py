@@ -17,8 +17,9 @@ import pytest
 from grpc_health.v1 import health_pb2
 from loramux.v1 import inference_pb2, inference_pb2_grpc
 
-from server.lifecycle import drain, running_calls
-from server.lifecycle.connections import Address, address_of
+from server.lifecycle import drain
+from server.lifecycle.connections import Address
+from server.lifecycle.running_calls import RunningCalls
 
 from ..support.engines import slow_down
 from ..support.servers import Harness, make_settings, running
@@ -139,11 +140,13 @@ async def test_connections_are_renewed_at_their_age(
 ) -> None:
     peers: set[str] = set()
 
-    def noted(peer: str) -> Address | None:
-        peers.add(peer)
-        return address_of(peer)
+    begun = RunningCalls.begun
 
-    monkeypatch.setattr(running_calls, "address_of", noted)
+    def noted(calls: RunningCalls, method: str, peer: str) -> None:
+        peers.add(peer)
+        begun(calls, method, peer)
+
+    monkeypatch.setattr(RunningCalls, "begun", noted)
     async with running(make_settings(tiny_base, max_connection_age_s=0.3)) as served:
         slow_down(served.app.engine)
         stream = served.inference.GenerateStream(long(100))  # longer than the age

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +89,9 @@ async def test_messages_without_a_template(tmp_path: Path) -> None:
         assert detail(error, error_details_pb2.BadRequest).field_violations[0].field == "messages"
 
 
-async def test_full_queue(tiny_base: Path) -> None:
+@asynccontextmanager
+async def full(tiny_base: Path) -> AsyncIterator[tuple[Harness, list[Any]]]:
+    """A server that has no room, and the streams that take it: one runs, one waits."""
     async with running(make_settings(tiny_base, max_running=1, max_waiting=1)) as served:
         slow_down(served.app.engine)
         streams = [served.stream(**LONG)]
@@ -95,6 +99,11 @@ async def test_full_queue(tiny_base: Path) -> None:
         streams.append(served.stream(**LONG))
         while served.app.engine.stats().waiting == 0:
             await asyncio.sleep(0.01)
+        yield served, streams
+
+
+async def test_full_queue(tiny_base: Path) -> None:
+    async with full(tiny_base) as (served, streams):
         error = await refused(served.generate(prompt="hi"), Code.RESOURCE_EXHAUSTED)
         assert detail(error, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
         for stream in streams:
@@ -245,14 +254,8 @@ async def test_engine_failure_is_loud(served: Harness) -> None:
 
 async def test_reasons_and_pushback(tiny_base: Path) -> None:
     """What a client needs to tell one refusal of a code from another, and to retry by itself."""
-    async with running(make_settings(tiny_base, max_running=1, max_waiting=1)) as served:
-        slow_down(served.app.engine)
-        streams = [served.stream(**LONG)]
-        await streams[0].read()
-        streams.append(served.stream(**LONG))
-        while served.app.engine.stats().waiting == 0:
-            await asyncio.sleep(0.01)
-        full = await refused(served.generate(prompt="hi"), Code.RESOURCE_EXHAUSTED)
+    async with full(tiny_base) as (served, streams):
+        no_room = await refused(served.generate(prompt="hi"), Code.RESOURCE_EXHAUSTED)
         streams.pop().cancel()
         while served.app.engine.stats().waiting:
             await asyncio.sleep(0.01)
@@ -262,7 +265,7 @@ async def test_reasons_and_pushback(tiny_base: Path) -> None:
         for stream in streams:
             stream.cancel()
     for error, reason, pushback in (
-        (full, "queue_full", "1000"),
+        (no_room, "queue_full", "1000"),
         (unknown, "unknown_adapter", None),
         (draining, "draining", None),
     ):

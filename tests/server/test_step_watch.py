@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import grpc
 import pytest
@@ -21,28 +20,11 @@ from server.lifecycle.health import Health
 from server.lifecycle.readiness import NotReady, Readiness, ServerState
 from server.lifecycle.step_watch import StepWatch
 
-from ..support.engines import Forward, wrap_forward
+from ..support.engines import HangingSteps
 from ..support.servers import Harness, make_settings, running
 
 Status = health_pb2.HealthCheckResponse
 SERVICES = ("live", "", "loramux.v1.Inference")
-
-
-class Gate:
-    """Hangs the engine's steps while it is shut."""
-
-    def __init__(self, served: Harness) -> None:
-        self.open, self.reached = threading.Event(), threading.Event()
-
-        def wrap(forward: Forward) -> Forward:
-            def wait(batch: Any) -> Any:
-                self.reached.set()
-                self.open.wait()
-                return forward(batch)
-
-            return wait
-
-        wrap_forward(served.app.engine, wrap)
 
 
 class Ages:
@@ -73,7 +55,7 @@ async def until(served: Harness, wanted: int) -> None:
 
 
 async def test_a_step_that_hangs_and_ends_after_all(impatient: Harness) -> None:
-    gate = Gate(impatient)
+    gate = HangingSteps(impatient.app.engine)
     with capture_logs() as lines:
         call = asyncio.ensure_future(
             impatient.generate(prompt="abc", max_new_tokens=1, adapter_id="a1")
@@ -107,7 +89,7 @@ async def test_every_look() -> None:
 
 
 async def test_a_step_that_hangs_while_the_server_drains(impatient: Harness) -> None:
-    gate = Gate(impatient)
+    gate = HangingSteps(impatient.app.engine)
     call = asyncio.ensure_future(impatient.generate(prompt="abc", max_new_tokens=1))
     await until(impatient, Status.NOT_SERVING)
     await impatient.app._health.draining()
@@ -122,7 +104,7 @@ async def test_a_step_that_hangs_while_the_server_drains(impatient: Harness) -> 
 
 
 async def test_a_step_that_hangs_does_not_keep_a_stop(impatient: Harness) -> None:
-    gate = Gate(impatient)
+    gate = HangingSteps(impatient.app.engine)
     call = asyncio.ensure_future(impatient.generate(prompt="abc", max_new_tokens=1))
     await asyncio.to_thread(gate.reached.wait)
     await impatient.app.stop()

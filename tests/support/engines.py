@@ -3,6 +3,7 @@ broken or idle."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +37,24 @@ def slow_down(engine: Engine, seconds: float = 0.01) -> None:
         return slow
 
     wrap_forward(engine, wrap)
+
+
+class HangingSteps:
+    """Steps that hang until `open` is set; `reached` is set when the first does."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.open, self.reached = threading.Event(), threading.Event()
+
+        def wrap(forward: Forward) -> Forward:
+            def wait(batch: StepBatch) -> StepOutput:
+                self.reached.set()
+                self.open.wait()
+                return forward(batch)
+
+            return wait
+
+        wrap_forward(engine, wrap)
 
 
 def break_down(engine: Engine, message: str = "the device is gone") -> None:

@@ -18,39 +18,21 @@ from lora_runtime import (
     SamplingParams,
 )
 
-from ...support.engines import Forward, wrap_forward
+from ...support.engines import HangingSteps, wrap_forward
 
 ONE = SamplingParams(max_new_tokens=1, ignore_eos=True)
-
-
-class Hanging:
-    """An engine whose steps hang until `open` is set; `reached` is set when the first does."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.open, self.reached = threading.Event(), threading.Event()
-
-        def wrap(forward: Forward) -> Forward:
-            def wait(batch: Any) -> Any:
-                self.reached.set()
-                self.open.wait()
-                return forward(batch)
-
-            return wait
-
-        wrap_forward(engine, wrap)
 
 
 @pytest.fixture
 def hanging(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]) -> Any:
     engine = make_engine(max_running=1)
     engine.load_adapter(tiny_adapters["a1"], "a1")
-    hanging = Hanging(engine)
+    hanging = HangingSteps(engine)
     yield hanging
     hanging.open.set()
 
 
-def test_what_runs(hanging: Hanging) -> None:
+def test_what_runs(hanging: HangingSteps) -> None:
     engine = hanging.engine
     assert engine.running_step() is None
     handle = engine.submit(Request(prompt="abc", adapter_id="a1", sampling=ONE))
@@ -68,7 +50,7 @@ def test_what_runs(hanging: Hanging) -> None:
     assert engine.running_step() is None
 
 
-def test_a_warm_up_that_hangs(hanging: Hanging) -> None:
+def test_a_warm_up_that_hangs(hanging: HangingSteps) -> None:
     thread = threading.Thread(target=hanging.engine.warm_up)
     thread.start()
     assert hanging.reached.wait(20)
@@ -96,7 +78,7 @@ def test_an_observer_that_hangs_is_part_of_the_turn(make_engine: Callable[..., E
 
 
 def test_shutdown_leaves_a_step_that_hangs_behind(
-    hanging: Hanging, caplog: pytest.LogCaptureFixture
+    hanging: HangingSteps, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = hanging.engine
     running, waiting = (engine.submit(Request(prompt="abc", sampling=ONE)) for _ in range(2))
@@ -112,7 +94,7 @@ def test_shutdown_leaves_a_step_that_hangs_behind(
     assert engine.shutdown(join_s=0.1)
 
 
-def test_a_failed_engine_runs_no_step(hanging: Hanging) -> None:
+def test_a_failed_engine_runs_no_step(hanging: HangingSteps) -> None:
     def broken(batch: Any) -> Any:
         raise RuntimeError("the device is gone")
 
