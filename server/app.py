@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from wsgiref.simple_server import WSGIServer
 
 import grpc
 import structlog
-from grpc_health.v1 import health
+from grpc_health.v1 import health, health_pb2_grpc
 from loramux.v1 import (
     adapters_pb2,
     adapters_pb2_grpc,
@@ -21,11 +19,10 @@ from loramux.v1 import (
     server_pb2,
     server_pb2_grpc,
 )
-from prometheus_client import start_http_server
 
 from lora_runtime import Engine, EngineObserver, EngineStoppedError
 
-from . import reflection
+from . import metrics_port, reflection
 from .auth.interceptor import TokenInterceptor
 from .auth.tokens import TokenFile
 from .calls import CallInterceptor
@@ -72,7 +69,7 @@ class _FailureWatch(EngineObserver):
         self._loop = asyncio.get_running_loop()
 
     def on_engine_failed(self, error: BaseException) -> None:
-        asyncio.run_coroutine_threadsafe(self._health.failed(), self._loop)
+        self._loop.call_soon_threadsafe(self._health.failed)
 
 
 class App:
@@ -109,7 +106,7 @@ class App:
             if settings.health_port
             else None
         )
-        self._metrics_server: WSGIServer | None = None
+        self._metrics_server: metrics_port.MetricsServer | None = None
         self._watching: asyncio.Task[None] | None = None
 
     @property
@@ -125,19 +122,19 @@ class App:
         The serving port comes last in `load`: a client that cannot connect goes to another server,
         one whose call is refused fails. That it can be had is checked here.
         """
-        await self._health.show()
+        self._health.show()
         settings = self.settings
         self._credentials = credentials(settings)
         with _named("port", settings.port):
             check_port(settings)
         if self._probes is not None:
-            self._health.add_to(self._probes)
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probes)
             self._probes.add_insecure_port(address(settings, settings.health_port))
             await self._probes.start()
         if settings.metrics_port:
             with _named("metrics port", settings.metrics_port):
-                self._metrics_server, _ = start_http_server(
-                    settings.metrics_port, bare_host(settings), registry=self.metrics.registry
+                self._metrics_server = metrics_port.start(
+                    bare_host(settings), settings.metrics_port, self.metrics.registry
                 )
 
     async def load(self) -> None:
@@ -176,7 +173,7 @@ class App:
             max_context=info.max_context,
         )
         self._follow(self._declared)
-        await self._health.show()
+        self._health.show()
 
     async def stop(self) -> None:
         """Leave without a failed call: turn NOT_SERVING, serve for `drain_delay_s`, let running
@@ -185,7 +182,7 @@ class App:
         # Not the loop's threads: callers' long prompts, or a device that hangs, may have all of them.
         threads = ThreadPoolExecutor(3, "loramux-stop")
         in_thread = partial(asyncio.get_running_loop().run_in_executor, threads)
-        await self._health.draining()
+        self._health.draining()
         if self._declared is not None:
             # Not waited for: a disk that hangs must not keep calls from their ends.
             threads.submit(self._declared.stop_following)
@@ -205,7 +202,7 @@ class App:
         if self._probes is not None:
             await self._probes.stop(grace=0)
         if self._metrics_server is not None:
-            _close(self._metrics_server)
+            self._metrics_server.close()
         if self._watching is not None:
             self._watching.cancel()
         log.info("stopped")
@@ -245,7 +242,7 @@ class App:
 
         def on_ready() -> None:
             declared.note_ready()
-            asyncio.run_coroutine_threadsafe(self._health.show(), loop)
+            loop.call_soon_threadsafe(self._health.show)
 
         self._readiness.base_loaded(declared, on_ready)
         declared.start()
@@ -274,7 +271,7 @@ class App:
             ServerInfoService(engine, self._readiness, self.settings.max_message_bytes),
             self._server,
         )
-        self._health.add_to(self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.add_to(self._server, (*_OWN_SERVICES, health.SERVICE_NAME))
 
 
@@ -285,13 +282,3 @@ def _named(kind: str, port: int) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, f"{kind} {port}: {error.strerror}") from error
-
-
-def _close(metrics_server: WSGIServer) -> None:
-    """Close in its own time: it looks twice a second whether it is to end."""
-
-    def close() -> None:
-        metrics_server.shutdown()
-        metrics_server.server_close()
-
-    threading.Thread(target=close, name="loramux-metrics-end", daemon=True).start()

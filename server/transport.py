@@ -11,6 +11,8 @@ import grpc
 from .config import Settings
 from .tls import server_credentials
 
+_NO_LIMIT = 2**31 - 1
+
 
 def credentials(settings: Settings) -> grpc.ServerCredentials | None:
     """Make the credentials of TLS; None without it. Raises TLSError."""
@@ -72,6 +74,10 @@ def channel_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", min(keepalive, 10_000)),
+        # Calls that wait for the event loop are refused there, with a reason: over its own limits
+        # (1000, 3000) gRPC ends them as CANCELLED, which nobody has done.
+        ("grpc.server.max_pending_requests", _NO_LIMIT),
+        ("grpc.server.max_pending_requests_hard_limit", _NO_LIMIT),
         # A second server on the same port is an error, not a share of the calls.
         ("grpc.so_reuseport", 0),
     ]

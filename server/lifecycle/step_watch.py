@@ -27,20 +27,20 @@ class StepWatch:
     async def run(self) -> None:
         """Look until cancelled; not at all where `timeout_s` is 0."""
         while self._timeout_s:
-            await self._look()
+            self._look()
             await asyncio.sleep(min(self._timeout_s / 4, _LOOK_S))
 
-    async def _look(self) -> None:
+    def _look(self) -> None:
         step = self._engine.running_step()
         if step is None or step.age_s <= self._timeout_s:
             if self._hangs:
                 self._hangs = False
                 log.warning("the step that hung has ended: live again")
-                await self._health.recovered()
+                self._health.recovered()
         elif not self._hangs:
             self._hangs = True
             log.error("a step hangs: not live", limit_s=self._timeout_s, **_fields(step))
-            await self._health.stalled()
+            self._health.stalled()
 
 
 def _fields(step: RunningStep) -> dict[str, object]:

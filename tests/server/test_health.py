@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from server.config import Settings
 
 from ..support.engines import break_down, slow_down
-from ..support.servers import Harness, free_port, make_settings, running
+from ..support.http2 import stuck_call
+from ..support.servers import Harness, free_port, make_settings, refused, running
 
 SERVICES = ["", "loramux.v1.Inference", "loramux.v1.Adapters", "loramux.v1.Server"]
 Status = health_pb2.HealthCheckResponse
@@ -128,7 +129,7 @@ async def state_of(served: Harness) -> int:
 
 async def test_server_info_says_the_state(served: Harness) -> None:
     assert await state_of(served) == server_pb2.SERVER_STATE_READY
-    await served.app._health.draining()
+    served.app._health.draining()
     assert await state_of(served) == server_pb2.SERVER_STATE_DRAINING
 
 
@@ -158,3 +159,28 @@ async def test_server_info(served: Harness, tiny_base: Path) -> None:
 def _read(url: str) -> bytes:
     with urllib.request.urlopen(url, timeout=10) as answer:
         return bytes(answer.read())
+
+
+async def test_a_watch_that_may_not_be_written_holds_nothing_up(tiny_base: Path) -> None:
+    request = health_pb2.HealthCheckRequest()
+    async with probed(make_settings(tiny_base)) as (served, health):
+        port = served.app.settings.health_port
+        path = "/grpc.health.v1.Health/Watch"
+        stuck = await stuck_call(port, path, request.SerializeToString())
+        watch = health.Watch(request, timeout=60)
+        assert (await watch.read()).status == Status.NOT_SERVING
+        await served.app.load()
+        assert (await watch.read()).status == Status.SERVING
+        served.app._health.draining()
+        assert (await watch.read()).status == Status.NOT_SERVING
+        assert (await health.Check(request)).status == Status.NOT_SERVING
+        await served.app.stop()
+        stuck.close()
+
+
+async def test_services_that_are_not_known(tiny_base: Path) -> None:
+    request = health_pb2.HealthCheckRequest(service="elsewhere")
+    async with probed(make_settings(tiny_base)) as (_, health):
+        await refused(health.Check(request), grpc.StatusCode.NOT_FOUND)
+        watch = health.Watch(request, timeout=60)
+        assert (await watch.read()).status == Status.SERVICE_UNKNOWN

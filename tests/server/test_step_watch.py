@@ -81,10 +81,10 @@ async def test_every_look() -> None:
     ages = [None, 0.9, 1.1, 1.3, 0.1, None, 1.1]
     states = [True, True, False, False, True, True, False]
     health, engine = Health((), Readiness()), Ages(ages)
-    await health.show()
+    health.show()
     watch = StepWatch(cast(Engine, engine), health, timeout_s=1)
     for state in states:
-        await watch._look()
+        watch._look()
         assert (await shown(health))[0] is state
 
 
@@ -92,7 +92,7 @@ async def test_a_step_that_hangs_while_the_server_drains(impatient: Harness) -> 
     gate = HangingSteps(impatient.app.engine)
     call = asyncio.ensure_future(impatient.generate(prompt="abc", max_new_tokens=1))
     await until(impatient, Status.NOT_SERVING)
-    await impatient.app._health.draining()
+    impatient.app._health.draining()
     gate.open.set()
     await call
     request = health_pb2.HealthCheckRequest(service="live")
@@ -129,7 +129,7 @@ class NothingDeclared:
 
 async def shown(health: Health) -> list[bool]:
     answers = [
-        await health._servicer.Check(health_pb2.HealthCheckRequest(service=name), None)
+        await health.Check(health_pb2.HealthCheckRequest(service=name), None)
         for name in ("live", "")
     ]
     return [answer.status == Status.SERVING for answer in answers]
@@ -138,18 +138,18 @@ async def shown(health: Health) -> list[bool]:
 async def test_what_came_while_it_stalled_counts_afterwards() -> None:
     readiness = Readiness()
     health = Health((), readiness)
-    await health.show()
+    health.show()
     assert await shown(health) == [True, False]
-    await health.stalled()
+    health.stalled()
     assert await shown(health) == [False, False]
     readiness.base_loaded(NothingDeclared(), lambda: None)
-    await health.show()
+    health.show()
     assert readiness.state is ServerState.STALLED
     assert readiness.reasons() == {NotReady.STEP_HANGS: 1}
     assert await shown(health) == [False, False]
-    await health.recovered()
+    health.recovered()
     assert await shown(health) == [True, True]
-    await health.stalled()
-    await health.failed()
-    await health.recovered()
+    health.stalled()
+    health.failed()
+    health.recovered()
     assert await shown(health) == [False, False]

@@ -1,0 +1,83 @@
+"""The metrics port: Prometheus' own page, with limits on who may hold a thread of it, and how long."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections import OrderedDict
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+MAX_CONNECTIONS = 32
+"""Connections at once: scrapers take one each for milliseconds."""
+_IDLE_S = 10.0
+"""Seconds that a connection may send nothing, or take nothing."""
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = _IDLE_S
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep scrapes out of the log."""
+
+
+class MetricsServer(WSGIServer):
+    """Server of one page, with a thread for each connection.
+
+    One connection more than MAX_CONNECTIONS ends the oldest: a scrape is served at once, so that is
+    one that holds its place.
+    """
+
+    def __init__(self, address: Any, handler: type[WSGIRequestHandler]) -> None:
+        self._open: OrderedDict[socket.socket, None] = OrderedDict()
+        self._lock = threading.Lock()
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            while len(self._open) >= MAX_CONNECTIONS:
+                _end(self._open.popitem(last=False)[0])
+            self._open[request] = None
+        threading.Thread(
+            target=self._serve, args=(request, client_address), name="loramux-metrics", daemon=True
+        ).start()
+
+    def _serve(self, request: socket.socket, client_address: Any) -> None:
+        try:
+            # A client that goes away, or is sent away, is none of the log's business.
+            with contextlib.suppress(OSError, ValueError):
+                self.finish_request(request, client_address)
+        finally:
+            with self._lock:
+                self._open.pop(request, None)
+            self.shutdown_request(request)
+
+    def close(self) -> None:
+        """Close in its own time: it looks twice a second whether it is to end."""
+
+        def close() -> None:
+            self.shutdown()
+            self.server_close()
+
+        threading.Thread(target=close, name="loramux-metrics-end", daemon=True).start()
+
+
+class _MetricsServer6(MetricsServer):
+    address_family = socket.AF_INET6
+
+
+def start(host: str, port: int, registry: CollectorRegistry) -> MetricsServer:
+    """Serve the page of `registry` on a thread. Raises OSError for a port that cannot be had."""
+    family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    kind = _MetricsServer6 if family == socket.AF_INET6 else MetricsServer
+    server = make_server(host, port, make_wsgi_app(registry), kind, handler_class=_Handler)
+    threading.Thread(target=server.serve_forever, name="loramux-metrics", daemon=True).start()
+    return server
+
+
+def _end(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it has ended by itself
+        connection.shutdown(socket.SHUT_RDWR)
