@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,6 +16,9 @@ MAX_ID_LENGTH = 256
 MAX_COMPOSITION = 8
 MAX_ADAPTER_WEIGHT = 100.0
 MAX_PRIORITY = 10
+MIN_REPETITION, MAX_REPETITION = 0.01, 100.0
+"""Bounds of the repetition penalty: a hundred times a model's logit is far from what float32 holds.
+"""
 
 
 class FinishReason(StrEnum):
@@ -62,7 +66,11 @@ class SamplingParams:
             ("top_p", 0.0 < self.top_p <= 1.0, "must be in (0, 1]"),
             ("top_k", self.top_k >= 0, "must be at least 0 (0 is off)"),
             ("min_p", 0.0 <= self.min_p <= 1.0, "must be in [0, 1]"),
-            ("repetition_penalty", 0.0 < self.repetition_penalty <= 100.0, "must be in (0, 100]"),
+            (
+                "repetition_penalty",
+                MIN_REPETITION <= self.repetition_penalty <= MAX_REPETITION,
+                f"must be in [{MIN_REPETITION:g}, {MAX_REPETITION:g}]",
+            ),
             ("presence_penalty", -2.0 <= self.presence_penalty <= 2.0, "must be in [-2, 2]"),
             ("frequency_penalty", -2.0 <= self.frequency_penalty <= 2.0, "must be in [-2, 2]"),
             ("seed", self.seed is None or 0 <= self.seed < 2**63, "must be in [0, 2^63)"),
@@ -142,6 +150,8 @@ class Request:
             violations.append(
                 FieldViolation("priority", f"must be in [-{MAX_PRIORITY}, {MAX_PRIORITY}]")
             )
+        if self.timeout_s is not None and math.isnan(self.timeout_s):
+            violations.append(FieldViolation("timeout_s", "must be a number of seconds"))
         given = [n for n in ("prompt", "token_ids", "messages") if getattr(self, n) is not None]
         if len(given) != 1:
             violations.append(

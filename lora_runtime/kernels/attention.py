@@ -15,6 +15,8 @@ import torch
 from torch.nn import functional as F
 
 Ints = npt.NDArray[np.int32]
+_MOST = 1e30
+"""Keys this far out count as not finite: with an ordinary query they may give infinite scores."""
 
 
 class RowArrays(Protocol):
@@ -167,7 +169,36 @@ def _attend(
     scaling: float,
     softcap: float | None,
 ) -> torch.Tensor:
-    """q: (N, heads, L, d); k, v: (N, kv_heads, S, d); mask: broadcast to (N, 1, L, S)."""
+    """q: (N, heads, L, d); k, v: (N, kv_heads, S, d); mask: broadcast to (N, 1, L, S).
+
+    Masks are added to scores, and values multiplied with probabilities of 0, neither of which
+    silences NaN. So positions with what is not finite are taken out, and the rows that see one get
+    NaN.
+    """
+    if q.is_cpu:  # elsewhere the host would wait to know whether there is any
+        out = _softmax_sum(q, k, v, mask, scaling, softcap)
+        if not out.isnan().any():
+            return out
+    broken = ~((_largest(k) < _MOST) & _largest(v).isfinite())
+    k, v = (t.masked_fill(broken[:, None, :, None], 0) for t in (k, v))
+    out = _softmax_sum(q, k, v, mask, scaling, softcap)
+    sees = (mask & broken[:, None, None]).any(-1, keepdim=True)
+    return out.masked_fill(sees, torch.nan)
+
+
+def _largest(x: torch.Tensor) -> torch.Tensor:
+    """x: (N, heads, S, d) → (N, S), NaN where there is any."""
+    return x.abs().amax((1, 3))
+
+
+def _softmax_sum(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor,
+    scaling: float,
+    softcap: float | None,
+) -> torch.Tensor:
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)

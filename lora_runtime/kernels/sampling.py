@@ -22,12 +22,18 @@ class SampleRow:
 
 
 def sample_rows_reference(rows: Sequence[SampleRow]) -> list[int]:
-    """One token per row: the first up to which the probabilities sum to more than `u`."""
+    """One token per row: the first up to which the probabilities sum to more than `u`.
+
+    -1 for a row with NaN, or whose largest logit is not finite: it has no probabilities.
+    """
     return [_sample_row(row) for row in rows]
 
 
 def _sample_row(row: SampleRow) -> int:
-    scaled = (row.logits - row.logits.max()) / max(row.temperature, 1e-30)
+    largest = row.logits.max()
+    if not largest.isfinite():  # NaN anywhere is NaN here
+        return -1
+    scaled = (row.logits - largest) / max(row.temperature, 1e-30)
     filtered = filter_logits(scaled, row.top_k, row.top_p, row.min_p)
     mass = filtered.double().exp().cumsum(-1)  # the largest is 1
     index = int(torch.searchsorted(mass, row.u * mass[-1], right=True))

@@ -50,7 +50,8 @@ def _draw(rows: Sequence[SampleRow]) -> torch.Tensor:
         [[max(r.temperature, 1e-30), r.top_p, r.min_p, r.u] for r in rows], dtype=torch.float64
     )
     temperature, top_p, min_p, u = upload(floats, device).T[:, :, None]
-    scaled.sub_(scaled.amax(-1, keepdim=True)).div_(temperature.float())
+    largest = scaled.amax(-1, keepdim=True)  # NaN where there is any
+    scaled.sub_(largest).div_(temperature.float())
     if any(_filters(row, vocab) for row in rows):
         least = _least(scaled, [_rank(row, vocab) for row in rows], top_p)
         scaled.masked_fill_(scaled < least, -torch.inf)
@@ -60,8 +61,9 @@ def _draw(rows: Sequence[SampleRow]) -> torch.Tensor:
             (probs < min_p.float() * probs.amax(-1, keepdim=True)) & (min_p > 0), -torch.inf
         )
     mass = scaled.double().exp_().cumsum(-1)
-    # Less than all of it, so that a token is found; but for NaN, of which nothing can be expected.
-    return torch.searchsorted(mass, u * mass[:, -1:], right=True)[:, 0].clamp(max=vocab - 1)
+    # Less than all of it, so that a token is found; but for NaN, whose row gets none.
+    tokens = torch.searchsorted(mass, u * mass[:, -1:], right=True)
+    return torch.where(largest.isfinite(), tokens, -1)[:, 0]
 
 
 def _least(scaled: torch.Tensor, ranks: Sequence[int], top_p: torch.Tensor) -> torch.Tensor:

@@ -120,6 +120,15 @@ class Sequence:
         """Tokens whose KV is not computed yet: 1 in decode, more in prefill or after preemption."""
         return len(self.tokens) - self.num_computed
 
+    def next_chunk(self, most: int, block_size: int) -> int:
+        """Tokens that the next step may take, of at most `most`.
+
+        Blocks that everybody may find are computed in steps of their own, without a row of this
+        sequence that an adapter works on: whatever those hold, it does not reach them.
+        """
+        shared = self.base_prefix // block_size * block_size - self.num_computed
+        return min(self.num_remaining, most, shared if shared > 0 else most)
+
     @property
     def num_generated(self) -> int:
         return len(self.tokens) - self.num_prompt

@@ -34,22 +34,27 @@ def sample(
     """Choose one token per row of the output, N rows for N sequences.
 
     Logprobs are those of the model, before penalties, temperature and filters. A row with NaN
-    logits fails alone. Waits for the device at most three times, however many rows there are: for
-    the best tokens after penalties, for drawn ones, and for logprobs.
+    logits, or whose best one is not finite before or after penalties, fails alone. Waits for the
+    device at most three times, however many rows there are: for the best tokens after penalties,
+    for drawn ones, and for logprobs.
     """
     logits, tokens = output.logits, list(output.greedy)
     valid = [i for i, token in enumerate(tokens) if token >= 0]
     penalised = [i for i in valid if has_penalties(sequences[i].sampling)]
     changed = _penalised(logits, penalised, sequences)
     if any(sequences[i].sampling.temperature == 0 for i in penalised):
-        for i, token in zip(penalised, changed.argmax(-1).tolist(), strict=True):
+        for i, token in zip(penalised, StepOutput.of(changed).greedy, strict=True):
             tokens[i] = token
     own = dict(zip(penalised, changed, strict=True))
     drawn = [i for i in valid if sequences[i].sampling.temperature > 0]
     rows = [_row(own.get(i, logits[i]), sequences[i]) for i in drawn]
     for i, token in zip(drawn, sample_rows(rows), strict=True):
         tokens[i] = token
-    asked = {i: top for i in valid if (top := sequences[i].sampling.logprobs) is not None}
+    asked = {
+        i: top
+        for i in valid
+        if tokens[i] >= 0 and (top := sequences[i].sampling.logprobs) is not None
+    }
     logprobs = _logprobs(logits, asked, tokens)
     return [
         Sampled(token, logprobs.get(i)) if token >= 0 else _FAILED for i, token in enumerate(tokens)

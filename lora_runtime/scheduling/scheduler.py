@@ -117,7 +117,7 @@ class Scheduler:
         for seq in sorted(
             (s for s in self.running if id(s) not in rows and chosen(s)), key=self._order
         ):
-            count = min(seq.num_remaining, budget)
+            count = seq.next_chunk(budget, self.allocator.block_size)
             if count and seq in self.running and self._grow(seq, count, rows):
                 rows[id(seq)] = ScheduledRow(seq, count)
                 budget -= count
@@ -223,7 +223,7 @@ class Scheduler:
         """Let a waiting sequence run, with so many tokens; 0 if there are no blocks for it."""
         self._match_prefix(seq)
         needed = self._blocks_for(len(seq.tokens)) - len(seq.blocks)
-        count = min(seq.num_remaining, budget)
+        count = seq.next_chunk(budget, self.allocator.block_size)
         # Room for the whole prompt, or it would soon be preempted again.
         if (needed > self.allocator.num_available and self.running) or not self._allocate_for(
             seq, count

@@ -136,7 +136,7 @@ def attend_tiles(
 
 
 def sample_rows(rows: Sequence[SampleRow]) -> list[int]:
-    """Draws as sample_rows_reference; all rows have one vocabulary."""
+    """Draws as sample_rows_reference, -1 included; all rows have one vocabulary."""
     if not rows:
         return []
     vocab = rows[0].logits.shape[0]

@@ -14,8 +14,9 @@ import triton
 from triton import language as tl
 
 from ..attention import AttentionPlan
+from .attention_sums import attend, store
 from .attention_tiles import MAX_SPLITS, MIN_SPLIT, Heads, chunk_tile, decode_tile
-from .dot import INTERPRETED, dot
+from .dot import INTERPRETED
 
 _OF_THE_STEP = (
     "query_start",
@@ -197,20 +198,20 @@ def _chunk_kernel(
         positions = tl.where(kept, before + queries, -1)
         dims = tl.arange(0, BLOCK_D)
         q_rows = q + (start + queries).to(tl.int64) * q_row + heads * q_head
-        tile_q = tl.load(
-            q_rows[:, None] + dims[None, :], mask=kept[:, None] & (dims < D)[None, :], other=0.0
-        )
+        read_q = kept[:, None] & (dims < D)[None, :]
+        tile_q = tl.load(q_rows[:, None] + dims[None, :], mask=read_q, other=0.0)
         table = block_tables + sequence.to(tl.int64) * table_row
         k_base, v_base = k_cache + kv_head * k_head, v_cache + kv_head * v_head
         acc = tl.zeros((BLOCK_M, BLOCK_DV), tl.float32)
         top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
         total = tl.zeros((BLOCK_M,), tl.float32)
         last = before + tl.minimum(first + QUERIES, count)
+        least = tl.maximum(before + first - window + 1, 0) if WINDOWED else 0
         if WINDOWED:
-            begin = tl.maximum(before + first - window + 1, 0) // BLOCK_N * BLOCK_N
+            begin = least // BLOCK_N * BLOCK_N
         else:  # blocks that all queries see whole need no mask
             begin = (before + first + 1) // BLOCK_N * BLOCK_N
-            acc, top, total = _attend(
+            acc, top, total = attend(
                 acc,
                 top,
                 total,
@@ -221,12 +222,14 @@ def _chunk_kernel(
                 table,
                 0,
                 begin,
+                least,
                 scaling,
                 window,
                 softcap,
                 k_slot,
                 v_slot,
                 BLOCK_SIZE,
+                False,
                 False,
                 False,
                 CAPPED,
@@ -237,7 +240,7 @@ def _chunk_kernel(
                 BLOCK_D,
                 BLOCK_DV,
             )
-        acc, top, total = _attend(
+        acc, top, total = attend(
             acc,
             top,
             total,
@@ -248,6 +251,7 @@ def _chunk_kernel(
             table,
             begin,
             last,
+            least,
             scaling,
             window,
             softcap,
@@ -256,6 +260,7 @@ def _chunk_kernel(
             BLOCK_SIZE,
             True,
             WINDOWED,
+            False,
             CAPPED,
             INTERPRETED,
             D,
@@ -264,7 +269,37 @@ def _chunk_kernel(
             BLOCK_D,
             BLOCK_DV,
         )
-        _store(
+        if tl.max(tl.max((acc != acc).to(tl.int32), 1), 0) > 0:  # perhaps of what a row does not see
+            acc, top, total = attend(
+                tl.zeros((BLOCK_M, BLOCK_DV), tl.float32),
+                tl.full((BLOCK_M,), float("-inf"), tl.float32),
+                tl.zeros((BLOCK_M,), tl.float32),
+                tl.load(q_rows[:, None] + dims[None, :], mask=read_q, other=0.0),
+                positions,
+                k_base,
+                v_base,
+                table,
+                least // BLOCK_N * BLOCK_N,
+                last,
+                least,
+                scaling,
+                window,
+                softcap,
+                k_slot,
+                v_slot,
+                BLOCK_SIZE,
+                True,
+                WINDOWED,
+                True,
+                CAPPED,
+                INTERPRETED,
+                D,
+                DV,
+                BLOCK_N,
+                BLOCK_D,
+                BLOCK_DV,
+            )
+        store(
             out,
             (start + queries).to(tl.int64) * out_row + heads * DV,
             acc,
@@ -339,7 +374,7 @@ def _decode_kernel(
             top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
             total = tl.zeros((BLOCK_M,), tl.float32)
             first = begin + split * size
-            acc, top, total = _attend(
+            acc, top, total = attend(
                 acc,
                 top,
                 total,
@@ -350,6 +385,7 @@ def _decode_kernel(
                 table,
                 first,
                 tl.minimum(first + size, context),
+                context - window,
                 scaling,
                 window,
                 softcap,
@@ -358,6 +394,7 @@ def _decode_kernel(
                 BLOCK_SIZE,
                 True,
                 WINDOWED,
+                False,
                 CAPPED,
                 INTERPRETED,
                 D,
@@ -367,7 +404,7 @@ def _decode_kernel(
                 BLOCK_DV,
             )
             if count == 1:
-                _store(out, row.to(tl.int64) * out_row + heads * DV, acc, total, kept, DV, BLOCK_DV)
+                store(out, row.to(tl.int64) * out_row + heads * DV, acc, total, kept, DV, BLOCK_DV)
             else:
                 at = (sequence.to(tl.int64) * all_heads + heads) * splits + split
                 dims_v = tl.arange(0, BLOCK_DV)
@@ -466,83 +503,3 @@ def _splits(
     keys = context - begin
     size = tl.maximum(tl.cdiv(tl.cdiv(keys, MAX_SPLITS), BLOCK_N) * BLOCK_N, MIN_SPLIT)
     return begin, size, tl.maximum(tl.cdiv(keys, size), 1)
-
-
-@triton.jit
-def _attend(
-    acc,
-    top,
-    total,
-    q,
-    positions,
-    k_base,
-    v_base,
-    table,
-    begin,
-    end,
-    scaling,
-    window,
-    softcap,
-    k_slot,
-    v_slot,
-    BLOCK_SIZE: tl.constexpr,
-    MASKED: tl.constexpr,
-    WINDOWED: tl.constexpr,
-    CAPPED: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-    D: tl.constexpr,
-    DV: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_DV: tl.constexpr,
-):
-    """Take the keys begin:end into rows' sums. Without MASKED all are whole blocks that every row
-    sees."""
-    LOG2_E: tl.constexpr = 1.4426950408889634
-    dims, dims_v = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    for first in range(begin, end, BLOCK_N):
-        keys = first + tl.arange(0, BLOCK_N)
-        inside = keys < end
-        if MASKED:  # what lies behind the context is never read: 0 * NaN would spread
-            blocks = tl.load(table + keys // BLOCK_SIZE, mask=inside, other=0)
-            read_k, read_v = (
-                inside[None, :] & (dims < D)[:, None],
-                inside[:, None] & (dims_v < DV)[None, :],
-            )
-        else:
-            blocks = tl.load(table + keys // BLOCK_SIZE)
-            read_k, read_v = (dims < D)[:, None], (dims_v < DV)[None, :]
-        slots = blocks.to(tl.int64) * BLOCK_SIZE + keys % BLOCK_SIZE
-        k = tl.load(k_base + slots[None, :] * k_slot + dims[:, None], mask=read_k, other=0.0)
-        scores = dot(q, k, tl.zeros((q.shape[0], BLOCK_N), tl.float32), INTERPRETED)
-        if CAPPED:  # tanh(x) = 2 sigmoid(2 x) - 1
-            capped = 2 * tl.sigmoid(scores * (scaling * 2 / softcap)) - 1
-            scores = capped * (softcap * LOG2_E)
-        else:
-            scores *= scaling * LOG2_E
-        if MASKED:
-            seen = inside[None, :] & (keys[None, :] <= positions[:, None])
-            if WINDOWED:
-                seen &= keys[None, :] > positions[:, None] - window
-            scores = tl.where(seen, scores, float("-inf"))
-        highest = tl.maximum(top, tl.max(scores, 1))
-        base = tl.where(highest == float("-inf"), 0.0, highest)  # a row that has seen nothing yet
-        p = tl.exp2(scores - base[:, None])
-        fade = tl.exp2(top - base)
-        v = tl.load(v_base + slots[:, None] * v_slot + dims_v[None, :], mask=read_v, other=0.0)
-        acc = dot(p.to(v.dtype), v, acc * fade[:, None], INTERPRETED)
-        total = total * fade + tl.sum(p, 1)
-        top = highest
-    return acc, top, total
-
-
-@triton.jit
-def _store(out, offsets, acc, total, kept, DV: tl.constexpr, BLOCK_DV: tl.constexpr):
-    """Rows that saw no key become zeros."""
-    dims = tl.arange(0, BLOCK_DV)
-    result = acc / tl.where(total == 0, 1.0, total)[:, None]
-    tl.store(
-        out + offsets[:, None] + dims[None, :],
-        result.to(out.dtype.element_ty),
-        mask=kept[:, None] & (dims < DV)[None, :],
-    )

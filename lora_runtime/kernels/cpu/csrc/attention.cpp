@@ -56,6 +56,37 @@ struct Block {
     int valid;  // keys that belong to the sequence
 };
 
+// Keys of a block, in units of them, that R rows of queries see: all of them those in [whole, whole_end), one or
+// another those in [start, end).
+struct Sight {
+    int start, whole, whole_end, end;
+};
+
+// The rows' first query is at position `first`, their last one at `last`.
+template <class T>
+Sight sight(const AttentionShape& s, const Block& b, int first, int last) {
+    constexpr int U = per_unit<T>;
+    auto inside = [&](int key) { return std::clamp(key - b.first, 0, b.valid); };
+    int from = s.window ? inside(first - s.window + 1) : 0, to = inside(last + 1);
+    int all_from = s.window ? inside(last - s.window + 1) : 0, all_to = inside(first + 1);
+    Sight v{from / U, round_up(all_from, U) / U, all_to / U, round_up(to, U) / U};
+    if (v.whole >= v.whole_end) v.whole = v.whole_end = v.start;
+    return v;
+}
+
+// The bits of unit j of a block's values that a query at `position` sees.
+template <class T>
+inline uint32_t seen_bits(const AttentionShape& s, const Block& b, int j, int position) {
+    constexpr int U = per_unit<T>;
+    uint32_t bits = 0;
+    for (int u = 0; u < U; u++) {
+        int key = b.first + j * U + u;
+        bool seen = key <= position && !(s.window && key <= position - s.window);
+        bits |= seen ? (U == 1 ? ~0u : 0xffffu << (16 * u)) : 0u;
+    }
+    return bits;
+}
+
 template <class T>
 Block find_block(const AttentionShape& s, const Context& c, int kv_head, int first, const T* keys, const T* values) {
     Block b{first, 0, {}, {}, std::min(kKeys, c.length - first)};
@@ -125,27 +156,33 @@ void soften(const Scratch<T>& w, int row) {
     w.total[row] = w.total[row] * w.factor[row] + sum(sums);
 }
 
-// acc = acc * factor + probabilities . values, for R rows and V vectors of columns.
+// acc = acc * factor + probabilities . values, for R rows and V vectors of columns. Values that a row does not see
+// may be anything, NaN too, which a probability of 0 would not silence: they are not read, or cut out.
 template <class T, int R, int V>
-void weigh(const AttentionShape& s, const Scratch<T>& w, const Block& b, const Block* next, int row, int column) {
-    constexpr int U = per_unit<T>, per_tile = kLanes / U;
+void weigh(const AttentionShape& s, const Scratch<T>& w, const Block& b, const Block* next, int row, int column,
+           const Sight& sees, const int (&positions)[R]) {
+    constexpr int per_tile = kLanes / per_unit<T>;
     f32x16 acc[R][V];
     for (int r = 0; r < R; r++)
         for (int v = 0; v < V; v++)
             acc[r][v] = load<f32x16>(w.acc + size_t(row + r) * w.width + column + v * kLanes) * w.factor[row + r];
-    auto add = [&](int j, uint32_t mask) {
+    auto add = [&](int j, auto bits_of) {
         size_t at = size_t(j % per_tile) * s.dim_v + column;
         const uint32_t* from = b.v[j / per_tile] + at;
         for (int v = 0; v < V; v++) {
             if (next) __builtin_prefetch(next->v[j / per_tile] + at + v * kLanes);
-            u32x16 value = load<u32x16>(from + v * kLanes) & mask;
-            for (int r = 0; r < R; r++) acc[r][v] = mac<T>(acc[r][v], value, w.p[size_t(row + r) * kKeys + j]);
+            u32x16 value = load<u32x16>(from + v * kLanes);
+            for (int r = 0; r < R; r++)
+                acc[r][v] = mac<T>(acc[r][v], bits_of(value, r), w.p[size_t(row + r) * kKeys + j]);
         }
     };
-    int whole = b.valid / U;
-    for (int j = 0; j < whole; j++) add(j, ~0u);
-    // The slot behind the last key may hold anything, NaN too, which a probability of 0 would not silence.
-    if (b.valid % U) add(whole, 0xffff);
+    auto add_seen = [&](int from, int to) {
+        for (int j = from; j < to; j++)
+            add(j, [&](u32x16 value, int r) { return value & seen_bits<T>(s, b, j, positions[r]); });
+    };
+    add_seen(sees.start, sees.whole);
+    for (int j = sees.whole; j < sees.whole_end; j++) add(j, [](u32x16 value, int) { return value; });
+    add_seen(sees.whole_end, sees.end);
     for (int r = 0; r < R; r++)
         for (int v = 0; v < V; v++) store(w.acc + size_t(row + r) * w.width + column + v * kLanes, acc[r][v]);
 }
@@ -154,11 +191,15 @@ template <class T, int R>
 void attend_rows(const AttentionShape& s, const Scratch<T>& w, const Block& b, const Block* next, int row, int group,
                  int first) {
     score<T, R>(s, w, b, next, row, group, first);
-    for (int r = 0; r < R; r++) soften(w, row + r);
-    int column = 0;
+    int column = 0, positions[R];
+    for (int r = 0; r < R; r++) {
+        soften(w, row + r);
+        positions[r] = first + (row + r) / group;
+    }
+    Sight sees = sight<T>(s, b, positions[0], positions[R - 1]);
     for (; column + kColumns * kLanes <= w.width; column += kColumns * kLanes)
-        weigh<T, R, kColumns>(s, w, b, next, row, column);
-    for (; column < w.width; column += kLanes) weigh<T, R, 1>(s, w, b, next, row, column);
+        weigh<T, R, kColumns>(s, w, b, next, row, column, sees, positions);
+    for (; column < w.width; column += kLanes) weigh<T, R, 1>(s, w, b, next, row, column, sees, positions);
 }
 
 }  // namespace

@@ -92,12 +92,7 @@ void rotate_head(const float* x, int dim, int rotary, const float* cosines, cons
     for (i = rotary; i < dim; i++) out[i] = from_float<T>(x[i]);
 }
 
-int32_t argmax_row(float* x, int n, float softcap) {
-    if (softcap) {
-        int i = 0;
-        for (; i + kLanes <= n; i += kLanes) store(x + i, softcap * tanh16(load<f32x16>(x + i) / softcap));
-        for (; i < n; i++) x[i] = softcap * std::tanh(x[i] / softcap);
-    }
+float largest(const float* x, int n) {
     f32x16 best = splat(-INFINITY);
     i32x16 bad{};
     int i = 0;
@@ -112,7 +107,17 @@ int32_t argmax_row(float* x, int n, float softcap) {
         nan |= x[i] != x[i];
         top = x[i] > top ? x[i] : top;
     }
-    if (nan || std::fabs(top) == INFINITY) return -1;
+    return nan ? NAN : top;
+}
+
+int32_t argmax_row(float* x, int n, float softcap) {
+    int i = 0;
+    if (softcap) {
+        for (; i + kLanes <= n; i += kLanes) store(x + i, softcap * tanh16(load<f32x16>(x + i) / softcap));
+        for (; i < n; i++) x[i] = softcap * std::tanh(x[i] / softcap);
+    }
+    float top = largest(x, n);
+    if (!std::isfinite(top)) return -1;
     for (i = 0; i + kLanes <= n; i += kLanes) {
         i32x16 hit = load<f32x16>(x + i) == top;
         if (sum(__builtin_convertvector(hit, f32x16)) != 0) break;

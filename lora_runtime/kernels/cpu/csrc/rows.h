@@ -30,6 +30,9 @@ void activate_row(Activation act, const float* gate, const float* up, int width,
 template <class T>
 void rotate_head(const float* x, int dim, int rotary, const float* cosines, const float* sines, T* out);
 
+// The largest of n values; NaN if there is any.
+float largest(const float* x, int n);
+
 // The index of the largest of n values, the first of equals; -1 if there is a NaN or the largest is not finite. softcap as in attention.
 int32_t argmax_row(float* x, int n, float softcap);
 

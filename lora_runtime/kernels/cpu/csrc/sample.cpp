@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "simd.h"
+#include "rows.h"
 
 namespace lm {
 namespace {
@@ -18,10 +18,8 @@ inline int bin_of(float w) {
     return int(bits >> kShift);
 }
 
-// w[i] = exp((logits[i] - largest) / temperature), so that the largest is 1.
-void weigh(const float* logits, int n, float temperature, float* w) {
-    float top = -INFINITY;
-    for (int i = 0; i < n; i++) top = logits[i] > top ? logits[i] : top;
+// w[i] = exp((logits[i] - top) / temperature), so that the largest is 1.
+void weigh(const float* logits, int n, float top, float temperature, float* w) {
     float inverse = std::min(1.0f / temperature, 1e30f);  // finite, or 0 * infinity would be the best token's
     int i = 0;
     for (; i + kLanes <= n; i += kLanes) store(w + i, exp16((load<f32x16>(logits + i) - top) * inverse));
@@ -103,7 +101,10 @@ int draw(const float* w, int n, float least, float u) {
 }  // namespace
 
 void sample_row(SampleRow& row, int n, float* w) {
-    weigh(row.logits, n, row.temperature, w);
+    float top = largest(row.logits, n);
+    row.token = -1;
+    if (!std::isfinite(top)) return;
+    weigh(row.logits, n, top, row.temperature, w);
     float least = std::max(row.min_p, 1e-37f);  // a token that cannot be is never drawn
     float kept = row.top_k > 0 && row.top_k < n ? top_k_least(w, n, row.top_k) : 0.0f;
     if (row.top_p < 1.0f) kept = std::max(kept, top_p_least(w, n, row.top_p, kept));

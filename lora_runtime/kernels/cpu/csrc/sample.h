@@ -11,7 +11,7 @@ struct SampleRow {
     const float* logits;
     float temperature, top_p, min_p, u;
     int32_t top_k;
-    int32_t token;  // the result
+    int32_t token;  // the result; -1 if there is NaN, or the largest logit is not finite
 };
 
 // `scratch` holds `vocab` floats.
