@@ -23,6 +23,9 @@ class StoreListener(Protocol):
 
     def adapter_evicted(self, version: AdapterVersion, info: AdapterInfo, reason: str) -> None: ...
 
+    def adapter_out_of_service(self, version: AdapterVersion, info: AdapterInfo) -> None:
+        """Steps with it fail; `info.error` says how."""
+
     def adapter_forgotten(self, version: AdapterVersion) -> None:
         """No id knows it and no request uses it any more."""
 
@@ -62,6 +65,9 @@ class EventLock(StoreListener):
 
     def adapter_evicted(self, version: AdapterVersion, info: AdapterInfo, reason: str) -> None:
         self._events.append(partial(self._listener.adapter_evicted, version, info, reason))
+
+    def adapter_out_of_service(self, version: AdapterVersion, info: AdapterInfo) -> None:
+        self._events.append(partial(self._listener.adapter_out_of_service, version, info))
 
     def adapter_forgotten(self, version: AdapterVersion) -> None:
         self._events.append(partial(self._listener.adapter_forgotten, version))

@@ -59,6 +59,7 @@ class AdapterStore:
         with registry.locked():
             with registry.kept(lambda: registry.known(place, adapter_id)) as version:
                 registry.take_in(version, read)
+                version.fault = ""
                 registry.point(adapter_id, version, place, canary_weight, policy)
                 registry.place(version)
             info = registry.info(adapter_id)
@@ -143,6 +144,10 @@ class AdapterStore:
     def release(self, uses: Sequence[WeightedAdapter], versions: Sequence[AdapterVersion]) -> None:
         """End the leases that were given for the same uses."""
         self._registry.release(uses, versions)
+
+    def take_out(self, version: AdapterVersion, reason: str) -> None:
+        """Take a version out of service, because steps with it fail."""
+        self._registry.take_out(version, reason)
 
     def totals(self) -> dict[str, int]:
         """The adapters' part of EngineStats."""
