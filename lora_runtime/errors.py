@@ -22,7 +22,8 @@ LoramuxError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 _DESCRIBED_CHARS = 300
@@ -39,6 +40,19 @@ def ends_thread(error: BaseException) -> bool:
     """Tell whether an exception asks the thread to end. All others are failures of a call, also
     those that are no Exceptions: a panic in a Rust library is a BaseException."""
     return isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
+
+
+@contextmanager
+def panics_as(kind: type[LoramuxError]) -> Iterator[None]:
+    """Raise `kind` for what is no Exception and does not ask the thread to end."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        if ends_thread(error):
+            raise
+        raise kind(described(error)) from error
 
 
 def described(error: BaseException) -> str:

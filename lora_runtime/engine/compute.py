@@ -79,9 +79,7 @@ class StepComputer:
         if batch.sampling:
             self._sample(output, batch.sampling, computed)
 
-    def _isolate(
-        self, rows: Seq[ScheduledRow], error: BaseException, computed: Computed
-    ) -> None:
+    def _isolate(self, rows: Seq[ScheduledRow], error: BaseException, computed: Computed) -> None:
         log.error("a step of %d sequences raised: its parts run alone", len(rows), exc_info=error)
 
         def again(part: Seq[ScheduledRow]) -> None:

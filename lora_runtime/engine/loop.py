@@ -146,9 +146,7 @@ class EngineLoop:
         for seq, sampled in computed.sampled:
             self._deliver(seq, sampled)
         self.steps += 1
-        anyway(
-            self._report_step, rows, computed.distinct_adapters, time.monotonic() - started
-        )
+        anyway(self._report_step, rows, computed.distinct_adapters, time.monotonic() - started)
         return True
 
     def _schedule(self) -> list[ScheduledRow]:

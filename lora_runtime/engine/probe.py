@@ -64,9 +64,7 @@ class Probe:
                 self._allocator.release(block)
 
 
-def _sequence(
-    count: int, adapters: tuple[SequenceAdapter, ...], tokenizer: Any
-) -> Sequence:
+def _sequence(count: int, adapters: tuple[SequenceAdapter, ...], tokenizer: Any) -> Sequence:
     prompt, params = (_TOKEN,) * count, SamplingParams(max_new_tokens=1)
     request = Request(token_ids=prompt, sampling=params, request_id="probe")
     handle = RequestHandle(request, "probe", prompt, (), lambda handle: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from typing import Protocol
 
 from ...api.adapters import AdapterInfo
 from .version import AdapterVersion
+
+log = logging.getLogger(__name__)
 
 
 class StoreListener(Protocol):
@@ -55,7 +58,10 @@ class EventLock(StoreListener):
                 if self._depth == 0:
                     events, self._events = self._events, []
         for event in events:
-            event()
+            try:
+                event()
+            except Exception:  # the others are to be heard of, and the call has done its work
+                log.exception("an adapter's news was not heard")
 
     def adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
         self._events.append(partial(self._listener.adapter_loaded, info, seconds))

@@ -10,7 +10,7 @@ from pathlib import Path
 from ...api.adapters import AdapterInfo, AdapterPolicy, Registration
 from ...api.requests import WeightedAdapter
 from ...config import EngineConfig
-from ...errors import AdapterUnavailableError
+from ...errors import AdapterError, AdapterUnavailableError, panics_as
 from ..device import AdapterHost
 from .events import StoreListener
 from .reading import Reader
@@ -52,7 +52,8 @@ class AdapterStore:
     ) -> AdapterInfo:
         """Read, check, stage and register; into a slot at once where there is room."""
         started = time.monotonic()
-        read = self._reader.read(source, roots)
+        with panics_as(AdapterError):
+            read = self._reader.read(source, roots)
         registry, place = self._registry, read.registered
         if not registry.has_staged(place.version):
             read.stage()  # it takes a while: not under the lock, unless another thread drops the staged copy now
