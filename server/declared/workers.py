@@ -11,6 +11,7 @@ import structlog
 
 log = structlog.get_logger("loramux.server")
 
+
 class Workers:
     """Threads that run jobs in the order given.
 

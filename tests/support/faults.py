@@ -9,6 +9,7 @@ import pytest
 from tokenizers import decoders
 
 from lora_runtime import Engine
+from lora_runtime.adapters.store.version import AdapterVersion
 from lora_runtime.engine import compute, loop
 from lora_runtime.requests.sequence import LiveRequest, Sequence
 
@@ -161,3 +162,18 @@ STEP_FAULTS: list[Fault] = [
     in_stops,
     in_push,
 ]
+
+
+def break_version(
+    engine: Engine, patch: pytest.MonkeyPatch, version: AdapterVersion, raises: Raise = exception
+) -> None:
+    """Every step with it raises from now on."""
+    runner: Any = runner_of(engine)
+    forward = runner.forward
+
+    def call(batch: Any) -> Any:
+        if any(s.adapter is version.weights for s in batch.segments):
+            raises()
+        return forward(batch)
+
+    patch.setattr(runner, "forward", call)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from lora_runtime import (
     SamplingParams,
 )
 
-from ...support.engines import at_once, given_back
+from ...support.engines import at_once, given_back, runner_of
 from ...support.faults import (
     CULPRIT,
     STEP_FAULTS,
@@ -26,6 +27,7 @@ from ...support.faults import (
     Fault,
     Raise,
     exception,
+    in_decode,
     in_forward,
     panic,
     rust_panic,
@@ -113,3 +115,87 @@ def test_one_request_is_at_fault(
     monkeypatch.undo()
     assert given_back(engine)
     assert [outcome(h) for h in submitted(engine, INNOCENTS)] == expected
+
+
+def test_a_rust_panic_while_text_is_decoded(
+    engine: Engine, expected: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def install() -> None:
+        in_decode(engine, engine._inbox.untaken()[-1], monkeypatch, rust_panic)
+
+    outcomes, culprit = beside(engine, install)
+    with pytest.raises(EngineFailedError, match=r"cannot be decoded .*: PanicException: index out"):
+        culprit.result()
+    assert outcomes == expected
+    assert engine.healthy
+    assert given_back(engine)
+
+
+def test_a_step_that_raises_once_hurts_nobody(
+    engine: Engine, expected: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where memory was short for a moment: the same step by halves has room."""
+    raised: list[bool] = []
+
+    def once() -> None:
+        if not raised:
+            raised.append(True)
+            exception()
+
+    def install() -> None:
+        in_forward(engine, engine._inbox.untaken()[-1], monkeypatch, once)  # type: ignore[arg-type]
+
+    outcomes, culprit = beside(engine, install)
+    assert len(culprit.result().choices[0].token_ids) == SAMPLED.max_new_tokens
+    assert outcomes == expected
+    assert raised
+
+
+def test_many_at_fault_cost_few_steps(
+    engine: Engine, expected: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the rows of a step each is computed about as often as they can be halved."""
+    runner: Any = runner_of(engine)
+    forward, steps = runner.forward, []
+
+    def call(batch: Any) -> Any:
+        steps.append(len(batch.tokens))
+        if any(s.handle.request_id.startswith("bad") for s in batch.sampling):
+            exception()
+        return forward(batch)
+
+    with at_once(engine):
+        handles = [engine.submit(request) for request in INNOCENTS]
+        bad = [engine.submit(replace(GUILTY, request_id=f"bad{i}")) for i in range(11)]
+        monkeypatch.setattr(runner, "forward", call)
+    for handle in bad:
+        with pytest.raises(EngineFailedError):
+            handle.result()
+    assert [outcome(handle) for handle in handles] == expected
+    first = steps[: -SAMPLED.max_new_tokens + 1]  # those of the turn in which they were at fault
+    assert sum(first) < 8 * steps[0]
+    assert given_back(engine)
+
+
+def test_a_chunk_that_raises_in_the_middle_of_a_prompt(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(max_batch_tokens=48)
+    other = Request(prompt="none at all", sampling=GREEDY)
+    alone = outcome(engine.submit(other))
+    runner: Any = runner_of(engine)
+    forward = runner.forward
+
+    def call(batch: Any) -> Any:
+        if 201 in batch.tokens:
+            exception()
+        return forward(batch)
+
+    monkeypatch.setattr(runner, "forward", call)
+    with at_once(engine):
+        innocent = engine.submit(other)
+        guilty = engine.submit(Request(token_ids=(5,) * 100 + (201,) * 20, sampling=GREEDY))
+    with pytest.raises(EngineFailedError, match="injected"):
+        guilty.result()
+    assert outcome(innocent) == alone
+    assert given_back(engine)

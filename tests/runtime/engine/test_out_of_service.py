@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from lora_runtime.backends.cpp import runner as cpp_runner
 from lora_runtime.kernels import lora
 
 from ...support.engines import at_once, given_back, runner_of, slow_down
-from ...support.faults import Raise, exception, panic
+from ...support.faults import Raise, break_version, exception, panic
 from ...support.store import current_version
 
 SOME = SamplingParams(max_new_tokens=12, temperature=1.0, seed=3, ignore_eos=True)
@@ -35,21 +35,6 @@ BROKEN = r"adapter 'a1' is out of service, load it again: steps with it fail: \w
 
 def request(adapter_id: str = "", sampling: SamplingParams = SOME) -> Request:
     return Request(prompt="some text", adapter_id=adapter_id, sampling=sampling)
-
-
-def break_version(
-    engine: Engine, patch: pytest.MonkeyPatch, version: AdapterVersion, raises: Raise = exception
-) -> None:
-    """Every step with it raises from now on."""
-    runner: Any = runner_of(engine)
-    forward = runner.forward
-
-    def call(batch: Any) -> Any:
-        if any(s.adapter is version.weights for s in batch.segments):
-            raises()
-        return forward(batch)
-
-    patch.setattr(runner, "forward", call)
 
 
 def break_torch_kernel(
@@ -132,10 +117,10 @@ class Heard(EngineObserver):
 
 
 @pytest.fixture
-def served(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]) -> Iterator[Engine]:
+def served(make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path]) -> Engine:
     engine = make_engine(max_running=2)
     engine.load_adapter(tiny_adapters["a1"], "a1")
-    yield engine
+    return engine
 
 
 def test_out_until_it_is_loaded_again(
@@ -179,7 +164,7 @@ def test_a_request_that_is_on_its_way(served: Engine, monkeypatch: pytest.Monkey
     with at_once(served):
         handle = served.submit(request("a1"))
         served._store.take_out(current_version(served, "a1"), "a reason")
-    with pytest.raises(AdapterUnavailableError, match="'a1' is out of service, .*: a reason"):
+    with pytest.raises(AdapterUnavailableError, match=r"'a1' is out of service, .*: a reason"):
         handle.result()
     assert given_back(served)
 
