@@ -22,9 +22,11 @@ LoramuxError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+_DESCRIBED_CHARS = 300
 RETRY_AFTER_S = 1.0
 """Seconds after which callers are told to come back: a place is free once some sequence has ended.
 """
@@ -32,6 +34,34 @@ RETRY_AFTER_S = 1.0
 
 class LoramuxError(Exception):
     """Base class of all errors raised by the runtime."""
+
+
+def ends_thread(error: BaseException) -> bool:
+    """Tell whether an exception asks the thread to end. All others are failures of a call, also
+    those that are no Exceptions: a panic in a Rust library is a BaseException."""
+    return isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
+
+
+@contextmanager
+def panics_as(kind: type[LoramuxError]) -> Iterator[None]:
+    """Raise `kind` for what is no Exception and does not ask the thread to end."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        if ends_thread(error):
+            raise
+        raise kind(described(error)) from error
+
+
+def described(error: BaseException) -> str:
+    """Kind and text of an exception, which may have been made by anybody, on one short line."""
+    try:
+        text = " ".join(str(error).split())
+    except BaseException:
+        text = ""
+    return f"{type(error).__name__}: {text}"[:_DESCRIBED_CHARS].removesuffix(": ")
 
 
 @dataclass(frozen=True)
@@ -72,8 +102,8 @@ class BaseMismatchError(AdapterError):
 
 
 class AdapterUnavailableError(LoramuxError):
-    """A registered adapter cannot be brought in: its source is gone, or holds other content than
-    was registered."""
+    """A registered adapter cannot serve: its source is gone, or holds other content than was
+    registered; or steps with it fail, so that it is out of service until it is loaded again."""
 
     def __init__(self, message: str, adapter_id: str = "") -> None:
         self.adapter_id = adapter_id
@@ -130,7 +160,8 @@ class EngineStoppedError(LoramuxError):
 
 
 class EngineFailedError(LoramuxError):
-    """The engine thread failed; no request can be served until the process restarts."""
+    """The request could not be computed, or the engine thread failed: then none can be until the
+    process restarts (see Engine.failure)."""
 
 
 class TrainingError(LoramuxError):

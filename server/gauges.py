@@ -41,6 +41,11 @@ class EngineGauges(Collector):
                 stats.registered_adapters,
             ),
             ("loading_adapters", "Adapters that are being read.", stats.loading_adapters),
+            (
+                "out_of_service_adapters",
+                "Adapter versions that steps fail with: to be loaded again.",
+                stats.out_of_service_adapters,
+            ),
             ("resident_adapters", "Adapter versions on the device.", stats.adapters),
             ("resident_adapter_bytes", "Bytes of the versions on the device.", stats.adapter_bytes),
             ("host_adapters", "Adapter versions in host memory only.", stats.host_adapters),

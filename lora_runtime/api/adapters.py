@@ -35,6 +35,8 @@ class AdapterState(StrEnum):
     """Placed in a slot."""
     FAILED = "failed"
     """The last try to load it failed; the next request tries again."""
+    OUT_OF_SERVICE = "out_of_service"
+    """Steps with it fail: requests are refused until it is loaded again."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class CanaryInfo:
 
     version: str
     weight: float
+    error: str = ""
+    """Why it is out of service, if it is: the id's other version takes its requests."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class AdapterInfo:
     older_versions: tuple[str, ...] = ()
     """What `rollback_adapter` can go back to, newest first."""
     error: str = ""
-    """Why the last try to load it failed."""
+    """Why the last try to load it failed, or why it is out of service."""
     notes: tuple[str, ...] = ()
     """Fields of its configuration that were accepted and have no effect at inference."""
 

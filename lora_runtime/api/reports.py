@@ -76,6 +76,8 @@ class EngineStats:
     """Versions in host memory only."""
     host_adapter_bytes: int = 0
     loading_adapters: int = 0
+    out_of_service_adapters: int = 0
+    """Versions with which steps fail."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +143,15 @@ class EngineObserver:
         """An adapter version is ready to serve."""
 
     def on_adapter_evicted(self, info: AdapterInfo, reason: str) -> None:
-        """A version left its slot; reason: unloaded, replaced or evicted (for another, the id still
-        serves)."""
+        """A version left its slot; reason: unloaded, replaced, out_of_service or evicted (for
+        another, the id still serves)."""
 
     def on_adapter_failed(self, adapter_id: str, error: Exception) -> None:
         """An adapter could not be loaded."""
+
+    def on_adapter_out_of_service(self, info: AdapterInfo) -> None:
+        """Steps with a version fail, `info.error` says how: requests get it no more until it is
+        loaded again."""
 
     def on_registrations_changed(self) -> None:
         """`Engine.registrations` gives something else than before."""

@@ -3,18 +3,29 @@ counted."""
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 
 from ..adapters.store.store import AdapterStore
 from ..api.requests import Request
-from ..errors import LoramuxError, RequestTimeoutError
+from ..errors import (
+    EngineFailedError,
+    LoramuxError,
+    RequestTimeoutError,
+    described,
+    ends_thread,
+)
 from ..requests.handle import RequestHandle
 from ..scheduling.limits import Limits
 from .inbox import Inbox
 from .observers import Observers
 from .submit import RequestBuilder
+
+log = logging.getLogger(__name__)
 
 
 class Intake:
@@ -34,7 +45,7 @@ class Intake:
     def submit(self, request: Request) -> RequestHandle:
         """Wait for its adapters' first reading, and queue it. Raises as Engine.submit."""
         arrived = time.monotonic()
-        try:
+        with self._rejecting(request):
             try:
                 self._prepare(request).result(request.timeout_s)
             except TimeoutError:
@@ -42,19 +53,30 @@ class Intake:
                     "the request's deadline passed while its adapter was read"
                 ) from None
             return self._submit(request, arrived)
-        except LoramuxError as error:
-            self._observers.notify("on_request_rejected", request, error)
-            raise
 
     def prepare(self, request: Request) -> Future[None]:
         """Begin its adapters' first reading. Raises as Engine.prepare."""
-        try:
+        with self._rejecting(request):
             reading = self._prepare(request)
+        reading.add_done_callback(partial(self._note_unprepared, request))
+        return reading
+
+    @contextmanager
+    def _rejecting(self, request: Request) -> Iterator[None]:
+        """Tell the observers when this raises. What is no error of the runtime's is one then: the
+        code that reads prompts is not all of it ours, and a panic there is no Exception."""
+        try:
+            yield
         except LoramuxError as error:
             self._observers.notify("on_request_rejected", request, error)
             raise
-        reading.add_done_callback(partial(self._note_unprepared, request))
-        return reading
+        except BaseException as error:
+            if ends_thread(error):
+                raise
+            log.error("request %s cannot be taken in", request.request_id, exc_info=error)
+            told = EngineFailedError(f"the request cannot be taken in: {described(error)}")
+            self._observers.notify("on_request_rejected", request, told)
+            raise told from error
 
     def _prepare(self, request: Request) -> Future[None]:
         request.validate()

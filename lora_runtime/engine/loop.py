@@ -18,22 +18,26 @@ from ..errors import (
     LoramuxError,
     RequestCancelledError,
     RequestTimeoutError,
+    described,
 )
-from ..requests.handle import RequestHandle
 from ..requests.sequence import LiveRequest, Sequence
 from ..sampling.accept import accept_token
-from ..sampling.sampling import Sampled, sample
-from ..scheduling.batch import BatchPlanner, ScheduledRow
+from ..sampling.sampling import Sampled
+from ..scheduling.batch import ScheduledRow
 from ..scheduling.fairness import OUTPUT_COST
 from ..scheduling.limits import Limits
 from ..scheduling.scheduler import Scheduler
+from .compute import StepComputer
 from .inbox import Arrivals, Inbox
+from .live import LiveRequests, anyway
 from .observers import Observers
 from .turn import Turn
 
 log = logging.getLogger(__name__)
 _BLOCKED_POLL_S = 0.05
 """Seconds between looks at deadlines while every request waits for its adapter."""
+_SCHEDULE_TRIES = 3
+"""Times that scheduling may raise, for no one sequence, before the engine fails."""
 
 
 class EngineLoop:
@@ -49,12 +53,12 @@ class EngineLoop:
         limits: Limits,
         observers: Observers,
     ) -> None:
-        self.inbox, self.scheduler, self.runner = inbox, scheduler, runner
+        self.inbox, self.scheduler = inbox, scheduler
         self.steps = 0
         self.turn = Turn()
-        self._base, self._store, self._limits, self._observers = base, store, limits, observers
-        self._planner = BatchPlanner(scheduler.allocator.block_size)
-        self._live: dict[RequestHandle, LiveRequest] = {}
+        self._store, self._limits, self._observers = store, limits, observers
+        self._computer = StepComputer(base, scheduler, runner)
+        self._live = LiveRequests(scheduler, store, limits, inbox, observers)
         self._blocked = False
         """True while requests wait and none of them can run."""
 
@@ -91,112 +95,119 @@ class EngineLoop:
         if mail.fatal is not None:
             raise mail.fatal
         for version in mail.forgotten:
-            self.scheduler.allocator.forget(version.version)
+            anyway(self.scheduler.allocator.forget, version.version)
         for adapter_id in mail.unloaded:
-            self.scheduler.waiting.forget(adapter_id)
-        for seq in (s for live in mail.requests for s in live.sequences):
-            self.scheduler.add(seq)
+            anyway(self.scheduler.waiting.forget, adapter_id)
+        for live in mail.requests:
+            self._enter(live)
         for handle in mail.cancelled & self._live.keys():
-            self._end(
+            self._live.end(
                 self._live[handle], RequestCancelledError("the request was cancelled"), "cancelled"
             )
         now = time.monotonic()
         for live in [
             v for v in self._live.values() if v.deadline is not None and v.deadline <= now
         ]:
-            self._end(live, RequestTimeoutError("the request's deadline has passed"), "timeout")
+            self._live.end(
+                live, RequestTimeoutError("the request's deadline has passed"), "timeout"
+            )
         for versions, error in mail.failed:
             for live in [
                 v for v in self._live.values() if v.waits and set(versions) <= set(v.versions)
             ]:
-                self._end(live, _named(error, live, versions), "error")
+                self._live.end(live, _named(error, live, versions), "error")
+
+    def _enter(self, live: LiveRequest) -> None:
+        """Queue a request, unless its adapter went out of service on its way here."""
+        for version in live.versions:
+            if version.fault:
+                self._live.end(live, _named(version.unavailable(), live, [version]), "error")
+                return
+        try:
+            for seq in live.sequences:
+                self.scheduler.add(seq)
+        except BaseException as error:
+            self._fail(live, "cannot be queued", error)
 
     def _step(self) -> bool:
         """Run one step; False if no request can run."""
         started = time.monotonic()
-        rows = self.scheduler.schedule()
+        rows = self._schedule()
         if not rows:
             return False
         self.turn.runs(rows)
-        results, distinct = self._compute(rows)
-        for seq, sampled in results:
+        computed = self._computer.compute(rows)
+        # No weights are held any more when callers hear of it.
+        for version, error in computed.faults.items():
+            self._take_out(version, error)
+        for seq, error in computed.failed:
+            if (live := self._live.get(seq.handle)) is not None:
+                self._fail(live, "cannot be computed", error)
+        for seq, sampled in computed.sampled:
             self._deliver(seq, sampled)
         self.steps += 1
-        self._report_step(rows, distinct, time.monotonic() - started)
+        anyway(self._report_step, rows, computed.distinct_adapters, time.monotonic() - started)
         return True
 
-    def _compute(self, rows: Seq[ScheduledRow]) -> tuple[list[tuple[Sequence, Sampled]], int]:
-        """Compute what was sampled for whom, and of how many adapters; no weights are held any more
-        when callers hear of it."""
-        batch = self._planner.plan(rows)
-        output = self.runner.forward(batch)
-        for row in rows:
-            row.sequence.num_computed += row.count
-            self.scheduler.publish_blocks(row.sequence)
-        results: list[tuple[Sequence, Sampled]] = []
-        if batch.sampling:
-            results = list(
-                zip(
-                    batch.sampling,
-                    sample(output, batch.sampling, self._base.sample_rows),
-                    strict=True,
-                )
-            )
-            self._charge(batch.sampling)
-        return results, batch.distinct_adapters
+    def _schedule(self) -> list[ScheduledRow]:
+        """The next step's rows; a sequence that cannot be scheduled ends its request."""
+        unexplained = 0
+        while True:
+            try:
+                return self.scheduler.schedule()
+            except BaseException as error:
+                seq = self.scheduler.considered
+                live = None if seq is None else self._live.get(seq.handle)
+                if live is not None:
+                    self._fail(live, "cannot be scheduled", error)
+                    continue
+                unexplained += 1
+                if unexplained == _SCHEDULE_TRIES:
+                    raise
+                log.exception("scheduling raised, for no one sequence")
 
-    def _charge(self, sequences: Seq[Sequence]) -> None:
-        for seq in sequences:
-            self.scheduler.waiting.charge(seq.tenant, OUTPUT_COST)
-        self._limits.charge(
-            [adapter for seq in sequences for adapter in self._live[seq.handle].adapter_ids]
-        )
+    def _take_out(self, version: AdapterVersion, error: BaseException) -> None:
+        """Take an adapter out of service, and end all of its requests."""
+        reason = f"steps with it fail: {described(error)}"
+        log.error("adapter %s is out of service: %s", version.adapter_id, reason, exc_info=error)
+        anyway(self._store.take_out, version, reason)
+        for live in [v for v in self._live.values() if version in v.versions]:
+            self._live.end(live, _named(version.unavailable(), live, [version]), "error")
+        anyway(self.scheduler.allocator.forget, version.version)
 
     def _deliver(self, seq: Sequence, sampled: Sampled) -> None:
         live = self._live.get(seq.handle)
         if live is None:  # a sibling choice failed earlier in this very step
             return
-        if sampled.error is not None:
-            self._end(live, EngineFailedError(sampled.error), "error")
-            return
         try:
+            self._charge(seq, live)
+            if sampled.error is not None:
+                self._live.end(live, EngineFailedError(sampled.error), "error")
+                return
             event = accept_token(seq, sampled)
-        except Exception as error:
+            if event.finish_reason is not None:
+                self._live.finish(live, seq)
+                if all(s.finished for s in live.sequences):
+                    self._live.close(live, "ok")
+            seq.handle.push(event)
+        except BaseException as error:
             # One request's text must not take the others down.
-            log.exception("request %s failed while its output was decoded", seq.handle.request_id)
-            self._end(live, EngineFailedError(f"output cannot be decoded: {error}"), "error")
-            return
-        if event.finish_reason is not None:
-            self._finish(live, seq)
-            if all(s.finished for s in live.sequences):
-                self._close(live, "ok")
-        seq.handle.push(event)
+            self._fail(live, "has output that cannot be decoded or delivered", error)
 
-    def _end(self, live: LiveRequest, error: Exception, outcome: str) -> None:
-        """Take an unfinished request out and tell its caller why."""
-        for seq in live.sequences:
-            if not seq.finished:
-                self._finish(live, seq)
-        self._close(live, outcome)
-        live.handle.fail(error)
+    def _charge(self, seq: Sequence, live: LiveRequest) -> None:
+        self.scheduler.waiting.charge(seq.tenant, OUTPUT_COST)
+        self._limits.charge(live.adapter_ids)
 
-    def _finish(self, live: LiveRequest, seq: Sequence) -> None:
-        seq.finished = True
-        self.scheduler.finish(seq)
-        self._limits.leave(live.adapter_ids, 1)
-        self.inbox.sequence_finished()
-
-    def _close(self, live: LiveRequest, outcome: str) -> None:
-        """Close a request: everything is freed before the caller hears of the end."""
-        if live.versions:
-            self._store.release(live.handle.request.uses, live.versions)
-        self._live.pop(live.handle, None)
-        self.inbox.request_finished()
-        self._observers.notify("on_request_finished", live.record(outcome))
+    def _fail(self, live: LiveRequest, what: str, error: BaseException) -> None:
+        """End a request that something raised for."""
+        log.error("request %s %s", live.handle.request_id, what, exc_info=error)
+        told = EngineFailedError(f"the request {what}: {described(error)}")
+        self._live.end(live, told, "error")
 
     def _end_all(self, error: LoramuxError, outcome: str) -> None:
         for live in [*self._live.values(), *self.inbox.take_last_requests()]:
-            self._end(live, error, outcome)
+            self._live[live.handle] = live
+            self._live.end(live, error, outcome)
 
     def _report_step(self, rows: Seq[ScheduledRow], distinct_adapters: int, seconds: float) -> None:
         running, allocator = len(self.scheduler.running), self.scheduler.allocator

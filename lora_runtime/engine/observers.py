@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 from ..api.reports import EngineObserver
+from ..errors import ends_thread
 
 log = logging.getLogger(__name__)
 
@@ -23,5 +25,7 @@ class Observers:
         for observer in self._all:
             try:
                 getattr(observer, method)(*args)
-            except Exception:
-                log.exception("observer %r failed in %s", observer, method)
+            except BaseException as error:
+                if ends_thread(error) and threading.current_thread() is threading.main_thread():
+                    raise  # somebody's Ctrl-C
+                log.exception("observer %r failed in %s", type(observer).__name__, method)

@@ -28,6 +28,9 @@ class StoreReports(StoreListener):
     def adapter_evicted(self, version: AdapterVersion, info: AdapterInfo, reason: str) -> None:
         self._observers.notify("on_adapter_evicted", info, reason)
 
+    def adapter_out_of_service(self, version: AdapterVersion, info: AdapterInfo) -> None:
+        self._observers.notify("on_adapter_out_of_service", info)
+
     def adapter_forgotten(self, version: AdapterVersion) -> None:
         self._inbox.post(lambda mail: mail.forgotten.append(version))
 

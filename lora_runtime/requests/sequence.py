@@ -102,6 +102,8 @@ class Sequence:
         self.keys: list[BlockKey] = []
         self.num_published = 0
         self.generator: torch.Generator | None = None
+        self.drawn: tuple[int, float] | None = None
+        """The sampler's: the number of tokens that it drew for last, and the draw."""
         self.counts: TokenCounts | None = None
         """The sampler's, if there are penalties."""
         self.turn = (0.0, 0.0)

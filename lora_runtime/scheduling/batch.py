@@ -97,6 +97,10 @@ class BatchPlanner:
         another."""
         self._num_blocks: list[int] = []
 
+    def forget(self) -> None:
+        """Lay out the next batch anew: the last one was not computed."""
+        self._batch, self._order = None, []
+
     def plan(self, rows: Seq[ScheduledRow]) -> StepBatch:
         rows = sorted(rows, key=lambda r: r.sequence.kv_version)
         order = [r.sequence for r in rows]

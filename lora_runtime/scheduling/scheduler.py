@@ -65,6 +65,8 @@ class Scheduler:
         self.waiting = FairQueue() if waiting is None else waiting
         self.running: list[Sequence] = []
         self.preemptions = 0
+        self.considered: Sequence | None = None
+        """The one that `schedule` looks at: at fault if that raises."""
         self._max_running_of = max_running_of
         self._running_of: Counter[str] = Counter()
         self._wants = False
@@ -76,6 +78,7 @@ class Scheduler:
     def schedule(self) -> list[ScheduledRow]:
         """The rows of the next step, their KV blocks allocated; empty when nothing can run."""
         rows: dict[int, ScheduledRow] = {}
+        self.considered = None
         preempted = self.preemptions
         self._run(rows, lambda seq: seq.num_remaining == 1)
         decoding = set(rows)
@@ -96,11 +99,13 @@ class Scheduler:
 
     def finish(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it is, and free its blocks and its slots."""
-        if sequence in self.running:
-            self._leave(sequence)
-        elif sequence in self.waiting:
-            self.waiting.remove(sequence)
-        self._release(sequence)
+        try:
+            if sequence in self.running:
+                self._leave(sequence)
+            elif sequence in self.waiting:
+                self.waiting.remove(sequence)
+        finally:
+            self._release(sequence)
 
     def publish_blocks(self, sequence: Sequence) -> None:
         """Offer the sequence's full computed blocks to the prefix cache."""
@@ -117,10 +122,12 @@ class Scheduler:
         for seq in sorted(
             (s for s in self.running if id(s) not in rows and chosen(s)), key=self._order
         ):
+            self.considered = seq
             count = seq.next_chunk(budget, self.allocator.block_size)
             if count and seq in self.running and self._grow(seq, count, rows):
                 rows[id(seq)] = ScheduledRow(seq, count)
                 budget -= count
+        self.considered = None
 
     def _budget(self, rows: dict[int, ScheduledRow]) -> int:
         return self.max_batch_tokens - sum(r.count for r in rows.values())
@@ -162,7 +169,15 @@ class Scheduler:
         if not wanted and not self._wants:
             return set()
         self._wants = bool(wanted)
-        return self.slots.want(wanted)
+        try:
+            return self.slots.want(wanted)
+        except BaseException:
+            for seq in heads:  # whose adapters it is that cannot be asked for
+                if seq.versions:
+                    self.considered = seq
+                    self.slots.want([seq.versions])
+            self.considered = None
+            raise
 
     def _admit(
         self,
@@ -179,7 +194,7 @@ class Scheduler:
             is_full = len(self.running) >= self.max_running
             if is_full and crowd is None:
                 return
-            seq = heads.pop(0)
+            self.considered = seq = heads.pop(0)
             if id(seq) in passed:
                 continue
             if (
@@ -191,14 +206,20 @@ class Scheduler:
             ):
                 passed.add(id(seq))
                 continue
-            count = 0 if is_full else self._start(seq, self._budget(rows))
-            while not count and self._make_way(seq, crowd, rows):
-                count = self._start(seq, self._budget(rows))
+            try:
+                count = 0 if is_full else self._start(seq, self._budget(rows))
+                while not count and self._make_way(seq, crowd, rows):
+                    count = self._start(seq, self._budget(rows))
+            except BaseException:
+                if seq not in self.running:  # or `finish` lets go
+                    self._let_go(seq)
+                raise
             if not count:
                 self._let_go(seq)
                 return
             rows[id(seq)] = ScheduledRow(seq, count)
             heads = self.waiting.heads()  # its tenant has been served, its lane has another head
+        self.considered = None
 
     def _make_way(self, seq: Sequence, crowd: str | None, rows: dict[int, ScheduledRow]) -> bool:
         """Preempt the crowd's youngest; False once it is a crowd no more."""
@@ -232,8 +253,8 @@ class Scheduler:
             return 0
         self.waiting.remove(seq)
         self.running.append(seq)
-        seq.turn = self.waiting.turn(seq)
         self._running_of[seq.tenant] += 1
+        seq.turn = self.waiting.turn(seq)
         if seq.scheduled_at is None:
             seq.scheduled_at = time.monotonic()
             seq.cached_tokens = seq.num_computed
@@ -289,10 +310,15 @@ class Scheduler:
         return True
 
     def _preempt(self, seq: Sequence) -> None:
-        self._leave(seq)
-        self._release(seq)
-        self.waiting.add_first(seq)
         self.preemptions += 1
+        try:
+            self._leave(seq)
+        except BaseException:
+            self.considered = seq
+            raise
+        finally:  # it is in the queue then, whatever its slots say
+            self._release(seq)
+            self.waiting.add_first(seq)
 
     def _release(self, seq: Sequence) -> None:
         # Last block first: the cache then loses the ends of prefixes before their beginnings.

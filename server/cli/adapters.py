@@ -192,15 +192,17 @@ def _show(adapters: list[pb.Adapter], as_json: bool) -> None:
     if as_json:
         return print_json(adapters)
     typer.echo(
-        f"{'ADAPTER':24} {'STATE':8} {'VERSION':12} {'CANARY':18} {'RANK':>4} {'MODULES':>7} {'BYTES':>12} "
+        f"{'ADAPTER':24} {'STATE':14} {'VERSION':12} {'CANARY':18} {'RANK':>4} {'MODULES':>7} {'BYTES':>12} "
         f"{'LEASES':>6}"
     )
     for a in adapters:
         state = pb.AdapterState.Name(a.state).removeprefix("ADAPTER_STATE_").lower()
         canary = f"{a.canary.version[:12]} {a.canary.weight:.0%}" if a.HasField("canary") else "-"
         typer.echo(
-            f"{a.adapter_id:24} {state:8} {a.version[:12]:12} {canary:18} {a.max_rank:4} {len(a.modules):7} "
+            f"{a.adapter_id:24} {state:14} {a.version[:12]:12} {canary:18} {a.max_rank:4} {len(a.modules):7} "
             f"{a.num_bytes:12} {a.leases:6}"
         )
         if a.error:
             typer.echo(f"  {a.error}")
+        if a.canary.error:
+            typer.echo(f"  canary out of service: {a.canary.error}")

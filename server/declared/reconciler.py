@@ -168,7 +168,7 @@ class Reconciler:
         while not self._stopping.is_set():
             try:
                 self.reconcile()
-            except Exception:
+            except BaseException:  # this thread is all that looks
                 log.exception("looking for declared adapters failed")
             self._stopping.wait(self._reconcile_s)
 
@@ -222,7 +222,7 @@ class Reconciler:
             info = self._engine.load_adapter(
                 wanted.source, entry.name, canary_weight=wanted.canary_weight, policy=policy
             )
-        except Exception as error:
+        except BaseException as error:  # a panic in a library too: the entry must not stay busy
             text, torn = _explain(error, entry.name), files_changed(wanted)
             with self._changed(entry):
                 entry.loading_failed(text, self._clock(), torn)
@@ -233,11 +233,11 @@ class Reconciler:
         self._tell()
 
     def _unload(self, entry: Entry) -> None:
-        failure: Exception | None = None
+        failure: BaseException | None = None
         try:
             with contextlib.suppress(UnknownAdapterError):  # unloaded by somebody else
                 self._engine.unload_adapter(entry.name, self._unload_wait_s)
-        except Exception as error:
+        except BaseException as error:
             failure = error
         with self._changed(entry):
             if failure is None:
@@ -263,7 +263,7 @@ class Reconciler:
                 self._on_changed()
 
 
-def _explain(error: Exception, name: str) -> str:
+def _explain(error: BaseException, name: str) -> str:
     """Explain an error in the words of the status."""
     if isinstance(error, LoramuxError):
         return str(error)

@@ -142,15 +142,17 @@ class StateFile(EngineObserver):
             self._changed.wait()
             self._stopping.wait(self._delay_s)  # several changes are one write
             self._changed.clear()
-            now = current()
-            if now == written:
-                continue
             try:
+                now = current()
+                if now == written:
+                    continue
                 self._write(now)
                 written = now
-            except OSError as error:
+            except Exception as error:
                 log.error(
-                    "the state file cannot be written", path=str(self._path), error=error.strerror
+                    "the state file cannot be written",
+                    path=str(self._path),
+                    error=getattr(error, "strerror", None) or str(error),
                 )
                 if not self._stopping.wait(_RETRY_S):
                     self._changed.set()

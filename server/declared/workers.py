@@ -7,6 +7,10 @@ import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
+import structlog
+
+log = structlog.get_logger("loramux.server")
+
 
 class Workers:
     """Threads that run jobs in the order given.
@@ -24,7 +28,7 @@ class Workers:
             thread.start()
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Submit `job`, which must not raise."""
+        """Submit `job`. What it raises is logged: the next job has the thread then."""
         self._jobs.put(job)
 
     def stop(self) -> None:
@@ -38,4 +42,8 @@ class Workers:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job()
+            try:
+                job()
+            except BaseException:
+                log.exception("work on declared adapters failed")
+            del job

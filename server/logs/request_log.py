@@ -60,6 +60,14 @@ class RequestLog(EngineObserver):
             "adapter evicted", adapter=info.adapter_id, version=info.version[:12], reason=reason
         )
 
+    def on_adapter_out_of_service(self, info: AdapterInfo) -> None:
+        log.error(
+            "adapter out of service",
+            adapter=info.adapter_id,
+            version=info.version[:12],
+            error=info.error,
+        )
+
     def on_adapter_failed(self, adapter_id: str, error: Exception) -> None:
         limited(
             "adapter failed",

@@ -18,6 +18,7 @@ from server.declared.directory import WatchedDirectory
 from server.declared.manifest import Manifest
 from server.declared.places import Place
 from server.declared.reconciler import Reconciler
+from server.declared.workers import Workers
 
 from ..support.declared import FakeEngine, broken, put_adapter, registration, replace, until
 
@@ -746,3 +747,49 @@ def test_a_restart_with_a_broken_manifest(bench: Bench, tmp_path: Path) -> None:
     bench.look()
     assert awaited(bench) == []
     assert bench.engine.loaded.keys() == {"a"}
+
+
+class Panic(BaseException):
+    """No Exception, as that of a library that panics."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a failure"), Panic("a failure")])
+def test_a_load_that_fails_as_none_should(
+    bench: Bench, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its entry is tried again, and its thread has the others."""
+    bench.engine.broken["s3://bucket/one"] = error  # type: ignore[assignment]
+    bench.declare(remote("one"), remote("two"))
+    for _ in range(3):
+        bench.now += 1000
+        one, two = bench.look()
+        assert (one.state, two.state) == (State.FAILED, State.READY)
+        assert one.error == f"{type(error).__name__}: a failure"
+    del bench.engine.broken["s3://bucket/one"]
+    bench.now += 1000
+    assert [s.state for s in bench.look()] == [State.READY, State.READY]
+
+    def unload(*args: Any) -> None:
+        raise error
+
+    unload_adapter = bench.engine.unload_adapter
+    monkeypatch.setattr(bench.engine, "unload_adapter", unload)
+    bench.declare()
+    one, two = bench.look()
+    assert one.state is two.state is State.REMOVING
+    monkeypatch.setattr(bench.engine, "unload_adapter", unload_adapter)
+    bench.now += 1000
+    bench.look()
+    assert bench.look() == []
+
+
+def test_work_that_raises_leaves_the_thread_to_others() -> None:
+    workers, done = Workers("test", 1), threading.Event()
+
+    def panics() -> None:
+        raise Panic
+
+    workers.submit(panics)
+    workers.submit(done.set)
+    assert done.wait(20)
+    workers.stop()

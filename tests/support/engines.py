@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lora_runtime import Engine, EngineStats, RequestHandle
@@ -97,3 +98,24 @@ def wait_until_idle(engine: Engine, seconds: float = 20) -> EngineStats:
     while not is_idle(engine.stats()) and time.monotonic() < end:
         time.sleep(0.01)
     return engine.stats()
+
+
+@contextmanager
+def at_once(engine: Engine) -> Iterator[None]:
+    """What is submitted meanwhile reaches the engine thread together: its first steps are shared."""
+    with engine._inbox._changed:
+        yield
+
+
+def given_back(engine: Engine) -> bool:
+    """No request, sequence, lease, KV block, slot or place under a limit is held."""
+    versions = engine._store._registry.versions.values()
+    return (
+        is_idle(wait_until_idle(engine))
+        and not engine._loop._live
+        and not engine._inbox._unfinished_requests
+        and not counted_by_limits(engine)
+        and not any(v.running or v.leases for v in versions)
+        and not engine._scheduler.running
+        and not len(engine._scheduler.waiting)
+    )

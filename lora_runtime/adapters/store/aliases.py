@@ -75,8 +75,10 @@ class Alias:
             version.pins += change * pinned
 
     def pick(self, u: float) -> AdapterVersion:
-        """The version for a request; `u` is drawn from [0, 1)."""
-        return self.canary if self.canary is not None and u < self.canary_weight else self.current
+        """The version for a request; `u` is drawn from [0, 1). One that is out of service only
+        where there is no other."""
+        drawn = self.canary if self.canary is not None and u < self.canary_weight else self.current
+        return drawn if not drawn.fault else next((v for v in self.serving if not v.fault), drawn)
 
     def lease(self, version: AdapterVersion) -> None:
         """Count a request that is to be served by one of the versions."""
@@ -114,7 +116,8 @@ class Alias:
         return [v for v in self.serving if v.pins <= 1]
 
     def target_of_rollback(self, version: str) -> AdapterVersion:
-        """The newest older version, or the named one. Raises AdapterUnavailableError."""
+        """The newest older version that is in service, or the named one. Raises
+        AdapterUnavailableError."""
         if not self.older:
             raise AdapterUnavailableError(
                 f"adapter {self.adapter_id!r} has no older version to go back to", self.adapter_id
@@ -124,7 +127,10 @@ class Alias:
             raise AdapterUnavailableError(
                 f"adapter {self.adapter_id!r} has no older version {version!r}", self.adapter_id
             )
-        return found[0]
+        in_service = [v for v in found if not v.fault]
+        if not in_service:
+            raise found[0].unavailable().of(self.adapter_id)
+        return in_service[0]
 
     def info(self, default_policy: AdapterPolicy) -> AdapterInfo:
         version, details = self.current, self.current.details
@@ -141,7 +147,7 @@ class Alias:
             policy=self.policy or default_policy,
             canary=self._canary_info(),
             older_versions=tuple(v.version for v in self.older),
-            error=version.error,
+            error=version.fault or version.error,
             notes=details.notes if details else (),
         )
 
@@ -154,4 +160,5 @@ class Alias:
         return self._places.get(version) or version.places[0]
 
     def _canary_info(self) -> CanaryInfo | None:
-        return CanaryInfo(self.canary.version, self.canary_weight) if self.canary else None
+        canary = self.canary
+        return CanaryInfo(canary.version, self.canary_weight, canary.fault) if canary else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from typing import Protocol
 
 from ...api.adapters import AdapterInfo
 from .version import AdapterVersion
+
+log = logging.getLogger(__name__)
 
 
 class StoreListener(Protocol):
@@ -22,6 +25,9 @@ class StoreListener(Protocol):
         """Versions that requests wait for cannot be had, several not together."""
 
     def adapter_evicted(self, version: AdapterVersion, info: AdapterInfo, reason: str) -> None: ...
+
+    def adapter_out_of_service(self, version: AdapterVersion, info: AdapterInfo) -> None:
+        """Steps with it fail; `info.error` says how."""
 
     def adapter_forgotten(self, version: AdapterVersion) -> None:
         """No id knows it and no request uses it any more."""
@@ -52,7 +58,10 @@ class EventLock(StoreListener):
                 if self._depth == 0:
                     events, self._events = self._events, []
         for event in events:
-            event()
+            try:
+                event()
+            except Exception:  # the others are to be heard of, and the call has done its work
+                log.exception("an adapter's news was not heard")
 
     def adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
         self._events.append(partial(self._listener.adapter_loaded, info, seconds))
@@ -62,6 +71,9 @@ class EventLock(StoreListener):
 
     def adapter_evicted(self, version: AdapterVersion, info: AdapterInfo, reason: str) -> None:
         self._events.append(partial(self._listener.adapter_evicted, version, info, reason))
+
+    def adapter_out_of_service(self, version: AdapterVersion, info: AdapterInfo) -> None:
+        self._events.append(partial(self._listener.adapter_out_of_service, version, info))
 
     def adapter_forgotten(self, version: AdapterVersion) -> None:
         self._events.append(partial(self._listener.adapter_forgotten, version))

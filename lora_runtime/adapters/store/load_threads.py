@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -10,6 +11,8 @@ from concurrent.futures import Future, InvalidStateError
 from queue import Empty, SimpleQueue
 
 from ...errors import AdapterUnavailableError, EngineStoppedError
+
+log = logging.getLogger(__name__)
 
 
 class LoadThreads:
@@ -45,11 +48,19 @@ class LoadThreads:
         while (item := self._work.get()) is not None:
             work, done = item
             try:
-                work()
-                done.set_result(None)
-            except BaseException as error:
-                done.set_exception(error)
+                _run(work, done)
+            except BaseException:  # of who hears that it is done; others' work is to be done yet
+                log.exception("a load's end was not heard")
             del item, work, done  # nothing of the last work stays alive while this waits
+
+
+def _run(work: Callable[[], None], done: Future[None]) -> None:
+    try:
+        work()
+    except BaseException as error:
+        done.set_exception(error)
+    else:
+        done.set_result(None)
 
 
 def joined(reads: Sequence[tuple[str, Future[None]]]) -> Future[None]:

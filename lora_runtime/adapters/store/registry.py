@@ -118,6 +118,8 @@ class Registry:
             alias = self.alias(adapter_id)
             if alias.canary is None:
                 raise AdapterUnavailableError(f"adapter {adapter_id!r} has no canary", adapter_id)
+            if weight and alias.canary.fault:
+                raise alias.canary.unavailable().of(adapter_id)
             with self._changing(alias):
                 alias.publish(
                     alias.canary if weight else alias.current, weight % 1, self._versions_kept
@@ -198,6 +200,9 @@ class Registry:
         with self.locked():
             aliases = [self.alias(use.adapter_id) for use in uses]
             versions = [alias.pick(self._random.random()) for alias in aliases]
+            for alias, version in zip(aliases, versions, strict=True):
+                if version.fault:
+                    raise version.unavailable().of(alias.adapter_id)
             if any(v.details is None for v in versions):
                 raise AdapterUnavailableError(
                     "one of the adapters was registered anew meanwhile; try again"
@@ -214,8 +219,8 @@ class Registry:
         with self.locked():
             for use, version in zip(uses, versions, strict=True):
                 self.aliases[use.adapter_id].release(version)  # it cannot go while it is leased
-                self.settle([version], "replaced")
             self.events.changed.notify_all()
+            self.settle(versions, "replaced")
 
     # --- versions -------------------------------------------------------------------------------
 
@@ -223,6 +228,14 @@ class Registry:
         """Whether host memory has it at this moment; takes no lock."""
         known = self.versions.get(version)
         return known is not None and known.staged is not None
+
+    def take_out(self, version: AdapterVersion, reason: str) -> None:
+        """Give a version to no more requests until it is loaded again; its weights go once none
+        runs with it."""
+        with self.locked():
+            version.fault = reason
+            self.settle([version], "out_of_service")
+            self.events.adapter_out_of_service(version, self.info_of(version))
 
     @contextmanager
     def kept(self, find: Callable[[], AdapterVersion]) -> Iterator[AdapterVersion]:
@@ -252,6 +265,7 @@ class Registry:
             leases = sum(alias.leases for alias in self.aliases.values())
             return {
                 "registered_adapters": len(self.aliases),
+                "out_of_service_adapters": sum(bool(v.fault) for v in self.versions.values()),
                 "leases": leases,
             } | self.tiers.totals()
 
@@ -277,7 +291,7 @@ class Registry:
 
     def place(self, version: AdapterVersion) -> None:
         """Put a staged version that serves an id into a slot, if there is room."""
-        if version.serving and version.weights is None:
+        if version.serving and version.weights is None and not version.fault:
             self.tiers.place(version)
 
     def settle(self, versions: Sequence[AdapterVersion], reason: str) -> None:
@@ -285,7 +299,9 @@ class Registry:
         no id knows."""
         for version in versions:
             if version.needs_no_slot and version.weights is not None:
-                self.tiers.demote(version, reason)
+                self.tiers.demote(version, "out_of_service" if version.fault else reason)
+            if version.fault and version.weights is None and not version.loading:
+                self.tiers.unstage(version)  # what is loaded again is staged anew
             self._forget_if_unused(version)
         self.tiers.trim()
 

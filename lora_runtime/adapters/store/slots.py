@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 
 from ...api.requests import WeightedAdapter
-from ...errors import AdapterCapacityError, AdapterUnavailableError, LoramuxError
+from ...errors import (
+    AdapterCapacityError,
+    AdapterError,
+    AdapterUnavailableError,
+    LoramuxError,
+    described,
+    panics_as,
+)
 from .load_threads import joined
 from .reading import Reader
 from .registry import Registry
 from .version import AdapterVersion
+
+log = logging.getLogger(__name__)
 
 
 class Slots:
@@ -61,7 +71,7 @@ class Slots:
                     continue
                 if version.staged is not None:
                     if has_room:
-                        self._tiers.place(version)
+                        self._place(version)
                 elif (has_room or version is blocked or self._tiers.keeps(version)) and (
                     self.num_loading < self._max_loads
                 ):
@@ -91,7 +101,7 @@ class Slots:
         """Place versions that serve, where there is room, those in host memory at once; never
         waits."""
         with self._registry.locked():
-            for version in versions:
+            for version in (v for v in versions if not v.fault):
                 if version.staged is None:
                     self._read_of(version)
                 else:
@@ -104,8 +114,9 @@ class Slots:
             return
         started = time.monotonic()
         try:
-            read = self._reader.read_again(version.version, version.places)
-            read.stage()
+            with panics_as(AdapterError):
+                read = self._reader.read_again(version.version, version.places)
+                read.stage()
         except LoramuxError as error:
             raise AdapterUnavailableError(f"cannot be brought in: {error}") from error
         with self._registry.locked():
@@ -114,6 +125,17 @@ class Slots:
             self._registry.events.adapter_loaded(
                 self._registry.info_of(version), time.monotonic() - started
             )
+
+    def _place(self, version: AdapterVersion) -> None:
+        """Place a version that requests wait for; they are told when that raises."""
+        try:
+            self._tiers.place(version)
+        except BaseException as error:
+            self._failed(version, _unavailable(error, "placed"))
+
+    def _failed(self, version: AdapterVersion, error: LoramuxError) -> None:
+        version.error = str(error)
+        self._registry.events.adapter_failed([version], error)
 
     def _refuse_unfit(
         self, groups: Sequence[Sequence[AdapterVersion]]
@@ -148,12 +170,20 @@ class Slots:
     def _read(self, version: AdapterVersion) -> None:
         try:
             self.bring_in(version)
-        except Exception as error:
+        except BaseException as error:
+            told = _unavailable(error, "brought in")
             with self._registry.locked():
-                version.error = str(error)
-                self._registry.events.adapter_failed([version], error)
-            raise
+                self._failed(version, told)
+            raise told from error
         finally:
             with self._registry.locked():
                 del self._reads[version]
                 self._registry.end_loading(version)
+
+
+def _unavailable(error: BaseException, how: str) -> LoramuxError:
+    """What requests are told, who wait for an adapter that cannot be had."""
+    if isinstance(error, LoramuxError):
+        return error
+    log.error("an adapter cannot be %s", how, exc_info=error)
+    return AdapterUnavailableError(f"cannot be {how}: {described(error)}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from ...api.adapters import AdapterInfo, AdapterPolicy, Registration
 from ...api.requests import WeightedAdapter
 from ...config import EngineConfig
-from ...errors import AdapterUnavailableError
+from ...errors import AdapterError, AdapterUnavailableError, panics_as
 from ..device import AdapterHost
 from .events import StoreListener
 from .reading import Reader
@@ -52,13 +52,15 @@ class AdapterStore:
     ) -> AdapterInfo:
         """Read, check, stage and register; into a slot at once where there is room."""
         started = time.monotonic()
-        read = self._reader.read(source, roots)
+        with panics_as(AdapterError):
+            read = self._reader.read(source, roots)
         registry, place = self._registry, read.registered
         if not registry.has_staged(place.version):
             read.stage()  # it takes a while: not under the lock, unless another thread drops the staged copy now
         with registry.locked():
             with registry.kept(lambda: registry.known(place, adapter_id)) as version:
                 registry.take_in(version, read)
+                version.fault = ""
                 registry.point(adapter_id, version, place, canary_weight, policy)
                 registry.place(version)
             info = registry.info(adapter_id)
@@ -143,6 +145,10 @@ class AdapterStore:
     def release(self, uses: Sequence[WeightedAdapter], versions: Sequence[AdapterVersion]) -> None:
         """End the leases that were given for the same uses."""
         self._registry.release(uses, versions)
+
+    def take_out(self, version: AdapterVersion, reason: str) -> None:
+        """Take a version out of service, because steps with it fail."""
+        self._registry.take_out(version, reason)
 
     def totals(self) -> dict[str, int]:
         """The adapters' part of EngineStats."""

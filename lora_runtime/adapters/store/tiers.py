@@ -221,12 +221,16 @@ class Tiers:
         self._host_grew = True
         self._on_evicted(version, reason)
 
+    def unstage(self, version: AdapterVersion) -> None:
+        """Take it out of host memory."""
+        version.staged = None
+        self.hosted.discard(version)
+
     def drop(self, version: AdapterVersion, reason: str) -> None:
         """Take it out of its slot and of host memory."""
         if version.weights is not None:
             self.demote(version, reason)
-        version.staged = None
-        self.hosted.discard(version)
+        self.unstage(version)
         self.pinned.discard(version)
         self._rank.pop(version, None)
         if version is self._reserved:
@@ -250,8 +254,7 @@ class Tiers:
             if over <= 0:
                 break
             over -= version.host_bytes
-            version.staged = None
-            self.hosted.discard(version)
+            self.unstage(version)
         self._host_grew = over > 0  # what is being brought in is left for the next time
 
     def _leave_slot(self, version: AdapterVersion) -> None:

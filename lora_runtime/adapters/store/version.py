@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...api.adapters import AdapterState, AppliedModule, RegisteredVersion
+from ...errors import AdapterUnavailableError
 from ..device import DeviceAdapter, StagedAdapter
 from ..peft.update import CheckedAdapter
 
@@ -82,6 +83,9 @@ class AdapterVersion:
         """Threads that bring it in: what they have staged stays in host memory until they are done.
         Changed by Registry."""
         self.error = ""
+        """Why it could not be brought in last."""
+        self.fault = ""
+        """Why it is out of service: no request gets it until it is loaded again."""
         self.device_bytes = self.host_bytes = 0
         """Sizes in a slot, and staged for one; known once it was staged."""
         self.loaded_at = 0.0
@@ -94,7 +98,7 @@ class AdapterVersion:
 
     @property
     def needs_no_slot(self) -> bool:
-        return self.running == 0 and self.serving == 0
+        return self.running == 0 and (self.serving == 0 or bool(self.fault))
 
     @property
     def is_kept_staged(self) -> bool:
@@ -107,8 +111,14 @@ class AdapterVersion:
         others = [p for p in self.places if p.source != registered.source]
         self.places = [registered, *others][:_MAX_PLACES]
 
+    def unavailable(self) -> AdapterUnavailableError:
+        """The error for those who want it while it is out of service, without an id."""
+        return AdapterUnavailableError(f"is out of service, load it again: {self.fault}")
+
     @property
     def state(self) -> AdapterState:
+        if self.fault:
+            return AdapterState.OUT_OF_SERVICE
         if self.weights is not None:
             return AdapterState.DEVICE
         if self.staged is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from dataclasses import replace
 
+from ...errors import EngineFailedError, described
 from ...scheduling.batch import StepBatch, StepOutput
 from ..backend import ModelRunner, RunnerSpec
 from .adapter import ShardedAdapter
@@ -24,13 +25,18 @@ class TensorParallelRunner:
     def forward(self, batch: StepBatch) -> StepOutput:
         """Run the step on all ranks.
 
-        Raises EngineFailedError naming the rank that has ended, where that came in between.
+        Raises EngineFailedError naming the rank that has ended, where that came in between; and for
+        whatever else this rank alone raises, since the others go on in the step.
         """
-        with self._group.stepping():
-            self._group.tell(
-                Forward(self._number, replace(batch, segments=(), sampling=()), _segments(batch))
-            )
-            return self._own.forward(batch)
+        message = Forward(self._number, replace(batch, segments=(), sampling=()), _segments(batch))
+        try:
+            with self._group.stepping():
+                self._group.tell(message)
+                return self._own.forward(batch)
+        except EngineFailedError:
+            raise
+        except BaseException as error:
+            raise EngineFailedError(f"rank 0 failed in a step: {described(error)}") from error
 
 
 def _segments(batch: StepBatch) -> tuple[tuple[int, int, int, float], ...]:

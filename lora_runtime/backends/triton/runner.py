@@ -186,8 +186,8 @@ class TritonRunner:
         rows = [(s.start, s.end, slot_adapter(s).slot, s.weight) for s in segments]
         wanted = tile_size, rows, [self.base.placer.table.max_rank(row[2]) for row in rows]
         if wanted != self._planned:  # it rarely is: most steps make no more than these tuples
-            self._planned = wanted
             self._arrays = self._tiles([SlotSegment(*row) for row in rows], tile_size)
+            self._planned = wanted
         return self._arrays
 
     def _tiles(self, rows: Sequence[SlotSegment], tile_size: int) -> PlanArrays:

@@ -18,12 +18,14 @@ class AdapterState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ADAPTER_STATE_HOST: _ClassVar[AdapterState]
     ADAPTER_STATE_DEVICE: _ClassVar[AdapterState]
     ADAPTER_STATE_FAILED: _ClassVar[AdapterState]
+    ADAPTER_STATE_OUT_OF_SERVICE: _ClassVar[AdapterState]
 ADAPTER_STATE_UNSPECIFIED: AdapterState
 ADAPTER_STATE_COLD: AdapterState
 ADAPTER_STATE_LOADING: AdapterState
 ADAPTER_STATE_HOST: AdapterState
 ADAPTER_STATE_DEVICE: AdapterState
 ADAPTER_STATE_FAILED: AdapterState
+ADAPTER_STATE_OUT_OF_SERVICE: AdapterState
 
 class Adapter(_message.Message):
     __slots__ = ("adapter_id", "version", "source", "base_model_name", "modules", "num_bytes", "leases", "loaded_at", "max_rank", "state", "policy", "canary", "older_versions", "error", "notes")
@@ -74,12 +76,14 @@ class AppliedModule(_message.Message):
     def __init__(self, name: _Optional[str] = ..., rank: _Optional[int] = ..., scaling: _Optional[float] = ..., parts: _Optional[_Iterable[str]] = ..., num_bytes: _Optional[int] = ...) -> None: ...
 
 class Canary(_message.Message):
-    __slots__ = ("version", "weight")
+    __slots__ = ("version", "weight", "error")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
     version: str
     weight: float
-    def __init__(self, version: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
+    error: str
+    def __init__(self, version: _Optional[str] = ..., weight: _Optional[float] = ..., error: _Optional[str] = ...) -> None: ...
 
 class Policy(_message.Message):
     __slots__ = ("weight", "max_running", "max_waiting", "tokens_per_minute", "pinned")

@@ -1,0 +1,116 @@
+"""What a step computes for the scheduled rows, and for which of them it could not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+from ..adapters.store.version import AdapterVersion
+from ..backends.backend import ModelRunner
+from ..base_model import BaseModel
+from ..errors import EngineFailedError
+from ..requests.sequence import Sequence
+from ..sampling.sampling import Sampled, sample
+from ..scheduling.batch import BatchPlanner, ScheduledRow, StepOutput
+from ..scheduling.scheduler import Scheduler
+from .isolation import isolate
+from .probe import Probe
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Computed:
+    """Outcome of a step.
+
+    `sampled`: what was sampled for whom. `failed`: the sequences that something raised for, and no
+    one else's. `faults`: the adapters that no step can run with, and why.
+    """
+
+    sampled: list[tuple[Sequence, Sampled]] = field(default_factory=list)
+    failed: list[tuple[Sequence, BaseException]] = field(default_factory=list)
+    faults: dict[AdapterVersion, BaseException] = field(default_factory=dict)
+    distinct_adapters: int = 0
+    suspect: Sequence | None = None
+    """One that was not computed or not sampled: the device itself may be why."""
+
+
+class StepComputer:
+    """Computes steps; used by the engine thread only.
+
+    What is computed again gives the same: KV is written where it was, and each row draws from its
+    stream once per token.
+    """
+
+    def __init__(self, base: BaseModel, scheduler: Scheduler, runner: ModelRunner) -> None:
+        self._base, self._scheduler, self._runner = base, scheduler, runner
+        self._planner = BatchPlanner(scheduler.allocator.block_size)
+        self._probe = Probe(base, runner, scheduler.allocator)
+
+    def compute(self, rows: Seq[ScheduledRow]) -> Computed:
+        """Compute the rows; when that raises, those that are not at fault.
+
+        Raises what a step of the base alone raises then, and EngineFailedError where a process that
+        steps need is lost: there is nobody to go on for.
+        """
+        computed = Computed()
+        try:
+            self._run(rows, computed)
+        except EngineFailedError:
+            raise
+        except BaseException as error:
+            self._isolate(rows, error, computed)
+        if computed.suspect is not None:
+            self._probe.check_base(computed.suspect)
+        return computed
+
+    def _run(self, rows: Seq[ScheduledRow], computed: Computed) -> None:
+        """Compute rows; what this raises has changed nothing but the KV behind what was computed."""
+        batch = self._planner.plan(rows)
+        output = self._runner.forward(batch)
+        computed.distinct_adapters = batch.distinct_adapters
+        for row in rows:
+            row.sequence.num_computed += row.count
+            try:
+                self._scheduler.publish_blocks(row.sequence)
+            except BaseException as error:
+                computed.failed.append((row.sequence, error))
+        if batch.sampling:
+            self._sample(output, batch.sampling, computed)
+
+    def _isolate(self, rows: Seq[ScheduledRow], error: BaseException, computed: Computed) -> None:
+        log.error("a step of %d sequences raised: its parts run alone", len(rows), exc_info=error)
+
+        def again(part: Seq[ScheduledRow]) -> None:
+            self._planner.forget()
+            try:
+                self._run(part, computed)
+            finally:
+                self._planner.forget()
+
+        failed, faults = isolate(rows, again, self._probe.fault_of)
+        computed.distinct_adapters = len({v for row in rows for v in row.sequence.versions})
+        computed.failed += failed
+        computed.faults |= faults
+        if failed:
+            computed.suspect = failed[0][0]
+
+    def _sample(self, output: StepOutput, sequences: Seq[Sequence], computed: Computed) -> None:
+        """Sample; where that raises, by halves."""
+        try:
+            sampled = sample(output, sequences, self._base.sample_rows)
+        except BaseException as error:
+            if len(sequences) == 1:
+                computed.failed.append((sequences[0], error))
+                computed.suspect = sequences[0]
+                return
+            log.error("sampling %d rows raised: it is done by halves", len(sequences))
+            for seq in sequences:
+                seq.counts = None  # they may be half done
+            middle = len(sequences) // 2
+            for part in (slice(middle), slice(middle, None)):
+                half = StepOutput(output.logits[part], output.greedy[part])
+                self._sample(half, sequences[part], computed)
+            return
+        computed.sampled += zip(sequences, sampled, strict=True)
