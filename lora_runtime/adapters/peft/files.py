@@ -92,7 +92,7 @@ def check_end(stream: io.FileIO, path: Path) -> None:
 def decode_object(data: bytes, what: str) -> dict[str, Any]:
     """JSON data as a dict. Raises AdapterError when it is no JSON object or names a key twice."""
     try:
-        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_no_twins)
+        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=no_twins)
     except (ValueError, RecursionError) as error:
         raise AdapterError(f"{what} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
@@ -100,7 +100,7 @@ def decode_object(data: bytes, what: str) -> dict[str, Any]:
     return value
 
 
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
