@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from ...api.requests import WeightedAdapter
 from ...errors import AdapterCapacityError, AdapterUnavailableError, LoramuxError
 from .load_threads import joined
-from .reading import Reader
+from .reading import ReadAdapter, Reader
 from .registry import Registry
 from .version import AdapterVersion
 
@@ -104,10 +104,13 @@ class Slots:
             return
         started = time.monotonic()
         try:
-            read = self._reader.read_again(version.version, version.places)
-            read.stage()
+            with self._reader.read_again(version.version, version.places) as read:
+                read.stage()
+                self._take_in(version, read, started)
         except LoramuxError as error:
             raise AdapterUnavailableError(f"cannot be brought in: {error}") from error
+
+    def _take_in(self, version: AdapterVersion, read: ReadAdapter, started: float) -> None:
         with self._registry.locked():
             self._registry.take_in(version, read)
             self._registry.place(version)
