@@ -89,13 +89,9 @@ def _read_header(stream: io.FileIO, size: int, path: Path, digest: Any) -> bytes
     fill(stream, memoryview(prefix), path)
     length = int.from_bytes(prefix, "little")
     if length > size - 8:
-        raise corrupt(
-            path, f"its header of {length} bytes is longer than the file of {size} bytes"
-        )
+        raise corrupt(path, f"its header of {length} bytes is longer than the file of {size} bytes")
     if length > MAX_HEADER_BYTES:
-        raise corrupt(
-            path, f"its header of {length} bytes is over the limit of {MAX_HEADER_BYTES}"
-        )
+        raise corrupt(path, f"its header of {length} bytes is over the limit of {MAX_HEADER_BYTES}")
     header = bytearray(length)
     fill(stream, memoryview(header), path)
     digest.update(prefix)

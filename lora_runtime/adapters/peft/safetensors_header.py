@@ -78,7 +78,9 @@ def parse_header(header: bytes, data_bytes: int, path: Path) -> list[Entry]:
     entries: dict[str, Entry] = {}
     for name, info in _members(header, path):
         if name in entries:
-            raise corrupt(path, f"its header is not valid JSON: the key {shown(name)} appears twice")
+            raise corrupt(
+                path, f"its header is not valid JSON: the key {shown(name)} appears twice"
+            )
         if len(entries) == MAX_TENSORS:
             raise corrupt(path, f"it names more than {MAX_TENSORS} tensors, the limit")
         entries[name] = _entry(name, info, path)

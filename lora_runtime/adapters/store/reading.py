@@ -117,8 +117,12 @@ class Reader:
                     return read
                 read.close()
         try:
-            raise failures[0] if failures else AdapterError(
-                f"{named(places[0].source)} holds other content than was registered; load it again"
+            raise (
+                failures[0]
+                if failures
+                else AdapterError(
+                    f"{named(places[0].source)} holds other content than was registered; load it again"
+                )
             )
         finally:
             failures.clear()  # or the error would hold this frame, and that the error
