@@ -151,7 +151,7 @@ class Reader:
             _forget(error)
             share.give_back()
             raise
-        kept = tuple(str(root) for root in roots)
+        kept = tuple(str(root.absolute()) for root in roots)
         registered = RegisteredVersion(checked.version, source, str(directory), kept)
         return ReadAdapter(registered, checked, self._base, self._staging, share)
 
