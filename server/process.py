@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Callable
 from types import FrameType
@@ -43,11 +44,20 @@ async def _load_and_wait(app: App, stop: asyncio.Event) -> int:
     if loading.done() and (failure := loading.exception()) is not None:
         log.error("the server could not start", error=str(failure), kind=type(failure).__name__)
         return 1
+    if loading.done():
+        await asyncio.to_thread(_settle)
     await stopping
     # Nobody is served yet where it still runs. `end_soon` leaves its thread behind.
     loading.cancel()
     await asyncio.wait({loading})
     return 0
+
+
+def _settle() -> None:
+    """Take what the start has made out of the garbage collector's sight: a full collection would
+    hold up every stream for as long as it looks through all of that."""
+    gc.collect()
+    gc.freeze()
 
 
 def _on_signals(stop: Callable[[], None], most_s: float) -> None:

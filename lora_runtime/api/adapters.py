@@ -80,6 +80,9 @@ class RegisteredVersion:
     version: str
     source: str
     directory: str
+    roots: tuple[str, ...] = ()
+    """Directories that the files of a local source must lie below at each reading, links followed;
+    none for what was loaded without such limits."""
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class WebStore:
-    """`files`: path → bytes, `failures`: path → status given instead, `seen`: "METHOD target" of
-    every request."""
+    """`files`: path → bytes, `failures`: path → status given instead, `redirects`: path → address,
+    `seen`: "METHOD target" of every request."""
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
+    redirects: dict[str, str] = field(default_factory=dict)
     seen: list[str] = field(default_factory=list)
     etags: bool = True
     announce: bool = True
@@ -52,8 +53,11 @@ def web_store() -> Iterator[WebStore]:
             path = self.path.partition("?")[0]
             data = store.files.get(path)
             status = store.failures.get(path, 404 if data is None else 200)
+            status = 302 if path in store.redirects else status
             body = (data or b"") if status == 200 else b""
             self.send_response(status)
+            if path in store.redirects:
+                self.send_header("Location", store.redirects[path])
             if store.announce:
                 self.send_header("Content-Length", str(len(body)))
             if store.etags:

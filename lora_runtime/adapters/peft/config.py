@@ -15,6 +15,8 @@ from .patterns import Patterns
 from .values import Rule
 
 MAX_CONFIG_BYTES = 1 << 20
+MAX_INVOCATION_TOKENS = 256
+"""Limit of the tokens that every prompt is searched for."""
 _TASKS = {None, "CAUSAL_LM", "FEATURE_EXTRACTION"}
 _BIASES = {"none", "all", "lora_only"}
 
@@ -85,9 +87,8 @@ def decode_config(data: bytes) -> dict[str, Any]:
 def parse_config(config: dict[str, Any]) -> LoraSpec:
     """Check every field. Raises AdapterError naming the first that cannot be applied."""
     if config.get("peft_type") != "LORA":
-        raise AdapterError(
-            f"peft_type {shown(config.get('peft_type'))} is not supported: only LORA is"
-        )
+        # What it is instead is not told: a file that is no adapter's may be somebody's secret.
+        raise AdapterError("peft_type is not LORA, which alone is supported")
     notes = _check_fields(config)
     spec = LoraSpec(
         rank=values.number(config, "r", int, 8),
@@ -105,9 +106,7 @@ def parse_config(config: dict[str, Any]) -> LoraSpec:
         modules_to_save=values.names(config, "modules_to_save", list_only=True),
         token_indices=values.token_indices(config),
         ensure_weight_tying=values.flag(config, "ensure_weight_tying"),
-        invocation_tokens=values.integers(
-            "alora_invocation_tokens", config.get("alora_invocation_tokens") or []
-        ),
+        invocation_tokens=_invocation_tokens(config),
         base_model_name=values.text(config, "base_model_name_or_path"),
         notes=notes,
     )
@@ -132,6 +131,17 @@ def _check_fields(config: dict[str, Any]) -> tuple[str, ...]:
     if task not in (None, "CAUSAL_LM"):
         notes.append(f"task_type = {task!r}: served as a causal language model")
     return tuple(notes)
+
+
+def _invocation_tokens(config: dict[str, Any]) -> tuple[int, ...]:
+    name = "alora_invocation_tokens"
+    tokens = values.integers(name, config.get(name) or [])
+    if len(tokens) > MAX_INVOCATION_TOKENS:
+        raise AdapterError(
+            f"config field {name!r} holds {len(tokens)} tokens, the limit is "
+            f"{MAX_INVOCATION_TOKENS}"
+        )
+    return tokens
 
 
 def _start(value: Any) -> str:

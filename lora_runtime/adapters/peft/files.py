@@ -14,6 +14,8 @@ from typing import Any
 from ...errors import AdapterError
 from ...permissions import why_denied
 
+MAX_NESTED, MAX_VALUES, MAX_DIGITS = 4096, 16_384, 1000
+"""Limits of a JSON object's lists and objects, of its commas, and of the digits of a number."""
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
@@ -90,9 +92,17 @@ def check_end(stream: io.FileIO, path: Path) -> None:
 
 
 def decode_object(data: bytes, what: str) -> dict[str, Any]:
-    """JSON data as a dict. Raises AdapterError when it is no JSON object or names a key twice."""
+    """JSON data as a dict. Raises AdapterError when it is no JSON object, names a key twice, or
+    holds so many values that decoding, which nothing else runs beside, would take long."""
+    if sum(map(data.count, (b"[", b"{"))) > MAX_NESTED or data.count(b",") > MAX_VALUES:
+        raise AdapterError(f"{what} holds more than {MAX_NESTED} lists or {MAX_VALUES} values")
     try:
-        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_no_twins)
+        value = json.loads(
+            data.decode("utf-8-sig"),
+            object_pairs_hook=no_twins,
+            parse_int=_integer,
+            parse_float=_float,
+        )
     except (ValueError, RecursionError) as error:
         raise AdapterError(f"{what} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
@@ -100,7 +110,21 @@ def decode_object(data: bytes, what: str) -> dict[str, Any]:
     return value
 
 
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _integer(text: str) -> int:
+    return int(_short(text))
+
+
+def _float(text: str) -> float:
+    return float(_short(text))
+
+
+def _short(text: str) -> str:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(text)} characters")
+    return text
+
+
+def no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()

@@ -22,7 +22,7 @@ from ...modules import BaseModule, ModuleKind
 from .assemble import assemble
 from .config import LoraSpec
 from .keys import Layout, Part, place_alone
-from .loader import read_adapter, read_spec, read_weights, unused_note
+from .loader import open_weights, read_adapter, read_spec, unused_note
 from .shapes import Shapes
 from .targets import resolve
 
@@ -115,7 +115,8 @@ def inspect_adapter(
 
 def _alone(path: Path, max_bytes: int) -> AdapterReport:
     config_bytes, spec = read_spec(path)
-    file = read_weights(path, max_bytes)
+    with open_weights(path, max_bytes) as weights:
+        file = weights.read()
     layout = place_alone(file.tensors)
     modules = _guess(spec, layout, file.tensors)
     shapes = Shapes(modules, "no base was given")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from ...errors import AdapterError
@@ -12,7 +14,8 @@ from .assemble import assemble
 from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, parse_config
 from .files import MissingFileError, read_limited
 from .keys import place
-from .safetensors_file import TensorFile, read_tensors
+from .read_budget import ReadShare
+from .safetensors_file import OpenTensors, open_tensors
 from .shapes import Shapes
 from .targets import resolve
 from .tokenizer import OwnTokenizer, read_tokenizer
@@ -29,27 +32,33 @@ def read_adapter(
     max_bytes: int,
     max_added_tokens: int,
     roots: Sequence[Path] = (),
+    share: ReadShare | None = None,
 ) -> CheckedAdapter:
     """Read and check; each file is read once, so what is hashed is what is applied.
 
-    Never unpickles. `max_bytes` limits the file of tensors; with `roots`, files that lead out of
-    them by links are refused. Raises AdapterError naming what is missing, corrupt or unsupported,
-    and BaseMismatchError when the modules or shapes are not the base's.
+    Never unpickles. `max_bytes` limits the file of tensors, `share` says when its data may be read;
+    with `roots`, files that lead out of them by links are refused. Raises AdapterError naming what
+    is missing, corrupt or unsupported, and BaseMismatchError when the modules or shapes are not the
+    base's.
     """
     config_bytes, spec = read_spec(directory, roots)
-    file = read_weights(directory, max_bytes, roots)
     made_for = f"the adapter was made for {spec.base_model_name!r}, the base is {base.name!r}"
-    layout = place(file.tensors, base.modules, made_for)
-    targets = resolve(spec, base.modules, layout.names)
-    done = assemble(
-        spec, targets, layout, file.tensors, Shapes(base.modules, made_for), max_added_tokens
-    )
-    vocabulary = base.vocab_size + done.added_rows
-    if bad := [t for t in spec.invocation_tokens if t >= vocabulary]:
-        raise AdapterError(
-            f"alora_invocation_tokens: token {bad[0]} is outside the vocabulary of {vocabulary}"
+    with open_weights(directory, max_bytes, roots) as weights:
+        outlines = weights.outlines()
+        layout = place(outlines, base.modules, made_for)
+        put_together = partial(
+            assemble,
+            spec,
+            resolve(spec, base.modules, layout.names),
+            layout,
+            shapes=Shapes(base.modules, made_for),
+            max_added_rows=max_added_tokens,
         )
-    own = read_tokenizer(directory, base.tokenizer, vocabulary, roots)
+        # Without values: what is refused by its names and shapes is refused before it is read.
+        vocabulary = _vocabulary(spec, base, put_together(outlines).added_rows)
+        own = read_tokenizer(directory, base.tokenizer, vocabulary, roots)
+        file = weights.read(share)
+    done = put_together(file.tensors)
     return CheckedAdapter(
         version=_version(
             base.identity, hashlib.sha256(config_bytes).digest(), file.digest, own.digest
@@ -70,14 +79,28 @@ def read_spec(directory: Path, roots: Sequence[Path] = ()) -> tuple[bytes, LoraS
     return data, parse_config(decode_config(data))
 
 
-def read_weights(directory: Path, max_bytes: int, roots: Sequence[Path] = ()) -> TensorFile:
-    """Read adapter_model.safetensors."""
+@contextmanager
+def open_weights(
+    directory: Path, max_bytes: int, roots: Sequence[Path] = ()
+) -> Iterator[OpenTensors]:
+    """Open adapter_model.safetensors and read its header."""
     try:
-        return read_tensors(directory / WEIGHTS, max_bytes, roots)
+        with open_tensors(directory / WEIGHTS, max_bytes, roots) as weights:
+            yield weights
     except MissingFileError as error:
         raise AdapterError(
             f"{WEIGHTS} is missing from {directory.name!r} (pickled weights are never read)"
         ) from error
+
+
+def _vocabulary(spec: LoraSpec, base: BaseDescription, added_rows: int) -> int:
+    """Size of the vocabulary with the added rows, which the config's tokens must be within."""
+    vocabulary = base.vocab_size + added_rows
+    if bad := [t for t in spec.invocation_tokens if t >= vocabulary]:
+        raise AdapterError(
+            f"alora_invocation_tokens: token {bad[0]} is outside the vocabulary of {vocabulary}"
+        )
+    return vocabulary
 
 
 def _notes(unused: Sequence[str], own: OwnTokenizer, base: BaseDescription) -> tuple[str, ...]:

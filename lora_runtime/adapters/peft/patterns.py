@@ -11,7 +11,11 @@ import regex
 
 from ...errors import AdapterError
 
-MAX_LENGTH = 8192
+MAX_LENGTH = 1024
+MAX_CLASSES = 64
+"""Limit of a pattern's brackets, and of its groups: compiling takes its time for each."""
+MAX_PATTERNS = 4096
+"""Limit of one adapter's patterns, which are all kept compiled while it is read."""
 MAX_REPEATS = 1000
 """Largest product of a pattern's counted repetitions, which regex unrolls."""
 BUDGET_S = 5.0
@@ -21,7 +25,7 @@ _BRACES = re.compile(r"\{(\d*)(?:,(\d*))?\}")
 class Patterns:
     """Matcher of one adapter's patterns, as Python's re matches.
 
-    All of it may take BUDGET_S, then AdapterError is raised.
+    All of it, compiling too, may take BUDGET_S, then AdapterError is raised.
     """
 
     def __init__(self) -> None:
@@ -40,6 +44,10 @@ class Patterns:
         """Check that the pattern can be used. Raises AdapterError when it cannot."""
         if pattern not in self._compiled:
             began = time.perf_counter()
+            if len(self._compiled) >= MAX_PATTERNS:
+                raise AdapterError(
+                    f"config field {field!r}: more than {MAX_PATTERNS} regular expressions"
+                )
             self._compiled[pattern] = _compile(field, pattern)
             self._spend(field, began)
 
@@ -61,13 +69,19 @@ class Patterns:
 
 
 def _too_slow(field: str) -> AdapterError:
-    return AdapterError(f"config field {field!r}: its regular expressions take too long to match")
+    return AdapterError(f"config field {field!r}: its regular expressions take too long")
 
 
 def _compile(field: str, pattern: str) -> regex.Pattern[str]:
     if len(pattern) > MAX_LENGTH:
         raise AdapterError(
-            f"config field {field!r} holds a regular expression of {len(pattern)} characters"
+            f"config field {field!r} holds a regular expression of {len(pattern)} characters, the "
+            f"limit is {MAX_LENGTH}"
+        )
+    if max(pattern.count("["), pattern.count("(")) > MAX_CLASSES:
+        raise AdapterError(
+            f"config field {field!r} holds a regular expression of more than {MAX_CLASSES} classes "
+            "or groups"
         )
     try:
         re.compile(pattern)  # what PEFT would take

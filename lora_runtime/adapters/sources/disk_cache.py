@@ -20,6 +20,9 @@ from ...durable import sync
 
 _CONTENT = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY = "tmp-"
+LOCK_WAIT_S = 10.0
+"""Seconds to wait for another process, which holds the lock for a look or a renaming."""
+_POLL_S = 0.02
 
 
 class DiskCache:
@@ -174,19 +177,31 @@ def _try_lock(directory: Path) -> int | None:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
         return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _try_flock(descriptor, fcntl.LOCK_EX):
         os.close(descriptor)
         return None
     return descriptor
+
+
+def _try_flock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
 def _locked(root: Path, kind: int) -> Iterator[None]:
     descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(descriptor, kind)
+        end = time.monotonic() + LOCK_WAIT_S
+        while not _try_flock(descriptor, kind):
+            if time.monotonic() >= end:
+                raise TimeoutError(
+                    f"another process holds the lock of the cache for {LOCK_WAIT_S} s"
+                )
+            time.sleep(_POLL_S)
         yield
     finally:
         os.close(descriptor)

@@ -173,8 +173,14 @@ def _open(source: str) -> tuple[AbstractFileSystem, str]:
         if protocol in ("http", "https"):
             import aiohttp
 
+            from .redirects import requests_below
+
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_READ_S)
-            options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
+            options["client_kwargs"] = {
+                "timeout": timeout,
+                "trust_env": True,
+                "request_class": requests_below(source),
+            }
         return fsspec.core.url_to_fs(source, **options)
     raise AdapterUnavailableError(
         f"{named(source)} needs the package {_PACKAGES[protocol]!r}, which is not installed"

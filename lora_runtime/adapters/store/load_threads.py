@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from queue import Empty, SimpleQueue
@@ -17,7 +18,8 @@ log = logging.getLogger(__name__)
 
 class LoadThreads:
     """Runs work in the order given. The threads are daemons: a download that hangs does not hold up
-    the exit."""
+    the exit. But one that is inside of a library when the interpreter ends may abort the process:
+    `join` gives them time to end."""
 
     def __init__(self, count: int) -> None:
         self._work: SimpleQueue[tuple[Callable[[], None], Future[None]] | None] = SimpleQueue()
@@ -42,6 +44,15 @@ class LoadThreads:
                     item[1].set_exception(EngineStoppedError("the engine was shut down"))
         for _ in self._threads:
             self._work.put(None)
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the threads, after `close`, at most for `timeout_s` seconds; False if one runs
+        on."""
+        end = time.monotonic() + timeout_s
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _run(self) -> None:
         _step_back()

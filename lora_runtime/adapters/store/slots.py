@@ -17,7 +17,7 @@ from ...errors import (
     panics_as,
 )
 from .load_threads import joined
-from .reading import Reader
+from .reading import ReadAdapter, Reader
 from .registry import Registry
 from .version import AdapterVersion
 
@@ -114,11 +114,16 @@ class Slots:
             return
         started = time.monotonic()
         try:
-            with panics_as(AdapterError):
-                read = self._reader.read_again(version.version, version.places)
+            with (
+                panics_as(AdapterError),
+                self._reader.read_again(version.version, version.places) as read,
+            ):
                 read.stage()
+                self._take_in(version, read, started)
         except LoramuxError as error:
             raise AdapterUnavailableError(f"cannot be brought in: {error}") from error
+
+    def _take_in(self, version: AdapterVersion, read: ReadAdapter, started: float) -> None:
         with self._registry.locked():
             self._registry.take_in(version, read)
             self._registry.place(version)

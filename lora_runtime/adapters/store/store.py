@@ -13,10 +13,13 @@ from ...config import EngineConfig
 from ...errors import AdapterError, AdapterUnavailableError, panics_as
 from ..device import AdapterHost
 from .events import StoreListener
-from .reading import Reader
+from .reading import ReadAdapter, Reader
 from .registry import Registry
 from .slots import Slots
 from .version import AdapterVersion
+
+_JOIN_S = 1.0
+"""Seconds that the end waits for loads. One that only reads and computes ends sooner."""
 
 
 class AdapterStore:
@@ -31,14 +34,15 @@ class AdapterStore:
         self.slots = Slots(self._registry, self._reader, config.adapter_load_threads)
 
     def close(self) -> None:
-        """Start no more loads, and let go of the slots."""
+        """Start no more loads, wait a second for those that run, and let go of the slots."""
         self.stop_loading()
+        self._reader.threads.join(_JOIN_S)
         with self._registry.locked():
             self._registry.tiers.close()
 
     def stop_loading(self) -> None:
         """Start no more loads; those that run end unheard. Never waits."""
-        self._reader.threads.close()
+        self._reader.close()
 
     # --- ids ------------------------------------------------------------------------------------
 
@@ -52,11 +56,22 @@ class AdapterStore:
     ) -> AdapterInfo:
         """Read, check, stage and register; into a slot at once where there is room."""
         started = time.monotonic()
-        with panics_as(AdapterError):
-            read = self._reader.read(source, roots)
+        registry = self._registry
+        with panics_as(AdapterError), self._reader.read(source, roots) as read:
+            place = read.registered
+            if not registry.has_staged(place.version):
+                read.stage()  # it takes a while: not under the lock, unless another thread drops the staged copy now
+            return self._publish(read, adapter_id, canary_weight, policy, started)
+
+    def _publish(
+        self,
+        read: ReadAdapter,
+        adapter_id: str,
+        canary_weight: float,
+        policy: AdapterPolicy | None,
+        started: float,
+    ) -> AdapterInfo:
         registry, place = self._registry, read.registered
-        if not registry.has_staged(place.version):
-            read.stage()  # it takes a while: not under the lock, unless another thread drops the staged copy now
         with registry.locked():
             with registry.kept(lambda: registry.known(place, adapter_id)) as version:
                 registry.take_in(version, read)

@@ -108,7 +108,9 @@ class AdapterVersion:
 
     def add_place(self, registered: RegisteredVersion) -> None:
         """Let it be read again from there first."""
-        others = [p for p in self.places if p.source != registered.source]
+        # The same directory with other roots is another place: who may reach less replaces nothing.
+        where = (registered.source, registered.roots)
+        others = [p for p in self.places if (p.source, p.roots) != where]
         self.places = [registered, *others][:_MAX_PLACES]
 
     def unavailable(self) -> AdapterUnavailableError:

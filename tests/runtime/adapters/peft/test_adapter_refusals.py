@@ -403,7 +403,7 @@ def test_damaged_files(base: DescribedBase, good: Path) -> None:
             "its header of 4611686018427387904 bytes is longer",
         ),
         (data[:8] + b"\xff" * length + data[8 + length :], "its header is not valid JSON"),
-        (data[:8] + b"[" * length + data[8 + length :], "its header is not valid JSON"),
+        (data[:8] + b"[" * length + data[8 + length :], "its header is not a JSON object"),
         (
             data[:8] + b"3" + b" " * (length - 1) + data[8 + length :],
             "its header is not a JSON object",
@@ -458,8 +458,8 @@ def test_damaged_headers(base: DescribedBase, good: Path, change: Callable, reas
 def test_headers_over_the_limits(
     base: DescribedBase, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lora_runtime.adapters.peft.safetensors_file.MAX_TENSORS", 3)
-    assert_refused(base, good, "names 18 tensors")
+    monkeypatch.setattr("lora_runtime.adapters.peft.safetensors_header.MAX_TENSORS", 3)
+    assert_refused(base, good, "names more than 3 tensors")
     monkeypatch.setattr("lora_runtime.adapters.peft.safetensors_file.MAX_HEADER_BYTES", 100)
     assert_refused(base, good, "over the limit of 100")
     assert_refused(base, good, "larger than the limit of 1000 bytes", max_bytes=1000)

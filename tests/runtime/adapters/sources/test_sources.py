@@ -74,6 +74,48 @@ def leftovers(cache: Path) -> list[Path]:
     return list(cache.glob("tmp-*"))
 
 
+# --- redirects -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "leads_to",
+    [
+        "{other}/x/a/{name}",
+        "{own}/x/b/{name}",
+        "{own}/x/ab/{name}",
+        "{own}/x/a/../b/{name}",
+        "{own}/x/a/%2e%2e/b/{name}",
+        "/x/a/..%2fb/{name}",
+        "//{authority}/x/a/{name}",
+    ],
+)
+@pytest.mark.parametrize("name", ["adapter_config.json", "tokenizer.json"])
+def test_no_redirect_leads_out_of_the_prefix(
+    web: WebStore, cache: Path, leads_to: str, name: str
+) -> None:
+    """Neither another address nor another path of the same one is ever asked."""
+    with web_store() as other:
+        other.files = dict(web.files)
+        web.files |= {path.replace("/x/a/", "/x/b/"): data for path, data in web.files.items()}
+        authority = other.url.removeprefix("http://")
+        web.redirects[f"/x/a/{name}"] = leads_to.format(
+            other=other.url, own=web.url, name=name, authority=authority
+        )
+        with pytest.raises(AdapterError, match="redirects out of its own prefix") as caught:
+            resolve(f"{web.url}/x/a", cache, max_bytes=LIMIT)
+        assert authority not in str(caught.value)
+        assert not other.seen
+        assert all(line.partition(" ")[2].startswith("/x/a/") for line in web.seen)
+        assert not any(".." in line or "%2" in line for line in web.seen)
+
+
+def test_a_redirect_within_the_prefix(web: WebStore, cache: Path) -> None:
+    for name in FILES:
+        web.files[f"/x/a/v2/{name}"] = web.files.pop(f"/x/a/{name}")
+        web.redirects[f"/x/a/{name}"] = f"v2/{name}"
+    assert contents(resolve(f"{web.url}/x/a/", cache, max_bytes=LIMIT)) == FILES
+
+
 # --- directories ------------------------------------------------------------------------------------
 
 
