@@ -99,7 +99,7 @@ class Engine:
             replace(config, adapter_device_bytes=self._memory.adapters),
             StoreReports(self._inbox, self._observers),
         )
-        self._limits = Limits(store.policy, config.max_running)
+        self._limits = Limits(store.policy, config.max_running, config.max_waiting)
         builder = RequestBuilder(self.base, self.max_context, self._cancel)
         self._intake = Intake(builder, store, self._limits, self._inbox, self._observers)
         self._scheduler = Scheduler(

@@ -147,7 +147,7 @@ class EngineLoop:
 
     def _charge(self, sequences: Seq[Sequence]) -> None:
         for seq in sequences:
-            self.scheduler.waiting.charge(seq.tenant, OUTPUT_COST)
+            self.scheduler.waiting.charge(seq.tenant, OUTPUT_COST, seq.caller)
         self._limits.charge(
             [adapter for seq in sequences for adapter in self._live[seq.handle].adapter_ids]
         )
@@ -183,7 +183,7 @@ class EngineLoop:
     def _finish(self, live: LiveRequest, seq: Sequence) -> None:
         seq.finished = True
         self.scheduler.finish(seq)
-        self._limits.leave(live.adapter_ids, 1)
+        self._limits.leave(live.adapter_ids, 1, seq.caller)
         self.inbox.sequence_finished()
 
     def _close(self, live: LiveRequest, outcome: str) -> None:

@@ -237,7 +237,7 @@ class Scheduler:
         if seq.scheduled_at is None:
             seq.scheduled_at = time.monotonic()
             seq.cached_tokens = seq.num_computed
-            self.waiting.charge(seq.tenant, PROMPT_COST * seq.num_remaining)
+            self.waiting.charge(seq.tenant, PROMPT_COST * seq.num_remaining, seq.caller)
         return count
 
     def _is_at_limit(self, tenant: str) -> bool:
@@ -265,7 +265,12 @@ class Scheduler:
 
     def _extend_keys(self, seq: Sequence) -> None:
         seq.keys = block_keys(
-            seq.kv_version, seq.tokens, self.allocator.block_size, seq.keys, seq.base_prefix
+            seq.kv_version,
+            seq.tokens,
+            self.allocator.block_size,
+            seq.keys,
+            seq.base_prefix,
+            seq.salt,
         )
 
     def _grow(self, seq: Sequence, count: int, rows: dict[int, ScheduledRow]) -> bool:
