@@ -57,7 +57,7 @@ class Limits:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._policy_of, self._clock = policy_of, clock
-        self._max_running, self._half = max_running, max_waiting // 2
+        self._max_running, self._half = max_running, _half(max_waiting)
         self._lock = threading.Lock()
         self._unfinished: Counter[str] = Counter()
         self._by_caller: Counter[str] = Counter()
@@ -134,8 +134,8 @@ class Limits:
                 raise AdapterLimitError(adapter_id, f"{waiting} waiting sequences", RETRY_AFTER_S)
             if not caller or caller_max_waiting:
                 continue
-            if self._by_both[adapter_id, caller] + sequences > running + waiting // 2:
-                limit = f"{waiting // 2} waiting sequences of one adapter"
+            if self._by_both[adapter_id, caller] + sequences > running + _half(waiting):
+                limit = f"{_half(waiting)} waiting sequences of one adapter"
                 raise CallerLimitError(caller, limit, RETRY_AFTER_S)
         waiting = caller_max_waiting or self._half
         if caller and self._by_caller[caller] + sequences > self._max_running + waiting:
@@ -155,6 +155,10 @@ class Limits:
                 return None
             bucket = self._buckets[adapter_id] = TokenBucket(per_minute, self._clock())
         return bucket
+
+
+def _half(count: int) -> int:
+    return (count + 1) // 2  # of one place, the place: it would be nobody's
 
 
 def _add(counter: Counter[Key], key: Key, count: int) -> None:

@@ -49,6 +49,7 @@ class AdapterStore:
         canary_weight: float = 0,
         policy: AdapterPolicy | None = None,
         roots: Sequence[Path] = (),
+        pin_share: float = 1.0,
     ) -> AdapterInfo:
         """Read, check, stage and register; into a slot at once where there is room."""
         started = time.monotonic()
@@ -59,7 +60,7 @@ class AdapterStore:
         with registry.locked():
             with registry.kept(lambda: registry.known(place, adapter_id)) as version:
                 registry.take_in(version, read)
-                registry.point(adapter_id, version, place, canary_weight, policy)
+                registry.point(adapter_id, version, place, canary_weight, policy, pin_share)
                 registry.place(version)
             info = registry.info(adapter_id)
             registry.events.adapter_loaded(info, time.monotonic() - started)
@@ -97,18 +98,20 @@ class AdapterStore:
         """Change the canary's share: 0 drops it, 1 makes it the version that serves."""
         return self._registry.set_canary(adapter_id, weight)
 
-    def set_policy(self, adapter_id: str, policy: AdapterPolicy) -> AdapterInfo | None:
+    def set_policy(
+        self, adapter_id: str, policy: AdapterPolicy, pin_share: float = 1.0
+    ) -> AdapterInfo | None:
         """Change the policy of an id, of the base (""), or of all without their own ("*"): these
         two can pin nothing and give None.
 
         Raises UnknownAdapterError, and AdapterCapacityError when the slots would not hold what is
-        pinned.
+        pinned, or that takes more than `pin_share` of them.
         """
         if adapter_id in ("", "*"):
             self._registry.set_shared_policy(adapter_id, policy)
             return None
         with self._registry.locked():
-            serving = self._registry.set_policy(adapter_id, policy)
+            serving = self._registry.set_policy(adapter_id, policy, pin_share)
             if policy.pinned:
                 self.slots.fill(serving)
             return self._registry.info(adapter_id)
