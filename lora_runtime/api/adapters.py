@@ -51,7 +51,8 @@ class AdapterPolicy:
 
     `weight` is its share of the served tokens beside the others. Sequences above `max_running` wait;
     above `max_waiting` (0: half of the engine's), and while the adapter is over `tokens_per_minute`
-    (prompt and completion), requests are refused with AdapterLimitError. A `pinned` adapter never leaves its slot for another.
+    (prompt and completion), requests are refused with AdapterLimitError. A `pinned` adapter never
+    leaves its slot for another.
     """
 
     weight: float = 1.0

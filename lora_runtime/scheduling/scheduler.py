@@ -205,7 +205,7 @@ class Scheduler:
         victim = next((s for s in reversed(self.running) if s.tenant == crowd), None)
         if (
             victim is None
-            or victim.priority > seq.priority
+            or victim.priority > self.waiting.aged(seq)
             or self._running_of[victim.tenant] * 2 <= len(self.running)
         ):
             return False
