@@ -38,6 +38,7 @@ from .api.reports import (
 )
 from .api.requests import (
     MAX_ID_LENGTH,
+    MAX_PRIORITY,
     AdapterUse,
     ChatMessage,
     Choice,
@@ -60,6 +61,7 @@ from .errors import (
     AdapterUnavailableError,
     BaseMismatchError,
     BaseModelError,
+    CallerLimitError,
     DivergedError,
     EngineFailedError,
     EngineStoppedError,
@@ -112,6 +114,7 @@ else:  # where a type checker does not look: for it, a module with a __getattr__
 __all__ = [
     "ADAPTER_FILES",
     "MAX_ID_LENGTH",
+    "MAX_PRIORITY",
     "AdapterCapacityError",
     "AdapterError",
     "AdapterInUseError",
@@ -127,6 +130,7 @@ __all__ = [
     "BaseMismatchError",
     "BaseModel",
     "BaseModelError",
+    "CallerLimitError",
     "CanaryInfo",
     "ChatMessage",
     "Choice",

@@ -86,7 +86,8 @@ class EngineConfig(BaseConfig):
     """Sequences in one step."""
     max_waiting: NotNegative = 512
     """Sequences that may wait beside max_running running ones; more are refused: QueueFullError,
-    RESOURCE_EXHAUSTED."""
+    RESOURCE_EXHAUSTED. An adapter, or a caller, may have half of them unless its policy says more
+    or less."""
     max_batch_tokens: AtLeastOne = 512
     """Tokens in one step: decode rows first, the rest goes to prefill chunks."""
     max_context: NotNegative = 0

@@ -12,6 +12,7 @@ LoramuxError
   BaseModelError
   QueueFullError
   AdapterLimitError
+  CallerLimitError
   RequestCancelledError
   RequestTimeoutError
   EngineStoppedError
@@ -144,7 +145,16 @@ class AdapterLimitError(LoramuxError):
 
     def __init__(self, adapter_id: str, limit: str, retry_after_s: float) -> None:
         self.adapter_id, self.retry_after_s = adapter_id, retry_after_s
-        super().__init__(f"adapter {adapter_id!r} has reached its limit of {limit}")
+        name = f"adapter {adapter_id!r}" if adapter_id else "the base model"
+        super().__init__(f"{name} has reached its limit of {limit}")
+
+
+class CallerLimitError(LoramuxError):
+    """The caller holds its share of the queue; try again after `retry_after_s` seconds."""
+
+    def __init__(self, caller: str, limit: str, retry_after_s: float) -> None:
+        self.caller, self.retry_after_s = caller, retry_after_s
+        super().__init__(f"caller {caller!r} has reached its limit of {limit}")
 
 
 class RequestCancelledError(LoramuxError):

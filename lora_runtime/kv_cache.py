@@ -8,7 +8,20 @@ from collections.abc import Sequence
 import torch
 
 BlockKey = tuple[str, bytes]
-"""(Sequence.kv_version, chained digest of all tokens up to the block's end)."""
+"""(Sequence.kv_version, chained digest of the salt and of all tokens up to the block's end)."""
+
+
+def prefix_salt(caller: str, cache_salt: str) -> bytes:
+    """Salt of a request's block keys: equal for those that may find each other's prefixes.
+
+    These are the requests of one caller, or of all who give the same `cache_salt`. Names come into
+    keys through a digest alone: none can be mistaken for a version, or a salt for a caller.
+    """
+    text, kind = (cache_salt, b"cache_salt") if cache_salt else (caller, b"caller")
+    if not text:
+        return b""
+    data = text.encode(errors="surrogatepass")
+    return hashlib.blake2b(data, digest_size=16, person=kind).digest()
 
 
 def block_keys(
@@ -17,15 +30,17 @@ def block_keys(
     block_size: int,
     known: Sequence[BlockKey] = (),
     base_prefix: int = 0,
+    salt: bytes = b"",
 ) -> list[BlockKey]:
     """Keys of every full block of `token_ids`, continuing after the `known` ones.
 
     The version is part of the key: a KV prefix depends on the adapter that computed it. The first
-    `base_prefix` tokens were computed without any (version "").
+    `base_prefix` tokens were computed without any (version ""). The chain begins with the `salt`, so
+    that keys of different salts never meet.
     """
     keys = list(known)
     for start in range(len(keys) * block_size, len(token_ids) - block_size + 1, block_size):
-        digest = hashlib.blake2b(keys[-1][1] if keys else b"", digest_size=16)
+        digest = hashlib.blake2b(keys[-1][1] if keys else salt, digest_size=16)
         digest.update(
             b"".join(t.to_bytes(4, "little") for t in token_ids[start : start + block_size])
         )

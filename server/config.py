@@ -27,7 +27,8 @@ _MAX_S = 1e6
 
 
 class Policy(BaseModel):
-    """Policy for one adapter's requests: what they may take; 0 is no limit.
+    """Policy for one adapter's requests: what they may take; 0 is no limit, of `max_waiting` half of
+    the server's.
 
     As lora_runtime.AdapterPolicy.
     """
@@ -121,7 +122,8 @@ class Settings(_EngineSettings):
     policies: dict[str, Policy] = Field(
         default_factory=dict,
         description="What adapters' requests may take, as JSON: id to weight, max_running, max_waiting, "
-        "tokens_per_minute, pinned. '*' is for all other ids, '' for the base.",
+        "tokens_per_minute, pinned. '*' is for all other ids, '' for the base. Without a max_waiting half of the "
+        "server's may wait.",
     )
     auth_file: Path | None = Field(
         None,

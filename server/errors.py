@@ -20,6 +20,7 @@ from lora_runtime import (
     AdapterLimitError,
     AdapterUnavailableError,
     BaseMismatchError,
+    CallerLimitError,
     EngineStoppedError,
     InvalidRequestError,
     QueueFullError,
@@ -49,6 +50,7 @@ _CODES: list[tuple[type[Exception], grpc.StatusCode, str]] = [
     (InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT, "invalid_request"),
     (QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED, "queue_full"),
     (AdapterLimitError, grpc.StatusCode.RESOURCE_EXHAUSTED, "adapter_limit"),
+    (CallerLimitError, grpc.StatusCode.RESOURCE_EXHAUSTED, "caller_limit"),
     (AdapterUnavailableError, grpc.StatusCode.FAILED_PRECONDITION, "adapter_unavailable"),
     (BaseMismatchError, grpc.StatusCode.FAILED_PRECONDITION, "base_mismatch"),
     (AdapterError, grpc.StatusCode.INVALID_ARGUMENT, "adapter_invalid"),
@@ -113,7 +115,7 @@ def _pushback(error: Exception) -> list[tuple[str, str]]:
 
     Where another server may do better at once, none: the client's policy knows when to try.
     """
-    if isinstance(error, QueueFullError | AdapterLimitError):
+    if isinstance(error, QueueFullError | AdapterLimitError | CallerLimitError):
         return [(_PUSHBACK_KEY, str(_milliseconds(error.retry_after_s)))]
     # Until somebody makes room, which is not a matter of time.
     return [(_PUSHBACK_KEY, str(_DO_NOT_RETRY))] if isinstance(error, AdapterCapacityError) else []
@@ -148,14 +150,21 @@ def _details(error: Exception) -> Sequence[Message]:
         ]
     if isinstance(error, QueueFullError):
         return [_retry_info(error.retry_after_s)]
-    if isinstance(error, AdapterLimitError):
+    if isinstance(error, AdapterLimitError | CallerLimitError):
         violation = error_details_pb2.QuotaFailure.Violation
-        quota = violation(subject=f"{_ADAPTER}:{error.adapter_id}", description=str(error))
+        quota = violation(subject=_subject(error), description=str(error))
         return [
             _retry_info(error.retry_after_s),
             error_details_pb2.QuotaFailure(violations=[quota]),
         ]
     return []
+
+
+def _subject(error: AdapterLimitError | CallerLimitError) -> str:
+    """Subject of a quota: whose limit it is."""
+    if isinstance(error, CallerLimitError):
+        return f"caller:{error.caller}"
+    return f"{_ADAPTER}:{error.adapter_id}"
 
 
 def _retry_info(seconds: float) -> error_details_pb2.RetryInfo:

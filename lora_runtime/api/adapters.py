@@ -51,11 +51,12 @@ class CanaryInfo:
 
 @dataclass(frozen=True)
 class AdapterPolicy:
-    """What one adapter's requests may take. 0 means no limit.
+    """What one adapter's requests may take. 0 means no limit, but for `max_waiting`.
 
-    `weight` is its share of the served tokens beside the others. Requests above `max_running` wait;
-    above `max_waiting`, and while the adapter is over `tokens_per_minute` (prompt and completion),
-    they are refused with AdapterLimitError. A `pinned` adapter never leaves its slot for another.
+    `weight` is its share of the served tokens beside the others. Sequences above `max_running` wait;
+    above `max_waiting` (0: half of the engine's), and while the adapter is over `tokens_per_minute`
+    (prompt and completion), requests are refused with AdapterLimitError. A `pinned` adapter never
+    leaves its slot for another.
     """
 
     weight: float = 1.0

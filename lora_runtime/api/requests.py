@@ -127,7 +127,10 @@ class Request:
 
     `adapter_id` "" means the base model; `adapters` names several at once instead, whose weighted
     updates are summed. `priority`: higher goes first, see docs/guide/fairness.md. `timeout_s` is
-    seconds from submission.
+    seconds from submission. `caller`: who asks, "" where that is not told apart; a caller has a
+    share of the queue, and finds the cached prefixes of no other, unless both give the same
+    `cache_salt`. `caller_max_waiting`: its sequences that may wait; 0 is half of the engine's
+    `max_waiting`.
     """
 
     prompt: str | None = None
@@ -139,6 +142,9 @@ class Request:
     timeout_s: float | None = None
     adapters: tuple[WeightedAdapter, ...] = ()
     priority: int = 0
+    caller: str = ""
+    cache_salt: str = ""
+    caller_max_waiting: int = 0
 
     def validate(self) -> None:
         """Raises InvalidRequestError that names every field that is wrong by itself."""
@@ -152,6 +158,13 @@ class Request:
             )
         if self.timeout_s is not None and math.isnan(self.timeout_s):
             violations.append(FieldViolation("timeout_s", "must be a number of seconds"))
+        violations += [
+            FieldViolation(name, f"at most {MAX_ID_LENGTH} characters")
+            for name in ("caller", "cache_salt")
+            if len(getattr(self, name)) > MAX_ID_LENGTH
+        ]
+        if self.caller_max_waiting < 0:
+            violations.append(FieldViolation("caller_max_waiting", "must not be negative"))
         given = [n for n in ("prompt", "token_ids", "messages") if getattr(self, n) is not None]
         if len(given) != 1:
             violations.append(

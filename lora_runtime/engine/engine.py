@@ -99,7 +99,7 @@ class Engine:
             replace(config, adapter_device_bytes=self._memory.adapters),
             StoreReports(self._inbox, self._observers),
         )
-        self._limits = Limits(store.policy, config.max_running)
+        self._limits = Limits(store.policy, config.max_running, config.max_waiting)
         builder = RequestBuilder(self.base, self.max_context, self._cancel)
         self._intake = Intake(builder, store, self._limits, self._inbox, self._observers)
         self._scheduler = Scheduler(
@@ -254,6 +254,7 @@ class Engine:
         canary_weight: float = 0,
         policy: AdapterPolicy | None = None,
         roots: Sequence[Path] = (),
+        pin_share: float = 1.0,
     ) -> AdapterInfo:
         """Read, check and register a PEFT adapter under `adapter_id` (default: the source's last
         name).
@@ -261,7 +262,8 @@ class Engine:
         `source`: a directory, hf://org/name[@revision], or a URL that fsspec knows. An id in use
         moves to the new version and running requests finish on the old one; with a `canary_weight`
         in (0, 1) the new version takes that part of the requests only. With `roots`, files that
-        lead out of these directories by links are refused. Raises AdapterError, BaseMismatchError,
+        lead out of these directories by links are refused. A pinned one is refused where more than
+        `pin_share` of the slots would be pinned then. Raises AdapterError, BaseMismatchError,
         AdapterCapacityError, AdapterUnavailableError.
         """
         text = os.fspath(source)
@@ -271,7 +273,7 @@ class Engine:
         _check_adapter_id(name)
         _check_share("canary_weight", canary_weight, below=1)
         try:
-            return self._store.load(text, name, canary_weight, policy, roots)
+            return self._store.load(text, name, canary_weight, policy, roots, pin_share)
         except LoramuxError as error:
             self._observers.notify("on_adapter_failed", name, error)
             raise
@@ -292,14 +294,21 @@ class Engine:
         """
         return self._store.rollback(adapter_id, version)
 
-    def set_policy(self, adapter_id: str, policy: AdapterPolicy) -> AdapterInfo | None:
+    def set_policy(
+        self, adapter_id: str, policy: AdapterPolicy, *, pin_share: float = 1.0
+    ) -> AdapterInfo | None:
         """Set the adapter's share and limits; "" is the base, "*" all that have none of their own
         (both give None).
 
         Raises UnknownAdapterError, AdapterCapacityError when the slots would not hold what is
-        pinned.
+        pinned, or more than `pin_share` of them would be.
         """
-        return self._store.set_policy(adapter_id, policy)
+        return self._store.set_policy(adapter_id, policy, pin_share)
+
+    def policy(self, adapter_id: str) -> AdapterPolicy:
+        """The policy that applies to an adapter; "" is the base, "*" all that have none of their
+        own, as ids do that are not registered."""
+        return self._store.policy(adapter_id)
 
     def register(self, registration: Registration) -> None:
         """Register an id as `registrations` gave it, without reading it; does nothing for an id

@@ -71,15 +71,15 @@ class Inbox:
         if not self._admitting:
             raise EngineStoppedError("the engine takes no new requests")
 
-    def expect(self, ready: Future[None]) -> None:
-        """Count a request that waits for `ready` as a waiting sequence until that is done.
+    def expect(self, sequences: int, ready: Future[None]) -> None:
+        """Count the sequences of a request that waits for `ready` as waiting until that is done.
 
         Raises as `submit`.
         """
         with self._changed:
-            self.check_room(1)
-            self._expected += 1
-        ready.add_done_callback(lambda _: self._expect_one_less())
+            self.check_room(sequences)
+            self._expected += sequences
+        ready.add_done_callback(lambda _: self._expect_less(sequences))
 
     def submit(self, live: LiveRequest) -> None:
         """Submit a request. Raises QueueFullError, EngineFailedError, EngineStoppedError."""
@@ -99,9 +99,9 @@ class Inbox:
         ):
             raise QueueFullError(self._max_waiting, RETRY_AFTER_S)
 
-    def _expect_one_less(self) -> None:
+    def _expect_less(self, sequences: int) -> None:
         with self._changed:
-            self._expected -= 1
+            self._expected -= sequences
 
     def post(self, change: Callable[[Arrivals], object]) -> None:
         """Add to the mail."""

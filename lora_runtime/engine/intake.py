@@ -80,13 +80,18 @@ class Intake:
 
     def _prepare(self, request: Request) -> Future[None]:
         request.validate()
-        self._inbox.check_room(0)  # before a read begins that nobody would wait for
+        adapter_ids, choices = _adapter_ids(request), request.sampling.n
+        caller = request.caller, request.caller_max_waiting
+        # Before a read begins that nobody would wait for, and before a prompt is encoded.
+        self._inbox.check_room(choices)
+        self._limits.check(adapter_ids, choices, *caller)
         reading = self._store.slots.prepare(request.uses)
         if not reading.done():
-            adapter_ids = [use.adapter_id for use in request.uses]
-            self._limits.enter(adapter_ids, 1, 0)
-            reading.add_done_callback(lambda _: self._limits.leave(adapter_ids, 1))
-            self._inbox.expect(reading)
+            self._limits.enter(adapter_ids, choices, 0, *caller)
+            reading.add_done_callback(
+                lambda _: self._limits.leave(adapter_ids, choices, request.caller)
+            )
+            self._inbox.expect(choices, reading)
         return reading
 
     def _note_unprepared(self, request: Request, reading: Future[None]) -> None:
@@ -99,13 +104,25 @@ class Intake:
         versions = self._store.lease(uses)
         try:
             live = self._builder.build(request, versions, arrived)
-            self._limits.enter(live.adapter_ids, len(live.sequences), live.sequences[0].num_prompt)
+            choices = len(live.sequences)
+            self._limits.enter(
+                live.adapter_ids,
+                choices,
+                live.sequences[0].num_prompt,
+                request.caller,
+                request.caller_max_waiting,
+            )
             try:
                 self._inbox.submit(live)
             except BaseException:
-                self._limits.leave(live.adapter_ids, len(live.sequences))
+                self._limits.leave(live.adapter_ids, choices, request.caller)
                 raise
         except BaseException:
             self._store.release(uses, versions)
             raise
         return live.handle
+
+
+def _adapter_ids(request: Request) -> list[str]:
+    """Adapters against whose limits it counts; "" is the base."""
+    return [use.adapter_id for use in request.uses] or [""]

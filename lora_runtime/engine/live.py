@@ -47,7 +47,7 @@ class LiveRequests(dict[RequestHandle, LiveRequest]):
     def finish(self, live: LiveRequest, seq: Sequence) -> None:
         seq.finished = True
         anyway(self._scheduler.finish, seq)
-        anyway(self._limits.leave, live.adapter_ids, 1)
+        anyway(self._limits.leave, live.adapter_ids, 1, seq.caller)
         self._inbox.sequence_finished()
 
     def close(self, live: LiveRequest, outcome: str) -> None:

@@ -195,7 +195,7 @@ class EngineLoop:
             self._fail(live, "has output that cannot be decoded or delivered", error)
 
     def _charge(self, seq: Sequence, live: LiveRequest) -> None:
-        self.scheduler.waiting.charge(seq.tenant, OUTPUT_COST)
+        self.scheduler.waiting.charge(seq.tenant, OUTPUT_COST, seq.caller)
         self._limits.charge(live.adapter_ids)
 
     def _fail(self, live: LiveRequest, what: str, error: BaseException) -> None:

@@ -11,6 +11,7 @@ from ..adapters.store.version import AdapterVersion
 from ..api.requests import AdapterUse, Request
 from ..base_model import BaseModel
 from ..errors import InvalidRequestError
+from ..kv_cache import prefix_salt
 from ..requests.detokenize import IncrementalDetokenizer
 from ..requests.handle import RequestHandle
 from ..requests.sequence import LiveRequest, Sequence, SequenceAdapter
@@ -50,6 +51,7 @@ class RequestBuilder:
         params = request.sampling
         max_tokens = min(params.max_new_tokens, self._max_context - len(prompt))
         tenant = request.uses[0].adapter_id if request.uses else ""
+        salt = prefix_salt(request.caller, request.cache_salt)
         sequences = [
             Sequence(
                 handle,
@@ -60,6 +62,8 @@ class RequestBuilder:
                 max_tokens,
                 adapters=adapters,
                 tenant=tenant,
+                caller=request.caller,
+                salt=salt,
                 priority=request.priority,
                 eos_ids=eos_ids,
                 arrived=arrived,

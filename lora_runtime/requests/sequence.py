@@ -60,7 +60,8 @@ class Sequence:
     """Tokens, KV blocks and sampling state. `tokens[:num_computed]` have their KV in `blocks`.
 
     `tenant`: the adapter id (the first of several, "" for the base) that its tokens are counted
-    for.
+    for; `caller`: who asked, and shares the tenant's turns with its other callers. `salt`: the
+    beginning of its KV blocks' keys, see prefix_salt.
     """
 
     def __init__(
@@ -74,6 +75,8 @@ class Sequence:
         *,
         adapters: tuple[SequenceAdapter, ...] = (),
         tenant: str = "",
+        caller: str = "",
+        salt: bytes = b"",
         priority: int = 0,
         eos_ids: frozenset[int] = frozenset(),
         arrived: float | None = None,
@@ -91,6 +94,8 @@ class Sequence:
         self.base_prefix = min((a.start for a in adapters), default=0)
         """Tokens whose KV is the base's own: those before an activated LoRA is invoked."""
         self.tenant = tenant
+        self.caller = caller
+        self.salt = salt
         self.priority = priority
         self.eos_ids = eos_ids
         self.detokenizer = detokenizer

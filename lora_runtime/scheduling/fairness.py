@@ -3,13 +3,14 @@
 Virtual token counter, from "Fairness in Serving Large Language Models" (arXiv:2401.00588): every
 adapter (and the base) has a counter of the tokens it was served, divided by its weight, and the one
 with the smallest goes next. An adapter that was away is lifted to the smallest counter of those
-that wait, so that idleness earns no credit.
+that wait, so that idleness earns no credit. The callers of an adapter share its turns in the same
+way.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 
 from ..requests.sequence import Sequence
@@ -18,15 +19,50 @@ PROMPT_COST = 1.0
 OUTPUT_COST = 2.0
 """What a token costs; decoding one costs more than computing one of a prompt, as in the paper."""
 
-_Lane = tuple[str, str, int]
-"""(tenant, adapter versions, priority): its sequences run or wait for the same reasons, first come,
-first served."""
+_Lane = tuple[str, str, str, int]
+"""(tenant, caller, adapter versions, priority): its sequences run or wait for the same reasons,
+first come, first served."""
+
+
+class Counters:
+    """Counters of what was served to those that wait together, divided by their weights."""
+
+    def __init__(self, weight_of: Callable[[str], float] = lambda name: 1.0) -> None:
+        self._weight_of = weight_of
+        self.waiting: Counter[str] = Counter()
+        self._served: dict[str, float] = {}
+        self._floor = 0.0
+        """The counter of the one that left the queue last: what newcomers to an empty queue start
+        from."""
+
+    def enter(self, name: str) -> None:
+        if name not in self.waiting:
+            least = min((self._served[n] for n in self.waiting), default=self._floor)
+            self._served[name] = max(self._served.get(name, 0.0), least)
+        self.waiting[name] += 1
+
+    def leave(self, name: str) -> None:
+        self.waiting[name] -= 1
+        if not self.waiting[name]:
+            del self.waiting[name]
+            self._floor = max(self._floor, self._served[name])
+
+    def charge(self, name: str, cost: float) -> None:
+        self._served[name] = self.served(name) + cost / self._weight_of(name)
+
+    def served(self, name: str) -> float:
+        return self._served.get(name, self._floor)
+
+    def forget(self, name: str) -> None:
+        """Drop a counter, unless its owner waits."""
+        if name not in self.waiting:
+            self._served.pop(name, None)
 
 
 class FairQueue:
     """Not thread-safe: the engine thread owns it.
 
-    Order: priority; then the tenant's counter; then arrival. For every `aging_s` seconds of waiting
+    Order: priority; then the tenant's counter; then its caller's; then arrival. For every `aging_s` seconds of waiting
     a priority counts one more, up to the highest that waits, so that no priority waits for ever and
     none is above fairness for having waited. `weight_of` gives a tenant's share.
     """
@@ -37,18 +73,16 @@ class FairQueue:
         aging_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._weight_of, self.aging_s, self.clock = weight_of, aging_s, clock
+        self.aging_s, self.clock = aging_s, clock
         self._lanes: dict[_Lane, deque[Sequence]] = {}
-        self._waiting: Counter[str] = Counter()
-        self._served: dict[str, float] = {}
+        self._tenants = Counters(weight_of)
+        self._callers: defaultdict[str, Counters] = defaultdict(Counters)
+        """By tenant, its callers' counters."""
         self._top = 0
         """The highest priority that waits."""
-        self._floor = 0.0
-        """The counter of the tenant that left the queue last: what newcomers to an empty queue
-        start from."""
 
     def __len__(self) -> int:
-        return self._waiting.total()
+        return self._tenants.waiting.total()
 
     def __iter__(self) -> Iterator[Sequence]:
         return (seq for lane in self._lanes.values() for seq in lane)
@@ -57,12 +91,12 @@ class FairQueue:
         return seq in self._lanes.get(_lane(seq), ())
 
     def add(self, seq: Sequence) -> None:
-        self._enter(seq.tenant)
+        self._enter(seq)
         self._lanes.setdefault(_lane(seq), deque()).append(seq)
 
     def add_first(self, seq: Sequence) -> None:
         """Put it back to the front of its lane: it was preempted."""
-        self._enter(seq.tenant)
+        self._enter(seq)
         self._lanes.setdefault(_lane(seq), deque()).appendleft(seq)
 
     def remove(self, seq: Sequence) -> None:
@@ -70,48 +104,48 @@ class FairQueue:
         lane.remove(seq)
         if not lane:
             del self._lanes[_lane(seq)]
-        self._waiting[seq.tenant] -= 1
-        if not self._waiting[seq.tenant]:
-            del self._waiting[seq.tenant]
-            self._floor = max(self._floor, self._served[seq.tenant])
+        self._tenants.leave(seq.tenant)
+        self._callers[seq.tenant].leave(seq.caller)
 
-    def charge(self, tenant: str, cost: float) -> None:
-        """The tenant was served tokens worth `cost`."""
-        self._served[tenant] = self._served.get(tenant, self._floor) + cost / self._weight_of(
-            tenant
-        )
+    def charge(self, tenant: str, cost: float, caller: str = "") -> None:
+        """The tenant's caller was served tokens worth `cost`."""
+        self._tenants.charge(tenant, cost)
+        self._callers[tenant].charge(caller, cost)
 
     def has_other(self, tenant: str) -> bool:
         """Whether any other tenant waits."""
-        return len(self._waiting) > (tenant in self._waiting)
+        return len(self._tenants.waiting) > (tenant in self._tenants.waiting)
 
     def served(self, tenant: str) -> float:
         """The counter: cost divided by weight."""
-        return self._served.get(tenant, self._floor)
+        return self._tenants.served(tenant)
 
     def heads(self) -> list[Sequence]:
         """The first of every lane, the most urgent first."""
-        self._top = max((priority for _, _, priority in self._lanes), default=0)
-        return sorted(
-            (lane[0] for lane in self._lanes.values()), key=lambda s: (*self.turn(s), s.arrived)
-        )
+        self._top = max((lane[-1] for lane in self._lanes), default=0)
+        return sorted((lane[0] for lane in self._lanes.values()), key=self._order)
 
     def turn(self, seq: Sequence) -> tuple[float, float]:
         """(- priority with its aging, tokens served to the tenant): the smallest goes first."""
-        aged = seq.priority + int((self.clock() - seq.arrived) / self.aging_s)
-        return -max(seq.priority, min(aged, self._top)), self.served(seq.tenant)
+        return -max(seq.priority, min(self.aged(seq), self._top)), self.served(seq.tenant)
+
+    def aged(self, seq: Sequence) -> int:
+        """Its priority and what it has waited for."""
+        return seq.priority + int((self.clock() - seq.arrived) / self.aging_s)
 
     def forget(self, tenant: str) -> None:
-        """Drop the counter of an adapter that is gone."""
-        if tenant not in self._waiting:
-            self._served.pop(tenant, None)
+        """Drop the counters of an adapter that is gone."""
+        self._tenants.forget(tenant)
+        if tenant not in self._tenants.waiting:
+            self._callers.pop(tenant, None)
 
-    def _enter(self, tenant: str) -> None:
-        if tenant not in self._waiting:
-            least = min((self._served[t] for t in self._waiting), default=self._floor)
-            self._served[tenant] = max(self._served.get(tenant, 0.0), least)
-        self._waiting[tenant] += 1
+    def _enter(self, seq: Sequence) -> None:
+        self._tenants.enter(seq.tenant)
+        self._callers[seq.tenant].enter(seq.caller)
+
+    def _order(self, seq: Sequence) -> tuple[float, ...]:
+        return *self.turn(seq), self._callers[seq.tenant].served(seq.caller), seq.arrived
 
 
 def _lane(seq: Sequence) -> _Lane:
-    return seq.tenant, seq.kv_version, seq.priority
+    return seq.tenant, seq.caller, seq.kv_version, seq.priority

@@ -226,7 +226,7 @@ class Scheduler:
         victim = next((s for s in reversed(self.running) if s.tenant == crowd), None)
         if (
             victim is None
-            or victim.priority > seq.priority
+            or victim.priority > self.waiting.aged(seq)
             or self._running_of[victim.tenant] * 2 <= len(self.running)
         ):
             return False
@@ -258,7 +258,7 @@ class Scheduler:
         if seq.scheduled_at is None:
             seq.scheduled_at = time.monotonic()
             seq.cached_tokens = seq.num_computed
-            self.waiting.charge(seq.tenant, PROMPT_COST * seq.num_remaining)
+            self.waiting.charge(seq.tenant, PROMPT_COST * seq.num_remaining, seq.caller)
         return count
 
     def _is_at_limit(self, tenant: str) -> bool:
@@ -286,7 +286,12 @@ class Scheduler:
 
     def _extend_keys(self, seq: Sequence) -> None:
         seq.keys = block_keys(
-            seq.kv_version, seq.tokens, self.allocator.block_size, seq.keys, seq.base_prefix
+            seq.kv_version,
+            seq.tokens,
+            self.allocator.block_size,
+            seq.keys,
+            seq.base_prefix,
+            seq.salt,
         )
 
     def _grow(self, seq: Sequence, count: int, rows: dict[int, ScheduledRow]) -> bool:

@@ -35,6 +35,11 @@ class Rule:
 
     def refusal(self, caller: Caller, request: Any) -> str:
         """Reason why `caller` may not make this call; empty if it may."""
+        if self.right is Right.USE and request.priority > caller.max_priority:
+            return (
+                f"priority {request.priority} is above the highest of this token, "
+                f"{caller.max_priority}"
+            )
         if self.right is not Right.USE and not getattr(caller, self.right):
             return f"this token has no {self.right} right"
         for adapter_id in self.adapters(request):

@@ -13,7 +13,9 @@ from typing import Annotated, Any
 
 import structlog
 import yaml
-from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+
+from lora_runtime import MAX_PRIORITY
 
 from ..files import stamp
 from ..yaml_files import DuplicateKeyError, Loader
@@ -42,6 +44,13 @@ class Caller(BaseModel):
     """Right to load, unload, roll back, set canary and policy, of the adapters in scope."""
     read: bool = True
     """Right to list and get the adapters in scope, and to get the server's info."""
+    shares: bool = False
+    """Right, beside `admin`, to give adapters more than the operator's policy does: to pin them, to
+    weigh them above others, to lift limits."""
+    max_priority: Annotated[int, Field(strict=True, ge=0, le=MAX_PRIORITY)] = 0
+    """Highest priority that its requests may have."""
+    max_waiting: Annotated[int, Field(strict=True, ge=0)] = 0
+    """Sequences that may wait beside those that can run; 0 is half of the server's max_waiting."""
 
     def may_use(self, adapter_id: str) -> bool:
         """True if the caller may use an adapter; "" is the base model.
@@ -55,8 +64,10 @@ class Caller(BaseModel):
         return any(fnmatchcase(adapter_id, p) for p in self.adapters if p not in _BASE_PATTERNS)
 
 
-ANYONE = Caller(name="anyone", token_sha256="0" * 64, adapters=("*",), admin=True)
-"""The caller where the server has no token file."""
+ANYONE = Caller.model_construct(
+    name="", token_sha256="", adapters=("*",), admin=True, shares=True, max_priority=MAX_PRIORITY
+)
+"""The caller where the server has no token file: it has no name, and so no share of its own."""
 _ENTRIES = TypeAdapter(list[Caller])
 
 

@@ -32,6 +32,12 @@ def generate(
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop string; repeatable.")] = None,
     priority: Annotated[int | None, typer.Option(help="Higher goes first.")] = None,
+    cache_salt: Annotated[
+        str | None,
+        typer.Option(
+            help="Share cached prefixes with all who give the same, whatever their token."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Stream a completion to the terminal."""
@@ -44,6 +50,7 @@ def generate(
         "seed": seed,
         "stop": stop,
         "priority": priority,
+        "cache_salt": cache_salt,
     }
     fields: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
     fields |= {"messages": [{"role": "user", "content": text}]} if chat else {"prompt": text}

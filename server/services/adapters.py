@@ -22,6 +22,7 @@ from lora_runtime import (
 
 from .. import errors
 from ..auth.interceptor import caller
+from ..auth.shares import PIN_SHARE, check_policy
 from ..declared import DeclaredStatus
 from ..locations import Locations, adapter_id_of
 from ..request_ids import request_id_of
@@ -66,6 +67,8 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
     async def LoadAdapter(
         self, request: pb.LoadAdapterRequest, context: grpc.aio.ServicerContext
     ) -> pb.Adapter:
+        who = caller()
+
         def load() -> AdapterInfo:
             engine, source, adapter_id = (
                 self._engine(),
@@ -77,6 +80,8 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             if not 0 <= request.canary_weight < 1:
                 raise InvalidRequestError.of("canary_weight", "must be in [0, 1)")
             policy = from_policy(request.policy) if request.HasField("policy") else None
+            if policy is not None:
+                check_policy(who, engine, adapter_id, policy)
             # The roots once more, for links that are changed between the look and the reading.
             return engine.load_adapter(
                 source,
@@ -84,6 +89,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
                 canary_weight=request.canary_weight,
                 policy=policy,
                 roots=self._locations.roots,
+                pin_share=PIN_SHARE,
             )
 
         return to_message(await self._admin(load, request.adapter_id, context))
@@ -120,6 +126,8 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
     async def SetPolicy(
         self, request: pb.SetPolicyRequest, context: grpc.aio.ServicerContext
     ) -> pb.SetPolicyResponse:
+        who = caller()
+
         def set_policy() -> AdapterInfo | None:
             if not request.adapter_id:
                 raise InvalidRequestError.of(
@@ -127,7 +135,9 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
                 )
             if not request.HasField("policy"):
                 raise InvalidRequestError.of("policy", "is needed")
-            return self._engine().set_policy(request.adapter_id, from_policy(request.policy))
+            engine, policy = self._engine(), from_policy(request.policy)
+            check_policy(who, engine, request.adapter_id, policy)
+            return engine.set_policy(request.adapter_id, policy, pin_share=PIN_SHARE)
 
         info = await self._admin(set_policy, request.adapter_id, context)
         return pb.SetPolicyResponse(adapter=to_message(info) if info else None)

@@ -30,6 +30,7 @@ from lora_runtime import (
 )
 
 from .. import errors
+from ..auth.interceptor import caller
 from ..request_ids import request_id_of
 
 _OPTIONAL = (
@@ -105,8 +106,12 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         An adapter that was never read here may take seconds or more: its reading is not on the
         threads for submission.
         """
-        engine = self._engine()
-        request = to_request(message, request_id, context.time_remaining())
+        engine, who = self._engine(), caller()
+        request = dataclasses.replace(
+            to_request(message, request_id, context.time_remaining()),
+            caller=who.name,
+            caller_max_waiting=who.max_waiting,
+        )
 
         def submit_if_prepared() -> RequestHandle | Future[None]:
             reading = engine.prepare(request)
@@ -141,6 +146,7 @@ def to_request(message: pb.GenerateRequest, request_id: str, timeout_s: float | 
             for a in message.adapters
         ),
         priority=message.priority,
+        cache_salt=message.cache_salt,
         sampling=SamplingParams(
             **sampling,
             stop=tuple(message.stop),

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from server.auth.rules import RULES
-from server.auth.tokens import AuthFileError, Caller, TokenFile, token_hash
+from server.auth.tokens import ANYONE, AuthFileError, Caller, TokenFile, token_hash
 from server.cli import app
 
 from ..support.tokens import token_of, write_tokens
@@ -84,6 +84,16 @@ def test_rules_look_at_every_adapter() -> None:
     )
 
 
+def test_a_token_has_no_more_than_its_share_by_default() -> None:
+    who = caller("*")
+    assert (who.shares, who.max_priority, who.max_waiting) == (False, 0, 0)
+    rule = RULES["/loramux.v1.Inference/GenerateStream"]
+    assert "priority 1" in rule.refusal(who, inference_pb2.GenerateRequest(priority=1))
+    assert not rule.refusal(who, inference_pb2.GenerateRequest(priority=-1))
+    assert not rule.refusal(ANYONE, inference_pb2.GenerateRequest(priority=10))
+    assert not ANYONE.name  # a caller without a name has no share
+
+
 def test_a_changed_file_counts(tmp_path: Path) -> None:
     now = [0.0]
     path = write_tokens(tmp_path / "tokens.yaml", old={"adapters": ["*"]})
@@ -140,6 +150,10 @@ ENTRY = {"name": "x", "token_sha256": HASH, "adapters": []}
         ([ENTRY | {"token": "secret"}], "token"),
         ([ENTRY | {"admin": "secret"}], "admin"),
         ([ENTRY | {"adapters": "secret"}], "adapters"),
+        ([ENTRY | {"shares": "secret"}], "shares"),
+        ([ENTRY | {"max_priority": 11}], "max_priority"),
+        ([ENTRY | {"max_priority": -1}], "max_priority"),
+        ([ENTRY | {"max_waiting": "secret"}], "max_waiting"),
         ([ENTRY, ENTRY | {"name": "y"}], "same token_sha256"),
         (
             [ENTRY | {"lmx_secret": 1}, {"secret": 1}],
@@ -195,6 +209,7 @@ def test_what_is_no_yaml_or_not_there(tmp_path: Path) -> None:
 
 def test_token_command(tmp_path: Path) -> None:
     args = ["token", 'ci: "bot"', "--adapter", "team-*", "--adapter", "base", "--admin"]
+    args += ["--shares", "--max-priority", "3", "--max-waiting", "7"]
     first, second = (CliRunner().invoke(app, args) for _ in range(2))
     token = first.stderr.strip()
     assert len(token) > 40
@@ -208,5 +223,6 @@ def test_token_command(tmp_path: Path) -> None:
         True,
         True,
     )
+    assert (who.shares, who.max_priority, who.max_waiting) == (True, 3, 7)
     assert token not in first.stdout
     assert token_hash(token) in first.stdout

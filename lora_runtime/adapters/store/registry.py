@@ -20,6 +20,7 @@ from ...errors import (
 from ..device import AdapterHost
 from .aliases import Alias
 from .events import EventLock, StoreListener
+from .pins import check_pins
 from .reading import ReadAdapter
 from .tiers import Tiers
 from .version import AdapterVersion
@@ -82,9 +83,10 @@ class Registry:
         place: RegisteredVersion,
         canary_weight: float,
         policy: AdapterPolicy | None,
+        pin_share: float,
     ) -> None:
         """Let an id, new or not, stand for a version. Raises AdapterCapacityError where pinned ones
-        leave no room."""
+        leave no room, or would take more than `pin_share` of it."""
         with self.locked():
             alias = self.aliases.get(adapter_id)
             leaving = [] if alias is None or canary_weight else alias.replaced_by_next()
@@ -92,6 +94,9 @@ class Registry:
                 raise AdapterCapacityError(
                     f"adapter {adapter_id!r} does not fit into the adapter slots beside the pinned adapters"
                 )
+            held = policy or (alias.policy if alias is not None else None)
+            if held is not None and held.pinned:
+                check_pins(self.tiers, adapter_id, [version], leaving, pin_share)
             version.adapter_id = adapter_id
             if alias is None:
                 self._add(alias := Alias(adapter_id, version, policy))
@@ -171,7 +176,9 @@ class Registry:
         own = self._base_policy if adapter_id == "" else alias.policy if alias is not None else None
         return own or self._default_policy
 
-    def set_policy(self, adapter_id: str, policy: AdapterPolicy) -> list[AdapterVersion]:
+    def set_policy(
+        self, adapter_id: str, policy: AdapterPolicy, pin_share: float
+    ) -> list[AdapterVersion]:
         """Change an id's policy; gives the versions that serve it. Raises UnknownAdapterError,
         AdapterCapacityError."""
         with self.locked():
@@ -180,6 +187,8 @@ class Registry:
                 raise AdapterCapacityError(
                     f"adapter {adapter_id!r} cannot be pinned: the slots would not hold it"
                 )
+            if policy.pinned:
+                check_pins(self.tiers, adapter_id, alias.serving, [], pin_share)
             with self._changing(alias):
                 alias.policy = policy
             return alias.serving

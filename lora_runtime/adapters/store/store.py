@@ -13,7 +13,7 @@ from ...config import EngineConfig
 from ...errors import AdapterError, AdapterUnavailableError, panics_as
 from ..device import AdapterHost
 from .events import StoreListener
-from .reading import ReadAdapter, Reader
+from .reading import Reader
 from .registry import Registry
 from .slots import Slots
 from .version import AdapterVersion
@@ -53,6 +53,7 @@ class AdapterStore:
         canary_weight: float = 0,
         policy: AdapterPolicy | None = None,
         roots: Sequence[Path] = (),
+        pin_share: float = 1.0,
     ) -> AdapterInfo:
         """Read, check, stage and register; into a slot at once where there is room."""
         started = time.monotonic()
@@ -61,26 +62,15 @@ class AdapterStore:
             place = read.registered
             if not registry.has_staged(place.version):
                 read.stage()  # it takes a while: not under the lock, unless another thread drops the staged copy now
-            return self._publish(read, adapter_id, canary_weight, policy, started)
-
-    def _publish(
-        self,
-        read: ReadAdapter,
-        adapter_id: str,
-        canary_weight: float,
-        policy: AdapterPolicy | None,
-        started: float,
-    ) -> AdapterInfo:
-        registry, place = self._registry, read.registered
-        with registry.locked():
-            with registry.kept(lambda: registry.known(place, adapter_id)) as version:
-                registry.take_in(version, read)
-                version.fault = ""
-                registry.point(adapter_id, version, place, canary_weight, policy)
-                registry.place(version)
-            info = registry.info(adapter_id)
-            registry.events.adapter_loaded(info, time.monotonic() - started)
-            return info
+            with registry.locked():
+                with registry.kept(lambda: registry.known(place, adapter_id)) as version:
+                    registry.take_in(version, read)
+                    version.fault = ""
+                    registry.point(adapter_id, version, place, canary_weight, policy, pin_share)
+                    registry.place(version)
+                info = registry.info(adapter_id)
+                registry.events.adapter_loaded(info, time.monotonic() - started)
+                return info
 
     def register(self, registration: Registration) -> None:
         """Know an id again without reading anything; its first request brings it in."""
@@ -114,18 +104,20 @@ class AdapterStore:
         """Change the canary's share: 0 drops it, 1 makes it the version that serves."""
         return self._registry.set_canary(adapter_id, weight)
 
-    def set_policy(self, adapter_id: str, policy: AdapterPolicy) -> AdapterInfo | None:
+    def set_policy(
+        self, adapter_id: str, policy: AdapterPolicy, pin_share: float = 1.0
+    ) -> AdapterInfo | None:
         """Change the policy of an id, of the base (""), or of all without their own ("*"): these
         two can pin nothing and give None.
 
         Raises UnknownAdapterError, and AdapterCapacityError when the slots would not hold what is
-        pinned.
+        pinned, or that takes more than `pin_share` of them.
         """
         if adapter_id in ("", "*"):
             self._registry.set_shared_policy(adapter_id, policy)
             return None
         with self._registry.locked():
-            serving = self._registry.set_policy(adapter_id, policy)
+            serving = self._registry.set_policy(adapter_id, policy, pin_share)
             if policy.pinned:
                 self.slots.fill(serving)
             return self._registry.info(adapter_id)

@@ -54,6 +54,11 @@ class Tiers:
         return sum(v.device_bytes for v in self.resident)
 
     @property
+    def capacity(self) -> tuple[int, int]:
+        """Slots and, unless 0, the bytes that all of them may take."""
+        return self._slots, self._device_budget
+
+    @property
     def host_only(self) -> list[AdapterVersion]:
         """Versions whose staged copy takes memory of its own."""
         return [v for v in self.hosted if not (self._shared and v.weights is not None)]

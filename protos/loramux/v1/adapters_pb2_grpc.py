@@ -93,7 +93,7 @@ class AdaptersServicer:
 
         Errors: PERMISSION_DENIED (outside the adapter roots or sources), INVALID_ARGUMENT (unreadable or unsupported),
         FAILED_PRECONDITION (made for another base, or the source cannot be reached now), RESOURCE_EXHAUSTED (does not fit
-        beside pinned adapters).
+        beside pinned adapters, or no more may be pinned).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,7 +124,7 @@ class AdaptersServicer:
 
     def SetPolicy(self, request, context):
         """Set what an adapter's requests may take. It holds for the id, whatever version serves.
-        Errors: NOT_FOUND, INVALID_ARGUMENT.
+        Errors: NOT_FOUND, INVALID_ARGUMENT, RESOURCE_EXHAUSTED (no more may be pinned), PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

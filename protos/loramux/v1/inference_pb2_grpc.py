@@ -29,10 +29,10 @@ class InferenceStub:
     """Text generation by the base model or by any loaded adapter; all requests share one batch.
 
     Errors: NOT_FOUND (unknown adapter, with google.rpc.ResourceInfo), INVALID_ARGUMENT (with
-    google.rpc.BadRequest), RESOURCE_EXHAUSTED (queue full, with google.rpc.RetryInfo; the adapter's own limit, with
-    QuotaFailure too), FAILED_PRECONDITION (the adapter cannot be brought in, with ResourceInfo), UNAVAILABLE
+    google.rpc.BadRequest), RESOURCE_EXHAUSTED (queue full, with google.rpc.RetryInfo; the adapter's or the caller's own
+    limit, with QuotaFailure too), FAILED_PRECONDITION (the adapter cannot be brought in, with ResourceInfo), UNAVAILABLE
     (starting or draining), DEADLINE_EXCEEDED, CANCELLED, INTERNAL (the engine failed). Where the server has bearer
-    tokens: UNAUTHENTICATED, PERMISSION_DENIED (an adapter outside the token's scope).
+    tokens: UNAUTHENTICATED, PERMISSION_DENIED (an adapter outside the token's scope, a priority above its highest).
     """
 
     def __init__(self, channel):
@@ -57,10 +57,10 @@ class InferenceServicer:
     """Text generation by the base model or by any loaded adapter; all requests share one batch.
 
     Errors: NOT_FOUND (unknown adapter, with google.rpc.ResourceInfo), INVALID_ARGUMENT (with
-    google.rpc.BadRequest), RESOURCE_EXHAUSTED (queue full, with google.rpc.RetryInfo; the adapter's own limit, with
-    QuotaFailure too), FAILED_PRECONDITION (the adapter cannot be brought in, with ResourceInfo), UNAVAILABLE
+    google.rpc.BadRequest), RESOURCE_EXHAUSTED (queue full, with google.rpc.RetryInfo; the adapter's or the caller's own
+    limit, with QuotaFailure too), FAILED_PRECONDITION (the adapter cannot be brought in, with ResourceInfo), UNAVAILABLE
     (starting or draining), DEADLINE_EXCEEDED, CANCELLED, INTERNAL (the engine failed). Where the server has bearer
-    tokens: UNAUTHENTICATED, PERMISSION_DENIED (an adapter outside the token's scope).
+    tokens: UNAUTHENTICATED, PERMISSION_DENIED (an adapter outside the token's scope, a priority above its highest).
     """
 
     def Generate(self, request, context):
@@ -102,10 +102,10 @@ class Inference:
     """Text generation by the base model or by any loaded adapter; all requests share one batch.
 
     Errors: NOT_FOUND (unknown adapter, with google.rpc.ResourceInfo), INVALID_ARGUMENT (with
-    google.rpc.BadRequest), RESOURCE_EXHAUSTED (queue full, with google.rpc.RetryInfo; the adapter's own limit, with
-    QuotaFailure too), FAILED_PRECONDITION (the adapter cannot be brought in, with ResourceInfo), UNAVAILABLE
+    google.rpc.BadRequest), RESOURCE_EXHAUSTED (queue full, with google.rpc.RetryInfo; the adapter's or the caller's own
+    limit, with QuotaFailure too), FAILED_PRECONDITION (the adapter cannot be brought in, with ResourceInfo), UNAVAILABLE
     (starting or draining), DEADLINE_EXCEEDED, CANCELLED, INTERNAL (the engine failed). Where the server has bearer
-    tokens: UNAUTHENTICATED, PERMISSION_DENIED (an adapter outside the token's scope).
+    tokens: UNAUTHENTICATED, PERMISSION_DENIED (an adapter outside the token's scope, a priority above its highest).
     """
 
     @staticmethod

@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from lora_runtime import (
+    AdapterPolicy,
     BaseModel,
     BaseModelError,
     ChatMessage,
@@ -103,6 +104,7 @@ def test_context_ends_generation(engine: Engine) -> None:
 
 def test_queue_limit(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(max_running=1, max_waiting=2)
+    engine.set_policy("", AdapterPolicy(max_waiting=3))  # more than half of the queue
     slow_down(engine)
     handles = [engine.submit(Request(prompt="hi", sampling=SHORT)) for _ in range(3)]
     with pytest.raises(QueueFullError) as caught:

@@ -94,6 +94,24 @@ def test_priority_comes_before_that() -> None:
     assert scheduler.preemptions == 0
 
 
+def test_who_has_waited_long_enough_is_as_urgent_as_the_crowd() -> None:
+    """A crowd of the highest priority whose sequences never end holds all places."""
+    now = [0.0]
+    queue = FairQueue(aging_s=10, clock=lambda: now[0])
+    scheduler = Scheduler(
+        BlockAllocator(400, 16, False), NoSlots(), max_running=4, max_batch_tokens=16, waiting=queue
+    )
+    fill(scheduler, 6, priority=10)
+    step(scheduler)
+    light = sequence("light", 5)
+    light.arrived = 0.0
+    scheduler.add(light)
+    now[0] = 99.0
+    assert step(scheduler) == [("heavy", 1)] * 4
+    now[0] = 100.0
+    assert step(scheduler) == [("heavy", 1)] * 3 + [("light", 5)]
+
+
 def test_a_crowd_does_not_make_way_for_ever() -> None:
     """Others that never stop coming go first, but not for ever."""
     now = [0.0]

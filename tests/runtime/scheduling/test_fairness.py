@@ -136,7 +136,7 @@ def test_limits_count_and_forget() -> None:
         Clock(),
         {"a": AdapterPolicy(max_running=2, max_waiting=3), "b": AdapterPolicy()},
     )
-    limits = Limits(policies.__getitem__, 8, clock)
+    limits = Limits(policies.__getitem__, 8, 16, clock)
     limits.enter(["a"], 5, 1)
     with pytest.raises(AdapterLimitError, match="3 waiting") as caught:
         limits.enter(["b", "a"], 1, 1)

@@ -421,6 +421,7 @@ def test_requests_for_one_unread_adapter_share_one_reading(
     engine = make_engine(adapter_load_threads=2, max_running=2, max_waiting=6)
     for registration in first.registrations():
         engine.register(registration)
+    engine.set_policy("*", AdapterPolicy(max_waiting=7))  # more than half of the queue
     gate = Gate(monkeypatch, tiny_adapters["a0"])
     waiting = [engine.prepare(ask("a0")) for _ in range(6)]
     assert gate.entered.wait(10)
