@@ -79,6 +79,8 @@ def forward(
         )
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        if context.alone:
+            return value.transpose(1, 2), None
         return F.scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=scale
         ).transpose(1, 2), None
