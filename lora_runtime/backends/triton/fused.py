@@ -187,6 +187,16 @@ class _Group:
     def group(self) -> ModuleGroup:
         return self.call.group
 
+    def _rows(self, x: torch.Tensor) -> torch.Tensor:
+        """(T, in) of what the group is called with in a step. Raises RuntimeError where T is not
+        the step's: the kernels would read and write behind the rows."""
+        rows, plan = rows_of(x), self._context.plan
+        if plan is not None and not self.call.head and len(rows) != len(plan.slots):
+            raise RuntimeError(
+                f"{self.names[0]} is called with {len(rows)} rows in a step of {len(plan.slots)}"
+            )
+        return rows
+
     @property
     def _step(self) -> LoraStep | None:
         """The running step; None where the Triton backend's kernels have nothing to do: what
@@ -208,12 +218,12 @@ class SingleLinear(_Group):
     def _begin(self, module: Any, args: tuple[torch.Tensor, ...]) -> None:
         """Begin the update beside the base's product, x: (1, T, in) or as hooks.rows_of says."""
         if (step := self._step) is not None:
-            step.begin(rows_of(args[0]), self.call)
+            step.begin(self._rows(args[0]), self.call)
 
     def _finish(self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> None:
         """Finish the update, x: (1, T, in), y: (1, T, out), changed in place."""
         if (step := self._step) is not None:
-            step.finish(rows_of(y), rows_of(args[0]), self.call)
+            step.finish(rows_of(y), self._rows(args[0]), self.call)
 
 
 class FusedLinears(_Group):
@@ -249,10 +259,10 @@ class FusedLinears(_Group):
     def _compute(self, x: torch.Tensor) -> torch.Tensor:
         step = self._step
         if step is not None:
-            step.begin(rows_of(x), self.call)
+            step.begin(self._rows(x), self.call)
         y = F.linear(x, self.weight, self.group.base_bias)
         if step is not None:
-            step.finish(rows_of(y), rows_of(x), self.call)
+            step.finish(rows_of(y), self._rows(x), self.call)
         return y
 
 
