@@ -233,5 +233,5 @@ def test_a_base_that_cannot_run_says_why(tmp_path: Path) -> None:
     """Whatever the model's code raises, with the architecture's name."""
     model = AutoModelForCausalLM.from_config(LlamaConfig(**SMALL), attn_implementation="eager")
     model.get_submodule("model.layers.0.mlp").forward = lambda x: [][1]
-    with pytest.raises(BaseModelError, match="LlamaForCausalLM cannot be run .*IndexError"):
+    with pytest.raises(BaseModelError, match=r"LlamaForCausalLM cannot be run .*IndexError"):
         _base(model)
