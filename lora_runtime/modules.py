@@ -38,6 +38,9 @@ class BaseModule:
     """True for a weight (in, out): Conv1D."""
     tied_to: str = ""
     """Embedding whose weight a tied lm_head shares; else empty."""
+    refusal: str = ""
+    """How the base calls it, where that leaves no way to tell which rows are whose: no adapter may
+    change it then. Known once the base has run."""
 
 
 class BaseDescription(Protocol):

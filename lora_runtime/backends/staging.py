@@ -31,6 +31,10 @@ class Stager:
             module = self._base.modules.get(name)
             if module is None:
                 raise AdapterError(f"module {name!r} is none that an adapter can change")
+            if module.refusal:
+                raise AdapterError(
+                    f"module {name!r} cannot take an adapter: the base {module.refusal}"
+                )
             delta = (
                 self._norm(name, module, update)
                 if module.kind is ModuleKind.NORM

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,9 +20,12 @@ from ..modules import BaseModule, ModuleKind
 from . import attention, hooks, quantised
 from .loading import check_architecture, eos_ids
 from .modules import base_modules
+from .row_order import RowOrder
 from .step_context import AttentionCall, StepContext
 
 log = logging.getLogger(__name__)
+
+_DRY_ROWS = 5
 
 LinearHook = Callable[[str, nn.Module, StepContext], object]
 
@@ -78,8 +83,11 @@ class FrozenModel:
         attention.register()
         attention.attach(model, self.context)
         model.set_attn_implementation(attention.IMPLEMENTATION)
-        self.dry_run()
+        with self._refusing():
+            self.dry_run()
         self.attention_calls = self._attention_calls()
+        with self._refusing():
+            self._learn_rows()
         self._check_rows(config.allow_row_dependence)
         self.kv_shapes = [(c.kv_heads, c.dim, c.dim_v) for c in self.attention_calls]
         self.eos_token_ids = eos_ids(model, tokenizer)
@@ -102,11 +110,44 @@ class FrozenModel:
 
     def dry_run(self) -> torch.Tensor:
         """Run one small forward and give its logits: it shows how modules are called."""
-        # This number tells rows from heads, see hooks.
-        self.context.dry_rows = self.config.num_attention_heads + 1
+        self.context.dry_rows = _DRY_ROWS
         logits = self.plain_forward(self.context.dry_rows)
         self.context.dry_rows = 0
         return logits
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Say of which base it was that a forward failed. Raises BaseModelError."""
+        try:
+            yield
+        except BaseModelError:
+            raise
+        except Exception as error:
+            raise BaseModelError(
+                f"{type(self.model).__name__} cannot be run as steps are: {type(error).__name__}: {error}"
+            ) from error
+
+    @torch.inference_mode()
+    def _learn_rows(self) -> None:
+        """Learn how modules are called, and which of them cannot take adapters."""
+        order = RowOrder(self.model, self.modules, self.vocab_size, self._rows_alone)
+        self.context.row_dims = order.dims
+        self.modules = {
+            name: replace(module, refusal=order.refusals.get(name, ""))
+            for name, module in self.modules.items()
+        }
+
+    def _rows_alone(self, tokens: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
+        """Compute logits of rows that depend on their own token alone."""
+        wanted = {} if kept is None else {"logits_to_keep": kept.to(self.device)}
+        ids = tokens[None].to(self.device)
+        self.context.alone = True
+        try:
+            return self.model(
+                input_ids=ids, position_ids=torch.zeros_like(ids), use_cache=False, **wanted
+            ).logits
+        finally:
+            self.context.alone = False
 
     def _attention_calls(self) -> list[AttentionCall]:
         """Calls of the dry run by layer. Raises BaseModelError if a layer lacks our attention."""

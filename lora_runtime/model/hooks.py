@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..kernels.updates import update_embedding, update_linear, update_norm
+from ..kernels.updates import UpdateSegment, update_embedding, update_linear, update_norm
 from ..modules import BaseModule, ModuleKind
 from .step_context import StepContext
 
@@ -46,9 +46,20 @@ class _Hook:
         """Compute the output that takes the place of `y`, None for `y` as it is."""
         raise NotImplementedError
 
+    def _check_rows(self, rows: int, segments: Sequence[UpdateSegment]) -> None:
+        """Raise RuntimeError for a call with other rows than the step's, whose adapters would be
+        mistaken: what small forwards have shown was chance then."""
+        plan = self.context.plan
+        if plan is None or segments[0].delta.kind is ModuleKind.LM_HEAD:
+            return
+        if rows != plan.slots.shape[0]:
+            raise RuntimeError(
+                f"{self.name} is called with {rows} rows in a step of {plan.slots.shape[0]}"
+            )
+
 
 class LinearHook(_Hook):
-    """Hook of a linear map, x: (1, T, in), y: (1, T, out)."""
+    """Hook of a linear map, x: (1, T, in), y: (1, T, out), or with other dimensions of 1."""
 
     def __call__(
         self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor
@@ -56,9 +67,10 @@ class LinearHook(_Hook):
         segments = self.context.updates.get(self.name)
         if not segments:
             return None
-        return update_linear(
-            y[0], args[0][0], segments, self.bias(module), self.context.kernels.lora
-        )[None]
+        x = rows_of(args[0])
+        self._check_rows(x.shape[0], segments)
+        add_lora = self.context.kernels.lora
+        return like(update_linear(rows_of(y), x, segments, self.bias(module), add_lora), y)
 
     def bias(self, module: Any) -> torch.Tensor | None:
         """Bias of the base, which is in `y`."""
@@ -66,7 +78,7 @@ class LinearHook(_Hook):
 
 
 class _Embedding(_Hook):
-    """Hook of an embedding, tokens: (1, T), y: (1, T, width).
+    """Hook of an embedding, tokens: (1, T), y: (1, T, width), or with other dimensions of 1.
 
     Tokens that adapters added are not the base's to look up.
     """
@@ -91,26 +103,39 @@ class _Embedding(_Hook):
         if not segments:
             return None
         tokens, self._tokens = self._tokens, torch.empty(0)
+        self._check_rows(tokens.numel(), segments)
         y = y.masked_fill((tokens >= module.weight.shape[0])[..., None], 0)
-        return update_embedding(y[0], tokens[0], segments, embedding_scale(module))[None]
+        return like(
+            update_embedding(rows_of(y), tokens.flatten(), segments, embedding_scale(module)), y
+        )
 
 
 class _Norm(_Hook):
-    """Hook of a norm, x and y: (1, T, width), or with heads beside T; the dry run shows which."""
+    """Hook of a norm, x and y: (1, T, width), or with heads beside T; the context knows which."""
 
     def __init__(self, name: str, module: nn.Module, context: StepContext) -> None:
         super().__init__(name, module, context)
-        self._dim = 1
         self._bare = _without_hooks(module)
 
     def __call__(
         self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor
     ) -> torch.Tensor | None:
-        if self.context.dry_rows:
-            self._dim = list(y.shape).index(self.context.dry_rows, 1)
-            return None
         segments = self.context.updates.get(self.name)
-        return update_norm(y, args[0], segments, self._bare, self._dim) if segments else None
+        if not segments:
+            return None
+        dim = self.context.row_dims[self.name]
+        self._check_rows(y.shape[dim], segments)
+        return update_norm(y, args[0], segments, self._bare, dim)
+
+
+def rows_of(x: torch.Tensor) -> torch.Tensor:
+    """(T, n) of an input or output whose other dimensions are 1: a view."""
+    return x.view(-1, x.shape[-1])
+
+
+def like(rows: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """(T, n) with the dimensions of `y` around T."""
+    return rows.view(*y.shape[:-1], rows.shape[-1])
 
 
 def _without_hooks(module: nn.Module) -> nn.Module:

@@ -40,6 +40,11 @@ class StepContext:
     updates: Mapping[str, Sequence[UpdateSegment]] = field(default_factory=dict)
     calls: dict[int, AttentionCall] = field(default_factory=dict)
     dry_rows: int = 0
+    alone: bool = False
+    """True in forwards without a plan whose rows attend to themselves only: each then depends on
+    its own token alone."""
+    row_dims: Mapping[str, int] = field(default_factory=dict)
+    """By norm, the dimension of its input along which the rows lie."""
 
     @contextmanager
     def during(

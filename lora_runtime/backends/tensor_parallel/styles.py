@@ -13,7 +13,7 @@ from transformers.distributed.tensor_parallel import RowwiseParallel
 
 from ...errors import BaseModelError
 from ...kernels.updates import update_linear
-from ...model.hooks import LinearHook
+from ...model.hooks import LinearHook, like, rows_of
 from ...model.step_context import StepContext
 from .shard_plan import OWN_STYLE, ROW_STYLES, ShardPlan, Split, bounds
 
@@ -73,9 +73,9 @@ class PartialLinear:
         segments = self.context.updates.get(self.name)
         if not segments:
             return y
-        x, self._x = self._x, torch.empty(0)
+        x, self._x = rows_of(self._x), torch.empty(0)
         # The base's bias comes after the sum, so that DoRA's factor does not meet it.
-        return update_linear(y[0], x[0], segments, None, self.context.kernels.lora)[None]
+        return like(update_linear(rows_of(y), x, segments, None, self.context.kernels.lora), y)
 
 
 class _Rowwise(RowwiseParallel):

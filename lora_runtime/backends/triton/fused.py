@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ...errors import BaseModelError
 from ...kernels.slot_table import ModuleGroup
+from ...model.hooks import rows_of
 from ...model.quantised import is_quantised
 from ...model.step_context import StepContext
 from ...modules import BaseModule, ModuleKind
@@ -37,7 +38,9 @@ class InputRecorder:
 
     def __init__(self, model: nn.Module, modules: Mapping[str, BaseModule]) -> None:
         self._model = model
-        self._names = [name for name, module in modules.items() if module.kind in _LINEAR_MAPS]
+        self._names = [
+            name for name, m in modules.items() if m.kind in _LINEAR_MAPS and not m.refusal
+        ]
         # The tensors live on: no address is given out twice.
         self._calls: list[tuple[str, torch.Tensor]] = []
         self._handles: list[Any] = []
@@ -61,7 +64,7 @@ class InputRecorder:
             handle.remove()
 
     def groups(self) -> list[tuple[str, ...]]:
-        """Groups of linear maps, each of the base's in one, in the order of its calls.
+        """Groups of linear maps, each that takes adapters in one, in the order of the calls.
 
         A group of several: plain nn.Linears of one parent, called once each, one after the other,
         with one tensor.
@@ -71,20 +74,12 @@ class InputRecorder:
         groups: list[list[str]] = []
         last: torch.Tensor | None = None
         for name, x in calls:
-            if x.ndim != 3 or x.shape[0] != 1:
-                raise BaseModelError(
-                    f"module {name!r} is called with {tuple(x.shape)}: not rows of the batch alone"
-                )
             if groups and x is last and self._stackable(name, groups[-1][-1], counts):
                 groups[-1].append(name)
             elif [name] not in groups:
                 groups.append([name])
             last = x if groups[-1][-1] == name else None
-        called = {name for group in groups for name in group}
-        return [
-            *(tuple(group) for group in groups),
-            *((name,) for name in self._names if name not in called),
-        ]
+        return [tuple(group) for group in groups]
 
     def _stackable(self, name: str, before: str, counts: Counter[str]) -> bool:
         if (
@@ -192,6 +187,16 @@ class _Group:
     def group(self) -> ModuleGroup:
         return self.call.group
 
+    def _rows(self, x: torch.Tensor) -> torch.Tensor:
+        """(T, in) of what the group is called with in a step. Raises RuntimeError where T is not
+        the step's: the kernels would read and write behind the rows."""
+        rows, plan = rows_of(x), self._context.plan
+        if plan is not None and not self.call.head and len(rows) != len(plan.slots):
+            raise RuntimeError(
+                f"{self.names[0]} is called with {len(rows)} rows in a step of {len(plan.slots)}"
+            )
+        return rows
+
     @property
     def _step(self) -> LoraStep | None:
         """The running step; None where the Triton backend's kernels have nothing to do: what
@@ -211,14 +216,14 @@ class SingleLinear(_Group):
         targets[0].register_forward_hook(self._finish)
 
     def _begin(self, module: Any, args: tuple[torch.Tensor, ...]) -> None:
-        """Begin the update beside the base's product, x: (1, T, in)."""
+        """Begin the update beside the base's product, x: (1, T, in) or as hooks.rows_of says."""
         if (step := self._step) is not None:
-            step.begin(args[0][0], self.call)
+            step.begin(self._rows(args[0]), self.call)
 
     def _finish(self, module: Any, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> None:
         """Finish the update, x: (1, T, in), y: (1, T, out), changed in place."""
         if (step := self._step) is not None:
-            step.finish(y[0], args[0][0], self.call)
+            step.finish(rows_of(y), self._rows(args[0]), self.call)
 
 
 class FusedLinears(_Group):
@@ -236,7 +241,7 @@ class FusedLinears(_Group):
             target.forward = _Part(self, i, bounds[i], bounds[i + 1])
 
     def part(self, index: int, x: torch.Tensor, start: int, end: int) -> torch.Tensor:
-        """Columns `start:end` of what `x` (1, T, in) gives, a view.
+        """Columns `start:end` of what `x` gives, a view.
 
         Raises RuntimeError for a call out of order.
         """
@@ -254,10 +259,10 @@ class FusedLinears(_Group):
     def _compute(self, x: torch.Tensor) -> torch.Tensor:
         step = self._step
         if step is not None:
-            step.begin(x[0], self.call)
+            step.begin(self._rows(x), self.call)
         y = F.linear(x, self.weight, self.group.base_bias)
         if step is not None:
-            step.finish(y[0], x[0], self.call)
+            step.finish(rows_of(y), self._rows(x), self.call)
         return y
 
 

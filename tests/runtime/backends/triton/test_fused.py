@@ -114,8 +114,8 @@ def _groups(model: nn.Module) -> list[tuple[str, ...]]:
             "a b a c",
             [("a",), ("b",), ("c",)],
         ),  # called twice: its rows may be others the second time
-        ("a b", [("a", "b"), ("c",)]),  # never called
-        ("a a", [("a",), ("b",), ("c",)]),
+        ("a b", [("a", "b")]),  # one that is never called takes no adapters
+        ("a a", [("a",)]),
     ],
 )
 def test_only_calls_in_a_row_with_one_tensor_are_fused(
@@ -135,14 +135,13 @@ def test_what_is_not_a_linear_of_its_own_stays_alone() -> None:
     assert _groups(model) == [("a",), ("b",)]
 
 
-def test_rows_that_are_not_the_batchs_are_refused() -> None:
-    model = Toy("a", "a")
-    with InputRecorder(
-        model, {"a": BaseModule(ModuleKind.LINEAR, WIDTH, WIDTH, False)}
-    ) as recorder:
-        model(torch.ones(3, WIDTH))  # as an expert gets those that chose it
-    with pytest.raises(BaseModelError, match="'a' is called with"):
-        recorder.groups()
+def test_what_takes_no_adapters_is_in_no_group() -> None:
+    model = Toy("abc", "a b c")
+    modules = {n: BaseModule(ModuleKind.LINEAR, WIDTH, WIDTH, False) for n in "ac"}
+    modules["b"] = BaseModule(ModuleKind.LINEAR, WIDTH, WIDTH, False, refusal="calls it in parts")
+    with InputRecorder(model, modules) as recorder:
+        model(torch.ones(3, WIDTH))  # rows without a batch before them, as in some models
+    assert recorder.groups() == [("a", "c")]
 
 
 def test_a_call_with_another_input_is_an_error(tmp_path: Path) -> None:
