@@ -27,6 +27,7 @@ from .api.adapters import (
     RegisteredVersion,
     Registration,
 )
+from .api.limits import RequestLimits
 from .api.reports import (
     EngineInfo,
     EngineObserver,
@@ -150,6 +151,7 @@ __all__ = [
     "Request",
     "RequestCancelledError",
     "RequestHandle",
+    "RequestLimits",
     "RequestRecord",
     "RequestTimeoutError",
     "RunningStep",

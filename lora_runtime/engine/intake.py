@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from functools import partial
 
 from ..adapters.store.store import AdapterStore
+from ..api.limits import RequestLimits
 from ..api.requests import Request
 from ..errors import LoramuxError, RequestTimeoutError
 from ..requests.handle import RequestHandle
@@ -27,9 +28,11 @@ class Intake:
         limits: Limits,
         inbox: Inbox,
         observers: Observers,
+        request_limits: RequestLimits,
     ) -> None:
         self._builder, self._store, self._limits = builder, store, limits
         self._inbox, self._observers = inbox, observers
+        self._request_limits = request_limits
 
     def submit(self, request: Request) -> RequestHandle:
         """Wait for its adapters' first reading, and queue it. Raises as Engine.submit."""
@@ -57,7 +60,7 @@ class Intake:
         return reading
 
     def _prepare(self, request: Request) -> Future[None]:
-        request.validate()
+        request.validate(self._request_limits)
         self._inbox.check_room(0)  # before a read begins that nobody would wait for
         reading = self._store.slots.prepare(request.uses)
         if not reading.done():

@@ -13,6 +13,7 @@ from ..base_model import BaseModel
 from ..errors import InvalidRequestError
 from ..requests.detokenize import IncrementalDetokenizer
 from ..requests.handle import RequestHandle
+from ..requests.lengths import TextLimit, longest_token
 from ..requests.sequence import LiveRequest, Sequence, SequenceAdapter
 from ..requests.tokenization import encode
 
@@ -24,6 +25,7 @@ class RequestBuilder:
         self, base: BaseModel, max_context: int, on_cancel: Callable[[RequestHandle], None]
     ) -> None:
         self._base, self._max_context, self._on_cancel = base, max_context, on_cancel
+        self._text_limit = TextLimit(max_context, longest_token(base.tokenizer))
 
     def build(
         self, request: Request, versions: list[AdapterVersion], arrived: float
@@ -34,7 +36,7 @@ class RequestBuilder:
         clock.
         """
         tokenizer, vocab_size, eos_ids = self._vocabulary(versions)
-        prompt = encode(request, tokenizer, vocab_size, self._max_context)
+        prompt = encode(request, tokenizer, vocab_size, self._max_context, self._text_limit)
         pairs = list(zip(request.uses, versions, strict=True))
         adapters = tuple(
             SequenceAdapter(v, use.weight, _activation_start(use.adapter_id, v, prompt))
