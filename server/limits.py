@@ -1,6 +1,6 @@
 """Limits of request messages, looked at before they are parsed.
 
-May import: auth, calls, errors, lora_runtime, request_ids.
+May import: calls, errors, lora_runtime, request_ids.
 
 A message of 4 MB may have two million entries, which take a tenth of a second and 100 MB to parse,
 on the event loop. The bytes tell their number: entries of the outermost message are counted, up to
@@ -10,11 +10,13 @@ the limit and no further.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import grpc
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from loramux.v1 import inference_pb2
 
@@ -26,14 +28,12 @@ from .request_ids import request_id_of
 
 _FIELDS = 256
 """Most fields of a message that are no entries of a list."""
-_TEXT_BYTES = 16 << 10
-"""Most bytes of a text, but for what is to be read by the model: a path has as many."""
+_TEXT_BYTES = 64 << 10
+"""Most bytes of a text, but for what the model is to read: more than any id, path or URL has."""
 _VARINT_BYTES = 10
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_FIELD_NAMES = {f.number: f.name for f in inference_pb2.GenerateRequest.DESCRIPTOR.fields}
 _PACKED = {"token_ids", "stop_token_ids"}
 _LONG = {"prompt", "messages", "token_ids", "stop", "stop_token_ids"}
-_INFERENCE = f"/{inference_pb2.DESCRIPTOR.services_by_name['Inference'].full_name}/"
 
 
 @dataclass(frozen=True)
@@ -63,40 +63,49 @@ class LimitInterceptor(grpc.aio.ServerInterceptor):
             or (parse := handler.request_deserializer) is None
         ):
             return handler
-        counted = details.method.startswith(_INFERENCE)
+        kind = getattr(parse, "__self__", None)  # it is the message's FromString
+        if not isinstance(descriptor := getattr(kind, "DESCRIPTOR", None), Descriptor):
+            return handler
+        limits = self._limits()
 
         def read(data: bytes) -> Message | OverLimit:
-            limits = self._limits() if counted else None
-            return over_limit(data, limits) or parse(data)
+            return over_limit(data, descriptor, limits) or parse(data)
 
         make, behavior = shape(handler)
         return make(_guarded(behavior), read, handler.response_serializer)
 
 
-def over_limit(data: bytes, limits: RequestLimits | None = None) -> OverLimit | None:
-    """Find what is over the limits in a message: GenerateRequest with `limits`, else any other."""
-    names, most = _FIELD_NAMES if limits else {}, limits.at_most() if limits else {}
+def over_limit(data: bytes, message: Descriptor, limits: RequestLimits) -> OverLimit | None:
+    """Find what is over the limits in the bytes of a message."""
+    names = _names(message)
+    most = limits.at_most() if message is inference_pb2.GenerateRequest.DESCRIPTOR else {}
     counts: dict[str, int] = {}
     try:
         for number, length in _fields(data):
-            name = names.get(number, "")
+            name = names.get(number, "message")
             if name not in _LONG and length > _TEXT_BYTES:
-                return OverLimit(name or "message", f"has a text of over {_TEXT_BYTES} bytes")
+                return OverLimit(name, f"has over {_TEXT_BYTES} bytes")
             if name not in most:
-                name = ""
+                counts[""] = counts.get("", 0) + 1
+                if counts[""] > _FIELDS:
+                    return OverLimit("message", f"has over {_FIELDS} fields")
+                continue
             # A packed list is one field with so many ids at least; parsed ones are counted again.
             entries = max(1, length // _VARINT_BYTES) if name in _PACKED else 1
-            counts[name] = count = counts.get(name, 0) + entries
-            if count > most.get(name, _FIELDS):
-                if limits is None or not name:
-                    return OverLimit("message", f"has over {_FIELDS} fields")
+            counts[name] = counts.get(name, 0) + entries
+            if counts[name] > most[name]:
                 return OverLimit(name, limits.excess(name))
     except (IndexError, ValueError):
         pass  # no message at all, as its parser will say
     return None
 
 
-def _fields(data: bytes) -> Any:
+@cache
+def _names(message: Descriptor) -> dict[int, str]:
+    return {field.number: field.name for field in message.fields}
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int]]:
     """Give the number of each field, and of its text or message the length, else -1.
 
     Fields of a group, which none of the messages has, come as those of the message.

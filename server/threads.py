@@ -36,6 +36,9 @@ class Pool:
         try:
             return await asyncio.wrap_future(working)
         except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if working.cancelled() and task is not None and not task.cancelling():
+                raise EngineStoppedError("the server is stopping") from None
             if late is not None:
                 working.add_done_callback(lambda done: _give_late(done, late))
             raise
