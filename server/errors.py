@@ -118,6 +118,7 @@ def _let_go(error: BaseException) -> None:
             continue
         seen.add(id(one))
         traceback.clear_frames(one.__traceback__)
+        one.__traceback__ = None  # a frame's own function has what its closure names
         found += [one.__cause__, one.__context__]
 
 
