@@ -103,6 +103,9 @@ class App:
             settings.max_message_bytes,
             self._threads,
         )
+        self._inference = InferenceService(
+            lambda: self.engine, self._threads, settings.max_message_bytes
+        )
         self._server = grpc.aio.server(
             options=serving_options(settings), interceptors=self._interceptors()
         )
@@ -281,9 +284,7 @@ class App:
         def engine() -> Engine:
             return self.engine
 
-        inference_pb2_grpc.add_InferenceServicer_to_server(
-            InferenceService(engine, self._threads, self.settings.max_message_bytes), self._server
-        )
+        inference_pb2_grpc.add_InferenceServicer_to_server(self._inference, self._server)
         adapters_pb2_grpc.add_AdaptersServicer_to_server(self._adapters, self._server)
         server_pb2_grpc.add_ServerServicer_to_server(
             ServerInfoService(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ _PIECE = 5
 """Characters of a piece, by token of the context: a context is full with less, mostly."""
 _MARGIN = 1.25
 """Tokens that pieces have more than the whole text, at most: they are cut anywhere."""
+_ONE_AT_A_TIME = threading.Lock()
+"""Lock of long texts' tokenizing: steps need the cores, too."""
 
 
 def longest_token(tokenizer: Any) -> int:
@@ -42,14 +45,18 @@ class TextLimit:
         """
         self._check(len(text), field)
         step = self._max_context * _PIECE
+        if len(text) <= step:
+            return ids(text)
         found = 0
-        for start in range(0, len(text), step) if len(text) > step else ():
-            found += len(ids(text[start : start + step])) - self._longest
+        for start in range(0, len(text), step):
+            with _ONE_AT_A_TIME:
+                found += len(ids(text[start : start + step])) - self._longest
             if found > self._max_context * _MARGIN:
                 raise InvalidRequestError.of(
                     field, f"has over {self._max_context} tokens, more than the context holds"
                 )
-        return ids(text)
+        with _ONE_AT_A_TIME:
+            return ids(text)
 
     def _check(self, characters: int, field: str) -> None:
         if characters > self._characters:

@@ -47,7 +47,7 @@ def check_size(
         f"the answer may have over {max_bytes} bytes, a message's limit: take fewer tokens, choices "
         "or logprobs, or GenerateStream"
     )
-    fields = ["max_new_tokens", *(name for name in ("n", "logprobs") if getattr(params, name))]
+    fields = ["max_new_tokens"] + ["n"] * (params.n > 1) + ["logprobs"] * bool(params.logprobs)
     raise InvalidRequestError([FieldViolation(field, text) for field in fields])
 
 

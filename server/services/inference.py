@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
@@ -45,8 +46,9 @@ _OPTIONAL = (
     "logprobs",
     "n",
 )
-_THREADS_EACH = 8
-"""Threads for submission that one caller or adapter may have at once."""
+_THREADS_EACH = max(2, (os.cpu_count() or 1) // 2)
+"""Threads for submission that one caller or adapter may have at once: tokenizers compute, and steps
+need the cores, too."""
 _QUICK_ENTRIES = 1024
 """Tokens and logprobs of an answer that is made on the event loop: to go to a thread takes longer."""
 _NAMES = 8
