@@ -27,6 +27,7 @@ from .api.adapters import (
     RegisteredVersion,
     Registration,
 )
+from .api.limits import RequestLimits
 from .api.reports import (
     EngineInfo,
     EngineObserver,
@@ -154,6 +155,7 @@ __all__ = [
     "Request",
     "RequestCancelledError",
     "RequestHandle",
+    "RequestLimits",
     "RequestRecord",
     "RequestTimeoutError",
     "RunningStep",

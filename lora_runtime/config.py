@@ -118,6 +118,12 @@ class EngineConfig(BaseConfig):
     used out first; 0 is no limit."""
     adapter_versions_kept: NotNegative = 2
     """Older versions of an adapter that a rollback can go to."""
+    max_messages: AtLeastOne = 1024
+    """Messages of one request; chat templates take time for each."""
+    max_stop_token_ids: NotNegative = 256
+    """Stop token ids of one request."""
+    max_composed_adapters: AtLeastOne = 8
+    """Adapters of one request, whose weighted updates are summed."""
     priority_aging_s: Positive = 10.0
     """Seconds of waiting that count as one step of priority."""
     max_adapter_bytes: AtLeastOne = 2 << 30

@@ -20,7 +20,7 @@ from loramux.v1 import (
     server_pb2_grpc,
 )
 
-from lora_runtime import Engine, EngineObserver, EngineStoppedError
+from lora_runtime import Engine, EngineObserver, EngineStoppedError, RequestLimits
 
 from . import metrics_port, reflection
 from .auth.interceptor import TokenInterceptor
@@ -35,6 +35,7 @@ from .lifecycle.health import Health
 from .lifecycle.readiness import Readiness
 from .lifecycle.running_calls import RunningCalls
 from .lifecycle.step_watch import StepWatch
+from .limits import LimitInterceptor
 from .locations import Locations
 from .logs import RequestLog
 from .metrics import Metrics
@@ -42,6 +43,7 @@ from .policies import SettingsPolicies
 from .services.adapters import AdaptersService
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
+from .threads import Threads
 from .tls import is_loopback
 from .transport import (
     add_port,
@@ -90,18 +92,27 @@ class App:
         self._readiness = Readiness(settings.ready_after_s)
         self.metrics.registry.register(ReadinessGauges(self._readiness))
         self._health = Health(_OWN_SERVICES, self._readiness)
+        self._threads = Threads()
         self._adapters = AdaptersService(
             lambda: self.engine,
             Locations(settings.adapter_roots, settings.adapter_sources),
             self._declared_status,
             settings.max_message_bytes,
+            self._threads,
+        )
+        self._inference = InferenceService(
+            lambda: self.engine, self._threads, settings.max_message_bytes
         )
         self._server = grpc.aio.server(
             options=serving_options(settings), interceptors=self._interceptors()
         )
         self._probes = (
             grpc.aio.server(
-                options=channel_options(settings), interceptors=[CallInterceptor([self.metrics])]
+                options=channel_options(settings),
+                interceptors=[
+                    CallInterceptor([self.metrics]),
+                    LimitInterceptor(self._request_limits),
+                ],
             )
             if settings.health_port
             else None
@@ -144,21 +155,22 @@ class App:
         RuntimeError for a port that was taken meanwhile, and what the engine raises.
         """
         log.info("loading base model", base=self.settings.base)
-        engine = await asyncio.to_thread(Engine, self.settings.base, self.settings.engine_config())
+        in_thread = self._threads.starting.run
+        engine = await in_thread(lambda: Engine(self.settings.base, self.settings.engine_config()))
         engine.add_observer(RequestLog(self.settings.log_requests))
         engine.add_observer(_FailureWatch(self._health))
         engine.start()
-        await asyncio.to_thread(engine.warm_up)
+        await in_thread(engine.warm_up)
         self.metrics.attach(engine)
         policies = {name: policy.to_engine() for name, policy in self.settings.policies.items()}
         settings_policies = SettingsPolicies(engine, policies)
         engine.add_observer(settings_policies)
         for name, path in self.settings.adapters.items():
-            await asyncio.to_thread(engine.load_adapter, path, name)
+            await in_thread(partial(engine.load_adapter, path, name))
         self._engine = engine
         self._declared = self._declare(engine, settings_policies)
         self.metrics.registry.register(DeclaredGauges(self._declared))
-        await asyncio.to_thread(self._declared.restore)
+        await in_thread(self._declared.restore)
         watch = StepWatch(engine, self._health, self.settings.step_timeout_s)
         self._watching = asyncio.create_task(watch.run())
         await self._open()
@@ -190,7 +202,7 @@ class App:
             log.info("draining", delay_s=settings.drain_delay_s, seconds=settings.drain_s)
             await asyncio.sleep(settings.drain_delay_s)
             await self._drain.finish_calls(settings.drain_s)
-        self._adapters.close()
+        self._threads.close()
         if self._engine is not None:
             await in_thread(self._engine.shutdown, 0, PATIENCE_S)
         if self._drain is not None:
@@ -251,24 +263,30 @@ class App:
         return [] if self._declared is None else self._declared.status()
 
     def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
+        limits = LimitInterceptor(self._request_limits)
         if self.settings.auth_file is None:
-            return [self._calls]
+            return [self._calls, limits]
         tokens = TokenFile(self.settings.auth_file)
         if self.settings.tls_cert is None and not is_loopback(self.settings.host):
             log.warning(
                 "bearer tokens without TLS: anyone on the way can read them",
                 host=self.settings.host,
             )
-        return [self._calls, TokenInterceptor(tokens, self.metrics.call_refused)]
+        return [self._calls, limits, TokenInterceptor(tokens, self.metrics.call_refused)]
+
+    def _request_limits(self) -> RequestLimits:
+        return RequestLimits() if self._engine is None else self._engine.request_limits
 
     def _add_services(self) -> None:
         def engine() -> Engine:
             return self.engine
 
-        inference_pb2_grpc.add_InferenceServicer_to_server(InferenceService(engine), self._server)
+        inference_pb2_grpc.add_InferenceServicer_to_server(self._inference, self._server)
         adapters_pb2_grpc.add_AdaptersServicer_to_server(self._adapters, self._server)
         server_pb2_grpc.add_ServerServicer_to_server(
-            ServerInfoService(engine, self._readiness, self.settings.max_message_bytes),
+            ServerInfoService(
+                engine, self._readiness, self.settings.max_message_bytes, self._threads
+            ),
             self._server,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

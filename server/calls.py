@@ -70,7 +70,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _watched(self, handler: Any, call: _Call) -> Any:
         """Make a handler in the shape of `handler`, which must be asynchronous."""
-        make, behavior = _shape(handler)
+        make, behavior = shape(handler)
         run = _to_end if inspect.iscoroutinefunction(behavior) else _write_all
 
         async def watched(request: Any, context: grpc.aio.ServicerContext) -> Any:
@@ -137,7 +137,8 @@ class _Call:
         return code if isinstance(code, grpc.StatusCode) else self.outcome
 
 
-def _shape(handler: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def shape(handler: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Give what makes a handler of the same shape, and what `handler` does."""
     if handler.request_streaming and handler.response_streaming:
         return grpc.stream_stream_rpc_method_handler, handler.stream_stream
     if handler.request_streaming:

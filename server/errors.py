@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -65,7 +66,7 @@ _INTERNAL = (grpc.StatusCode.INTERNAL, "internal")
 
 
 async def abort(
-    context: grpc.aio.ServicerContext, error: Exception, request_id: str, **logged: Any
+    context: grpc.aio.ServicerContext, error: BaseException, request_id: str, **logged: Any
 ) -> NoReturn:
     """End the call with the status that `error` maps to.
 
@@ -100,17 +101,36 @@ async def abort(
         status_pb2.Status(code=code.value[0], message=message, details=[_pack(d) for d in details])
     )
     trailers = [(request_ids.METADATA_KEY, request_id), (REASON_KEY, reason), *_pushback(error)]
+    _let_go(error)
     await context.abort(status.code, status.details, (*status.trailing_metadata, *trailers))
     raise AssertionError("abort does not return")
 
 
-def _code(error: Exception) -> tuple[grpc.StatusCode, str]:
+def _let_go(error: BaseException) -> None:
+    """Let go of what the error's frames hold: a request of megabytes, the file of an adapter.
+
+    Whoever keeps the error, itself in one of its frames at times, would keep that until a full
+    garbage collection, which may not come for hours.
+    """
+    seen: set[int] = set()
+    found: list[BaseException | None] = [error]
+    while found:
+        one = found.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        traceback.clear_frames(one.__traceback__)
+        one.__traceback__ = None  # a frame's own function has what its closure names
+        found += [one.__cause__, one.__context__]
+
+
+def _code(error: BaseException) -> tuple[grpc.StatusCode, str]:
     return next(
         ((code, reason) for kind, code, reason in _CODES if isinstance(error, kind)), _INTERNAL
     )
 
 
-def _pushback(error: Exception) -> list[tuple[str, str]]:
+def _pushback(error: BaseException) -> list[tuple[str, str]]:
     """Trailer for gRPC's own retries: how long to wait, or not to come back.
 
     Where another server may do better at once, none: the client's policy knows when to try.
@@ -129,7 +149,7 @@ def cut(text: str) -> str:
     return data[:_MAX_TEXT_BYTES].decode(errors="ignore") + "..."
 
 
-def _details(error: Exception) -> Sequence[Message]:
+def _details(error: BaseException) -> Sequence[Message]:
     if isinstance(error, UnknownAdapterError | AdapterUnavailableError):
         return [
             error_details_pb2.ResourceInfo(

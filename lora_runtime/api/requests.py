@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..errors import FieldViolation, InvalidRequestError
+from .limits import RequestLimits
 
 MAX_CHOICES = 16
 MAX_LOGPROBS = 20
-MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 1024
 MAX_ID_LENGTH = 256
-MAX_COMPOSITION = 8
 MAX_ADAPTER_WEIGHT = 100.0
 MAX_PRIORITY = 10
 MIN_REPETITION, MAX_REPETITION = 0.01, 100.0
@@ -74,7 +73,6 @@ class SamplingParams:
             ("presence_penalty", -2.0 <= self.presence_penalty <= 2.0, "must be in [-2, 2]"),
             ("frequency_penalty", -2.0 <= self.frequency_penalty <= 2.0, "must be in [-2, 2]"),
             ("seed", self.seed is None or 0 <= self.seed < 2**63, "must be in [0, 2^63)"),
-            ("stop", len(self.stop) <= MAX_STOP_STRINGS, f"at most {MAX_STOP_STRINGS} strings"),
             (
                 "stop",
                 all(0 < len(s) <= MAX_STOP_LENGTH for s in self.stop),
@@ -146,8 +144,10 @@ class Request:
     cache_salt: str = ""
     caller_max_waiting: int = 0
 
-    def validate(self) -> None:
-        """Raises InvalidRequestError that names every field that is wrong by itself."""
+    def validate(self, limits: RequestLimits | None = None) -> None:
+        """Raises InvalidRequestError that names every field that is wrong by itself; where some are
+        over `limits` (None: the usual ones), these alone."""
+        (limits or RequestLimits()).check(self._count)
         violations = self.sampling.violations()
         if len(self.adapter_id) > MAX_ID_LENGTH:
             violations.append(FieldViolation("adapter_id", f"at most {MAX_ID_LENGTH} characters"))
@@ -183,11 +183,14 @@ class Request:
         """The adapters of the request, none for the base."""
         return self.adapters or ((WeightedAdapter(self.adapter_id),) if self.adapter_id else ())
 
+    def _count(self, field: str) -> int:
+        owner = self if hasattr(self, field) else self.sampling
+        return len(getattr(owner, field) or ())
+
     def _composition_violations(self) -> list[FieldViolation]:
         names = [a.adapter_id for a in self.adapters]
         checks = [
             (not (self.adapter_id and names), "give either adapter_id or adapters"),
-            (len(names) <= MAX_COMPOSITION, f"at most {MAX_COMPOSITION} adapters"),
             (len(set(names)) == len(names), "an adapter is named twice"),
             (
                 all(0 < len(n) <= MAX_ID_LENGTH for n in names),

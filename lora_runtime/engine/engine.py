@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
@@ -17,11 +18,18 @@ import torch
 from ..adapters.sources.sources import is_remote
 from ..adapters.store.store import AdapterStore
 from ..api.adapters import AdapterInfo, AdapterPolicy, Registration
+from ..api.limits import RequestLimits
 from ..api.reports import EngineInfo, EngineObserver, EngineStats, RunningStep
 from ..api.requests import MAX_ID_LENGTH, Generation, Request, SamplingParams, TokenEvent
 from ..base_model import BaseModel
 from ..config import BaseConfig, EngineConfig
-from ..errors import AdapterError, EngineStoppedError, InvalidRequestError, LoramuxError
+from ..errors import (
+    AdapterError,
+    EngineStoppedError,
+    InvalidRequestError,
+    LoramuxError,
+    UnknownAdapterError,
+)
 from ..requests.handle import EventStream, RequestHandle
 from ..scheduling.block_allocator import BlockAllocator
 from ..scheduling.fairness import FairQueue
@@ -92,6 +100,12 @@ class Engine:
         num_blocks = self._memory.kv_cache // kv_block_bytes(self.base, config)
         limits = [self.base.max_context, num_blocks * config.kv_block_size]
         self.max_context = min([*limits, config.max_context] if config.max_context else limits)
+        self.request_limits = RequestLimits(
+            messages=config.max_messages,
+            adapters=config.max_composed_adapters,
+            stop_token_ids=config.max_stop_token_ids,
+            token_ids=self.max_context - 1,
+        )
         self._observers = Observers()
         self._inbox = Inbox(config.max_running, config.max_waiting)
         self._store = store = AdapterStore(
@@ -101,7 +115,9 @@ class Engine:
         )
         self._limits = Limits(store.policy, config.max_running, config.max_waiting)
         builder = RequestBuilder(self.base, self.max_context, self._cancel)
-        self._intake = Intake(builder, store, self._limits, self._inbox, self._observers)
+        self._intake = Intake(
+            builder, store, self._limits, self._inbox, self._observers, self.request_limits
+        )
         self._scheduler = Scheduler(
             BlockAllocator(num_blocks, config.kv_block_size, config.prefix_caching),
             store.slots,
@@ -334,9 +350,17 @@ class Engine:
         """Report on an adapter. Raises UnknownAdapterError."""
         return self._store.get(adapter_id)
 
+    def adapter_ids(self) -> tuple[str, ...]:
+        """Ids of the adapters, sorted; the same object until they change."""
+        return self._store.adapter_ids()
+
     def list_adapters(self) -> list[AdapterInfo]:
-        """Reports on the adapters, sorted by id."""
-        return self._store.infos()
+        """Reports on the adapters, sorted by id, each as of the moment it is made."""
+        reports = []
+        for adapter_id in self._store.adapter_ids():
+            with suppress(UnknownAdapterError):  # unloaded meanwhile
+                reports.append(self._store.get(adapter_id))
+        return reports
 
     # --- reports --------------------------------------------------------------------------------
 

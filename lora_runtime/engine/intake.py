@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from ..adapters.store.store import AdapterStore
+from ..api.limits import RequestLimits
 from ..api.requests import Request
 from ..errors import (
     EngineFailedError,
@@ -38,9 +39,11 @@ class Intake:
         limits: Limits,
         inbox: Inbox,
         observers: Observers,
+        request_limits: RequestLimits,
     ) -> None:
         self._builder, self._store, self._limits = builder, store, limits
         self._inbox, self._observers = inbox, observers
+        self._request_limits = request_limits
 
     def submit(self, request: Request) -> RequestHandle:
         """Wait for its adapters' first reading, and queue it. Raises as Engine.submit."""
@@ -79,7 +82,7 @@ class Intake:
             raise told from error
 
     def _prepare(self, request: Request) -> Future[None]:
-        request.validate()
+        request.validate(self._request_limits)
         adapter_ids, choices = _adapter_ids(request), request.sampling.n
         caller = request.caller, request.caller_max_waiting
         # Before a read begins that nobody would wait for, and before a prompt is encoded.

@@ -14,6 +14,7 @@ from ..errors import InvalidRequestError
 from ..kv_cache import prefix_salt
 from ..requests.detokenize import IncrementalDetokenizer
 from ..requests.handle import RequestHandle
+from ..requests.lengths import TextLimit, longest_token
 from ..requests.sequence import LiveRequest, Sequence, SequenceAdapter
 from ..requests.tokenization import encode
 
@@ -25,6 +26,7 @@ class RequestBuilder:
         self, base: BaseModel, max_context: int, on_cancel: Callable[[RequestHandle], None]
     ) -> None:
         self._base, self._max_context, self._on_cancel = base, max_context, on_cancel
+        self._text_limit = TextLimit(max_context, longest_token(base.tokenizer))
 
     def build(
         self, request: Request, versions: list[AdapterVersion], arrived: float
@@ -35,7 +37,7 @@ class RequestBuilder:
         clock.
         """
         tokenizer, vocab_size, eos_ids = self._vocabulary(versions)
-        prompt = encode(request, tokenizer, vocab_size, self._max_context)
+        prompt = encode(request, tokenizer, vocab_size, self._max_context, self._text_limit)
         pairs = list(zip(request.uses, versions, strict=True))
         adapters = tuple(
             SequenceAdapter(v, use.weight, _activation_start(use.adapter_id, v, prompt))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from jinja2 import TemplateError
 
 from ..api.requests import Request
 from ..errors import InvalidRequestError
+from .lengths import TextLimit
 
 
-def encode(request: Request, tokenizer: Any, vocab_size: int, max_context: int) -> tuple[int, ...]:
+def encode(
+    request: Request, tokenizer: Any, vocab_size: int, max_context: int, limit: TextLimit
+) -> tuple[int, ...]:
     """The prompt's token ids. Raises InvalidRequestError: empty, too long, or not in the
     vocabulary.
 
@@ -21,16 +25,12 @@ def encode(request: Request, tokenizer: Any, vocab_size: int, max_context: int) 
     if request.token_ids is not None:
         ids = list(request.token_ids)
     elif request.messages is not None:
-        ids = _render_chat(request, tokenizer)
+        limit.check_messages(request.messages)
+        text = _render_chat(request, tokenizer)
+        ids = limit.tokenize(text, field, partial(_ids, tokenizer, add_special_tokens=False))
     else:
-        # Four characters a token is usual, one is the least: do not tokenize what cannot fit.
         assert request.prompt is not None
-        if len(request.prompt) > max_context * 64:
-            raise InvalidRequestError.of(
-                field,
-                f"has {len(request.prompt)} characters, far over the context of {max_context} tokens",
-            )
-        ids = tokenizer(request.prompt, verbose=False)["input_ids"]
+        ids = limit.tokenize(request.prompt, field, partial(_ids, tokenizer))
     if not ids:
         raise InvalidRequestError.of(field, "has no tokens")
     if bad := next((t for t in ids if not 0 <= t < vocab_size), None):
@@ -45,14 +45,16 @@ def encode(request: Request, tokenizer: Any, vocab_size: int, max_context: int) 
     return tuple(ids)
 
 
-def _render_chat(request: Request, tokenizer: Any) -> list[int]:
+def _ids(tokenizer: Any, text: str, **options: bool) -> list[int]:
+    return tokenizer(text, verbose=False, **options)["input_ids"]
+
+
+def _render_chat(request: Request, tokenizer: Any) -> str:
     if not tokenizer.chat_template:
         raise InvalidRequestError.of("messages", "the base model's tokenizer has no chat template")
     messages = [{"role": m.role, "content": m.content} for m in request.messages or ()]
     try:
-        return tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=False
-        )
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     except (TemplateError, ValueError, TypeError) as error:
         raise InvalidRequestError.of(
             "messages", f"the chat template refuses them: {error}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import grpc
@@ -16,7 +15,6 @@ from lora_runtime import (
     AdapterInfo,
     AdapterInUseError,
     Engine,
-    EngineStoppedError,
     InvalidRequestError,
 )
 
@@ -26,22 +24,20 @@ from ..auth.shares import PIN_SHARE, check_policy
 from ..declared import DeclaredStatus
 from ..locations import Locations, adapter_id_of
 from ..request_ids import request_id_of
+from ..threads import Threads, Turns
 from .adapter_messages import from_policy, may_see, to_declared, to_message
-from .pages import page
+from .pages import IdsInScope, page
 
 _MAX_UNLOAD_WAIT_S = 3600
-_ADMIN_THREADS = 32
-_UNLOAD_THREADS = 32
+_READS_EACH = 2
+"""Threads for reports that one caller may have at once."""
 _ALL = "*"
 T = TypeVar("T")
 
 
 class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
-    """Service of adapters; calls that change something run on threads of their own.
-
-    A slow download must not take those that requests are submitted on, nor an unload that waits
-    those of other changes.
-    """
+    """Service of adapters; calls that change something run on threads of their own, and of these
+    unloads that wait on others."""
 
     def __init__(
         self,
@@ -49,20 +45,17 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         locations: Locations,
         declared: Callable[[], Iterable[DeclaredStatus]],
         max_message_bytes: int,
+        threads: Threads,
     ) -> None:
         self._engine = engine
         self._locations = locations
         self._declared = declared
         self._max_message_bytes = max_message_bytes
-        self._threads = ThreadPoolExecutor(_ADMIN_THREADS, "loramux-admin")
-        self._unload_threads = ThreadPoolExecutor(_UNLOAD_THREADS, "loramux-unload")
+        self._threads = threads
+        self._turns = Turns(_READS_EACH)
+        self._ids = IdsInScope()
         self._unloading: set[str] = set()
         """Ids that an unload waits for."""
-
-    def close(self) -> None:
-        """Start nothing more; what runs is not waited for."""
-        for threads in (self._threads, self._unload_threads):
-            threads.shutdown(wait=False, cancel_futures=True)
 
     async def LoadAdapter(
         self, request: pb.LoadAdapterRequest, context: grpc.aio.ServicerContext
@@ -149,26 +142,47 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
             _check_length(request.adapter_id)
             return self._engine().get_adapter(request.adapter_id)
 
-        return to_message(await _run(asyncio.to_thread(get), context, request.adapter_id))
+        return await self._read(lambda: to_message(get()), context, request.adapter_id)
 
     async def ListAdapters(
         self, request: pb.ListAdaptersRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListAdaptersResponse:
-        may_use = caller().may_use
+        who = caller()
 
         def list_page() -> pb.ListAdaptersResponse:
-            adapters = [a for a in self._engine().list_adapters() if may_use(a.adapter_id)]
-            return page(adapters, request.page_size, request.page_token, self._max_message_bytes)
+            engine = self._engine()
+            ids = self._ids.of(who, engine.adapter_ids())
+            return page(
+                ids,
+                engine.get_adapter,
+                request.page_size,
+                request.page_token,
+                self._max_message_bytes,
+            )
 
-        return await _run(asyncio.to_thread(list_page), context)
+        return await self._read(list_page, context)
 
     async def ListDeclaredAdapters(
         self, request: pb.ListDeclaredAdaptersRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListDeclaredAdaptersResponse:
         who = caller()
-        declared = await asyncio.to_thread(self._declared)  # takes locks
-        adapters = [to_declared(d) for d in declared if may_see(who, d)]
-        return pb.ListDeclaredAdaptersResponse(adapters=adapters)
+
+        def declared() -> pb.ListDeclaredAdaptersResponse:
+            adapters = [to_declared(d) for d in self._declared() if may_see(who, d)]
+            return pb.ListDeclaredAdaptersResponse(adapters=adapters)
+
+        return await self._read(declared, context)
+
+    async def _read(
+        self, work: Callable[[], T], context: grpc.aio.ServicerContext, adapter_id: str = ""
+    ) -> T:
+        """Run `work`, which takes locks, on a thread. One caller's calls wait for one another."""
+
+        async def run() -> T:
+            async with self._turns.taken(caller().name):
+                return await self._threads.reading.run(work)
+
+        return await _run(run(), context, adapter_id)
 
     async def _admin(
         self,
@@ -179,25 +193,24 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
     ) -> T:
         async def run() -> T:
             _check_length(adapter_id)
-            try:
-                running = (
-                    self._unload_later(work, adapter_id) if waits else self._threads.submit(work)
-                )
-            except RuntimeError as error:  # closed
-                raise EngineStoppedError("the server is stopping") from error
-            return await asyncio.wrap_future(running)
+            if waits:
+                return await self._unload(work, adapter_id)
+            return await self._threads.administration.run(work)
 
         return await _run(run(), context, adapter_id)
 
-    def _unload_later(self, work: Callable[[], T], adapter_id: str) -> Future[T]:
+    async def _unload(self, work: Callable[[], T], adapter_id: str) -> T:
         """Unload on another thread, one for each id: more would take all threads and change
         nothing."""
         if adapter_id in self._unloading:
             raise AdapterInUseError(f"adapter {adapter_id!r} is being unloaded already")
-        running = self._unload_threads.submit(work)
+        running = self._threads.unloading.submit(work)
         self._unloading.add(adapter_id)
         running.add_done_callback(lambda _: self._unloading.discard(adapter_id))
-        return running
+        try:
+            return await asyncio.wrap_future(running)
+        finally:
+            del running  # see Pool.run
 
 
 def _check_length(adapter_id: str) -> None:
@@ -208,6 +221,8 @@ def _check_length(adapter_id: str) -> None:
 async def _run(work: Awaitable[T], context: grpc.aio.ServicerContext, adapter_id: str = "") -> T:
     try:
         return await work
-    except Exception as error:
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
         adapter = adapter_id[:MAX_ID_LENGTH]
         await errors.abort(context, error, request_id_of(context), adapter=adapter)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Iterable
+import os
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -15,23 +16,22 @@ from loramux.v1 import inference_pb2_grpc
 
 from lora_runtime import (
     MAX_ID_LENGTH,
-    AdapterUse,
     ChatMessage,
     Engine,
-    FinishReason,
-    Generation,
     InvalidRequestError,
     Request,
     RequestHandle,
+    RequestLimits,
     SamplingParams,
-    TokenEvent,
-    TokenLogprob,
     WeightedAdapter,
 )
 
 from .. import errors
 from ..auth.interceptor import caller
+from ..auth.tokens import ANYONE
 from ..request_ids import request_id_of
+from ..threads import Threads, Turns
+from .answers import check_size, entries, to_increment, to_response, to_response_in_slices, to_uses
 
 _OPTIONAL = (
     "max_new_tokens",
@@ -46,11 +46,13 @@ _OPTIONAL = (
     "logprobs",
     "n",
 )
-_REASONS = {
-    FinishReason.EOS: pb.FINISH_REASON_EOS,
-    FinishReason.STOP: pb.FINISH_REASON_STOP,
-    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
-}
+_THREADS_EACH = max(2, (os.cpu_count() or 1) // 2)
+"""Threads for submission that one caller or adapter may have at once: tokenizers compute, and steps
+need the cores, too."""
+_QUICK_ENTRIES = 1024
+"""Tokens and logprobs of an answer that is made on the event loop: to go to a thread takes longer."""
+_NAMES = 8
+"""Adapters of a refused request that its line in the log names."""
 T = TypeVar("T", bound=RequestHandle | Future)
 
 
@@ -60,14 +62,21 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
     Each call owns one RequestHandle, and cancels it however the call ends.
     """
 
-    def __init__(self, engine: Callable[[], Engine]) -> None:
-        self._engine = engine
+    def __init__(
+        self, engine: Callable[[], Engine], threads: Threads, max_message_bytes: int
+    ) -> None:
+        self._engine, self._threads = engine, threads
+        self._turns = Turns(_THREADS_EACH)
+        self._max_message_bytes = max_message_bytes
 
     async def Generate(
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> pb.GenerateResponse:
-        async with self._request(request, context) as handle:
-            return _to_response(await handle.aresult())
+        async with self._request(request, context, self._max_message_bytes) as handle:
+            done = await handle.aresult()
+            if entries(done) <= _QUICK_ENTRIES:
+                return to_response(done)
+            return await self._threads.answering.run(lambda: to_response_in_slices(done))
 
     async def GenerateStream(
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
@@ -75,23 +84,31 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         async with self._request(request, context) as handle:
             adapters = handle.adapters
             async for event in handle:
-                answer = _to_increment(handle, event)
-                answer.adapters.extend(_uses(adapters))
+                answer = to_increment(handle, event)
+                answer.adapters.extend(to_uses(adapters))
                 adapters = ()  # the first message only
                 yield answer
 
     @asynccontextmanager
     async def _request(
-        self, message: pb.GenerateRequest, context: grpc.aio.ServicerContext
+        self,
+        message: pb.GenerateRequest,
+        context: grpc.aio.ServicerContext,
+        max_bytes: int | None = None,
     ) -> AsyncIterator[RequestHandle]:
-        """Give a submitted request, cancelled however the block ends; errors end the call."""
+        """Give a submitted request, cancelled however the block ends; errors end the call.
+
+        `max_bytes`: the most that its answer as a whole may have.
+        """
         handle: RequestHandle | None = None
         # Before anything can be refused: a refusal is looked for by its id.
         request_id = request_id_of(context, message.request_id)
         try:
-            handle = await self._submit(message, request_id, context)
+            handle = await self._submit(message, request_id, context, max_bytes)
             yield handle
-        except Exception as error:
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:
             refused = {"adapter": _adapter(message)} if handle is None else {}
             await errors.abort(context, error, request_id, **refused)
         finally:
@@ -99,7 +116,11 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
                 handle.cancel()
 
     async def _submit(
-        self, message: pb.GenerateRequest, request_id: str, context: grpc.aio.ServicerContext
+        self,
+        message: pb.GenerateRequest,
+        request_id: str,
+        context: grpc.aio.ServicerContext,
+        max_bytes: int | None,
     ) -> RequestHandle:
         """Submit off the event loop: tokenizing takes milliseconds.
 
@@ -108,28 +129,51 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         """
         engine, who = self._engine(), caller()
         request = dataclasses.replace(
-            to_request(message, request_id, context.time_remaining()),
+            to_request(message, request_id, context.time_remaining(), engine.request_limits),
             caller=who.name,
             caller_max_waiting=who.max_waiting,
         )
+        del message
+
+        def submit(late: Request) -> RequestHandle:
+            return _if_it_fits(engine.submit(late), max_bytes, engine)
 
         def submit_if_prepared() -> RequestHandle | Future[None]:
             reading = engine.prepare(request)
-            return engine.submit(request) if reading.done() else reading
+            return submit(request) if reading.done() else reading
 
-        begun = await _in_thread(submit_if_prepared)
+        begun = await self._in_turn(request, submit_if_prepared)
         if isinstance(begun, RequestHandle):
             return begun
         await asyncio.wrap_future(begun)
         late = dataclasses.replace(request, timeout_s=context.time_remaining())
-        return await _in_thread(lambda: engine.submit(late))
+        return await self._in_turn(request, lambda: submit(late))
+
+    async def _in_turn(self, request: Request, work: Callable[[], T]) -> T:
+        """Run `work` on a thread; cancel what it gives if the call is gone before it is done.
+
+        Neither one adapter, whose template and tokenizer are its author's, nor one caller with a
+        token has all of the threads.
+        """
+        keys = [("adapter", use.adapter_id) for use in request.uses] or [("adapter", "")]
+        if (who := caller()) is not ANYONE:
+            keys.insert(0, ("caller", who.name))
+        async with self._turns.taken(*keys):
+            return await self._threads.submission.run(work, late=lambda given: given.cancel())
 
 
-def to_request(message: pb.GenerateRequest, request_id: str, timeout_s: float | None) -> Request:
+def to_request(
+    message: pb.GenerateRequest,
+    request_id: str,
+    timeout_s: float | None,
+    limits: RequestLimits | None = None,
+) -> Request:
     """Turn a message into a request, under `request_id`.
 
-    Raises InvalidRequestError if the message has an id that cannot be logged safely.
+    Raises InvalidRequestError if the message has an id that cannot be logged safely, or more
+    entries than `limits`: these are counted before they are made into objects.
     """
+    (limits or RequestLimits()).check(lambda field: len(getattr(message, field)))
     if message.request_id and message.request_id != request_id:
         raise InvalidRequestError.of("request_id", "must be at most 128 visible ASCII characters")
     sampling = {name: getattr(message, name) for name in _OPTIONAL if message.HasField(name)}
@@ -160,71 +204,18 @@ def to_request(message: pb.GenerateRequest, request_id: str, timeout_s: float | 
 
 def _adapter(message: pb.GenerateRequest) -> str:
     """Adapter, or adapters, as a line of the log has room for."""
-    names = [a.adapter_id for a in message.adapters] or [message.adapter_id]
+    names = [a.adapter_id for a in message.adapters[:_NAMES]] or [message.adapter_id]
     return "+".join(names)[:MAX_ID_LENGTH]
 
 
-async def _in_thread(work: Callable[[], T]) -> T:
-    """Run `work` on a thread; cancel what it gives if the call is gone before it is done."""
-    working = asyncio.ensure_future(asyncio.to_thread(work))
+def _if_it_fits(handle: RequestHandle, max_bytes: int | None, engine: Engine) -> RequestHandle:
+    """Give a request whose answer fits into a message; another is ended before a step has it."""
+    if max_bytes is None:
+        return handle
+    params, prompt = handle.request.sampling, len(handle.prompt_token_ids)
     try:
-        return await asyncio.shield(working)
-    except asyncio.CancelledError:
-        working.add_done_callback(_cancel_late)
+        check_size(params, prompt, engine.max_context, engine.base.vocab_size, max_bytes)
+    except InvalidRequestError:
+        handle.cancel()
         raise
-
-
-def _cancel_late(working: asyncio.Future[T]) -> None:
-    if not working.cancelled() and working.exception() is None:
-        working.result().cancel()
-
-
-def _to_response(done: Generation) -> pb.GenerateResponse:
-    return pb.GenerateResponse(
-        request_id=done.request_id,
-        adapter_id=done.adapter_id,
-        adapter_version=done.adapter_version,
-        text=done.text,
-        choices=[
-            pb.Choice(
-                index=c.index,
-                text=c.text,
-                token_ids=c.token_ids,
-                logprobs=[_logprob(p) for p in c.logprobs],
-                finish_reason=_REASONS[c.finish_reason],
-                usage=pb.Usage(**vars(c.usage)),
-                timings=pb.Timings(**vars(c.timings)),
-            )
-            for c in done.choices
-        ],
-        adapters=_uses(done.adapters),
-    )
-
-
-def _to_increment(handle: RequestHandle, e: TokenEvent) -> pb.GenerateStreamResponse:
-    return pb.GenerateStreamResponse(
-        request_id=handle.request_id,
-        adapter_id=handle.request.adapter_id,
-        adapter_version=handle.adapter_version,
-        index=e.index,
-        text=e.text,
-        token_ids=e.token_ids,
-        logprobs=[_logprob(p) for p in e.logprobs],
-        finish_reason=_REASONS[e.finish_reason]
-        if e.finish_reason
-        else pb.FINISH_REASON_UNSPECIFIED,
-        usage=pb.Usage(**vars(e.usage)) if e.usage else None,
-        timings=pb.Timings(**vars(e.timings)) if e.timings else None,
-    )
-
-
-def _uses(adapters: Iterable[AdapterUse]) -> list[pb.AdapterUse]:
-    return [pb.AdapterUse(**vars(use)) for use in adapters]
-
-
-def _logprob(p: TokenLogprob) -> pb.TokenLogprob:
-    return pb.TokenLogprob(
-        token_id=p.token_id,
-        logprob=p.logprob,
-        top=[pb.TokenLogprob(token_id=token, logprob=value) for token, value in p.top],
-    )
+    return handle

@@ -4,49 +4,101 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+import time
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from loramux.v1 import adapters_pb2 as pb
 
-from lora_runtime import AdapterInfo, InvalidRequestError
+from lora_runtime import AdapterInfo, InvalidRequestError, UnknownAdapterError
 
+from ..auth.tokens import Caller
 from .adapter_messages import to_message
 
 _MAX_PAGE = 1000
 _DEFAULT_PAGE = 100
 _MAX_BYTES = 4 << 20
 """Bytes that gRPC's clients take of a message by default."""
+_CALLERS = 64
+"""Callers whose ids are kept."""
+_SLICE = 8
+"""Reports after which others get the interpreter: one may have hundreds of modules."""
+_PAUSE_S = 1e-4
 _FRAME_BYTES = 6
 """Bytes of tag and length around an adapter."""
 
 
+class IdsInScope:
+    """Ids that callers may use, of all; found once for each caller until the ids change."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[str, tuple[Caller, Sequence[str], Sequence[str]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, who: Caller, ids: Sequence[str]) -> Sequence[str]:
+        """Find those of `ids` that `who` may use; `ids` is the same object until they change."""
+        if "*" in who.adapters:
+            return ids
+        with self._lock:
+            known = self._found.pop(who.name, None)
+        if known is None or known[0] is not who or known[1] is not ids:
+            known = who, ids, [adapter_id for adapter_id in ids if who.may_use(adapter_id)]
+        with self._lock:
+            self._found[who.name] = known
+            while len(self._found) > _CALLERS:
+                self._found.popitem(last=False)
+        return known[2]
+
+
 def page(
-    adapters: Sequence[AdapterInfo], size: int, token: str, max_bytes: int
+    ids: Sequence[str],
+    report: Callable[[str], AdapterInfo],
+    size: int,
+    token: str,
+    max_bytes: int,
 ) -> pb.ListAdaptersResponse:
-    """Make one page of `adapters`, sorted by id. Raises InvalidRequestError.
+    """Make one page of the adapters with `ids`, which are sorted. Raises InvalidRequestError.
 
     It has at most `size` of them, and fewer where they would not fit into a message of `max_bytes`,
-    but one. The token is the last id seen, so that loads and unloads between pages skip nothing
-    else.
+    but one. `report` tells of one of them, and is asked for those of the page alone. The token is
+    the last id seen, so that loads and unloads between pages skip nothing else.
     """
     if size > _MAX_PAGE:
         raise InvalidRequestError.of("page_size", f"must be at most {_MAX_PAGE}")
     after, size = _decode_token(token), size or _DEFAULT_PAGE
-    rest = [a for a in adapters if after is None or a.adapter_id > after]
-    shown = list(_fitting(rest[:size], min(max_bytes, _MAX_BYTES)))
-    following = _encode_token(shown[-1].adapter_id) if len(rest) > len(shown) else ""
+    start = 0 if after is None else bisect_right(ids, after)
+    told = ids[start : start + size]
+    shown = list(_fitting(told, report, min(max_bytes, _MAX_BYTES)))
+    seen = len(shown)
+    last = told[seen - 1] if shown else ""
+    following = _encode_token(last) if start + seen < len(ids) else ""
     return pb.ListAdaptersResponse(
-        adapters=shown, next_page_token=following, total_size=len(adapters)
+        adapters=[message for message in shown if message is not None],
+        next_page_token=following,
+        total_size=len(ids),
     )
 
 
-def _fitting(adapters: Iterable[AdapterInfo], max_bytes: int) -> Iterator[pb.Adapter]:
+def _fitting(
+    ids: Iterable[str], report: Callable[[str], AdapterInfo], max_bytes: int
+) -> Iterator[pb.Adapter | None]:
+    """Give a message for each, None for one that was unloaded meanwhile, as many as fit."""
     left = max_bytes * 7 // 8  # the rest is for the token
-    for number, info in enumerate(adapters):
-        message = to_message(info)
+    any_shown = False
+    for number, adapter_id in enumerate(ids):
+        if number % _SLICE == _SLICE - 1:
+            time.sleep(_PAUSE_S)
+        try:
+            message = to_message(report(adapter_id))
+        except UnknownAdapterError:
+            yield None
+            continue
         left -= message.ByteSize() + _FRAME_BYTES
-        if left < 0 and number:
+        if left < 0 and any_shown:
             return
+        any_shown = True
         yield message
 
 

@@ -16,6 +16,7 @@ from ..auth.interceptor import caller
 from ..auth.tokens import Caller
 from ..lifecycle.readiness import Readiness, ServerState
 from ..request_ids import request_id_of
+from ..threads import Threads
 from .adapter_messages import may_see, to_declared
 
 _STATES: dict[ServerState, pb.ServerState] = {
@@ -32,19 +33,31 @@ class ServerInfoService(server_pb2_grpc.ServerServicer):
     """Service that answers from the engine's reports."""
 
     def __init__(
-        self, engine: Callable[[], Engine], readiness: Readiness, max_message_bytes: int
+        self,
+        engine: Callable[[], Engine],
+        readiness: Readiness,
+        max_message_bytes: int,
+        threads: Threads,
     ) -> None:
         self._engine = engine
         self._readiness = readiness
         self._max_message_bytes = max_message_bytes
+        self._threads = threads
 
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: grpc.aio.ServicerContext
     ) -> pb.ServerInfo:
+        who = caller()
         try:
-            engine = self._engine()
-        except Exception as error:
+            # In a thread: it takes locks.
+            return await self._threads.reading.run(lambda: self._info(who))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
             await errors.abort(context, error, request_id_of(context))
+
+    def _info(self, who: Caller) -> pb.ServerInfo:
+        engine = self._engine()
         info, stats = engine.info(), engine.stats()
         limits = (
             "max_context",
@@ -85,8 +98,7 @@ class ServerInfoService(server_pb2_grpc.ServerServicer):
             ),
             load=pb.Load(**{name: getattr(stats, name) for name in load}),
             memory=pb.Memory(**vars(info.memory)),
-            # In a thread: it takes locks.
-            readiness=await asyncio.to_thread(self._ready, caller()),
+            readiness=self._ready(who),
         )
 
     def _ready(self, who: Caller) -> pb.Readiness:

@@ -78,9 +78,11 @@ async def test_pages_fit_into_a_message(tiny_base: Path, tiny_adapters: dict[str
 
 
 def test_a_page_has_one_adapter_at_least() -> None:
-    one, two = (AdapterInfo(name, "v" * 64, "/a", "base", (), 0, 0, 0.0) for name in "ab")
-    first = page([one, two], 0, "", 10)
-    last = page([one, two], 0, first.next_page_token, 10)
+    def report(name: str) -> AdapterInfo:
+        return AdapterInfo(name, "v" * 64, "/a", "base", (), 0, 0, 0.0)
+
+    first = page(("a", "b"), report, 0, "", 10)
+    last = page(("a", "b"), report, 0, first.next_page_token, 10)
     assert [[a.adapter_id for a in p.adapters] for p in (first, last)] == [["a"], ["b"]]
     assert last.next_page_token == ""
 

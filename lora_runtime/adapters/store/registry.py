@@ -38,6 +38,8 @@ class Registry:
         self.events = EventLock(listener)
         self.aliases: dict[str, Alias] = {}
         self.versions: dict[str, AdapterVersion] = {}
+        self._sorted_ids: tuple[str, ...] | None = ()
+        self._leases = 0
         self.tiers = Tiers(
             base,
             slots=config.max_adapters,
@@ -145,6 +147,7 @@ class Registry:
                 )
             info = alias.info(self._default_policy)
             del self.aliases[adapter_id]
+            self._sorted_ids = None
             self._count(alias, -1)
             self.settle(alias.versions, "unloaded")
             self.events.registrations_changed()
@@ -157,16 +160,20 @@ class Registry:
                 raise UnknownAdapterError(adapter_id)
             return self.aliases[adapter_id].info(self._default_policy)
 
-    def infos(self) -> list[AdapterInfo]:
+    def adapter_ids(self) -> tuple[str, ...]:
+        """Ids, sorted; sorted anew only after a change, since steps wait for the lock."""
         with self.locked():
-            return [
-                self.aliases[adapter_id].info(self._default_policy)
-                for adapter_id in sorted(self.aliases)
-            ]
+            if self._sorted_ids is None:
+                self._sorted_ids = tuple(sorted(self.aliases))
+            return self._sorted_ids
 
     def registrations(self) -> list[Registration]:
-        with self.locked():
-            return [self.aliases[adapter_id].registration() for adapter_id in sorted(self.aliases)]
+        found = []
+        for adapter_id in self.adapter_ids():
+            with self.locked():  # one at a time, since steps wait for the lock
+                if (alias := self.aliases.get(adapter_id)) is not None:
+                    found.append(alias.registration())
+        return found
 
     # --- policies -------------------------------------------------------------------------------
 
@@ -222,12 +229,14 @@ class Registry:
                 raise AdapterCapacityError("the adapter slots cannot hold these adapters at once")
             for alias, version in zip(aliases, versions, strict=True):
                 alias.lease(version)
+            self._leases += len(versions)
             return versions
 
     def release(self, uses: Sequence[WeightedAdapter], versions: Sequence[AdapterVersion]) -> None:
         with self.locked():
             for use, version in zip(uses, versions, strict=True):
                 self.aliases[use.adapter_id].release(version)  # it cannot go while it is leased
+                self._leases -= 1
             self.events.changed.notify_all()
             self.settle(versions, "replaced")
 
@@ -271,11 +280,10 @@ class Registry:
     def totals(self) -> dict[str, int]:
         """The registry's part of EngineStats, the tiers' included."""
         with self.locked():
-            leases = sum(alias.leases for alias in self.aliases.values())
             return {
                 "registered_adapters": len(self.aliases),
                 "out_of_service_adapters": sum(bool(v.fault) for v in self.versions.values()),
-                "leases": leases,
+                "leases": self._leases,
             } | self.tiers.totals()
 
     # --- versions, under the lock ---------------------------------------------------------------
@@ -322,6 +330,7 @@ class Registry:
 
     def _add(self, alias: Alias) -> None:
         self.aliases[alias.adapter_id] = alias
+        self._sorted_ids = None
         self._count(alias, +1)
         self.events.registrations_changed()
 

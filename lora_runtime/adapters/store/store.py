@@ -130,9 +130,9 @@ class AdapterStore:
         """Raises UnknownAdapterError."""
         return self._registry.info(adapter_id)
 
-    def infos(self) -> list[AdapterInfo]:
-        """Adapters, sorted by id."""
-        return self._registry.infos()
+    def adapter_ids(self) -> tuple[str, ...]:
+        """Ids, sorted; the same object until they change."""
+        return self._registry.adapter_ids()
 
     def registrations(self) -> list[Registration]:
         """Registrations of all ids, sorted by id."""

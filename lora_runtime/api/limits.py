@@ -1,0 +1,53 @@
+"""Limits of a request: how much of each field is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..errors import FieldViolation, InvalidRequestError
+
+MAX_STOP_STRINGS = 16
+
+
+@dataclass(frozen=True)
+class RequestLimits:
+    """Limits of a request's lists, by field. An engine's are its `request_limits`.
+
+    What is over one is refused by its count alone: to look at a million entries takes a second.
+    """
+
+    messages: int = 1024
+    adapters: int = 8
+    stop: int = MAX_STOP_STRINGS
+    stop_token_ids: int = 256
+    token_ids: int | None = None
+    """Prompt tokens that a context has room for; None is no limit."""
+
+    def at_most(self) -> dict[str, int]:
+        """Entries that each field may have, without those that may have any number."""
+        return {name: limit for name, limit in vars(self).items() if limit is not None}
+
+    def check(self, count: Callable[[str], int]) -> None:
+        """Check what `count` says of each field. Raises InvalidRequestError that names all that
+        have too many entries."""
+        violations = [
+            FieldViolation(name, self.excess(name))
+            for name, limit in self.at_most().items()
+            if count(name) > limit
+        ]
+        if violations:
+            raise InvalidRequestError(violations)
+
+    def excess(self, field: str) -> str:
+        """Say that a field has too many entries."""
+        return f"at most {self.at_most()[field]}{_MORE.get(field, '')}"
+
+
+_MORE = {
+    "messages": " messages",
+    "adapters": " adapters",
+    "stop": " strings",
+    "stop_token_ids": " ids",
+    "token_ids": " tokens: the context holds one more, which is to be generated",
+}

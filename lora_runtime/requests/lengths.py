@@ -1,0 +1,66 @@
+"""Lengths of texts, bounded before templates and tokenizers work on them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..api.requests import ChatMessage
+from ..errors import InvalidRequestError
+
+LEAST_LONGEST = 64
+"""Characters that a token is taken to have at least: normalizers leave some of a text out."""
+_PIECE = 5
+"""Characters of a piece, by token of the context: a context is full with less, mostly."""
+_MARGIN = 1.25
+"""Tokens that pieces have more than the whole text, at most: they are cut anywhere."""
+_ONE_AT_A_TIME = threading.Lock()
+"""Lock of long texts' tokenizing: steps need the cores, too."""
+
+
+def longest_token(tokenizer: Any) -> int:
+    """Characters that one token may stand for."""
+    return max((len(token) for token in tokenizer.get_vocab()), default=0)
+
+
+class TextLimit:
+    """Limit of a prompt's text: what a context of `max_context` tokens can hold of it."""
+
+    def __init__(self, max_context: int, longest: int = LEAST_LONGEST) -> None:
+        """Take the characters of the `longest` token."""
+        self._max_context = max_context
+        self._longest = max(longest, LEAST_LONGEST)
+        self._characters = max_context * self._longest
+
+    def check_messages(self, messages: Sequence[ChatMessage]) -> None:
+        """Check what a chat template is to render. Raises InvalidRequestError."""
+        self._check(sum(len(m.role) + len(m.content) for m in messages), "messages")
+
+    def tokenize(self, text: str, field: str, ids: Callable[[str], list[int]]) -> list[int]:
+        """Turn a text into token ids; `ids` is the tokenizer's way. Raises InvalidRequestError.
+
+        A long one goes through it in pieces first, until they have more tokens than a context
+        holds: a tokenizer takes a second and hundreds of bytes a token for what nobody can use.
+        """
+        self._check(len(text), field)
+        step = self._max_context * _PIECE
+        if len(text) <= step:
+            return ids(text)
+        found = 0
+        for start in range(0, len(text), step):
+            with _ONE_AT_A_TIME:
+                found += len(ids(text[start : start + step])) - self._longest
+            if found > self._max_context * _MARGIN:
+                raise InvalidRequestError.of(
+                    field, f"has over {self._max_context} tokens, more than the context holds"
+                )
+        with _ONE_AT_A_TIME:
+            return ids(text)
+
+    def _check(self, characters: int, field: str) -> None:
+        if characters > self._characters:
+            raise InvalidRequestError.of(
+                field,
+                f"has {characters} characters, far over the context of {self._max_context} tokens",
+            )

@@ -1,0 +1,169 @@
+"""Limits of request messages, looked at before they are parsed.
+
+May import: calls, errors, lora_runtime, request_ids.
+
+A message of 4 MB may have two million entries, which take a tenth of a second and 100 MB to parse,
+on the event loop. The bytes tell their number: entries of the outermost message are counted, up to
+the limit and no further.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import Message
+from loramux.v1 import inference_pb2
+
+from lora_runtime import InvalidRequestError, RequestLimits
+
+from . import errors
+from .calls import shape
+from .request_ids import request_id_of
+
+_FIELDS = 256
+"""Most fields of a message that are no entries of a list."""
+_TEXT_BYTES = 64 << 10
+"""Most bytes of a text, but for what the model is to read: more than any id, path or URL has."""
+_VARINT_BYTES = 10
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_PACKED = {"token_ids", "stop_token_ids"}
+_LONG = {"prompt", "messages", "token_ids", "stop", "stop_token_ids"}
+
+
+@dataclass(frozen=True)
+class OverLimit:
+    """Takes the place of a request that is over a limit: what its caller is told."""
+
+    field: str
+    description: str
+
+
+class LimitInterceptor(grpc.aio.ServerInterceptor):
+    """Interceptor that answers INVALID_ARGUMENT to requests over the limits, before anything looks
+    at what they have in them."""
+
+    def __init__(self, limits: Callable[[], RequestLimits]) -> None:
+        self._limits = limits
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(details)
+        if (
+            handler is None
+            or handler.request_streaming
+            or (parse := handler.request_deserializer) is None
+        ):
+            return handler
+        kind = getattr(parse, "__self__", None)  # it is the message's FromString
+        if not isinstance(descriptor := getattr(kind, "DESCRIPTOR", None), Descriptor):
+            return handler
+        limits = self._limits()
+
+        def read(data: bytes) -> Message | OverLimit:
+            return over_limit(data, descriptor, limits) or parse(data)
+
+        make, behavior = shape(handler)
+        return make(_guarded(behavior), read, handler.response_serializer)
+
+
+def over_limit(data: bytes, message: Descriptor, limits: RequestLimits) -> OverLimit | None:
+    """Find what is over the limits in the bytes of a message."""
+    names = _names(message)
+    most = limits.at_most() if message is inference_pb2.GenerateRequest.DESCRIPTOR else {}
+    counts: dict[str, int] = {}
+    try:
+        for number, length in _fields(data):
+            name = names.get(number, "message")
+            if name not in _LONG and length > _TEXT_BYTES:
+                return OverLimit(name, f"has over {_TEXT_BYTES} bytes")
+            if name not in most:
+                counts[""] = counts.get("", 0) + 1
+                if counts[""] > _FIELDS:
+                    return OverLimit("message", f"has over {_FIELDS} fields")
+                continue
+            # A packed list is one field with so many ids at least; parsed ones are counted again.
+            entries = max(1, length // _VARINT_BYTES) if name in _PACKED else 1
+            counts[name] = counts.get(name, 0) + entries
+            if counts[name] > most[name]:
+                return OverLimit(name, limits.excess(name))
+    except (IndexError, ValueError):
+        pass  # no message at all, as its parser will say
+    return None
+
+
+@cache
+def _names(message: Descriptor) -> dict[int, str]:
+    return {field.number: field.name for field in message.fields}
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int]]:
+    """Give the number of each field, and of its text or message the length, else -1.
+
+    Fields of a group, which none of the messages has, come as those of the message.
+    """
+    at, end = 0, len(data)
+    while at < end:
+        tag, at = _varint(data, at)
+        kind, length = tag & 7, -1
+        if kind == _VARINT:
+            _, at = _varint(data, at)
+        elif kind == _FIXED64:
+            at += 8
+        elif kind == _FIXED32:
+            at += 4
+        elif kind == _BYTES:
+            length, at = _varint(data, at)
+            at += length
+        yield tag >> 3, length
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Read a number; gives it and where the next field begins. Raises IndexError, ValueError."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift >= 7 * _VARINT_BYTES:
+            raise ValueError("no varint")
+
+
+def _guarded(behavior: Callable[..., Any]) -> Callable[..., Any]:
+    """Let `behavior` see no OverLimit. What it gives is passed on as it is: no layer around each
+    event of a stream."""
+
+    async def refuse(over: OverLimit, context: grpc.aio.ServicerContext) -> None:
+        error = InvalidRequestError.of(over.field, over.description)
+        await errors.abort(context, error, request_id_of(context), field=over.field)
+
+    async def refuse_stream(
+        over: OverLimit, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[None]:
+        await refuse(over, context)
+        yield
+
+    refusing = refuse if inspect.iscoroutinefunction(behavior) else refuse_stream
+
+    def guarded(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        run = refusing if isinstance(request, OverLimit) else behavior
+        return run(request, context)
+
+    if inspect.iscoroutinefunction(behavior):
+
+        async def guarded_unary(request: Any, context: grpc.aio.ServicerContext) -> Any:
+            return await guarded(request, context)
+
+        return guarded_unary
+    return guarded

@@ -1,0 +1,121 @@
+"""Limits of request messages: the bytes tell what is over, and it is not parsed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2
+from loramux.v1 import adapters_pb2, inference_pb2
+
+from lora_runtime import InvalidRequestError, RequestLimits
+from server.limits import over_limit
+from server.services.inference import to_request
+
+from ..support.servers import Harness, detail, refused
+
+LIMITS = RequestLimits(token_ids=1000)
+GENERATE = inference_pb2.GenerateRequest.DESCRIPTOR
+MANY: dict[str, dict[str, Any]] = {
+    "messages": {"messages": [{}] * 1025},
+    "adapters": {"prompt": "x", "adapters": [{}] * 9},
+    "stop": {"prompt": "x", "stop": [""] * 17},
+    "stop_token_ids": {"prompt": "x", "stop_token_ids": [1] * 2570},
+    "token_ids": {"token_ids": [1] * 10_010},
+}
+BY_HAND = {
+    # Not packed, in packs of none, in a group, with numbers longer than they need be.
+    "token_ids": b"\x18\x05" * 1001,
+    "stop_token_ids": b"\x7a\x00" * 257,
+    "messages": b"\xa3\x06" + b"\x22\x00" * 1025 + b"\xa4\x06",
+    "adapters": b"\xa2\x81\x00\x00" * 9,
+    "message": b"\xf8\x06\x05" * 257,
+    "request_id": b"\x9a\x01\xff\xff\x7f" + b"x" * ((1 << 21) - 1),
+}
+
+
+@pytest.mark.parametrize("field", MANY)
+def test_entries_are_counted_in_the_bytes(field: str) -> None:
+    data = inference_pb2.GenerateRequest(**MANY[field]).SerializeToString()
+    over = over_limit(data, GENERATE, LIMITS)
+    assert over is not None
+    assert (over.field, over.description.startswith("at most")) == (field, True)
+
+
+@pytest.mark.parametrize("field", BY_HAND)
+def test_every_way_to_write_them_is_counted(field: str) -> None:
+    over = over_limit(BY_HAND[field], GENERATE, LIMITS)
+    assert over is not None
+    assert over.field == field
+
+
+def test_what_is_within_passes() -> None:
+    request = inference_pb2.GenerateRequest(
+        prompt="x" * 1_000_000,
+        token_ids=[2**32 - 1] * 1000,
+        messages=[{"role": "user", "content": "x" * 100_000}] * 20,
+        stop=["x" * 1024] * 16,
+        stop_token_ids=[2**32 - 1] * 256,
+        adapters=[{"adapter_id": "a", "weight": 0.5}] * 8,
+        seed=2**63 - 1,
+        temperature=1,
+    )
+    assert over_limit(request.SerializeToString(), GENERATE, LIMITS) is None
+
+
+@pytest.mark.parametrize("data", [b"", b"\x22", b"\x22\x05a", b"\xff" * 20, b"\x0f\x0f"])
+def test_what_is_no_message_is_left_to_the_parser(data: bytes) -> None:
+    assert over_limit(data, GENERATE, LIMITS) is None
+
+
+@pytest.mark.parametrize("field", MANY)
+def test_parsed_entries_are_counted_first(field: str) -> None:
+    with pytest.raises(InvalidRequestError, match=rf"^{field}: at most"):
+        to_request(inference_pb2.GenerateRequest(**MANY[field]), "r", None, LIMITS)
+
+
+@pytest.mark.parametrize("field", MANY)
+@pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
+async def test_calls_over_a_limit_are_refused(
+    served: Harness, field: str, compression: grpc.Compression
+) -> None:
+    request = inference_pb2.GenerateRequest(**MANY[field])
+    stream = served.inference.GenerateStream(request, compression=compression)
+    for call in (served.inference.Generate(request, compression=compression), stream.read()):
+        error = await refused(call, grpc.StatusCode.INVALID_ARGUMENT)
+        (violation,) = detail(error, error_details_pb2.BadRequest).field_violations
+        assert violation.field == field
+        assert ("loramux-reason", "invalid_request") in list(error.trailing_metadata())
+
+
+async def test_limits_of_the_engine_hold(served: Harness) -> None:
+    length = served.app.engine.max_context
+    error = await refused(served.generate(token_ids=[1] * length), grpc.StatusCode.INVALID_ARGUMENT)
+    assert f"token_ids: at most {length - 1} tokens" in error.details()
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("/loramux.v1.Adapters/LoadAdapter", adapters_pb2.LoadAdapterRequest(path="a/" * 40_000)),
+        ("/loramux.v1.Adapters/GetAdapter", adapters_pb2.GetAdapterRequest(adapter_id="*" * 70_000)),
+        ("/loramux.v1.Adapters/ListAdapters", adapters_pb2.ListAdaptersRequest(page_token="x" * 70_000)),
+        ("/grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest(service="x" * 70_000)),
+    ],
+)  # fmt: skip
+async def test_long_texts_of_other_calls_are_refused(
+    served: Harness, method: str, message: Message
+) -> None:
+    call = served.channel.unary_unary(method, type(message).SerializeToString, bytes)
+    error = await refused(call(message), grpc.StatusCode.INVALID_ARGUMENT)
+    assert "has over 65536 bytes" in error.details()
+
+
+async def test_a_compressed_message_counts_as_it_is_read(served: Harness) -> None:
+    size = served.app.settings.max_message_bytes
+    request = inference_pb2.GenerateRequest(prompt="x" * size)
+    call = served.inference.Generate(request, compression=grpc.Compression.Gzip)
+    await refused(call, grpc.StatusCode.RESOURCE_EXHAUSTED)
