@@ -22,12 +22,14 @@ from ..api.requests import MAX_ID_LENGTH, Generation, Request, SamplingParams, T
 from ..base_model import BaseModel
 from ..config import BaseConfig, EngineConfig
 from ..errors import AdapterError, EngineStoppedError, InvalidRequestError, LoramuxError
+from ..foreign.process import WORKERS
 from ..requests.handle import EventStream, RequestHandle
 from ..scheduling.block_allocator import BlockAllocator
 from ..scheduling.fairness import FairQueue
 from ..scheduling.limits import Limits
 from ..scheduling.scheduler import Scheduler
 from ..version import __version__
+from .chats import ForeignChats
 from .inbox import Inbox
 from .intake import Intake
 from .loop import EngineLoop
@@ -69,6 +71,7 @@ class Engine:
         if not isinstance(base, BaseModel):
             base = self._owned = BaseModel.load(base, config, lora=config.max_adapters > 0)
         self.base = base
+        self._workers = WORKERS.use()
         try:
             self._set_up(config)
         except BaseException:
@@ -100,8 +103,11 @@ class Engine:
             StoreReports(self._inbox, self._observers),
         )
         self._limits = Limits(store.policy, config.max_running)
-        builder = RequestBuilder(self.base, self.max_context, self._cancel)
-        self._intake = Intake(builder, store, self._limits, self._inbox, self._observers)
+        self._chats = ForeignChats(self.base.tokenizer, config, self.max_context)
+        builder = RequestBuilder(self.base, self.max_context, self._chats, self._cancel)
+        self._intake = Intake(
+            builder, store, self._limits, self._inbox, self._observers, self._chats
+        )
         self._scheduler = Scheduler(
             BlockAllocator(num_blocks, config.kv_block_size, config.prefix_caching),
             store.slots,
@@ -174,6 +180,7 @@ class Engine:
     def stop_admitting(self) -> None:
         """Stop admitting: from now on `submit` raises EngineStoppedError; what runs goes on."""
         self._inbox.close()
+        self._chats.close()
 
     def shutdown(self, drain_s: float = 0, join_s: float | None = None) -> bool:
         """Stop admitting, let requests finish for `drain_s` seconds, cancel the rest, join.
@@ -204,6 +211,7 @@ class Engine:
         return not self._thread.is_alive()
 
     def _close_base(self) -> None:
+        self._workers.close()
         if self._owned is not None:
             self._owned.close()
 

@@ -15,15 +15,21 @@ from ..requests.detokenize import IncrementalDetokenizer
 from ..requests.handle import RequestHandle
 from ..requests.sequence import LiveRequest, Sequence, SequenceAdapter
 from ..requests.tokenization import encode
+from .chats import ForeignChats
 
 
 class RequestBuilder:
     """Builder of sequences; encodes prompts with the tokenizer that the request's adapters want."""
 
     def __init__(
-        self, base: BaseModel, max_context: int, on_cancel: Callable[[RequestHandle], None]
+        self,
+        base: BaseModel,
+        max_context: int,
+        chats: ForeignChats,
+        on_cancel: Callable[[RequestHandle], None],
     ) -> None:
-        self._base, self._max_context, self._on_cancel = base, max_context, on_cancel
+        self._base, self._max_context, self._chats = base, max_context, chats
+        self._on_cancel = on_cancel
 
     def build(
         self, request: Request, versions: list[AdapterVersion], arrived: float
@@ -34,7 +40,10 @@ class RequestBuilder:
         clock.
         """
         tokenizer, vocab_size, eos_ids = self._vocabulary(versions)
-        prompt = encode(request, tokenizer, vocab_size, self._max_context)
+        chat = None
+        if len(versions) == 1 and self._chats.concern(request, versions[0]):
+            chat = self._chats.text(request, versions[0])
+        prompt = encode(request, tokenizer, vocab_size, self._max_context, chat)
         pairs = list(zip(request.uses, versions, strict=True))
         adapters = tuple(
             SequenceAdapter(v, use.weight, _activation_start(use.adapter_id, v, prompt))

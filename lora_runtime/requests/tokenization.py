@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from jinja2 import TemplateError
-
 from ..api.requests import Request
 from ..errors import InvalidRequestError
 
 
-def encode(request: Request, tokenizer: Any, vocab_size: int, max_context: int) -> tuple[int, ...]:
+def encode(
+    request: Request, tokenizer: Any, vocab_size: int, max_context: int, chat: str | None = None
+) -> tuple[int, ...]:
     """The prompt's token ids. Raises InvalidRequestError: empty, too long, or not in the
     vocabulary.
 
     `prompt` is tokenized with the tokenizer's own special tokens, `messages` through its chat
-    template with the assistant's turn opened.
+    template with the assistant's turn opened; `chat` is their text, if that is rendered already.
     """
     field = next(n for n in ("prompt", "token_ids", "messages") if getattr(request, n) is not None)
     if request.token_ids is not None:
         ids = list(request.token_ids)
     elif request.messages is not None:
-        ids = _render_chat(request, tokenizer)
+        ids = _render_chat(request, tokenizer) if chat is None else _plain_ids(chat, tokenizer)
     else:
         # Four characters a token is usual, one is the least: do not tokenize what cannot fit.
         assert request.prompt is not None
@@ -53,7 +53,17 @@ def _render_chat(request: Request, tokenizer: Any) -> list[int]:
         return tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_dict=False
         )
-    except (TemplateError, ValueError, TypeError) as error:
+    except Exception as error:  # whatever a template does with what callers wrote
         raise InvalidRequestError.of(
-            "messages", f"the chat template refuses them: {error}"
+            "messages", f"the chat template refuses them: {error or type(error).__name__}"
+        ) from error
+
+
+def _plain_ids(text: str, tokenizer: Any) -> list[int]:
+    """Token ids of a text that has its special tokens in it."""
+    try:
+        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    except Exception as error:
+        raise InvalidRequestError.of(
+            "messages", f"the chat template makes a text that is none: {error}"
         ) from error

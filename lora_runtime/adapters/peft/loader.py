@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import AdapterError
+from ...foreign.process import WorkLimits
 from ...modules import BaseDescription
 from .assemble import assemble
 from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, parse_config
@@ -15,7 +16,7 @@ from .keys import place
 from .safetensors_file import TensorFile, read_tensors
 from .shapes import Shapes
 from .targets import resolve
-from .tokenizer import OwnTokenizer, read_tokenizer
+from .tokenizer.reading import OwnTokenizer, read_tokenizer
 from .update import CheckedAdapter
 
 CONFIG = "adapter_config.json"
@@ -29,11 +30,13 @@ def read_adapter(
     max_bytes: int,
     max_added_tokens: int,
     roots: Sequence[Path] = (),
+    tokenizer_limits: WorkLimits = WorkLimits(),  # noqa: B008 - it is frozen
 ) -> CheckedAdapter:
     """Read and check; each file is read once, so what is hashed is what is applied.
 
     Never unpickles. `max_bytes` limits the file of tensors; with `roots`, files that lead out of
-    them by links are refused. Raises AdapterError naming what is missing, corrupt or unsupported,
+    them by links are refused. `tokenizer_limits` are those of the worker that reads its tokenizer.
+    Raises AdapterError naming what is missing, corrupt or unsupported,
     and BaseMismatchError when the modules or shapes are not the base's.
     """
     config_bytes, spec = read_spec(directory, roots)
@@ -49,7 +52,7 @@ def read_adapter(
         raise AdapterError(
             f"alora_invocation_tokens: token {bad[0]} is outside the vocabulary of {vocabulary}"
         )
-    own = read_tokenizer(directory, base.tokenizer, vocabulary, roots)
+    own = read_tokenizer(directory, base.tokenizer, vocabulary, roots, tokenizer_limits)
     return CheckedAdapter(
         version=_version(
             base.identity, hashlib.sha256(config_bytes).digest(), file.digest, own.digest

@@ -10,6 +10,7 @@ from pathlib import Path
 from ...api.adapters import RegisteredVersion
 from ...config import EngineConfig
 from ...errors import AdapterError, LoramuxError
+from ...foreign.process import WorkLimits
 from ..device import AdapterHost, StagedAdapter
 from ..peft import loader
 from ..peft.update import CheckedAdapter
@@ -103,6 +104,9 @@ class Reader:
             max_bytes=self._config.max_adapter_bytes,
             max_added_tokens=self._config.max_added_tokens,
             roots=roots,
+            tokenizer_limits=WorkLimits(
+                self._config.adapter_tokenizer_timeout_s, self._config.adapter_worker_bytes
+            ),
         )
         registered = RegisteredVersion(checked.version, source, str(directory))
         return ReadAdapter(registered, checked, self._base, self._staging)
