@@ -125,7 +125,7 @@ class EngineConfig(BaseConfig):
     """Seconds that a chat template which came with an adapter may take for one request."""
     adapter_tokenizer_timeout_s: Positive = 60.0
     """Seconds that it may take to read a tokenizer which came with an adapter."""
-    adapter_worker_bytes: AtLeastOne = 512 << 20
+    adapter_worker_bytes: AtLeastOne = 1 << 30
     """Bytes of memory that each of these two may take."""
 
     def __post_init__(self) -> None:

@@ -59,6 +59,11 @@ class ForeignChats:
         assert version.details is not None
         adapter_id = request.uses[0].adapter_id
         messages = request.messages or ()
+        length = sum(len(m.role) + len(m.content) for m in messages)
+        if length > self._max_chars:
+            raise InvalidRequestError.of(
+                "messages", f"have {length} characters, {self._max_chars} may fit the context"
+            )
         tokenizer = version.details.tokenizer
         try:
             template = tokenizer.get_chat_template()

@@ -14,6 +14,7 @@ from typing import Self
 
 import torch
 
+from ..adapters.peft.tokenizer.reading import get_ready
 from ..adapters.sources.sources import is_remote
 from ..adapters.store.store import AdapterStore
 from ..api.adapters import AdapterInfo, AdapterPolicy, Registration
@@ -103,6 +104,8 @@ class Engine:
             StoreReports(self._inbox, self._observers),
         )
         self._limits = Limits(store.policy, config.max_running)
+        if config.max_adapters:
+            get_ready(self.base.tokenizer)
         self._chats = ForeignChats(self.base.tokenizer, config, self.max_context)
         builder = RequestBuilder(self.base, self.max_context, self._chats, self._cancel)
         self._intake = Intake(

@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from ..errors import LoramuxError
 from . import frames
@@ -61,6 +62,17 @@ class Worker:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self.closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def ask(self, work: str, *arguments: Any, limits: WorkLimits, max_bytes: int) -> Any:
         """Result of a function by its name ("module:function"), of JSON values to a JSON value of
@@ -125,7 +137,9 @@ class Workers:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._users = 0
+        """Held while the program starts; never for what an end waits for."""
+        self._count = threading.Lock()
+        self._users = self._ends = 0
         self._pid = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -133,16 +147,21 @@ class Workers:
 
     def use(self) -> Use:
         """Count a user: the program ends when the last has closed what it got."""
-        with self._lock:
+        with self._count:
             self._users += 1
         return Use(self)
 
     def left(self) -> None:
         """Count one user less."""
-        with self._lock:
+        with self._count:
             self._users -= 1
-            if not self._users:
-                self._end()
+            if self._users:
+                return
+            self._ends += 1
+            if (process := self._process) is not None and self._pid == os.getpid():
+                process.kill()  # who waits for its start, or for a worker, is told by that
+        with self._lock:
+            self._end()
 
     def start(self) -> None:
         """Start the program unless it runs, and do not wait for it."""
@@ -151,31 +170,32 @@ class Workers:
 
     def worker(self) -> Worker:
         """A new worker. Raises WorkError if none can be had."""
-        for _ in range(2):  # one that has ended is noticed when it is talked to
+        ends = self._ends
+        for _ in range(2):  # a program that has ended is noticed when it is talked to
             with self._lock:
                 try:
                     return Worker(self._fork())
                 except OSError as error:
                     reason = error
                     self._end()
+            if ends != self._ends:
+                break
         raise WorkError(f"has no process to be done in: {reason}")
 
     def _fork(self) -> socket.socket:
         self._start()
         assert self._control is not None
         if not self._is_ready:
-            self._control.settimeout(_START_S)
-            if self._control.recv(1) != READY:
-                raise OSError("the workers' program ended while it started")
+            _await_ready(self._control)
             self._is_ready = True
         ours, theirs = socket.socketpair()
         try:
-            socket.send_fds(self._control, [READY], [theirs.fileno()])
+            with theirs:
+                socket.send_fds(self._control, [READY], [theirs.fileno()])
+            _await_ready(ours)
         except BaseException:
             ours.close()
             raise
-        finally:
-            theirs.close()
         return ours
 
     def _start(self) -> None:
@@ -208,6 +228,12 @@ class Workers:
             self._process.kill()  # its workers go with it
             self._process.wait()
         self._process = self._control = None
+
+
+def _await_ready(connection: socket.socket) -> None:
+    connection.settimeout(_START_S)
+    if connection.recv(1) != READY:
+        raise OSError("the workers' program ended while it started")
 
 
 WORKERS = Workers()

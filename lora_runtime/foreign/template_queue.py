@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from ..errors import EngineStoppedError
-from .process import WORKERS, WorkError, Worker, WorkLimits, WorkTimeoutError
+from .process import WORKERS, Worker, WorkError, WorkLimits, WorkTimeoutError
 from .templates import RENDER
 
 MAX_WAITING = 64
@@ -61,7 +61,11 @@ class TemplateQueue:
                 raise EngineStoppedError("the engine is shutting down")
             waiting = self._waiting.setdefault(key, deque())
             if len(waiting) >= MAX_WAITING:
-                return None
+                kept = [one for one in waiting if not one[1].cancelled()]
+                waiting.clear()
+                waiting.extend(kept)
+                if len(waiting) >= MAX_WAITING:
+                    return None
             waiting.append((chat, future))
             if self._threads < _THREADS:
                 self._threads += 1

@@ -18,14 +18,11 @@ def render(
     """
     from transformers.utils.chat_template_utils import render_jinja_template
 
+    arguments: dict[str, Any] = {"conversations": [messages], "chat_template": template}
     try:
-        texts: Any = render_jinja_template(
-            conversations=[messages],
-            chat_template=template,
-            add_generation_prompt=True,
-            **special,
-        )
+        texts: Any = render_jinja_template(**arguments, **special, add_generation_prompt=True)  # type: ignore[arg-type]
         text = texts[0][0]
+        text.encode()  # tokenizers take no halves of characters
     except MemoryError:
         raise RefusedError("needs more memory than it may take") from None
     except Exception as error:

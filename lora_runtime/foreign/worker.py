@@ -81,6 +81,7 @@ def _work(control: socket.socket, handle: int, die_with_parent: Callable[[], Non
 def serve(connection: socket.socket) -> None:
     """Answer tasks one after the other; the first sets the limit of memory."""
     confined = False
+    connection.sendall(READY)
     while (task := frames.receive(connection, MAX_TASK_BYTES)) is not None:
         if not confined:
             confine(task["memory_bytes"])

@@ -21,7 +21,8 @@ def encode(
     if request.token_ids is not None:
         ids = list(request.token_ids)
     elif request.messages is not None:
-        ids = _render_chat(request, tokenizer) if chat is None else _plain_ids(chat, tokenizer)
+        text = _render_chat(request, tokenizer) if chat is None else chat
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     else:
         # Four characters a token is usual, one is the least: do not tokenize what cannot fit.
         assert request.prompt is not None
@@ -45,25 +46,13 @@ def encode(
     return tuple(ids)
 
 
-def _render_chat(request: Request, tokenizer: Any) -> list[int]:
+def _render_chat(request: Request, tokenizer: Any) -> str:
     if not tokenizer.chat_template:
         raise InvalidRequestError.of("messages", "the base model's tokenizer has no chat template")
     messages = [{"role": m.role, "content": m.content} for m in request.messages or ()]
     try:
-        return tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=False
-        )
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     except Exception as error:  # whatever a template does with what callers wrote
         raise InvalidRequestError.of(
             "messages", f"the chat template refuses them: {error or type(error).__name__}"
-        ) from error
-
-
-def _plain_ids(text: str, tokenizer: Any) -> list[int]:
-    """Token ids of a text that has its special tokens in it."""
-    try:
-        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    except Exception as error:
-        raise InvalidRequestError.of(
-            "messages", f"the chat template makes a text that is none: {error}"
         ) from error

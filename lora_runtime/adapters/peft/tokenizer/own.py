@@ -26,16 +26,35 @@ def make_own(base: Any, facts: dict[str, Any]) -> Any:
     Normalizer, pre-tokenizer, model and decoder are the base's objects: nothing is copied but the
     added tokens. Raises AdapterError for tokens that cannot have their ids.
     """
+    _check_types(facts)
     own = copy.copy(base)
     own.chat_template = facts["template"] or base.chat_template
-    own._special_tokens_map = dict(base._special_tokens_map)
-    for name in base.SPECIAL_TOKENS_ATTRIBUTES:
-        own._special_tokens_map[name] = facts["special"].get(name)
+    special = facts["special"]
+    names = [*base.SPECIAL_TOKENS_ATTRIBUTES, *special.keys() - {*base.SPECIAL_TOKENS_ATTRIBUTES}]
+    # Beside transformers' own way to set them, which adds tokens to the pipeline.
+    own.__dict__["SPECIAL_TOKENS_ATTRIBUTES"] = names
+    own.__dict__["_special_tokens_map"] = {name: special.get(name) for name in names}
     own.split_special_tokens = facts["split_special"]
     backend = backend_of(base)
     if backend is not None:
         own._tokenizer = _backend(backend, facts)
     return own
+
+
+def _check_types(facts: dict[str, Any]) -> None:
+    """Check what came out of a worker, which may be in a stranger's hands by now."""
+    template, names = facts["template"], [facts["special"]]
+    if not isinstance(template, str | None):
+        names.append(template)
+    pairs = [pair for group in facts.get("around") or () for pair in group]
+    added = facts.get("added", [])
+    if not (
+        all(isinstance(text, str) for group in names for item in group.items() for text in item)
+        and all(isinstance(facts[name], int) for name in ("size", "last_id", "split_special"))
+        and all(isinstance(i, int) and isinstance(t, str) and f < 32 for i, t, f in added)
+        and all(isinstance(i, int) and isinstance(t, str) for t, i in pairs)
+    ):
+        raise AdapterError("the adapter's tokenizer was not read: its worker gave something else")
 
 
 def _backend(base: Tokenizer, facts: dict[str, Any]) -> Tokenizer:
@@ -56,9 +75,7 @@ def _backend(base: Tokenizer, facts: dict[str, Any]) -> Tokenizer:
 
 
 def _token(content: str, flags: int) -> AddedToken:
-    return AddedToken(
-        content, **{name: bool(flags >> bit & 1) for bit, name in enumerate(FLAGS)}
-    )
+    return AddedToken(content, **{name: bool(flags >> bit & 1) for bit, name in enumerate(FLAGS)})
 
 
 def _post_processor(before: list[list[Any]], behind: list[list[Any]]) -> Any:

@@ -75,7 +75,6 @@ def _facts(own: Any) -> dict[str, Any]:
     return {
         "special": special,
         "template": template,
-        "eos_id": own.eos_token_id,
         "split_special": bool(own.split_special_tokens),
         "size": len(vocabulary),
         "last_id": max(vocabulary.values()),
@@ -177,7 +176,9 @@ def _around(post_processor: dict[str, Any] | None, backend: Any) -> list[list[An
         token = steps[0]["special_tokens"][name]
         index = backend.token_to_id(name)
         if token["ids"] != [index] or token["tokens"] != [name]:
-            raise AdapterError(f"the adapter's tokenizer adds {shown(name)}, which it does not have")
+            raise AdapterError(
+                f"the adapter's tokenizer adds {shown(name)}, which it does not have"
+            )
         found[-1].append([name, index])
     if len(found) != 2 or sum(map(len, found)) > _MAX_NAMES:
         raise AdapterError("the adapter's tokenizer has a post_processor that is not supported")

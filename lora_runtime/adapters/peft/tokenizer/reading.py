@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import tempfile
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ....errors import AdapterError
 from ....foreign.process import WORKERS, WorkError, WorkLimits, WorkTimeoutError
-from ..files import MissingFileError, read_limited
+from ..files import MissingFileError, check_size, open_regular
 from .base import BaseTokenizer, BaseTokenizers
 from .own import make_own, with_template
 from .parts import BASE, FILES, READ
@@ -22,6 +23,7 @@ from .parts import BASE, FILES, READ
 log = logging.getLogger(__name__)
 MAX_TOKENIZER_BYTES = 64 << 20
 MAX_TEMPLATE_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 20
 _MAX_ANSWER_BYTES = 16 << 20
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _TEMPLATE = "chat_template.jinja"
@@ -36,7 +38,7 @@ _FILES = (
 _CACHED = 16
 _AT_ONCE = threading.Semaphore(2)
 """Workers that read tokenizers: each may take much memory."""
-BASES = BaseTokenizers(_FILES)
+_bases = BaseTokenizers(_FILES)
 # Adapters of one base mostly come with the same files: looked at once, and shared.
 _seen: weakref.WeakKeyDictionary[Any, dict[bytes, tuple[Any, int]]] = weakref.WeakKeyDictionary()
 
@@ -48,6 +50,13 @@ class OwnTokenizer:
     tokenizer: Any = None
     digest: bytes = b""
     has_files: bool = False
+
+
+def get_ready(base: Any) -> None:
+    """Read what adapters' tokenizers are compared with, before anything is served: it may take
+    half a second in which nothing else runs."""
+    if base is not None:
+        _bases.of(base)
 
 
 def read_tokenizer(
@@ -68,8 +77,8 @@ def read_tokenizer(
     files = _read(directory, roots)
     if base is None or not any(name in files for name in (*_VOCABULARIES, _TEMPLATE)):
         return OwnTokenizer(has_files=bool(files))
-    known = BASES.of(base)
-    digests = {name: hashlib.sha256(data).digest() for name, data in files.items()}
+    known = _bases.of(base)
+    digests = {name: _digest(data) for name, data in files.items()}
     if all(known.digests.get(name) == digest for name, digest in digests.items()):
         return OwnTokenizer(has_files=True)
     digest = hashlib.sha256()
@@ -90,19 +99,37 @@ def read_tokenizer(
     return OwnTokenizer(own, digest.digest(), has_files=True)
 
 
-def _read(directory: Path, roots: Sequence[Path]) -> dict[str, bytes]:
+def _read(directory: Path, roots: Sequence[Path]) -> dict[str, list[bytes]]:
+    """Contents of the files that are there, in pieces: none is so large that making it stops
+    other threads."""
     files = {}
     for name in _FILES:
         limit = MAX_TEMPLATE_BYTES if name == _TEMPLATE else MAX_TOKENIZER_BYTES
+        path = directory / name
         try:
-            files[name] = read_limited(directory / name, limit, roots)
+            with open_regular(path, roots) as (stream, size):
+                check_size(path, size, limit)
+                files[name] = list(_pieces(stream, size))
         except MissingFileError:
             continue
     return files
 
 
+def _pieces(stream: io.FileIO, size: int) -> Iterator[bytes]:
+    while size and (piece := stream.read(min(size, _PIECE_BYTES))):
+        size -= len(piece)
+        yield piece
+
+
+def _digest(pieces: Sequence[bytes]) -> bytes:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.digest()
+
+
 def _load(
-    files: Mapping[str, bytes],
+    files: Mapping[str, list[bytes]],
     own_files: Sequence[str],
     base: Any,
     known: BaseTokenizer,
@@ -112,7 +139,7 @@ def _load(
     """Tokenizer, None if it does not differ from the base's, and its last id."""
     if not any(name in files for name in _VOCABULARIES):
         try:
-            own = with_template(base, files[_TEMPLATE].decode())
+            own = with_template(base, b"".join(files[_TEMPLATE]).decode())
         except UnicodeDecodeError as error:
             raise AdapterError(f"the adapter's tokenizer cannot be loaded: {error}") from error
         return (own if _differs(own, base) else None), 0
@@ -131,7 +158,7 @@ def _load(
         own = make_own(base, facts)
         differs = facts["size"] != known.size or _differs(own, base)
         return (own if differs else None), facts["last_id"]
-    except AdapterError:
+    except (AdapterError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # panics of the tokenizers library too
         raise AdapterError(
@@ -147,7 +174,7 @@ def _check_last(last_id: int, vocabulary_rows: int) -> None:
 
 
 def _facts(
-    files: Mapping[str, bytes], is_base_file: bool, known: BaseTokenizer, limits: WorkLimits
+    files: Mapping[str, list[bytes]], is_base_file: bool, known: BaseTokenizer, limits: WorkLimits
 ) -> dict[str, Any]:
     """What a worker reads of the files. Raises AdapterError."""
     WORKERS.start()
@@ -155,16 +182,14 @@ def _facts(
         with _AT_ONCE, tempfile.TemporaryDirectory(prefix="loramux-tokenizer-") as folder:
             (Path(folder) / FILES).mkdir()
             for name, data in files.items():
-                (Path(folder) / FILES / name).write_bytes(data)
+                with open(Path(folder) / FILES / name, "wb", buffering=0) as file:
+                    file.writelines(data)
             if known.pipeline:
                 (Path(folder) / BASE).write_bytes(known.pipeline)
-            worker = WORKERS.worker()
-            try:
+            with WORKERS.worker() as worker:
                 return worker.ask(
                     READ, folder, is_base_file, limits=limits, max_bytes=_MAX_ANSWER_BYTES
                 )
-            finally:
-                worker.close()
     except WorkTimeoutError as error:
         log.warning("reading an adapter's tokenizer %s: its worker was ended", error)
         raise AdapterError(f"reading the adapter's tokenizer {error}") from error
