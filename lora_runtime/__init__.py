@@ -12,7 +12,7 @@ requests
 adapters
 model
 kernels
-api config
+api config foreign
 durable errors kv_cache modules permissions settings version
 """
 

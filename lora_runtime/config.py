@@ -128,6 +128,12 @@ class EngineConfig(BaseConfig):
     """Seconds of waiting that count as one step of priority."""
     max_adapter_bytes: AtLeastOne = 2 << 30
     """Largest file of an adapter's tensors that is accepted, in bytes."""
+    chat_template_timeout_s: Positive = 2.0
+    """Seconds that a chat template which came with an adapter may take for one request."""
+    adapter_tokenizer_timeout_s: Positive = 60.0
+    """Seconds that it may take to read a tokenizer which came with an adapter."""
+    adapter_worker_bytes: AtLeastOne = 1 << 30
+    """Bytes of memory that each of these two may take."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,6 +15,7 @@ from typing import Self
 
 import torch
 
+from ..adapters.peft.tokenizer.reading import get_ready
 from ..adapters.sources.sources import is_remote
 from ..adapters.store.store import AdapterStore
 from ..api.adapters import AdapterInfo, AdapterPolicy, Registration
@@ -30,12 +31,15 @@ from ..errors import (
     LoramuxError,
     UnknownAdapterError,
 )
+from ..foreign.process import WORKERS
 from ..requests.handle import EventStream, RequestHandle
+from ..requests.lengths import TextLimit, longest_token
 from ..scheduling.block_allocator import BlockAllocator
 from ..scheduling.fairness import FairQueue
 from ..scheduling.limits import Limits
 from ..scheduling.scheduler import Scheduler
 from ..version import __version__
+from .chats import ForeignChats
 from .inbox import Inbox
 from .intake import Intake
 from .loop import EngineLoop
@@ -77,6 +81,7 @@ class Engine:
         if not isinstance(base, BaseModel):
             base = self._owned = BaseModel.load(base, config, lora=config.max_adapters > 0)
         self.base = base
+        self._workers = WORKERS.use()
         try:
             self._set_up(config)
         except BaseException:
@@ -114,9 +119,19 @@ class Engine:
             StoreReports(self._inbox, self._observers),
         )
         self._limits = Limits(store.policy, config.max_running, config.max_waiting)
-        builder = RequestBuilder(self.base, self.max_context, self._cancel)
+        if config.max_adapters:
+            get_ready(self.base.tokenizer)
+        text_limit = TextLimit(self.max_context, longest_token(self.base.tokenizer))
+        self._chats = ForeignChats(self.base.tokenizer, config, text_limit)
+        builder = RequestBuilder(self.base, self.max_context, text_limit, self._chats, self._cancel)
         self._intake = Intake(
-            builder, store, self._limits, self._inbox, self._observers, self.request_limits
+            builder,
+            store,
+            self._limits,
+            self._inbox,
+            self._observers,
+            self.request_limits,
+            self._chats,
         )
         self._scheduler = Scheduler(
             BlockAllocator(num_blocks, config.kv_block_size, config.prefix_caching),
@@ -190,6 +205,7 @@ class Engine:
     def stop_admitting(self) -> None:
         """Stop admitting: from now on `submit` raises EngineStoppedError; what runs goes on."""
         self._inbox.close()
+        self._chats.close()
 
     def shutdown(self, drain_s: float = 0, join_s: float | None = None) -> bool:
         """Stop admitting, let requests finish for `drain_s` seconds, cancel the rest, join.
@@ -220,6 +236,7 @@ class Engine:
         return not self._thread.is_alive()
 
     def _close_base(self) -> None:
+        self._workers.close()
         if self._owned is not None:
             self._owned.close()
 

@@ -22,6 +22,7 @@ from ..errors import (
 )
 from ..requests.handle import RequestHandle
 from ..scheduling.limits import Limits
+from .chats import ForeignChats
 from .inbox import Inbox
 from .observers import Observers
 from .submit import RequestBuilder
@@ -40,25 +41,29 @@ class Intake:
         inbox: Inbox,
         observers: Observers,
         request_limits: RequestLimits,
+        chats: ForeignChats,
     ) -> None:
         self._builder, self._store, self._limits = builder, store, limits
-        self._inbox, self._observers = inbox, observers
+        self._inbox, self._observers, self._chats = inbox, observers, chats
         self._request_limits = request_limits
 
     def submit(self, request: Request) -> RequestHandle:
         """Wait for its adapters' first reading, and queue it. Raises as Engine.submit."""
         arrived = time.monotonic()
         with self._rejecting(request):
+            prepared = self._prepare(request)
             try:
-                self._prepare(request).result(request.timeout_s)
+                prepared.result(request.timeout_s)
             except TimeoutError:
+                prepared.cancel()
                 raise RequestTimeoutError(
-                    "the request's deadline passed while its adapter was read"
+                    "the request's deadline passed while its adapter was read, or its chat rendered"
                 ) from None
             return self._submit(request, arrived)
 
     def prepare(self, request: Request) -> Future[None]:
-        """Begin its adapters' first reading. Raises as Engine.prepare."""
+        """Begin its adapters' first reading, and the rendering of its chat where that is not done
+        here. Raises as Engine.prepare."""
         with self._rejecting(request):
             reading = self._prepare(request)
         reading.add_done_callback(partial(self._note_unprepared, request))
@@ -95,7 +100,42 @@ class Intake:
                 lambda _: self._limits.leave(adapter_ids, choices, request.caller)
             )
             self._inbox.expect(choices, reading)
-        return reading
+        return self._with_chat(request, reading)
+
+    def _with_chat(self, request: Request, reading: Future[None]) -> Future[None]:
+        """Future of a reading, and of the chat's rendering after it."""
+        if request.messages is None or len(request.uses) != 1:
+            return reading
+        if reading.done():
+            return self._render(request) if reading.exception() is None else reading
+        whole: Future[None] = Future()
+        whole.add_done_callback(lambda done: reading.cancel() if done.cancelled() else None)
+        reading.add_done_callback(lambda done: self._go_on(request, done, whole))
+        return whole
+
+    def _go_on(self, request: Request, reading: Future[None], whole: Future[None]) -> None:
+        """Render a chat whose adapter has just been read, for `whole`."""
+        try:
+            reading.result()
+            rendering = self._render(request)
+        except BaseException as error:
+            if whole.set_running_or_notify_cancel():
+                whole.set_exception(error)
+            return
+        whole.add_done_callback(lambda done: rendering.cancel() if done.cancelled() else None)
+        rendering.add_done_callback(lambda done: _pass_on(done, whole))
+
+    def _render(self, request: Request) -> Future[None]:
+        """Begin the rendering of a chat by its adapter's template, if it has one of its own."""
+        versions = self._store.lease(request.uses)
+        try:
+            if self._chats.concern(request, versions[0]):
+                return self._chats.begin(request, versions[0])
+        finally:
+            self._store.release(request.uses, versions)
+        nothing: Future[None] = Future()
+        nothing.set_result(None)
+        return nothing
 
     def _note_unprepared(self, request: Request, reading: Future[None]) -> None:
         if not reading.cancelled() and isinstance(error := reading.exception(), LoramuxError):
@@ -129,3 +169,12 @@ class Intake:
 def _adapter_ids(request: Request) -> list[str]:
     """Adapters against whose limits it counts; "" is the base."""
     return [use.adapter_id for use in request.uses] or [""]
+
+
+def _pass_on(done: Future[None], whole: Future[None]) -> None:
+    if done.cancelled() or not whole.set_running_or_notify_cancel():
+        whole.cancel()
+    elif (error := done.exception()) is not None:
+        whole.set_exception(error)
+    else:
+        whole.set_result(None)

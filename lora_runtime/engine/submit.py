@@ -14,19 +14,25 @@ from ..errors import InvalidRequestError
 from ..kv_cache import prefix_salt
 from ..requests.detokenize import IncrementalDetokenizer
 from ..requests.handle import RequestHandle
-from ..requests.lengths import TextLimit, longest_token
+from ..requests.lengths import TextLimit
 from ..requests.sequence import LiveRequest, Sequence, SequenceAdapter
 from ..requests.tokenization import encode
+from .chats import ForeignChats
 
 
 class RequestBuilder:
     """Builder of sequences; encodes prompts with the tokenizer that the request's adapters want."""
 
     def __init__(
-        self, base: BaseModel, max_context: int, on_cancel: Callable[[RequestHandle], None]
+        self,
+        base: BaseModel,
+        max_context: int,
+        text_limit: TextLimit,
+        chats: ForeignChats,
+        on_cancel: Callable[[RequestHandle], None],
     ) -> None:
-        self._base, self._max_context, self._on_cancel = base, max_context, on_cancel
-        self._text_limit = TextLimit(max_context, longest_token(base.tokenizer))
+        self._base, self._max_context, self._text_limit = base, max_context, text_limit
+        self._chats, self._on_cancel = chats, on_cancel
 
     def build(
         self, request: Request, versions: list[AdapterVersion], arrived: float
@@ -37,7 +43,10 @@ class RequestBuilder:
         clock.
         """
         tokenizer, vocab_size, eos_ids = self._vocabulary(versions)
-        prompt = encode(request, tokenizer, vocab_size, self._max_context, self._text_limit)
+        chat = None
+        if len(versions) == 1 and self._chats.concern(request, versions[0]):
+            chat = self._chats.text(request, versions[0])
+        prompt = encode(request, tokenizer, vocab_size, self._max_context, self._text_limit, chat)
         pairs = list(zip(request.uses, versions, strict=True))
         adapters = tuple(
             SequenceAdapter(v, use.weight, _activation_start(use.adapter_id, v, prompt))

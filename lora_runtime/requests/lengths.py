@@ -31,7 +31,7 @@ class TextLimit:
         """Take the characters of the `longest` token."""
         self._max_context = max_context
         self._longest = max(longest, LEAST_LONGEST)
-        self._characters = max_context * self._longest
+        self.characters = max_context * self._longest
 
     def check_messages(self, messages: Sequence[ChatMessage]) -> None:
         """Check what a chat template is to render. Raises InvalidRequestError."""
@@ -59,7 +59,7 @@ class TextLimit:
             return ids(text)
 
     def _check(self, characters: int, field: str) -> None:
-        if characters > self._characters:
+        if characters > self.characters:
             raise InvalidRequestError.of(
                 field,
                 f"has {characters} characters, far over the context of {self._max_context} tokens",

@@ -5,28 +5,31 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from jinja2 import TemplateError
-
 from ..api.requests import Request
 from ..errors import InvalidRequestError
 from .lengths import TextLimit
 
 
 def encode(
-    request: Request, tokenizer: Any, vocab_size: int, max_context: int, limit: TextLimit
+    request: Request,
+    tokenizer: Any,
+    vocab_size: int,
+    max_context: int,
+    limit: TextLimit,
+    chat: str | None = None,
 ) -> tuple[int, ...]:
     """The prompt's token ids. Raises InvalidRequestError: empty, too long, or not in the
     vocabulary.
 
     `prompt` is tokenized with the tokenizer's own special tokens, `messages` through its chat
-    template with the assistant's turn opened.
+    template with the assistant's turn opened; `chat` is their text, if that is rendered already.
     """
     field = next(n for n in ("prompt", "token_ids", "messages") if getattr(request, n) is not None)
     if request.token_ids is not None:
         ids = list(request.token_ids)
     elif request.messages is not None:
         limit.check_messages(request.messages)
-        text = _render_chat(request, tokenizer)
+        text = _render_chat(request, tokenizer) if chat is None else chat
         ids = limit.tokenize(text, field, partial(_ids, tokenizer, add_special_tokens=False))
     else:
         assert request.prompt is not None
@@ -55,7 +58,7 @@ def _render_chat(request: Request, tokenizer: Any) -> str:
     messages = [{"role": m.role, "content": m.content} for m in request.messages or ()]
     try:
         return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    except (TemplateError, ValueError, TypeError) as error:
+    except Exception as error:  # whatever a template does with what callers wrote
         raise InvalidRequestError.of(
-            "messages", f"the chat template refuses them: {error}"
+            "messages", f"the chat template refuses them: {error or type(error).__name__}"
         ) from error

@@ -1,4 +1,4 @@
 """Reading of PEFT's files into checked updates: what cannot be applied is refused by name.
 
-May import: api, config, errors, model, modules, permissions.
+May import: adapters.peft.tokenizer, api, config, errors, foreign, model, modules, permissions.
 """

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ...errors import AdapterError
+from ...foreign.process import WorkLimits
 from ...modules import BaseDescription
 from .assemble import assemble
 from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, parse_config
@@ -18,7 +19,7 @@ from .read_budget import ReadShare
 from .safetensors_file import OpenTensors, open_tensors
 from .shapes import Shapes
 from .targets import resolve
-from .tokenizer import OwnTokenizer, read_tokenizer
+from .tokenizer.reading import OwnTokenizer, read_tokenizer
 from .update import CheckedAdapter
 
 CONFIG = "adapter_config.json"
@@ -33,13 +34,14 @@ def read_adapter(
     max_added_tokens: int,
     roots: Sequence[Path] = (),
     share: ReadShare | None = None,
+    tokenizer_limits: WorkLimits = WorkLimits(),  # noqa: B008 - it is frozen
 ) -> CheckedAdapter:
     """Read and check; each file is read once, so what is hashed is what is applied.
 
     Never unpickles. `max_bytes` limits the file of tensors, `share` says when its data may be read;
-    with `roots`, files that lead out of them by links are refused. Raises AdapterError naming what
-    is missing, corrupt or unsupported, and BaseMismatchError when the modules or shapes are not the
-    base's.
+    with `roots`, files that lead out of them by links are refused. `tokenizer_limits` are those of
+    the worker that reads its tokenizer. Raises AdapterError naming what is missing, corrupt or
+    unsupported, and BaseMismatchError when the modules or shapes are not the base's.
     """
     config_bytes, spec = read_spec(directory, roots)
     made_for = f"the adapter was made for {spec.base_model_name!r}, the base is {base.name!r}"
@@ -56,7 +58,7 @@ def read_adapter(
         )
         # Without values: what is refused by its names and shapes is refused before it is read.
         vocabulary = _vocabulary(spec, base, put_together(outlines).added_rows)
-        own = read_tokenizer(directory, base.tokenizer, vocabulary, roots)
+        own = read_tokenizer(directory, base.tokenizer, vocabulary, roots, tokenizer_limits)
         file = weights.read(share)
     done = put_together(file.tensors)
     return CheckedAdapter(

@@ -1,4 +1,4 @@
 """Registered adapters: ids, versions, leases, host memory and slots.
 
-May import: adapters, adapters.peft, adapters.sources, api, config, errors.
+May import: adapters, adapters.peft, adapters.sources, api, config, errors, foreign.
 """

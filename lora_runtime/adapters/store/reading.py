@@ -12,6 +12,7 @@ from types import TracebackType
 from ...api.adapters import RegisteredVersion
 from ...config import EngineConfig
 from ...errors import AdapterError, LoramuxError
+from ...foreign.process import WorkLimits
 from ..device import AdapterHost, StagedAdapter
 from ..peft import loader
 from ..peft.read_budget import ReadBudget, ReadShare
@@ -146,6 +147,9 @@ class Reader:
                 max_added_tokens=self._config.max_added_tokens,
                 roots=roots,
                 share=share,
+                tokenizer_limits=WorkLimits(
+                    self._config.adapter_tokenizer_timeout_s, self._config.adapter_worker_bytes
+                ),
             )
         except BaseException as error:
             _forget(error)

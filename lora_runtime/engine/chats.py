@@ -1,0 +1,124 @@
+"""Chats whose template came with an adapter: rendered in a worker, before a request is built."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from concurrent.futures import Future
+from typing import Any
+
+from ..adapters.store.version import AdapterVersion
+from ..api.requests import ChatMessage, Request
+from ..config import EngineConfig
+from ..errors import RETRY_AFTER_S, AdapterLimitError, InvalidRequestError
+from ..foreign.process import WorkError, WorkLimits, WorkTimeoutError
+from ..foreign.template_queue import MAX_WAITING, Chat, TemplateQueue
+from ..requests.lengths import TextLimit
+
+log = logging.getLogger(__name__)
+_KEPT = 64
+_LOG_EVERY_S = 60.0
+
+
+class ForeignChats:
+    """Texts of such chats between `begin` and the building of their request.
+
+    The template of the base, the operator's own, is rendered in this process.
+    """
+
+    def __init__(self, base_tokenizer: Any, config: EngineConfig, limit: TextLimit) -> None:
+        self._base, self._limit = base_tokenizer, limit
+        self._queue = TemplateQueue(
+            WorkLimits(config.chat_template_timeout_s, config.adapter_worker_bytes)
+        )
+        self._lock = threading.Lock()
+        self._done: OrderedDict[int, tuple[tuple[ChatMessage, ...], str, str]] = OrderedDict()
+        """Texts by the conversation's object, with the version that they are for."""
+        self._logged = 0.0
+
+    def concern(self, request: Request, version: AdapterVersion) -> bool:
+        """Whether the request is a chat whose template is the adapter's own."""
+        if request.messages is None or version.details is None:
+            return False
+        own = version.details.tokenizer
+        return (
+            own is not None
+            and bool(own.chat_template)
+            and own.chat_template != self._base.chat_template
+        )
+
+    def begin(self, request: Request, version: AdapterVersion) -> Future[None]:
+        """Render a chat for `text`. Raises InvalidRequestError, AdapterLimitError.
+
+        The future fails with InvalidRequestError, EngineStoppedError; cancelled, it is not
+        rendered.
+        """
+        assert version.details is not None
+        adapter_id = request.uses[0].adapter_id
+        messages = request.messages or ()
+        self._limit.check_messages(messages)
+        tokenizer = version.details.tokenizer
+        try:
+            template = tokenizer.get_chat_template()
+        except ValueError as error:
+            raise InvalidRequestError.of("messages", str(error)) from error
+        rendering = self._queue.render(
+            version.version,
+            Chat(
+                template,
+                [{"role": m.role, "content": m.content} for m in messages],
+                tokenizer.special_tokens_map,
+                self._limit.characters,
+            ),
+        )
+        if rendering is None:
+            limit = f"{MAX_WAITING} chats that wait for its chat template"
+            raise AdapterLimitError(adapter_id, limit, RETRY_AFTER_S)
+        whole: Future[None] = Future()
+
+        def done(rendered: Future[str]) -> None:
+            if rendered.cancelled() or not whole.set_running_or_notify_cancel():
+                whole.cancel()
+                return
+            if (error := rendered.exception()) is not None:
+                whole.set_exception(self._refusal(adapter_id, error))
+                return
+            self._keep(messages, version.version, rendered.result())
+            whole.set_result(None)
+
+        whole.add_done_callback(lambda f: rendering.cancel() if f.cancelled() else None)
+        rendering.add_done_callback(done)
+        return whole
+
+    def text(self, request: Request, version: AdapterVersion) -> str:
+        """Rendered text of a chat, waited for unless `begin` has made it. Raises as its future."""
+        messages = request.messages or ()
+        while (text := self._taken(messages, version.version)) is None:
+            self.begin(request, version).result()
+        return text
+
+    def close(self) -> None:
+        self._queue.close()
+
+    def _keep(self, messages: tuple[ChatMessage, ...], version: str, text: str) -> None:
+        with self._lock:
+            self._done[id(messages)] = (messages, version, text)
+            while len(self._done) > _KEPT:
+                self._done.popitem(last=False)
+
+    def _taken(self, messages: tuple[ChatMessage, ...], version: str) -> str | None:
+        with self._lock:
+            _, of, text = self._done.pop(id(messages), (messages, "", ""))
+        return text if of == version else None
+
+    def _refusal(self, adapter_id: str, error: BaseException) -> BaseException:
+        if not isinstance(error, WorkError):
+            return error
+        text = f"the chat template of adapter {adapter_id!r} {error}"
+        now = time.monotonic()
+        if isinstance(error, WorkTimeoutError) and now - self._logged > _LOG_EVERY_S:
+            self._logged = now
+            log.warning("%s: its worker was ended", text)
+        return InvalidRequestError.of("messages", text)

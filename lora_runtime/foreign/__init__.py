@@ -1,0 +1,4 @@
+"""Work on strangers' files, in processes of their own with limits of time and memory.
+
+May import: errors.
+"""

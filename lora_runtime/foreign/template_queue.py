@@ -1,0 +1,172 @@
+"""Queue of chats to be rendered by templates of adapters: no adapter takes another's turn."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from ..errors import EngineStoppedError
+from .process import WORKERS, Worker, WorkError, WorkLimits, WorkTimeoutError
+from .templates import RENDER
+
+MAX_WAITING = 64
+"""Chats that may wait for one adapter's template."""
+_THREADS = 2
+_IDLE_WORKERS = 8
+_SLOW_S = 60.0
+_MAX_SLOW = 4096
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Conversation to be rendered, by whose template."""
+
+    template: str
+    messages: list[dict[str, str]]
+    special: dict[str, str]
+    """Special tokens by transformers' names for them."""
+    max_chars: int
+    """Longest text that is wanted."""
+
+
+class TemplateQueue:
+    """Renders chats, one at a time for each key; keys take turns.
+
+    A key that ran out of time shares one thread with all that did lately: the others are never
+    waited for but by such as are quick. Each key has a worker of its own, kept for its next chat.
+    """
+
+    def __init__(self, limits: WorkLimits) -> None:
+        self._limits = limits
+        self._wake = threading.Condition()
+        self._waiting: OrderedDict[str, deque[tuple[Chat, Future[str]]]] = OrderedDict()
+        self._running: dict[str, Worker | None] = {}
+        self._idle: OrderedDict[str, Worker] = OrderedDict()
+        self._slow: OrderedDict[str, float] = OrderedDict()
+        self._threads = 0
+        self._closed = False
+
+    def render(self, key: str, chat: Chat) -> Future[str] | None:
+        """Text of a chat; None if as many as may wait for the key. Cancel what is not wanted any
+        more.
+
+        The future fails with WorkError or EngineStoppedError.
+        """
+        future: Future[str] = Future()
+        with self._wake:
+            if self._closed:
+                raise EngineStoppedError("the engine is shutting down")
+            waiting = self._waiting.setdefault(key, deque())
+            if len(waiting) >= MAX_WAITING:
+                kept = [one for one in waiting if not one[1].cancelled()]
+                waiting.clear()
+                waiting.extend(kept)
+                if len(waiting) >= MAX_WAITING:
+                    return None
+            waiting.append((chat, future))
+            if self._threads < _THREADS:
+                self._threads += 1
+                threading.Thread(target=self._run, name="loramux-templates", daemon=True).start()
+            self._wake.notify()
+        return future
+
+    def close(self) -> None:
+        """Fail what waits, and end the workers. Idempotent."""
+        with self._wake:
+            self._closed = True
+            waiting = [future for chats in self._waiting.values() for _, future in chats]
+            self._waiting.clear()
+            for worker in [*self._idle.values(), *self._running.values()]:
+                if worker is not None:
+                    worker.interrupt()
+            self._wake.notify_all()
+        for future in waiting:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(EngineStoppedError("the engine was shut down"))
+
+    def _run(self) -> None:
+        while (taken := self._take()) is not None:
+            key, chat, future, worker = taken
+            try:
+                if future.set_running_or_notify_cancel():
+                    worker = self._render(key, chat, future, worker)
+            finally:
+                self._give_back(key, worker)
+
+    def _take(self) -> tuple[str, Chat, Future[str], Worker | None] | None:
+        """The next chat, with its key's worker; None once the queue is closed."""
+        with self._wake:
+            while not self._closed:
+                if (key := self._next_key()) is not None:
+                    chat, future = self._waiting[key].popleft()
+                    if self._waiting[key]:
+                        self._waiting.move_to_end(key)
+                    else:
+                        del self._waiting[key]
+                    worker = self._running[key] = self._idle.pop(key, None)
+                    return key, chat, future, worker
+                self._wake.wait()
+            return None
+
+    def _next_key(self) -> str | None:
+        slow_runs = any(self._is_slow(key) for key in self._running)
+        return next(
+            (
+                key
+                for key in self._waiting
+                if key not in self._running and not (slow_runs and self._is_slow(key))
+            ),
+            None,
+        )
+
+    def _is_slow(self, key: str) -> bool:
+        return time.monotonic() - self._slow.get(key, float("-inf")) < _SLOW_S
+
+    def _render(
+        self, key: str, chat: Chat, future: Future[str], worker: Worker | None
+    ) -> Worker | None:
+        """Render one, and give the worker if it can go on."""
+        try:
+            if worker is None:
+                worker = WORKERS.worker()
+                with self._wake:
+                    self._running[key] = worker
+                    if self._closed:
+                        worker.interrupt()
+            arguments = (chat.template, chat.messages, chat.special, chat.max_chars)
+            # Six bytes are the longest that JSON makes of a character, but for those of two halves.
+            size = 12 * chat.max_chars + 4096
+            text = worker.ask(RENDER, *arguments, limits=self._limits, max_bytes=size)
+            if not isinstance(text, str) or len(text) > chat.max_chars:
+                raise WorkError("gave something else than a text")
+            future.set_result(text)
+            return worker
+        except BaseException as error:
+            if worker is not None:  # what it has done may have left it large
+                worker.close()
+            if isinstance(error, WorkTimeoutError):
+                self._note_slow(key)
+            if self._closed:
+                error = EngineStoppedError("the engine was shut down")
+            future.set_exception(error)
+            return None
+
+    def _note_slow(self, key: str) -> None:
+        with self._wake:
+            self._slow[key] = time.monotonic()
+            self._slow.move_to_end(key)
+            while len(self._slow) > _MAX_SLOW:
+                self._slow.popitem(last=False)
+
+    def _give_back(self, key: str, worker: Worker | None) -> None:
+        with self._wake:
+            del self._running[key]
+            if worker is not None and not worker.closed:
+                self._idle[key] = worker
+            over = len(self._idle) if self._closed else len(self._idle) - _IDLE_WORKERS
+            for _ in range(over):
+                self._idle.popitem(last=False)[1].close()
+            self._wake.notify_all()

@@ -1,0 +1,32 @@
+"""Rendering of a chat template inside a worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .worker import RefusedError
+
+RENDER = f"{__name__}:render"
+
+
+def render(
+    template: str, messages: list[dict[str, str]], special: dict[str, str], max_chars: int
+) -> str:
+    """Text of a conversation with the assistant's turn opened, as transformers renders it.
+
+    Raises RefusedError for what the template refuses, fails at, or makes longer than `max_chars`.
+    """
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    arguments: dict[str, Any] = {"conversations": [messages], "chat_template": template}
+    try:
+        texts: Any = render_jinja_template(**arguments, **special, add_generation_prompt=True)  # type: ignore[arg-type]
+        text = texts[0][0]
+        text.encode()  # tokenizers take no halves of characters
+    except MemoryError:
+        raise RefusedError("needs more memory than it may take") from None
+    except Exception as error:
+        raise RefusedError(f"refuses them: {error or type(error).__name__}"[:300]) from error
+    if len(text) > max_chars:
+        raise RefusedError(f"makes a text of {len(text)} characters, {max_chars} may fit")
+    return text
