@@ -11,7 +11,7 @@ from . import report
 from .arena import Arena
 from .attackers import Attackers
 from .ground import Ground
-from .server import ServerProcess
+from .redirects import Redirects, redirecting
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,9 +44,17 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
 
 
 @pytest.fixture(scope="session")
-def arena(ground: Ground, attackers: Attackers) -> Iterator[Arena]:
-    """A server with tokens, on the C++ kernels where they run."""
-    arena = Arena(lambda: ground.serve("--state-file", ground.state()), attackers)
+def redirects() -> Iterator[Redirects]:
+    with redirecting() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def arena(ground: Ground, attackers: Attackers, redirects: Redirects) -> Iterator[Arena]:
+    """A server with tokens, on the C++ kernels where they run; it keeps no host copies."""
+    flags = ("--state-file", ground.state(), "--adapter-host-bytes", 0)
+    sources = ("--adapter-source", redirects.allowed)
+    arena = Arena(lambda: ground.serve(*flags, *sources), attackers)
     yield arena
     arena.end()
 

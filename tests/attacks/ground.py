@@ -26,6 +26,7 @@ CALLERS: dict[str, dict[str, Any]] = {
     "neighbour": {"adapters": ["base", "good"], "read": False},
     "attacker": {"adapters": ["base", "mal-*", "team-a-*"]},
     "team-a": {"adapters": ["team-a-*"], "admin": True},
+    "sharer": {"adapters": ["*"], "admin": True, "shares": True},
 }
 
 

@@ -10,6 +10,7 @@ from loramux.v1 import adapters_pb2
 from loramux.v1 import inference_pb2 as pb
 
 from .arena import Arena, expect
+from .calls import asked
 from .ground import CONTEXT, VOCAB
 from .server import ServerProcess
 from .wire import GENERATE
@@ -71,11 +72,11 @@ COUNTS: list[Case] = [
     ({"stop": [""]}, BAD),
     ({"request_id": "a\nb"}, BAD),
     ({"request_id": "x" * 129}, BAD),
-    *(({"prompt": None, "token_ids": [v]}, BAD) for v in (VOCAB, 2**31, 2**32 - 1)),
-    ({"prompt": None, "token_ids": [2] * CONTEXT}, BAD),
+    *(({"token_ids": [v]}, BAD) for v in (VOCAB, 2**31, 2**32 - 1)),
+    ({"token_ids": [2] * CONTEXT}, BAD),
     ({"prompt": "x", "token_ids": [1]}, BAD),
-    ({"prompt": None}, EITHER),
-    ({"prompt": None, "messages": [pb.ChatMessage(role="</s>", content="{{ 7 * 7 }}")]}, OK),
+    ({"prompt": ""}, EITHER),
+    ({"messages": [pb.ChatMessage(role="</s>", content="{{ 7 * 7 }}")]}, OK),
 ]
 GROUPS: dict[str, list[Case]] = {
     "penalties": PENALTIES,
@@ -87,12 +88,7 @@ GROUPS: dict[str, list[Case]] = {
 
 def attack_with(arena: Arena, cases: list[Case], server: ServerProcess) -> str:
     """Send all cases at once, each to end as it says."""
-    requests = [
-        pb.GenerateRequest(
-            **({"prompt": "Hello there", "max_new_tokens": 3, "ignore_eos": True} | fields)
-        ).SerializeToString()
-        for fields, _ in cases
-    ]
+    requests = [asked(**fields) for fields, _ in cases]
     outcomes = []
     for i in range(0, len(requests), 20):  # the queue has room for them
         outcomes += arena.attackers.send(server.target, GENERATE, requests[i : i + 20], "attacker")

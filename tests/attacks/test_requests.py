@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from loramux.v1 import inference_pb2 as pb
 
 from . import wire
 from .arena import Arena, expect
+from .calls import asked
 from .ground import CONTEXT, EOS
 from .server import ServerProcess
 from .wire import (
@@ -165,11 +165,6 @@ def test_more_than_a_message_may_have(arena: Arena, caller: str, size: int) -> N
     arena.withstand(f"gzip of {size >> 20} MB, token: {caller or 'none'}", attack)
 
 
-def asked(**fields: object) -> bytes:
-    defaults: dict = {"prompt": "Once upon a time", "max_new_tokens": 4, "ignore_eos": True}
-    return pb.GenerateRequest(**(defaults | fields)).SerializeToString()
-
-
 def test_an_answer_too_large_for_a_message(arena: Arena) -> None:
     """Refused before it is computed: it would take thousands of steps."""
     request = asked(n=16, logprobs=20, max_new_tokens=3000, temperature=1.0)
@@ -193,7 +188,6 @@ ANSWERED = {
         stop=[chr(97 + i) * 1024 for i in range(16)], max_new_tokens=200, n=4, temperature=1.0
     ),
     "one token's text as stop strings": asked(
-        prompt=None,
         token_ids=[300] * 64,
         stop=["a" * 1023 + "b"] + [f"<{i:02}" + "a" * 1020 for i in range(15)],
         repetition_penalty=0.01,
@@ -202,13 +196,12 @@ ANSWERED = {
         temperature=1.0,
     ),
     "special tokens for ever": asked(
-        prompt=None,
         token_ids=[EOS] * 64,
         repetition_penalty=0.01,
         max_new_tokens=1500,
         temperature=1.0,
     ),
-    "half a context of prompt": asked(prompt=None, token_ids=[5] * (CONTEXT // 2)),
+    "half a context of prompt": asked(token_ids=[5] * (CONTEXT // 2)),
 }
 
 

@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from loramux.v1 import inference_pb2 as pb
 from loramux.v1 import inference_pb2_grpc
 
-TOKENS = 400
+TOKENS = 1000
 """Of one stream: some seconds, so that its gaps are mostly between tokens."""
 ADAPTERS = ("", "good")
 HEALTH_EVERY_S = 0.1

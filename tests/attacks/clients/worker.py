@@ -72,7 +72,8 @@ def _outcome(call: Any, streams: bool, began: float, keep: bool) -> Outcome:
     except grpc.FutureCancelledError:
         return "CANCELLED", "", "", time.monotonic() - began, messages
     except grpc.RpcError as error:
-        reason = dict(error.trailing_metadata() or ()).get("loramux-reason", "")
+        trailers: Any = error.trailing_metadata() or ()
+        reason = dict(trailers).get("loramux-reason", "")
         text = (error.details() or "")[:300]
         return error.code().name, reason, text, time.monotonic() - began, messages
 
