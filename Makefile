@@ -5,7 +5,7 @@ MODEL := .models/SmolLM2-135M-Instruct
 ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adapters/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo serve test test-slow test-lowest lint format types proto-lint protos protos-check adapters experiments gpu-check gpu-lease gpu-carry gpu-oldest \
+.PHONY: help setup base demo serve test test-slow test-attacks test-lowest lint format types proto-lint protos protos-check adapters experiments gpu-check gpu-lease gpu-carry gpu-oldest \
         bench bench-kernels clean
 
 help:  ## list the targets
@@ -43,11 +43,14 @@ demo: .venv/.demo base  ## start a server, stream from the base and three adapte
 serve: .venv/.demo base  ## leave a server running; more flags: make serve ARGS='--port 6000'
 	@exec $(BIN)/loramux serve --base $(MODEL) $(ADAPTERS) --adapter-root examples/adapters --log-format console $(ARGS)
 
-test: setup base  ## run the tests but the slow ones; a part of them: make test ARGS='tests/server -x'
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: setup base  ## run the tests but the slow ones and the attacks; a part of them: make test ARGS='tests/server -x'
+	$(BIN)/python -m pytest -m "not slow and not attacks" $(ARGS)
 
 test-slow: setup base  ## run the slow tests
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-attacks: setup  ## attack servers beside innocent callers (4 minutes); the table as JSON: ARGS='--attacks-json FILE'
+	$(BIN)/python -m pytest tests/attacks $(ARGS)
 
 .bench/lowest/.ready: .ci/lowest.txt
 	@test -x .bench/lowest/bin/python || $(PYTHON) -m venv .bench/lowest
@@ -56,7 +59,7 @@ test-slow: setup base  ## run the slow tests
 	@touch $@
 
 test-lowest: .bench/lowest/.ready base  ## run the quick tests with the lowest versions that pyproject.toml allows
-	.bench/lowest/bin/python -m pytest -m "not slow" -p no:cacheprovider $(ARGS)
+	.bench/lowest/bin/python -m pytest -m "not slow and not attacks" -p no:cacheprovider $(ARGS)
 
 lint: setup  ## ruff: rules and format
 	$(BIN)/ruff check .

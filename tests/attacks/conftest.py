@@ -1,0 +1,67 @@
+"""The servers under attack, and the table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from . import report
+from .arena import Arena
+from .attackers import Attackers
+from .ground import Ground
+from .redirects import Redirects, redirecting
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--attacks-json", type=Path, help="write the attacks' table there too")
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if not report.ROWS:
+        return
+    terminalreporter.section("attacks")
+    for line in report.table(report.ROWS):
+        terminalreporter.write_line(line)
+    if path := config.getoption("--attacks-json", None):
+        report.write(path, report.ROWS)
+
+
+@pytest.fixture(scope="session")
+def attackers() -> Iterator[Attackers]:
+    pool = Attackers()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="session")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    """The base, the adapters' root and the token file of all servers."""
+    return Ground.make(tmp_path_factory.mktemp("attacks"))
+
+
+@pytest.fixture(scope="session")
+def redirects() -> Iterator[Redirects]:
+    with redirecting() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def arena(ground: Ground, attackers: Attackers, redirects: Redirects) -> Iterator[Arena]:
+    """A server with tokens, on the C++ kernels where they run; it keeps no host copies."""
+    flags = ("--state-file", ground.state(), "--adapter-host-bytes", 0)
+    sources = ("--adapter-source", redirects.allowed)
+    arena = Arena(lambda: ground.serve(*flags, *sources), attackers)
+    yield arena
+    arena.end()
+
+
+@pytest.fixture(scope="session")
+def torch_arena(ground: Ground, attackers: Attackers) -> Iterator[Arena]:
+    """A server on torch's kernels."""
+    arena = Arena(lambda: ground.serve("--kernels", "torch"), attackers, "tokens")
+    yield arena
+    arena.end()
