@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -129,7 +129,7 @@ class NothingDeclared:
 
 async def shown(health: Health) -> list[bool]:
     answers = [
-        await health.Check(health_pb2.HealthCheckRequest(service=name), None)
+        await health.Check(health_pb2.HealthCheckRequest(service=name), cast(Any, None))
         for name in ("live", "")
     ]
     return [answer.status == Status.SERVING for answer in answers]
