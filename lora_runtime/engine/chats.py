@@ -50,7 +50,8 @@ class ForeignChats:
         )
 
     def begin(self, request: Request, version: AdapterVersion) -> Future[None]:
-        """Render a chat for `text`. Raises InvalidRequestError, AdapterLimitError.
+        """Render a chat for `text`, unless that was done. Raises InvalidRequestError,
+        AdapterLimitError.
 
         The future fails with InvalidRequestError, EngineStoppedError; cancelled, it is not
         rendered.
@@ -58,6 +59,8 @@ class ForeignChats:
         assert version.details is not None
         adapter_id = request.uses[0].adapter_id
         messages = request.messages or ()
+        if self._has(messages, version.version):
+            return _done()
         self._limit.check_messages(messages)
         tokenizer = version.details.tokenizer
         try:
@@ -108,6 +111,10 @@ class ForeignChats:
             while len(self._done) > _KEPT:
                 self._done.popitem(last=False)
 
+    def _has(self, messages: tuple[ChatMessage, ...], version: str) -> bool:
+        with self._lock:
+            return self._done.get(id(messages), ((), "", ""))[1] == version
+
     def _taken(self, messages: tuple[ChatMessage, ...], version: str) -> str | None:
         with self._lock:
             _, of, text = self._done.pop(id(messages), (messages, "", ""))
@@ -122,3 +129,9 @@ class ForeignChats:
             self._logged = now
             log.warning("%s: its worker was ended", text)
         return InvalidRequestError.of("messages", text)
+
+
+def _done() -> Future[None]:
+    done: Future[None] = Future()
+    done.set_result(None)
+    return done
