@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 V1ALPHA = reflection.SERVICE_NAME
 V1 = V1ALPHA.replace("v1alpha", "v1")
-_MAX_BYTES = 4096
+_MAX_BYTES = 64 << 10
 _METHOD = "ServerReflectionInfo"
 _Found = TypeVar("_Found")
 
@@ -101,10 +101,10 @@ def _pool_of_v1() -> descriptor_pool.DescriptorPool:
 
 
 def _parsed(data: bytes) -> reflection_pb2.ServerReflectionRequest:
-    """Parse a request; one that makes no sense, or asks for a name as long as none is, becomes an
-    empty one, whose answer is an error and not the stream's end."""
+    """Parse a request; one that makes no sense becomes an empty one, whose answer is an error and
+    not the stream's end. One that is longer than any name asks for what is not there."""
     if len(data) > _MAX_BYTES:
-        return reflection_pb2.ServerReflectionRequest()
+        return reflection_pb2.ServerReflectionRequest(file_containing_symbol="")
     try:
         return reflection_pb2.ServerReflectionRequest.FromString(data)
     except DecodeError:
