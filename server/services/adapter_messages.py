@@ -14,7 +14,6 @@ from lora_runtime import AdapterInfo, AdapterPolicy, AppliedModule, InvalidReque
 from ..auth.tokens import Caller
 from ..declared import DeclaredStatus
 
-
 _KEPT = 512
 """Versions whose modules are kept as bytes, some 10 KB of each."""
 
