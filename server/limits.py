@@ -13,6 +13,7 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -98,6 +99,14 @@ def over_limit(data: bytes, message: Descriptor, limits: RequestLimits) -> OverL
     except (IndexError, ValueError):
         pass  # no message at all, as its parser will say
     return None
+
+
+def has_many_fields(data: bytes) -> bool:
+    """True if a message has more fields than any that makes sense."""
+    try:
+        return next(islice(_fields(data), _FIELDS, None), None) is not None
+    except (IndexError, ValueError):
+        return False  # no message at all, as its parser will say
 
 
 @cache

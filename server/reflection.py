@@ -10,9 +10,12 @@ from google.protobuf import descriptor, descriptor_pb2, descriptor_pool, text_fo
 from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from .limits import has_many_fields
+
 V1ALPHA = reflection.SERVICE_NAME
 V1 = V1ALPHA.replace("v1alpha", "v1")
-_MAX_BYTES = 4096
+_LONGEST = 64 << 10
+"""Characters of a name that may be there; to look for longer ones takes a while."""
 _METHOD = "ServerReflectionInfo"
 _Found = TypeVar("_Found")
 
@@ -56,17 +59,17 @@ class _Pools:
         self._pools = pools
 
     def FindFileByName(self, name: str) -> descriptor.FileDescriptor:
-        return self._first(lambda pool: pool.FindFileByName(name))
+        return self._first(name, lambda pool: pool.FindFileByName(name))
 
     def FindFileContainingSymbol(self, name: str) -> descriptor.FileDescriptor:
         try:
-            return self._first(lambda pool: pool.FindFileContainingSymbol(name))
+            return self._first(name, lambda pool: pool.FindFileContainingSymbol(name))
         except KeyError:
-            method = self._first(lambda pool: pool.FindMethodByName(name))
+            method = self._first(name, lambda pool: pool.FindMethodByName(name))
             return method.containing_service.file
 
     def FindMessageTypeByName(self, name: str) -> descriptor.Descriptor:
-        return self._first(lambda pool: pool.FindMessageTypeByName(name))
+        return self._first(name, lambda pool: pool.FindMessageTypeByName(name))
 
     def FindExtensionByNumber(
         self, message: descriptor.Descriptor, number: int
@@ -76,8 +79,10 @@ class _Pools:
     def FindAllExtensions(self, message: descriptor.Descriptor) -> list[descriptor.FieldDescriptor]:
         return message.file.pool.FindAllExtensions(message)
 
-    def _first(self, find: Callable[[descriptor_pool.DescriptorPool], _Found]) -> _Found:
+    def _first(self, name: str, find: Callable[[descriptor_pool.DescriptorPool], _Found]) -> _Found:
         """Give what is found in the first pool that has it. Raises KeyError."""
+        if len(name) > _LONGEST:
+            raise KeyError
         *others, last = self._pools
         for pool in others:
             try:
@@ -101,9 +106,9 @@ def _pool_of_v1() -> descriptor_pool.DescriptorPool:
 
 
 def _parsed(data: bytes) -> reflection_pb2.ServerReflectionRequest:
-    """Parse a request; one that makes no sense, or asks for a name as long as none is, becomes an
-    empty one, whose answer is an error and not the stream's end."""
-    if len(data) > _MAX_BYTES:
+    """Parse a request; one that makes no sense becomes an empty one, whose answer is an error and
+    not the stream's end."""
+    if has_many_fields(data):
         return reflection_pb2.ServerReflectionRequest()
     try:
         return reflection_pb2.ServerReflectionRequest.FromString(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 from google.rpc import error_details_pb2
 from loramux.v1 import adapters_pb2 as pb
 
-from lora_runtime import AdapterInfo
-from server.services.pages import page
+from lora_runtime import AdapterInfo, AppliedModule, UnknownAdapterError
+from server.auth.tokens import ANYONE, Caller
+from server.services.adapter_messages import to_message
+from server.services.pages import IdsInScope, page
 
 from ..support.engines import slow_down
 from ..support.servers import Harness, detail, make_settings, refused, running
@@ -85,6 +88,57 @@ def test_a_page_has_one_adapter_at_least() -> None:
     last = page(("a", "b"), report, 0, first.next_page_token, 10)
     assert [[a.adapter_id for a in p.adapters] for p in (first, last)] == [["a"], ["b"]]
     assert last.next_page_token == ""
+
+
+def test_a_page_asks_for_its_own_reports_alone() -> None:
+    """Nor does it sort, or look at, the ids before and after it."""
+    asked: list[str] = []
+
+    def report(name: str) -> AdapterInfo:
+        asked.append(name)
+        if name == "id-41":
+            raise UnknownAdapterError(name)  # unloaded since the ids were found
+        return AdapterInfo(name, "v" * 64, "/a", "base", (), 0, 0, 0.0)
+
+    ids = tuple(f"id-{i}" for i in range(10, 100))
+    first = page(ids, report, 30, "", 1 << 20)
+    second = page(ids, report, 3, first.next_page_token, 1 << 20)
+    assert asked == list(ids[:33])
+    assert [a.adapter_id for a in second.adapters] == ["id-40", "id-42"]
+    assert (second.total_size, bool(second.next_page_token)) == (90, True)
+    third = page(ids, report, 1000, second.next_page_token, 1 << 20)
+    assert [a.adapter_id for a in third.adapters] == list(ids[33:])
+    assert not third.next_page_token
+
+
+def test_ids_in_scope_are_found_once_for_a_change() -> None:
+    tried: list[str] = []
+
+    class Counting(Caller):
+        def may_use(self, adapter_id: str) -> bool:
+            tried.append(adapter_id)
+            return super().may_use(adapter_id)
+
+    one = Counting(name="one", token_sha256="0" * 64, adapters=("a*",))
+    found, ids = IdsInScope(), ("a1", "a2", "b1")
+    assert [list(found.of(one, ids)) for _ in range(3)] == [["a1", "a2"]] * 3
+    assert tried == list(ids)
+    assert list(found.of(one, (*ids, "a3"))) == ["a1", "a2", "a3"]
+    # The token file was read again: the same name, another scope.
+    other = Counting(name="one", token_sha256="0" * 64, adapters=("b*",))
+    assert list(found.of(other, ids)) == ["b1"]
+    assert found.of(ANYONE, ids) is ids
+
+
+def test_a_report_of_changed_modules_is_made_anew() -> None:
+    modules = tuple(AppliedModule(f"m{i}", 8, 2.0, ("lora",), 10) for i in range(3))
+    info = AdapterInfo("a", "v" * 64, "/a", "base", modules, 5, 1, 2.0, notes=("n",))
+    twice = [to_message(info) for _ in range(2)]
+    assert twice[0] == twice[1]
+    assert [m.name for m in twice[0].modules] == ["m0", "m1", "m2"]
+    assert twice[0].max_rank == 8
+    fewer = replace(info, modules=modules[:1], leases=3)
+    assert ([m.name for m in to_message(fewer).modules], to_message(fewer).leases) == (["m0"], 3)
 
 
 async def test_long_ids_are_refused(served: Harness) -> None:
