@@ -120,7 +120,8 @@ class EngineConfig(BaseConfig):
     priority_aging_s: Positive = 10.0
     """Seconds of waiting that count as one step of priority."""
     max_adapter_bytes: AtLeastOne = 2 << 30
-    """Largest file of an adapter's tensors that is accepted, in bytes."""
+    """Largest file of an adapter's tensors that is accepted, in bytes; and the bytes of such files
+    that are in memory at once while they are read, others wait."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
