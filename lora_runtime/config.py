@@ -127,7 +127,8 @@ class EngineConfig(BaseConfig):
     priority_aging_s: Positive = 10.0
     """Seconds of waiting that count as one step of priority."""
     max_adapter_bytes: AtLeastOne = 2 << 30
-    """Largest file of an adapter's tensors that is accepted, in bytes."""
+    """Largest file of an adapter's tensors that is accepted, in bytes; and the bytes of such files
+    that are in memory at once while they are read, others wait."""
     chat_template_timeout_s: Positive = 2.0
     """Seconds that a chat template which came with an adapter may take for one request."""
     adapter_tokenizer_timeout_s: Positive = 60.0

@@ -28,7 +28,7 @@ FULL = Registration(
     "full",
     (
         RegisteredVersion("v2", "hf://org/a", "/cache/2"),
-        RegisteredVersion("v1", "/data/a", "/data/a"),
+        RegisteredVersion("v1", "/data/a", "/data/a", ("/data", "/more")),
     ),
     canary=RegisteredVersion("v3", "s3://b/a", "/cache/3"),
     canary_weight=0.25,

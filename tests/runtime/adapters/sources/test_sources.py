@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 import traceback
@@ -15,7 +16,7 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 from lora_runtime import AdapterError
-from lora_runtime.adapters.sources import remote, source_files
+from lora_runtime.adapters.sources import disk_cache, remote, source_files
 from lora_runtime.adapters.sources.disk_cache import DiskCache, digest, sweep
 from lora_runtime.adapters.sources.sources import is_remote, resolve
 from lora_runtime.errors import AdapterUnavailableError
@@ -72,6 +73,23 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 def leftovers(cache: Path) -> list[Path]:
     return list(cache.glob("tmp-*"))
+
+
+# --- the cache's lock ------------------------------------------------------------------------------
+
+
+def test_a_lock_that_is_stuck_ends_its_own_load(
+    web: WebStore, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process, perhaps stopped, holds it: the load fails, and the next one works."""
+    DiskCache(cache)
+    monkeypatch.setattr(disk_cache, "LOCK_WAIT_S", 0.1)
+    with (cache / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(AdapterUnavailableError, match="holds the lock of the cache"):
+            resolve(f"{web.url}/x/a", cache, max_bytes=LIMIT)
+        assert not leftovers(cache)
+    assert contents(resolve(f"{web.url}/x/a", cache, max_bytes=LIMIT)) == FILES
 
 
 # --- redirects -----------------------------------------------------------------------------------
