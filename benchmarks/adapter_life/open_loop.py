@@ -195,7 +195,7 @@ def main() -> None:
         dtype="bfloat16",
         prefix_caching=False,
         max_adapters=SLOTS,
-        max_waiting=args.requests,
+        max_waiting=2 * args.requests,  # an adapter may have half
         adapter_host_bytes=args.host_bytes,
     )
     with Engine(MODEL, config) as engine:

@@ -118,8 +118,9 @@ def served(
 ) -> list[str]:
     """Greedy answers of loramux's engine; a request is ((index of an adapter, weight), ...) and a
     prompt."""
+    # All wait at once, perhaps for one adapter: it may have half of the queue.
     config = EngineConfig(
-        threads=threads, max_adapters=max(len(adapters), 1), max_waiting=len(requests)
+        threads=threads, max_adapters=max(len(adapters), 1), max_waiting=2 * len(requests)
     )
     with Engine(base, config) as engine:
         for i, adapter in enumerate(adapters):

@@ -23,7 +23,9 @@ Weight = Annotated[
 MaxRunning = Annotated[
     int | None, typer.Option(min=0, help="Requests that may run at once; 0: no limit.")
 ]
-MaxWaiting = Annotated[int | None, typer.Option(min=0, help="Requests that may wait; 0: no limit.")]
+MaxWaiting = Annotated[
+    int | None, typer.Option(min=0, help="Sequences that may wait; 0: half of the server's.")
+]
 TokensPerMinute = Annotated[
     int | None, typer.Option(min=0, help="Prompt and completion; 0: no limit.")
 ]
