@@ -269,7 +269,9 @@ def _chunk_kernel(
             BLOCK_D,
             BLOCK_DV,
         )
-        if tl.max(tl.max((acc != acc).to(tl.int32), 1), 0) > 0:  # perhaps of what a row does not see
+        if (
+            tl.max(tl.max((acc != acc).to(tl.int32), 1), 0) > 0
+        ):  # perhaps of what a row does not see
             acc, top, total = attend(
                 tl.zeros((BLOCK_M, BLOCK_DV), tl.float32),
                 tl.full((BLOCK_M,), float("-inf"), tl.float32),
