@@ -169,7 +169,8 @@ def _attend(
     scaling: float,
     softcap: float | None,
 ) -> torch.Tensor:
-    """q: (N, heads, L, d); k, v: (N, kv_heads, S, d); mask: broadcast to (N, 1, L, S).
+    """q: (N, heads, L, d); k, v: (N, kv_heads, S, d), which may be changed; mask: broadcast to (N,
+    1, L, S).
 
     Masks are added to scores, and values multiplied with probabilities of 0, neither of which
     silences NaN. So positions with what is not finite are taken out, and the rows that see one get
@@ -180,7 +181,8 @@ def _attend(
         if not out.isnan().any():
             return out
     broken = ~((_largest(k) < _MOST) & _largest(v).isfinite())
-    k, v = (t.masked_fill(broken[:, None, :, None], 0) for t in (k, v))
+    for t in (k, v):  # in place: in other strides sums may be taken in another order
+        t.masked_fill_(broken[:, None, :, None], 0)
     out = _softmax_sum(q, k, v, mask, scaling, softcap)
     sees = (mask & broken[:, None, None]).any(-1, keepdim=True)
     return out.masked_fill(sees, torch.nan)
