@@ -49,6 +49,7 @@ class RequestBuilder:
         )
         params = request.sampling
         max_tokens = min(params.max_new_tokens, self._max_context - len(prompt))
+        stop_ids = frozenset(params.stop_token_ids)
         tenant = request.uses[0].adapter_id if request.uses else ""
         sequences = [
             Sequence(
@@ -62,6 +63,7 @@ class RequestBuilder:
                 tenant=tenant,
                 priority=request.priority,
                 eos_ids=eos_ids,
+                stop_ids=stop_ids,
                 arrived=arrived,
             )
             for i in range(params.n)
