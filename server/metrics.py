@@ -91,6 +91,8 @@ class Metrics(EngineObserver):
         self._tokens.observe(stats.tokens)
         self._sequences.observe(stats.sequences)
         self._distinct.observe(stats.distinct_adapters)
+        for _, gap in stats.token_gaps:
+            self._itl.observe(gap)
 
     def on_request_finished(self, record: RequestRecord) -> None:
         ids = [use.adapter_id for use in record.adapters]
@@ -105,8 +107,6 @@ class Metrics(EngineObserver):
         self._e2e.observe(record.e2e_s)
         if record.ttft_s is not None:
             self._ttft.observe(record.ttft_s)
-        for gap in record.itl_s:
-            self._itl.observe(gap)
 
     def on_request_rejected(self, request: Request, error: Exception) -> None:
         self._rejected.labels(type(error).__name__.removesuffix("Error")).inc()

@@ -148,7 +148,7 @@ class Experiment:
         self, phase: Phase, streams: Sequence[RequestHandle], asked: dict[str, str]
     ) -> None:
         found = self._recorder
-        phase.itl.append([gap for h in streams for gap in found.records[h.request_id].itl_s])
+        phase.itl.append([gap for h in streams for gap in found.gaps.get(h.request_id, [])])
         phase.steps += [s.duration_s for s in found.steps]
         phase.prefill_steps += [s.duration_s for s in found.steps if s.tokens > s.sequences]
         for request_id, name in asked.items():

@@ -37,6 +37,7 @@ from lora_runtime import (
     Request,
     RequestRecord,
     SamplingParams,
+    StepStats,
 )
 
 GAMMA_CV = 4
@@ -92,12 +93,15 @@ class Load(EngineObserver):
         self._outcome = Outcome()
         engine.add_observer(self)
 
+    def on_step(self, stats: StepStats) -> None:
+        with self._lock:
+            self._outcome.itl_s += [gap for name, gap in stats.token_gaps if name in self._late_s]
+
     def on_request_finished(self, record: RequestRecord) -> None:
         if record.request_id not in self._late_s:
             return  # it warmed an adapter up
         with self._done:
             self._outcome.ttft_s.append(self._late_s[record.request_id] + (record.ttft_s or 0.0))
-            self._outcome.itl_s += record.itl_s
             self._outcome.tokens += record.completion_tokens
             if record.adapter_wait_s:
                 self._outcome.misses += 1

@@ -20,6 +20,8 @@ class Recorder(EngineObserver):
             self.load_s: dict[str, float] = {}
             """By adapter id, the last one."""
             self.steps: list[StepStats] = []
+            self.gaps: dict[str, list[float]] = {}
+            """Seconds between the tokens of first choices, by request id."""
 
     def wait_for(self, request_ids: set[str]) -> None:
         """Until all of these have ended."""
@@ -28,6 +30,8 @@ class Recorder(EngineObserver):
 
     def on_step(self, stats: StepStats) -> None:
         self.steps.append(stats)
+        for request_id, gap in stats.token_gaps:
+            self.gaps.setdefault(request_id, []).append(gap)
 
     def on_request_finished(self, record: RequestRecord) -> None:
         with self._changed:

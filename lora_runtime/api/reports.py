@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .adapters import AdapterInfo
 from .requests import AdapterUse, Request
@@ -92,6 +92,8 @@ class StepStats:
     waiting: int
     kv_blocks_used: int
     kv_blocks_total: int
+    token_gaps: tuple[tuple[str, float], ...] = ()
+    """Request id and seconds since the token before, of each first choice that got another one."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,8 @@ class RequestRecord:
     adapters: tuple[AdapterUse, ...] = ()
     adapter_wait_s: float = 0.0
     """The part of `queue_s` that the request waited for its adapter to be loaded."""
-    itl_s: tuple[float, ...] = field(default=())
-    """Gaps between the tokens of the first choice."""
+    decode_s: float = 0.0
+    """First to last token of the first choice."""
 
 
 class EngineObserver:

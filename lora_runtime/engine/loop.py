@@ -222,6 +222,11 @@ class EngineLoop:
                 waiting=max(0, self.inbox.unfinished_sequences - running),
                 kv_blocks_used=allocator.num_used,
                 kv_blocks_total=allocator.num_blocks,
+                token_gaps=tuple(
+                    (row.sequence.handle.request_id, gap)
+                    for row in rows
+                    if (gap := row.sequence.take_gap()) is not None
+                ),
             ),
         )
 

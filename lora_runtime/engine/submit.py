@@ -61,6 +61,7 @@ class RequestBuilder:
         )
         params = request.sampling
         max_tokens = min(params.max_new_tokens, self._max_context - len(prompt))
+        stop_ids = frozenset(params.stop_token_ids)
         tenant = request.uses[0].adapter_id if request.uses else ""
         salt = prefix_salt(request.caller, request.cache_salt)
         sequences = [
@@ -77,6 +78,7 @@ class RequestBuilder:
                 salt=salt,
                 priority=request.priority,
                 eos_ids=eos_ids,
+                stop_ids=stop_ids,
                 arrived=arrived,
             )
             for i in range(params.n)

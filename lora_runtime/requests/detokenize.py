@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .stop_strings import stop_strings
+
 _REPLACEMENT = "\ufffd"
 # A UTF-8 character has at most 4 bytes and a byte-level token at least one: a longer run that still
 # ends in U+FFFD is bytes that will never become a character.
 _MAX_PENDING = 8
+# Copies of a token that show whether it has a text: a lone one may be a space that is left out at
+# the beginning, or a part of a character.
+_COPIES = 3
 
 
 class IncrementalDetokenizer:
-    """Decodes a growing sequence. Special tokens give no text.
+    """Decodes a growing sequence. Special tokens give no text, and neither do unknown ones.
 
     Decoding starts a few tokens back, since tokenizers treat the first token of a text specially
     (the leading space of SentencePiece); only what is new is returned.
@@ -28,7 +33,12 @@ class IncrementalDetokenizer:
         """The text that `token_id` completes; "" while a character is unfinished."""
         self._ids.append(token_id)
         text = self._new_text()
-        if text.endswith(_REPLACEMENT) and len(self._ids) - self._read < _MAX_PENDING:
+        unfinished = text.endswith(_REPLACEMENT)
+        if (unfinished or not text) and not self._decode([token_id] * _COPIES):
+            # However many of these come, the next token is decoded behind what has a text.
+            self._ids.pop()
+            return ""
+        if unfinished and len(self._ids) - self._read < _MAX_PENDING:
             return ""
         return self._accept(text)
 
@@ -59,7 +69,8 @@ class StopMatcher:
     """Holds text back while it could still be the beginning of a stop string."""
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = tuple(stops)
+        self._strings = stop_strings(tuple(stops)) if stops else None
+        self._state = 0
         self._pending = ""
 
     def push(self, text: str) -> tuple[str, bool]:
@@ -68,24 +79,20 @@ class StopMatcher:
         The stop string that is complete first wins (of two that end together, the longer), however
         the text is cut into pushes; nothing of it nor behind it is emitted.
         """
-        if not self._stops:
+        if self._strings is None:
             return text, False
+        before = len(self._pending)
         self._pending += text
-        hits = [(at + len(s), at) for s in self._stops if (at := self._pending.find(s)) >= 0]
-        if hits:
-            safe, self._pending = self._pending[: min(hits)[1]], ""
+        self._state, end = self._strings.scan(self._state, text)
+        if end:
+            safe = self._pending[: before + end - self._strings.found[self._state]]
+            self._pending, self._state = "", 0
             return safe, True
-        keep = max(self._overlap(s) for s in self._stops)
-        cut = len(self._pending) - keep
+        cut = len(self._pending) - self._strings.depth[self._state]
         safe, self._pending = self._pending[:cut], self._pending[cut:]
         return safe, False
 
     def flush(self) -> str:
         """The pending text, once no more can follow."""
-        text, self._pending = self._pending, ""
+        text, self._pending, self._state = self._pending, "", 0
         return text
-
-    def _overlap(self, stop: str) -> int:
-        """Length of the longest end of the pending text that begins `stop`."""
-        limit = min(len(stop) - 1, len(self._pending))
-        return next((n for n in range(limit, 0, -1) if self._pending.endswith(stop[:n])), 0)

@@ -79,6 +79,7 @@ class Sequence:
         salt: bytes = b"",
         priority: int = 0,
         eos_ids: frozenset[int] = frozenset(),
+        stop_ids: frozenset[int] = frozenset(),
         arrived: float | None = None,
     ) -> None:
         self.handle = handle
@@ -97,7 +98,7 @@ class Sequence:
         self.caller = caller
         self.salt = salt
         self.priority = priority
-        self.eos_ids = eos_ids
+        self.eos_ids, self.stop_ids = eos_ids, stop_ids
         self.detokenizer = detokenizer
         self.stops = StopMatcher(sampling.stop)
         self.max_tokens = max_tokens
@@ -119,7 +120,7 @@ class Sequence:
         """The moment when it could have run first but for its adapter."""
         self.first_token_at: float | None = None
         self.last_token_at: float | None = None
-        self.token_gaps: list[float] = []
+        self._gap: float | None = None
         self.finished = False
 
     @property
@@ -145,8 +146,14 @@ class Sequence:
         if self.last_token_at is None:
             self.first_token_at = now
         else:
-            self.token_gaps.append(now - self.last_token_at)
+            self._gap = now - self.last_token_at
         self.last_token_at = now
+
+    def take_gap(self) -> float | None:
+        """Seconds between the last token and the one before it; None if that was given already, or
+        if the sequence is not its request's first choice."""
+        gap, self._gap = self._gap, None
+        return None if self.index else gap
 
     def usage(self) -> Usage:
         return Usage(self.num_prompt, self.cached_tokens or 0, self.num_generated)
@@ -198,5 +205,5 @@ class LiveRequest:
             adapter_wait_s=0.0
             if first.missed_at is None
             else (first.scheduled_at or now) - first.missed_at,
-            itl_s=tuple(first.token_gaps),
+            decode_s=0.0 if first.first_token_at is None else first.timings().decode_s,
         )

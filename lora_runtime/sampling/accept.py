@@ -42,7 +42,7 @@ def accept_token(seq: Sequence, sampled: Sampled) -> TokenEvent:
 
 
 def _token_reason(seq: Sequence, token: int) -> FinishReason | None:
-    if token in seq.sampling.stop_token_ids:
+    if token in seq.stop_ids:
         return FinishReason.STOP
     if token in seq.eos_ids and not seq.sampling.ignore_eos:
         return FinishReason.EOS

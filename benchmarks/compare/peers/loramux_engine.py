@@ -60,7 +60,7 @@ class Loramux(Peer):
         wall_s = time.perf_counter() - started
         records = [self._records.by_id[r.request_id] for r in requests]
         return Run(
-            wall_s, outputs, [r.ttft_s or 0.0 for r in records], [sum(r.itl_s) for r in records]
+            wall_s, outputs, [r.ttft_s or 0.0 for r in records], [r.decode_s for r in records]
         )
 
     def details(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -227,7 +228,40 @@ def test_observers_see_steps_and_requests(engine: Engine) -> None:
         assert (record.outcome, record.prompt_tokens, record.completion_tokens) == ("ok", 2, 5)
         assert record.ttft_s is not None
         assert 0 <= record.queue_s <= record.ttft_s <= record.e2e_s
-        assert len(record.itl_s) == 4
+        assert 0 < record.decode_s < record.e2e_s
+
+
+def test_observers_hear_of_gaps_as_tokens_come(engine: Engine) -> None:
+    """Each in its own step, of first choices, whatever becomes of the request."""
+    heard: dict[str, list[float]] = {}
+    ended: dict[str, RequestRecord] = {}
+    before_the_end: set[str] = set()
+
+    class Ear(EngineObserver):
+        def on_step(self, stats: StepStats) -> None:
+            assert len(stats.token_gaps) <= stats.sequences
+            for name, gap in stats.token_gaps:
+                heard.setdefault(name, []).append(gap)
+                if name not in ended:
+                    before_the_end.add(name)
+
+        def on_request_finished(self, record: RequestRecord) -> None:
+            ended[record.request_id] = record
+
+    engine.add_observer(Ear())
+    two = replace(SHORT, n=2, temperature=1.0)
+    whole = engine.submit(Request(prompt="hi", adapter_id="a1", sampling=two))
+    cut = engine.submit(Request(prompt="hi", sampling=LONG))
+    whole.result()
+    for _, _ in zip(range(20), cut, strict=False):
+        pass
+    cut.cancel()
+    engine.shutdown()  # the last step is reported after its requests
+    assert before_the_end == ended.keys() == {whole.request_id, cut.request_id}
+    assert len(heard[whole.request_id]) == 4
+    assert len(heard[cut.request_id]) >= 18
+    for name, record in ended.items():
+        assert sum(heard[name]) == pytest.approx(record.decode_s)
 
 
 def test_base_stays_frozen(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:

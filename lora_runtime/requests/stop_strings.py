@@ -1,0 +1,106 @@
+"""Search for many stop strings at once, a character at a time."""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+
+class StopStrings:
+    """Automaton of Aho and Corasick over the stop strings: a state for each of their beginnings.
+
+    A character costs the same however many strings there are and however long they are. 0 is the
+    state of a text that no stop string begins in.
+    """
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        self._next = ""
+        """By state, the character that leads to the state behind it."""
+        self._branches: dict[int, dict[str, int]] = {}
+        """Other characters and where they lead, by state: as many as there are strings."""
+        self.depth = array("i", [0])
+        """By state, how many characters at the end of the text begin a stop string."""
+        self.found = array("i", [0])
+        """By state, the length of the longest stop string that ends here; 0: none does."""
+        characters = ["\0"]
+        for string in strings:
+            self._insert(string, characters)
+        self._next = "".join(characters)
+        self._shorter = array("i", bytes(len(self.depth) * self.depth.itemsize))
+        """By state, that of the next shorter end of the text that begins a stop string."""
+        self._link()
+
+    def scan(self, state: int, text: str) -> tuple[int, int]:
+        """Read `text` in `state`. Gives the state after it, and 0; or, if a stop string becomes
+        complete, the state there and the number of characters up to there."""
+        following, branches, shorter, found = self._next, self._branches, self._shorter, self.found
+        for at, character in enumerate(text, 1):
+            while True:
+                if state and following[state] == character:
+                    state += 1
+                    break
+                if (others := branches.get(state)) and (there := others.get(character)):
+                    state = there
+                    break
+                if not state:
+                    break
+                state = shorter[state]
+            if found[state]:
+                return state, at
+        return state, 0
+
+    def _insert(self, string: str, characters: list[str]) -> None:
+        """Add the states of one string; what follows the end of another is never reached."""
+        state, depth = 0, 0
+        while depth < len(string) and not self.found[state]:
+            if state and characters[state] == string[depth]:
+                state += 1
+            elif (there := self._branches.get(state, {}).get(string[depth])) is not None:
+                state = there
+            else:
+                break
+            depth += 1
+        if depth == len(string):
+            self.found[state] = depth
+        elif not self.found[state]:
+            self._branches.setdefault(state, {})[string[depth]] = len(self.depth)
+            for end in range(depth + 1, len(string) + 1):
+                self.depth.append(end)
+                self.found.append(0)
+                characters.append(string[end] if end < len(string) else "\0")
+            self.found[-1] = len(string)
+
+    def _link(self) -> None:
+        """Find each state's next shorter one, the short ones first."""
+        waiting = deque([0])
+        while waiting:
+            state = waiting.popleft()
+            for character, there in self._children(state):
+                if state:
+                    self._shorter[there] = self._follow(self._shorter[state], character)
+                # The longer of two that end together is the state's own.
+                self.found[there] = self.found[there] or self.found[self._shorter[there]]
+                if not self.found[there]:
+                    waiting.append(there)
+
+    def _follow(self, state: int, character: str) -> int:
+        while True:
+            for read, there in self._children(state):
+                if read == character:
+                    return there
+            if not state:
+                return 0
+            state = self._shorter[state]
+
+    def _children(self, state: int) -> Iterator[tuple[str, int]]:
+        if state:
+            yield self._next[state], state + 1
+        yield from self._branches.get(state, {}).items()
+
+
+@lru_cache(maxsize=16)
+def stop_strings(strings: tuple[str, ...]) -> StopStrings:
+    """The automaton, one for all choices of a request."""
+    return StopStrings(strings)
