@@ -11,7 +11,7 @@ import grpc
 from .attackers import Attackers, Outcome
 from .memory import MemoryWatch, tree_mb
 from .neighbour import Neighbour, Report
-from .report import ROWS, Row
+from .report import Row, add
 from .server import ServerProcess
 
 GAP_S = 0.25
@@ -75,7 +75,7 @@ class Arena:
             trial = self._try(attack)
         before, peak, after = trial.memory
         report, problems = trial.report, "; ".join(trial.problems)
-        ROWS.append(
+        add(
             Row(
                 name,
                 round(report.gap_s * 1e3),

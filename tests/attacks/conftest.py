@@ -18,16 +18,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--attacks-json", type=Path, help="write the attacks' table there too")
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    if path := config.getoption("--attacks-json", None):
+        report.keep_in(path)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not report.ROWS:
         return
     terminalreporter.section("attacks")
     for line in report.table(report.ROWS):
         terminalreporter.write_line(line)
-    if path := config.getoption("--attacks-json", None):
-        report.write(path, report.ROWS)
 
 
 @pytest.fixture(scope="session")

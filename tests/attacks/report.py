@@ -27,6 +27,19 @@ class Row:
 
 ROWS: list[Row] = []
 """Of this session, in the order in which they were tried."""
+_kept_in: list[Path] = []
+
+
+def keep_in(path: Path) -> None:
+    """Write the rows there too, as JSON."""
+    _kept_in[:] = [path]
+
+
+def add(row: Row) -> None:
+    """Take a row; the file has it at once, however the session ends."""
+    ROWS.append(row)
+    for path in _kept_in:
+        path.write_text(json.dumps([asdict(row) for row in ROWS], indent=1) + "\n")
 
 
 def table(rows: Iterable[Row]) -> list[str]:
@@ -39,7 +52,3 @@ def table(rows: Iterable[Row]) -> list[str]:
         mark = "" if r.held else "NOT HELD: "
         lines.append(f"{r.attack[:52]:52} {shown} {r.seconds:5.1f}  {mark}{r.outcome[:160]}")
     return lines
-
-
-def write(path: Path, rows: Iterable[Row]) -> None:
-    path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")

@@ -23,7 +23,7 @@ from .attackers import Attackers
 from .calls import asked, chat, load
 from .ground import Ground
 from .memory import tree_mb
-from .report import ROWS, Row
+from .report import Row, add
 from .server import SERVING, ServerProcess
 from .wire import GENERATE, MESSAGES, STREAM, repeated
 
@@ -180,7 +180,7 @@ def _twice(name: str, trial: Callable[[], tuple[str, float, float]]) -> None:
         problem, seconds, memory = trial()
     outcome = problem or f"ended after {seconds:.1f} s"
     mb = round(memory)
-    ROWS.append(Row(name, 0, 0, 0, mb, mb, 0, round(seconds, 1), outcome, not problem))
+    add(Row(name, 0, 0, 0, mb, mb, 0, round(seconds, 1), outcome, not problem))
     assert not problem, f"{name}: {problem}"
 
 

@@ -190,14 +190,14 @@ ANSWERED = {
     "one token's text as stop strings": asked(
         token_ids=[300] * 64,
         stop=["a" * 1023 + "b"] + [f"<{i:02}" + "a" * 1020 for i in range(15)],
-        repetition_penalty=0.01,
+        repetition_penalty=0.02,
         max_new_tokens=600,
         n=4,
         temperature=1.0,
     ),
     "special tokens for ever": asked(
         token_ids=[EOS] * 64,
-        repetition_penalty=0.01,
+        repetition_penalty=0.02,
         max_new_tokens=1500,
         temperature=1.0,
     ),
