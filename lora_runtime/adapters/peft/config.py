@@ -17,6 +17,8 @@ from .values import Rule
 MAX_CONFIG_BYTES = 1 << 20
 MAX_INVOCATION_TOKENS = 256
 """Limit of the tokens that every prompt is searched for."""
+_PREFIXES = {"PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"}
+_OTHER_TYPES = _PREFIXES | {"ADALORA", "BOFT", "IA3", "LOHA", "LOKR", "OFT", "VERA", "XLORA"}
 _TASKS = {None, "CAUSAL_LM", "FEATURE_EXTRACTION"}
 _BIASES = {"none", "all", "lora_only"}
 
@@ -87,8 +89,7 @@ def decode_config(data: bytes) -> dict[str, Any]:
 def parse_config(config: dict[str, Any]) -> LoraSpec:
     """Check every field. Raises AdapterError naming the first that cannot be applied."""
     if config.get("peft_type") != "LORA":
-        # What it is instead is not told: a file that is no adapter's may be somebody's secret.
-        raise AdapterError("peft_type is not LORA, which alone is supported")
+        raise AdapterError(_other_type(config.get("peft_type")))
     notes = _check_fields(config)
     spec = LoraSpec(
         rank=values.number(config, "r", int, 8),
@@ -112,6 +113,13 @@ def parse_config(config: dict[str, Any]) -> LoraSpec:
     )
     _check_combinations(spec)
     return spec
+
+
+def _other_type(value: Any) -> str:
+    # Only what is surely PEFT's is told: a file that is no adapter's may be somebody's secret.
+    known = isinstance(value, str) and value in _OTHER_TYPES
+    which = f"peft_type {value!r}" if known else "its peft_type"
+    return f"{which} is not supported: only LORA is"
 
 
 def _check_fields(config: dict[str, Any]) -> tuple[str, ...]:

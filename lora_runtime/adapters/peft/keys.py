@@ -128,8 +128,14 @@ def place(tensors: Iterable[str], modules: Iterable[str], made_for: str) -> Layo
     parts of other modalities; BaseMismatchError for modules that the base lacks, with `made_for` as
     the explanation.
     """
+    tensors, modules = list(tensors), list(modules)
+    if len(tensors) > len(modules) * len(Part):  # before each name is looked at
+        raise BaseMismatchError(
+            f"{len(tensors)} tensors are more than the base's {len(modules)} modules can have: "
+            f"{made_for}"
+        )
     keys = _parse(tensors)
-    return _place(keys, _names(keys, list(modules)), made_for)
+    return _place(keys, _names(keys, modules), made_for)
 
 
 def place_alone(tensors: Iterable[str]) -> Layout:

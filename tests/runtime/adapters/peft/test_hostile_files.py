@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_runtime import AdapterError, BaseMismatchError
-from lora_runtime.adapters.peft import files, patterns, safetensors_header
+from lora_runtime.adapters.peft import files, keys, patterns, safetensors_header
 from lora_runtime.adapters.peft.config import MAX_CONFIG_BYTES, decode_config, parse_config
 from lora_runtime.adapters.peft.inspect import DescribedBase, describe_base
 from lora_runtime.adapters.peft.loader import read_adapter
@@ -183,6 +183,16 @@ def test_names_and_shapes_are_refused_before_any_data_is_read(
     monkeypatch.setattr(OpenTensors, "read", fail)
     with pytest.raises(reason):
         read_adapter(adapter, base, max_bytes=1 << 30, max_added_tokens=0)
+
+
+def test_more_tensors_than_the_base_has_places_for(
+    base: DescribedBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said before each name is taken apart, which is a search in it."""
+    monkeypatch.setattr(keys, "parse_key", None)
+    names = [f"base_model.model.{i}.lora_A.weight" for i in range(len(base.modules) * 14 + 1)]
+    with pytest.raises(BaseMismatchError, match="tensors are more than the base's"):
+        keys.place(names, base.modules, "made for another")
 
 
 # --- configurations -----------------------------------------------------------------------------
