@@ -3,6 +3,7 @@ counted."""
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import Future
 from functools import partial
@@ -36,7 +37,7 @@ class Intake:
         arrived = time.monotonic()
         try:
             try:
-                self._prepare(request).result(request.timeout_s)
+                _wait_for(self._prepare(request), request.timeout_s)
             except TimeoutError:
                 raise RequestTimeoutError(
                     "the request's deadline passed while its adapter was read"
@@ -99,6 +100,16 @@ class Intake:
             self._store.release(uses, versions)
             raise
         return live.handle
+
+
+def _wait_for(reading: Future[None], timeout_s: float | None) -> None:
+    """Wait as `result` does, but until the request is counted as waiting no more: else it might
+    find its own place taken."""
+    told = threading.Event()
+    reading.add_done_callback(lambda _: told.set())  # the last of its callbacks
+    if not told.wait(timeout_s):
+        raise TimeoutError
+    reading.result()
 
 
 def _adapter_ids(request: Request) -> list[str]:
