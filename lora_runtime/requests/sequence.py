@@ -109,7 +109,7 @@ class Sequence:
         self.generator: torch.Generator | None = None
         self.counts: TokenCounts | None = None
         """The sampler's, if there are penalties."""
-        self.turn = (0.0, 0.0)
+        self.turn = (0.0, 0.0, 0.0)
         """The scheduler's: where it stood among others when it was let in."""
         self.arrived = time.monotonic() if arrived is None else arrived
         self.scheduled_at: float | None = None
