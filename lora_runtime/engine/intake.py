@@ -4,6 +4,7 @@ counted."""
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -53,7 +54,7 @@ class Intake:
         with self._rejecting(request):
             prepared = self._prepare(request)
             try:
-                prepared.result(request.timeout_s)
+                _wait_for(prepared, request.timeout_s)
             except TimeoutError:
                 prepared.cancel()
                 raise RequestTimeoutError(
@@ -164,6 +165,16 @@ class Intake:
             self._store.release(uses, versions)
             raise
         return live.handle
+
+
+def _wait_for(reading: Future[None], timeout_s: float | None) -> None:
+    """Wait as `result` does, but until the request is counted as waiting no more: else it might
+    find its own place taken."""
+    told = threading.Event()
+    reading.add_done_callback(lambda _: told.set())  # the last of its callbacks
+    if not told.wait(timeout_s):
+        raise TimeoutError
+    reading.result()
 
 
 def _adapter_ids(request: Request) -> list[str]:

@@ -112,7 +112,7 @@ class Sequence:
         """The sampler's: the number of tokens that it drew for last, and the draw."""
         self.counts: TokenCounts | None = None
         """The sampler's, if there are penalties."""
-        self.turn = (0.0, 0.0)
+        self.turn = (0.0, 0.0, 0.0)
         """The scheduler's: where it stood among others when it was let in."""
         self.arrived = time.monotonic() if arrived is None else arrived
         self.scheduled_at: float | None = None

@@ -3,17 +3,18 @@
 Virtual token counter, from "Fairness in Serving Large Language Models" (arXiv:2401.00588): every
 adapter (and the base) has a counter of the tokens it was served, divided by its weight, and the one
 with the smallest goes next. An adapter that was away is lifted to the smallest counter of those
-that wait, so that idleness earns no credit. The callers of an adapter share its turns in the same
-way.
+that wait, so that idleness earns no credit. Callers have such counters too, over all adapters: those
+of one adapter share its turns by them.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
 from ..requests.sequence import Sequence
+from .crowd import Crowd, Turn
 
 PROMPT_COST = 1.0
 OUTPUT_COST = 2.0
@@ -76,8 +77,7 @@ class FairQueue:
         self.aging_s, self.clock = aging_s, clock
         self._lanes: dict[_Lane, deque[Sequence]] = {}
         self._tenants = Counters(weight_of)
-        self._callers: defaultdict[str, Counters] = defaultdict(Counters)
-        """By tenant, its callers' counters."""
+        self._callers = Counters()
         self._top = 0
         """The highest priority that waits."""
 
@@ -105,46 +105,50 @@ class FairQueue:
         if not lane:
             del self._lanes[_lane(seq)]
         self._tenants.leave(seq.tenant)
-        self._callers[seq.tenant].leave(seq.caller)
+        self._callers.leave(seq.caller)
 
     def charge(self, tenant: str, cost: float, caller: str = "") -> None:
         """The tenant's caller was served tokens worth `cost`."""
         self._tenants.charge(tenant, cost)
-        self._callers[tenant].charge(caller, cost)
+        self._callers.charge(caller, cost)
 
-    def has_other(self, tenant: str) -> bool:
-        """Whether any other tenant waits."""
-        return len(self._tenants.waiting) > (tenant in self._tenants.waiting)
+    def has_other(self, crowd: Crowd) -> bool:
+        """Whether any other tenant, or caller, waits."""
+        waiting = (self._callers if crowd.by_caller else self._tenants).waiting
+        return len(waiting) > (crowd.name in waiting)
 
     def served(self, tenant: str) -> float:
         """The counter: cost divided by weight."""
         return self._tenants.served(tenant)
 
+    def served_to(self, crowd: Crowd) -> float:
+        return self._callers.served(crowd.name) if crowd.by_caller else self.served(crowd.name)
+
     def heads(self) -> list[Sequence]:
         """The first of every lane, the most urgent first."""
         self._top = max((lane[-1] for lane in self._lanes), default=0)
-        return sorted((lane[0] for lane in self._lanes.values()), key=self._order)
+        return sorted(
+            (lane[0] for lane in self._lanes.values()), key=lambda s: (*self.turn(s), s.arrived)
+        )
 
-    def turn(self, seq: Sequence) -> tuple[float, float]:
-        """(- priority with its aging, tokens served to the tenant): the smallest goes first."""
-        return -max(seq.priority, min(self.aged(seq), self._top)), self.served(seq.tenant)
+    def turn(self, seq: Sequence) -> Turn:
+        return (
+            -max(seq.priority, min(self.aged(seq), self._top)),
+            self.served(seq.tenant),
+            self._callers.served(seq.caller),
+        )
 
     def aged(self, seq: Sequence) -> int:
         """Its priority and what it has waited for."""
         return seq.priority + int((self.clock() - seq.arrived) / self.aging_s)
 
     def forget(self, tenant: str) -> None:
-        """Drop the counters of an adapter that is gone."""
+        """Drop the counter of an adapter that is gone."""
         self._tenants.forget(tenant)
-        if tenant not in self._tenants.waiting:
-            self._callers.pop(tenant, None)
 
     def _enter(self, seq: Sequence) -> None:
         self._tenants.enter(seq.tenant)
-        self._callers[seq.tenant].enter(seq.caller)
-
-    def _order(self, seq: Sequence) -> tuple[float, ...]:
-        return *self.turn(seq), self._callers[seq.tenant].served(seq.caller), seq.arrived
+        self._callers.enter(seq.caller)
 
 
 def _lane(seq: Sequence) -> _Lane:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from typing import Protocol
@@ -15,14 +14,15 @@ from ..kv_cache import block_keys
 from ..requests.sequence import Sequence
 from .batch import ScheduledRow
 from .block_allocator import BlockAllocator
+from .crowd import Crowd, Running, Turn
 from .fairness import PROMPT_COST, FairQueue
 
 _HEAD_START = 8
 """Steps' worth of tokens that others may be served ahead of a crowd, so that their bursts need not
 queue behind it."""
 
-_Turn = tuple[float, float]
-"""(- priority, tokens served to the tenant): the smallest goes first."""
+_Place = tuple[float, float]
+"""(- priority, tokens served): the smallest goes first."""
 
 
 class Slots(Protocol):
@@ -40,8 +40,8 @@ class Scheduler:
     done or preempted.
 
     Decode rows are served first so that prefill never stalls them; what is left of the token budget
-    goes to prefill chunks, the least served adapter's first. A crowd, a tenant of more than half of
-    what runs, does not lengthen the steps in which a less served one prefills, and makes way for it
+    goes to prefill chunks, the least served adapter's first. A crowd, a tenant (else a caller) of
+    more than half of what runs, does not lengthen the steps in which a less served one prefills, and makes way for it
     where places or blocks are all taken. When blocks run out, the youngest running sequence gives
     its blocks back and is recomputed later. A sequence whose adapter has no slot yet is passed
     over, and delays nobody. `max_running_of` gives an adapter's own limit, 0 for none. Not
@@ -68,7 +68,7 @@ class Scheduler:
         self.considered: Sequence | None = None
         """The one that `schedule` looks at: at fault if that raises."""
         self._max_running_of = max_running_of
-        self._running_of: Counter[str] = Counter()
+        self._running = Running()
         self._wants = False
         self._makes_way_since: float | None = None
 
@@ -87,7 +87,7 @@ class Scheduler:
         crowd = self._crowd()
         if crowd is not None:
             best = self._last_turn(crowd, heads)
-            self._run(rows, lambda seq: seq.tenant != crowd and seq.turn <= best)
+            self._run(rows, lambda seq: not crowd.has(seq) and crowd.place(seq.turn) <= best)
             if self.preemptions == preempted:
                 self._admit(rows, draining, crowd, best)
         if crowd is None or rows.keys() <= decoding or self._has_waited_enough():
@@ -132,19 +132,21 @@ class Scheduler:
     def _budget(self, rows: dict[int, ScheduledRow]) -> int:
         return self.max_batch_tokens - sum(r.count for r in rows.values())
 
-    def _order(self, seq: Sequence) -> _Turn:
+    def _order(self, seq: Sequence) -> Turn:
         """Decode first (one token left), the oldest first; then prefill."""
-        return (-math.inf, 0) if seq.num_remaining == 1 else self.waiting.turn(seq)
+        return (-math.inf, 0, 0) if seq.num_remaining == 1 else self.waiting.turn(seq)
 
-    def _crowd(self) -> str | None:
-        """The tenant of more than half of what runs, where others wait or prefill beside it."""
-        tenant, count = max(self._running_of.items(), key=lambda item: item[1], default=("", 0))
-        if 2 * count <= max(2, len(self.running)):
-            return None
-        others = self.waiting.has_other(tenant) or any(
-            s.num_remaining > 1 and s.tenant != tenant for s in self.running
-        )
-        return tenant if others else None
+    def _crowd(self) -> Crowd | None:
+        """The tenant, else the caller, of more than half of what runs, where others wait or prefill
+        beside it."""
+        for crowd in self._running.crowds():
+            if self.waiting.has_other(crowd):
+                return crowd
+            if self._running.of(crowd) < len(self.running) and any(
+                s.num_remaining > 1 and not crowd.has(s) for s in self.running
+            ):
+                return crowd
+        return None
 
     def _has_waited_enough(self) -> bool:
         """Whether the crowd has made way without a break for as long as a step of priority takes to
@@ -154,13 +156,13 @@ class Scheduler:
             self._makes_way_since = now
         return now - self._makes_way_since >= self.waiting.aging_s
 
-    def _last_turn(self, tenant: str, heads: Seq[Sequence]) -> _Turn:
+    def _last_turn(self, crowd: Crowd, heads: Seq[Sequence]) -> _Place:
         """The crowd's most urgent request that is not decoding yet, and the head start that others
         have of it."""
-        mine = [s for s in (*self.running, *heads) if s.tenant == tenant and s.num_remaining > 1]
+        mine = [s for s in (*self.running, *heads) if crowd.has(s) and s.num_remaining > 1]
         return (
             min((self.waiting.turn(s)[0] for s in mine), default=math.inf),
-            self.waiting.served(tenant) + _HEAD_START * self.max_batch_tokens,
+            self.waiting.served_to(crowd) + _HEAD_START * self.max_batch_tokens,
         )
 
     def _want(self, heads: Seq[Sequence]) -> set[AdapterVersion]:
@@ -183,8 +185,8 @@ class Scheduler:
         self,
         rows: dict[int, ScheduledRow],
         draining: set[AdapterVersion],
-        crowd: str | None = None,
-        best: _Turn = (math.inf, 0.0),
+        crowd: Crowd | None = None,
+        best: _Place = (math.inf, 0.0),
     ) -> None:
         """Start waiting sequences; of a `crowd` none, and of others those whose turn is not after
         its `best`."""
@@ -198,8 +200,7 @@ class Scheduler:
             if id(seq) in passed:
                 continue
             if (
-                seq.tenant == crowd
-                or self.waiting.turn(seq) > best
+                (crowd is not None and self._is_behind(seq, crowd, best))
                 or self._is_at_limit(seq.tenant)
                 or not draining.isdisjoint(seq.versions)
                 or not self._acquire(seq)
@@ -221,14 +222,16 @@ class Scheduler:
             heads = self.waiting.heads()  # its tenant has been served, its lane has another head
         self.considered = None
 
-    def _make_way(self, seq: Sequence, crowd: str | None, rows: dict[int, ScheduledRow]) -> bool:
+    def _is_behind(self, seq: Sequence, crowd: Crowd, best: _Place) -> bool:
+        """Whether it is the crowd's own, or its turn is after that of the crowd's `best`."""
+        return crowd.has(seq) or crowd.place(self.waiting.turn(seq)) > best
+
+    def _make_way(self, seq: Sequence, crowd: Crowd | None, rows: dict[int, ScheduledRow]) -> bool:
         """Preempt the crowd's youngest; False once it is a crowd no more."""
-        victim = next((s for s in reversed(self.running) if s.tenant == crowd), None)
-        if (
-            victim is None
-            or victim.priority > self.waiting.aged(seq)
-            or self._running_of[victim.tenant] * 2 <= len(self.running)
-        ):
+        if crowd is None or self._running.of(crowd) * 2 <= len(self.running):
+            return False
+        victim = next(s for s in reversed(self.running) if crowd.has(s))
+        if victim.priority > self.waiting.aged(seq):
             return False
         self._preempt(victim)
         rows.pop(id(victim), None)
@@ -253,7 +256,7 @@ class Scheduler:
             return 0
         self.waiting.remove(seq)
         self.running.append(seq)
-        self._running_of[seq.tenant] += 1
+        self._running.count(seq, 1)
         seq.turn = self.waiting.turn(seq)
         if seq.scheduled_at is None:
             seq.scheduled_at = time.monotonic()
@@ -263,13 +266,11 @@ class Scheduler:
 
     def _is_at_limit(self, tenant: str) -> bool:
         limit = self._max_running_of(tenant)
-        return 0 < limit <= self._running_of[tenant]
+        return 0 < limit <= self._running.of_tenant[tenant]
 
     def _leave(self, seq: Sequence) -> None:
         self.running.remove(seq)
-        self._running_of[seq.tenant] -= 1
-        if not self._running_of[seq.tenant]:
-            del self._running_of[seq.tenant]
+        self._running.count(seq, -1)
         self._let_go(seq)
 
     def _let_go(self, seq: Sequence) -> None:

@@ -1,9 +1,11 @@
-"""One tenant fills the engine: another's request waits neither for a place nor for the crowd's
-prefill."""
+"""One tenant, or one caller, fills the engine: another's request waits neither for a place nor for
+the crowd's prefill."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import pytest
 
 from lora_runtime import SamplingParams
 from lora_runtime.requests.sequence import Sequence
@@ -92,6 +94,48 @@ def test_priority_comes_before_that() -> None:
     scheduler.add(sequence("light", 5))
     assert step(scheduler) == [("heavy", 1)] * 4
     assert scheduler.preemptions == 0
+
+
+def of_caller(caller: str, prompt: int, tenant: str = "base") -> Sequence:
+    seq = sequence(tenant, prompt)
+    seq.caller = caller
+    return seq
+
+
+def step_of_callers(scheduler: Scheduler) -> list[tuple[str, int]]:
+    """Runs a step; (caller, tokens) of its rows, sorted."""
+    rows = scheduler.schedule()
+    for row in rows:
+        row.sequence.num_computed += row.count
+        if not row.sequence.num_remaining:
+            row.sequence.tokens.append(1)
+            scheduler.waiting.charge(row.sequence.tenant, 2, row.sequence.caller)
+    return sorted((row.sequence.caller, row.count) for row in rows)
+
+
+@pytest.mark.parametrize("tenants", [["base"] * 4, ["a0", "a1", "a2", "a3"]], ids=["one", "four"])
+def test_a_caller_makes_way_for_another(tenants: list[str]) -> None:
+    """Of the same adapter, or of any."""
+    scheduler = make_scheduler()
+    for tenant in (*tenants, *tenants):
+        scheduler.add(of_caller("alice", 1, tenant))
+    assert step_of_callers(scheduler) == [("alice", 1)] * 4
+    for _ in range(3):
+        scheduler.add(of_caller("bob", 5))
+    assert step_of_callers(scheduler) == [("alice", 1)] * 2 + [("bob", 5), ("bob", 5)]
+    assert step_of_callers(scheduler) == [("alice", 1)] * 2 + [("bob", 1), ("bob", 1)]
+    assert scheduler.preemptions == 2  # half of the places each: nobody is a crowd any more
+
+
+def test_a_callers_prefill_waits_for_others() -> None:
+    scheduler = make_scheduler(max_running=8)
+    for prompt in (1, 1, 1, 100):
+        scheduler.add(of_caller("alice", prompt))
+    assert step_of_callers(scheduler) == [("alice", 1)] * 3 + [("alice", 13)]
+    scheduler.add(of_caller("bob", 20))
+    assert step_of_callers(scheduler) == [("alice", 1)] * 3 + [("bob", 13)]
+    assert step_of_callers(scheduler) == [("alice", 1)] * 3 + [("bob", 7)]
+    assert step_of_callers(scheduler) == [("alice", 1)] * 3 + [("alice", 12), ("bob", 1)]
 
 
 def test_who_has_waited_long_enough_is_as_urgent_as_the_crowd() -> None:

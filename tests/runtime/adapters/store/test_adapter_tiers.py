@@ -8,6 +8,7 @@ import shutil
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from lora_runtime import (
     AdapterPolicy,
     AdapterState,
     AdapterUnavailableError,
+    CallerLimitError,
     Engine,
     EngineObserver,
     QueueFullError,
@@ -435,6 +437,36 @@ def test_requests_for_one_unread_adapter_share_one_reading(
     for ready in waiting[1:]:
         ready.result(10)
     assert engine.generate(ask("a0")).adapter_id == "a0"
+
+
+def test_every_choice_counts_while_its_adapter_is_read(
+    make_engine: Callable[..., Engine],
+    tiny_adapters: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = make_engine()
+    first.load_adapter(tiny_adapters["a0"], "a0")
+    engine = make_engine(max_running=2, max_waiting=6)
+    engine.register(first.registrations()[0])
+    gate = Gate(monkeypatch, tiny_adapters["a0"])
+
+    def choices(n: int, adapter_id: str, caller: str) -> Request:
+        return replace(ask(adapter_id, replace(SHORT, n=n)), caller=caller)
+
+    reading = engine.prepare(choices(3, "a0", "alice"))
+    assert gate.entered.wait(10)
+    with pytest.raises(CallerLimitError):  # she may have 4 of one adapter
+        engine.prepare(choices(2, "a0", "alice"))
+    with pytest.raises(AdapterLimitError):  # it may have 5
+        engine.prepare(choices(3, "a0", "bob"))
+    with pytest.raises(QueueFullError):  # all may have 8
+        engine.submit(choices(6, "", "bob"))
+    gate.open.set()
+    reading.result(10)
+    wait_until(lambda: not counted_by_limits(engine))
+    assert len(engine.generate(choices(3, "a0", "alice")).choices) == 3
+    wait_until_idle(engine)
+    assert not counted_by_limits(engine)
 
 
 def test_a_pinned_adapter_is_replaced_in_its_own_slot(
