@@ -112,7 +112,7 @@ class StepComputer:
             computed.sampled += zip(sequences, sampled, strict=True)
             return
         for seq in sequences:
-            seq.counts = None  # they may be half done
+            seq.counts, seq.keeps_draw = None, True  # counts may be half done
         middle = len(sequences) // 2
         for part in (slice(middle), slice(middle, None)):
             half = StepOutput(output.logits[part], output.greedy[part])
