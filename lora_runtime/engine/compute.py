@@ -54,13 +54,16 @@ class StepComputer:
         Raises what a step of the base alone raises then, and EngineFailedError where a process that
         steps need is lost: there is nobody to go on for.
         """
-        computed = Computed()
+        computed, raised = Computed(), False
         try:
             self._run(rows, computed)
         except EngineFailedError:
             raise
-        except BaseException as error:
-            self._isolate(rows, error, computed)
+        except BaseException:
+            log.exception("a step of %d sequences raised: its parts run alone", len(rows))
+            raised = True
+        if raised:  # not above, where the exception holds all that the step had made
+            self._isolate(rows, computed)
         if computed.suspect is not None:
             self._probe.check_base(computed.suspect)
         return computed
@@ -75,13 +78,12 @@ class StepComputer:
             try:
                 self._scheduler.publish_blocks(row.sequence)
             except BaseException as error:
-                computed.failed.append((row.sequence, error))
+                log.exception("blocks cannot be published")
+                computed.failed.append((row.sequence, error.with_traceback(None)))
         if batch.sampling:
             self._sample(output, batch.sampling, computed)
 
-    def _isolate(self, rows: Seq[ScheduledRow], error: BaseException, computed: Computed) -> None:
-        log.error("a step of %d sequences raised: its parts run alone", len(rows), exc_info=error)
-
+    def _isolate(self, rows: Seq[ScheduledRow], computed: Computed) -> None:
         def again(part: Seq[ScheduledRow]) -> None:
             self._planner.forget()
             try:
@@ -101,16 +103,17 @@ class StepComputer:
         try:
             sampled = sample(output, sequences, self._base.sample_rows)
         except BaseException as error:
+            log.exception("sampling %d rows raised", len(sequences))
             if len(sequences) == 1:
-                computed.failed.append((sequences[0], error))
+                computed.failed.append((sequences[0], error.with_traceback(None)))
                 computed.suspect = sequences[0]
                 return
-            log.error("sampling %d rows raised: it is done by halves", len(sequences))
-            for seq in sequences:
-                seq.counts = None  # they may be half done
-            middle = len(sequences) // 2
-            for part in (slice(middle), slice(middle, None)):
-                half = StepOutput(output.logits[part], output.greedy[part])
-                self._sample(half, sequences[part], computed)
+        else:
+            computed.sampled += zip(sequences, sampled, strict=True)
             return
-        computed.sampled += zip(sequences, sampled, strict=True)
+        for seq in sequences:
+            seq.counts, seq.keeps_draw = None, True  # counts may be half done
+        middle = len(sequences) // 2
+        for part in (slice(middle), slice(middle, None)):
+            half = StepOutput(output.logits[part], output.greedy[part])
+            self._sample(half, sequences[part], computed)

@@ -3,6 +3,7 @@ that raise alone are left."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
@@ -10,6 +11,8 @@ from ..adapters.store.version import AdapterVersion
 from ..errors import EngineFailedError
 from ..requests.sequence import Sequence
 from ..scheduling.batch import ScheduledRow
+
+log = logging.getLogger(__name__)
 
 
 def isolate(
@@ -45,11 +48,15 @@ def isolate(
             if len(part) > 1:
                 parts += _halves(part)[::-1]
                 continue
-            seq = part[0].sequence
-            failed.append((seq, error))
-            for version in seq.versions:
-                if (fault := fault_of(version, seq)) is not None:
-                    faults[version] = fault
+            log.exception("a sequence's step raises alone")
+            # Its frames hold what the step had made: not while others run.
+            failed.append((part[0].sequence, error.with_traceback(None)))
+        else:
+            continue
+        seq = part[0].sequence
+        for version in seq.versions:
+            if (fault := fault_of(version, seq)) is not None:
+                faults[version] = fault
     return failed, faults
 
 

@@ -82,7 +82,7 @@ class EngineLoop:
     def abandon(self, error: LoramuxError) -> None:
         """Tell all callers that nothing more comes, on a thread that waits for this one no longer."""
         for live in [*list(self._live.values()), *self.inbox.untaken()]:
-            live.handle.fail(error)
+            anyway(live.handle.fail, error)
 
     def _patience_s(self) -> float | None:
         if not self._live:

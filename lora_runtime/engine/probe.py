@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from ..adapters.store.version import AdapterVersion
@@ -16,6 +17,7 @@ from ..sampling.sampling import sample
 from ..scheduling.batch import BatchPlanner, ScheduledRow
 from ..scheduling.block_allocator import BlockAllocator
 
+log = logging.getLogger(__name__)
 _TOKEN = 0
 
 
@@ -43,9 +45,12 @@ class Probe:
         except EngineFailedError:
             raise
         except BaseException as error:
-            self.check_base(seq)
-            return error
-        return None
+            log.exception("no step runs with adapter %s", version.adapter_id)
+            fault = error.with_traceback(None)
+        else:
+            return None
+        self.check_base(seq)
+        return fault
 
     def _run(self, seq: Sequence, *adapters: SequenceAdapter) -> None:
         """One row as in decode, and several as in prefill."""

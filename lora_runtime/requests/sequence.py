@@ -109,7 +109,9 @@ class Sequence:
         self.num_published = 0
         self.generator: torch.Generator | None = None
         self.drawn: tuple[int, float] | None = None
-        """The sampler's: the number of tokens that it drew for last, and the draw."""
+        """The sampler's: how many tokens there were when it drew last, and the draw."""
+        self.keeps_draw = False
+        """Whether it is sampled again: a draw for the same token is taken as it is."""
         self.counts: TokenCounts | None = None
         """The sampler's, if there are penalties."""
         self.turn = (0.0, 0.0, 0.0)

@@ -67,7 +67,8 @@ _FAILED = Sampled(error="the model produced NaN or infinite logits")
 def _row(logits: torch.Tensor, seq: Sequence) -> SampleRow:
     p = seq.sampling
     # One draw per token from a stream of the sequence's own: neighbours do not change it.
-    if seq.drawn is None or seq.drawn[0] != len(seq.tokens):  # else it is sampled again
+    kept, seq.keeps_draw = seq.keeps_draw, False
+    if seq.drawn is None or not kept or seq.drawn[0] != len(seq.tokens):
         seq.drawn = len(seq.tokens), float(torch.rand((), generator=_generator(seq)))
     return SampleRow(logits, p.temperature, p.top_k, p.top_p, p.min_p, seq.drawn[1])
 

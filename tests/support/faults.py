@@ -147,6 +147,24 @@ def in_push(e: Engine, live: LiveRequest, patch: pytest.MonkeyPatch, raises: Rai
     patch.setattr(live.handle, "push", lambda event: raises())
 
 
+def in_flush(e: Engine, live: LiveRequest, patch: pytest.MonkeyPatch, raises: Raise) -> None:
+    """At its last token."""
+    (seq,) = live.sequences
+    patch.setattr(seq.detokenizer, "flush", lambda: raises())
+
+
+def in_fail(e: Engine, live: LiveRequest, patch: pytest.MonkeyPatch, raises: Raise) -> None:
+    """When it is told that its step failed."""
+    in_forward(e, live, patch, raises)
+    fail = live.handle.fail
+
+    def call(error: Exception) -> None:
+        fail(error)
+        raises()
+
+    patch.setattr(live.handle, "fail", call)
+
+
 STEP_FAULTS: list[Fault] = [
     in_schedule,
     in_plan,
@@ -161,6 +179,8 @@ STEP_FAULTS: list[Fault] = [
     in_decode,
     in_stops,
     in_push,
+    in_flush,
+    in_fail,
 ]
 
 

@@ -26,6 +26,8 @@ from ...support.faults import (
     TEMPERATURE,
     Fault,
     Raise,
+    after_forward,
+    after_plan,
     exception,
     in_decode,
     in_forward,
@@ -198,4 +200,25 @@ def test_a_chunk_that_raises_in_the_middle_of_a_prompt(
     with pytest.raises(EngineFailedError, match="injected"):
         guilty.result()
     assert outcome(innocent) == alone
+    assert given_back(engine)
+
+
+@pytest.mark.parametrize("fault", [after_plan, after_forward])
+def test_a_row_alone_is_tried_again_as_it_was(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    """Its batch is not advanced twice."""
+    alone = outcome(engine.submit(GUILTY))
+    raised: list[bool] = []
+
+    def once() -> None:
+        if not raised:
+            raised.append(True)
+            exception()
+
+    with at_once(engine):
+        handle = engine.submit(GUILTY)
+        fault(engine, engine._inbox.untaken()[-1], monkeypatch, once)  # type: ignore[arg-type]
+    assert outcome(handle) == alone
+    assert raised
     assert given_back(engine)

@@ -316,6 +316,25 @@ def test_a_read_that_raises(
     engine.unload_adapter("cold")
 
 
+@KINDS
+def test_scheduling_that_raises_for_no_one(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, raises: Raise
+) -> None:
+    """Once, it is tried again; always, the engine says so."""
+    engine = make_engine()
+    expected = tokens(engine.submit(request()))
+    with at_once(engine):
+        before(monkeypatch, engine._scheduler, "_crowd", raises)
+        handle = engine.submit(request())
+    assert tokens(handle) == expected
+    with at_once(engine):
+        monkeypatch.setattr(engine._scheduler, "_crowd", lambda: raises())
+        handle = engine.submit(request())
+    with pytest.raises(EngineFailedError, match="the engine has failed"):
+        handle.result()
+    assert not engine.healthy
+
+
 # --- the device -----------------------------------------------------------------------------------
 
 
