@@ -62,7 +62,6 @@ def _possible(g: torch.Generator) -> list[torch.Tensor]:
         LARGEST * torch.sign(_sound(g)),
         lonely,
         torch.full((VOCAB,), -LARGEST),
-        1e-45 * _sound(g),
         torch.zeros(VOCAB),
         _sound(g).bfloat16().float() * 1e37,
     ]
