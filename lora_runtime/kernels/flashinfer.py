@@ -4,6 +4,10 @@ asked for.
 One wrapper, BatchPrefillWithPagedKVCacheWrapper, takes chunks and decode rows alike. It plans a
 step on the host, once for all layers that attend in the same way, so a step with it is not captured
 as a CUDA graph.
+
+Unlike loramux's own kernels it does not promise that NaN in keys and values that a row does not see
+stays away from it. It reads none behind a context; within a chunk only rows of one sequence meet,
+and those that others find in the cache never meet rows under an adapter (Sequence.next_chunk).
 """
 
 from __future__ import annotations

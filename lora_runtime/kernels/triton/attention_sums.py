@@ -62,6 +62,11 @@ def attend(
             blocks = tl.load(table + keys // BLOCK_SIZE)
             read_k, read_v = (dims < D)[:, None], (dims_v < DV)[None, :]
         slots = blocks.to(tl.int64) * BLOCK_SIZE + keys % BLOCK_SIZE
+        v_at = v_base + slots[:, None] * v_slot + dims_v[None, :]
+        if CLEAN:
+            sound = tl.abs(tl.load(v_at, mask=read_v, other=0.0)) < float("inf")
+            broken = tl.max(tl.where(sound, 0, 1), 1) > 0
+            read_v &= ~broken[:, None]
         k = tl.load(k_base + slots[None, :] * k_slot + dims[:, None], mask=read_k, other=0.0)
         scores = dot(q, k, tl.zeros((q.shape[0], BLOCK_N), tl.float32), INTERPRETED)
         if CAPPED:  # tanh(x) = 2 sigmoid(2 x) - 1
@@ -78,12 +83,9 @@ def attend(
         base = tl.where(highest == float("-inf"), 0.0, highest)  # a row that has seen nothing yet
         p = tl.exp2(scores - base[:, None])
         fade = tl.exp2(top - base)
-        v = tl.load(v_base + slots[:, None] * v_slot + dims_v[None, :], mask=read_v, other=0.0)
         if CLEAN:
-            sound = tl.abs(v.to(tl.float32)) < float("inf")
-            broken = tl.max(tl.where(sound, 0, 1), 1) > 0
             p = tl.where(seen & broken[None, :], float("nan"), p)
-            v = tl.where(sound, v, 0.0)
+        v = tl.load(v_at, mask=read_v, other=0.0)
         acc = dot(p.to(v.dtype), v, acc * fade[:, None], INTERPRETED)
         total = total * fade + tl.sum(p, 1)
         top = highest

@@ -77,9 +77,16 @@ def _poisons(dtype: torch.dtype) -> list[Poison]:
     ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("heads", "kv_heads", "d", "dv", "window", "softcap"), CASES)
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    ("kernel", "dtype"),
+    [
+        pytest.param(kernel, dtype, marks=[pytest.mark.slow] * (kernel == "triton" and i))
+        for kernel in KERNELS
+        for i, dtype in enumerate((torch.float32, torch.bfloat16))
+    ],
+    ids=str,
+)
 def test_hidden_positions_do_not_reach_a_row(
     kernel: str,
     heads: int,
@@ -106,7 +113,7 @@ def test_hidden_positions_do_not_reach_a_row(
         if math.isnan(poison[1]):
             assert found[~innocent].flatten(1).isnan().any(1).all(), poison
 
-    for poison in _poisons(dtype):
+    for poison in _poisons(dtype)[:: 3 if kernel == "triton" else 1]:  # interpreted, most often
         first = poison[0]
         check(lambda p: p >= first, at < first, poison)  # noqa: B023
         if window is not None:
