@@ -71,6 +71,7 @@ from .errors import (
     RequestTimeoutError,
     TrainingError,
     UnknownAdapterError,
+    UnreadAnswerError,
 )
 from .requests.handle import RequestHandle
 from .version import __version__
@@ -160,6 +161,7 @@ __all__ = [
     "TokenLogprob",
     "TrainingError",
     "UnknownAdapterError",
+    "UnreadAnswerError",
     "Usage",
     "WeightedAdapter",
     "__version__",

@@ -15,6 +15,7 @@ from ..requests.detokenize import IncrementalDetokenizer
 from ..requests.handle import RequestHandle
 from ..requests.sequence import LiveRequest, Sequence, SequenceAdapter
 from ..requests.tokenization import encode
+from ..requests.unread import Backlogs
 
 
 class RequestBuilder:
@@ -24,6 +25,7 @@ class RequestBuilder:
         self, base: BaseModel, max_context: int, on_cancel: Callable[[RequestHandle], None]
     ) -> None:
         self._base, self._max_context, self._on_cancel = base, max_context, on_cancel
+        self._backlogs = Backlogs()
 
     def build(
         self, request: Request, versions: list[AdapterVersion], arrived: float
@@ -46,6 +48,7 @@ class RequestBuilder:
             prompt,
             tuple(AdapterUse(use.adapter_id, v.version, use.weight) for use, v in pairs),
             self._on_cancel,
+            self._backlogs.open(),
         )
         params = request.sampling
         max_tokens = min(params.max_new_tokens, self._max_context - len(prompt))

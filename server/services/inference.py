@@ -17,6 +17,7 @@ from lora_runtime import (
     MAX_ID_LENGTH,
     AdapterUse,
     ChatMessage,
+    Choice,
     Engine,
     FinishReason,
     Generation,
@@ -50,6 +51,8 @@ _REASONS = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
 }
+_MANY_ENTRIES = 2000
+"""Tokens and logprobs whose conversion takes the event loop some milliseconds."""
 T = TypeVar("T", bound=RequestHandle | Future)
 
 
@@ -66,7 +69,10 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> pb.GenerateResponse:
         async with self._request(request, context) as handle:
-            return _to_response(await handle.aresult())
+            done = await handle.aresult()
+            if sum(map(_entries, done.choices)) < _MANY_ENTRIES:
+                return _to_response(done)
+            return await asyncio.to_thread(_to_response, done)
 
     async def GenerateStream(
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
@@ -171,6 +177,11 @@ async def _in_thread(work: Callable[[], T]) -> T:
 def _cancel_late(working: asyncio.Future[T]) -> None:
     if not working.cancelled() and working.exception() is None:
         working.result().cancel()
+
+
+def _entries(choice: Choice) -> int:
+    """Tokens and logprobs that an answer repeats of a choice."""
+    return len(choice.token_ids) + sum(1 + len(p.top) for p in choice.logprobs)
 
 
 def _to_response(done: Generation) -> pb.GenerateResponse:
