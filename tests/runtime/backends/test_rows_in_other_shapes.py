@@ -20,7 +20,15 @@ from ...support.device_path import chosen
 from ...support.models import SHAPE, VOCAB, make_tokenizer
 from ...support.reference import relative_error
 from ...support.slow import slow_but
-from ...support.updates import POSITIONS, Row, make_adapter, random_adapter, run, updates_of
+from ...support.updates import (
+    POSITIONS,
+    Row,
+    make_adapter,
+    random_adapter,
+    run,
+    tuned_of,
+    updates_of,
+)
 
 TOLERANCE = 1e-4
 SMALL = SHAPE | {"num_hidden_layers": 2}
@@ -61,9 +69,10 @@ BASES: dict[str, tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]] = {
 def _model(kind: str, fields: dict[str, Any]) -> PreTrainedModel:
     torch.manual_seed(0)
     config = CONFIG_MAPPING[kind](**fields)
-    model = AutoModelForCausalLM.from_config(
+    model: Any = AutoModelForCausalLM.from_config(
         config, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    )
+    model.eval()
     with torch.no_grad():  # biases and norms start at constants: make them matter
         for parameter in model.parameters():
             if parameter.ndim == 1:
@@ -177,7 +186,7 @@ def test_other_rows_are_refused_by_name(way: str, backend: str) -> None:
 def test_the_same_rows_in_any_shape_are_computed(way: str, backend: str) -> None:
     base = _base(_calling(SAME_ROWS[way]), backend, slots=1)
     peft = random_adapter(_calling(SAME_ROWS[way]), 1, r=2, target_modules=["down_proj"])
-    mlp: Any = peft.base_model.model.model.layers[1].mlp
+    mlp: Any = tuned_of(peft).get_submodule("model.layers.1.mlp")
     mlp.forward = lambda x: SAME_ROWS[way](
         mlp.down_proj, mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
     )
@@ -224,7 +233,7 @@ def test_rows_that_change_later_are_an_error(backend: str) -> None:
 def test_a_base_that_gives_all_logits_is_refused() -> None:
     model = _model("llama", SMALL)
     forward: Any = model.forward
-    model.forward = lambda logits_to_keep=0, **given: forward(**given)  # type: ignore[assignment]
+    model.forward = lambda logits_to_keep=0, **given: forward(**given)
     with pytest.raises(BaseModelError, match=r"gives logits \(1, 16, 258\) where those of 2"):
         _base(model)
 
