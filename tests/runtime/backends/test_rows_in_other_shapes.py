@@ -69,10 +69,9 @@ BASES: dict[str, tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]] = {
 def _model(kind: str, fields: dict[str, Any]) -> PreTrainedModel:
     torch.manual_seed(0)
     config = CONFIG_MAPPING[kind](**fields)
-    model: Any = AutoModelForCausalLM.from_config(
+    model = AutoModelForCausalLM.from_config(
         config, dtype=torch.float32, attn_implementation="eager"
-    )
-    model.eval()
+    ).eval()
     with torch.no_grad():  # biases and norms start at constants: make them matter
         for parameter in model.parameters():
             if parameter.ndim == 1:
@@ -107,7 +106,8 @@ def test_a_mixed_batch_equals_peft(kind: str, backend: str) -> None:
     adapters = [make_adapter(base, updates_of(p, model, base.modules)) for p in peft]
     rows = [Row(_tokens(i), [(a, 1.0)]) for i, a in enumerate(adapters)] + [Row(_tokens(9))]
     logits = run(base.make_runner(len(rows) * 2, 16), rows)
-    for row, wanted, found in zip(rows, [*peft, model], logits, strict=True):
+    models: list[Any] = [*peft, model]
+    for row, wanted, found in zip(rows, models, logits, strict=True):
         with torch.inference_mode():
             expected = wanted(input_ids=torch.tensor([row.tokens])).logits[0, -POSITIONS:]
         assert relative_error(found[:, :VOCAB], expected) < TOLERANCE
