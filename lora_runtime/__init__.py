@@ -74,6 +74,7 @@ from .errors import (
     RequestTimeoutError,
     TrainingError,
     UnknownAdapterError,
+    UnreadAnswerError,
 )
 from .requests.handle import RequestHandle
 from .version import __version__
@@ -166,6 +167,7 @@ __all__ = [
     "TokenLogprob",
     "TrainingError",
     "UnknownAdapterError",
+    "UnreadAnswerError",
     "Usage",
     "WeightedAdapter",
     "__version__",

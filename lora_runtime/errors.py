@@ -15,6 +15,7 @@ LoramuxError
   CallerLimitError
   RequestCancelledError
   RequestTimeoutError
+  UnreadAnswerError
   EngineStoppedError
   EngineFailedError
   TrainingError
@@ -163,6 +164,13 @@ class RequestCancelledError(LoramuxError):
 
 class RequestTimeoutError(LoramuxError):
     """The request's deadline passed before it finished."""
+
+
+class UnreadAnswerError(LoramuxError):
+    """The request's caller did not take its tokens, and too many were waiting."""
+
+    def __init__(self) -> None:
+        super().__init__("the answer was not read: it was ended, too much of it was waiting")
 
 
 class EngineStoppedError(LoramuxError):

@@ -28,6 +28,7 @@ from lora_runtime import (
     RequestCancelledError,
     RequestTimeoutError,
     UnknownAdapterError,
+    UnreadAnswerError,
 )
 
 from . import request_ids
@@ -57,6 +58,7 @@ _CODES: list[tuple[type[Exception], grpc.StatusCode, str]] = [
     (AdapterError, grpc.StatusCode.INVALID_ARGUMENT, "adapter_invalid"),
     (AdapterInUseError, grpc.StatusCode.FAILED_PRECONDITION, "adapter_in_use"),
     (AdapterCapacityError, grpc.StatusCode.RESOURCE_EXHAUSTED, "adapter_capacity"),
+    (UnreadAnswerError, grpc.StatusCode.RESOURCE_EXHAUSTED, "unread"),
     (RequestTimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED, "deadline"),
     (RequestCancelledError, grpc.StatusCode.CANCELLED, "cancelled"),
     (EngineStoppedError, grpc.StatusCode.UNAVAILABLE, "draining"),
@@ -137,8 +139,10 @@ def _pushback(error: BaseException) -> list[tuple[str, str]]:
     """
     if isinstance(error, QueueFullError | AdapterLimitError | CallerLimitError):
         return [(_PUSHBACK_KEY, str(_milliseconds(error.retry_after_s)))]
-    # Until somebody makes room, which is not a matter of time.
-    return [(_PUSHBACK_KEY, str(_DO_NOT_RETRY))] if isinstance(error, AdapterCapacityError) else []
+    # Until somebody makes room, or reads, which is not a matter of time.
+    if isinstance(error, AdapterCapacityError | UnreadAnswerError):
+        return [(_PUSHBACK_KEY, str(_DO_NOT_RETRY))]
+    return []
 
 
 def cut(text: str) -> str:

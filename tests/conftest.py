@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from lora_runtime import Engine, EngineConfig
 
@@ -14,6 +15,8 @@ from .support.adapters import save_adapter
 from .support.models import save_base
 
 torch.set_num_threads(2)
+settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from ..requests.lengths import TextLimit
 from ..requests.sequence import LiveRequest, Sequence, SequenceAdapter
 from ..requests.tokenization import encode
 from .chats import ForeignChats
+from ..requests.unread import Backlogs
 
 
 class RequestBuilder:
@@ -32,7 +33,7 @@ class RequestBuilder:
         on_cancel: Callable[[RequestHandle], None],
     ) -> None:
         self._base, self._max_context, self._text_limit = base, max_context, text_limit
-        self._chats, self._on_cancel = chats, on_cancel
+        self._chats, self._backlogs, self._on_cancel = chats, Backlogs(), on_cancel
 
     def build(
         self, request: Request, versions: list[AdapterVersion], arrived: float
@@ -58,6 +59,7 @@ class RequestBuilder:
             prompt,
             tuple(AdapterUse(use.adapter_id, v.version, use.weight) for use, v in pairs),
             self._on_cancel,
+            self._backlogs.open(),
         )
         params = request.sampling
         max_tokens = min(params.max_new_tokens, self._max_context - len(prompt))

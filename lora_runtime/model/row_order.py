@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -23,23 +25,26 @@ _ROWS = 16
 """Rows of a forward: with as many a router hardly ever sends all of them to one expert."""
 _KEPT = [1, _ROWS - 2]
 """Rows whose logits are asked for alone."""
-_FINGERPRINT = 32
+_COLUMNS = 64
+"""Columns, spread over the width, that tell a row from the others."""
 _SLACK = 1.001
 """Factor by which a row may be farther from the one that it should be than from another one."""
 
 Forward = Callable[[torch.Tensor, "torch.Tensor | None"], torch.Tensor]
-Calls = Mapping[str, Sequence[torch.Tensor | None]]
+Floats = npt.NDArray[np.float32]
 
 
 class _Recorder:
-    """Recorder of what modules are called with, each row as a few numbers, while it is entered."""
+    """Recorder of what modules are called with, a few columns of each row, while it is entered.
+
+    On the host and with numpy: hundreds of tiny products would each wait for all threads.
+    """
 
     def __init__(self, model: nn.Module, modules: Mapping[str, BaseModule]) -> None:
         self._model, self._modules = model, modules
         self._handles: list[Any] = []
-        self._projections: dict[tuple[int, torch.device], torch.Tensor] = {}
-        self.calls: dict[str, list[torch.Tensor | None]] = {name: [] for name in modules}
-        """Inputs (..., _FINGERPRINT) by module, of an embedding its outputs; None: not given by
+        self.calls: dict[str, list[Floats | None]] = {name: [] for name in modules}
+        """Inputs (..., columns) by module, of an embedding its outputs; None: not given by
         position."""
 
     def __enter__(self) -> Self:
@@ -49,7 +54,7 @@ class _Recorder:
                 _: nn.Module, args: Any, y: Any, name: str = name, kind: ModuleKind = module.kind
             ) -> None:
                 x = y if kind is ModuleKind.EMBEDDING and args else next(iter(args), None)
-                self.calls[name].append(None if x is None else self._shortened(x))
+                self.calls[name].append(None if x is None else _columns(x))
 
             self._handles.append(self._model.get_submodule(name).register_forward_hook(note))
         return self
@@ -63,15 +68,10 @@ class _Recorder:
         for handle in self._handles:
             handle.remove()
 
-    def _shortened(self, x: torch.Tensor) -> torch.Tensor:
-        """Rows projected at random: the distances between them stay about the same."""
-        x = (x.to_local() if isinstance(x, DTensor) else x).detach().float()
-        key = x.shape[-1], x.device
-        if key not in self._projections:
-            generator = torch.Generator().manual_seed(0)
-            random = torch.randn(x.shape[-1], _FINGERPRINT, generator=generator)
-            self._projections[key] = random.to(x.device)
-        return x @ self._projections[key]
+
+def _columns(x: torch.Tensor) -> Floats:
+    x = (x.to_local() if isinstance(x, DTensor) else x).detach()
+    return x[..., :: -(-x.shape[-1] // _COLUMNS)].float().cpu().numpy()
 
 
 class RowOrder:
@@ -116,10 +116,10 @@ class RowOrder:
                 self.dims[name] = dim
 
 
-def _dim_of_rows(seen: Sequence[Sequence[torch.Tensor | None]], module: BaseModule) -> int | None:
+def _dim_of_rows(seen: Sequence[Sequence[Floats | None]], module: BaseModule) -> int | None:
     """Dimension of the rows, the same in all calls of a module; None where there is none."""
     calls = [[x for x in calls if x is not None] for calls in seen]
-    shapes = {tuple(x.shape) for run in calls for x in run}
+    shapes = {x.shape for run in calls for x in run}
     if len(shapes) != 1 or len({len(run) for run in (*calls, *seen)}) != 1:
         return None
     shape = shapes.pop()[:-1]
@@ -127,8 +127,8 @@ def _dim_of_rows(seen: Sequence[Sequence[torch.Tensor | None]], module: BaseModu
         return None
     first, shifted, *backwards = calls
     for dim in (d for d, size in enumerate(shape) if size == _ROWS):
-        rows = torch.arange(_ROWS)
-        pairs = [(shifted, rows[1:], rows[:-1])] + [(run, rows, rows.flip(0)) for run in backwards]
+        rows = np.arange(_ROWS)
+        pairs = [(shifted, rows[1:], rows[:-1])] + [(run, rows, rows[::-1]) for run in backwards]
         if all(
             _follows(_rows_of(x, dim)[now], _rows_of(y, dim), before)
             for run, now, before in pairs
@@ -138,23 +138,23 @@ def _dim_of_rows(seen: Sequence[Sequence[torch.Tensor | None]], module: BaseModu
     return None
 
 
-def _rows_of(x: torch.Tensor, dim: int) -> torch.Tensor:
-    return x.movedim(dim, 0).reshape(x.shape[dim], -1)
+def _rows_of(x: Floats, dim: int) -> Floats:
+    return np.moveaxis(x, dim, 0).reshape(x.shape[dim], -1)
 
 
-def _follows(rows: torch.Tensor, before: torch.Tensor, places: torch.Tensor) -> bool:
+def _follows(rows: Floats, before: Floats, places: npt.NDArray[np.intp]) -> bool:
     """True if each row is nearest to the one that was in its place in `places` before; rows that
     are all the same are in any order."""
-    far = torch.cdist(rows, before, compute_mode="donot_use_mm_for_euclid_dist")
-    own = far[torch.arange(len(rows)), places]
-    return bool((own <= _SLACK * far.amin(1) + 1e-6 * before.abs().amax()).all())
+    far = np.linalg.norm(rows[:, None] - before[None], axis=-1)
+    own = far[np.arange(len(rows)), places]
+    return bool((own <= _SLACK * far.min(1) + 1e-6 * np.abs(before).max()).all())
 
 
 def _check_logits(model: str, logits: torch.Tensor, kept: torch.Tensor) -> None:
     """Compare the logits of chosen rows, of the reversed tokens, with those of all rows."""
-    places = torch.tensor([_ROWS - 1 - row for row in _KEPT])
+    places = np.array([_ROWS - 1 - row for row in _KEPT])
     if kept.shape[:2] != (1, len(_KEPT)) or not _follows(
-        kept[0].float(), logits[0].float(), places
+        _columns(kept)[0], _columns(logits)[0], places
     ):
         raise BaseModelError(
             f"{model} gives logits {tuple(kept.shape)} where those of {len(_KEPT)} chosen rows are "
@@ -162,11 +162,11 @@ def _check_logits(model: str, logits: torch.Tensor, kept: torch.Tensor) -> None:
         )
 
 
-def _how_called(calls: Sequence[torch.Tensor | None]) -> str:
+def _how_called(calls: Sequence[Floats | None]) -> str:
     shapes = [x.shape[:-1] for x in calls if x is not None]
     if not calls:
         return "does not call it in a small forward"
     if not shapes:
         return "calls it by keyword"
-    said = ", ".join(str(tuple(shape)) for shape in shapes[:3])
+    said = ", ".join(str(shape) for shape in shapes[:3])
     return f"calls it with other rows than a step's in their order ({said} for {_ROWS} rows)"

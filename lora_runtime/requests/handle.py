@@ -6,17 +6,24 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Self
+from typing import Self, TypeVar
 
-from ..api.requests import AdapterUse, Choice, Generation, Request, TokenEvent, TokenLogprob
+from ..api.requests import AdapterUse, Generation, Request, TokenEvent
+from ..errors import UnreadAnswerError
+from .answer import Answer
+from .unread import Backlog, Backlogs
+
+T = TypeVar("T")
+_AT_ONCE = 256
+"""Events that are put together before an event loop gets a turn: about a tenth of a millisecond."""
 
 
 class RequestHandle:
     """Iterate it, with `for` or `async for`, for the TokenEvents of all choices.
 
     Iteration ends after the last choice's final event and raises RequestTimeoutError,
-    RequestCancelledError, EngineStoppedError or EngineFailedError when the request ended so. One
-    consumer per handle; `cancel` may be called from any thread.
+    RequestCancelledError, EngineStoppedError, EngineFailedError or UnreadAnswerError when the
+    request ended so. One consumer per handle; `cancel` may be called from any thread.
     """
 
     def __init__(
@@ -26,6 +33,7 @@ class RequestHandle:
         prompt_token_ids: tuple[int, ...],
         adapters: tuple[AdapterUse, ...],
         on_cancel: Callable[[RequestHandle], None],
+        backlog: Backlog | None = None,
     ) -> None:
         self.request = request
         self.request_id = request_id
@@ -34,6 +42,10 @@ class RequestHandle:
         self._on_cancel = on_cancel
         self._changed = threading.Condition()
         self._events: deque[TokenEvent] = deque()
+        self._backlog = backlog or Backlogs().open()
+        self._answer = Answer(request.sampling.n)
+        self._generation: Generation | None = None
+        self._iterated = False
         self._open_choices = request.sampling.n
         self._error: Exception | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -58,40 +70,48 @@ class RequestHandle:
                 return
             yield event
 
-    async def __aiter__(self) -> AsyncIterator[TokenEvent]:
-        wake = asyncio.Event()
-        with self._changed:
-            self._loop, self._wake = asyncio.get_running_loop(), wake
-        while True:
-            with self._changed:
-                wake.clear()
-                ready = self._ready()
-                event = self._take() if ready else None
-            if not ready:
-                await wake.wait()
-            elif event is None:
-                return
-            else:
-                yield event
+    def __aiter__(self) -> AsyncIterator[TokenEvent]:
+        return self._taken(self._take)
 
     def result(self) -> Generation:
-        """Wait for all choices."""
-        return self._collect(list(self))
+        """Wait for all choices; the same answer however often it is called.
+
+        Raises as iteration does, and RuntimeError if events were taken by iteration.
+        """
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._ready)
+                events = self._take_some()
+            if events is None:
+                return self._whole()
+            self._answer.add(events)
 
     async def aresult(self) -> Generation:
-        """Wait for all choices; cancels the request if this coroutine is cancelled."""
+        """Wait as `result`; cancels the request if this coroutine is cancelled."""
         try:
-            return self._collect([event async for event in self])
+            async for events in self._taken(self._take_some):
+                self._answer.add(events)
+                if len(events) == _AT_ONCE:
+                    await asyncio.sleep(0)
+            return self._whole()
         except asyncio.CancelledError:
             self.cancel()
             raise
 
     def push(self, event: TokenEvent) -> None:
-        """Engine side: deliver an event."""
+        """Engine side: deliver an event. What nobody takes ends the request before it is too much."""
         with self._changed:
+            if self._error is not None:
+                return
             self._events.append(event)
             self._open_choices -= event.finish_reason is not None
+            if too_much := not self._backlog.add(event):
+                self._events.clear()
+                self._backlog.drop()
+                self._error = UnreadAnswerError()
             self._notify()
+        if too_much:
+            self.cancel()
 
     def fail(self, error: Exception) -> None:
         """Engine side: end the request with an error, after the events delivered so far."""
@@ -106,27 +126,60 @@ class RequestHandle:
     def _take(self) -> TokenEvent | None:
         """The next event, None at the end; raises the request's error."""
         if self._events:
-            return self._events.popleft()
+            self._iterated = True
+            event = self._events.popleft()
+            self._backlog.take(event)
+            return event
         if self._error is not None:
             raise self._error
         return None
+
+    def _take_some(self) -> list[TokenEvent] | None:
+        """The next events, None at the end; raises as `_take`."""
+        if self._events:
+            events = [self._events.popleft() for _ in range(min(_AT_ONCE, len(self._events)))]
+            for event in events:
+                self._backlog.take(event)
+            return events
+        if self._error is not None:
+            raise self._error
+        return None
+
+    async def _taken(self, take: Callable[[], T | None]) -> AsyncIterator[T]:
+        """What `take` gives, until that is None."""
+        wake = asyncio.Event()
+        with self._changed:
+            self._loop, self._wake = asyncio.get_running_loop(), wake
+        while True:
+            with self._changed:
+                wake.clear()
+                ready = self._ready()
+                taken = take() if ready else None
+            if not ready:
+                await wake.wait()
+            elif taken is None:
+                return
+            else:
+                yield taken
 
     def _notify(self) -> None:
         self._changed.notify_all()
         if self._loop is not None and self._wake is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._wake.set)
 
-    def _collect(self, events: list[TokenEvent]) -> Generation:
-        choices = [
-            _merge([e for e in events if e.index == i]) for i in range(self.request.sampling.n)
-        ]
-        return Generation(
-            self.request_id,
-            self.request.adapter_id,
-            self.adapter_version,
-            tuple(choices),
-            self.adapters,
-        )
+    def _whole(self) -> Generation:
+        if self._generation is None:
+            if self._iterated:
+                raise RuntimeError("there is no whole result: events were taken by iteration")
+            self._generation = Generation(
+                self.request_id,
+                self.request.adapter_id,
+                self.adapter_version,
+                self._answer.choices(),
+                self.adapters,
+            )
+            self._answer = Answer(0)
+        return self._generation
 
 
 class EventStream:
@@ -148,21 +201,3 @@ class EventStream:
 
     def __del__(self) -> None:
         self.close()
-
-
-def _merge(events: list[TokenEvent]) -> Choice:
-    last = events[-1]
-    assert last.finish_reason is not None
-    assert last.usage is not None
-    assert last.timings is not None
-    token_ids: tuple[int, ...] = sum((e.token_ids for e in events), ())
-    logprobs: tuple[TokenLogprob, ...] = sum((e.logprobs for e in events), ())
-    return Choice(
-        last.index,
-        "".join(e.text for e in events),
-        token_ids,
-        logprobs,
-        last.finish_reason,
-        last.usage,
-        last.timings,
-    )

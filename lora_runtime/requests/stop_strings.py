@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 
@@ -66,38 +66,33 @@ class StopStrings:
             self.found[state] = depth
         elif not self.found[state]:
             self._branches.setdefault(state, {})[string[depth]] = len(self.depth)
-            for end in range(depth + 1, len(string) + 1):
-                self.depth.append(end)
-                self.found.append(0)
-                characters.append(string[end] if end < len(string) else "\0")
-            self.found[-1] = len(string)
+            self.depth.extend(range(depth + 1, len(string) + 1))
+            self.found.extend([0] * (len(string) - depth - 1) + [len(string)])
+            characters += [*string[depth + 1 :], "\0"]
 
     def _link(self) -> None:
         """Find each state's next shorter one, the short ones first."""
         waiting = deque([0])
         while waiting:
             state = waiting.popleft()
-            for character, there in self._children(state):
-                if state:
-                    self._shorter[there] = self._follow(self._shorter[state], character)
+            others = self._branches.get(state, {})
+            ways = [(self._next[state], state + 1), *others.items()] if state else others.items()
+            for character, there in ways:
+                shorter = self._follow(self._shorter[state], character) if state else 0
+                self._shorter[there] = shorter
                 # The longer of two that end together is the state's own.
-                self.found[there] = self.found[there] or self.found[self._shorter[there]]
+                self.found[there] = self.found[there] or self.found[shorter]
                 if not self.found[there]:
                     waiting.append(there)
 
     def _follow(self, state: int, character: str) -> int:
-        while True:
-            for read, there in self._children(state):
-                if read == character:
-                    return there
-            if not state:
-                return 0
+        while state:
+            if self._next[state] == character:
+                return state + 1
+            if (others := self._branches.get(state)) and (there := others.get(character)):
+                return there
             state = self._shorter[state]
-
-    def _children(self, state: int) -> Iterator[tuple[str, int]]:
-        if state:
-            yield self._next[state], state + 1
-        yield from self._branches.get(state, {}).items()
+        return self._branches.get(0, {}).get(character, 0)
 
 
 @lru_cache(maxsize=16)

@@ -16,7 +16,8 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from loramux.v1 import adapters_pb2
 
-from lora_runtime import AdapterCapacityError, QueueFullError
+from lora_runtime import AdapterCapacityError, QueueFullError, UnreadAnswerError
+from lora_runtime.requests import unread
 from server import errors
 
 from ..support.adapters import edit_config, save_adapter
@@ -297,10 +298,20 @@ async def test_the_adapters_limit_is_told_from_the_queues(
     assert detail(error, error_details_pb2.QuotaFailure).violations
 
 
+async def test_an_answer_that_is_not_read(served: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unread, "REQUEST_BYTES", 1)
+    monkeypatch.setattr(unread, "SHARE_BYTES", 1)
+    for call in (served.generate(**LONG), drain(served.stream(**LONG))):
+        error = await refused(call, Code.RESOURCE_EXHAUSTED)
+        trailers = dict(error.trailing_metadata())
+        assert (trailers["loramux-reason"], trailers["grpc-retry-pushback-ms"]) == ("unread", "-1")
+    assert is_idle(await served.idle_stats())
+
+
 @pytest.mark.parametrize(
     ("refusal", "attempts"),
-    [(QueueFullError(1, 0.05), 2), (AdapterCapacityError("no room"), 1)],
-    ids=["comes back when told", "does not come back"],
+    [(QueueFullError(1, 0.05), 2), (AdapterCapacityError("no room"), 1), (UnreadAnswerError(), 1)],
+    ids=["comes back when told", "does not come back", "does not come back unread"],
 )
 async def test_clients_retry_as_they_are_told(refusal: Exception, attempts: int) -> None:
     """gRPC's own retries: by the client's policy, the second attempt would come after hours."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from loramux.v1 import adapters_pb2, inference_pb2
+
+from lora_runtime import Generation
+from server.services import inference
 
 from ..support.engines import slow_down
 from ..support.models import SCRIPTS
@@ -94,6 +98,25 @@ async def test_finish_reasons(served: Harness) -> None:
     by_string = (await served.generate(prompt="hello", stop=[letter], **EIGHT)).choices[0]
     assert by_string.finish_reason == inference_pb2.FINISH_REASON_STOP
     assert by_string.text == plain.text[: plain.text.index(letter)]
+
+
+async def test_a_long_answer_is_converted_off_the_event_loop(
+    served: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short one is not: it would take longer to find a thread."""
+    threads: list[bool] = []
+    convert = inference._to_response
+
+    def spying(done: Generation) -> inference_pb2.GenerateResponse:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return convert(done)
+
+    monkeypatch.setattr(inference, "_to_response", spying)
+    for count in (8, 200):
+        fields: dict[str, Any] = {"max_new_tokens": count, "ignore_eos": True, "logprobs": 20}
+        done = await served.generate(prompt="hello", **fields)
+        assert len(done.choices[0].logprobs) == count
+    assert threads == [True, False]
 
 
 async def test_logprobs(served: Harness) -> None:

@@ -20,7 +20,15 @@ from ...support.device_path import chosen
 from ...support.models import SHAPE, VOCAB, make_tokenizer
 from ...support.reference import relative_error
 from ...support.slow import slow_but
-from ...support.updates import POSITIONS, Row, make_adapter, random_adapter, run, updates_of
+from ...support.updates import (
+    POSITIONS,
+    Row,
+    make_adapter,
+    random_adapter,
+    run,
+    tuned_of,
+    updates_of,
+)
 
 TOLERANCE = 1e-4
 SMALL = SHAPE | {"num_hidden_layers": 2}
@@ -98,7 +106,8 @@ def test_a_mixed_batch_equals_peft(kind: str, backend: str) -> None:
     adapters = [make_adapter(base, updates_of(p, model, base.modules)) for p in peft]
     rows = [Row(_tokens(i), [(a, 1.0)]) for i, a in enumerate(adapters)] + [Row(_tokens(9))]
     logits = run(base.make_runner(len(rows) * 2, 16), rows)
-    for row, wanted, found in zip(rows, [*peft, model], logits, strict=True):
+    models: list[Any] = [*peft, model]
+    for row, wanted, found in zip(rows, models, logits, strict=True):
         with torch.inference_mode():
             expected = wanted(input_ids=torch.tensor([row.tokens])).logits[0, -POSITIONS:]
         assert relative_error(found[:, :VOCAB], expected) < TOLERANCE
@@ -177,7 +186,7 @@ def test_other_rows_are_refused_by_name(way: str, backend: str) -> None:
 def test_the_same_rows_in_any_shape_are_computed(way: str, backend: str) -> None:
     base = _base(_calling(SAME_ROWS[way]), backend, slots=1)
     peft = random_adapter(_calling(SAME_ROWS[way]), 1, r=2, target_modules=["down_proj"])
-    mlp: Any = peft.base_model.model.model.layers[1].mlp
+    mlp: Any = tuned_of(peft).get_submodule("model.layers.1.mlp")
     mlp.forward = lambda x: SAME_ROWS[way](
         mlp.down_proj, mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
     )
@@ -224,7 +233,7 @@ def test_rows_that_change_later_are_an_error(backend: str) -> None:
 def test_a_base_that_gives_all_logits_is_refused() -> None:
     model = _model("llama", SMALL)
     forward: Any = model.forward
-    model.forward = lambda logits_to_keep=0, **given: forward(**given)  # type: ignore[assignment]
+    model.forward = lambda logits_to_keep=0, **given: forward(**given)
     with pytest.raises(BaseModelError, match=r"gives logits \(1, 16, 258\) where those of 2"):
         _base(model)
 

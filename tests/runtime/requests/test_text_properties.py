@@ -46,7 +46,7 @@ def make_pieces() -> PreTrainedTokenizerFast:
     )
 
 
-TOKENIZERS = {"bytes": TOKENIZER, "pieces": make_pieces()}
+TOKENIZERS: dict[str, Any] = {"bytes": TOKENIZER, "pieces": make_pieces()}
 WITHOUT_TEXT = {"bytes": [256, 257, VOCAB + 7], "pieces": [0, 1, 2, 5000]}
 """Special tokens, and ids that a tokenizer does not know."""
 
