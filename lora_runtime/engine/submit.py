@@ -36,7 +36,7 @@ class RequestBuilder:
         clock.
         """
         tokenizer, vocab_size, eos_ids = self._vocabulary(versions)
-        prompt = encode(request, tokenizer, vocab_size, self._max_context, self._text_limit)
+        prompt = encode(request, tokenizer, vocab_size, self._max_context, limit=self._text_limit)
         pairs = list(zip(request.uses, versions, strict=True))
         adapters = tuple(
             SequenceAdapter(v, use.weight, _activation_start(use.adapter_id, v, prompt))

@@ -13,14 +13,20 @@ from .lengths import TextLimit
 
 
 def encode(
-    request: Request, tokenizer: Any, vocab_size: int, max_context: int, limit: TextLimit
+    request: Request,
+    tokenizer: Any,
+    vocab_size: int,
+    max_context: int,
+    *,
+    limit: TextLimit | None = None,
 ) -> tuple[int, ...]:
     """The prompt's token ids. Raises InvalidRequestError: empty, too long, or not in the
     vocabulary.
 
     `prompt` is tokenized with the tokenizer's own special tokens, `messages` through its chat
-    template with the assistant's turn opened.
+    template with the assistant's turn opened. `limit`: of their texts; None is the usual one.
     """
+    limit = limit or TextLimit(max_context)
     field = next(n for n in ("prompt", "token_ids", "messages") if getattr(request, n) is not None)
     if request.token_ids is not None:
         ids = list(request.token_ids)

@@ -18,7 +18,7 @@ from server.services.inference import to_request
 from ..support.servers import Harness, detail, refused
 
 LIMITS = RequestLimits(token_ids=1000)
-GENERATE = inference_pb2.GenerateRequest.DESCRIPTOR
+GENERATE: Any = inference_pb2.GenerateRequest.DESCRIPTOR
 MANY: dict[str, dict[str, Any]] = {
     "messages": {"messages": [{}] * 1025},
     "adapters": {"prompt": "x", "adapters": [{}] * 9},

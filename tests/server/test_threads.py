@@ -40,7 +40,8 @@ async def test_a_panic_becomes_an_exception() -> None:
 
 
 async def test_work_of_calls_that_are_gone_is_not_begun() -> None:
-    pool, go_on, begun, late = Pool("test", 1), threading.Event(), threading.Event(), []
+    pool, go_on, begun = Pool("test", 1), threading.Event(), threading.Event()
+    late: list[str] = []
 
     def first() -> str:
         begun.set()
