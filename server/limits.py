@@ -29,6 +29,8 @@ from .request_ids import request_id_of
 
 _FIELDS = 256
 """Most fields of a message that are no entries of a list."""
+_LISTED = 1 << 13
+"""Most fields of a message that are entries of lists: to count them takes some milliseconds."""
 _TEXT_BYTES = 64 << 10
 """Most bytes of a text, but for what the model is to read: more than any id, path or URL has."""
 _VARINT_BYTES = 10
@@ -81,6 +83,7 @@ def over_limit(data: bytes, message: Descriptor, limits: RequestLimits) -> OverL
     names = _names(message)
     most = limits.at_most() if message is inference_pb2.GenerateRequest.DESCRIPTOR else {}
     counts: dict[str, int] = {}
+    fields = 0
     try:
         for number, length in _fields(data):
             name = names.get(number, "message")
@@ -96,6 +99,8 @@ def over_limit(data: bytes, message: Descriptor, limits: RequestLimits) -> OverL
             counts[name] = counts.get(name, 0) + entries
             if counts[name] > most[name]:
                 return OverLimit(name, limits.excess(name))
+            if (fields := fields + 1) > _LISTED:
+                return OverLimit(name, f"over {_LISTED} entries that are not packed into one field")
     except (IndexError, ValueError):
         pass  # no message at all, as its parser will say
     return None

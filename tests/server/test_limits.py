@@ -52,6 +52,15 @@ def test_every_way_to_write_them_is_counted(field: str) -> None:
     assert over.field == field
 
 
+@pytest.mark.parametrize("data", [b"\x18\x05" * 10_000, b"\x1a\x00" * 10_000])
+def test_ids_that_are_not_packed_are_counted_so_far(data: bytes) -> None:
+    """A context of 100 000 tokens must not mean so many fields: each takes a microsecond."""
+    over = over_limit(data, GENERATE, RequestLimits(token_ids=100_000))
+    assert over is not None
+    assert (over.field, "not packed" in over.description) == ("token_ids", True)
+    assert over_limit(data[:16_000], GENERATE, RequestLimits(token_ids=100_000)) is None
+
+
 def test_what_is_within_passes() -> None:
     request = inference_pb2.GenerateRequest(
         prompt="x" * 1_000_000,
