@@ -32,7 +32,8 @@ _FIELDS = 256
 _LISTED = 1 << 13
 """Most fields of a message that are entries of lists: to count them takes some milliseconds."""
 _TEXT_BYTES = 64 << 10
-"""Most bytes of a text, but for what the model is to read: more than any id, path or URL has."""
+"""Most bytes of a message, but for what the model is to read: more than ids, paths and URLs have.
+A call holds its message until it ends."""
 _VARINT_BYTES = 10
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _PACKED = {"token_ids", "stop_token_ids"}
@@ -83,12 +84,12 @@ def over_limit(data: bytes, message: Descriptor, limits: RequestLimits) -> OverL
     names = _names(message)
     most = limits.at_most() if message is inference_pb2.GenerateRequest.DESCRIPTOR else {}
     counts: dict[str, int] = {}
-    fields = 0
+    fields = short = 0
     try:
         for number, length in _fields(data):
             name = names.get(number, "message")
-            if name not in _LONG and length > _TEXT_BYTES:
-                return OverLimit(name, f"has over {_TEXT_BYTES} bytes")
+            if name not in _LONG and (short := short + max(0, length)) > _TEXT_BYTES:
+                return OverLimit(name, f"over {_TEXT_BYTES} bytes, with the fields before it")
             if name not in most:
                 counts[""] = counts.get("", 0) + 1
                 if counts[""] > _FIELDS:

@@ -75,6 +75,14 @@ def test_what_is_within_passes() -> None:
     assert over_limit(request.SerializeToString(), GENERATE, LIMITS) is None
 
 
+def test_unknown_fields_count_together() -> None:
+    unknown = b"\xfa\x06\x80\x40" + b"x" * 8192  # field 111, 8 KiB
+    assert over_limit(unknown * 8, GENERATE, LIMITS) is None
+    over = over_limit(unknown * 9, GENERATE, LIMITS)
+    assert over is not None
+    assert over.field == "message"
+
+
 @pytest.mark.parametrize("data", [b"", b"\x22", b"\x22\x05a", b"\xff" * 20, b"\x0f\x0f"])
 def test_what_is_no_message_is_left_to_the_parser(data: bytes) -> None:
     assert over_limit(data, GENERATE, LIMITS) is None
@@ -120,7 +128,7 @@ async def test_long_texts_of_other_calls_are_refused(
 ) -> None:
     call = served.channel.unary_unary(method, type(message).SerializeToString, bytes)
     error = await refused(call(message), grpc.StatusCode.INVALID_ARGUMENT)
-    assert "has over 65536 bytes" in error.details()
+    assert "over 65536 bytes" in error.details()
 
 
 async def test_a_compressed_message_counts_as_it_is_read(served: Harness) -> None:
