@@ -1,7 +1,5 @@
 """Limits of request messages, looked at before they are parsed.
 
-May import: calls, errors, lora_runtime, request_ids.
-
 A message of 4 MB may have two million entries, which take a tenth of a second and 100 MB to parse,
 on the event loop. The bytes tell their number: entries of the outermost message are counted, up to
 the limit and no further.
