@@ -1,7 +1,5 @@
 """Limits of request messages, looked at before they are parsed.
 
-May import: calls, errors, lora_runtime, request_ids.
-
 A message of 4 MB may have two million entries, which take a tenth of a second and 100 MB to parse,
 on the event loop. The bytes tell their number: entries of the outermost message are counted, up to
 the limit and no further.
@@ -29,8 +27,11 @@ from .request_ids import request_id_of
 
 _FIELDS = 256
 """Most fields of a message that are no entries of a list."""
+_LISTED = 1 << 13
+"""Most fields of a message that are entries of lists: to count them takes some milliseconds."""
 _TEXT_BYTES = 64 << 10
-"""Most bytes of a text, but for what the model is to read: more than any id, path or URL has."""
+"""Most bytes of a message, but for what the model is to read: more than ids, paths and URLs have.
+A call holds its message until it ends."""
 _VARINT_BYTES = 10
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _PACKED = {"token_ids", "stop_token_ids"}
@@ -81,11 +82,12 @@ def over_limit(data: bytes, message: Descriptor, limits: RequestLimits) -> OverL
     names = _names(message)
     most = limits.at_most() if message is inference_pb2.GenerateRequest.DESCRIPTOR else {}
     counts: dict[str, int] = {}
+    fields = short = 0
     try:
         for number, length in _fields(data):
             name = names.get(number, "message")
-            if name not in _LONG and length > _TEXT_BYTES:
-                return OverLimit(name, f"has over {_TEXT_BYTES} bytes")
+            if name not in _LONG and (short := short + max(0, length)) > _TEXT_BYTES:
+                return OverLimit(name, f"over {_TEXT_BYTES} bytes, with the fields before it")
             if name not in most:
                 counts[""] = counts.get("", 0) + 1
                 if counts[""] > _FIELDS:
@@ -96,6 +98,8 @@ def over_limit(data: bytes, message: Descriptor, limits: RequestLimits) -> OverL
             counts[name] = counts.get(name, 0) + entries
             if counts[name] > most[name]:
                 return OverLimit(name, limits.excess(name))
+            if (fields := fields + 1) > _LISTED:
+                return OverLimit(name, f"over {_LISTED} entries that are not packed into one field")
     except (IndexError, ValueError):
         pass  # no message at all, as its parser will say
     return None

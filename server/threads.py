@@ -1,7 +1,4 @@
-"""Threads of the server: a pool for each kind of work, so that no kind holds up another.
-
-May import: lora_runtime.
-"""
+"""Threads of the server: a pool for each kind of work, so that no kind holds up another."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from ..requests.handle import RequestHandle
 from ..requests.lengths import TextLimit
 from ..requests.sequence import LiveRequest, Sequence, SequenceAdapter
 from ..requests.tokenization import encode
-from .chats import ForeignChats
 from ..requests.unread import Backlogs
+from .chats import ForeignChats
 
 
 class RequestBuilder:
@@ -47,7 +47,9 @@ class RequestBuilder:
         chat = None
         if len(versions) == 1 and self._chats.concern(request, versions[0]):
             chat = self._chats.text(request, versions[0])
-        prompt = encode(request, tokenizer, vocab_size, self._max_context, self._text_limit, chat)
+        prompt = encode(
+            request, tokenizer, vocab_size, self._max_context, limit=self._text_limit, chat=chat
+        )
         pairs = list(zip(request.uses, versions, strict=True))
         adapters = tuple(
             SequenceAdapter(v, use.weight, _activation_start(use.adapter_id, v, prompt))

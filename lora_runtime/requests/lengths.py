@@ -11,8 +11,10 @@ from ..errors import InvalidRequestError
 
 LEAST_LONGEST = 64
 """Characters that a token is taken to have at least: normalizers leave some of a text out."""
-_PIECE = 5
-"""Characters of a piece, by token of the context: a context is full with less, mostly."""
+_SHORT = 5
+"""Bytes, by token of the context, of a text that is tokenized at once: most that fit have fewer."""
+_PIECE = 1 << 15
+"""Characters of a piece of a longer one, of which a tokenizer makes a hundred thousand tokens."""
 _MARGIN = 1.25
 """Tokens that pieces have more than the whole text, at most: they are cut anywhere."""
 _ONE_AT_A_TIME = threading.Lock()
@@ -44,10 +46,11 @@ class TextLimit:
         holds: a tokenizer takes a second and hundreds of bytes a token for what nobody can use.
         """
         self._check(len(text), field)
-        step = self._max_context * _PIECE
-        if len(text) <= step:
+        # A token has a byte at least: of characters outside ASCII, each may have several tokens.
+        if len(text.encode(errors="replace")) <= self._max_context * _SHORT:
             return ids(text)
         found = 0
+        step = max(_PIECE, self._longest * 16)
         for start in range(0, len(text), step):
             with _ONE_AT_A_TIME:
                 found += len(ids(text[start : start + step])) - self._longest

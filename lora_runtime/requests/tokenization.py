@@ -15,7 +15,8 @@ def encode(
     tokenizer: Any,
     vocab_size: int,
     max_context: int,
-    limit: TextLimit,
+    *,
+    limit: TextLimit | None = None,
     chat: str | None = None,
 ) -> tuple[int, ...]:
     """The prompt's token ids. Raises InvalidRequestError: empty, too long, or not in the
@@ -23,7 +24,9 @@ def encode(
 
     `prompt` is tokenized with the tokenizer's own special tokens, `messages` through its chat
     template with the assistant's turn opened; `chat` is their text, if that is rendered already.
+    `limit`: of their texts; None is the usual one.
     """
+    limit = limit or TextLimit(max_context)
     field = next(n for n in ("prompt", "token_ids", "messages") if getattr(request, n) is not None)
     if request.token_ids is not None:
         ids = list(request.token_ids)

@@ -15,6 +15,8 @@ from loramux.v1 import adapters_pb2 as pb
 from loramux.v1 import inference_pb2, server_pb2
 from structlog.testing import capture_logs
 
+from server.auth.tokens import Caller
+
 from ..support.servers import Harness, drain, make_settings, refused, running
 from ..support.tokens import bearer, token_of, write_tokens
 
@@ -52,6 +54,21 @@ def generate(served: Harness, who: str, **fields: Any) -> Any:
     return served.inference.Generate(
         inference_pb2.GenerateRequest(**(SHORT | fields)), metadata=bearer(who)
     )
+
+
+async def test_what_is_over_a_limit_is_refused_before_its_scope_is_looked_at(
+    guarded: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = [{"adapter_id": f"team-{i}"} for i in range(9)]
+    await refused(generate(guarded, "user", adapters=outside[:8]), Code.PERMISSION_DENIED)
+
+    def fails(*_: Any) -> None:
+        raise AssertionError("it was looked at")
+
+    monkeypatch.setattr(Caller, "may_use", fails)
+    error = await refused(generate(guarded, "user", adapters=outside), Code.INVALID_ARGUMENT)
+    assert error.details() == "adapters: at most 8 adapters"
+    await refused(generate(guarded, "nobody", adapters=outside), Code.UNAUTHENTICATED)
 
 
 @pytest.mark.parametrize("metadata", NOT_TOKENS.values(), ids=NOT_TOKENS)

@@ -18,7 +18,7 @@ from server.services.inference import to_request
 from ..support.servers import Harness, detail, refused
 
 LIMITS = RequestLimits(token_ids=1000)
-GENERATE = inference_pb2.GenerateRequest.DESCRIPTOR
+GENERATE: Any = inference_pb2.GenerateRequest.DESCRIPTOR
 MANY: dict[str, dict[str, Any]] = {
     "messages": {"messages": [{}] * 1025},
     "adapters": {"prompt": "x", "adapters": [{}] * 9},
@@ -52,6 +52,15 @@ def test_every_way_to_write_them_is_counted(field: str) -> None:
     assert over.field == field
 
 
+@pytest.mark.parametrize("data", [b"\x18\x05" * 10_000, b"\x1a\x00" * 10_000])
+def test_ids_that_are_not_packed_are_counted_so_far(data: bytes) -> None:
+    """A context of 100 000 tokens must not mean so many fields: each takes a microsecond."""
+    over = over_limit(data, GENERATE, RequestLimits(token_ids=100_000))
+    assert over is not None
+    assert (over.field, "not packed" in over.description) == ("token_ids", True)
+    assert over_limit(data[:16_000], GENERATE, RequestLimits(token_ids=100_000)) is None
+
+
 def test_what_is_within_passes() -> None:
     request = inference_pb2.GenerateRequest(
         prompt="x" * 1_000_000,
@@ -64,6 +73,14 @@ def test_what_is_within_passes() -> None:
         temperature=1,
     )
     assert over_limit(request.SerializeToString(), GENERATE, LIMITS) is None
+
+
+def test_unknown_fields_count_together() -> None:
+    unknown = b"\xfa\x06\x80\x40" + b"x" * 8192  # field 111, 8 KiB
+    assert over_limit(unknown * 8, GENERATE, LIMITS) is None
+    over = over_limit(unknown * 9, GENERATE, LIMITS)
+    assert over is not None
+    assert over.field == "message"
 
 
 @pytest.mark.parametrize("data", [b"", b"\x22", b"\x22\x05a", b"\xff" * 20, b"\x0f\x0f"])
@@ -111,7 +128,7 @@ async def test_long_texts_of_other_calls_are_refused(
 ) -> None:
     call = served.channel.unary_unary(method, type(message).SerializeToString, bytes)
     error = await refused(call(message), grpc.StatusCode.INVALID_ARGUMENT)
-    assert "has over 65536 bytes" in error.details()
+    assert "over 65536 bytes" in error.details()
 
 
 async def test_a_compressed_message_counts_as_it_is_read(served: Harness) -> None:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
+from pathlib import Path
 
 import pytest
 
+import server
 from lora_runtime import EngineStoppedError
 from server.threads import Pool, Threads, Turns
+
+
+def test_nothing_runs_on_the_threads_that_asyncio_shares() -> None:
+    """Whoever has all of those would hold up everybody else."""
+    shared = re.compile(r"to_thread\(|run_in_executor\(None")
+    root = Path(server.__file__).parent
+    assert not [path for path in root.rglob("*.py") if shared.search(path.read_text())]
 
 
 def test_work_of_one_kind_holds_up_no_other() -> None:
@@ -40,7 +50,8 @@ async def test_a_panic_becomes_an_exception() -> None:
 
 
 async def test_work_of_calls_that_are_gone_is_not_begun() -> None:
-    pool, go_on, begun, late = Pool("test", 1), threading.Event(), threading.Event(), []
+    pool, go_on, begun = Pool("test", 1), threading.Event(), threading.Event()
+    late: list[str] = []
 
     def first() -> str:
         begun.set()

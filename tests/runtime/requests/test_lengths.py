@@ -16,6 +16,7 @@ from lora_runtime import (
     SamplingParams,
     WeightedAdapter,
 )
+from lora_runtime.requests import lengths
 from lora_runtime.requests.lengths import LEAST_LONGEST, TextLimit, longest_token
 
 OVER: dict[str, dict[str, Any]] = {
@@ -86,11 +87,20 @@ def test_a_text_that_no_context_holds_is_not_tokenized() -> None:
     assert ids.characters == 0
 
 
-def test_a_long_text_is_tokenized_until_it_is_over() -> None:
+def test_a_long_text_is_tokenized_until_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lengths, "_PIECE", 500)
     ids = Counting()
     with pytest.raises(InvalidRequestError, match="prompt: has over 100 tokens"):
         TextLimit(100).tokenize("x" * 6000, "prompt", ids)
-    assert ids.characters <= 1000
+    assert ids.characters <= 2048
+
+
+def test_bytes_tell_what_is_long() -> None:
+    """A tokenizer may make a token of each byte: 501 of these."""
+    ids = Counting()
+    with pytest.raises(InvalidRequestError, match="prompt: has over 100 tokens"):
+        TextLimit(100).tokenize("\u6f22" * 300, "prompt", ids)
+    assert ids.characters == 300  # once, not as a whole again
 
 
 def test_a_long_text_that_fits_is_tokenized_as_a_whole() -> None:
