@@ -37,7 +37,7 @@ class ForeignChats:
         self._lock = threading.Lock()
         self._done: OrderedDict[int, tuple[tuple[ChatMessage, ...], str, str]] = OrderedDict()
         """Texts by the conversation's object, with the version that they are for."""
-        self._logged = 0.0
+        self._logged = -_LOG_EVERY_S
 
     def concern(self, request: Request, version: AdapterVersion) -> bool:
         """Whether the request is a chat whose template is the adapter's own."""
@@ -51,7 +51,7 @@ class ForeignChats:
         )
 
     def begin(self, request: Request, version: AdapterVersion) -> Future[None]:
-        """Render a chat for `text`. Raises InvalidRequestError, AdapterLimitError.
+        """Render a chat for `text`, unless it is. Raises InvalidRequestError, AdapterLimitError.
 
         The future fails with InvalidRequestError, EngineStoppedError; cancelled, it is not
         rendered.
@@ -59,6 +59,10 @@ class ForeignChats:
         assert version.details is not None
         adapter_id = request.uses[0].adapter_id
         messages = request.messages or ()
+        whole: Future[None] = Future()
+        if self._is_done(messages, version.version):
+            whole.set_result(None)
+            return whole
         length = sum(len(m.role) + len(m.content) for m in messages)
         if length > self._max_chars:
             raise InvalidRequestError.of(
@@ -81,7 +85,6 @@ class ForeignChats:
         if rendering is None:
             limit = f"{MAX_WAITING} chats that wait for its chat template"
             raise AdapterLimitError(adapter_id, limit, RETRY_AFTER_S)
-        whole: Future[None] = Future()
 
         def done(rendered: Future[str]) -> None:
             if rendered.cancelled() or not whole.set_running_or_notify_cancel():
@@ -112,6 +115,11 @@ class ForeignChats:
             self._done[id(messages)] = (messages, version, text)
             while len(self._done) > _KEPT:
                 self._done.popitem(last=False)
+
+    def _is_done(self, messages: tuple[ChatMessage, ...], version: str) -> bool:
+        with self._lock:
+            _, of, _ = self._done.get(id(messages), (messages, "", ""))
+        return of == version
 
     def _taken(self, messages: tuple[ChatMessage, ...], version: str) -> str | None:
         with self._lock:

@@ -288,7 +288,7 @@ def test_named_templates(base: DescribedBase, adapter: Path) -> None:
         b'{"version": ' + b"9" * 1_000_000 + b"}",
         b'{"version": "1.0", "version": "1.0"}',
         b'{"version": "\xff"}',
-        b'{"model": {"vocab": {"\\ud800": 0}, "merges": []}, "added_tokens": []}',
+        b'{"model": {"vocab": {"\\ud800": 0}, "merges": []}, "eos_token": "\\ud800"}',
         b'{"a": [' + b"[]," * 20_000_000 + b"[]]}",
     ],
 )
