@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 
 import pytest
@@ -107,12 +107,12 @@ def test_one_that_runs_holds_nobody_up(engine: Engine, add: Callable[..., None])
     """Neither a thread of the caller nor another adapter; and its request can be given up."""
     add(engine, "bad", ENDLESS)
     add(engine, "own", OWN)
-    endless = [engine.prepare(chat("bad")) for _ in range(MAX_WAITING + 1)]
+    endless: list[Future[None]] = []
+    with pytest.raises(AdapterLimitError, match="'bad' has reached its limit of 64 chats"):
+        prepare_all(engine, endless)
+    assert len(endless) >= MAX_WAITING
     assert engine.generate(chat("own")).choices
     assert engine.generate(Request(prompt="x", adapter_id="bad", sampling=SHORT)).choices
-    with pytest.raises(AdapterLimitError, match="'bad' has reached its limit of 64 chats"):
-        for _ in range(2):  # the first may be running, or wait
-            endless.append(engine.prepare(chat("bad")))
     assert not any(future.done() for future in endless)
     assert all(future.cancel() for future in endless)
     with pytest.raises(CancelledError):
@@ -120,6 +120,11 @@ def test_one_that_runs_holds_nobody_up(engine: Engine, add: Callable[..., None])
     with pytest.raises(RequestTimeoutError, match="its chat rendered"):
         engine.generate(chat("bad", timeout_s=0.1))
     assert engine.stats().leases == 0
+
+
+def prepare_all(engine: Engine, futures: list[Future[None]]) -> None:
+    while True:
+        futures.append(engine.prepare(chat("bad")))
 
 
 def test_the_end_does_not_wait_for_it(engine: Engine, add: Callable[..., None]) -> None:

@@ -33,7 +33,10 @@ def adapter(tiny_base: Path, tmp_path: Path) -> Path:
     return save_adapter(tiny_base, tmp_path / "adapter")
 
 
-def read(directory: Path, base: DescribedBase, limits: WorkLimits = WorkLimits()) -> CheckedAdapter:
+LIMITS = WorkLimits()
+
+
+def read(directory: Path, base: DescribedBase, limits: WorkLimits = LIMITS) -> CheckedAdapter:
     return read_adapter(
         directory, base, max_bytes=1 << 30, max_added_tokens=8, tokenizer_limits=limits
     )
