@@ -17,7 +17,10 @@ from ..foreign.process import WorkError, WorkLimits, WorkTimeoutError
 from ..foreign.template_queue import MAX_WAITING, Chat, TemplateQueue
 
 log = logging.getLogger(__name__)
-_KEPT = 64
+_KEPT = 4
+"""Texts of the largest size that are kept for requests: their callers may be gone by now."""
+_ENTRY = 1000
+"""Characters that a text counts beside its own."""
 _LOG_EVERY_S = 60.0
 _CHARS_PER_TOKEN = 64
 """As for prompts: what is longer is not tokenized, since it cannot fit."""
@@ -113,8 +116,10 @@ class ForeignChats:
     def _keep(self, messages: tuple[ChatMessage, ...], version: str, text: str) -> None:
         with self._lock:
             self._done[id(messages)] = (messages, version, text)
-            while len(self._done) > _KEPT:
-                self._done.popitem(last=False)
+            size = sum(len(text) + _ENTRY for _, _, text in self._done.values())
+            while size > _KEPT * self._max_chars and len(self._done) > 1:
+                _, (_, _, text) = self._done.popitem(last=False)
+                size -= len(text) + _ENTRY
 
     def _is_done(self, messages: tuple[ChatMessage, ...], version: str) -> bool:
         with self._lock:

@@ -311,6 +311,15 @@ def test_the_time_of_reading_is_limited(base: DescribedBase, adapter: Path) -> N
     assert read(adapter, base).tokenizer is not None
 
 
+def test_names_of_tokens_are_short(base: DescribedBase, tiny_base: Path, tmp_path: Path) -> None:
+    directory = save_adapter(tiny_base, tmp_path / "adapter", added_tokens=1)
+    saved(directory, lambda t: t.add_special_tokens({"eos_token": "x" * 300}))
+    with pytest.raises(
+        AdapterError, match="tokenizer has a token 'eos_token' of over 256 characters"
+    ):
+        read(directory, base)
+
+
 def test_added_tokens_are_counted(base: DescribedBase, adapter: Path) -> None:
     """Each is looked for in every text, also one that the base has in its vocabulary."""
     saved(adapter, other_template)
