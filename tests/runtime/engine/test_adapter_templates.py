@@ -172,7 +172,7 @@ def test_what_was_prepared_is_not_rendered_again(
         patch.setattr(TemplateQueue, "render", lambda *args: pytest.fail("a second time"))
         engine.submit(dataclasses.replace(request, timeout_s=60.0)).result()
     # Texts of callers that went away make room.
-    left = [chat("own", f"{i}" + "x" * 4000) for i in range(40)]
+    left = [chat("own", f"{i}" + "x" * 400) for i in range(120)]
     for request in left:
         engine.prepare(request).result(60)
     for request in (left[0], left[-1]):
