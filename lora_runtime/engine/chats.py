@@ -18,7 +18,10 @@ from ..foreign.template_queue import MAX_WAITING, Chat, TemplateQueue
 from ..requests.lengths import TextLimit
 
 log = logging.getLogger(__name__)
-_KEPT = 64
+_KEPT = 4
+"""Texts of the largest size that are kept for requests: their callers may be gone by now."""
+_ENTRY = 1000
+"""Characters that a text counts beside its own."""
 _LOG_EVERY_S = 60.0
 
 
@@ -36,7 +39,7 @@ class ForeignChats:
         self._lock = threading.Lock()
         self._done: OrderedDict[int, tuple[tuple[ChatMessage, ...], str, str]] = OrderedDict()
         """Texts by the conversation's object, with the version that they are for."""
-        self._logged = 0.0
+        self._logged = -_LOG_EVERY_S
 
     def concern(self, request: Request, version: AdapterVersion) -> bool:
         """Whether the request is a chat whose template is the adapter's own."""
@@ -50,8 +53,7 @@ class ForeignChats:
         )
 
     def begin(self, request: Request, version: AdapterVersion) -> Future[None]:
-        """Render a chat for `text`, unless that was done. Raises InvalidRequestError,
-        AdapterLimitError.
+        """Render a chat for `text`, unless it is. Raises InvalidRequestError, AdapterLimitError.
 
         The future fails with InvalidRequestError, EngineStoppedError; cancelled, it is not
         rendered.
@@ -59,8 +61,10 @@ class ForeignChats:
         assert version.details is not None
         adapter_id = request.uses[0].adapter_id
         messages = request.messages or ()
-        if self._has(messages, version.version):
-            return _done()
+        whole: Future[None] = Future()
+        if self._is_done(messages, version.version):
+            whole.set_result(None)
+            return whole
         self._limit.check_messages(messages)
         tokenizer = version.details.tokenizer
         try:
@@ -79,7 +83,6 @@ class ForeignChats:
         if rendering is None:
             limit = f"{MAX_WAITING} chats that wait for its chat template"
             raise AdapterLimitError(adapter_id, limit, RETRY_AFTER_S)
-        whole: Future[None] = Future()
 
         def done(rendered: Future[str]) -> None:
             if rendered.cancelled() or not whole.set_running_or_notify_cancel():
@@ -108,12 +111,15 @@ class ForeignChats:
     def _keep(self, messages: tuple[ChatMessage, ...], version: str, text: str) -> None:
         with self._lock:
             self._done[id(messages)] = (messages, version, text)
-            while len(self._done) > _KEPT:
-                self._done.popitem(last=False)
+            size = sum(len(text) + _ENTRY for _, _, text in self._done.values())
+            while size > _KEPT * self._limit.characters and len(self._done) > 1:
+                _, (_, _, text) = self._done.popitem(last=False)
+                size -= len(text) + _ENTRY
 
-    def _has(self, messages: tuple[ChatMessage, ...], version: str) -> bool:
+    def _is_done(self, messages: tuple[ChatMessage, ...], version: str) -> bool:
         with self._lock:
-            return self._done.get(id(messages), ((), "", ""))[1] == version
+            _, of, _ = self._done.get(id(messages), (messages, "", ""))
+        return of == version
 
     def _taken(self, messages: tuple[ChatMessage, ...], version: str) -> str | None:
         with self._lock:
@@ -129,9 +135,3 @@ class ForeignChats:
             self._logged = now
             log.warning("%s: its worker was ended", text)
         return InvalidRequestError.of("messages", text)
-
-
-def _done() -> Future[None]:
-    done: Future[None] = Future()
-    done.set_result(None)
-    return done

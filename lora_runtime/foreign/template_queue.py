@@ -16,7 +16,7 @@ MAX_WAITING = 64
 """Chats that may wait for one adapter's template."""
 _THREADS = 2
 _IDLE_WORKERS = 8
-_SLOW_S = 60.0
+_SLOW_S = 600.0
 _MAX_SLOW = 4096
 
 

@@ -6,6 +6,7 @@ than Python and transformers could start: a worker that its limits end costs nob
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -28,6 +29,7 @@ _NICENESS = 10
 _PARENT_CHECK_MS = 5000
 _PR_SET_PDEATHSIG = 1
 _MAX_FILE_BYTES = 1 << 30
+# What work imports: done once, before the forks.
 _WARM = (
     "transformers.utils.chat_template_utils",
     "transformers.models.auto.tokenization_auto",
@@ -50,7 +52,8 @@ def main(handle: int) -> None:
     sys.modules["torch"] = None  # type: ignore[assignment]
     die_with_parent = _death_signal()
     for name in _WARM:
-        importlib.import_module(name)
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     gc.collect()
     gc.freeze()  # so that workers share these pages
     control.sendall(READY)

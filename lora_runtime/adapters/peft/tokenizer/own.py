@@ -12,6 +12,8 @@ from ....errors import AdapterError
 from .base import backend_of
 from .parts import FLAGS
 
+_MAX_TOKEN_CHARS = 256
+
 
 def with_template(base: Any, template: str) -> Any:
     """The base's tokenizer under another chat template."""
@@ -55,6 +57,11 @@ def _check_types(facts: dict[str, Any]) -> None:
         and all(isinstance(i, int) and isinstance(t, str) for t, i in pairs)
     ):
         raise AdapterError("the adapter's tokenizer was not read: its worker gave something else")
+    # A template, the base's too, may write one behind each message.
+    if long := [name for name, token in facts["special"].items() if len(token) > _MAX_TOKEN_CHARS]:
+        raise AdapterError(
+            f"the adapter's tokenizer has a token {long[0][:80]!r} of over {_MAX_TOKEN_CHARS} characters"
+        )
 
 
 def _backend(base: Tokenizer, facts: dict[str, Any]) -> Tokenizer:

@@ -33,7 +33,10 @@ def adapter(tiny_base: Path, tmp_path: Path) -> Path:
     return save_adapter(tiny_base, tmp_path / "adapter")
 
 
-def read(directory: Path, base: DescribedBase, limits: WorkLimits = WorkLimits()) -> CheckedAdapter:
+LIMITS = WorkLimits()
+
+
+def read(directory: Path, base: DescribedBase, limits: WorkLimits = LIMITS) -> CheckedAdapter:
     return read_adapter(
         directory, base, max_bytes=1 << 30, max_added_tokens=8, tokenizer_limits=limits
     )
@@ -288,7 +291,7 @@ def test_named_templates(base: DescribedBase, adapter: Path) -> None:
         b'{"version": ' + b"9" * 1_000_000 + b"}",
         b'{"version": "1.0", "version": "1.0"}',
         b'{"version": "\xff"}',
-        b'{"model": {"vocab": {"\\ud800": 0}, "merges": []}, "added_tokens": []}',
+        b'{"model": {"vocab": {"\\ud800": 0}, "merges": []}, "eos_token": "\\ud800"}',
         b'{"a": [' + b"[]," * 20_000_000 + b"[]]}",
     ],
 )
@@ -306,6 +309,15 @@ def test_the_time_of_reading_is_limited(base: DescribedBase, adapter: Path) -> N
     with pytest.raises(AdapterError, match=r"reading the adapter's tokenizer took longer than"):
         read(adapter, base, WorkLimits(seconds=1e-3))
     assert read(adapter, base).tokenizer is not None
+
+
+def test_names_of_tokens_are_short(base: DescribedBase, tiny_base: Path, tmp_path: Path) -> None:
+    directory = save_adapter(tiny_base, tmp_path / "adapter", added_tokens=1)
+    saved(directory, lambda t: t.add_special_tokens({"eos_token": "x" * 300}))
+    with pytest.raises(
+        AdapterError, match="tokenizer has a token 'eos_token' of over 256 characters"
+    ):
+        read(directory, base)
 
 
 def test_added_tokens_are_counted(base: DescribedBase, adapter: Path) -> None:
