@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -25,6 +24,7 @@ from .ground import Ground
 from .memory import tree_mb
 from .report import Row, add
 from .server import SERVING, ServerProcess
+from .sockets import connections as held
 from .wire import GENERATE, MESSAGES, STREAM, repeated
 
 pytestmark = pytest.mark.attacks
@@ -123,10 +123,7 @@ def watches(arena: Arena, ground: Ground, server: ServerProcess, stack: ExitStac
 
 def connections(arena: Arena, ground: Ground, server: ServerProcess, stack: ExitStack) -> None:
     for port in (server.port, server.metrics_port):
-        for _ in range(50):
-            one = socket.create_connection(("127.0.0.1", port), timeout=5)
-            stack.enter_context(one)
-            one.sendall(b"GET /metrics HTTP/1.1\r\n")
+        stack.enter_context(held(port, 50, b"GET /metrics HTTP/1.1\r\n"))
 
 
 def everything(arena: Arena, ground: Ground, server: ServerProcess, stack: ExitStack) -> None:

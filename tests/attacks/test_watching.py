@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from . import http2, wire
 from .arena import Arena, expect
 from .calls import asked
 from .server import SERVING, ServerProcess
+from .sockets import connections, is_closed
 from .wire import GENERATE, STREAM
 
 pytestmark = pytest.mark.attacks
@@ -96,23 +95,6 @@ def test_streams_that_are_not_read(arena: Arena) -> None:
     arena.withstand("streams that are not read", attack)
 
 
-@contextmanager
-def connections(port: int, count: int, said: bytes) -> Iterator[list[socket.socket]]:
-    with ExitStack() as stack:
-        opened = []
-        for _ in range(count):
-            try:
-                one = socket.create_connection(("127.0.0.1", port), timeout=5)
-            except OSError:  # no more are taken
-                break
-            opened.append(stack.enter_context(one))
-            try:
-                one.sendall(said)
-            except OSError:  # closed already
-                continue
-        yield opened
-
-
 def threads(server: ServerProcess) -> int:
     return len(list(Path(f"/proc/{server.pid}/task").iterdir()))
 
@@ -121,16 +103,6 @@ def scraped(server: ServerProcess) -> bytes:
     url = f"http://127.0.0.1:{server.metrics_port}/metrics"
     with urllib.request.urlopen(url, timeout=20) as answer:
         return answer.read()
-
-
-def is_closed(connection: socket.socket) -> bool:
-    connection.settimeout(0.01)
-    try:
-        return connection.recv(1) == b""
-    except TimeoutError:
-        return False
-    except OSError:
-        return True
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /metrics HTTP/1.1\r\nx: "], ids=["nothing", "half"])
