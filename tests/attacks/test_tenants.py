@@ -10,8 +10,8 @@ from loramux.v1 import inference_pb2 as pb
 
 from .arena import Arena, expect
 from .calls import administer, answer, asked, load, unload
+from .files import config
 from .ground import Ground
-from .hostile import config
 from .redirects import Redirects
 from .server import ServerProcess
 from .wire import GENERATE
