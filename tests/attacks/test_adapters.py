@@ -29,7 +29,7 @@ def test_files_that_must_be_refused(arena: Arena, ground: Ground, name: str) -> 
     path = ground.adapter(name_of("file", name), hostile.REFUSED_FILES[name])
 
     def attack(server: ServerProcess) -> str:
-        return expect(load(arena, server, path, "mal-1", "mal-2"), *REFUSED)
+        return expect(load(arena, server, path, "mal-1", "mal-2"), *REFUSED, "PERMISSION_DENIED")
 
     arena.withstand(f"files: {name}", attack)
 
@@ -58,7 +58,7 @@ def test_templates(arena: Arena, ground: Ground, name: str) -> None:
     path = ground.adapter(name_of("template", name), make)
 
     def attack(server: ServerProcess) -> str:
-        loaded, outcomes = used(arena, server, path, *[chat(adapter_id=path)] * 6)
+        loaded, outcomes = used(arena, server, path, *[chat(adapter_id=path)] * 3)
         if not outcomes:
             return f"load: {expect(loaded, *REFUSED)}"
         return expect(outcomes, *FAILS)
