@@ -25,6 +25,8 @@ SETTLE_S = 10
 """A generous wait for what ends after the attacker's call."""
 AT_LEAST_S = 0.3
 """Of watching, however short the attack is: health is asked in it."""
+LATE = "late: "
+"""Begins what may be the machine's fault."""
 
 
 @dataclass
@@ -52,10 +54,14 @@ class Arena:
     def server(self) -> ServerProcess:
         """A server that serves, with a neighbour that knows its output."""
         if self._server is None:
-            self._server = self._start()
-            self._server.wait_until_serving()
-            self._neighbour = Neighbour(self._server.target, self._compared)
-            self._neighbour.wait_until_known()
+            try:
+                self._server = self._start()
+                self._server.wait_until_serving()
+                self._neighbour = Neighbour(self._server.target, self._compared)
+                self._neighbour.wait_until_known()
+            except BaseException:
+                self.end()
+                raise
         return self._server
 
     def end(self) -> None:
@@ -71,7 +77,7 @@ class Arena:
         A machine that others use too can stop for longer than the limit: it is tried twice.
         """
         trial = self._try(attack)
-        if trial.problems and all(p.startswith("gap") for p in trial.problems):
+        if trial.problems and all(p.startswith(LATE) for p in trial.problems):
             trial = self._try(attack)
         before, peak, after = trial.memory
         report, problems = trial.report, "; ".join(trial.problems)
@@ -134,11 +140,11 @@ def _problems(server: ServerProcess, report: Report) -> list[str]:
     if report.unhealthy:
         problems.append(f"health: {', '.join(report.unhealthy)}")
     if report.health_s > HEALTH_S:
-        problems.append(f"health: an answer took {report.health_s:.2f} s")
+        problems.append(f"{LATE}health's answer took {report.health_s:.2f} s")
     if report.first_token_s > FIRST_TOKEN_S:
-        problems.append(f"first token after {report.first_token_s:.1f} s")
+        problems.append(f"{LATE}first token after {report.first_token_s:.1f} s")
     if report.gap_s > GAP_S:
-        problems.append(f"gap of {report.gap_s * 1e3:.0f} ms")
+        problems.append(f"{LATE}gap of {report.gap_s * 1e3:.0f} ms")
     return problems
 
 

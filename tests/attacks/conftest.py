@@ -13,6 +13,9 @@ from .attackers import Attackers
 from .ground import Ground
 from .redirects import Redirects, redirecting
 
+TEMPLATE_S = 0.5
+"""What an adapter's template may take: there are many that take all of it."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--attacks-json", type=Path, help="write the attacks' table there too")
@@ -53,9 +56,9 @@ def redirects() -> Iterator[Redirects]:
 @pytest.fixture(scope="session")
 def arena(ground: Ground, attackers: Attackers, redirects: Redirects) -> Iterator[Arena]:
     """A server with tokens, on the C++ kernels where they run; it keeps no host copies."""
-    flags = ("--state-file", ground.state(), "--adapter-host-bytes", 0)
-    sources = ("--adapter-source", redirects.allowed)
-    arena = Arena(lambda: ground.serve(*flags, *sources), attackers)
+    limits = ("--adapter-host-bytes", 0, "--chat-template-timeout-s", TEMPLATE_S)
+    places = ("--state-file", ground.state(), "--adapter-source", redirects.allowed)
+    arena = Arena(lambda: ground.serve(*limits, *places), attackers)
     yield arena
     arena.end()
 

@@ -76,7 +76,7 @@ class ServerProcess:
         """A connection of its own."""
         return grpc.insecure_channel(self.target, [("grpc.use_local_subchannel_pool", 1)])
 
-    def wait_until_serving(self, seconds: float = 60) -> None:
+    def wait_until_serving(self, seconds: float = 120) -> None:
         with self.channel() as channel:
             request = health_pb2.HealthCheckRequest()
             end = time.monotonic() + seconds

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from . import hostile
+from . import files, hostile
 from .arena import Arena, expect
 from .attackers import Outcome
 from .calls import answer, asked, chat, load, unload
@@ -29,7 +29,7 @@ def test_files_that_must_be_refused(arena: Arena, ground: Ground, name: str) -> 
     path = ground.adapter(name_of("file", name), hostile.REFUSED_FILES[name])
 
     def attack(server: ServerProcess) -> str:
-        return expect(load(arena, server, path, "mal-1", "mal-2"), *REFUSED)
+        return expect(load(arena, server, path, "mal-1", "mal-2"), *REFUSED, "PERMISSION_DENIED")
 
     arena.withstand(f"files: {name}", attack)
 
@@ -58,7 +58,7 @@ def test_templates(arena: Arena, ground: Ground, name: str) -> None:
     path = ground.adapter(name_of("template", name), make)
 
     def attack(server: ServerProcess) -> str:
-        loaded, outcomes = used(arena, server, path, *[chat(adapter_id=path)] * 6)
+        loaded, outcomes = used(arena, server, path, *[chat(adapter_id=path)] * 3)
         if not outcomes:
             return f"load: {expect(loaded, *REFUSED)}"
         return expect(outcomes, *FAILS)
@@ -123,7 +123,7 @@ def _overflow(arena: Arena, path: str, name: str) -> None:
 
     def attack(server: ServerProcess) -> str:
         expect(load(arena, server, path), "OK")
-        own = asked(adapter_id=path, token_ids=[*shared, *hostile.INVOCATION, 700])
+        own = asked(adapter_id=path, token_ids=[*shared, *files.INVOCATION, 700])
         outcomes = arena.attackers.send(server.target, GENERATE, [own] * 4, "attacker")
         text = expect(outcomes, "INTERNAL", *REFUSED)
         for tail in (600, 601):
@@ -142,17 +142,15 @@ def test_files_swapped_after_the_load(arena: Arena, ground: Ground, tmp_path: Pa
     """The server keeps no host copies: it reads again what has left its slot."""
     secret = tmp_path / "secret.json"
     secret.write_text('{"peft_type": "SECRET-OF-ANOTHER"}')
-    others = [
-        ground.adapter(f"mal-churn-{i}", hostile.config(lora_alpha=16 + i)) for i in range(10)
-    ]
+    others = [ground.adapter(f"mal-churn-{i}", files.config(lora_alpha=16 + i)) for i in range(10)]
 
     def attack(server: ServerProcess) -> str:
         path = f"mal-swapped-{server.port}"
-        directory = ground.root / ground.adapter(path, hostile.config(lora_alpha=9))
+        directory = ground.root / ground.adapter(path, files.config(lora_alpha=9))
         expect(load(arena, server, path), "OK")
         answer(arena, server, "attacker", adapter_id=path)
-        (directory / hostile.CONFIG).unlink()
-        (directory / hostile.CONFIG).symlink_to(secret)
+        (directory / files.CONFIG).unlink()
+        (directory / files.CONFIG).symlink_to(secret)
         for other in others:
             expect(load(arena, server, other), "OK")
             answer(arena, server, "attacker", adapter_id=other)
@@ -161,19 +159,15 @@ def test_files_swapped_after_the_load(arena: Arena, ground: Ground, tmp_path: Pa
         text = expect(outcomes, "FAILED_PRECONDITION")
         assert "SECRET" not in outcomes[0].details, outcomes[0].details
         expect(unload(arena, server, path, *others), "OK")
-        (directory / hostile.CONFIG).unlink()
-        (directory / hostile.CONFIG).write_bytes(
-            (ground.root / "good" / hostile.CONFIG).read_bytes()
-        )
+        (directory / files.CONFIG).unlink()
+        (directory / files.CONFIG).write_bytes((ground.root / "good" / files.CONFIG).read_bytes())
         return text
 
     arena.withstand("files: swapped for links after the load", attack)
 
 
 def test_ever_other_adapters(arena: Arena, ground: Ground) -> None:
-    others = [
-        ground.adapter(f"mal-churn-{i}", hostile.config(lora_alpha=16 + i)) for i in range(24)
-    ]
+    others = [ground.adapter(f"mal-churn-{i}", files.config(lora_alpha=16 + i)) for i in range(24)]
     requests = [asked(adapter_id=other, max_new_tokens=1) for other in others]
 
     def attack(server: ServerProcess) -> str:

@@ -4,36 +4,30 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import ExitStack, suppress
-from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from loramux.v1 import adapters_pb2
 
 from ..support.processes import descendants, wait_until
-from . import hostile, http2
+from . import http2
 from .arena import Arena, expect
 from .attackers import Attackers
-from .calls import asked, chat, load
+from .calls import asked
 from .ground import Ground
+from .kinds import KINDS, PATIENCE_S, Attack, go_on
 from .memory import tree_mb
 from .report import Row, add
 from .server import SERVING, ServerProcess
-from .wire import GENERATE, MESSAGES, STREAM, repeated
+from .wire import GENERATE
 
 pytestmark = pytest.mark.attacks
 
 OVER_S = 2
 """What a server may take beside `drain_s`."""
-PATIENCE_S = 15
-"""How long a test waits to see that it has not ended."""
-Attack = Callable[[Arena, Ground, ServerProcess, ExitStack], None]
 
 
 class Reserve:
@@ -65,107 +59,6 @@ def reserve(ground: Ground) -> Iterator[Reserve]:
 def arena(attackers: Attackers) -> Arena:
     """Attackers alone: each test has a server of its own."""
     return Arena(lambda: pytest.fail("no server is shared here"), attackers)
-
-
-def _loaded(arena: Arena, ground: Ground, server: ServerProcess, kind: str) -> str:
-    path = ground.adapter(f"mal-template-{kind}", hostile.TEMPLATES[kind])
-    expect(load(arena, server, path), "OK")
-    return path
-
-
-def renders(arena: Arena, ground: Ground, server: ServerProcess, stack: ExitStack) -> None:
-    path = _loaded(arena, ground, server, "loop")
-    _go_on(arena, server, stack, GENERATE, [chat(adapter_id=path)] * 12)
-
-
-def powers(arena: Arena, ground: Ground, server: ServerProcess, stack: ExitStack) -> None:
-    path = _loaded(arena, ground, server, "power")
-    _go_on(arena, server, stack, GENERATE, [chat(adapter_id=path)] * 4)
-
-
-def loads(arena: Arena, ground: Ground, server: ServerProcess, stack: ExitStack) -> None:
-    names = ("sparse 2 GiB", "slow to compile", "slow to match", "a queue for a file")
-    requests = [
-        adapters_pb2.LoadAdapterRequest(
-            path=ground.adapter(f"mal-file-{n}".replace(" ", "-"), hostile.REFUSED_FILES[n]),
-            adapter_id=f"mal-{i}",
-        ).SerializeToString()
-        for n in names
-        for i in range(4)
-    ]
-    method = "/loramux.v1.Adapters/LoadAdapter"
-    _go_on(arena, server, stack, method, requests, "operator")
-
-
-def flood(arena: Arena, ground: Ground, server: ServerProcess, stack: ExitStack) -> None:
-    _go_on(arena, server, stack, GENERATE, [asked(max_new_tokens=500)] * 1200)
-
-
-def messages(arena: Arena, ground: Ground, server: ServerProcess, stack: ExitStack) -> None:
-    _go_on(arena, server, stack, GENERATE, [repeated(MESSAGES)] * 10)
-
-
-def long_answers(arena: Arena, ground: Ground, server: ServerProcess, stack: ExitStack) -> None:
-    request = asked(n=16, logprobs=20, max_new_tokens=150, temperature=1.0)
-    _go_on(arena, server, stack, GENERATE, [request] * 4)
-
-
-def unread(arena: Arena, ground: Ground, server: ServerProcess, stack: ExitStack) -> None:
-    request = asked(n=16, logprobs=20, max_new_tokens=3000, temperature=1.0)
-    arena.attackers.leave_unread(server.target, STREAM, request, "attacker", 4, 8)
-
-
-def watches(arena: Arena, ground: Ground, server: ServerProcess, stack: ExitStack) -> None:
-    for service in ("", "live", "loramux.v1.Inference"):
-        message = http2.watch_message(service)
-        stack.enter_context(http2.calls_without_window(server.target, message=message, streams=20))
-
-
-def connections(arena: Arena, ground: Ground, server: ServerProcess, stack: ExitStack) -> None:
-    for port in (server.port, server.metrics_port):
-        for _ in range(50):
-            one = socket.create_connection(("127.0.0.1", port), timeout=5)
-            stack.enter_context(one)
-            one.sendall(b"GET /metrics HTTP/1.1\r\n")
-
-
-def everything(arena: Arena, ground: Ground, server: ServerProcess, stack: ExitStack) -> None:
-    watches(arena, ground, server, stack)
-    renders(arena, ground, server, stack)
-    loads(arena, ground, server, stack)
-    connections(arena, ground, server, stack)
-
-
-def _go_on(
-    arena: Arena,
-    server: ServerProcess,
-    stack: ExitStack,
-    method: str,
-    requests: list[bytes],
-    caller: str = "attacker",
-) -> None:
-    """Begin it; the test waits for the calls' ends when the server is gone."""
-    begun: Future[Any] = arena.attackers.start(
-        server.target, method, requests, caller, timeout=PATIENCE_S
-    )
-    stack.callback(begun.result, 60)
-
-
-KINDS: dict[str, Attack] = {
-    f.__name__.replace("_", " "): f
-    for f in (
-        renders,
-        powers,
-        loads,
-        flood,
-        messages,
-        long_answers,
-        unread,
-        watches,
-        connections,
-        everything,
-    )
-}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -289,7 +182,7 @@ def test_a_step_that_hangs(arena: Arena, ground: Ground) -> None:
             for pid in stopped:
                 os.kill(pid, signal.SIGSTOP)
             with ExitStack() as stack:
-                _go_on(arena, server, stack, GENERATE, [asked()])
+                go_on(arena, server, stack, GENERATE, [asked()])
                 with server.channel() as channel:
                     stub = health_pb2_grpc.HealthStub(channel)
                     live = health_pb2.HealthCheckRequest(service="live")

@@ -10,8 +10,8 @@ from loramux.v1 import inference_pb2 as pb
 
 from .arena import Arena, expect
 from .calls import administer, answer, asked, load, unload
+from .files import config
 from .ground import Ground
-from .hostile import config
 from .redirects import Redirects
 from .server import ServerProcess
 from .wire import GENERATE
@@ -169,6 +169,7 @@ def test_a_source_that_redirects(arena: Arena, redirects: Redirects, status: int
     redirects.status = status
 
     def attack(server: ServerProcess) -> str:
+        redirects.inner_seen.clear()
         request = adapters_pb2.LoadAdapterRequest(
             source=f"{redirects.allowed}/mine-{status}", adapter_id="mal-redirected"
         )
@@ -194,6 +195,7 @@ def test_a_source_outside_the_prefix(arena: Arena, redirects: Redirects) -> None
     ]
 
     def attack(server: ServerProcess) -> str:
+        redirects.inner_seen.clear()
         requests = [
             adapters_pb2.LoadAdapterRequest(source=s, adapter_id=f"mal-{i}")
             for i, s in enumerate(sources)

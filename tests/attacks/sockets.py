@@ -1,0 +1,35 @@
+"""Connections that say what they like."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+
+@contextmanager
+def connections(port: int, count: int, said: bytes) -> Iterator[list[socket.socket]]:
+    """As many as the server takes, up to `count`; each says `said` and no more."""
+    with ExitStack() as stack:
+        opened = []
+        for _ in range(count):
+            try:
+                one = socket.create_connection(("127.0.0.1", port), timeout=5)
+            except OSError:  # no more are taken
+                break
+            opened.append(stack.enter_context(one))
+            try:
+                one.sendall(said)
+            except OSError:  # closed already
+                continue
+        yield opened
+
+
+def is_closed(connection: socket.socket) -> bool:
+    connection.settimeout(0.01)
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
