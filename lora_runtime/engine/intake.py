@@ -172,7 +172,7 @@ def _wait_for(reading: Future[None], timeout_s: float | None) -> None:
     find its own place taken."""
     told = threading.Event()
     reading.add_done_callback(lambda _: told.set())  # the last of its callbacks
-    if not told.wait(timeout_s):
+    if not told.wait(None if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX)):
         raise TimeoutError
     reading.result()
 
