@@ -105,13 +105,16 @@ async def test_a_long_answer_is_converted_off_the_event_loop(
 ) -> None:
     """A short one is not: it would take longer to find a thread."""
     threads: list[bool] = []
-    convert = inference._to_response
 
-    def spying(done: Generation) -> inference_pb2.GenerateResponse:
-        threads.append(threading.current_thread() is threading.main_thread())
-        return convert(done)
+    def spying(convert: Any) -> Any:
+        def spy(done: Generation) -> inference_pb2.GenerateResponse:
+            threads.append(threading.current_thread() is threading.main_thread())
+            return convert(done)
 
-    monkeypatch.setattr(inference, "_to_response", spying)
+        return spy
+
+    for name in ("to_response", "to_response_in_slices"):
+        monkeypatch.setattr(inference, name, spying(getattr(inference, name)))
     for count in (8, 200):
         fields: dict[str, Any] = {"max_new_tokens": count, "ignore_eos": True, "logprobs": 20}
         done = await served.generate(prompt="hello", **fields)
