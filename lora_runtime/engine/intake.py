@@ -41,7 +41,8 @@ class Intake:
             try:
                 prepared.result(request.timeout_s)
             except TimeoutError:
-                prepared.cancel()
+                if request.messages is not None:
+                    prepared.cancel()  # a chat is not rendered for nobody
                 raise RequestTimeoutError(
                     "the request's deadline passed while its adapter was read, or its chat rendered"
                 ) from None
