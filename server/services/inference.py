@@ -140,7 +140,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
 
         def submit_if_prepared() -> RequestHandle | Future[None]:
             reading = engine.prepare(request)
-            return submit(request) if reading.done() else reading
+            is_ready = reading.done() and reading.exception() is None
+            return submit(request) if is_ready else reading  # one that failed is reported already
 
         begun = await self._in_turn(request, submit_if_prepared)
         if isinstance(begun, RequestHandle):
@@ -155,7 +156,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         Neither one adapter, whose template and tokenizer are its author's, nor one caller with a
         token has all of the threads.
         """
-        keys = [("adapter", use.adapter_id) for use in request.uses] or [("adapter", "")]
+        # Each once and in one order, whatever a caller names: else two calls wait for each other.
+        keys = sorted({("adapter", use.adapter_id) for use in request.uses}) or [("adapter", "")]
         if (who := caller()) is not ANYONE:
             keys.insert(0, ("caller", who.name))
         async with self._turns.taken(*keys):
