@@ -137,8 +137,8 @@ class TemplateQueue:
                     if self._closed:
                         worker.interrupt()
             arguments = (chat.template, chat.messages, chat.special, chat.max_chars)
-            # Six bytes are the longest that JSON makes of a character, but for those of two halves.
-            size = 12 * chat.max_chars + 4096
+            # Six bytes are the longest that JSON makes of a character: of a control character.
+            size = 6 * chat.max_chars + 4096
             text = worker.ask(RENDER, *arguments, limits=self._limits, max_bytes=size)
             if not isinstance(text, str) or len(text) > chat.max_chars:
                 raise WorkError("gave something else than a text")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from lora_runtime.foreign import frames
 from lora_runtime.foreign.process import (
     Worker,
     WorkError,
@@ -78,6 +80,14 @@ def test_it_renders_as_transformers_does(worker: Worker, template: str) -> None:
     )
     assert render(worker, template) == expected
     assert render(worker, template) == expected, "the second time"
+
+
+@pytest.mark.parametrize("text", ["\0" * 50, "\U0001f389" * 50, "\ud800" * 50, '\u2028"\\'])
+def test_texts_cross_as_they_are_and_in_few_bytes(text: str) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        frames.send(ours, text)
+        assert frames.receive(theirs, 6 * len(text) + 2) == text
 
 
 @pytest.mark.parametrize(
