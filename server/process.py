@@ -45,7 +45,7 @@ async def _load_and_wait(app: App, stop: asyncio.Event) -> int:
         log.error("the server could not start", error=str(failure), kind=type(failure).__name__)
         return 1
     if loading.done():
-        await asyncio.to_thread(_settle)
+        _settle()
     await stopping
     # Nobody is served yet where it still runs. `end_soon` leaves its thread behind.
     loading.cancel()
