@@ -96,6 +96,11 @@ def decode_object(data: bytes, what: str) -> dict[str, Any]:
     holds so many values that decoding, which nothing else runs beside, would take long."""
     if sum(map(data.count, (b"[", b"{"))) > MAX_NESTED or data.count(b",") > MAX_VALUES:
         raise AdapterError(f"{what} holds more than {MAX_NESTED} lists or {MAX_VALUES} values")
+    return decode_any_object(data, what)
+
+
+def decode_any_object(data: bytes, what: str) -> dict[str, Any]:
+    """JSON data as a dict, however many values it holds: for a worker. Raises AdapterError."""
     try:
         value = json.loads(
             data.decode("utf-8-sig"),
