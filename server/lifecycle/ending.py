@@ -22,6 +22,8 @@ PATIENCE_S = 3.0
 """Seconds for threads to end by themselves."""
 STOP_S = 10.0
 """Seconds in which a stop ends, with a step that hangs, after running requests had theirs."""
+_LEFT_S = 1.0
+"""Seconds for what still runs when all calls have ended: loads whose source hangs, most often."""
 _LOG_S = 1.0
 
 
@@ -38,12 +40,12 @@ def end_by(seconds: float, status: int) -> threading.Thread:
 
 
 def end_soon(status: int) -> threading.Thread:
-    """End the process with `status` unless it has ended by itself after PATIENCE_S.
+    """End the process with `status` unless it has ended by itself a second later.
 
     Python waits at its exit for every thread of a pool, and so for downloads that hang. Nothing is
     lost: what a download leaves in the cache is removed by the next fetch.
     """
-    return _end_in(PATIENCE_S, status, "loads are left unfinished", lambda t: not t.daemon)
+    return _end_in(_LEFT_S, status, "loads are left unfinished", lambda t: not t.daemon)
 
 
 def leave(status: int) -> NoReturn:
