@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,25 @@ async def test_long_ids_are_refused(served: Harness) -> None:
         assert detail(error, error_details_pb2.BadRequest).field_violations[0].field == "adapter_id"
     long_version = pb.RollbackAdapterRequest(adapter_id="a0", version=name)
     await refused(adapters.RollbackAdapter(long_version), Code.FAILED_PRECONDITION)
+
+
+async def test_loads_that_hang_hold_no_other_call(
+    served: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their source does not answer: each has a thread, but none that other calls need."""
+    go_on = threading.Event()
+    monkeypatch.setattr(served.app.engine, "load_adapter", lambda *a, **k: go_on.wait(60))
+    request = pb.LoadAdapterRequest(path="a1", adapter_id="new")
+    loads = [asyncio.ensure_future(served.adapters.LoadAdapter(request)) for _ in range(40)]
+    while sum(t.name.startswith("loramux-loading_") for t in threading.enumerate()) < 16:
+        await asyncio.sleep(0.01)
+    canary = pb.SetCanaryRequest(adapter_id="a0", weight=0.5)
+    await refused(served.adapters.SetCanary(canary, timeout=30), Code.FAILED_PRECONDITION)
+    assert sum(t.name.startswith("loramux-loading_") for t in threading.enumerate()) == 16
+    for load in loads:
+        load.cancel()
+    await asyncio.gather(*loads, return_exceptions=True)
+    go_on.set()
 
 
 async def test_one_unload_waits_for_an_id(served: Harness) -> None:

@@ -205,7 +205,7 @@ def test_sigterm_during_a_download_that_hangs(
             assert server.stop() == 0
         assert isinstance(call.exception(), grpc.RpcError)
     assert server.lines()[-1]["event"] == "loads are left unfinished"
-    assert server.lines()[-1]["names"] == ["loramux-admin_0"]
+    assert server.lines()[-1]["names"] == ["loramux-loading_0"]
 
 
 @pytest.mark.slow
