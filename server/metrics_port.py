@@ -31,6 +31,9 @@ class MetricsServer(WSGIServer):
     one that holds its place.
     """
 
+    request_queue_size = 4 * MAX_CONNECTIONS
+    """Connections that wait to be taken. One that finds no room is tried again a second later."""
+
     def __init__(self, address: Any, handler: type[WSGIRequestHandler]) -> None:
         self._open: OrderedDict[socket.socket, None] = OrderedDict()
         self._lock = threading.Lock()
