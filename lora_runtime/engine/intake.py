@@ -56,8 +56,7 @@ class Intake:
             try:
                 _wait_for(prepared, request.timeout_s)
             except TimeoutError:
-                if request.messages is not None:
-                    prepared.cancel()  # a chat is not rendered for nobody
+                prepared.cancel()  # its place is free, and a chat is not rendered for nobody
                 raise RequestTimeoutError(
                     "the request's deadline passed while its adapter was read, or its chat rendered"
                 ) from None

@@ -126,7 +126,7 @@ TEMPLATES: dict[str, Make] = {
     "loop": template(_loops(2)),
     "loop of three": template(_loops(3)),
     "power": template("{% set x = 7 ** 6000000 %}x"),
-    "tower of powers": template("{% set x = 9 ** 9 ** 9 %}x"),
+    "tower of powers": template("{% set x = 9 ** (9 ** 9) %}x"),
     "memory": template("{% set x = 'a' * 3000000000 %}x"),
     "memory in a loop": template(
         "{% set n = namespace(x='aaaaaaaa') %}{% for i in range(40) %}{% set n.x = n.x + n.x %}{% endfor %}x"

@@ -58,7 +58,7 @@ def test_templates(arena: Arena, ground: Ground, name: str) -> None:
     path = ground.adapter(name_of("template", name), make)
 
     def attack(server: ServerProcess) -> str:
-        loaded, outcomes = used(arena, server, path, *[chat(adapter_id=path)] * 3)
+        loaded, outcomes = used(arena, server, path, *[chat(adapter_id=path)] * 2)
         if not outcomes:
             return f"load: {expect(loaded, *REFUSED)}"
         return expect(outcomes, *FAILS)

@@ -141,9 +141,9 @@ SAID = {
     "HTTP/1": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     "half of TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"a" * 40,
     "a frame that never ends": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\x00\x00\x00\x00\x00\x01",
-    "10000 pings": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
-    + (b"\0\0\x08\6\0\0\0\0\0" + b"12345678") * 10_000,
-    "10000 settings": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0" * 10_000,
+    "3000 pings": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
+    + (b"\0\0\x08\6\0\0\0\0\0" + b"12345678") * 3_000,
+    "3000 settings": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0" * 3_000,
 }
 
 
