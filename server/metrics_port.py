@@ -31,8 +31,7 @@ class MetricsServer(WSGIServer):
     one that holds its place.
     """
 
-    request_queue_size = 4 * MAX_CONNECTIONS
-    """Connections that wait to be taken. One that finds no room is tried again a second later."""
+    request_queue_size = 2 * MAX_CONNECTIONS  # of 5, a burst's last ones come again after seconds
 
     def __init__(self, address: Any, handler: type[WSGIRequestHandler]) -> None:
         self._open: OrderedDict[socket.socket, None] = OrderedDict()

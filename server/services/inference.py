@@ -157,10 +157,11 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         token has all of the threads.
         """
         # Each once and in one order, whatever a caller names: else two calls wait for each other.
-        keys = sorted({("adapter", use.adapter_id) for use in request.uses}) or [("adapter", "")]
+        keys = sorted({("adapter", use.adapter_id) for use in request.uses})
         if (who := caller()) is not ANYONE:
             keys.insert(0, ("caller", who.name))
-        async with self._turns.taken(*keys):
+        # The base's own turns are for calls without a token: one caller could hold them all.
+        async with self._turns.taken(*keys or [("adapter", "")]):
             return await self._threads.submission.run(work, late=lambda given: given.cancel())
 
 
