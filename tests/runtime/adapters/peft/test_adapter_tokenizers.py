@@ -340,7 +340,7 @@ def test_the_base_s_own_files_are_not_read(
 
 
 def test_a_vocabulary_as_large_as_real_ones(base: DescribedBase, adapter: Path) -> None:
-    raw = json.loads(make_tokenizer()._tokenizer.to_str())
+    raw = json.loads(make_tokenizer().backend_tokenizer.to_str())
     letters = [token for token, index in raw["model"]["vocab"].items() if index < BOS]
     pairs = [(a, b) for a in letters for b in letters][:20_000]
     raw["model"]["vocab"] |= {a + b: VOCAB + i for i, (a, b) in enumerate(pairs)}
