@@ -239,11 +239,14 @@ async def test_calls_with_the_same_adapters_do_not_wait_for_each_other(served: H
     assert codes == [None, None, bad, bad] * 40
 
 
-async def test_a_caller_has_no_turns_of_others_at_the_base(
-    served: Harness, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("adapter_id", ["", "a0"])
+async def test_a_caller_has_no_turns_of_others(
+    served: Harness, monkeypatch: pytest.MonkeyPatch, adapter_id: str
 ) -> None:
-    service, go_on, request = served.app._inference, threading.Event(), Request(prompt="x")
-    monkeypatch.setattr(service, "_turns", Turns(2))
+    service, go_on = served.app._inference, threading.Event()
+    request = Request(prompt="x", adapter_id=adapter_id)
+    monkeypatch.setattr(service, "_callers", Turns(2))
+    monkeypatch.setattr(service, "_adapters", Turns(4))
 
     async def call(name: str, work: Callable[[], Any]) -> Any:
         who = Caller(name=name, token_sha256="0" * 64, adapters=("*",))
@@ -252,7 +255,7 @@ async def test_a_caller_has_no_turns_of_others_at_the_base(
 
     slow = []
     try:
-        for _ in range(3):
+        for _ in range(5):
             slow.append(asyncio.ensure_future(call("slow", go_on.wait)))
             await asyncio.sleep(0)
         assert await asyncio.wait_for(call("quick", lambda: "done"), 20) == "done"
