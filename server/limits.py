@@ -33,9 +33,12 @@ _LISTED = 1 << 13
 _TEXT_BYTES = 64 << 10
 """Most bytes of a message, but for what the model is to read: more than ids, paths and URLs have.
 A call holds its message until it ends."""
+_ENTRY_FIELDS = 16
+"""Most fields of an entry of a list: the same one a million times is parsed as one."""
 _VARINT_BYTES = 10
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _PACKED = {"token_ids", "stop_token_ids"}
+_ENTRIES = {"messages", "adapters"}
 _LONG = {"prompt", "messages", "token_ids", "stop", "stop_token_ids"}
 
 
@@ -88,7 +91,7 @@ def over_limit(data: bytes, message: Descriptor, limits: RequestLimits) -> Refus
     counts: dict[str, int] = {}
     fields = short = 0
     try:
-        for number, length in _fields(data):
+        for number, length, end in _fields(data):
             name = names.get(number, "message")
             if name not in _LONG and (short := short + max(0, length)) > _TEXT_BYTES:
                 return Refused(name, f"over {_TEXT_BYTES} bytes, with the fields before it")
@@ -97,6 +100,8 @@ def over_limit(data: bytes, message: Descriptor, limits: RequestLimits) -> Refus
                 if counts[""] > _FIELDS:
                     return Refused("message", f"has over {_FIELDS} fields")
                 continue
+            if name in _ENTRIES and has_many_fields(data, _ENTRY_FIELDS, end - length, end):
+                return OverLimit(name, f"an entry has over {_ENTRY_FIELDS} fields")
             # A packed list is one field with so many ids at least; parsed ones are counted again.
             entries = max(1, length // _VARINT_BYTES) if name in _PACKED else 1
             counts[name] = counts.get(name, 0) + entries
@@ -109,10 +114,12 @@ def over_limit(data: bytes, message: Descriptor, limits: RequestLimits) -> Refus
     return None
 
 
-def has_many_fields(data: bytes) -> bool:
-    """True if a message has more fields than any that makes sense."""
+def has_many_fields(
+    data: bytes, most: int = _FIELDS, start: int = 0, end: int | None = None
+) -> bool:
+    """True if a message, or the one in `data[start:end]`, has more fields than makes sense."""
     try:
-        return next(islice(_fields(data), _FIELDS, None), None) is not None
+        return next(islice(_fields(data, start, end), most, None), None) is not None
     except (IndexError, ValueError):
         return False  # no message at all, as its parser will say
 
@@ -122,12 +129,12 @@ def _names(message: Descriptor) -> dict[int, str]:
     return {field.number: field.name for field in message.fields}
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int]]:
-    """Give the number of each field, and of its text or message the length, else -1.
+def _fields(data: bytes, at: int = 0, end: int | None = None) -> Iterator[tuple[int, int, int]]:
+    """Give the number of each field, of its text or message the length, else -1, and its end.
 
     Fields of a group, which none of the messages has, come as those of the message.
     """
-    at, end = 0, len(data)
+    end = len(data) if end is None else end
     while at < end:
         tag, at = _varint(data, at)
         kind, length = tag & 7, -1
@@ -140,7 +147,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int]]:
         elif kind == _BYTES:
             length, at = _varint(data, at)
             at += length
-        yield tag >> 3, length
+        yield tag >> 3, length, at
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
