@@ -315,7 +315,7 @@ def test_the_time_of_reading_is_limited(base: DescribedBase, adapter: Path) -> N
 def test_names_of_tokens_are_short(base: DescribedBase, tiny_base: Path, tmp_path: Path) -> None:
     directory = save_adapter(tiny_base, tmp_path / "adapter", added_tokens=1)
     saved(directory, lambda t: t.add_special_tokens({"eos_token": "x" * 300}))
-    with pytest.raises(AdapterError, match="tokenizer has a token 'x{79}… of over 256 characters"):
+    with pytest.raises(AdapterError, match=r"tokenizer has a token 'x{79}… of over 256 characters"):
         read(directory, base)
 
 
