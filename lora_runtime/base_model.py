@@ -36,6 +36,7 @@ class BaseModel:
         self.vocab_size, self.max_added_tokens = frozen.vocab_size, frozen.max_added_tokens
         self.max_context, self.eos_token_ids = frozen.max_context, frozen.eos_token_ids
         self.num_parameters = frozen.num_parameters
+        self.attention_span = frozen.attention_span
         self.kernel_names = backend.names
         self.sample_rows = backend.sample_rows
         self.shares_host_memory = backend.shares_host_memory

@@ -142,6 +142,7 @@ class Engine:
                 lambda adapter_id: store.policy(adapter_id).weight, config.priority_aging_s
             ),
             max_running_of=lambda adapter_id: store.policy(adapter_id).max_running,
+            attention_span=self.base.attention_span,
         )
         self._runner = self.base.make_runner(
             num_blocks,

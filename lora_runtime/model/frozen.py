@@ -4,6 +4,7 @@ reach it."""
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,6 +91,9 @@ class FrozenModel:
             self._learn_rows()
         self._check_rows(config.allow_row_dependence)
         self.kv_shapes = [(c.kv_heads, c.dim, c.dim_v) for c in self.attention_calls]
+        each = sum(c.heads * (c.dim + c.dim_v) for c in self.attention_calls if c.window is None)
+        self.attention_span = self.num_parameters / each if each else math.inf
+        """Tokens of context whose attention takes about as many operations as the parameters do."""
         self.eos_token_ids = eos_ids(model, tokenizer)
 
     def use(self, kernels: Kernels) -> None:

@@ -16,6 +16,7 @@ from .batch import ScheduledRow
 from .block_allocator import BlockAllocator
 from .crowd import Crowd, Running, Turn
 from .fairness import PROMPT_COST, FairQueue
+from .work import Work
 
 _HEAD_START = 8
 """Steps' worth of tokens that others may be served ahead of a crowd, so that their bursts need not
@@ -40,8 +41,10 @@ class Scheduler:
     done or preempted.
 
     Decode rows are served first so that prefill never stalls them; what is left of the token budget
-    goes to prefill chunks, the least served adapter's first. A crowd, a tenant (else a caller) of
-    more than half of what runs, does not lengthen the steps in which a less served one prefills, and makes way for it
+    goes to prefill chunks, the least served adapter's first. Beside decode rows a chunk's work
+    counts: late in a long prompt it has fewer tokens, or others' next ones would take several times
+    as long (`attention_span`: see Work). A crowd, a tenant (else a caller) of more than half of
+    what runs, does not lengthen the steps in which a less served one prefills, and makes way for it
     where places or blocks are all taken. When blocks run out, the youngest running sequence gives
     its blocks back and is recomputed later. A sequence whose adapter has no slot yet is passed
     over, and delays nobody. `max_running_of` gives an adapter's own limit, 0 for none. Not
@@ -57,6 +60,7 @@ class Scheduler:
         max_batch_tokens: int,
         waiting: FairQueue | None = None,
         max_running_of: Callable[[str], int] = lambda tenant: 0,
+        attention_span: float = math.inf,
     ) -> None:
         self.allocator = allocator
         self.slots = slots
@@ -69,6 +73,8 @@ class Scheduler:
         """The one that `schedule` looks at: at fault if that raises."""
         self._max_running_of = max_running_of
         self._running = Running()
+        self._beside_decode, self._alone = Work(attention_span), Work()
+        self._work = self._alone
         self._wants = False
         self._makes_way_since: float | None = None
 
@@ -80,8 +86,11 @@ class Scheduler:
         rows: dict[int, ScheduledRow] = {}
         self.considered = None
         preempted = self.preemptions
+        self._work = self._alone
         self._run(rows, lambda seq: seq.num_remaining == 1)
         decoding = set(rows)
+        if decoding:
+            self._work = self._beside_decode
         heads = self.waiting.heads()
         draining = self._want(heads)
         crowd = self._crowd()
@@ -123,14 +132,25 @@ class Scheduler:
             (s for s in self.running if id(s) not in rows and chosen(s)), key=self._order
         ):
             self.considered = seq
-            count = seq.next_chunk(budget, self.allocator.block_size)
+            count = self._chunk(seq, budget)
             if count and seq in self.running and self._grow(seq, count, rows):
-                rows[id(seq)] = ScheduledRow(seq, count)
-                budget -= count
+                rows[id(seq)] = row = ScheduledRow(seq, count)
+                budget -= self._cost(row)
         self.considered = None
 
     def _budget(self, rows: dict[int, ScheduledRow]) -> int:
-        return self.max_batch_tokens - sum(r.count for r in rows.values())
+        return self.max_batch_tokens - sum(map(self._cost, rows.values()))
+
+    def _cost(self, row: ScheduledRow) -> int:
+        return 1 if row.count == 1 else self._work.of(row.sequence.num_computed, row.count)
+
+    def _chunk(self, seq: Sequence, budget: int) -> int:
+        """Tokens of the sequence that a step computes with what is left of its budget."""
+        if seq.num_remaining == 1:
+            return min(1, max(0, budget))
+        return seq.next_chunk(
+            self._work.tokens(seq.num_computed, budget), self.allocator.block_size
+        )
 
     def _order(self, seq: Sequence) -> Turn:
         """Decode first (one token left), the oldest first; then prefill."""
@@ -192,7 +212,7 @@ class Scheduler:
         its `best`."""
         passed: set[int] = set()
         heads = self.waiting.heads()
-        while self._budget(rows) and heads:
+        while self._budget(rows) > 0 and heads:
             is_full = len(self.running) >= self.max_running
             if is_full and crowd is None:
                 return
@@ -247,7 +267,7 @@ class Scheduler:
         """Let a waiting sequence run, with so many tokens; 0 if there are no blocks for it."""
         self._match_prefix(seq)
         needed = self._blocks_for(len(seq.tokens)) - len(seq.blocks)
-        count = seq.next_chunk(budget, self.allocator.block_size)
+        count = self._chunk(seq, budget)
         # Room for the whole prompt, or it would soon be preempted again.
         if (needed > self.allocator.num_available and self.running) or not self._allocate_for(
             seq, count

@@ -18,13 +18,15 @@ import structlog
 from ..logs import finish
 
 log = structlog.get_logger("loramux.server")
-PATIENCE_S = 3.0
+PATIENCE_S = 1.0
 """Seconds for threads to end by themselves."""
+STEP_S = 0.5
+"""Seconds for a step to end whose requests have had their time."""
 STOP_S = 10.0
 """Seconds in which a stop ends, with a step that hangs, after running requests had theirs."""
-_LEFT_S = 1.0
-"""Seconds for what still runs when all calls have ended: loads whose source hangs, most often."""
 _LOG_S = 1.0
+_LAST_S = 3.0
+"""Seconds after which even what ends the process is given up: more than the log takes."""
 
 
 def end_by(seconds: float, status: int) -> threading.Thread:
@@ -35,17 +37,17 @@ def end_by(seconds: float, status: int) -> threading.Thread:
     # Code that never lets go of the interpreter lets no thread run that could end the process. The
     # traceback is no line of the log.
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    faulthandler.dump_traceback_later(seconds + PATIENCE_S, exit=True, file=nowhere)
+    faulthandler.dump_traceback_later(seconds + _LAST_S, exit=True, file=nowhere)
     return _end_in(seconds, status, "the stop took too long and is cut off", lambda t: True)
 
 
 def end_soon(status: int) -> threading.Thread:
-    """End the process with `status` unless it has ended by itself a second later.
+    """End the process with `status` unless it has ended by itself after PATIENCE_S.
 
     Python waits at its exit for every thread of a pool, and so for downloads that hang. Nothing is
     lost: what a download leaves in the cache is removed by the next fetch.
     """
-    return _end_in(_LEFT_S, status, "loads are left unfinished", lambda t: not t.daemon)
+    return _end_in(PATIENCE_S, status, "loads are left unfinished", lambda t: not t.daemon)
 
 
 def leave(status: int) -> NoReturn:

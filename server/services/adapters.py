@@ -21,6 +21,7 @@ from lora_runtime import (
 from .. import errors
 from ..auth.interceptor import caller
 from ..auth.shares import PIN_SHARE, check_policy
+from ..auth.tokens import ANYONE
 from ..declared import DeclaredStatus
 from ..locations import Locations, adapter_id_of
 from ..request_ids import request_id_of
@@ -33,6 +34,9 @@ _READS_EACH = 2
 """Threads for reports that one caller may have at once."""
 _LOADS_EACH = 16
 """Threads for loads that one caller may have at once: half of them."""
+_CHANGES_EACH = 8
+"""Threads for changes that one token may have at once, and as many for unloads that wait: that may
+be for an hour each."""
 _ALL = "*"
 T = TypeVar("T")
 
@@ -56,6 +60,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         self._threads = threads
         self._turns = Turns(_READS_EACH)
         self._load_turns = Turns(_LOADS_EACH)
+        self._changes, self._unloads = Turns(_CHANGES_EACH), Turns(_CHANGES_EACH)
         self._ids = IdsInScope()
         self._unloading: set[str] = set()
         """Ids that an unload waits for."""
@@ -201,9 +206,12 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
     ) -> T:
         async def run() -> T:
             _check_length(adapter_id)
+            keys = [] if (who := caller()) is ANYONE else [who.name]
             if waits:
-                return await self._unload(work, adapter_id)
-            return await self._threads.administration.run(work)
+                async with self._unloads.taken(*keys):
+                    return await self._unload(work, adapter_id)
+            async with self._changes.taken(*keys):
+                return await self._threads.administration.run(work)
 
         return await _run(run(), context, adapter_id)
 

@@ -75,6 +75,17 @@ def test_what_is_within_passes() -> None:
     assert over_limit(request.SerializeToString(), GENERATE, LIMITS) is None
 
 
+@pytest.mark.parametrize("one", [b"\x0a\x00", b"\x18\x01", b"\x1b\x1c", b"\xfa\x06\x00"])
+@pytest.mark.parametrize(("tag", "field"), [(b"\x22", "messages"), (b"\xa2\x01", "adapters")])
+def test_fields_of_an_entry_are_counted(tag: bytes, field: str, one: bytes) -> None:
+    """The last of two million roles is the message's; to parse them takes the event loop."""
+    within, beyond = (tag + bytes([len(one) * n]) + one * n for n in (8, 17))
+    assert over_limit(within, GENERATE, LIMITS) is None
+    over = over_limit(within + beyond, GENERATE, LIMITS)
+    assert over is not None
+    assert (over.field, over.description) == (field, "an entry has over 16 fields")
+
+
 def test_unknown_fields_count_together() -> None:
     unknown = b"\xfa\x06\x80\x40" + b"x" * 8192  # field 111, 8 KiB
     assert over_limit(unknown * 8, GENERATE, LIMITS) is None
@@ -136,3 +147,10 @@ async def test_a_compressed_message_counts_as_it_is_read(served: Harness) -> Non
     request = inference_pb2.GenerateRequest(prompt="x" * size)
     call = served.inference.Generate(request, compression=grpc.Compression.Gzip)
     await refused(call, grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
+@pytest.mark.parametrize("data", [b"\x0a\x02\xff\xfe", b"\x0a\x7f"])
+async def test_bytes_that_are_no_message_are_refused(served: Harness, data: bytes) -> None:
+    call: Any = served.channel.unary_unary("/loramux.v1.Inference/Generate", bytes, bytes)
+    error = await refused(call(data), grpc.StatusCode.INVALID_ARGUMENT)
+    assert error.details() == "message: is no loramux.v1.GenerateRequest"

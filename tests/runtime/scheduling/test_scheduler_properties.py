@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 from hypothesis import given, settings
@@ -57,14 +58,24 @@ jobs = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(jobs, st.integers(1, 5), st.integers(0, 20), st.integers(0, 2**16))
+@given(
+    jobs,
+    st.integers(1, 5),
+    st.integers(0, 20),
+    st.integers(0, 2**16),
+    st.sampled_from([math.inf, 7.5, 0.5]),
+)
 def test_every_sequence_finishes_on_its_own_kv(
-    work: list, max_running: int, extra: int, seed: int
+    work: list, max_running: int, extra: int, seed: int, span: float
 ) -> None:
     rng = random.Random(seed)
     allocator = BlockAllocator(BLOCKS, BLOCK)
     scheduler = Scheduler(
-        allocator, NoSlots(), max_running=max_running, max_batch_tokens=max_running + extra
+        allocator,
+        NoSlots(),
+        max_running=max_running,
+        max_batch_tokens=max_running + extra,
+        attention_span=span,
     )
     pending = [make_sequence(*job) for job in work]
     arrival, first_run, device = list(pending), [], Device()

@@ -8,7 +8,7 @@ from typing import Any
 
 from ....errors import AdapterError
 from ....foreign.worker import RefusedError
-from ..files import decode_any_object, shown
+from ..files import decode_object, shown
 
 READ = f"{__name__}:read"
 BASE = "base.json"
@@ -51,7 +51,7 @@ def _check_json(folder: Path) -> None:
     """Check that JSON files are objects without twins, in UTF-8 and of a depth that can be read."""
     for path in sorted(folder.glob("*.json")):
         try:
-            decode_any_object(path.read_bytes(), path.name)
+            decode_object(path.read_bytes(), path.name)
         except AdapterError as error:
             raise AdapterError(f"the adapter's tokenizer cannot be loaded: {error}") from error
 

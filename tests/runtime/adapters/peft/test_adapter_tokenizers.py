@@ -3,13 +3,14 @@ vocabulary."""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, processors
+from tokenizers import AddedToken, Tokenizer, processors
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from lora_runtime import AdapterError
@@ -314,7 +315,7 @@ def test_the_time_of_reading_is_limited(base: DescribedBase, adapter: Path) -> N
 def test_names_of_tokens_are_short(base: DescribedBase, tiny_base: Path, tmp_path: Path) -> None:
     directory = save_adapter(tiny_base, tmp_path / "adapter", added_tokens=1)
     saved(directory, lambda t: t.add_special_tokens({"eos_token": "x" * 300}))
-    with pytest.raises(AdapterError, match="tokenizer has a token 'x{79}… of over 256 characters"):
+    with pytest.raises(AdapterError, match=r"tokenizer has a token 'x{79}… of over 256 characters"):
         read(directory, base)
 
 
@@ -351,6 +352,22 @@ def test_the_base_s_own_files_are_not_read(
     for path in tiny_base.glob("*token*"):
         (adapter / path.name).write_bytes(path.read_bytes())
     assert read(adapter, base).tokenizer is None
+
+
+def test_a_vocabulary_as_large_as_real_ones(base: DescribedBase, adapter: Path) -> None:
+    raw = json.loads(make_tokenizer().backend_tokenizer.to_str())
+    letters = [token for token, index in raw["model"]["vocab"].items() if index < BOS]
+    pairs = [(a, b) for a in letters for b in letters][:20_000]
+    raw["model"]["vocab"] |= {a + b: VOCAB + i for i, (a, b) in enumerate(pairs)}
+    raw["model"]["merges"] = pairs
+    large = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(raw)))
+    rows = DescribedBase(base.name, base.identity, base.modules, large, len(large))
+    own = copy.deepcopy(large)
+    own.chat_template = "{{ messages[0].content }}"
+    own.save_pretrained(adapter)
+    found = read(adapter, rows).tokenizer
+    assert found.chat_template == own.chat_template
+    assert found("hello there")["input_ids"] == large("hello there")["input_ids"]
 
 
 def test_a_base_whose_tokenizer_runs_in_python(
