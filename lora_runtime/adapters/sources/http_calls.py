@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any, Self
+from typing import Any
 from urllib.parse import unquote
 
 import aiohttp
@@ -22,7 +22,7 @@ class ResponseInTime(aiohttp.ClientResponse):
     """Response of a server that may send its header lines in drops: aiohttp limits the time to
     each of its bytes alone."""
 
-    async def start(self, connection: Any) -> Self:
+    async def start(self, connection: Any) -> aiohttp.ClientResponse:
         async with asyncio.timeout(BEGINNING_S):
             return await super().start(connection)
 
