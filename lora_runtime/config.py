@@ -131,7 +131,7 @@ class EngineConfig(BaseConfig):
     that are in memory at once while they are read, others wait."""
     chat_template_timeout_s: Positive = 2.0
     """Seconds that a chat template which came with an adapter may take for one request."""
-    adapter_tokenizer_timeout_s: Positive = 60.0
+    adapter_tokenizer_timeout_s: Positive = 20.0
     """Seconds that it may take to read a tokenizer which came with an adapter."""
     adapter_worker_bytes: AtLeastOne = 1 << 30
     """Bytes of memory that rendering such a template, and reading such a tokenizer, may take."""

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import EngineStoppedError
 from .process import WORKERS, Worker, WorkError, WorkLimits, WorkTimeoutError
@@ -16,6 +16,8 @@ MAX_WAITING = 64
 """Chats that may wait for one adapter's template."""
 _THREADS = 2
 _IDLE_WORKERS = 8
+_QUICK_S = 0.25
+"""Seconds for a chat where others wait behind it; one that takes longer begins again among the slow."""
 _SLOW_S = 600.0
 _MAX_SLOW = 4096
 
@@ -35,8 +37,9 @@ class Chat:
 class TemplateQueue:
     """Renders chats, one at a time for each key; keys take turns.
 
-    A key that ran out of time shares one thread with all that did lately: the others are never
-    waited for but by such as are quick. Each key has a worker of its own, kept for its next chat.
+    A key that takes longer than _QUICK_S shares one thread with all that did lately: the others are
+    never waited for but by such as are quick, however many slow ones are new. Each key has a worker
+    of its own, kept for its next chat.
     """
 
     def __init__(self, limits: WorkLimits) -> None:
@@ -84,14 +87,14 @@ class TemplateQueue:
                     worker.interrupt()
             self._wake.notify_all()
         for future in waiting:
-            if future.set_running_or_notify_cancel():
+            if future.running() or future.set_running_or_notify_cancel():
                 future.set_exception(EngineStoppedError("the engine was shut down"))
 
     def _run(self) -> None:
         while (taken := self._take()) is not None:
             key, chat, future, worker = taken
             try:
-                if future.set_running_or_notify_cancel():
+                if future.running() or future.set_running_or_notify_cancel():
                     worker = self._render(key, chat, future, worker)
             finally:
                 self._give_back(key, worker)
@@ -129,6 +132,10 @@ class TemplateQueue:
         self, key: str, chat: Chat, future: Future[str], worker: Worker | None
     ) -> Worker | None:
         """Render one, and give the worker if it can go on."""
+        is_slow, began = self._is_slow(key), time.monotonic()
+        limits = self._limits
+        if not is_slow:
+            limits = replace(limits, seconds=min(_QUICK_S, limits.seconds))
         try:
             if worker is None:
                 worker = WORKERS.worker()
@@ -139,20 +146,31 @@ class TemplateQueue:
             arguments = (chat.template, chat.messages, chat.special, chat.max_chars)
             # Six bytes are the longest that JSON makes of a character: of a control character.
             size = 6 * chat.max_chars + 4096
-            text = worker.ask(RENDER, *arguments, limits=self._limits, max_bytes=size)
+            text = worker.ask(RENDER, *arguments, limits=limits, max_bytes=size)
             if not isinstance(text, str) or len(text) > chat.max_chars:
                 raise WorkError("gave something else than a text")
             future.set_result(text)
+            if is_slow and time.monotonic() - began < _QUICK_S:
+                self._slow.pop(key, None)
             return worker
         except BaseException as error:
             if worker is not None:  # what it has done may have left it large
                 worker.close()
             if isinstance(error, WorkTimeoutError):
                 self._note_slow(key)
+                if limits.seconds < self._limits.seconds and self._put_back(key, chat, future):
+                    return None
             if self._closed:
                 error = EngineStoppedError("the engine was shut down")
             future.set_exception(error)
             return None
+
+    def _put_back(self, key: str, chat: Chat, future: Future[str]) -> bool:
+        """Queue a chat again that has begun; False once the queue is closed."""
+        with self._wake:
+            if not self._closed:
+                self._waiting.setdefault(key, deque()).appendleft((chat, future))
+            return not self._closed
 
     def _note_slow(self, key: str) -> None:
         with self._wake:

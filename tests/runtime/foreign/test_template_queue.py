@@ -48,6 +48,20 @@ def test_one_key_takes_one_thread(queue: TemplateQueue) -> None:
     assert not any(f.done() for f in endless)
 
 
+def test_many_slow_ones_that_are_new(queue: TemplateQueue) -> None:
+    endless = [render(queue, f"hostile {i}", FOREVER) for i in range(6)]
+    assert render(queue, "innocent", "fine").result(50) == "fine"
+    assert not any(f.done() for f in endless)
+
+
+def test_a_slow_one_has_its_time(queue: TemplateQueue) -> None:
+    """It begins again, and takes as long as it may; once it is quick it is no slow one any more."""
+    slow = "{% for i in range(99999) %}{% for j in range(30) %}{% endfor %}{% endfor %}fine"
+    assert render(queue, "slow", slow).result(60) == "fine"
+    assert render(queue, "slow", "fine").result(60) == "fine"
+    assert not queue._is_slow("slow")
+
+
 @pytest.mark.parametrize("queue", [0.3], indirect=True)
 def test_keys_that_ran_out_of_time_share_one_thread(queue: TemplateQueue) -> None:
     first = [render(queue, f"hostile {i}", FOREVER) for i in range(2)]
