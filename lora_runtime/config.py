@@ -134,7 +134,7 @@ class EngineConfig(BaseConfig):
     adapter_tokenizer_timeout_s: Positive = 60.0
     """Seconds that it may take to read a tokenizer which came with an adapter."""
     adapter_worker_bytes: AtLeastOne = 1 << 30
-    """Bytes of memory that each of these two may take."""
+    """Bytes of memory that rendering such a template, and reading such a tokenizer, may take."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -30,7 +30,7 @@ from .config import Settings
 from .declared import DeclaredAdapters, DeclaredGauges, DeclaredStatus
 from .gauges import ReadinessGauges
 from .lifecycle.drain import Drain
-from .lifecycle.ending import PATIENCE_S
+from .lifecycle.ending import STEP_S
 from .lifecycle.health import Health
 from .lifecycle.readiness import Readiness
 from .lifecycle.running_calls import RunningCalls
@@ -204,7 +204,7 @@ class App:
             await self._drain.finish_calls(settings.drain_s)
         self._threads.close()
         if self._engine is not None:
-            await in_thread(self._engine.shutdown, 0, PATIENCE_S)
+            await in_thread(self._engine.shutdown, 0, STEP_S)
         if self._drain is not None:
             await self._drain.cut_off()
         # The state file follows the engine as long as a call may be answered.

@@ -1,4 +1,5 @@
-"""Limits of request messages, looked at before they are parsed.
+"""Request messages that are refused before their handlers see them: over a limit, which is looked
+at before they are parsed, or none at all.
 
 A message of 4 MB may have two million entries, which take a tenth of a second and 100 MB to parse,
 on the event loop. The bytes tell their number: entries of the outermost message are counted, up to
@@ -16,7 +17,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.descriptor import Descriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from loramux.v1 import inference_pb2
 
 from lora_runtime import InvalidRequestError, RequestLimits
@@ -42,8 +43,8 @@ _LONG = {"prompt", "messages", "token_ids", "stop", "stop_token_ids"}
 
 
 @dataclass(frozen=True)
-class OverLimit:
-    """Takes the place of a request that is over a limit: what its caller is told."""
+class Refused:
+    """Takes the place of a request that is over a limit, or no message: what its caller is told."""
 
     field: str
     description: str
@@ -51,7 +52,7 @@ class OverLimit:
 
 class LimitInterceptor(grpc.aio.ServerInterceptor):
     """Interceptor that answers INVALID_ARGUMENT to requests over the limits, before anything looks
-    at what they have in them."""
+    at what they have in them, and to bytes that are no request."""
 
     def __init__(self, limits: Callable[[], RequestLimits]) -> None:
         self._limits = limits
@@ -73,14 +74,17 @@ class LimitInterceptor(grpc.aio.ServerInterceptor):
             return handler
         limits = self._limits()
 
-        def read(data: bytes) -> Message | OverLimit:
-            return over_limit(data, descriptor, limits) or parse(data)
+        def read(data: bytes) -> Message | Refused:
+            try:
+                return over_limit(data, descriptor, limits) or parse(data)
+            except DecodeError:
+                return Refused("message", f"is no {descriptor.full_name}")
 
         make, behavior = shape(handler)
         return make(_guarded(behavior), read, handler.response_serializer)
 
 
-def over_limit(data: bytes, message: Descriptor, limits: RequestLimits) -> OverLimit | None:
+def over_limit(data: bytes, message: Descriptor, limits: RequestLimits) -> Refused | None:
     """Find what is over the limits in the bytes of a message."""
     names = _names(message)
     most = limits.at_most() if message is inference_pb2.GenerateRequest.DESCRIPTOR else {}
@@ -90,11 +94,11 @@ def over_limit(data: bytes, message: Descriptor, limits: RequestLimits) -> OverL
         for number, length, end in _fields(data):
             name = names.get(number, "message")
             if name not in _LONG and (short := short + max(0, length)) > _TEXT_BYTES:
-                return OverLimit(name, f"over {_TEXT_BYTES} bytes, with the fields before it")
+                return Refused(name, f"over {_TEXT_BYTES} bytes, with the fields before it")
             if name not in most:
                 counts[""] = counts.get("", 0) + 1
                 if counts[""] > _FIELDS:
-                    return OverLimit("message", f"has over {_FIELDS} fields")
+                    return Refused("message", f"has over {_FIELDS} fields")
                 continue
             if name in _ENTRIES and has_many_fields(data, _ENTRY_FIELDS, end - length, end):
                 return OverLimit(name, f"an entry has over {_ENTRY_FIELDS} fields")
@@ -102,9 +106,9 @@ def over_limit(data: bytes, message: Descriptor, limits: RequestLimits) -> OverL
             entries = max(1, length // _VARINT_BYTES) if name in _PACKED else 1
             counts[name] = counts.get(name, 0) + entries
             if counts[name] > most[name]:
-                return OverLimit(name, limits.excess(name))
+                return Refused(name, limits.excess(name))
             if (fields := fields + 1) > _LISTED:
-                return OverLimit(name, f"over {_LISTED} entries that are not packed into one field")
+                return Refused(name, f"over {_LISTED} entries that are not packed into one field")
     except (IndexError, ValueError):
         pass  # no message at all, as its parser will say
     return None
@@ -161,23 +165,23 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _guarded(behavior: Callable[..., Any]) -> Callable[..., Any]:
-    """Let `behavior` see no OverLimit. What it gives is passed on as it is: no layer around each
+    """Let `behavior` see no Refused. What it gives is passed on as it is: no layer around each
     event of a stream."""
 
-    async def refuse(over: OverLimit, context: grpc.aio.ServicerContext) -> None:
-        error = InvalidRequestError.of(over.field, over.description)
-        await errors.abort(context, error, request_id_of(context), field=over.field)
+    async def refuse(refused: Refused, context: grpc.aio.ServicerContext) -> None:
+        error = InvalidRequestError.of(refused.field, refused.description)
+        await errors.abort(context, error, request_id_of(context), field=refused.field)
 
     async def refuse_stream(
-        over: OverLimit, context: grpc.aio.ServicerContext
+        refused: Refused, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[None]:
-        await refuse(over, context)
+        await refuse(refused, context)
         yield
 
     refusing = refuse if inspect.iscoroutinefunction(behavior) else refuse_stream
 
     def guarded(request: Any, context: grpc.aio.ServicerContext) -> Any:
-        run = refusing if isinstance(request, OverLimit) else behavior
+        run = refusing if isinstance(request, Refused) else behavior
         return run(request, context)
 
     if inspect.iscoroutinefunction(behavior):

@@ -31,6 +31,8 @@ class MetricsServer(WSGIServer):
     one that holds its place.
     """
 
+    request_queue_size = 2 * MAX_CONNECTIONS  # of 5, a burst's last ones come again after seconds
+
     def __init__(self, address: Any, handler: type[WSGIRequestHandler]) -> None:
         self._open: OrderedDict[socket.socket, None] = OrderedDict()
         self._lock = threading.Lock()

@@ -67,7 +67,8 @@ class SamplingParams:
             ("min_p", 0.0 <= self.min_p <= 1.0, "must be in [0, 1]"),
             (
                 "repetition_penalty",
-                MIN_REPETITION <= self.repetition_penalty <= MAX_REPETITION,
+                # The least one, sent as a float32, is a little less.
+                MIN_REPETITION * (1 - 1e-6) <= self.repetition_penalty <= MAX_REPETITION,
                 f"must be in [{MIN_REPETITION:g}, {MAX_REPETITION:g}]",
             ),
             ("presence_penalty", -2.0 <= self.presence_penalty <= 2.0, "must be in [-2, 2]"),

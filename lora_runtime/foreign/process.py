@@ -127,9 +127,9 @@ class Use:
 
     def close(self) -> None:
         """End the use. Idempotent."""
-        if self._workers is not None:
-            self._workers.left()
-            self._workers = None
+        workers, self._workers = self._workers, None  # first: two threads may close it
+        if workers is not None:
+            workers.left()
 
 
 class Workers:

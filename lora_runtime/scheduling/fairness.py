@@ -63,9 +63,9 @@ class Counters:
 class FairQueue:
     """Not thread-safe: the engine thread owns it.
 
-    Order: priority; then the tenant's counter; then its caller's; then arrival. For every `aging_s` seconds of waiting
-    a priority counts one more, up to the highest that waits, so that no priority waits for ever and
-    none is above fairness for having waited. `weight_of` gives a tenant's share.
+    Order: priority; then the tenant's counter; then its caller's; then arrival. For every `aging_s`
+    seconds of waiting a priority counts one more, up to the highest that waits, so that no priority
+    waits for ever and none is above fairness for having waited. `weight_of` gives a tenant's share.
     """
 
     def __init__(

@@ -43,8 +43,8 @@ class Scheduler:
     Decode rows are served first so that prefill never stalls them; what is left of the token budget
     goes to prefill chunks, the least served adapter's first. Beside decode rows a chunk's work
     counts: late in a long prompt it has fewer tokens, or others' next ones would take several times
-    as long (`attention_span`: see Work). A crowd, a tenant (else a caller) of
-    more than half of what runs, does not lengthen the steps in which a less served one prefills, and makes way for it
+    as long (`attention_span`: see Work). A crowd, a tenant (else a caller) of more than half of
+    what runs, does not lengthen the steps in which a less served one prefills, and makes way for it
     where places or blocks are all taken. When blocks run out, the youngest running sequence gives
     its blocks back and is recomputed later. A sequence whose adapter has no slot yet is passed
     over, and delays nobody. `max_running_of` gives an adapter's own limit, 0 for none. Not

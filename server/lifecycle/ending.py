@@ -18,11 +18,15 @@ import structlog
 from ..logs import finish
 
 log = structlog.get_logger("loramux.server")
-PATIENCE_S = 3.0
+PATIENCE_S = 1.0
 """Seconds for threads to end by themselves."""
+STEP_S = 0.5
+"""Seconds for a step to end whose requests have had their time."""
 STOP_S = 10.0
 """Seconds in which a stop ends, with a step that hangs, after running requests had theirs."""
 _LOG_S = 1.0
+_LAST_S = 3.0
+"""Seconds after which even what ends the process is given up: more than the log takes."""
 
 
 def end_by(seconds: float, status: int) -> threading.Thread:
@@ -33,7 +37,7 @@ def end_by(seconds: float, status: int) -> threading.Thread:
     # Code that never lets go of the interpreter lets no thread run that could end the process. The
     # traceback is no line of the log.
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    faulthandler.dump_traceback_later(seconds + PATIENCE_S, exit=True, file=nowhere)
+    faulthandler.dump_traceback_later(seconds + _LAST_S, exit=True, file=nowhere)
     return _end_in(seconds, status, "the stop took too long and is cut off", lambda t: True)
 
 

@@ -47,8 +47,8 @@ _OPTIONAL = (
     "n",
 )
 _THREADS_EACH = max(2, (os.cpu_count() or 1) // 2)
-"""Threads for submission that one caller or adapter may have at once: tokenizers compute, and steps
-need the cores, too."""
+"""Threads for submission that one caller may have at once, and half of those of one adapter:
+tokenizers compute, and steps need the cores, too."""
 _QUICK_ENTRIES = 1024
 """Tokens and logprobs of an answer that is made on the event loop: to go to a thread takes longer."""
 _NAMES = 8
@@ -66,7 +66,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         self, engine: Callable[[], Engine], threads: Threads, max_message_bytes: int
     ) -> None:
         self._engine, self._threads = engine, threads
-        self._turns = Turns(_THREADS_EACH)
+        self._callers, self._adapters = Turns(_THREADS_EACH), Turns(2 * _THREADS_EACH)
         self._max_message_bytes = max_message_bytes
 
     async def Generate(
@@ -156,11 +156,13 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         Neither one adapter, whose template and tokenizer are its author's, nor one caller with a
         token has all of the threads.
         """
+        who = caller()
+        names = [] if who is ANYONE else [who.name]
         # Each once and in one order, whatever a caller names: else two calls wait for each other.
-        keys = sorted({("adapter", use.adapter_id) for use in request.uses}) or [("adapter", "")]
-        if (who := caller()) is not ANYONE:
-            keys.insert(0, ("caller", who.name))
-        async with self._turns.taken(*keys):
+        adapters = sorted({use.adapter_id for use in request.uses})
+        if not names and not adapters:
+            adapters = [""]  # the base's turns are for calls without a token: others have their own
+        async with self._callers.taken(*names), self._adapters.taken(*adapters):
             return await self._threads.submission.run(work, late=lambda given: given.cancel())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import grpc
 import pytest
 from loramux.v1 import adapters_pb2, inference_pb2
 
-from lora_runtime import AdapterUnavailableError, Generation
+from lora_runtime import AdapterUnavailableError, Generation, Request
+from server.auth.tokens import Caller
 from server.services import inference
+from server.threads import Turns
 
 from ..support.engines import slow_down
 from ..support.models import SCRIPTS
@@ -234,6 +237,31 @@ async def test_calls_with_the_same_adapters_do_not_wait_for_each_other(served: H
     codes = [e.code() if isinstance(e, grpc.aio.AioRpcError) else None for e in ends]
     bad = grpc.StatusCode.INVALID_ARGUMENT
     assert codes == [None, None, bad, bad] * 40
+
+
+@pytest.mark.parametrize("adapter_id", ["", "a0"])
+async def test_a_caller_has_no_turns_of_others(
+    served: Harness, monkeypatch: pytest.MonkeyPatch, adapter_id: str
+) -> None:
+    service, go_on = served.app._inference, threading.Event()
+    request = Request(prompt="x", adapter_id=adapter_id)
+    monkeypatch.setattr(service, "_callers", Turns(2))
+    monkeypatch.setattr(service, "_adapters", Turns(4))
+
+    async def call(name: str, work: Callable[[], Any]) -> Any:
+        who = Caller(name=name, token_sha256="0" * 64, adapters=("*",))
+        monkeypatch.setattr(inference, "caller", lambda: who)
+        return await service._in_turn(request, work)
+
+    slow = []
+    try:
+        for _ in range(5):
+            slow.append(asyncio.ensure_future(call("slow", go_on.wait)))
+            await asyncio.sleep(0)
+        assert await asyncio.wait_for(call("quick", lambda: "done"), 20) == "done"
+    finally:
+        go_on.set()
+        await asyncio.gather(*slow)
 
 
 async def test_a_reading_that_failed_at_once_is_reported_once(

@@ -147,3 +147,10 @@ async def test_a_compressed_message_counts_as_it_is_read(served: Harness) -> Non
     request = inference_pb2.GenerateRequest(prompt="x" * size)
     call = served.inference.Generate(request, compression=grpc.Compression.Gzip)
     await refused(call, grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
+@pytest.mark.parametrize("data", [b"\x0a\x02\xff\xfe", b"\x0a\x7f"])
+async def test_bytes_that_are_no_message_are_refused(served: Harness, data: bytes) -> None:
+    call: Any = served.channel.unary_unary("/loramux.v1.Inference/Generate", bytes, bytes)
+    error = await refused(call(data), grpc.StatusCode.INVALID_ARGUMENT)
+    assert error.details() == "message: is no loramux.v1.GenerateRequest"

@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import AdapterError
 from . import values
 from .fields import FIELDS, HARMLESS_INIT, Verdict
-from .files import decode_object, shown
+from .files import check_values, decode_object, shown
 from .patterns import Patterns
 from .values import Rule
 
@@ -83,6 +83,7 @@ def path_ends(module: str) -> Iterable[str]:
 
 def decode_config(data: bytes) -> dict[str, Any]:
     """Decode adapter_config.json into a dict. Raises AdapterError when it is not a JSON object."""
+    check_values(data, "adapter_config.json")
     return decode_object(data, "adapter_config.json")
 
 

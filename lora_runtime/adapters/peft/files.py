@@ -91,11 +91,14 @@ def check_end(stream: io.FileIO, path: Path) -> None:
         raise AdapterError(f"{path.name} became longer while it was read")
 
 
-def decode_object(data: bytes, what: str) -> dict[str, Any]:
-    """JSON data as a dict. Raises AdapterError when it is no JSON object, names a key twice, or
-    holds so many values that decoding, which nothing else runs beside, would take long."""
+def check_values(data: bytes, what: str) -> None:
+    """Check that decoding JSON data, which nothing else runs beside, does not take long."""
     if sum(map(data.count, (b"[", b"{"))) > MAX_NESTED or data.count(b",") > MAX_VALUES:
         raise AdapterError(f"{what} holds more than {MAX_NESTED} lists or {MAX_VALUES} values")
+
+
+def decode_object(data: bytes, what: str) -> dict[str, Any]:
+    """JSON data as a dict. Raises AdapterError when it is no JSON object or names a key twice."""
     try:
         value = json.loads(
             data.decode("utf-8-sig"),

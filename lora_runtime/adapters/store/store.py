@@ -65,8 +65,8 @@ class AdapterStore:
             with registry.locked():
                 with registry.kept(lambda: registry.known(place, adapter_id)) as version:
                     registry.take_in(version, read)
-                    version.fault = ""
                     registry.point(adapter_id, version, place, canary_weight, policy, pin_share)
+                    version.fault = ""  # not where the load is refused
                     registry.place(version)
                 info = registry.info(adapter_id)
                 registry.events.adapter_loaded(info, time.monotonic() - started)

@@ -116,7 +116,7 @@ class AdaptersServicer:
 
     def SetCanary(self, request, context):
         """Change the share of requests that the canary takes, promote or drop it.
-        Errors: NOT_FOUND, FAILED_PRECONDITION (there is no canary), INVALID_ARGUMENT.
+        Errors: NOT_FOUND, FAILED_PRECONDITION (there is no canary, or it is out of service), INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lora_runtime import (
+    AdapterCapacityError,
     AdapterInfo,
     AdapterPolicy,
     AdapterState,
@@ -158,6 +159,17 @@ def test_out_until_it_is_loaded_again(
     assert served.stats().out_of_service_adapters == 0
     assert len(base.result().choices[0].token_ids) == 400
     assert given_back(served)
+
+
+def test_a_refused_load_does_not_bring_it_back(
+    served: Engine, tiny_adapters: dict[str, Path]
+) -> None:
+    served._store.take_out(current_version(served, "a1"), "a reason")
+    pinned = AdapterPolicy(pinned=True)
+    with pytest.raises(AdapterCapacityError):
+        served.load_adapter(tiny_adapters["a1"], "other", policy=pinned, pin_share=0)
+    assert served.get_adapter("a1").state is AdapterState.OUT_OF_SERVICE
+    assert served.stats().host_adapters == 0
 
 
 def test_a_request_that_is_on_its_way(served: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

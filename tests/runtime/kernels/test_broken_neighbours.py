@@ -73,8 +73,14 @@ def test_a_broken_row_of_the_same_adapter(kernel: str, dtype: torch.dtype) -> No
     assert torch.equal(found[others], sound[others])
 
 
-@pytest.mark.parametrize("tile_size", [DECODE_TILE, PREFILL_TILE])
-@pytest.mark.parametrize("kernel", UPDATE_GROUP)
+@pytest.mark.parametrize(
+    ("kernel", "tile_size"),
+    [
+        pytest.param(kernel, size, marks=[pytest.mark.slow] * (kernel == "triton"))
+        for kernel in UPDATE_GROUP
+        for size in (DECODE_TILE, PREFILL_TILE)
+    ],
+)
 def test_slots_do_not_mix(kernel: str, tile_size: int) -> None:
     """Every tensor of one slot is NaN, the scratch too: only rows under it are."""
     for seed, dtype in ((0, torch.float32), (8, torch.bfloat16), (9, torch.float32)):

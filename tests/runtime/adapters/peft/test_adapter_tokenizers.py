@@ -3,13 +3,14 @@ vocabulary."""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, processors
+from tokenizers import AddedToken, Tokenizer, processors
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from lora_runtime import AdapterError
@@ -336,6 +337,22 @@ def test_the_base_s_own_files_are_not_read(
     for path in tiny_base.glob("*token*"):
         (adapter / path.name).write_bytes(path.read_bytes())
     assert read(adapter, base).tokenizer is None
+
+
+def test_a_vocabulary_as_large_as_real_ones(base: DescribedBase, adapter: Path) -> None:
+    raw = json.loads(make_tokenizer().backend_tokenizer.to_str())
+    letters = [token for token, index in raw["model"]["vocab"].items() if index < BOS]
+    pairs = [(a, b) for a in letters for b in letters][:20_000]
+    raw["model"]["vocab"] |= {a + b: VOCAB + i for i, (a, b) in enumerate(pairs)}
+    raw["model"]["merges"] = pairs
+    large = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(raw)))
+    rows = DescribedBase(base.name, base.identity, base.modules, large, len(large))
+    own = copy.deepcopy(large)
+    own.chat_template = "{{ messages[0].content }}"
+    own.save_pretrained(adapter)
+    found = read(adapter, rows).tokenizer
+    assert found.chat_template == own.chat_template
+    assert found("hello there")["input_ids"] == large("hello there")["input_ids"]
 
 
 def test_a_base_whose_tokenizer_runs_in_python(
