@@ -101,7 +101,7 @@ def over_limit(data: bytes, message: Descriptor, limits: RequestLimits) -> Refus
                     return Refused("message", f"has over {_FIELDS} fields")
                 continue
             if name in _ENTRIES and has_many_fields(data, _ENTRY_FIELDS, end - length, end):
-                return OverLimit(name, f"an entry has over {_ENTRY_FIELDS} fields")
+                return Refused(name, f"an entry has over {_ENTRY_FIELDS} fields")
             # A packed list is one field with so many ids at least; parsed ones are counted again.
             entries = max(1, length // _VARINT_BYTES) if name in _PACKED else 1
             counts[name] = counts.get(name, 0) + entries

@@ -41,7 +41,7 @@ def test_chunks_beside_decode_rows_have_less_and_less_tokens(beside: bool) -> No
         scheduler.add(sequence("base", 1))
         step(scheduler)
     scheduler.add(sequence("base", 500))
-    chunks = []
+    chunks: list[int] = []
     while sum(chunks) < 500:
         chunks.append(max(count for _, count in step(scheduler)))
     if not beside:
