@@ -146,10 +146,10 @@ def _pushback(error: BaseException) -> list[tuple[str, str]]:
 
 
 def cut(text: str) -> str:
-    """Cut `text` to the part that a status has room for."""
-    data = text.encode(errors="replace")
+    """Cut `text` to the part that a status has room for, without halves of characters."""
+    data = text.encode(errors="backslashreplace")
     if len(data) <= _MAX_TEXT_BYTES:
-        return text
+        return data.decode()
     return data[:_MAX_TEXT_BYTES].decode(errors="ignore") + "..."
 
 

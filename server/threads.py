@@ -55,6 +55,8 @@ class Threads:
         self.starting = Pool("start", 1)
         self.submission = Pool("submit", 32)
         self.administration = Pool("admin", 32)
+        self.loading = Pool("load", 32)
+        """Pool for loads: what they come from may be slow, or not answer at all."""
         self.unloading = Pool("unload", 32)
         self.reading = Pool("read", 4)
         """Pool for reports: computing, for the most part, which more threads make no faster."""

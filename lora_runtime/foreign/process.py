@@ -98,7 +98,8 @@ class Worker:
         if isinstance(answer, dict) and "result" in answer:
             return answer["result"]
         if isinstance(answer, dict) and (text := answer.get("refused") or answer.get("failed")):
-            raise WorkError(str(text)[:1000])
+            # Of a stranger's making: halves of characters cannot be told to anybody.
+            raise WorkError(str(text)[:1000].encode(errors="backslashreplace").decode())
         self.close()
         if time.monotonic() - began >= limits.seconds * 0.99:
             raise WorkTimeoutError(f"took longer than {limits.seconds:g} s")

@@ -24,6 +24,8 @@ STEP_S = 0.5
 """Seconds for a step to end whose requests have had their time."""
 STOP_S = 10.0
 """Seconds in which a stop ends, with a step that hangs, after running requests had theirs."""
+_LEFT_S = 1.0
+"""Seconds for what still runs when all calls have ended: loads whose source hangs, most often."""
 _LOG_S = 1.0
 _LAST_S = 3.0
 """Seconds after which even what ends the process is given up: more than the log takes."""
@@ -42,12 +44,12 @@ def end_by(seconds: float, status: int) -> threading.Thread:
 
 
 def end_soon(status: int) -> threading.Thread:
-    """End the process with `status` unless it has ended by itself after PATIENCE_S.
+    """End the process with `status` unless it has ended by itself a second later.
 
     Python waits at its exit for every thread of a pool, and so for downloads that hang. Nothing is
     lost: what a download leaves in the cache is removed by the next fetch.
     """
-    return _end_in(PATIENCE_S, status, "loads are left unfinished", lambda t: not t.daemon)
+    return _end_in(_LEFT_S, status, "loads are left unfinished", lambda t: not t.daemon)
 
 
 def leave(status: int) -> NoReturn:

@@ -32,6 +32,8 @@ from .pages import IdsInScope, page
 _MAX_UNLOAD_WAIT_S = 3600
 _READS_EACH = 2
 """Threads for reports that one caller may have at once."""
+_LOADS_EACH = 16
+"""Threads for loads that one caller may have at once: half of them."""
 _CHANGES_EACH = 8
 """Threads for changes that one token may have at once, and as many for unloads that wait: that may
 be for an hour each."""
@@ -57,6 +59,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         self._max_message_bytes = max_message_bytes
         self._threads = threads
         self._turns = Turns(_READS_EACH)
+        self._load_turns = Turns(_LOADS_EACH)
         self._changes, self._unloads = Turns(_CHANGES_EACH), Turns(_CHANGES_EACH)
         self._ids = IdsInScope()
         self._unloading: set[str] = set()
@@ -90,7 +93,12 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
                 pin_share=PIN_SHARE,
             )
 
-        return to_message(await self._admin(load, request.adapter_id, context))
+        async def run() -> AdapterInfo:
+            _check_length(request.adapter_id)
+            async with self._load_turns.taken(who.name):
+                return await self._threads.loading.run(load)
+
+        return to_message(await _run(run(), context, request.adapter_id))
 
     async def UnloadAdapter(
         self, request: pb.UnloadAdapterRequest, context: grpc.aio.ServicerContext

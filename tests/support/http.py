@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -20,6 +21,8 @@ class WebStore:
     files: dict[str, bytes] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
+    drops: dict[str, str] = field(default_factory=dict)
+    """What of a path's answer comes in drops without end: "header lines", or "bytes"."""
     seen: list[str] = field(default_factory=list)
     etags: bool = True
     announce: bool = True
@@ -63,11 +66,26 @@ def web_store() -> Iterator[WebStore]:
             if store.etags:
                 self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
             self.send_header("X-Repo-Commit", store.commit)
+            what = store.drops.get(path)
+            if what == "header lines":
+                self.flush_headers()
+                self._drip(b"X: y\r\n")
+                return
             self.end_headers()
+            if what == "bytes" and self.command == "GET":
+                self._drip(b"\0")
+                return
             if self.command == "GET":
                 self.wfile.write(body)
 
         do_HEAD = do_GET
+
+        def _drip(self, drop: bytes) -> None:
+            self.close_connection = True
+            with suppress(OSError):  # until the other side goes
+                while True:
+                    self.wfile.write(drop)
+                    time.sleep(0.02)
 
         def log_message(self, format: str, *args: object) -> None:
             """Quiet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ _PACKAGES = {
 among these: they read files of this machine, or chain to any other URL."""
 _ATTEMPTS = 3
 _CONNECT_S, _READ_S = 30, 60
+_SLOWEST = 16 << 10
+"""Bytes per second that a download has at least, but for its first minute: it holds a thread."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,12 @@ class _Stamp:
 
 
 class _Counter(Callback):
-    """Counter that ends a download which goes over its limit."""
+    """Counter that ends a download which goes over its limit, or comes in drops."""
 
     def __init__(self, source: str, name: str, limits: Limits) -> None:
         super().__init__()
         self._check = lambda size: limits.check(source, name, size)
+        self._name, self._began = f"{named(source)}: {name}", time.monotonic()
 
     def set_size(self, size: int | None) -> None:
         self._check(size)
@@ -67,6 +71,10 @@ class _Counter(Callback):
     def relative_update(self, inc: int = 1) -> None:
         super().relative_update(inc)
         self._check(self.value)
+        if self.value < _SLOWEST * (time.monotonic() - self._began - _READ_S):
+            raise AdapterUnavailableError(
+                f"{self._name} comes with less than {_SLOWEST} bytes a second"
+            )
 
 
 def fetch(source: str, cache: DiskCache, limits: Limits) -> Path:
@@ -173,13 +181,14 @@ def _open(source: str) -> tuple[AbstractFileSystem, str]:
         if protocol in ("http", "https"):
             import aiohttp
 
-            from .redirects import requests_below
+            from .http_calls import ResponseInTime, requests_below
 
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_READ_S)
             options["client_kwargs"] = {
                 "timeout": timeout,
                 "trust_env": True,
                 "request_class": requests_below(source),
+                "response_class": ResponseInTime,
             }
         return fsspec.core.url_to_fs(source, **options)
     raise AdapterUnavailableError(

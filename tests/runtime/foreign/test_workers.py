@@ -122,6 +122,7 @@ def test_its_time_is_limited(workers: Workers, worker: Worker, template: str) ->
         ("{% for %}", "refuses them: "),
         ("{{ '\\ud800' }}", "refuses them: "),
         ("{{ raise_exception('roles must ' + 'alternate' * 999) }}", "refuses them: roles must alt"),
+        ("{{ raise_exception('\\ud800') }}", "refuses them: .ud800"),
         ("{{ messages.__class__.__mro__ }}", "refuses them: "),
     ],
 )  # fmt: skip

@@ -10,9 +10,7 @@ from tokenizers import AddedToken, Tokenizer, processors
 
 from ....errors import AdapterError
 from .base import backend_of
-from .parts import FLAGS
-
-_MAX_TOKEN_CHARS = 256
+from .parts import FLAGS, MAX_TOKEN_CHARS
 
 
 def with_template(base: Any, template: str) -> Any:
@@ -58,9 +56,9 @@ def _check_types(facts: dict[str, Any]) -> None:
     ):
         raise AdapterError("the adapter's tokenizer was not read: its worker gave something else")
     # A template, the base's too, may write one behind each message.
-    if long := [name for name, token in facts["special"].items() if len(token) > _MAX_TOKEN_CHARS]:
+    if long := [name for name, token in facts["special"].items() if len(token) > MAX_TOKEN_CHARS]:
         raise AdapterError(
-            f"the adapter's tokenizer has a token {long[0][:80]!r} of over {_MAX_TOKEN_CHARS} characters"
+            f"the adapter's tokenizer has a token {long[0][:80]!r} of over {MAX_TOKEN_CHARS} characters"
         )
 
 

@@ -19,6 +19,10 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 """Flags of an added token, by the bits of a number from the lowest."""
 MAX_MORE_ADDED = 1024
 """Added tokens beyond the number that the base has: each is looked for in every text."""
+MAX_TOKEN_CHARS = 256
+"""Characters of an added token that the base does not have: it may be written at every step."""
+_MAX_MORE_CHARS = 1 << 15
+"""Characters of all of these: to search texts for them is prepared where the engine runs."""
 _MAX_NAMES = 64
 _MAX_CHARS = 1 << 20
 _PARTS = ("normalizer", "pre_tokenizer", "decoder")
@@ -105,12 +109,23 @@ def _pipeline(own: Any, base: dict[str, Any], path: Path, is_base_file: bool) ->
             f"{len(base['added_tokens'])}: at most {MAX_MORE_ADDED} more are supported"
         )
     added = [[token["id"], token["content"], _flags(token)] for token in mine["added_tokens"]]
-    if sum(len(content) for _, content, _ in added) > _MAX_CHARS:
-        raise AdapterError("the adapter's tokenizer has added tokens of more than 1 MiB")
+    _check_lengths(contents - {token["content"] for token in base["added_tokens"]})
     around = None
     if mine["post_processor"] != base["post_processor"]:
         around = _around(mine["post_processor"], backend)
     return {"added": sorted(added), "around": around}
+
+
+def _check_lengths(contents: set[str]) -> None:
+    if long := [content for content in sorted(contents) if len(content) > MAX_TOKEN_CHARS]:
+        raise AdapterError(
+            f"the adapter's tokenizer has a token {shown(long[0])} of over {MAX_TOKEN_CHARS} characters"
+        )
+    if (characters := sum(map(len, contents))) > _MAX_MORE_CHARS:
+        raise AdapterError(
+            f"the adapter's tokenizer has added tokens of {characters} characters: at most "
+            f"{_MAX_MORE_CHARS} are supported"
+        )
 
 
 def _check_superset(mine: dict[str, int], base: dict[str, Any]) -> None:

@@ -315,9 +315,7 @@ def test_the_time_of_reading_is_limited(base: DescribedBase, adapter: Path) -> N
 def test_names_of_tokens_are_short(base: DescribedBase, tiny_base: Path, tmp_path: Path) -> None:
     directory = save_adapter(tiny_base, tmp_path / "adapter", added_tokens=1)
     saved(directory, lambda t: t.add_special_tokens({"eos_token": "x" * 300}))
-    with pytest.raises(
-        AdapterError, match="tokenizer has a token 'eos_token' of over 256 characters"
-    ):
+    with pytest.raises(AdapterError, match=r"tokenizer has a token 'x{79}… of over 256 characters"):
         read(directory, base)
 
 
@@ -328,6 +326,23 @@ def test_added_tokens_are_counted(base: DescribedBase, adapter: Path) -> None:
     saved(adapter, lambda t: t.add_tokens(tokens))
     with pytest.raises(AdapterError, match="1027 added tokens, the base's 2: at most 1024 more"):
         read(adapter, base)
+
+
+@pytest.mark.parametrize("lengths", [[300], [250] * 200])
+def test_added_tokens_are_short(base: DescribedBase, adapter: Path, lengths: list[int]) -> None:
+    """Searching for them is prepared where the engine runs, and each may be written at every step."""
+    saved(adapter, lambda t: t.add_tokens([f"{i:0{size}}" for i, size in enumerate(lengths)]))
+    with pytest.raises(AdapterError, match=r"of over 256 characters|tokens of 50000 characters"):
+        read(adapter, base)
+
+
+def test_a_vocabulary_has_as_many_entries_as_it_wants(base: DescribedBase, adapter: Path) -> None:
+    """What is counted before it is decoded is counted where it is decoded beside the engine."""
+    saved(adapter, lambda t: setattr(t, "chat_template", "{{ messages[0].content }}"))
+    path = adapter / "tokenizer_config.json"
+    content = json.loads(path.read_text()) | {"more": [[i] for i in range(20_000)]}
+    path.write_text(json.dumps(content))
+    assert read(adapter, base).tokenizer is not None
 
 
 def test_the_base_s_own_files_are_not_read(

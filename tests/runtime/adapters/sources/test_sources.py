@@ -16,7 +16,7 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 from lora_runtime import AdapterError
-from lora_runtime.adapters.sources import disk_cache, remote, source_files
+from lora_runtime.adapters.sources import disk_cache, http_calls, remote, source_files
 from lora_runtime.adapters.sources.disk_cache import DiskCache, digest, sweep
 from lora_runtime.adapters.sources.sources import is_remote, resolve
 from lora_runtime.errors import AdapterUnavailableError
@@ -132,6 +132,23 @@ def test_a_redirect_within_the_prefix(web: WebStore, cache: Path) -> None:
         web.files[f"/x/a/v2/{name}"] = web.files.pop(f"/x/a/{name}")
         web.redirects[f"/x/a/{name}"] = f"v2/{name}"
     assert contents(resolve(f"{web.url}/x/a/", cache, max_bytes=LIMIT)) == FILES
+
+
+# --- slow web servers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["header lines", "bytes"])
+def test_a_server_that_answers_in_drops_is_given_up(
+    web: WebStore, cache: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Each drop is in time: only the whole is not."""
+    monkeypatch.setattr(http_calls, "BEGINNING_S", 0.2)
+    monkeypatch.setattr(remote, "_READ_S", 0.2)
+    path = "/x/a/adapter_model.safetensors"
+    web.files[path], web.drops[path] = bytes(LIMIT), what
+    with pytest.raises(AdapterUnavailableError, match=r"TimeoutError|less than \d+ bytes a second"):
+        resolve(f"{web.url}/x/a", cache, max_bytes=LIMIT)
+    assert not leftovers(cache)
 
 
 # --- directories ------------------------------------------------------------------------------------

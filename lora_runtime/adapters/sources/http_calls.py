@@ -1,9 +1,11 @@
-"""Redirects of web servers that adapters come from: none leads out of a source's own prefix."""
+"""Calls of web servers that adapters come from: no redirect leads out of a source's own prefix,
+and no answer's beginning is waited for without end."""
 
 from __future__ import annotations
 
+import asyncio
 import re
-from typing import Any
+from typing import Any, Self
 from urllib.parse import unquote
 
 import aiohttp
@@ -11,6 +13,18 @@ from yarl import URL
 
 from ...errors import AdapterError
 from .source_files import named
+
+BEGINNING_S = 30
+"""Seconds until all header lines must have come."""
+
+
+class ResponseInTime(aiohttp.ClientResponse):
+    """Response of a server that may send its header lines in drops: aiohttp limits the time to
+    each of its bytes alone."""
+
+    async def start(self, connection: Any) -> Self:
+        async with asyncio.timeout(BEGINNING_S):
+            return await super().start(connection)
 
 
 def requests_below(source: str) -> type[aiohttp.ClientRequest]:
