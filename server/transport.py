@@ -12,6 +12,8 @@ from .config import Settings
 from .tls import server_credentials
 
 _NO_LIMIT = 2**31 - 1
+_STREAMS = 4096
+"""Calls of one connection at once: more than a server has places for."""
 
 
 def credentials(settings: Settings) -> grpc.ServerCredentials | None:
@@ -78,6 +80,9 @@ def channel_options(settings: Settings) -> list[tuple[str, int]]:
         # (1000, 3000) gRPC ends them as CANCELLED, which nobody has done.
         ("grpc.server.max_pending_requests", _NO_LIMIT),
         ("grpc.server.max_pending_requests_hard_limit", _NO_LIMIT),
+        # With a limit, gRPC counts calls that a client has reset until they are done with: without
+        # one, 20 000 of a moment hold up others' health checks for seconds, and stay in memory.
+        ("grpc.max_concurrent_streams", _STREAMS),
         # A second server on the same port is an error, not a share of the calls.
         ("grpc.so_reuseport", 0),
     ]

@@ -261,6 +261,18 @@ def test_calls_that_are_cancelled(arena: Arena, after: float) -> None:
     arena.withstand(f"flood: 1000 calls cancelled after {after * 1e3:.0f} ms", attack)
 
 
+def test_calls_that_are_reset(arena: Arena) -> None:
+    """Their sender has no token, and never more than one open."""
+
+    def attack(server: ServerProcess) -> str:
+        for _ in range(4):
+            http2.reset_calls(server.target, GENERATE, 20_000)
+        assert watched(server) == SERVING
+        return "80000 calls"
+
+    arena.withstand("flood: 80000 calls that are reset at once", attack)
+
+
 def test_long_ids(arena: Arena) -> None:
     """In metrics, in the log and in errors they are cut."""
     requests = [asked(adapter_id=f"{i}-" + "x" * 250) for i in range(300)]

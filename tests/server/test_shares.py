@@ -4,11 +4,13 @@ of their prompts."""
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 import pytest_asyncio
 from google.rpc import error_details_pb2
 from loramux.v1 import adapters_pb2 as pb
@@ -195,3 +197,34 @@ async def test_the_client_gives_a_salt(shared: Harness) -> None:
 
     assert (await asyncio.to_thread(ask))[-1].usage.cached_tokens == 0
     assert (await asyncio.to_thread(ask))[-1].usage.cached_tokens > 0
+
+
+async def test_one_tokens_unloads_leave_others_theirs(
+    shared: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits for requests that go on, and has a thread as long."""
+    go_on, unload = threading.Event(), shared.app.engine.unload_adapter
+
+    def wait(adapter_id: str, timeout_s: float) -> Any:
+        if adapter_id.startswith("team-"):
+            go_on.wait()
+        return unload(adapter_id, timeout_s)
+
+    monkeypatch.setattr(shared.app.engine, "unload_adapter", wait)
+
+    def ask(who: str, adapter_id: str) -> Any:
+        request = pb.UnloadAdapterRequest(adapter_id=adapter_id, timeout_s=30)
+        return shared.adapters.UnloadAdapter(request, metadata=bearer(who))
+
+    calls = [asyncio.ensure_future(_settled(ask("team", f"team-{i}"))) for i in range(40)]
+    await asyncio.sleep(0.1)
+    try:
+        await asyncio.wait_for(ask("owner", "a1"), 30)
+        assert not any(call.done() for call in calls)
+    finally:
+        go_on.set()
+    assert set(await asyncio.gather(*calls)) == {Code.NOT_FOUND}
+
+
+async def _settled(call: Any) -> Any:
+    return await call.code()

@@ -6,9 +6,10 @@ import asyncio
 import struct
 from collections.abc import Mapping
 
-_DATA, _HEADERS, _SETTINGS = 0, 1, 4
+_DATA, _HEADERS, _RESET, _SETTINGS = 0, 1, 3, 4
 _ACK, _END_STREAM, _END_HEADERS = 1, 1, 4
 _INITIAL_WINDOW_SIZE = 4
+_CANCEL = 8
 ACK = struct.pack(">IBI", _SETTINGS, _ACK, 0)
 """Frame that takes the server's settings."""
 
@@ -29,6 +30,11 @@ def call(
         block += b"\x00" + _text(name) + _text(value)
     body = b"\0" + struct.pack(">I", len(message)) + message
     return _frame(_HEADERS, _END_HEADERS, stream, block) + _frame(_DATA, _END_STREAM, stream, body)
+
+
+def reset(stream: int) -> bytes:
+    """End a call at once."""
+    return _frame(_RESET, 0, stream, struct.pack(">I", _CANCEL))
 
 
 async def stuck_call(port: int, path: str, message: bytes) -> asyncio.StreamWriter:
