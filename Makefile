@@ -50,7 +50,7 @@ test-slow: setup base  ## run the slow tests
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-attacks: setup  ## attack servers beside innocent callers (4 minutes); the table as JSON: ARGS='--attacks-json FILE'
-	$(BIN)/python -m pytest tests/attacks $(ARGS)
+	$(BIN)/python -m pytest tests/attacks -m "not slow" $(ARGS)
 
 .bench/lowest/.ready: .ci/lowest.txt
 	@test -x .bench/lowest/bin/python || $(PYTHON) -m venv .bench/lowest

@@ -13,12 +13,17 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 
 MAX_CONNECTIONS = 32
 """Connections at once: scrapers take one each for milliseconds."""
-_IDLE_S = 10.0
+_IDLE_S = 5.0
 """Seconds that a connection may send nothing, or take nothing."""
 
 
 class _Handler(WSGIRequestHandler):
+    server: MetricsServer
     timeout = _IDLE_S
+
+    def parse_request(self) -> bool:
+        # What has been sent away gets no page: half a request would be taken for one.
+        return super().parse_request() and self.connection in self.server.open_connections
 
     def log_message(self, format: str, *args: Any) -> None:
         """Keep scrapes out of the log."""
@@ -34,15 +39,15 @@ class MetricsServer(WSGIServer):
     request_queue_size = 2 * MAX_CONNECTIONS  # of 5, a burst's last ones come again after seconds
 
     def __init__(self, address: Any, handler: type[WSGIRequestHandler]) -> None:
-        self._open: OrderedDict[socket.socket, None] = OrderedDict()
+        self.open_connections: OrderedDict[socket.socket, None] = OrderedDict()
         self._lock = threading.Lock()
         super().__init__(address, handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
-            while len(self._open) >= MAX_CONNECTIONS:
-                _end(self._open.popitem(last=False)[0])
-            self._open[request] = None
+            while len(self.open_connections) >= MAX_CONNECTIONS:
+                _end(self.open_connections.popitem(last=False)[0])
+            self.open_connections[request] = None
         threading.Thread(
             target=self._serve, args=(request, client_address), name="loramux-metrics", daemon=True
         ).start()
@@ -54,7 +59,7 @@ class MetricsServer(WSGIServer):
                 self.finish_request(request, client_address)
         finally:
             with self._lock:
-                self._open.pop(request, None)
+                self.open_connections.pop(request, None)
             self.shutdown_request(request)
 
     def close(self) -> None:

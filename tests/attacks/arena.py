@@ -23,7 +23,7 @@ KEPT_MB = 100
 """What an attack may leave in memory."""
 SETTLE_S = 10
 """A generous wait for what ends after the attacker's call."""
-AT_LEAST_S = 0.3
+AT_LEAST_S = 0.15
 """Of watching, however short the attack is: health is asked in it."""
 LATE = "late: "
 """Begins what may be the machine's fault."""

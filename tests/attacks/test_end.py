@@ -28,6 +28,8 @@ pytestmark = pytest.mark.attacks
 
 OVER_S = 2
 """What a server may take beside `drain_s`."""
+QUICK = ("renders", "loads", "everything")
+"""Kinds that are tried with the other attacks; each has a server of its own."""
 
 
 class Reserve:
@@ -61,7 +63,9 @@ def arena(attackers: Attackers) -> Arena:
     return Arena(lambda: pytest.fail("no server is shared here"), attackers)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [k if k in QUICK else pytest.param(k, marks=pytest.mark.slow) for k in KINDS]
+)
 def test_sigterm(arena: Arena, ground: Ground, reserve: Reserve, kind: str) -> None:
     _twice(f"SIGTERM: {kind}", lambda: _ended(arena, ground, reserve.take(), KINDS[kind]))
 
@@ -148,6 +152,7 @@ def _attach(server: ServerProcess, stack: ExitStack) -> None:
             time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_nobody_reads_the_log(arena: Arena, ground: Ground) -> None:
     """Lines are lost; requests are answered and health is told."""
     request = asked(request_id="r" * 128, max_new_tokens=1)
@@ -169,6 +174,7 @@ def test_nobody_reads_the_log(arena: Arena, ground: Ground) -> None:
     _twice("SIGTERM: nobody reads the log", trial)
 
 
+@pytest.mark.slow
 def test_a_step_that_hangs(arena: Arena, ground: Ground) -> None:
     """A process of the group stops without ending: health tells, and the server can be ended."""
 

@@ -147,6 +147,7 @@ def _arguments(directory: Path, *more: str) -> list[str]:
     return ["--quick", "--jobs=1", "--dtype=float32", *paths, *more]
 
 
+@pytest.mark.slow
 def test_the_quick_mode_runs_every_experiment_and_fills_every_table(quick: Path) -> None:
     store = Store(quick / "results")
     runs = store.runs()

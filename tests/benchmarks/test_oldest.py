@@ -56,6 +56,7 @@ def test_those_that_were_carried_are_found(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_stages_find_what_they_import() -> None:
     done = run(
         "import benchmarks.gpu.preload, lora_runtime, sys; assert 'pydantic' not in sys.modules"

@@ -155,6 +155,7 @@ async def test_connections_are_renewed_at_their_age(
         assert (await last(stream)).finish_reason == inference_pb2.FINISH_REASON_LENGTH
 
 
+@pytest.mark.slow
 async def test_looks_at_many_connections_leave_time_for_calls(
     tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,6 +136,7 @@ def start(tmp_path: Path, tiny_base: Path, adapter: Path, *args: str) -> Process
     return Process(tmp_path, "--base", str(tiny_base), "--adapter", f"a1={adapter}", *args)
 
 
+@pytest.mark.slow
 def test_clients_that_stay(tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
     """A stream that is never read, a connection that is never closed, a scraper that asks nothing:
     none of them keeps the process, and nothing is left of it."""

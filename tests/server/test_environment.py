@@ -140,6 +140,7 @@ def test_a_services_variables_are_no_settings(monkeypatch: pytest.MonkeyPatch) -
     assert environment.service_links(dict(LINKS) | {"LORAMUX_BASE": "b"}) == sorted(LINKS)
 
 
+@pytest.mark.slow
 def test_the_log_says_what_a_services_variables_are(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "server", "serve", "--base", str(tmp_path / "no-base")]
     command += ["--port", "0", "--metrics-port", "0"]

@@ -62,6 +62,7 @@ def test_lora_equals_float64(dtype: torch.dtype) -> None:
     torch.testing.assert_close(step.y.double(), expected, rtol=tolerance, atol=tolerance * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_mma")
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_attention_equals_the_reference(dtype: torch.dtype) -> None:
@@ -76,6 +77,7 @@ def test_attention_equals_the_reference(dtype: torch.dtype) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_switch_is_read_at_start_and_refuses_what_it_does_not_know() -> None:
     assert prefill_tiles.chosen(None) == prefill_tiles.chosen("") == "wgmma"
     program = "from lora_runtime.kernels.plan import PREFILL_TILE; print(PREFILL_TILE)"

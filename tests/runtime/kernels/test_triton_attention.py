@@ -110,6 +110,7 @@ def test_programs_for_many_rows() -> None:
     assert tile.split_programs(1, 256, 8) == 1
 
 
+@pytest.mark.slow
 def test_a_context_of_more_than_the_most_splits() -> None:
     g = torch.Generator().manual_seed(2)
     case = PagedCase.random(g, 2, 1, 16, 16, torch.float32, 64, [(1, 8700)], DEVICE)

@@ -58,6 +58,7 @@ def test_the_reference_equals_float64(seed: int, dtype: torch.dtype) -> None:
     _check(step, [1, DECODE_TILE, PREFILL_TILE][seed % 3], "torch")
 
 
+@pytest.mark.slow
 @TILES
 def test_only_the_result_is_rounded(tile_size: int) -> None:
     """With bfloat16 weights a float32 y is as exact as float32 is; on tensor cores h is cut to the

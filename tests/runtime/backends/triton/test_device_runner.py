@@ -432,6 +432,7 @@ def test_arrays_go_to_the_device_in_one_aligned_copy() -> None:
     assert all(t.storage_offset() * 4 % 64 == 0 for t in tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", slow_but([False], [False, True]))
 def test_a_step_in_fixed_buffers_can_be_captured(tmp_path: Path, overlap: bool) -> None:
     """With Triton's kernels: nothing is read on the host, and no memory that a replay would not
