@@ -11,7 +11,7 @@ from typing import Any
 
 from lora_runtime import Engine
 from lora_runtime.backends.triton.runner import TritonRunner
-from lora_runtime.engine import loop
+from lora_runtime.engine import compute
 
 
 class Shares:
@@ -46,6 +46,7 @@ class Shares:
 def watched(engine: Engine) -> Iterator[Shares]:
     """While it is entered, the parts of the engine's loop are timed; enter it while nothing runs."""
     shares, engine_loop, patched = Shares(), engine._loop, []
+    computer = engine_loop._computer
 
     def patch(owner: Any, attribute: str, name: str) -> None:
         patched.append((owner, attribute, original := getattr(owner, attribute)))
@@ -53,16 +54,16 @@ def watched(engine: Engine) -> Iterator[Shares]:
 
     for owner, attribute, name in [
         (engine_loop.scheduler, "schedule", "schedule"),
-        (engine_loop._planner, "plan", "plan"),
-        (engine_loop.runner, "forward", "forward"),
-        (loop, "sample", "sample"),
+        (computer._planner, "plan", "plan"),
+        (computer._runner, "forward", "forward"),
+        (compute, "sample", "sample"),
         (engine_loop, "_deliver", "deliver"),
         (engine_loop, "_take_in", "take in"),
         (engine_loop, "_report_step", "report"),
         (engine_loop, "_step", "step"),
     ]:
         patch(owner, attribute, name)
-    if isinstance(runner := engine_loop.runner, TritonRunner):
+    if isinstance(runner := computer._runner, TritonRunner):
         patch(runner.decode.buffers, "fill", "forward: fill")
         patch(runner.decode.launcher, "launch", "forward: launch")
         patch(runner.decode.buffers, "read_greedy", "forward: wait")

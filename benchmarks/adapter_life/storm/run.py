@@ -164,7 +164,7 @@ def _left_over(engine: Engine) -> list[str]:
     counts = {name: getattr(stats, name) for name in names}
     counts["requests in the engine"] = len(engine._loop._live)
     counts["sequences counted for limits"] = sum(engine._limits._unfinished.values())
-    counts["sequences counted as running"] = engine._scheduler._running_of.total()
+    counts["sequences counted as running"] = engine._scheduler._running.of_tenant.total()
     counts["sequences counted by versions"] = sum(
         v.running for v in store._registry.versions.values()
     )
