@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,6 +30,8 @@ MAX_NAME = 512
 _MAX_DIMENSIONS = 8
 _MAX_ELEMENTS = 1 << 48
 """Limit of a shape's sizes multiplied, zeros left out: torch would overflow for an empty tensor."""
+_AT_ONCE, _PAUSE_S = 128, 1e-4
+"""Entries after which others get the interpreter: to ask for it they would wait 5 ms each time."""
 _METADATA = "__metadata__"
 _PIECE = 1 << 14
 """Characters of a string, or of the padding, that are looked at in one step."""
@@ -84,6 +87,8 @@ def parse_header(header: bytes, data_bytes: int, path: Path) -> list[Entry]:
         if len(entries) == MAX_TENSORS:
             raise corrupt(path, f"it names more than {MAX_TENSORS} tensors, the limit")
         entries[name] = _entry(name, info, path)
+        if len(entries) % _AT_ONCE == 0:
+            time.sleep(_PAUSE_S)
     if not entries:
         raise AdapterError(f"{path.name} holds no tensors")
     ordered = sorted(entries.values(), key=lambda e: (e.begin, e.end))
