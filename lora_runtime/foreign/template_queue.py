@@ -151,7 +151,8 @@ class TemplateQueue:
                 raise WorkError("gave something else than a text")
             future.set_result(text)
             if is_slow and time.monotonic() - began < _QUICK_S:
-                self._slow.pop(key, None)
+                with self._wake:
+                    self._slow.pop(key, None)
             return worker
         except BaseException as error:
             if worker is not None:  # what it has done may have left it large
