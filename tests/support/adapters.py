@@ -13,6 +13,8 @@ from peft import LoraConfig, PeftConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from lora_runtime.adapters.peft.safetensors_file import TensorFile, open_tensors
+
 
 def save_adapter(
     base: Path,
@@ -53,3 +55,9 @@ def edit_tensors(
 def open_files() -> int:
     """Of this process: a reader must leave none behind."""
     return len(os.listdir("/proc/self/fd"))
+
+
+def read_tensors(path: Path, max_bytes: int) -> TensorFile:
+    """All of a file, header and data."""
+    with open_tensors(path, max_bytes) as file:
+        return file.read()

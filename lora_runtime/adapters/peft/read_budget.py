@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from types import TracebackType
 
 from ...errors import EngineStoppedError
 
@@ -33,21 +32,10 @@ class ReadBudget:
 
 
 class ReadShare:
-    """One reading's part of a budget, given back when it is left."""
+    """One reading's part of a budget."""
 
     def __init__(self, budget: ReadBudget) -> None:
         self._budget, self._taken = budget, 0
-
-    def __enter__(self) -> ReadShare:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.give_back()
 
     def take(self, size: int) -> None:
         """Wait until `size` bytes may be read. Raises EngineStoppedError."""

@@ -76,12 +76,6 @@ def open_tensors(path: Path, max_bytes: int, roots: Sequence[Path] = ()) -> Iter
         yield OpenTensors(stream, path, size)
 
 
-def read_tensors(path: Path, max_bytes: int, roots: Sequence[Path] = ()) -> TensorFile:
-    """Read a whole file. Raises AdapterError."""
-    with open_tensors(path, max_bytes, roots) as file:
-        return file.read()
-
-
 def _read_header(stream: io.FileIO, size: int, path: Path, digest: Any) -> bytes:
     if size < 8:
         raise corrupt(path, f"it has {size} bytes, the length of the header takes 8")

@@ -26,10 +26,9 @@ from lora_runtime.adapters.peft.inspect import (
     to_json,
 )
 from lora_runtime.adapters.peft.loader import read_adapter
-from lora_runtime.adapters.peft.safetensors_file import read_tensors
 from lora_runtime.adapters.peft.update import CheckedAdapter
 
-from ....support.adapters import open_files, save_adapter
+from ....support.adapters import open_files, read_tensors, save_adapter
 
 fuzz = settings(
     max_examples=250,

@@ -17,10 +17,10 @@ from lora_runtime.adapters.peft import files, keys, patterns, safetensors_header
 from lora_runtime.adapters.peft.config import MAX_CONFIG_BYTES, decode_config, parse_config
 from lora_runtime.adapters.peft.inspect import DescribedBase, describe_base
 from lora_runtime.adapters.peft.loader import read_adapter
-from lora_runtime.adapters.peft.safetensors_file import OpenTensors, read_tensors
+from lora_runtime.adapters.peft.safetensors_file import OpenTensors
 from lora_runtime.adapters.peft.safetensors_header import MAX_HEADER_BYTES, parse_header
 
-from ....support.adapters import edit_config, edit_tensors, save_adapter
+from ....support.adapters import edit_config, edit_tensors, read_tensors, save_adapter
 
 NAME = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 PATH = Path("adapter_model.safetensors")

@@ -113,9 +113,10 @@ def test_readings_wait_for_their_bytes_in_turn() -> None:
     first.take(6)
 
     def read(size: int) -> None:
-        with budget.share() as share:
-            share.take(size)
-            order.append(size)
+        share = budget.share()
+        share.take(size)
+        order.append(size)
+        share.give_back()
 
     threads = []
     for size in (100, 7, 4):  # 4 would fit at once, and 100 goes alone
