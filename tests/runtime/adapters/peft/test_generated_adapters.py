@@ -1,0 +1,60 @@
+"""Generated adapter directories: every row is what PEFT gives, or the adapter is refused by name;
+and what PEFT loads is refused for a reason that stands in a list."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+
+from ....support.generated_adapters.bases import KINDS
+from ....support.generated_adapters.held import Held
+from ....support.generated_adapters.recipes import Recipe, recipes
+
+BY_DESIGN = {
+    r"init_lora_weights.* it changes the base": "trained on other weights than the base's",
+}
+"""Refusals of what PEFT loads, by their messages, with the reason."""
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Held]]:
+    root, made = tmp_path_factory.mktemp("generated"), dict[str, Held]()
+
+    def get(kind: str) -> Held:
+        if kind not in made:
+            made[kind] = Held(root, kind)
+        return made[kind]
+
+    yield get
+    for one in made.values():
+        one.close()
+
+
+def hold(held: Callable[[str], Held], bases: tuple[str, ...], count: int) -> None:
+    found: Counter[str] = Counter()
+
+    @settings(max_examples=count, derandomize=True, database=None, print_blob=True)
+    @given(recipes(bases))
+    def check(recipe: Recipe) -> None:
+        outcome = held(recipe.base).check(recipe)
+        found["refused" if outcome.refusal else "served"] += 1
+        if outcome.refusal and not outcome.peft:
+            known = any(re.search(message, outcome.refusal) for message in BY_DESIGN)
+            assert known, f"PEFT loads it, refused here: {outcome.refusal}"
+
+    check()
+    assert found["served"] > count * 0.4, found  # else there is little in it
+
+
+def test_an_adapter_is_equal_or_refused(held: Callable[[str], Held], tmp_path: Path) -> None:
+    hold(held, ("tied", "qwen2"), 25)
+
+
+@pytest.mark.slow
+def test_more_adapters_are_equal_or_refused(held: Callable[[str], Held]) -> None:
+    hold(held, KINDS, 200)

@@ -1,0 +1,70 @@
+"""PEFT and transformers on a generated directory: what it gives, or what is wrong with it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from safetensors.torch import load_file
+
+from .changes import WEIGHTS
+
+_EMBEDDINGS = ("embed_tokens", "wte", "lm_head")
+
+
+@dataclass(frozen=True)
+class ByPeft:
+    """A base with the adapter inside; or the reason why PEFT cannot load all of it."""
+
+    model: Any
+    problem: str = ""
+
+    @torch.inference_mode()
+    def logprobs(self, ids: Sequence[int], count: int) -> torch.Tensor:
+        """(count, vocabulary): of the tokens behind the last `count` of `ids`."""
+        logits = self.model(input_ids=torch.tensor([list(ids)])).logits[0]
+        return torch.log_softmax(logits.double(), -1)[-count:]
+
+
+def by_peft(base: Any, directory: Path, headless: bool) -> ByPeft:
+    """Load the directory on a copy of `base`, which has as many rows as the saved embeddings."""
+    model = copy.deepcopy(base)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            tensors = load_file(directory / WEIGHTS)
+            rows = _rows(tensors, base.config.vocab_size)
+            if rows != base.config.vocab_size:
+                model.resize_token_embeddings(rows, mean_resizing=False)
+            config = PeftConfig.from_pretrained(str(directory))
+            tuned = PeftModel(model.base_model if headless else model, config)
+            keys = tuned.load_adapter(str(directory), "default")
+        except Exception as error:  # PEFT has no errors of its own
+            return ByPeft(None, f"{type(error).__name__}: {error}")
+    model.eval()
+    problems = [
+        f"{what} {names[0]}"
+        for what, names in (("missing", keys.missing_keys), ("unexpected", keys.unexpected_keys))
+        if names
+    ]
+    if any(not tensor.float().isfinite().all() for tensor in tensors.values()):
+        problems.append("values that are no numbers")
+    return ByPeft(model, ", ".join(problems))
+
+
+def _rows(tensors: dict[str, torch.Tensor], rows: int) -> int:
+    found = {
+        tensor.shape[0]
+        for name, tensor in tensors.items()
+        if name.endswith(".weight")
+        and "lora_" not in name
+        and any(f".{end}." in f".{name}" for end in _EMBEDDINGS)
+        and tensor.ndim == 2
+    }
+    return next(iter(found - {rows}), rows)
