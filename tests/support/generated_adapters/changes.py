@@ -133,7 +133,8 @@ def _sharded(
     count: int, lost: bool = False, wrong: bool = False
 ) -> Callable[[Tensors, Path], None]:
     def write_shards(tensors: Tensors, directory: Path) -> None:
-        names, where = sorted(tensors), {}
+        names = sorted(tensors)
+        where: dict[str, str] = {}
         for i in range(count):
             file = f"adapter_model-{i + 1:05}-of-{count:05}.safetensors"
             part = {name: tensors[name] for name in names[i::count]}

@@ -7,7 +7,7 @@ from typing import Any
 
 DROP = "(left out)"
 
-LLAMA_TARGETS = (
+LLAMA_TARGETS: tuple[Any, ...] = (
     ["q_proj", "v_proj"],
     ["q_proj", "k_proj", "v_proj", "o_proj"],
     ["gate_proj", "down_proj"],
@@ -23,14 +23,14 @@ LLAMA_TARGETS = (
     ["embed_tokens", "lm_head"],
     r".*(lm_head|k_proj)",
 )
-ODD_TARGETS = (
+ODD_TARGETS: tuple[Any, ...] = (
     ["q_proj", "query_key_value", "w1"],
     ["v_proj", "norm"],
     ["proj"],
     r"(q_proj|v_proj)",
     [],
 )
-GPT2_TARGETS = (
+GPT2_TARGETS: tuple[Any, ...] = (
     ["c_attn"],
     ["c_attn", "c_proj", "c_fc"],
     ["attn.c_proj"],
@@ -41,7 +41,7 @@ GPT2_TARGETS = (
     ["c_attn", "q_proj"],
     ["h.0.attn.c_attn"],
 )
-SAVED = (
+SAVED: tuple[Any, ...] = (
     ["norm"],
     ["lm_head"],
     ["embed_tokens"],
@@ -54,7 +54,15 @@ SAVED = (
     ["model.norm"],
     [],
 )
-GPT2_SAVED = (["ln_f"], ["wte"], ["lm_head"], ["ln_1", "score"], ["classifier"], ["mlp"], ["wpe"])
+GPT2_SAVED: tuple[Any, ...] = (
+    ["ln_f"],
+    ["wte"],
+    ["lm_head"],
+    ["ln_1", "score"],
+    ["classifier"],
+    ["mlp"],
+    ["wpe"],
+)
 _TOKENS: tuple[Any, ...] = (
     [1, 5],
     [0, 111],
@@ -69,7 +77,7 @@ _TOKENS: tuple[Any, ...] = (
     [2, 2],
     [400],
 )
-_EXCLUDED = (
+_EXCLUDED: tuple[Any, ...] = (
     ["v_proj"],
     r".*\.0\..*",
     ["model.layers.1.self_attn.q_proj"],

@@ -82,7 +82,7 @@ class Held:
             try:
                 self._check_served(directory, info, peft)
             finally:
-                self.engine.unload_adapter("it")
+                self.engine.unload_adapter("it", timeout_s=10)
         return Outcome("", peft.problem, info.notes)
 
     def _load(self, recipe: Recipe, directory: Path) -> AdapterInfo:
@@ -93,8 +93,8 @@ class Held:
 
     def _check_served(self, directory: Path, info: AdapterInfo, peft: ByPeft) -> None:
         assert peft.model is not None, f"served, but PEFT: {peft.problem}"
-        rows = peft.model.get_input_embeddings().weight.shape[0]
-        prompt = [(i * 37 + 11) % min(rows, ROWS) for i in range(min(rows, ROWS))] + [rows - 1]
+        known = peft.known_ids
+        prompt = [known[(i * 37 + 11) % len(known)] for i in range(100)] + known[-1:]
         own = self._own_tokenizer(directory)
         ids, base, text, chat = (
             self._submit(adapter, request)

@@ -27,9 +27,17 @@ class ByPeft:
 
     @torch.inference_mode()
     def logprobs(self, ids: Sequence[int], count: int) -> torch.Tensor:
-        """(count, vocabulary): of the tokens behind the last `count` of `ids`."""
-        logits = self.model(input_ids=torch.tensor([list(ids)])).logits[0]
-        return torch.log_softmax(logits.double(), -1)[-count:]
+        """(count, vocabulary): of the tokens behind the last `count` of `ids`. Rows of lm_head that
+        nobody knows can give no token."""
+        logits = self.model(input_ids=torch.tensor([list(ids)])).logits[0].double()
+        known = self.model.get_output_embeddings().weight.isfinite().all(1)
+        return torch.log_softmax(logits.masked_fill(~known, -torch.inf), -1)[-count:]
+
+    @property
+    def known_ids(self) -> list[int]:
+        """Tokens whose embeddings are known: of the base or the file."""
+        weight = self.model.get_input_embeddings().weight
+        return weight.isfinite().all(1).nonzero().flatten().tolist()
 
 
 def by_peft(base: Any, directory: Path, headless: bool) -> ByPeft:
@@ -41,7 +49,7 @@ def by_peft(base: Any, directory: Path, headless: bool) -> ByPeft:
             tensors = load_file(directory / WEIGHTS)
             rows = _rows(tensors, base.config.vocab_size)
             if rows != base.config.vocab_size:
-                model.resize_token_embeddings(rows, mean_resizing=False)
+                _resize(model, rows)
             config = PeftConfig.from_pretrained(str(directory))
             tuned = PeftModel(model.base_model if headless else model, config)
             keys = tuned.load_adapter(str(directory), "default")
@@ -56,6 +64,15 @@ def by_peft(base: Any, directory: Path, headless: bool) -> ByPeft:
     if any(not tensor.float().isfinite().all() for tensor in tensors.values()):
         problems.append("values that are no numbers")
     return ByPeft(model, ", ".join(problems))
+
+
+@torch.no_grad()
+def _resize(model: Any, rows: int) -> None:
+    """New rows are no numbers until the file gives some: transformers draws them at random."""
+    before = model.config.vocab_size
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        layer.weight[before:] = torch.nan
 
 
 def _rows(tensors: dict[str, torch.Tensor], rows: int) -> int:
