@@ -93,14 +93,14 @@ class Held:
 
     def _check_served(self, directory: Path, info: AdapterInfo, peft: ByPeft) -> None:
         assert peft.model is not None, f"served, but PEFT: {peft.problem}"
-        known = peft.known_ids
-        prompt = [known[(i * 37 + 11) % len(known)] for i in range(100)] + known[-1:]
+        rows = peft.model.get_input_embeddings().weight.shape[0]
+        prompt = [(i * 37 + 11) % rows for i in range(100)] + [rows - 1]
         own = self._own_tokenizer(directory)
         ids, base, text, chat = (
             self._submit(adapter, request)
             for adapter, request in (
                 ("it", {"token_ids": tuple(prompt)}),
-                ("", {"token_ids": tuple(prompt[:100])}),
+                ("", {"token_ids": tuple(range(100))}),
                 ("it", {"prompt": TEXT}),
                 ("it", {"messages": CHAT}),
             )

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from .changes import WEIGHTS
 
 _EMBEDDINGS = ("embed_tokens", "wte", "lm_head")
+_OF_ROWS = (".weight", "lora_embedding_A")
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,9 @@ class ByPeft:
 
     @torch.inference_mode()
     def logprobs(self, ids: Sequence[int], count: int) -> torch.Tensor:
-        """(count, vocabulary): of the tokens behind the last `count` of `ids`. Rows of lm_head that
-        nobody knows can give no token."""
-        logits = self.model(input_ids=torch.tensor([list(ids)])).logits[0].double()
-        known = self.model.get_output_embeddings().weight.isfinite().all(1)
-        return torch.log_softmax(logits.masked_fill(~known, -torch.inf), -1)[-count:]
-
-    @property
-    def known_ids(self) -> list[int]:
-        """Tokens whose embeddings are known: of the base or the file."""
-        weight = self.model.get_input_embeddings().weight
-        return weight.isfinite().all(1).nonzero().flatten().tolist()
+        """(count, vocabulary): of the tokens behind the last `count` of `ids`."""
+        logits = self.model(input_ids=torch.tensor([list(ids)])).logits[0]
+        return torch.log_softmax(logits.double(), -1)[-count:]
 
 
 def by_peft(base: Any, directory: Path, headless: bool) -> ByPeft:
@@ -49,7 +42,7 @@ def by_peft(base: Any, directory: Path, headless: bool) -> ByPeft:
             tensors = load_file(directory / WEIGHTS)
             rows = _rows(tensors, base.config.vocab_size)
             if rows != base.config.vocab_size:
-                _resize(model, rows)
+                model.resize_token_embeddings(rows)  # new rows are the mean of the others
             config = PeftConfig.from_pretrained(str(directory))
             tuned = PeftModel(model.base_model if headless else model, config)
             keys = tuned.load_adapter(str(directory), "default")
@@ -66,22 +59,14 @@ def by_peft(base: Any, directory: Path, headless: bool) -> ByPeft:
     return ByPeft(model, ", ".join(problems))
 
 
-@torch.no_grad()
-def _resize(model: Any, rows: int) -> None:
-    """New rows are no numbers until the file gives some: transformers draws them at random."""
-    before = model.config.vocab_size
-    model.resize_token_embeddings(rows, mean_resizing=False)
-    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-        layer.weight[before:] = torch.nan
-
-
 def _rows(tensors: dict[str, torch.Tensor], rows: int) -> int:
+    """Rows of the model that was trained, where they are not the base's."""
     found = {
-        tensor.shape[0]
+        tensor.shape[1 if "lora_embedding_A" in name else 0]
         for name, tensor in tensors.items()
-        if name.endswith(".weight")
-        and "lora_" not in name
-        and any(f".{end}." in f".{name}" for end in _EMBEDDINGS)
+        if any(f".{end}." in f".{name}" for end in _EMBEDDINGS)
+        and name.endswith(_OF_ROWS)
+        and not name.endswith("lora_A.weight")
         and tensor.ndim == 2
     }
     return next(iter(found - {rows}), rows)

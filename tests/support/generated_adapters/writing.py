@@ -62,7 +62,7 @@ def _save_by_peft(recipe: Recipe, base: Any, directory: Path, lora: dict[str, An
     torch.manual_seed(recipe.seed)
     model: Any = copy.deepcopy(base)
     if recipe.rows:
-        model.resize_token_embeddings(model.config.vocab_size + recipe.rows, mean_resizing=False)
+        model.resize_token_embeddings(model.config.vocab_size + recipe.rows)
     if recipe.headless:
         model = model.base_model
     tuned = PeftModel(model, LoraConfig(**lora))
