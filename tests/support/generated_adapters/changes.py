@@ -114,11 +114,13 @@ NAMES: dict[str, Callable[[str], str]] = {
         ".self_attn.", "._checkpoint_wrapped_module.self_attn.", 1
     ),
     "of FSDP": lambda name: f"_fsdp_wrapped_module.{name}",
+    # Of no known tool.
     "half of the prefix": lambda name: name.removeprefix("base_model."),
     "prefix twice": lambda name: PREFIX + name,
     "of diffusers": lambda name: f"transformer.{name}",
     "upper case": lambda name: name.replace("lora_A", "lora_a"),
 }
+ODD_NAMES = ("half of the prefix", "prefix twice", "of diffusers", "upper case")
 
 
 def _whole(tensors: Tensors, directory: Path) -> None:
@@ -169,3 +171,4 @@ SHARDS: dict[str, Callable[[Tensors, Path], None]] = {
     "no index": _no_index,
     "pickled": _pickled,
 }
+BROKEN_SHARDS = ("a shard lost", "an index that errs", "no index", "pickled")

@@ -27,6 +27,7 @@ from lora_runtime import (
 from lora_runtime.adapters.peft.fields import FIELDS
 
 from .bases import ROWS, save_base
+from .changes import BROKEN_SHARDS, ODD_NAMES
 from .oracle import ByPeft, by_peft
 from .recipes import Recipe
 from .writing import write
@@ -78,7 +79,7 @@ class Held:
             try:
                 info = self._load(recipe, directory)
             except AdapterError as error:
-                return Outcome(_checked(str(error)), peft.problem)
+                return Outcome(_checked(str(error)), peft.problem or _odd(recipe))
             try:
                 self._check_served(directory, info, peft)
             finally:
@@ -172,6 +173,12 @@ def _continued(tokenizer: Any, prompt: Sequence[int], answer: Sequence[int]) -> 
         for ids in (prompt, [*prompt, *answer])
     )
     return whole[len(before) :]
+
+
+def _odd(recipe: Recipe) -> str:
+    """What PEFT cannot read of the directory, nor anybody else."""
+    odd = [recipe.names] * (recipe.names in ODD_NAMES)
+    return ", ".join(odd + [recipe.shards] * (recipe.shards in BROKEN_SHARDS))
 
 
 def _checked(message: str) -> str:

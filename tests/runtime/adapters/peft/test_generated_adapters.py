@@ -16,7 +16,22 @@ from ....support.generated_adapters.held import Held
 from ....support.generated_adapters.recipes import Recipe, recipes
 
 BY_DESIGN = {
-    r"init_lora_weights.* it changes the base": "trained on other weights than the base's",
+    r"'init_lora_weights' = .* it changes the base": "trained on other weights than the base's",
+    r"'task_type' = .* is not supported": "a head of another task answers, not the lm_head",
+    r"'(layer_replication|megatron_config|target_parameters|use_qalora)' = .* is not supported": (
+        "another computation, which PEFT skips here for want of tensors"
+    ),
+    r"'lora_alpha' = (inf|True|'16') is not a finite number": "no number",
+    r"'(r|use_rslora|use_dora)' = .* is (not a positive|neither true)": "of another type",
+    r"'target_modules' is empty": "PEFT guesses by the architecture's name",
+    r"'trainable_token_indices' holds (no tokens|a token twice)": "which row counts is not said",
+    r"config field '[a-z_]+' = .* is not supported": "a field that nobody knows",
+    r"'bias' = .* has no bias in the file": "PEFT leaves the base's in place without a word",
+    r"\(weight of .*\) is not what the config calls for": "it would write into the base",
+    r"has dtype '(F8_E4M3|I32)'": "no weights are trained so",
+    r"rows, the tokenizer has": "tokens of the base have no row: another tokenizer's embeddings",
+    r"tokenizer has the id \d+, the embeddings have": "a token without a row in every text",
+    r"the adapter's tokenizer": "another tokenizer: the base's pipeline is shared",
 }
 """Refusals of what PEFT loads, by their messages, with the reason."""
 
