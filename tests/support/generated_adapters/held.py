@@ -21,6 +21,7 @@ from lora_runtime import (
     Choice,
     Engine,
     EngineConfig,
+    InvalidRequestError,
     Request,
     SamplingParams,
 )
@@ -33,7 +34,7 @@ from .recipes import Recipe
 from .writing import write
 
 COUNT, TOLERANCE = 4, 2e-3
-TEXT = "Hello <unused> the tin, <|im_start|>User  two 17 words<|im_end|> <new> newword <New>~"
+TEXT = "Hello <unused> the tin, <|im_start|>User  two 17 words<|im_end|> <new> newword <New>~ <extra_9>"
 CHAT = (ChatMessage("user", "What is in the tin? "), ChatMessage("user", " the End"))
 _FILES = ("adapter_model", "adapter_config", "tokenizer", "generation_config")
 
@@ -97,27 +98,23 @@ class Held:
         rows = peft.model.get_input_embeddings().weight.shape[0]
         prompt = [(i * 37 + 11) % rows for i in range(100)] + [rows - 1]
         own = self._own_tokenizer(directory)
-        ids, base, text, chat = (
-            self._submit(adapter, request)
-            for adapter, request in (
-                ("it", {"token_ids": tuple(prompt)}),
-                ("", {"token_ids": tuple(range(100))}),
-                ("it", {"prompt": TEXT}),
-                ("it", {"messages": CHAT}),
+        ids = self._submit("it", {"token_ids": tuple(prompt)})
+        base = self._submit("", {"token_ids": tuple(range(100))})
+        texts = [
+            self._submit_text(fields, wanted, rows)
+            for fields, wanted in (
+                ({"prompt": TEXT}, own(TEXT)["input_ids"]),
+                ({"messages": CHAT}, _chat_ids(own)),
             )
-        )
-        self._check_rows(ids, peft)
+        ]
         self._check_rows(base, self.base)
-        if own is None:
-            own = self.tokenizer
-        assert list(text.prompt_token_ids) == own(TEXT)["input_ids"], "ids of a text"
-        assert own.chat_template is None or list(chat.prompt_token_ids) == _chat_ids(own)
-        self._check_rows(text, peft)
-        self._check_rows(chat, peft)
+        for handle in filter(None, [ids, *texts]):
+            self._check_rows(handle, peft)
+        if texts[0]:
+            answer = texts[0].result().choices[0]
+            assert answer.text == _continued(own, texts[0].prompt_token_ids, answer.token_ids)
         self._check_end(directory, prompt, ids.result().choices[0].token_ids)
-        answer = text.result().choices[0]
-        assert answer.text == _continued(own, text.prompt_token_ids, answer.token_ids)
-        if self._is_base(peft, prompt) and own.get_vocab() == self.tokenizer.get_vocab():
+        if self._is_base(peft, prompt):
             assert info.notes, "it changes nothing, without a note"
         if peft.problem:
             assert info.notes, f"served without a note, PEFT: {peft.problem}"
@@ -125,6 +122,15 @@ class Held:
     def _submit(self, adapter: str, fields: dict[str, Any]) -> Any:
         sampling = SamplingParams(max_new_tokens=COUNT, ignore_eos=True, logprobs=20)
         return self.engine.submit(Request(adapter_id=adapter, sampling=sampling, **fields))
+
+    def _submit_text(self, fields: dict[str, Any], wanted: list[int], rows: int) -> Any:
+        """None where the request is refused, for tokens without a row."""
+        try:
+            handle = self._submit("it", fields)
+        except InvalidRequestError as error:
+            return _without_row(str(error), wanted, rows)
+        assert list(handle.prompt_token_ids) == wanted, "ids of a text"
+        return handle
 
     def _check_rows(self, handle: Any, expected: ByPeft) -> None:
         choice: Choice = handle.result().choices[0]
@@ -155,11 +161,13 @@ class Held:
         return mine.shape == base.shape and bool((mine - base).abs().max() < 1e-9)
 
     def _own_tokenizer(self, directory: Path) -> Any:
+        """The directory's tokenizer, the base's where it has none."""
         if not (directory / "tokenizer.json").exists():
-            return None
-        if not (directory / "tokenizer_config.json").exists():  # which names the class
-            return PreTrainedTokenizerFast.from_pretrained(directory)
-        return AutoTokenizer.from_pretrained(directory)
+            return self.tokenizer
+        named = (directory / "tokenizer_config.json").exists()  # its class
+        own = (AutoTokenizer if named else PreTrainedTokenizerFast).from_pretrained(directory)
+        own.chat_template = own.chat_template or self.tokenizer.chat_template
+        return own
 
 
 def _chat_ids(tokenizer: Any) -> list[int]:
@@ -173,6 +181,12 @@ def _continued(tokenizer: Any, prompt: Sequence[int], answer: Sequence[int]) -> 
         for ids in (prompt, [*prompt, *answer])
     )
     return whole[len(before) :]
+
+
+def _without_row(message: str, ids: Sequence[int], rows: int) -> None:
+    """Check that the message names a token that has no row."""
+    beyond = {str(token) for token in ids if token >= rows}
+    assert beyond & set(re.findall(r"\d+", message)), message
 
 
 def _odd(recipe: Recipe) -> str:

@@ -12,6 +12,8 @@ import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 
+from lora_runtime.adapters.peft.fields import HARMLESS_INIT
+
 from .changes import CHANGES, NAMES, SHARDS, WEIGHTS, write_file
 from .fields import DROP
 from .recipes import Recipe
@@ -34,13 +36,19 @@ def write(recipe: Recipe, base: Any, tokenizer: Any, root: Path) -> tuple[Path, 
     directory.mkdir()
     text = (plain / CONFIG).read_text()
     (directory / CONFIG).write_text(text)
-    # Null is unset, which not all fields of PEFT's class can be.
-    set_fields = {name: value for name, value in json.loads(text).items() if value is not None}
-    (plain / CONFIG).write_text(json.dumps(set_fields))
+    (plain / CONFIG).write_text(json.dumps(_as_peft_reads(json.loads(text))))
     named = {NAMES[recipe.names](name): tensor for name, tensor in tensors.items()}
     SHARDS[recipe.shards](named, directory)
     write_tokenizer(recipe.tokenizer, tokenizer, directory)
     return directory, plain
+
+
+def _as_peft_reads(config: dict[str, Any]) -> dict[str, Any]:
+    """Null is unset, which not all fields of PEFT's class can be; and how training began, which
+    PEFT does not take beside every other field, is over."""
+    if str(config.get("init_lora_weights")).lower() in HARMLESS_INIT:
+        config["init_lora_weights"] = True
+    return {name: value for name, value in config.items() if value is not None}
 
 
 def _save(recipe: Recipe, base: Any, directory: Path) -> None:
