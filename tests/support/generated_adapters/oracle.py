@@ -42,21 +42,37 @@ def by_peft(base: Any, directory: Path, headless: bool) -> ByPeft:
             tensors = load_file(directory / WEIGHTS)
             rows = _rows(tensors, base.config.vocab_size)
             if rows != base.config.vocab_size:
-                model.resize_token_embeddings(rows)  # new rows are the mean of the others
+                _resize(model, rows)
             config = PeftConfig.from_pretrained(str(directory))
             tuned = PeftModel(model.base_model if headless else model, config)
             keys = tuned.load_adapter(str(directory), "default")
         except Exception as error:  # PEFT has no errors of its own
             return ByPeft(None, f"{type(error).__name__}: {error}")
     model.eval()
+    more = [name for name in keys.unexpected_keys if not _is_twin(name, tensors)]
     problems = [
         f"{what} {names[0]}"
-        for what, names in (("missing", keys.missing_keys), ("unexpected", keys.unexpected_keys))
+        for what, names in (("missing", keys.missing_keys), ("unexpected", more))
         if names
     ]
     if any(not tensor.float().isfinite().all() for tensor in tensors.values()):
         problems.append("values that are no numbers")
     return ByPeft(model, ", ".join(problems))
+
+
+def _is_twin(name: str, tensors: dict[str, torch.Tensor]) -> bool:
+    """PEFT writes some saved modules twice."""
+    twin = tensors.get(name.replace(".modules_to_save.", "."))
+    return twin is not None and "modules_to_save" in name and torch.equal(twin, tensors[name])
+
+
+@torch.no_grad()
+def _resize(model: Any, rows: int) -> None:
+    """New rows are the mean of the others: transformers' draws are within 1e-4 of it."""
+    before = model.config.vocab_size
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        layer.weight[before:] = layer.weight[:before].mean(0)
 
 
 def _rows(tensors: dict[str, torch.Tensor], rows: int) -> int:
