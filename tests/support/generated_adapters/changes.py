@@ -106,6 +106,7 @@ NAMES: dict[str, Callable[[str], str]] = {
     "plain": lambda name: name,
     "without PEFT's prefix": lambda name: name.removeprefix(PREFIX),
     "adapter's name inside": _inside,
+    "DoRA's with weight": lambda name: re.sub(r"(lora_magnitude_vector)$", r"\1.weight", name),
     "of DDP": lambda name: f"module.{name}",
     "of DDP, inside": lambda name: name.replace(PREFIX, f"{PREFIX}module.", 1),
     "of torch.compile": lambda name: f"_orig_mod.{name}",

@@ -27,6 +27,9 @@ ODD_TARGETS: tuple[Any, ...] = (
     ["q_proj", "query_key_value", "w1"],
     ["v_proj", "norm"],
     ["proj"],
+    ["self_attn"],
+    [""],
+    r"(",
     r"(q_proj|v_proj)",
     [],
 )
@@ -52,6 +55,9 @@ SAVED: tuple[Any, ...] = (
     ["o_proj"],
     ["mlp"],
     ["model.norm"],
+    ["self_attn"],
+    ["proj"],
+    ["embed_tokens", "norm", "lm_head"],
     [],
 )
 GPT2_SAVED: tuple[Any, ...] = (

@@ -27,7 +27,7 @@ BY_DESIGN = {
     r"'trainable_token_indices' holds (no tokens|a token twice)": "which row counts is not said",
     r"config field '[a-z_]+' = .* is not supported": "a field that nobody knows",
     r"'bias' = .* has no bias in the file": "PEFT leaves the base's in place without a word",
-    r"\(weight of .*\) is not what the config calls for": "it would write into the base",
+    r"\((weight|bias) of .*\) is not what the config calls for": "it would write into the base",
     r"has dtype '(F8_E4M3|I32)'": "no weights are trained so",
     r"rows, the tokenizer has": "tokens of the base have no row: another tokenizer's embeddings",
     r"tokenizer has the id \d+, the embeddings have": "a token without a row in every text",
