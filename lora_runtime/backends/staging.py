@@ -12,6 +12,7 @@ from ..errors import AdapterError
 from ..kernels.updates import MAX_RANK, ModuleDelta
 from ..model.weights import BaseTensors, chunks
 from ..modules import BaseModule, ModuleKind
+from .grown_rows import GrownWeights
 
 
 class Stager:
@@ -22,6 +23,7 @@ class Stager:
 
     def __init__(self, base: BaseTensors, max_added_tokens: int) -> None:
         self._base, self._max_added = base, max_added_tokens
+        self._grown = GrownWeights(base)
         self._dense: dict[tuple[int, torch.Size], tuple[torch.Tensor, torch.Tensor]] = {}
 
     @torch.inference_mode()
@@ -47,7 +49,7 @@ class Stager:
             for name, d in deltas.items()
             if self._vocabulary(name)
         }
-        if max(added.values(), default=0) and (len(added) < 2 or len(set(added.values())) > 1):
+        if max(added.values(), default=0) > 0 and (len(added) < 2 or len(set(added.values())) > 1):
             raise AdapterError(f"tokens are not added to embedding and lm_head alike: {added}")
         return deltas
 
@@ -68,7 +70,7 @@ class Stager:
         embedding = module.kind is ModuleKind.EMBEDDING
         self._check(name, module, update)
         weight = self._weight(name, module, update)
-        out = self._rows(module) if weight is None else weight.shape[0]
+        out = self._out(module, update)
         # Most modules of most adapters are such.
         if weight is None and self._plain(update) and not embedding:
             return ModuleDelta(
@@ -100,7 +102,7 @@ class Stager:
             self._to(a),
             self._to(b),
             update.scaling,
-            gain=None if gain is None or weight is not None else gain - 1,
+            gain=None if gain is None or weight is not None else self._gain(module, gain),
             bias=self._bias(name, update, gain, out),
             dense=self._shared(weight),
             token_ids=ids,
@@ -116,21 +118,34 @@ class Stager:
     def _weight(self, name: str, module: BaseModule, update: ModuleUpdate) -> torch.Tensor | None:
         """The saved weight as (out, in) or (tokens, width), with its tokens' rows; None where it is
         the base's."""
-        if update.weight is None:
-            return None
-        weight = update.weight.t() if module.transposed else update.weight
         rows, columns = self._rows(module), self._columns(module)
-        if weight.ndim != 2 or weight.shape[1] != columns or weight.shape[0] < rows:
-            raise AdapterError(
-                f"module {name!r}: weight {tuple(weight.shape)} for the base's {(rows, columns)}"
-            )
-        if (added := weight.shape[0] - rows) > (
+        if (added := self._out(module, update) - rows) > (
             0 if module.kind is ModuleKind.LINEAR else self._max_added
         ):
             raise AdapterError(
-                f"module {name!r}: {added} added tokens, at most {self._max_added} are taken"
+                f"module {name!r}: {added} added tokens, at most {self._max_added} are taken "
+                "(max_added_tokens)"
             )
-        if weight.shape[0] == rows and self._base.holds(name, weight):
+        if update.weight is not None:
+            weight = update.weight.t() if module.transposed else update.weight
+            if (
+                weight.ndim != 2
+                or weight.shape[1] != columns
+                or weight.shape[0] < (update.rows or rows)
+            ):
+                raise AdapterError(
+                    f"module {name!r}: weight {tuple(weight.shape)} for the base's {(rows, columns)}"
+                )
+            if added <= 0 and self._base.holds(name, weight):
+                return None
+            if update.fixed_weight:
+                raise AdapterError(
+                    f"the saved weight of {name!r} is not the base's: it cannot be used with "
+                    "alora_invocation_tokens"
+                )
+        elif added > 0:
+            weight = self._grown.weight(name, update.rows, rows, columns)
+        else:
             return None
         if update.token_rows is not None:
             weight = weight.clone()
@@ -145,7 +160,7 @@ class Stager:
             return None, None
         order = sorted(range(len(update.token_ids)), key=update.token_ids.__getitem__)
         ids = [update.token_ids[i] for i in order]
-        if ids and ids[-1] >= self._rows(module):
+        if ids and ids[-1] >= self._out(module, update):
             raise AdapterError(f"module {name!r}: token {ids[-1]} is not in the base's vocabulary")
         base = torch.cat([self._base.rows(name, i, i + 1) for i in ids]).cpu()
         return torch.tensor(ids, dtype=torch.int32), (
@@ -166,9 +181,10 @@ class Stager:
         assert update.a is not None
         assert update.b is not None
         embedding = module.kind is ModuleKind.EMBEDDING
-        if not embedding and weight is None and ids is None:  # of nearly all
+        total = self._out(module, update)
+        if not embedding and weight is None and ids is None and total == self._rows(module):
+            # Of nearly all.
             return self._base.updated_norms(name, update.a, update.b, update.scaling)
-        total = self._rows(module) if weight is None else weight.shape[0]
         squares = []
         for start, end in chunks(total, self._columns(module)):
             own = self._base.rows(name, start, end) if weight is None else weight[start:end].float()
@@ -188,9 +204,13 @@ class Stager:
         self, name: str, update: ModuleUpdate, gain: torch.Tensor | None, out: int
     ) -> torch.Tensor | None:
         added = None
+        module = self._base.modules[name]
         if update.bias is not None:
             base = self._base.parameter(name, "bias")
             added = update.bias.float() - F.pad(base, (0, out - len(base)))
+        elif module.has_bias and (more := out - self._rows(module)) > 0:
+            base = self._base.parameter(name, "bias")
+            added = torch.cat([torch.zeros_like(base), base.mean().expand(more)])
         if update.lora_bias is not None:
             scaled = update.scaling * update.lora_bias.float()
             scaled = scaled if gain is None else gain * scaled
@@ -205,8 +225,10 @@ class Stager:
             _refuse(name, update, "a projection", "token_rows")
         if name in self._base.quantised:
             _refuse(name, update, "quantised", "weight", "token_rows")
-            if kind is ModuleKind.EMBEDDING:
-                _refuse(name, update, "a quantised embedding", "magnitude")
+            if kind is ModuleKind.EMBEDDING or update.rows:
+                _refuse(name, update, "a quantised embedding or lm_head", "magnitude")
+            if update.rows > self._rows(module):
+                raise AdapterError(f"tokens added to {name!r} are not supported: it is quantised")
         if update.bias is not None and not module.has_bias:
             raise AdapterError(f"module {name!r} has no bias to replace")
         if (update.a is None) != (update.b is None):
@@ -221,11 +243,7 @@ class Stager:
                 f"module {name!r}: rank {rank} is above {MAX_RANK}, the most that the kernels take"
             )
         embedding = kind is ModuleKind.EMBEDDING
-        outputs = (
-            out
-            if embedding or update.weight is None
-            else update.weight.shape[int(module.transposed)]
-        )
+        outputs = out if embedding else self._out(module, update)
         expected = {
             "a": (rank, None if embedding else columns),
             "b": (outputs, rank),
@@ -241,6 +259,18 @@ class Stager:
             t < 0 for t in update.token_ids
         ):
             raise AdapterError(f"module {name!r}: token ids are negative or appear twice")
+
+    def _out(self, module: BaseModule, update: ModuleUpdate) -> int:
+        """Outputs with the adapter, of an embedding tokens."""
+        if update.rows or update.weight is None:
+            return update.rows or self._rows(module)
+        return update.weight.shape[int(module.transposed)]
+
+    def _gain(self, module: BaseModule, gain: torch.Tensor) -> torch.Tensor:
+        """DoRA's gain - 1 for the base's own product: of all its outputs, even if the adapter has
+        fewer."""
+        missing = 0 if module.kind is ModuleKind.EMBEDDING else module.out_features - len(gain)
+        return F.pad(gain - 1, (0, max(0, missing)))
 
     def _rows(self, module: BaseModule) -> int:
         return module.in_features if module.kind is ModuleKind.EMBEDDING else module.out_features

@@ -12,7 +12,8 @@ from ...errors import AdapterError
 from ...modules import ModuleKind
 from .config import LoraSpec
 from .keys import Layout, Part
-from .shapes import Shapes, added_rows
+from .rows import added_rows
+from .shapes import Shapes
 from .targets import Targets
 from .update import ModuleUpdate
 
@@ -53,21 +54,23 @@ class _Assembly:
         self.unused: list[str] = []
 
     def run(self, max_added_rows: int) -> Assembled:
+        count = added_rows(
+            self.shapes.modules,
+            self.layout.parts,
+            self.tensors,
+            self.targets.tokens,
+            max_added_rows,
+        )
+        self.shapes = replace(self.shapes, added_rows=count)
         self._take_saved()
         self._take_base_weights()
         self._take_biases()
-        self.shapes = replace(
-            self.shapes, added_rows=added_rows(self.shapes, self.weights, max_added_rows)
-        )
         self._check_shapes()
-        updates = {
-            m: ModuleUpdate(weight=self.weights.get(m), bias=self.biases.get(m))
-            for m in self.weights.keys() | self.biases.keys()
-        }
+        updates = {m: self._replaced(m) for m in self._changed_whole()}
         for module in sorted(self.targets.lora):
-            updates[module] = self._lora(module, updates.get(module, ModuleUpdate()))
+            updates[module] = self._lora(module, updates.get(module, self._replaced(module)))
         for module in sorted(self.targets.tokens):
-            updates[module] = self._tokens(module, updates.get(module, ModuleUpdate()))
+            updates[module] = self._tokens(module, updates.get(module, self._replaced(module)))
         self._follow_ties(updates)
         self._check_left()
         modules = tuple(self._report(m, update) for m, update in sorted(updates.items()))
@@ -167,14 +170,41 @@ class _Assembly:
             )
 
     def _check_shapes(self) -> None:
-        if self.spec.invocation_tokens and self.weights:
+        if self.spec.invocation_tokens and self.shapes.added_rows > 0:
             raise AdapterError(
-                f"the saved weight of {min(self.weights)!r} cannot be used with alora_invocation_tokens"
+                "rows added to the vocabulary cannot be used with alora_invocation_tokens"
             )
         for module, weight in self.weights.items():
             self.shapes.check(module, "weight", weight, self.shapes.weight(module))
         for module, bias in self.biases.items():
             self.shapes.check(module, "bias", bias, (self.shapes.maps(module)[1],))
+
+    def _changed_whole(self) -> set[str]:
+        """Modules with a weight or bias from the file, or with rows that the base does not have."""
+        grown = {
+            m
+            for m, base in self.shapes.modules.items()
+            if self.shapes.added_rows > 0 and base.kind in (ModuleKind.EMBEDDING, ModuleKind.LM_HEAD)
+        }
+        return self.weights.keys() | self.biases.keys() | grown
+
+    def _replaced(self, module: str) -> ModuleUpdate:
+        weight = self.weights.get(module)
+        fixed = weight is not None and bool(self.spec.invocation_tokens)
+        return ModuleUpdate(
+            weight=weight,
+            bias=self.biases.get(module),
+            rows=self._rows(module),
+            fixed_weight=fixed,
+        )
+
+    def _rows(self, module: str) -> int:
+        """Rows of an embedding or lm_head where they are not as many as the base's, else 0."""
+        base, count = self.shapes.modules[module], self.shapes.added_rows
+        if not count or base.kind not in (ModuleKind.EMBEDDING, ModuleKind.LM_HEAD):
+            return 0
+        inputs, outputs = self.shapes.maps(module)
+        return inputs if base.kind is ModuleKind.EMBEDDING else outputs
 
     def _lora(self, module: str, update: ModuleUpdate) -> ModuleUpdate:
         embedding = self.shapes.modules[module].kind is ModuleKind.EMBEDDING
@@ -234,7 +264,7 @@ class _Assembly:
             self._check_copy(head, Part.A, source.b.T)
             self._check_copy(head, Part.B, source.a.T)
             update = replace(
-                updates.get(head, ModuleUpdate()),
+                updates.get(head, self._replaced(head)),
                 a=source.b.T.contiguous(),
                 b=source.a.T.contiguous(),
                 scaling=self.spec.scaling_of(self.layout.names[head]),
@@ -249,7 +279,7 @@ class _Assembly:
             assert source.token_rows is not None
             self._check_copy(head, Part.TOKENS, source.token_rows)
             updates[head] = replace(
-                updates.get(head, ModuleUpdate()),
+                updates.get(head, self._replaced(head)),
                 token_ids=source.token_ids,
                 token_rows=source.token_rows,
             )
@@ -278,6 +308,8 @@ class _Assembly:
             ("bias", update.bias),
             ("weight", update.weight),
             ("tokens", update.token_rows),
+            # None of the file's: the base's, and the mean of them for each that the adapter adds.
+            ("rows", update.rows or None if self.shapes.added_rows > 0 and update.weight is None else None),
         )
         return AppliedModule(
             module,

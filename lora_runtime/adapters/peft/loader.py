@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from ...errors import AdapterError
+from ...errors import AdapterError, BaseMismatchError
 from ...foreign.process import WorkLimits
 from ...modules import BaseDescription
-from .assemble import assemble
+from .assemble import Assembled, assemble
 from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, parse_config
 from .files import MissingFileError, read_limited
 from .keys import place
@@ -57,8 +57,10 @@ def read_adapter(
             max_added_rows=max_added_tokens,
         )
         # Without values: what is refused by its names and shapes is refused before it is read.
-        vocabulary = _vocabulary(spec, base, put_together(outlines).added_rows)
+        added_rows = put_together(outlines).added_rows
+        vocabulary = _vocabulary(spec, base, added_rows)
         own = read_tokenizer(directory, base.tokenizer, vocabulary, roots, tokenizer_limits)
+        _check_rows(vocabulary, base, own, made_for)
         file = weights.read(share)
     done = put_together(file.tensors)
     return CheckedAdapter(
@@ -69,9 +71,9 @@ def read_adapter(
         updates=done.updates,
         modules=done.modules,
         invocation_tokens=spec.invocation_tokens,
-        vocab_size=vocabulary if done.added_rows else 0,
+        vocab_size=vocabulary if added_rows else 0,
         tokenizer=own.tokenizer,
-        notes=spec.notes + _notes(done.unused, own, base),
+        notes=spec.notes + _notes(done, own, base),
     )
 
 
@@ -105,8 +107,22 @@ def _vocabulary(spec: LoraSpec, base: BaseDescription, added_rows: int) -> int:
     return vocabulary
 
 
-def _notes(unused: Sequence[str], own: OwnTokenizer, base: BaseDescription) -> tuple[str, ...]:
-    notes = unused_note(unused)
+def _check_rows(
+    vocabulary: int, base: BaseDescription, own: OwnTokenizer, made_for: str
+) -> None:
+    """Check that fewer rows than the base's are enough for the tokenizer: for whose number of tokens
+    trainers cut a padded vocabulary."""
+    tokenizer = own.tokenizer or base.tokenizer
+    tokens = 0 if tokenizer is None else len(tokenizer)
+    if vocabulary < tokens <= base.vocab_size:
+        raise BaseMismatchError(
+            f"embeddings and lm_head have {vocabulary} rows, the tokenizer has {tokens} tokens and "
+            f"the base model {base.vocab_size} rows: {made_for}"
+        )
+
+
+def _notes(done: Assembled, own: OwnTokenizer, base: BaseDescription) -> tuple[str, ...]:
+    notes = rows_note(done, base.vocab_size) + unused_note(done.unused)
     if own.has_files and own.tokenizer is None:
         reason = (
             "the base's is not known"
@@ -115,6 +131,22 @@ def _notes(unused: Sequence[str], own: OwnTokenizer, base: BaseDescription) -> t
         )
         notes.append(f"the tokenizer files are not used: {reason}")
     return tuple(notes)
+
+
+def rows_note(done: Assembled, base_rows: int) -> list[str]:
+    """Give at most one note, on rows of the vocabulary that are not in the file."""
+    made = [module.name for module in done.modules if "rows" in module.parts]
+    if done.added_rows < 0:
+        return [
+            f"{base_rows + done.added_rows} of the base's {base_rows} tokens are in the vocabulary: "
+            "the others are never sampled, and refused in prompts"
+        ]
+    if made:
+        return [
+            f"the {done.added_rows} rows added to {' and '.join(made)} are not in the file: those that "
+            "were not trained are the mean of the base's rows, as transformers' resizing makes them"
+        ]
+    return []
 
 
 def unused_note(unused: Sequence[str]) -> list[str]:
