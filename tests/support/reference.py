@@ -30,14 +30,16 @@ class Expected:
 
 class PeftReference:
     """A float32 base with adapters, run by transformers and PEFT, one request at a time. It may be
-    quantised."""
+    quantised, and be resized to `rows` of its vocabulary."""
 
-    def __init__(self, base: Path, adapters: Mapping[str, Path]) -> None:
+    def __init__(self, base: Path, adapters: Mapping[str, Path], rows: int = 0) -> None:
         # Eager attention: the only one that knows soft capping.
         model = AutoModelForCausalLM.from_pretrained(
             base, dtype=torch.float32, attn_implementation="eager"
         ).eval()
         prepare(model)
+        if rows:
+            model.resize_token_embeddings(rows)
         if method_of(model.config) == "compressed-tensors":
             with (
                 torch.inference_mode()

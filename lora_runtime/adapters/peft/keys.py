@@ -4,7 +4,7 @@ base."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -67,18 +67,36 @@ _OTHER_MODALITIES = re.compile(
 )
 
 
-def _after_first(path: str) -> str:
+# How wrappers around a language model call it: most models that see, the hub's code, Qwen's Omni.
+_LANGUAGE_MODELS = ("language_model", "text_model", "llm", "thinker")
+
+
+def _forms() -> Iterator[Callable[[str], str]]:
+    """Ways in which the model that was trained names a base's module, from the base's own name.
+
+    Empty for a module that it does not have: without its head (AutoModel), a model's names begin
+    behind their first piece, and the lm_head has none.
+    """
+    yield lambda path: path
+    for name in _LANGUAGE_MODELS:
+        yield lambda path, name=name: _after_first(path, name)
+        yield lambda path, name=name: f"{name}.{path}"
+    yield lambda path: f"model.{path}"
+    yield _without_first
+    for name in _LANGUAGE_MODELS:
+        yield lambda path, name=name: f"{name}.{_without_first(path)}" if "." in path else ""
+
+
+def _after_first(path: str, name: str) -> str:
     first, dot, rest = path.partition(".")
-    return f"{first}.language_model.{rest}" if dot else path
+    return f"{first}.{name}.{rest}" if dot else path
 
 
-# How a wrapper around the language model names its modules, from the base's own names.
-_FORMS: tuple[Callable[[str], str], ...] = (
-    lambda path: path,
-    _after_first,
-    lambda path: f"language_model.{path}",
-    lambda path: f"model.{path}",
-)
+def _without_first(path: str) -> str:
+    return path.partition(".")[2]
+
+
+_FORMS = tuple(_forms())
 
 
 @dataclass(frozen=True)
@@ -99,8 +117,8 @@ class Layout:
 
     parts: Mapping[str, Mapping[Part, str]]
     names: Mapping[str, str]
-    """Names in the model that was trained (the config's rules mean these), by module of the
-    base."""
+    """Names in the model that was trained (the config's rules mean these), by module of the base:
+    of those that it had."""
 
 
 def parse_key(tensor: str) -> Key:
@@ -169,10 +187,15 @@ def _place(keys: list[Key], names: Mapping[str, str], made_for: str) -> Layout:
 
 
 def _names(keys: list[Key], modules: list[str]) -> dict[str, str]:
-    """The one way of naming modules that fits most of the keys: the base's own, or a wrapper's."""
+    """The one way of naming modules that fits most of the keys: the base's own, or a wrapper's, or
+    that of the model without its head."""
     paths = {k.path for k in keys}
-    candidates = [{module: form(module) for module in modules} for form in _FORMS]
-    return max(candidates, key=lambda names: len(paths.intersection(names.values())))
+    candidates = [
+        {module: name for module in modules if (name := form(module))} for form in _FORMS
+    ]
+    # Names that stand for two modules are those of no model.
+    found = [names for names in candidates if len(set(names.values())) == len(names)]
+    return max(found, key=lambda names: len(paths.intersection(names.values())))
 
 
 def _no_place(key: Key, made_for: str) -> AdapterError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +18,12 @@ from .keys import place
 from .read_budget import ReadShare
 from .safetensors_file import OpenTensors, open_tensors
 from .shapes import Shapes
+from .shards import WEIGHTS, OpenShards, open_shards
 from .targets import resolve
 from .tokenizer.reading import OwnTokenizer, read_tokenizer
 from .update import CheckedAdapter
 
 CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 
 
 def read_adapter(
@@ -86,15 +86,15 @@ def read_spec(directory: Path, roots: Sequence[Path] = ()) -> tuple[bytes, LoraS
 @contextmanager
 def open_weights(
     directory: Path, max_bytes: int, roots: Sequence[Path] = ()
-) -> Iterator[OpenTensors]:
-    """Open adapter_model.safetensors and read its header."""
-    try:
-        with open_tensors(directory / WEIGHTS, max_bytes, roots) as weights:
-            yield weights
-    except MissingFileError as error:
-        raise AdapterError(
-            f"{WEIGHTS} is missing from {directory.name!r} (pickled weights are never read)"
-        ) from error
+) -> Iterator[OpenTensors | OpenShards]:
+    """Open adapter_model.safetensors, or else the shards of it, and read the headers."""
+    with ExitStack() as stack:
+        weights: OpenTensors | OpenShards
+        try:
+            weights = stack.enter_context(open_tensors(directory / WEIGHTS, max_bytes, roots))
+        except MissingFileError:
+            weights = stack.enter_context(open_shards(directory, max_bytes, roots))
+        yield weights
 
 
 def _vocabulary(spec: LoraSpec, base: BaseDescription, added_rows: int) -> int:
