@@ -39,7 +39,7 @@ class PeftReference:
         ).eval()
         prepare(model)
         if rows:
-            model.resize_token_embeddings(rows)
+            _resize(model, rows)
         if method_of(model.config) == "compressed-tensors":
             with (
                 torch.inference_mode()
@@ -97,6 +97,14 @@ class PeftReference:
             return_dict_in_generate=True,
         )
         return Expected(out.sequences[0, ids.shape[1] :].tolist(), torch.stack(out.logits, 1)[0])
+
+
+def _resize(model: Any, rows: int) -> None:
+    """Resize as transformers does, but for the noise that it adds to the mean in new rows."""
+    old = model.get_input_embeddings().weight.shape[0]
+    model.resize_token_embeddings(rows)
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        module.weight.data[old:] = module.weight.data[:old].mean(0)
 
 
 class LogitsRecorder:

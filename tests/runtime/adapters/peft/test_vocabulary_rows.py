@@ -36,6 +36,7 @@ ROWS, FEWER, MORE = 300, 260, 303
 TOKENS = 5
 PROMPT = tuple((i * 37 + 11) % 250 for i in range(21))
 BARE = {"save_embedding_layers": False}
+HEAD, EMBED = "base_model.model.lm_head.weight", "base_model.model.model.embed_tokens.weight"
 SAVED = ["embed_tokens", "lm_head"]
 LAYER = {"layers_to_transform": [0]}
 KINDS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -60,6 +61,8 @@ KINDS: dict[str, tuple[int, dict[str, Any]]] = {
     ),
 }
 
+UNTIED = ("plain", "plain too", "as many", "saved", "lora", "activated", "more", "more, tokens")
+
 
 @dataclass
 class Case:
@@ -80,7 +83,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     base = save_base(root / "base", request.param, layers=2, vocab_size=ROWS)
     bases = {name: BaseModel.load(base, dtype="float32", **how) for name, how in PATHS.items()}
     case = Case(base, {}, {}, bases)
-    for i, (kind, (rows, lora)) in enumerate(KINDS.items()):
+    kinds = KINDS if request.param == "gemma2" else {kind: KINDS[kind] for kind in UNTIED}
+    for i, (kind, (rows, lora)) in enumerate(kinds.items()):
         where = root / str(i)
         case.adapters[kind] = save_adapter(base, where, i, added_tokens=rows - ROWS, **lora)
         reference = PeftReference(base, {"it": where}, rows)
@@ -106,7 +110,7 @@ def ask(kind: str, prompt: tuple[int, ...], **sampling: Any) -> Request:
 
 
 def test_one_batch_equals_peft_on_the_resized_base(case: Case, engine: Engine) -> None:
-    handles = {kind: engine.submit(ask(kind, case.prompt(kind))) for kind in KINDS}
+    handles = {kind: engine.submit(ask(kind, case.prompt(kind))) for kind in case.expected}
     for kind, (tokens, logits) in case.expected.items():
         choice = handles[kind].result().choices[0]
         assert list(choice.token_ids) == tokens, kind
@@ -116,12 +120,12 @@ def test_one_batch_equals_peft_on_the_resized_base(case: Case, engine: Engine) -
             assert [i for i, _ in logprob.top] == best.indices.tolist(), kind
             own = torch.tensor([logprob.logprob, *(value for _, value in logprob.top)])
             theirs = torch.cat([wanted[step, tokens[step], None], best.values])
-            assert torch.allclose(own, theirs, atol=2e-3), kind
+            assert torch.allclose(own, theirs, atol=1e-4), kind
 
 
 def test_missing_rows_are_never_sampled_and_refused_in_prompts(case: Case, engine: Engine) -> None:
     """At a temperature at which all tokens are about as likely."""
-    hot = {"temperature": 1e4, "max_new_tokens": 60, "logprobs": None}
+    hot = {"temperature": 100.0, "max_new_tokens": 60, "logprobs": None}
     for kind, rows in (("plain", FEWER), ("saved", FEWER), ("as many", ROWS)):
         drawn = engine.generate(ask(kind, PROMPT, seed=1, **hot)).choices[0].token_ids
         assert (max(drawn) >= FEWER) == (rows == ROWS)
@@ -133,7 +137,7 @@ def test_missing_rows_are_never_sampled_and_refused_in_prompts(case: Case, engin
 def test_a_composition_has_the_tokens_that_all_have(case: Case, engine: Engine) -> None:
     names = ["plain too", "plain", "as many"]
     mix = tuple(WeightedAdapter(name.replace(" ", "-"), 0.4) for name in names)
-    sampling = SamplingParams(max_new_tokens=40, temperature=1e4, seed=1, ignore_eos=True)
+    sampling = SamplingParams(max_new_tokens=40, temperature=100.0, seed=1, ignore_eos=True)
     request = Request(token_ids=PROMPT, adapters=mix, sampling=sampling)
     assert max(engine.generate(request).choices[0].token_ids) < FEWER
     with pytest.raises(InvalidRequestError, match=f"outside the vocabulary of {FEWER}"):
@@ -141,18 +145,33 @@ def test_a_composition_has_the_tokens_that_all_have(case: Case, engine: Engine) 
 
 
 def test_notes(case: Case, engine: Engine) -> None:
-    notes = {kind: engine.get_adapter(kind.replace(" ", "-")).notes for kind in KINDS}
+    notes = {kind: engine.get_adapter(kind.replace(" ", "-")).notes for kind in case.expected}
     assert any(f"{FEWER} of the base's {ROWS} tokens" in note for note in notes["plain"])
     assert any("3 rows added to lm_head are not in the file" in note for note in notes["more"])
     assert not any("rows" in note for note in notes["as many"])
 
 
+def test_activated_lora_takes_no_other_rows(case: Case, engine: Engine, tmp_path: Path) -> None:
+    """Rows before it starts are the base's, which PEFT replaces."""
+    adapter = save_adapter(
+        case.base,
+        tmp_path / "adapter",
+        added_tokens=FEWER - ROWS,
+        alora_invocation_tokens=[1],
+    )
+    edit_tensors(adapter, lambda t: t | {name: t[name] + 1 for name in (HEAD, EMBED)})
+    with pytest.raises(AdapterError, match=r"is not the base's: .* alora_invocation_tokens"):
+        engine.load_adapter(adapter, "changed")
+
+
+@pytest.fixture(scope="module")
+def padded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_base(tmp_path_factory.mktemp("padded") / "base", layers=1, vocab_size=ROWS)
+
+
 def read(base: Path, adapter: Path, **limits: Any) -> Any:
     limits = {"max_bytes": 1 << 30, "max_added_tokens": 8} | limits
     return read_adapter(adapter, describe_base(base), **limits)
-
-
-HEAD, EMBED = "base_model.model.lm_head.weight", "base_model.model.model.embed_tokens.weight"
 
 
 @pytest.mark.parametrize(
@@ -177,35 +196,22 @@ HEAD, EMBED = "base_model.model.lm_head.weight", "base_model.model.model.embed_t
     ],
     ids=range(4),
 )
-def test_refusals(case: Case, tmp_path: Path, change: Callable, kind: type, names: str) -> None:
-    adapter = save_adapter(case.base, tmp_path / "adapter", added_tokens=FEWER - ROWS)
+def test_refusals(padded: Path, tmp_path: Path, change: Callable, kind: type, names: str) -> None:
+    adapter = save_adapter(padded, tmp_path / "adapter", added_tokens=FEWER - ROWS)
     edit_tensors(adapter, lambda t: {k: v.contiguous() for k, v in change(t).items()})
     with pytest.raises(AdapterError, match=names) as caught:
-        read(case.base, adapter)
+        read(padded, adapter)
     assert type(caught.value) is kind
 
 
-def test_tokens_that_were_not_resized_for(case: Case, tmp_path: Path) -> None:
-    adapter = save_adapter(case.base, tmp_path / "adapter", trainable_token_indices=[1])
+def test_tokens_that_were_not_resized_for(padded: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(padded, tmp_path / "adapter", trainable_token_indices=[1])
     edit_config(adapter, trainable_token_indices=[ROWS + 8])
     with pytest.raises(AdapterError, match="adds 9 tokens.* max_added_tokens is 8"):
-        read(case.base, adapter)
+        read(padded, adapter)
     other = save_adapter(
-        case.base, tmp_path / "other", added_tokens=FEWER - ROWS, trainable_token_indices=[1]
+        padded, tmp_path / "other", added_tokens=FEWER - ROWS, trainable_token_indices=[1]
     )
     edit_config(other, trainable_token_indices=[FEWER])
     with pytest.raises(AdapterError, match=f"token {FEWER} is outside the {FEWER}"):
-        read(case.base, other)
-
-
-def test_activated_lora_takes_no_other_rows(case: Case, engine: Engine, tmp_path: Path) -> None:
-    """Rows before it starts are the base's, which PEFT replaces."""
-    adapter = save_adapter(
-        case.base,
-        tmp_path / "adapter",
-        added_tokens=FEWER - ROWS,
-        alora_invocation_tokens=[1],
-    )
-    edit_tensors(adapter, lambda t: t | {name: t[name] + 1 for name in (HEAD, EMBED)})
-    with pytest.raises(AdapterError, match=r"is not the base's: .* alora_invocation_tokens"):
-        engine.load_adapter(adapter, "changed")
+        read(padded, other)
