@@ -184,7 +184,8 @@ class _Assembly:
         grown = {
             m
             for m, base in self.shapes.modules.items()
-            if self.shapes.added_rows > 0 and base.kind in (ModuleKind.EMBEDDING, ModuleKind.LM_HEAD)
+            if self.shapes.added_rows > 0
+            and base.kind in (ModuleKind.EMBEDDING, ModuleKind.LM_HEAD)
         }
         return self.weights.keys() | self.biases.keys() | grown
 
@@ -309,7 +310,12 @@ class _Assembly:
             ("weight", update.weight),
             ("tokens", update.token_rows),
             # None of the file's: the base's, and the mean of them for each that the adapter adds.
-            ("rows", update.rows or None if self.shapes.added_rows > 0 and update.weight is None else None),
+            (
+                "rows",
+                update.rows or None
+                if self.shapes.added_rows > 0 and update.weight is None
+                else None,
+            ),
         )
         return AppliedModule(
             module,

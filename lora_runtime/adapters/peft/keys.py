@@ -190,9 +190,7 @@ def _names(keys: list[Key], modules: list[str]) -> dict[str, str]:
     """The one way of naming modules that fits most of the keys: the base's own, or a wrapper's, or
     that of the model without its head."""
     paths = {k.path for k in keys}
-    candidates = [
-        {module: name for module in modules if (name := form(module))} for form in _FORMS
-    ]
+    candidates = [{module: name for module in modules if (name := form(module))} for form in _FORMS]
     # Names that stand for two modules are those of no model.
     found = [names for names in candidates if len(set(names.values())) == len(names)]
     return max(found, key=lambda names: len(paths.intersection(names.values())))

@@ -107,9 +107,7 @@ def _vocabulary(spec: LoraSpec, base: BaseDescription, added_rows: int) -> int:
     return vocabulary
 
 
-def _check_rows(
-    vocabulary: int, base: BaseDescription, own: OwnTokenizer, made_for: str
-) -> None:
+def _check_rows(vocabulary: int, base: BaseDescription, own: OwnTokenizer, made_for: str) -> None:
     """Check that fewer rows than the base's are enough for the tokenizer: for whose number of tokens
     trainers cut a padded vocabulary."""
     tokenizer = own.tokenizer or base.tokenizer

@@ -147,7 +147,9 @@ def _check_names(file: str, wanted: set[str], held: set[str]) -> None:
     if missing := sorted(wanted - held):
         raise AdapterError(f"{file} does not hold the tensor {missing[0]!r} that {INDEX} has in it")
     if more := sorted(held - wanted):
-        raise AdapterError(f"{file} holds the tensor {more[0]!r}, which {INDEX} does not have in it")
+        raise AdapterError(
+            f"{file} holds the tensor {more[0]!r}, which {INDEX} does not have in it"
+        )
 
 
 def _without_weights(directory: Path, roots: Sequence[Path]) -> str:
@@ -177,4 +179,3 @@ def _listed(directory: Path, roots: Sequence[Path]) -> list[str]:
             return [entry.name for entry in islice(entries, _MAX_LISTED)]
     except OSError:
         return []
-

@@ -74,7 +74,12 @@ def check_complete(source: str, found: Iterable[str], listed: Iterable[str] = ()
     Raises AdapterError that names the first one missing; `listed`: all that is known to lie there.
     """
     found = set(found)
-    if CONFIG in found and INDEX not in found and WEIGHTS not in found and any(map(is_shard, listed)):
+    if (
+        CONFIG in found
+        and INDEX not in found
+        and WEIGHTS not in found
+        and any(map(is_shard, listed))
+    ):
         raise AdapterError(
             f"{named(source)}: the weights are in shards, and {INDEX} is missing, which says what is "
             f"in each; put it there, or join the shards in one {WEIGHTS}"

@@ -51,6 +51,8 @@ KINDS: dict[str, tuple[int, dict[str, Any]]] = {
     "dora": (FEWER, {"target_modules": ["q_proj", *SAVED], "use_dora": True}),
     "dora alone": (FEWER, {"target_modules": ["lm_head"], "use_dora": True, "save": BARE}),
     "tokens": (FEWER, {"trainable_token_indices": [PROMPT[0], 259], **LAYER}),
+    "embedding in the file": (FEWER, {"drop": HEAD}),
+    "head in the file": (FEWER, {"drop": EMBED}),
     "activated": (FEWER, {"alora_invocation_tokens": list(PROMPT[9:11])}),
     "more": (MORE, {"modules_to_save": ["embed_tokens"], "save": BARE}),
     "more, head": (MORE, {"modules_to_save": ["lm_head"], "save": BARE}),
@@ -59,6 +61,8 @@ KINDS: dict[str, tuple[int, dict[str, Any]]] = {
         MORE,
         {"trainable_token_indices": [PROMPT[1], *range(ROWS, MORE)], "save": BARE, **LAYER},
     ),
+    "more, embedding in the file": (MORE, {"drop": HEAD}),
+    "more, head in the file": (MORE, {"drop": EMBED}),
 }
 
 UNTIED = ("plain", "plain too", "as many", "saved", "lora", "activated", "more", "more, tokens")
@@ -85,8 +89,11 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     case = Case(base, {}, {}, bases)
     kinds = KINDS if request.param == "gemma2" else {kind: KINDS[kind] for kind in UNTIED}
     for i, (kind, (rows, lora)) in enumerate(kinds.items()):
-        where = root / str(i)
+        where, lora = root / str(i), dict(lora)
+        dropped = lora.pop("drop", "")
         case.adapters[kind] = save_adapter(base, where, i, added_tokens=rows - ROWS, **lora)
+        if dropped:
+            edit_tensors(where, lambda t, name=dropped: {k: v for k, v in t.items() if k != name})
         reference = PeftReference(base, {"it": where}, rows)
         found = reference.greedy("it", case.prompt(kind), TOKENS)
         case.expected[kind] = found.tokens, found.logits
@@ -207,7 +214,7 @@ def test_refusals(padded: Path, tmp_path: Path, change: Callable, kind: type, na
 def test_tokens_that_were_not_resized_for(padded: Path, tmp_path: Path) -> None:
     adapter = save_adapter(padded, tmp_path / "adapter", trainable_token_indices=[1])
     edit_config(adapter, trainable_token_indices=[ROWS + 8])
-    with pytest.raises(AdapterError, match="adds 9 tokens.* max_added_tokens is 8"):
+    with pytest.raises(AdapterError, match=r"adds 9 tokens.* max_added_tokens is 8"):
         read(padded, adapter)
     other = save_adapter(
         padded, tmp_path / "other", added_tokens=FEWER - ROWS, trainable_token_indices=[1]

@@ -475,7 +475,7 @@ def test_shards_share_the_limit(hub: WebStore, cache: Path, parts: str, announce
 def test_shards_without_an_index(hub: WebStore, cache: Path) -> None:
     shard = "adapter_model-00001-of-00002.safetensors"
     hub.put_repo("org/name", {"adapter_config.json": b"{}", shard: b"", "a/b": b""})
-    with pytest.raises(AdapterError, match="org/name.*in shards, and .*index.json is missing"):
+    with pytest.raises(AdapterError, match=r"org/name.*in shards, and .*index.json is missing"):
         resolve("hf://org/name", cache, max_bytes=LIMIT)
 
 
