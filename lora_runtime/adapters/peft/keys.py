@@ -4,7 +4,7 @@ base."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -71,32 +71,21 @@ _OTHER_MODALITIES = re.compile(
 _LANGUAGE_MODELS = ("language_model", "text_model", "llm", "thinker")
 
 
-def _forms() -> Iterator[Callable[[str], str]]:
-    """Ways in which the model that was trained names a base's module, from the base's own name.
+def _names_of(path: str) -> Iterator[str]:
+    """Names that models which can be trained give a base's module, from the base's own: each time
+    as many, in the same order.
 
-    Empty for a module that it does not have: without its head (AutoModel), a model's names begin
+    Empty where such a model does not have the module: without its head (AutoModel), names begin
     behind their first piece, and the lm_head has none.
     """
-    yield lambda path: path
-    for name in _LANGUAGE_MODELS:
-        yield lambda path, name=name: _after_first(path, name)
-        yield lambda path, name=name: f"{name}.{path}"
-    yield lambda path: f"model.{path}"
-    yield _without_first
-    for name in _LANGUAGE_MODELS:
-        yield lambda path, name=name: f"{name}.{_without_first(path)}" if "." in path else ""
-
-
-def _after_first(path: str, name: str) -> str:
     first, dot, rest = path.partition(".")
-    return f"{first}.{name}.{rest}" if dot else path
-
-
-def _without_first(path: str) -> str:
-    return path.partition(".")[2]
-
-
-_FORMS = tuple(_forms())
+    yield path
+    yield f"model.{path}"
+    yield rest
+    for wrapped in _LANGUAGE_MODELS:
+        yield f"{first}.{wrapped}.{rest}" if dot else path
+        yield f"{wrapped}.{path}"
+        yield f"{wrapped}.{rest}" if dot else ""
 
 
 @dataclass(frozen=True)
@@ -190,7 +179,8 @@ def _names(keys: list[Key], modules: list[str]) -> dict[str, str]:
     """The one way of naming modules that fits most of the keys: the base's own, or a wrapper's, or
     that of the model without its head."""
     paths = {k.path for k in keys}
-    candidates = [{module: name for module in modules if (name := form(module))} for form in _FORMS]
+    ways = zip(*map(_names_of, modules), strict=True)
+    candidates = [{m: n for m, n in zip(modules, names, strict=True) if n} for names in ways]
     # Names that stand for two modules are those of no model.
     found = [names for names in candidates if len(set(names.values())) == len(names)]
     return max(found, key=lambda names: len(paths.intersection(names.values())))

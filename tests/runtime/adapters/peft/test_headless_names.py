@@ -13,8 +13,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModel, AutoModelForCausalLM
 
 from lora_runtime import AdapterError, BaseModel, Engine, EngineConfig, Request, SamplingParams
-from lora_runtime.adapters.peft.inspect import describe_base
+from lora_runtime.adapters.peft.inspect import DescribedBase, describe_base
 from lora_runtime.adapters.peft.loader import read_adapter
+from lora_runtime.adapters.peft.update import CheckedAdapter
 
 from ....support.adapters import edit_config, edit_tensors
 from ....support.device import PATHS
@@ -48,7 +49,7 @@ def train(base: Path, directory: Path, **lora: Any) -> Path:
         for parameter in peft_model.parameters():
             if parameter.requires_grad:
                 parameter.normal_(std=0.15, generator=generator)
-    peft_model.save_pretrained(directory)
+    peft_model.save_pretrained(str(directory))
     return directory
 
 
@@ -102,24 +103,27 @@ def test_adapters_without_the_head(
                 assert list(handle.result().choices[0].token_ids) == trained[name][1], name
 
 
+def read(directory: Path, base: DescribedBase) -> CheckedAdapter:
+    return read_adapter(directory, base, max_bytes=1 << 30, max_added_tokens=0)
+
+
 @pytest.mark.parametrize("form", ["{}", "language_model.{}", "text_model.{}"])
 def test_wrappers_without_the_head(
     bases: dict[str, Path], trained: dict[str, tuple[Path, list[int]]], tmp_path: Path, form: str
 ) -> None:
     base = describe_base(bases["gemma2"])
-    limits = {"max_bytes": 1 << 30, "max_added_tokens": 0}
-    right = read_adapter(trained["regex"][0], base, **limits)
+    right = read(trained["regex"][0], base)
     directory = train(bases["gemma2"], tmp_path / "adapter", target_modules=["q_proj"])
     prefix = "base_model.model."
     rename: Callable[[str], str] = lambda key: prefix + form.format(key.removeprefix(prefix))  # noqa: E731
     edit_tensors(directory, lambda t: {rename(key): tensor for key, tensor in t.items()})
-    found = read_adapter(directory, base, **limits)
+    found = read(directory, base)
     assert set(found.updates) == {name for name in right.updates if "q_proj" in name}
     edit_config(directory, target_modules=form.format("layers").replace(".", r"\.") + r"\..*q_proj")
-    assert read_adapter(directory, base, **limits).modules == found.modules
+    assert read(directory, base).modules == found.modules
     edit_config(directory, target_modules=r"model\.layers\..*q_proj")
     with pytest.raises(AdapterError, match="config"):
-        read_adapter(directory, base, **limits)
+        read(directory, base)
 
 
 def test_the_head_is_no_module_of_such_an_adapter(bases: dict[str, Path], tmp_path: Path) -> None:
@@ -130,6 +134,4 @@ def test_the_head_is_no_module_of_such_an_adapter(bases: dict[str, Path], tmp_pa
     }
     edit_tensors(directory, lambda t: t | head)
     with pytest.raises(AdapterError, match="lm_head"):
-        read_adapter(
-            directory, describe_base(bases["gemma2"]), max_bytes=1 << 30, max_added_tokens=0
-        )
+        read(directory, describe_base(bases["gemma2"]))

@@ -80,6 +80,10 @@ class Case:
         return (rows - 1, *PROMPT) if rows >= MORE else PROMPT
 
 
+def without(dropped: str) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
+    return lambda tensors: {name: t for name, t in tensors.items() if name != dropped}
+
+
 @pytest.fixture(scope="module", params=["llama", "gemma2"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     """gemma2: tied, and soft-capped, which makes no -inf of anything."""
@@ -93,7 +97,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         dropped = lora.pop("drop", "")
         case.adapters[kind] = save_adapter(base, where, i, added_tokens=rows - ROWS, **lora)
         if dropped:
-            edit_tensors(where, lambda t, name=dropped: {k: v for k, v in t.items() if k != name})
+            edit_tensors(where, without(dropped))
         reference = PeftReference(base, {"it": where}, rows)
         found = reference.greedy("it", case.prompt(kind), TOKENS)
         case.expected[kind] = found.tokens, found.logits
