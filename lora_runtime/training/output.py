@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 
 from ..adapters.peft.loader import CONFIG
-from ..adapters.peft.shards import WEIGHTS
+from ..adapters.peft.shards_index import WEIGHTS
 from ..durable import replace_file
 from ..errors import TrainingError
 from ..version import __version__

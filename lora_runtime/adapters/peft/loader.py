@@ -18,7 +18,8 @@ from .keys import place
 from .read_budget import ReadShare
 from .safetensors_file import OpenTensors, open_tensors
 from .shapes import Shapes
-from .shards import WEIGHTS, OpenShards, open_shards
+from .shards import OpenShards, open_shards
+from .shards_index import WEIGHTS
 from .targets import resolve
 from .tokenizer.reading import OwnTokenizer, read_tokenizer
 from .update import CheckedAdapter

@@ -14,24 +14,11 @@ import torch
 
 from ...errors import AdapterError
 from . import safetensors_header
-from .files import (
-    MissingFileError,
-    check_size,
-    check_values,
-    decode_object,
-    open_regular,
-    read_limited,
-    shown,
-)
+from .files import MissingFileError, check_size, open_regular, read_limited
 from .read_budget import ReadShare
 from .safetensors_file import OpenTensors, TensorFile
+from .shards_index import INDEX, MAX_INDEX_BYTES, WEIGHTS, parse_index
 
-WEIGHTS = "adapter_model.safetensors"
-INDEX = f"{WEIGHTS}.index.json"
-MAX_INDEX_BYTES = 4 << 20
-MAX_SHARDS = 64
-"""Limit of the shards of one adapter: all are open at once."""
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors", re.ASCII)
 _SHARD = re.compile(r"adapter_model-\d+-of-\d+\.safetensors", re.ASCII)
 _PICKLED = "adapter_model.bin"
 _MAX_LISTED = 4096
@@ -79,7 +66,7 @@ def open_shards(
     except MissingFileError as error:
         raise AdapterError(_without_weights(directory, roots)) from error
     with ExitStack() as stack:
-        shards, size, header, tensors = [], 0, 0, 0
+        shards, size, header = [], 0, 0
         for file, names in sorted(parse_index(data).items()):
             path = directory / file
             try:
@@ -91,34 +78,9 @@ def open_shards(
             left = safetensors_header.MAX_HEADER_BYTES - header
             shard = OpenTensors(stream, path, more, left)
             header += shard.header_bytes
-            tensors += len(shard.names)
-            if tensors > safetensors_header.MAX_TENSORS:
-                raise AdapterError(
-                    f"the shards hold more than {safetensors_header.MAX_TENSORS} tensors, the limit"
-                )
             _check_names(file, set(names), set(shard.names))
             shards.append(shard)
         yield OpenShards(shards, hashlib.sha256(data).digest())
-
-
-def parse_index(data: bytes) -> dict[str, list[str]]:
-    """Names of the tensors, by the file that holds them.
-
-    Raises AdapterError for what is no index, file names with more than a name in them, and too many
-    files.
-    """
-    check_values(data, INDEX)
-    found = decode_object(data, INDEX).get("weight_map")
-    if not isinstance(found, dict) or not found:
-        raise AdapterError(f"{INDEX} has no weight_map")
-    files: dict[str, list[str]] = {}
-    for name, file in found.items():
-        if not isinstance(file, str) or not _PLAIN.fullmatch(file):
-            raise AdapterError(f"{INDEX}: {shown(file)} is no name of a shard")
-        files.setdefault(file, []).append(name)
-        if len(files) > MAX_SHARDS:
-            raise AdapterError(f"{INDEX} names more than {MAX_SHARDS} files, the limit")
-    return files
 
 
 def is_shard(name: str) -> bool:

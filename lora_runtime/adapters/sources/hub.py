@@ -14,7 +14,7 @@ import huggingface_hub
 from huggingface_hub.utils import tqdm
 
 from ...errors import AdapterError
-from ..peft.shards import INDEX, WEIGHTS
+from ..peft.shards_index import INDEX, WEIGHTS
 from .disk_cache import DiskCache
 from .source_files import (
     OPTIONAL,

@@ -17,7 +17,7 @@ from fsspec.callbacks import Callback
 
 from ...errors import AdapterError, AdapterUnavailableError
 from ..peft.loader import CONFIG
-from ..peft.shards import INDEX, WEIGHTS
+from ..peft.shards_index import INDEX, WEIGHTS
 from .disk_cache import DiskCache
 from .source_files import (
     OPTIONAL,

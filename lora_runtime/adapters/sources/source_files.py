@@ -11,7 +11,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from ...errors import AdapterError
 from ..peft.config import MAX_CONFIG_BYTES
 from ..peft.loader import CONFIG
-from ..peft.shards import INDEX, MAX_INDEX_BYTES, WEIGHTS, is_shard, missing_weights, parse_index
+from ..peft.shards import is_shard, missing_weights
+from ..peft.shards_index import INDEX, MAX_INDEX_BYTES, WEIGHTS, parse_index
 
 REQUIRED = (CONFIG, WEIGHTS)
 OPTIONAL = (

@@ -16,6 +16,7 @@ from lora_runtime import AdapterError, inspect_adapter
 from lora_runtime.adapters.peft.inspect import DescribedBase, describe_base
 from lora_runtime.adapters.peft.loader import read_adapter
 from lora_runtime.adapters.peft.read_budget import ReadBudget
+from lora_runtime.adapters.peft.shards_index import MAX_INDEX_BYTES, parse_index
 from lora_runtime.adapters.peft.update import CheckedAdapter
 
 from ....support.adapters import open_files
@@ -104,10 +105,24 @@ def test_one_file_comes_first_as_in_peft(base: DescribedBase, whole: Path, parts
     [
         (lambda d: write_index(d, {}), "has no weight_map"),
         (lambda d: write_index(d, []), "has no weight_map"),
-        (lambda d: (d / INDEX).write_text("[" * 9999), "lists"),
-        (lambda d: (d / INDEX).write_text("{"), "index.json is not valid JSON"),
+        (lambda d: (d / INDEX).write_text("[" * 9999), "is not a JSON object"),
+        (lambda d: (d / INDEX).write_text('{"weight_map": {}'), "index.json is not valid JSON"),
+        (lambda d: (d / INDEX).write_text('{"other": {}}'), "holds 'other'"),
         (lambda d: (d / INDEX).write_bytes(b" " * (5 << 20)), "larger than the limit"),
-        (lambda d: write_index(d, dict.fromkeys(map(str, range(20000)), SHARDS[0])), "16384"),
+        (
+            lambda d: (d / INDEX).write_text(
+                (d / INDEX)
+                .read_text()
+                .replace(
+                    '"weight_map": {', '"weight_map": {"x": "a.safetensors", "x": "a.safetensors",'
+                )
+            ),
+            "names the tensor 'x' twice",
+        ),
+        (
+            lambda d: write_index(d, dict.fromkeys(map(str, range(32769)), SHARDS[0])),
+            "more than 32768 tensors",
+        ),
         (
             lambda d: write_index(d, {f"t{i}": f"s{i}.safetensors" for i in range(65)}),
             "more than 64 files",
@@ -146,13 +161,42 @@ def test_one_file_comes_first_as_in_peft(base: DescribedBase, whole: Path, parts
             )
         ),
     ],
-    ids=range(20),
+    ids=range(22),
 )
 def test_what_does_not_fit_together(
     base: DescribedBase, parts: Path, change: Callable[[Path], Any], names: str
 ) -> None:
     change(parts)
     assert_refused(parts, base, names)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_indexes_as_json_has_them(indent: int | None) -> None:
+    """Whatever the names hold, the map is that which json.loads finds."""
+    names = ["a", "é", '"', "\\", "{", "}", ",", ": {", "\n"]
+    found = {name: f"s{i % 2}.safetensors" for i, name in enumerate(names)}
+    for text in (
+        {"metadata": {"total_size": 1.5, "a": "b"}, "weight_map": found},
+        {"weight_map": found, "metadata": {}},
+        {"weight_map": found},
+    ):
+        index = parse_index(json.dumps(text, indent=indent).encode())
+        assert {name: file for file, inside in index.items() for name in inside} == found
+
+
+def test_an_index_is_decoded_in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    longest, loads = 0, json.loads
+
+    def watched(text: str, **options: Any) -> Any:
+        nonlocal longest
+        longest = max(longest, len(text))
+        return loads(text, **options)
+
+    monkeypatch.setattr(json, "loads", watched)
+    for before, unit in (('{"weight_map":{"', "\\u0041"), ('{"metadata":{"a":[', "[],"), ("", "[")):
+        with pytest.raises(AdapterError):
+            parse_index((before + unit * (MAX_INDEX_BYTES // len(unit) - 9)).encode())
+    assert longest < 4096
 
 
 def test_all_limits_are_of_the_shards_together(
@@ -164,7 +208,7 @@ def test_all_limits_are_of_the_shards_together(
     header = "lora_runtime.adapters.peft.safetensors_header"
     with monkeypatch.context() as patch:
         patch.setattr(f"{header}.MAX_TENSORS", len(index_of(parts)) - 1)
-        assert_refused(parts, base, "shards hold more than [0-9]+ tensors")
+        assert_refused(parts, base, "index.json names more than [0-9]+ tensors")
     lengths = [int.from_bytes((parts / s).read_bytes()[:8], "little") for s in SHARDS]
     monkeypatch.setattr(f"{header}.MAX_HEADER_BYTES", sum(lengths) - 1)
     assert_refused(parts, base, f"{SHARDS[1]} is corrupt: its header of .* is over the limit")
