@@ -83,6 +83,7 @@ class RequestBuilder:
                 priority=request.priority,
                 eos_ids=eos_ids,
                 stop_ids=stop_ids,
+                num_tokens=vocab_size if vocab_size < self._base.vocab_size else None,
                 arrived=arrived,
             )
             for i in range(params.n)
@@ -92,13 +93,12 @@ class RequestBuilder:
     def _vocabulary(self, versions: Seq[AdapterVersion]) -> tuple[Any, int, frozenset[int]]:
         """Tokenizer, number of token ids, and the ids that end a sequence."""
         base = self._base
-        own = [
-            v.details
-            for v in versions
-            if v.details and (v.details.tokenizer or v.details.vocab_size)
-        ]
+        details = [v.details for v in versions if v.details]
+        own = [d for d in details if d.tokenizer or d.vocab_size > base.vocab_size]
+        # A token that one of them does not have, they do not have together.
+        vocab_size = min((d.vocab_size for d in details if d.vocab_size), default=base.vocab_size)
         if not own:
-            return base.tokenizer, base.vocab_size, base.eos_token_ids
+            return base.tokenizer, vocab_size, base.eos_token_ids
         if len(versions) > 1:
             raise InvalidRequestError.of(
                 "adapters",
@@ -108,7 +108,7 @@ class RequestBuilder:
         eos = tokenizer.eos_token_id
         return (
             tokenizer,
-            own[0].vocab_size or base.vocab_size,
+            vocab_size,
             base.eos_token_ids if eos is None else base.eos_token_ids | {eos},
         )
 
