@@ -49,5 +49,5 @@ def read_ends(directory: Path, vocabulary_rows: int, roots: Sequence[Path] = ())
         notes.append(
             f"{GENERATION_CONFIG}: of its fields only eos_token_id is used, not {shown(other)}"
         )
-    ids = frozenset(one for one in ids if one not in unknown)
-    return Ends(ids, hashlib.sha256(data).digest(), tuple(notes))
+    known = frozenset(one for one in ids if one not in unknown)
+    return Ends(known, hashlib.sha256(data).digest(), tuple(notes))

@@ -101,11 +101,12 @@ def _step(step: dict[str, Any]) -> tuple[list[int], list[int]]:
         raise AdapterError(
             f"the adapter's tokenizer has a post_processor that is not supported: {shown(kind)}"
         )
-    ids = [
-        step["special_tokens"][piece["SpecialToken"]["id"]]["ids"] if i != at[0] else []
-        for i, piece in enumerate(pieces)
-    ]
-    return sum(ids[: at[0]], []), sum(ids[at[0] :], [])
+    return _ids(step, pieces[: at[0]]), _ids(step, pieces[at[0] + 1 :])
+
+
+def _ids(step: dict[str, Any], pieces: Sequence[dict[str, Any]]) -> list[int]:
+    names = [piece["SpecialToken"]["id"] for piece in pieces]
+    return [index for name in names for index in step["special_tokens"][name]["ids"]]
 
 
 def try_against(own: Any, rebuilt: Tokenizer, added: Sequence[Sequence[Any]]) -> None:

@@ -17,6 +17,15 @@ BEHIND = f"{__name__}:behind_an_answer"
 
 
 @dataclass(frozen=True)
+class TurnEnd:
+    """Token that ends a turn of a chat template, if there is one, with its text and notes."""
+
+    token_id: int | None = None
+    text: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Endings:
     """What ends answers."""
 
@@ -27,9 +36,7 @@ class Endings:
     notes: tuple[str, ...]
 
 
-def endings(
-    own: Any, turn: tuple[int, str] | None, generation: Ends, of_base: frozenset[int]
-) -> Endings:
+def endings(own: Any, turn: TurnEnd, generation: Ends, of_base: frozenset[int]) -> Endings:
     """Put together what the adapter's tokenizer, if it has its own, and its generation config say."""
     eos = None if own is None else own.eos_token_id
     ids = generation.ids | ({eos} if eos is not None else set())
@@ -44,16 +51,15 @@ def base_endings(tokenizer: Any, ids: frozenset[int]) -> Endings:
 
 
 def _turns(
-    whose: str, turn: tuple[int, str] | None, ids: frozenset[int]
+    whose: str, turn: TurnEnd, ids: frozenset[int]
 ) -> tuple[frozenset[int], tuple[str, ...]]:
-    if turn is None or turn[0] in ids:
-        return frozenset(), ()
-    index, text = turn
+    if turn.token_id is None or turn.token_id in ids:
+        return frozenset(), turn.notes
     note = (
-        f"{whose} chat template ends a turn with {text!r} ({index}), which is no end-of-sequence "
-        "token: it ends answers to messages, and not those to other prompts"
+        f"{whose} chat template ends a turn with {turn.text!r} ({turn.token_id}), which is no "
+        "end-of-sequence token: it ends answers to messages, and not those to other prompts"
     )
-    return frozenset({index}), (note,)
+    return frozenset({turn.token_id}), (*turn.notes, note)
 
 
 def behind_an_answer(template: str, special: dict[str, str]) -> str:
@@ -73,29 +79,41 @@ def _tail(text: str) -> str:
     return tail[:_MAX_TAIL] if found else ""
 
 
-def turn_end(tokenizer: Any, limits: WorkLimits | None = None) -> tuple[int, str] | None:
-    """The added token that the chat template writes right behind an answer, with its text.
-
-    `limits`: the template is a stranger's, and rendered in a worker; one that fails has none.
-    """
-    try:
-        template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
-    except ValueError:  # several, of which none is the default
-        template = ""
-    if not template:
-        return None
-    tail: Any = ""
-    if limits is None:
+def turn_end(tokenizer: Any) -> TurnEnd:
+    """The added token that a chat template, the operator's own, writes right behind an answer."""
+    tail = ""
+    if _template(tokenizer):
         with contextlib.suppress(Exception):  # whatever a template does with a conversation
             tail = _tail(tokenizer.apply_chat_template(_CHAT, tokenize=False))
-    else:
-        limits = replace(limits, seconds=min(limits.seconds, _SECONDS))
-        special = tokenizer.special_tokens_map
-        with contextlib.suppress(WorkError), WORKERS.worker() as worker:
-            tail = worker.ask(BEHIND, template, special, limits=limits, max_bytes=_MAX_TAIL * 8)
-    if not isinstance(tail, str) or len(tail) > _MAX_TAIL or not tail.strip():
-        return None
-    tail = tail.lstrip().encode(errors="replace").decode()
-    ids = tokenizer(tail, add_special_tokens=False, verbose=False)["input_ids"]
+    return _first_token(tokenizer, tail)
+
+
+def foreign_turn_end(tokenizer: Any, limits: WorkLimits) -> TurnEnd:
+    """The same for the template of a stranger, which a worker renders under `limits`."""
+    if not (template := _template(tokenizer)):
+        return TurnEnd()
+    limits = replace(limits, seconds=min(limits.seconds, _SECONDS))
+    arguments = (template, tokenizer.special_tokens_map)
+    try:
+        with WORKERS.worker() as worker:
+            tail = worker.ask(BEHIND, *arguments, limits=limits, max_bytes=_MAX_TAIL * 8)
+    except WorkError as error:
+        return TurnEnd(notes=(f"what ends a turn of its chat template is not known: {error}",))
+    if not isinstance(tail, str) or len(tail) > _MAX_TAIL:
+        return TurnEnd()
+    return _first_token(tokenizer, tail.encode(errors="replace").decode())
+
+
+def _template(tokenizer: Any) -> str:
+    try:
+        return tokenizer.get_chat_template() if tokenizer.chat_template else ""
+    except ValueError:  # several, of which none is the default
+        return ""
+
+
+def _first_token(tokenizer: Any, tail: str) -> TurnEnd:
+    if not tail.strip():
+        return TurnEnd()
+    ids = tokenizer(tail.lstrip(), add_special_tokens=False, verbose=False)["input_ids"]
     token = tokenizer.added_tokens_decoder.get(ids[0]) if ids else None
-    return (ids[0], str(token)) if token is not None else None
+    return TurnEnd() if token is None else TurnEnd(ids[0], str(token))

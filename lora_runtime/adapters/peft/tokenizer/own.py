@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from ....errors import AdapterError
 from .base import BaseTokenizer
 from .behaviour import MAX_AROUND, backend_of
-from .parts import MAX_TOKEN_CHARS
+from .parts import MAX_TOKEN_CHARS, check_counts
 from .pipeline import PARTS, build, check_part, token
 from .renumbered import Renumbering, renumber
 
@@ -34,6 +34,7 @@ def make_own(base: Any, known: BaseTokenizer, facts: dict[str, Any]) -> Any:
     AdapterError for what cannot be made of the base's.
     """
     _check_types(facts)
+    check_counts(facts.get("added", []), [content for _, content, _ in known.added])
     _check_class(known, facts)
     special, template = facts["special"], facts["template"] or base.chat_template
     if not _differs(base, known, facts, template):
@@ -143,22 +144,28 @@ def _backend(base: Tokenizer, facts: dict[str, Any]) -> tuple[Tokenizer, Renumbe
     own.add_tokens([token(content, flags) for _, content, flags in added])
     inner = {content: own.token_to_id(content) for _, content, _ in added}
     if lost := [content for content, index in inner.items() if index is None]:
-        raise AdapterError(f"the adapter's tokenizer has an added token {lost[0][:80]!r}: it has no id")
+        raise AdapterError(
+            f"the adapter's tokenizer has an added token {lost[0][:80]!r}: it has no id"
+        )
     renumbering = Renumbering(
-        {inner[content]: index for index, content, _ in added}, frozenset(facts["absent"])
+        {inner[content] or 0: index for index, content, _ in added}, frozenset(facts["absent"])
     )
-    for index in renumbering.own:
-        if base.model.id_to_token(index) not in (None, own.id_to_token(index)):
-            raise AdapterError(
-                f"the adapter's tokenizer has {own.id_to_token(index)[:80]!r} as "
-                f"{renumbering.own[index]}, where the base's would put it at {index}, which is another "
-                "token's"
-            )
+    _check_free(base, own, renumbering)
     if renumbering or not facts["is_around_base"]:
         if facts["around"] is None:
             raise AdapterError(
                 "the adapter's tokenizer has other ids than the base's, whose post_processor is not known"
             )
-        ids = [[renumbering.inner.get(i, i) for i in group] for group in facts["around"]]
+        ids = [[renumbering.added(i) for i in group] for group in facts["around"]]
         own.post_processor = build(own, base.model, {}, ids).post_processor
     return own, renumbering
+
+
+def _check_free(base: Tokenizer, own: Tokenizer, renumbering: Renumbering) -> None:
+    """Check that no id of the pipeline stands for a token of its model as well."""
+    for inner, index in renumbering.own.items():
+        if base.model.id_to_token(inner) not in (None, content := own.id_to_token(inner)):
+            raise AdapterError(
+                f"the adapter's tokenizer has {str(content)[:80]!r} as {index}, where the base's would "
+                f"put it at {inner}, which is another token's"
+            )

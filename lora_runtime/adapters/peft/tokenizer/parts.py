@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def _pipeline(own: Any, base: dict[str, Any]) -> dict[str, Any]:
     for part, described in parts.items():
         check_part(part, described, base[part])
     added = added_of(backend)
-    _check_counts({content for _, content, _ in added}, base["added_tokens"])
+    check_counts(added, [one["content"] for one in base["added_tokens"]])
     is_base = mine["post_processor"] == base["post_processor"]
     facts = {
         "is_around_base": is_base,
@@ -150,16 +151,19 @@ def _absent(backend: Any, base: dict[str, Any]) -> list[int]:
     vocabulary = base["model"]["vocab"]
     ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
     known = {*ids, *(one["id"] for one in base["added_tokens"])}
-    return sorted(known - {*backend.get_vocab().values()})
+    left = known - {*backend.get_vocab().values()}
+    # A token that stands in the vocabulary twice is known there by one of its ids.
+    return sorted(index for index in left if backend.id_to_token(index) is None)
 
 
-def _check_counts(contents: set[str], of_base: list[dict[str, Any]]) -> None:
-    if len(contents) > len(of_base) + MAX_MORE_ADDED:
+def check_counts(added: list[list[Any]], of_base: Sequence[str]) -> None:
+    """Check the number and the lengths of added tokens beside those of the base."""
+    if len(added) > len(of_base) + MAX_MORE_ADDED:
         raise AdapterError(
-            f"the adapter's tokenizer has {len(contents)} added tokens, the base's "
+            f"the adapter's tokenizer has {len(added)} added tokens, the base's "
             f"{len(of_base)}: at most {MAX_MORE_ADDED} more are supported"
         )
-    more = contents - {one["content"] for one in of_base}
+    more = {content for _, content, _ in added}.difference(of_base)
     if long := [content for content in sorted(more) if len(content) > MAX_TOKEN_CHARS]:
         raise AdapterError(
             f"the adapter's tokenizer has a token {shown(long[0])} of over {MAX_TOKEN_CHARS} characters"

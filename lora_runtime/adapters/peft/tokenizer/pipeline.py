@@ -18,7 +18,7 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _MAX_STEPS = 32
 _MAX_CHARS = 16
 """Characters of a text that a step finds or writes."""
-_MAX_GROWTH = 64
+_MAX_GROWTH = 16
 """Times that all steps of a part may make a text longer: each may multiply what those before made."""
 _MEMBERS = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders"}
 
@@ -48,14 +48,19 @@ def _one_of(*values: str) -> Callable[[Any], bool]:
 _BEHAVIOR = _one_of(
     "Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"
 )  # of what was found
-_BYTE_LEVEL = {"add_prefix_space": _is_bool, "trim_offsets": _is_bool, "use_regex": _is_bool}
-_METASPACE = {
+_Checks = dict[str, Callable[[Any], bool]]
+_BYTE_LEVEL: _Checks = {
+    "add_prefix_space": _is_bool,
+    "trim_offsets": _is_bool,
+    "use_regex": _is_bool,
+}
+_METASPACE: _Checks = {
     "replacement": _is_char,
     "prepend_scheme": _one_of("first", "never", "always"),
     "split": _is_bool,
 }
-_REPLACE = {"pattern": _is_plain, "content": _is_text}
-_KINDS: dict[str, dict[str, dict[str, Callable[[Any], bool]]]] = {
+_REPLACE: _Checks = {"pattern": _is_plain, "content": _is_text}
+_KINDS: dict[str, dict[str, _Checks]] = {
     "normalizer": {
         **{name: {} for name in ("NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "StripAccents")},
         "ByteLevel": {},

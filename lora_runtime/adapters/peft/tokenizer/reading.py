@@ -17,7 +17,7 @@ from ....errors import AdapterError
 from ....foreign.process import WORKERS, WorkError, WorkLimits, WorkTimeoutError
 from ..files import MissingFileError, check_size, open_regular
 from .base import BaseTokenizer, BaseTokenizers
-from .ends import turn_end
+from .ends import TurnEnd, foreign_turn_end, turn_end
 from .own import make_own, with_template
 from .parts import BASE, FILES, READ
 
@@ -51,8 +51,7 @@ class OwnTokenizer:
 
     tokenizer: Any = None
     digest: bytes = b""
-    turn_end: tuple[int, str] | None = None
-    """Token that ends a turn of its chat template, with its text."""
+    turn_end: TurnEnd = TurnEnd()  # noqa: RUF009 - it is frozen
     notes: tuple[str, ...] = ()
 
 
@@ -180,7 +179,9 @@ def _found(own: Any, base: Any, limits: WorkLimits) -> OwnTokenizer:
     if own is None:
         return OwnTokenizer(notes=(f"{_UNUSED}: they do what the base's do",))
     is_own = own.chat_template != base.chat_template
-    return OwnTokenizer(own, turn_end=turn_end(own, limits if is_own else None))
+    with _AT_ONCE:
+        end = foreign_turn_end(own, limits) if is_own else turn_end(own)
+    return OwnTokenizer(own, turn_end=end)
 
 
 def _facts(

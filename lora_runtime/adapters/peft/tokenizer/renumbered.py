@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 _NONE = (1 << 32) - 1
 """Id that no pipeline has a token for: such ones give no text."""
+_ALIASES = 1 << 31
+"""First of the ids that no pipeline has, which stand for others that it has for other tokens."""
 
 
 class Renumbering:
@@ -25,6 +26,14 @@ class Renumbering:
             **dict.fromkeys(taken | absent, _NONE),
             **{index: inner for inner, index in self.own.items()},
         }
+
+    def added(self, index: int) -> int:
+        """Id to be added by the pipeline for the adapter's `index` to come out of it."""
+        inner = self.inner.get(index, _NONE)
+        if inner == _NONE and index in self.own:
+            inner = _ALIASES + index
+            self.own[inner] = index
+        return index if inner == _NONE else inner
 
     def __bool__(self) -> bool:
         return bool(self.own or self.inner)
@@ -78,12 +87,8 @@ class _Renumbered:
         }
 
 
-@cache
-def _class(kind: type) -> type:
-    return type(kind.__name__, (_Renumbered, kind), {})
-
-
 def renumber(tokenizer: Any, renumbering: Renumbering) -> None:
     """Let a tokenizer have its adapter's ids."""
-    tokenizer.__class__ = _class(type(tokenizer))
+    kind = type(tokenizer)
+    tokenizer.__class__ = type(kind.__name__, (_Renumbered, kind), {})
     tokenizer.renumbering = renumbering

@@ -49,19 +49,25 @@ def _settings(model: dict[str, Any]) -> dict[str, Any]:
     if model["type"] == "BPE":
         for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
             settings[name] = settings.get(name) or None
-        if settings.get("unk_token") is None:
-            settings["fuse_unk"] = False
+        if settings.get("unk_token") is None or _spells_all(model):
+            settings["unk_token"], settings["fuse_unk"] = None, False
     return settings
 
 
+def _spells_all(model: dict[str, Any]) -> bool:
+    """Whether it has a token for each byte: it knows every text."""
+    vocabulary = model["vocab"]
+    return bool(model.get("byte_fallback")) and all(
+        f"<0x{i:02X}>" in vocabulary for i in range(256)
+    )
+
+
 def _check_settings(mine: dict[str, Any], base: dict[str, Any]) -> None:
-    for name in sorted(mine.keys() | base.keys()):
+    for name in ("type", *sorted(mine.keys() | base.keys())):
         if (one := mine.get(name)) != (other := base.get(name)):
             is_list = isinstance(one, list) or isinstance(other, list)
             what = f"other {name}" if is_list else f"{name} is {shown(one)}, not {shown(other)}"
-            raise AdapterError(
-                f"the adapter's tokenizer has another model than the base's: {what}"
-            )
+            raise AdapterError(f"the adapter's tokenizer has another model than the base's: {what}")
 
 
 def _vocabulary(model: dict[str, Any]) -> dict[str, int]:
