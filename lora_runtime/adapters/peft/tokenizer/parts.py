@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,6 +79,8 @@ def _load(folder: Path, base_class: str, declared: str) -> Any:
     as_base = declared_class(config.read_bytes()) == declared if config.exists() else True
     if as_base:
         kind = getattr(transformers, base_class, transformers.PreTrainedTokenizerFast)
+    if (folder / "tokenizer.model").exists() and not (folder / "tokenizer.json").exists():
+        _need("sentencepiece")
     try:
         own = kind.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except BaseException as error:  # panics of its library too
@@ -85,6 +88,14 @@ def _load(folder: Path, base_class: str, declared: str) -> Any:
             f"the adapter's tokenizer cannot be loaded: {shown(str(error), 300)}"
         ) from error
     return own
+
+
+def _need(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise AdapterError(
+            f"the adapter's tokenizer cannot be loaded: tokenizer.model alone needs the package "
+            f"{package!r}, which is not installed; or save it with its tokenizer.json"
+        )
 
 
 def declared_class(config: bytes) -> str:

@@ -160,7 +160,8 @@ def _load(
         raise AdapterError(
             f"{wrong[0]} is not the base's, whose tokenizer runs in Python: not supported"
         )
-    facts = _facts(files, known, limits)
+    of_base = not any(name in own_files for name in (*_VOCABULARIES, "merges.txt"))
+    facts = _facts(files, of_base and "tokenizer.json" not in files, known, limits)
     try:
         found = _found(make_own(base, known, facts), base, limits)
     except (AdapterError, KeyboardInterrupt, SystemExit):
@@ -185,9 +186,12 @@ def _found(own: Any, base: Any, limits: WorkLimits) -> OwnTokenizer:
 
 
 def _facts(
-    files: Mapping[str, list[bytes]], known: BaseTokenizer, limits: WorkLimits
+    files: Mapping[str, list[bytes]], with_base: bool, known: BaseTokenizer, limits: WorkLimits
 ) -> dict[str, Any]:
-    """What a worker reads of the files. Raises AdapterError."""
+    """What a worker reads of the files, which have no pipeline but the base's if `with_base`.
+
+    Raises AdapterError.
+    """
     WORKERS.start()
     try:
         with _AT_ONCE, tempfile.TemporaryDirectory(prefix="loramux-tokenizer-") as folder:
@@ -197,7 +201,7 @@ def _facts(
                     file.writelines(data)
             if known.pipeline:
                 (Path(folder) / BASE).write_bytes(known.pipeline)
-                if not any(name in files for name in _VOCABULARIES):
+                if with_base:
                     (Path(folder) / FILES / "tokenizer.json").write_bytes(known.pipeline)
             with WORKERS.worker() as worker:
                 return worker.ask(

@@ -299,6 +299,22 @@ def test_a_config_without_vocabulary_is_read_beside_the_base_s(
     assert own("Hello")["input_ids"] == base("Hello")["input_ids"]
 
 
+def test_the_base_s_vocabulary_in_an_older_file(bases: dict[str, Any], tmp_path: Path) -> None:
+    """As slow tokenizers were saved: only whether the file is the base's has to be known."""
+    saved(bases["sentence piece"], tmp_path / "base")
+    (tmp_path / "base/tokenizer.model").write_bytes(b"pieces")
+    base = AutoTokenizer.from_pretrained(tmp_path / "base")
+    own = saved(base, tmp_path / "own", config=lambda c: c.update(eos_token="<tool>"))
+    (own / "tokenizer.json").unlink()
+    (own / "tokenizer.model").write_bytes(b"pieces")
+    found = read(own, base).tokenizer
+    assert found.eos_token_id == 5
+    assert found("Hello a")["input_ids"] == base("Hello a")["input_ids"]
+    (own / "tokenizer.model").write_bytes(b"other pieces")
+    with pytest.raises(AdapterError, match="tokenizer cannot be loaded"):
+        read(own, base)
+
+
 _STEPS = [{"type": "NFC"}] * 33
 REFUSED = {
     "normalizer than the base's: pattern of 'Replace'": lambda t: t.update(
