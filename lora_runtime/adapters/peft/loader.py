@@ -15,6 +15,7 @@ from .assemble import Assembled, assemble
 from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, parse_config
 from .effect import without_effect
 from .files import MissingFileError, read_limited
+from .generation import read_ends
 from .keys import place
 from .read_budget import ReadShare
 from .safetensors_file import OpenTensors, open_tensors
@@ -22,6 +23,7 @@ from .shapes import Shapes
 from .shards import OpenShards, open_shards
 from .shards_index import WEIGHTS
 from .targets import resolve
+from .tokenizer.ends import endings
 from .tokenizer.reading import OwnTokenizer, read_tokenizer
 from .update import CheckedAdapter
 
@@ -66,12 +68,18 @@ def read_adapter(
         vocabulary = _vocabulary(spec, base, added_rows)
         own = read_tokenizer(directory, base.tokenizer, vocabulary, roots, tokenizer_limits)
         _check_rows(vocabulary, base, own, made_for)
+        generation = read_ends(directory, vocabulary, roots)
         file = weights.read(share)
     done = put_together(file.tensors)
     warnings = without_effect(spec, targets, layout.names, done.updates)
+    ends = endings(own.tokenizer, own.turn_end, generation, base.eos_token_ids)
     return CheckedAdapter(
         version=_version(
-            base.identity, hashlib.sha256(config_bytes).digest(), file.digest, own.digest
+            base.identity,
+            hashlib.sha256(config_bytes).digest(),
+            file.digest,
+            own.digest,
+            generation.digest,
         ),
         base_model_name=spec.base_model_name,
         updates=done.updates,
@@ -79,7 +87,17 @@ def read_adapter(
         invocation_tokens=spec.invocation_tokens,
         vocab_size=vocabulary if added_rows else 0,
         tokenizer=own.tokenizer,
-        notes=(*warnings, *spec.notes, *targets.notes, *_notes(done, own, base)),
+        eos_ids=ends.ids,
+        turn_ends=ends.turns,
+        notes=(
+            *warnings,
+            *spec.notes,
+            *targets.notes,
+            *rows_note(done, base.vocab_size),
+            *unused_note(done.unused),
+            *own.notes,
+            *ends.notes,
+        ),
         warnings=warnings,
     )
 
@@ -126,18 +144,6 @@ def _check_rows(vocabulary: int, base: BaseDescription, own: OwnTokenizer, made_
             f"embeddings and lm_head have {vocabulary} rows, the tokenizer has {tokens} tokens and "
             f"the base model {base.vocab_size} rows: {made_for}"
         )
-
-
-def _notes(done: Assembled, own: OwnTokenizer, base: BaseDescription) -> tuple[str, ...]:
-    notes = rows_note(done, base.vocab_size) + unused_note(done.unused)
-    if own.has_files and own.tokenizer is None:
-        reason = (
-            "the base's is not known"
-            if base.tokenizer is None
-            else "the base's has the same vocabulary"
-        )
-        notes.append(f"the tokenizer files are not used: {reason}")
-    return tuple(notes)
 
 
 def rows_note(done: Assembled, base_rows: int) -> list[str]:
