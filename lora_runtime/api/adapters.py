@@ -18,7 +18,8 @@ class AppliedModule:
     scaling: float
     """What multiplies B(A x)."""
     parts: tuple[str, ...] = ("lora",)
-    """lora, rslora, dora, lora_bias, bias, weight (saved whole), tokens (single rows of it)."""
+    """lora, rslora, dora, lora_bias, bias, weight (saved whole), tokens (single rows of it), rows
+    (added to the vocabulary and not in the file)."""
     num_bytes: int = 0
     """Bytes of its tensors in the file."""
 

@@ -87,7 +87,7 @@ class RequestBuilder:
                 priority=request.priority,
                 eos_ids=ends,
                 stop_ids=stop_ids,
-                num_tokens=vocab_size if vocab_size < self._base.vocab_size else None,
+                vocab_limit=vocab_size if vocab_size < self._base.vocab_size else None,
                 arrived=arrived,
             )
             for i in range(params.n)

@@ -67,7 +67,7 @@ def _within(output: StepOutput, sequences: Seq[Sequence]) -> list[int]:
     base, do not have."""
     tokens = list(output.greedy)
     first = 0
-    for most, group in groupby(sequences, key=lambda seq: seq.num_tokens):
+    for most, group in groupby(sequences, key=lambda seq: seq.vocab_limit):
         rows = range(first, first + len(list(group)))
         first = rows.stop
         if most is None:
