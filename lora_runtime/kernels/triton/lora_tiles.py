@@ -44,11 +44,15 @@ class Blocks:
         return min(count, max(1, self.programs // others)) if self.loop else count
 
 
-# In decode steps a program reads little, so that there are many; behind prefill tiles a program
-# reuses what it reads.
-DECODE = Blocks(rank=16, inputs=128, rank_programs=4, outputs=64, loop=True)
+# The fastest of a sweep on an H100 (`benchmarks.gpu.lease --stages sweep`), at the shapes of an 8B
+# Llama and rank 16: docs/results/gpu.md.
+DECODE = Blocks(
+    rank=16, inputs=128, rank_programs=1, outputs=128, loop=True, hidden=16, shrink_warps=2
+)
 PREFILL = {
-    "wgmma": Blocks(rank=32, inputs=128, rank_programs=2, outputs=64, loop=False, expand_warps=8),
+    "wgmma": Blocks(
+        rank=32, inputs=128, rank_programs=2, outputs=128, loop=False, shrink_stages=4
+    ),
     "mma": Blocks(rank=32, inputs=128, rank_programs=2, outputs=64, loop=False),
 }
 """Prefill's blocks by prefill_tiles.KIND."""

@@ -21,7 +21,7 @@ from ...support.attention import PagedCase
 from ...support.device import DEVICE, TOLERANCE
 
 MIXED = [(1, 4), (7, 0), (1, 33), (20, 51), (1, 0)]
-SPLIT = [(1, 255), (1, 256), (1, 700), (1, 0)]
+SPLIT = [(1, 127), (1, 128), (1, 700), (1, 0)]
 """Contexts around the least that is split."""
 
 
@@ -37,8 +37,8 @@ def _poisoned() -> Iterator[None]:
 def _check(case: PagedCase, **how: Any) -> None:
     actual = paged_attention(case.q, case.k_cache, case.v_cache, case.plan, scaling=0.3, **how)
     assert actual.dtype == case.q.dtype
-    reference = paged_attention_reference(
-        case.q, case.k_cache, case.v_cache, case.plan, scaling=0.3, **how
+    reference = paged_attention_reference(  # of bfloat16 it would round the scores as well
+        case.q.float(), case.k_cache.float(), case.v_cache.float(), case.plan, scaling=0.3, **how
     )
     tolerance = TOLERANCE[case.q.dtype]
     for expected in (case.expected(0.3, **how), reference.double().cpu()):
