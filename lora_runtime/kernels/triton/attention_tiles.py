@@ -16,7 +16,7 @@ from .. import prefill_tiles
 
 MAX_DIM = 512
 """Largest dim of a head's keys or values."""
-MIN_SPLIT = 128
+MIN_SPLIT = 256
 """Keys of a decode row that one program takes at least; a multiple of every tile's keys."""
 MAX_SPLITS = 32
 """Most splits of a decode row's keys; longer contexts have longer splits."""
