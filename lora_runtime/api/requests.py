@@ -39,7 +39,9 @@ class SamplingParams:
     in prompt or output (CTRL, arXiv:1909.05858); `presence_penalty` and `frequency_penalty` are
     subtracted from the logits of generated tokens, once or per occurrence. `logprobs` None returns
     none, 0 the chosen token's, k also the k most likely. With a `seed`, choice i draws from seed +
-    i.
+    i. Generation ends before the first of the `stop` strings, in the text as it is given or in the
+    text with special tokens shown: that of a token which ends the answer, too, though it is never
+    given. `skip_special_tokens` False gives the text of the others.
     """
 
     max_new_tokens: int = 128
@@ -54,6 +56,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    skip_special_tokens: bool = True
     logprobs: int | None = None
     n: int = 1
 
