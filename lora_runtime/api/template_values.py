@@ -12,11 +12,12 @@ MAX_TEMPLATE_DEPTH = 16
 MAX_TEMPLATE_CHARACTERS = 32 << 10
 """Characters of names and texts together."""
 _MAX_INTEGER = 1 << 63
-_RESERVED = frozenset(
-    "add_generation_prompt chat_template continue_final_message conversation conversations "
-    "max_length messages padding return_assistant_tokens_mask return_dict return_tensors "
-    "sanitize_control_tokens self tokenize tokenizer tokenizer_kwargs truncation".split()
-)
+_RESERVED = {
+    *("conversation", "conversations", "messages", "chat_template", "add_generation_prompt"),
+    *("continue_final_message", "tokenize", "tokenizer", "tokenizer_kwargs", "padding"),
+    *("truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask"),
+    *("sanitize_control_tokens", "self"),
+}
 """What rendering and tokenizing have under these names."""
 
 
@@ -48,12 +49,11 @@ def _too_much(values: Mapping[str, Any]) -> str:
                 return f"at most {MAX_TEMPLATE_DEPTH} levels of values within values"
             if count > MAX_TEMPLATE_VALUES:
                 return f"at most {MAX_TEMPLATE_VALUES} values, those within others among them"
-            inner = value
             if isinstance(value, Mapping):
                 if not all(isinstance(name, str) for name in value):
                     return "names must be texts"
                 characters += sum(map(len, value))
-                inner = value.values()
+            inner = value.values() if isinstance(value, Mapping) else value
             waiting += [(one, depth + 1) for one in inner]
         elif not _is_number(value):
             return "must be JSON: texts, finite numbers of at most 64 bits, booleans, null, lists, objects"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .prompt_end import last_tokens
+from .prompt_end import continues_character, last_tokens
 
 _REPLACEMENT = "\ufffd"
 # A UTF-8 character has at most 4 bytes and a byte-level token at least one: a longer run that still
@@ -36,9 +36,13 @@ class IncrementalDetokenizer:
         """Characters of the text behind `_prefix` that are no news."""
         self._begun = len(self._decode(self._ids)) - self._done if self._ids else 0
         """U+FFFD behind these: what the context has begun, which stays so unless it is ended."""
+        self._is_open = self._read < len(self._ids)
+        """Whether bytes that are begun wait for the first token with a text."""
 
     def push(self, token_id: int) -> str:
         """The text that `token_id` completes; "" while a character is unfinished."""
+        if self._is_open:
+            self._go_on_or_leave(token_id)
         self._ids.append(token_id)
         text = self._new_text()
         unfinished = text.endswith(_REPLACEMENT)
@@ -60,6 +64,16 @@ class IncrementalDetokenizer:
         if not always and self._text([token_id] * _COPIES, skip_special_tokens=True):
             return ""
         return self._text([token_id], skip_special_tokens=False)
+
+    def _go_on_or_leave(self, token_id: int) -> None:
+        """Leave the bytes that the context has begun, if another character comes: they would spoil
+        its bytes."""
+        if not self._decode([token_id] * _COPIES):
+            return
+        self._is_open = False
+        if not continues_character(self._tokenizer, token_id):
+            del self._ids[self._read :]
+            self._begun = 0
 
     def _new_text(self) -> str:
         text = self._decode(self._ids[self._prefix :])[self._done :]

@@ -38,15 +38,20 @@ def last_tokens(tokenizer: Any, prompt: Sequence[int]) -> tuple[list[int], int]:
     return before + tail[len(tail) - begun :], len(before)
 
 
+def continues_character(tokenizer: Any, token_id: int) -> bool:
+    """Whether a token is that of a byte within a character."""
+    return _byte(tokenizer.convert_ids_to_tokens([token_id])[0]) in range(0x80, 0xC0)
+
+
 def _bytes_at_end(tokenizer: Any, ids: list[int]) -> bytes:
     """What the last tokens stand for, if each is that of a byte."""
     if not ids or not _is_byte(tokenizer, ids[-1]):
         return b""
     found = bytearray()
     for name in reversed(tokenizer.convert_ids_to_tokens(ids)):
-        if not isinstance(name, str) or (match := _BYTE.fullmatch(name)) is None:
+        if (byte := _byte(name)) is None:
             break
-        found.append(int(match[1], 16))
+        found.append(byte)
     found.reverse()
     return bytes(found)
 
@@ -57,8 +62,10 @@ def _is_byte(tokenizer: Any, token_id: int) -> bool:
         (name,) = tokenizer.convert_ids_to_tokens([token_id])
     except (IndexError, KeyError):  # an id that it does not know
         return False
-    return (
-        isinstance(name, str)
-        and _BYTE.fullmatch(name) is not None
-        and tokenizer.decode([token_id]) != name
-    )
+    return _byte(name) is not None and tokenizer.decode([token_id]) != name
+
+
+def _byte(name: str | None) -> int | None:
+    """The byte that a token of this name stands for, None for another."""
+    match = _BYTE.fullmatch(name or "")
+    return int(match[1], 16) if match else None

@@ -11,8 +11,11 @@ _EXACT = 1 << 53
 
 
 def to_values(struct: Struct) -> dict[str, Any]:
-    """Turn a Struct into JSON values. It has as many as limits.py lets through, and as deep."""
-    return {name: _value(value) for name, value in struct.fields.items()}
+    """Turn a Struct into JSON values. It has as many as limits.py lets through, and as deep.
+
+    Names are sorted: a Struct has them in no order, and the same request makes the same prompt.
+    """
+    return {name: _value(struct.fields[name]) for name in sorted(struct.fields)}
 
 
 def _value(value: Value) -> Any:
