@@ -95,8 +95,8 @@ def test_an_answer_in_the_engine(engine: Engine) -> None:
     data = "so: 😀".encode()
     prompt = tuple(ids_of("bytes", data[:-2]))
     said = Parrot(engine, "")
-    said._ids = ids_of("bytes", data[-2:] + b" ok")
-    sampling = SamplingParams(max_new_tokens=len(said._ids), ignore_eos=True)
+    said.ids = ids_of("bytes", data[-2:] + b" ok")
+    sampling = SamplingParams(max_new_tokens=len(said.ids), ignore_eos=True)
     request = Request(token_ids=prompt, sampling=sampling)
     assert engine.generate(request).text == "😀 ok"
     assert "".join(e.text for e in engine.stream(request)) == "😀 ok"

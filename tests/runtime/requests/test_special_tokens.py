@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from lora_runtime import Engine, FinishReason, Request, SamplingParams
+from lora_runtime import Engine, EngineConfig, FinishReason, Request, SamplingParams
 from lora_runtime.requests.detokenize import IncrementalDetokenizer
 from lora_runtime.requests.stop_matcher import StopMatcher
 from lora_runtime.requests.text import AnswerText
@@ -67,10 +69,16 @@ def test_what_is_kept_does_not_grow() -> None:
     assert matcher._delivered is None  # one text to read again
 
 
-def say(engine: Engine, text: str) -> int:
+@pytest.fixture(scope="module")
+def parrot(tiny_base: Path) -> Iterator[Parrot]:
+    with Engine(tiny_base, EngineConfig(dtype="float32", kv_cache_bytes=8 << 20)) as engine:
+        yield Parrot(engine, "")
+
+
+def say(parrot: Parrot, text: str) -> int:
     """Make the engine say `text`; gives the number of its tokens."""
-    Parrot(engine, text)
-    return len(TOKENIZER(text)["input_ids"])
+    parrot.ids = TOKENIZER(text)["input_ids"]
+    return len(parrot.ids)
 
 
 CASES = [
@@ -91,7 +99,7 @@ CASES = [
 @pytest.mark.parametrize(("said", "stop", "kept"), CASES)
 @pytest.mark.parametrize("skip", [True, False])
 def test_stop_strings_of_special_tokens(
-    engine: Engine, said: str, stop: str, kept: str, skip: bool
+    parrot: Parrot, said: str, stop: str, kept: str, skip: bool
 ) -> None:
     if stop == "onetwo" and not skip:
         kept = said  # there is no such text
@@ -100,17 +108,17 @@ def test_stop_strings_of_special_tokens(
         for special in ("</s>", "<s>", "</s", "<"):
             kept = kept.replace(special, "") if special in said else kept
     sampling = SamplingParams(
-        max_new_tokens=say(engine, said),
+        max_new_tokens=say(parrot, said),
         stop=(stop,),
         ignore_eos=True,
         skip_special_tokens=skip,
         n=2,
     )
     request = Request(prompt="x", sampling=sampling)
-    done = engine.generate(request)
+    done = parrot.engine.generate(request)
     assert [c.text for c in done.choices] == [kept] * 2
     assert {c.finish_reason for c in done.choices} == {expected}
-    events = [e for e in engine.stream(request) if not e.index]
+    events = [e for e in parrot.engine.stream(request) if not e.index]
     assert "".join(e.text for e in events) == kept
     assert events[-1].finish_reason is expected
 
@@ -128,31 +136,31 @@ def test_stop_strings_of_special_tokens(
 )
 @pytest.mark.parametrize("skip", [True, False])
 def test_the_end_of_sequence_may_be_part_of_a_stop_string(
-    engine: Engine, stop: tuple[str, ...], kept: str, reason: FinishReason, skip: bool
+    parrot: Parrot, stop: tuple[str, ...], kept: str, reason: FinishReason, skip: bool
 ) -> None:
     """That it has one within does not make it one."""
-    say(engine, "one</s>two")
+    say(parrot, "one</s>two")
     sampling = SamplingParams(max_new_tokens=9, stop=stop, skip_special_tokens=skip)
-    done = engine.generate(Request(prompt="x", sampling=sampling)).choices[0]
+    done = parrot.engine.generate(Request(prompt="x", sampling=sampling)).choices[0]
     assert (done.text, done.finish_reason, len(done.token_ids)) == (kept, reason, 4)
 
 
-def test_a_stop_token_completes_a_stop_string(engine: Engine) -> None:
-    say(engine, "a<s>b")
+def test_a_stop_token_completes_a_stop_string(parrot: Parrot) -> None:
+    say(parrot, "a<s>b")
     sampling = SamplingParams(max_new_tokens=3, stop=("a<s>",), stop_token_ids=(BOS,))
-    done = engine.generate(Request(prompt="x", sampling=sampling)).choices[0]
+    done = parrot.engine.generate(Request(prompt="x", sampling=sampling)).choices[0]
     assert (done.text, done.finish_reason) == ("", FinishReason.STOP)
 
 
-def test_special_tokens_are_shown(engine: Engine) -> None:
+def test_special_tokens_are_shown(parrot: Parrot) -> None:
     """But for the one that ends the answer."""
-    say(engine, "a<s>b</s>c")
+    say(parrot, "a<s>b</s>c")
     shown = SamplingParams(max_new_tokens=5, ignore_eos=True, skip_special_tokens=False)
-    assert engine.generate(Request(prompt="x", sampling=shown)).text == "a<s>b</s>c"
+    assert parrot.engine.generate(Request(prompt="x", sampling=shown)).text == "a<s>b</s>c"
     ended = SamplingParams(max_new_tokens=5, skip_special_tokens=False)
-    assert engine.generate(Request(prompt="x", sampling=ended)).text == "a<s>b"
+    assert parrot.engine.generate(Request(prompt="x", sampling=ended)).text == "a<s>b"
     stopped = SamplingParams(max_new_tokens=5, skip_special_tokens=False, stop_token_ids=(BOS,))
-    assert engine.generate(Request(prompt="x", sampling=stopped)).text == "a"
+    assert parrot.engine.generate(Request(prompt="x", sampling=stopped)).text == "a"
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
