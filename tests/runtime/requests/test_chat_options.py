@@ -31,6 +31,11 @@ TEMPLATE = (
     "{% if thinking is defined %}[{{ thinking }} {{ thinking.deep[0] + 1 }}]{% endif %}"
     "{{ tools | tojson if tools else '' }}{{ eos_token }}"
 )
+TEMPLATES = {
+    "own": TEMPLATE,
+    "fixed": "{{ messages[0].role }} content",
+    "long": "{{ 'a ' * count }}",
+}
 SHORT = SamplingParams(max_new_tokens=1, ignore_eos=True)
 BEGUN = (ChatMessage("user", "Hi"), ChatMessage("assistant", "It is "))
 ASKED = BEGUN[:1]
@@ -57,9 +62,9 @@ def here(request: Request, template: str = TEMPLATE) -> tuple[int, ...]:
 
 @pytest.fixture(scope="module")
 def engine(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """With an adapter `own` that has the template, and `fixed` that shows no content."""
+    """With an adapter for each template."""
     with Engine(tiny_base, EngineConfig(dtype="float32", kv_cache_bytes=8 << 20)) as engine:
-        for name, template in (("own", TEMPLATE), ("fixed", "{{ messages[0].role }} content")):
+        for name, template in TEMPLATES.items():
             directory = save_adapter(tiny_base, tmp_path_factory.mktemp("chat") / name, r=2)
             (directory / "chat_template.jinja").write_text(template)
             engine.load_adapter(directory, name)
@@ -128,6 +133,14 @@ def test_a_template_that_drops_the_last_message_refuses_it(engine: Engine) -> No
         (violation,) = refusal.value.violations
         assert violation.field == "continue_final_message"
         assert len(violation.description) < 500
+
+
+def test_what_a_value_makes_of_a_template_is_limited(engine: Engine) -> None:
+    request = Request(
+        messages=ASKED, adapter_id="long", chat_template_kwargs={"count": 800_000}, sampling=SHORT
+    )
+    with pytest.raises(InvalidRequestError, match="'long' makes a text of 1600000 characters"):
+        engine.submit(request)
 
 
 CYCLE: dict[str, Any] = {}

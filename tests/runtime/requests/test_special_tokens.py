@@ -17,6 +17,7 @@ from lora_runtime.requests.detokenize import IncrementalDetokenizer
 from lora_runtime.requests.stop_matcher import StopMatcher
 from lora_runtime.requests.text import AnswerText
 
+from ...support.adapters import save_adapter
 from ...support.models import BOS, EOS, make_tokenizer
 from .test_streaming import Parrot
 from .test_text_properties import TOKENIZERS
@@ -186,3 +187,22 @@ def test_text_before_half_a_character_is_there_at_once() -> None:
     assert [answer.push(t)[0] for t in (0, 1, 2, 5, 3, 4)] == ["a", "b", "", "", "", "\U0001f600"]
     answer = AnswerText(IncrementalDetokenizer(tokenizer), ["</s>"])
     assert [answer.push(t) for t in (0, 1, 5)] == [("a", False), ("b", False), ("", True)]
+
+
+def test_special_tokens_of_an_adapters_own(parrot: Parrot, tiny_base: Path, tmp_path: Path) -> None:
+    """They are special, and stop strings, for its requests alone."""
+    directory = save_adapter(tiny_base, tmp_path / "own", added_tokens=2)
+    own = make_tokenizer()
+    own.add_tokens(["<turn>"], special_tokens=True)
+    own.add_tokens(["<word>"])
+    own.save_pretrained(directory)
+    parrot.engine.load_adapter(directory, "own")
+    parrot.ids = own("a<turn><word></s>b<turn>")["input_ids"]
+    count = len(parrot.ids)
+    for stop, kept in {(): "a<word>b", ("<turn>",): "a", ("word></s>b",): "a<"}.items():
+        sampling = SamplingParams(max_new_tokens=count, stop=stop, ignore_eos=True)
+        done = parrot.engine.generate(Request(prompt="x", adapter_id="own", sampling=sampling))
+        assert done.text == kept
+    shown = SamplingParams(max_new_tokens=count, ignore_eos=True, skip_special_tokens=False)
+    done = parrot.engine.generate(Request(prompt="x", adapter_id="own", sampling=shown))
+    assert done.text == "a<turn><word></s>b<turn>"
