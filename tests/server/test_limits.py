@@ -202,7 +202,8 @@ def test_values_are_counted_in_the_bytes(what: str) -> None:
 
 async def test_values_over_a_limit_are_refused(served: Harness) -> None:
     messages = [{"role": "user", "content": "x"}]
-    for values in (VALUES_OVER["a list"], {"a": [0] * 1100}, {"messages": []}, {"a": math.inf}):
+    wrong: list[dict[str, Any]] = [{"a": [0] * 1100}, {"messages": []}, {"a": math.inf}]
+    for values in (VALUES_OVER["a list"], *wrong):
         error = await refused(
             served.generate(messages=messages, chat_template_kwargs=values),
             grpc.StatusCode.INVALID_ARGUMENT,

@@ -47,10 +47,10 @@ VALUES: list[dict[str, Any]] = [
 ]
 
 
-def expected(messages: tuple[ChatMessage, ...], template: str = TEMPLATE, **fields: Any) -> Any:
+def expected(messages: tuple[ChatMessage, ...], **fields: Any) -> tuple[int, ...]:
     tokenizer = make_tokenizer()
     turns = [{"role": m.role, "content": m.content} for m in messages]
-    ids = tokenizer.apply_chat_template(turns, chat_template=template, return_dict=False, **fields)
+    ids = tokenizer.apply_chat_template(turns, chat_template=TEMPLATE, return_dict=False, **fields)
     return tuple(ids)
 
 

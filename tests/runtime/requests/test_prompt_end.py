@@ -85,7 +85,7 @@ def test_no_character_is_lost_wherever_the_prompt_ends(
 
 def test_a_token_that_is_only_named_like_a_byte() -> None:
     tokenizer = make_tokenizer()
-    tokenizer._tokenizer.add_tokens(["<0x41>"])
+    tokenizer.add_tokens(["<0x41>"])
     named: Any = tokenizer.convert_tokens_to_ids("<0x41>")
     detokenizer = IncrementalDetokenizer(tokenizer, [named])
     assert detokenizer.push(named) == "<0x41>"
