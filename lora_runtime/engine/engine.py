@@ -289,6 +289,7 @@ class Engine:
         policy: AdapterPolicy | None = None,
         roots: Sequence[Path] = (),
         pin_share: float = 1.0,
+        allow_unknown_fields: bool = False,
     ) -> AdapterInfo:
         """Read, check and register a PEFT adapter under `adapter_id` (default: the source's last
         name).
@@ -297,8 +298,9 @@ class Engine:
         moves to the new version and running requests finish on the old one; with a `canary_weight`
         in (0, 1) the new version takes that part of the requests only. With `roots`, files that
         lead out of these directories by links are refused. A pinned one is refused where more than
-        `pin_share` of the slots would be pinned then. Raises AdapterError, BaseMismatchError,
-        AdapterCapacityError, AdapterUnavailableError.
+        `pin_share` of the slots would be pinned then. With `allow_unknown_fields`, fields of
+        adapter_config.json that are not known are passed over, with a note; else they are refused.
+        Raises AdapterError, BaseMismatchError, AdapterCapacityError, AdapterUnavailableError.
         """
         text = os.fspath(source)
         if not is_remote(text):
@@ -307,7 +309,9 @@ class Engine:
         _check_adapter_id(name)
         _check_share("canary_weight", canary_weight, below=1)
         try:
-            return self._store.load(text, name, canary_weight, policy, roots, pin_share)
+            return self._store.load(
+                text, name, canary_weight, policy, roots, pin_share, allow_unknown_fields
+            )
         except LoramuxError as error:
             self._observers.notify("on_adapter_failed", name, error)
             raise

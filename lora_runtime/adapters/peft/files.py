@@ -142,6 +142,12 @@ def shown(value: Any, limit: int = 80) -> str:
     return text if len(text) <= limit else text[:limit] + "…"
 
 
+def listed(names: Sequence[object], limit: int = 8) -> str:
+    """Names from a file, few and short, for errors and notes."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(shown, names[:limit])) + more
+
+
 def _is_below(handle: int, path: Path, status: os.stat_result, roots: Sequence[Path]) -> bool:
     link = Path(f"/proc/self/fd/{handle}")
     real = Path(os.readlink(link)) if link.is_symlink() else Path(os.path.realpath(path))

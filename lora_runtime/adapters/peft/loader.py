@@ -13,6 +13,7 @@ from ...foreign.process import WorkLimits
 from ...modules import BaseDescription
 from .assemble import assemble
 from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, parse_config
+from .effect import without_effect
 from .files import MissingFileError, read_limited
 from .keys import place
 from .read_budget import ReadShare
@@ -35,23 +36,26 @@ def read_adapter(
     roots: Sequence[Path] = (),
     share: ReadShare | None = None,
     tokenizer_limits: WorkLimits = WorkLimits(),  # noqa: B008 - it is frozen
+    allow_unknown_fields: bool = False,
 ) -> CheckedAdapter:
     """Read and check; each file is read once, so what is hashed is what is applied.
 
     Never unpickles. `max_bytes` limits the file of tensors, `share` says when its data may be read;
     with `roots`, files that lead out of them by links are refused. `tokenizer_limits` are those of
-    the worker that reads its tokenizer. Raises AdapterError naming what is missing, corrupt or
+    the worker that reads its tokenizer; `allow_unknown_fields` as `parse_config` has it. Raises
+    AdapterError naming what is missing, corrupt or
     unsupported, and BaseMismatchError when the modules or shapes are not the base's.
     """
-    config_bytes, spec = read_spec(directory, roots)
+    config_bytes, spec = read_spec(directory, roots, allow_unknown_fields)
     made_for = f"the adapter was made for {spec.base_model_name!r}, the base is {base.name!r}"
     with open_weights(directory, max_bytes, roots) as weights:
         outlines = weights.outlines()
         layout = place(outlines, base.modules, made_for)
+        targets = resolve(spec, base.modules, layout.names)
         put_together = partial(
             assemble,
             spec,
-            resolve(spec, base.modules, layout.names),
+            targets,
             layout,
             shapes=Shapes(base.modules, made_for),
             max_added_rows=max_added_tokens,
@@ -61,6 +65,7 @@ def read_adapter(
         own = read_tokenizer(directory, base.tokenizer, vocabulary, roots, tokenizer_limits)
         file = weights.read(share)
     done = put_together(file.tensors)
+    warnings = without_effect(spec, targets, layout.names, done.updates)
     return CheckedAdapter(
         version=_version(
             base.identity, hashlib.sha256(config_bytes).digest(), file.digest, own.digest
@@ -71,14 +76,17 @@ def read_adapter(
         invocation_tokens=spec.invocation_tokens,
         vocab_size=vocabulary if done.added_rows else 0,
         tokenizer=own.tokenizer,
-        notes=spec.notes + _notes(done.unused, own, base),
+        notes=(*warnings, *spec.notes, *targets.notes, *_notes(done.unused, own, base)),
+        warnings=warnings,
     )
 
 
-def read_spec(directory: Path, roots: Sequence[Path] = ()) -> tuple[bytes, LoraSpec]:
+def read_spec(
+    directory: Path, roots: Sequence[Path] = (), allow_unknown_fields: bool = False
+) -> tuple[bytes, LoraSpec]:
     """Read adapter_config.json, and what it means."""
     data = read_limited(directory / CONFIG, MAX_CONFIG_BYTES, roots)
-    return data, parse_config(decode_config(data))
+    return data, parse_config(decode_config(data), allow_unknown_fields)
 
 
 @contextmanager

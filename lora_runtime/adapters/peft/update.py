@@ -67,3 +67,5 @@ class CheckedAdapter:
     """The adapter's own tokenizer, where it differs from the base's."""
     notes: tuple[str, ...] = field(default=())
     """Notes on what was accepted and has no effect at inference, such as lora_dropout."""
+    warnings: tuple[str, ...] = ()
+    """Those of the notes that are told as warnings: it may not do what it was made for."""
