@@ -168,6 +168,7 @@ class FrozenModel:
                 self.attention_calls,
                 self.max_context,
                 self.num_parameters,
+                loops=any(before for _, before in self.context.places),
             )
         finally:
             self.model.set_attn_implementation(attention.IMPLEMENTATION)
