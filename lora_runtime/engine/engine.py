@@ -121,7 +121,9 @@ class Engine:
         self._limits = Limits(store.policy, config.max_running, config.max_waiting)
         if config.max_adapters:
             get_ready(self.base.tokenizer)
-        text_limit = TextLimit(self.max_context, longest_token(self.base.tokenizer))
+        shortened = self.max_context == self.base.max_context
+        note = self.base.frozen.context_note if shortened else ""
+        text_limit = TextLimit(self.max_context, longest_token(self.base.tokenizer), note)
         self._chats = ForeignChats(self.base.tokenizer, config, text_limit)
         builder = RequestBuilder(self.base, self.max_context, text_limit, self._chats, self._cancel)
         self._intake = Intake(

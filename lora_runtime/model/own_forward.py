@@ -79,7 +79,8 @@ def own_forward(
             last = model(input_ids=ids[:, -1:], use_cache=True, **{name: cache})
             logits[:, -1:] = last.logits
             for path, row in outputs.take(1).items():
-                layers[path][:, -1:] = row
+                if path in layers and len(layers[path]) == len(row):
+                    layers[path][:, -1:] = row
     return OwnForward(tokens, kept.numpy(), logits[0].float(), layers)
 
 
