@@ -15,6 +15,7 @@ from typing import Self
 
 import torch
 
+from ..adapters.peft.tokenizer.ends import base_endings
 from ..adapters.peft.tokenizer.reading import get_ready
 from ..adapters.sources.sources import is_remote
 from ..adapters.store.store import AdapterStore
@@ -126,7 +127,13 @@ class Engine:
             get_ready(self.base.tokenizer)
         text_limit = TextLimit(self.max_context, longest_token(self.base.tokenizer), note)
         self._chats = ForeignChats(self.base.tokenizer, config, text_limit)
-        builder = RequestBuilder(self.base, self.max_context, text_limit, self._chats, self._cancel)
+        ends = base_endings(self.base.tokenizer, self.base.eos_token_ids)
+        self._notes = ends.notes
+        for note in ends.notes:
+            log.warning("%s", note)
+        builder = RequestBuilder(
+            self.base, self.max_context, text_limit, self._chats, self._cancel, ends.turns
+        )
         self._intake = Intake(
             builder,
             store,
@@ -411,6 +418,7 @@ class Engine:
             kv_blocks=self._scheduler.allocator.num_blocks,
             version=__version__,
             memory=self._memory,
+            notes=self._notes,
         )
 
     def stats(self) -> EngineStats:

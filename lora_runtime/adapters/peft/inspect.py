@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from ...api.adapters import AppliedModule
 from ...config import EngineConfig
 from ...errors import BaseModelError
-from ...model.loading import identity_of
+from ...model.loading import eos_ids, identity_of
 from ...model.modules import base_modules
 from ...model.source import check_source
 from ...modules import BaseModule, ModuleKind
 from .assemble import assemble
 from .config import LoraSpec
 from .effect import without_effect
+from .generation import GENERATION_CONFIG
 from .keys import Layout, Part, place_alone
 from .loader import open_weights, read_adapter, read_spec, unused_note
 from .shapes import Shapes
@@ -39,6 +40,7 @@ class DescribedBase:
     modules: Mapping[str, BaseModule]
     tokenizer: Any
     vocab_size: int
+    eos_token_ids: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ def describe_base(directory: Path) -> DescribedBase:
         )
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
+        if (directory / GENERATION_CONFIG).exists():
+            model.generation_config = GenerationConfig.from_pretrained(
+                directory, local_files_only=True
+            )
         tokenizer = AutoTokenizer.from_pretrained(
             directory, trust_remote_code=False, local_files_only=True
         )
@@ -81,7 +87,12 @@ def describe_base(directory: Path) -> DescribedBase:
         ) from error
     vocab_size = int(config.get_text_config().vocab_size)
     return DescribedBase(
-        directory.name, identity_of(directory, model), base_modules(model), tokenizer, vocab_size
+        directory.name,
+        identity_of(directory, model),
+        base_modules(model),
+        tokenizer,
+        vocab_size,
+        eos_ids(model, tokenizer),
     )
 
 

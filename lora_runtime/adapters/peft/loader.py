@@ -15,12 +15,14 @@ from .assemble import assemble
 from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, parse_config
 from .effect import without_effect
 from .files import MissingFileError, read_limited
+from .generation import read_ends
 from .keys import place
 from .read_budget import ReadShare
 from .safetensors_file import OpenTensors, open_tensors
 from .shapes import Shapes
 from .targets import resolve
-from .tokenizer.reading import OwnTokenizer, read_tokenizer
+from .tokenizer.ends import endings
+from .tokenizer.reading import read_tokenizer
 from .update import CheckedAdapter
 
 CONFIG = "adapter_config.json"
@@ -63,12 +65,18 @@ def read_adapter(
         # Without values: what is refused by its names and shapes is refused before it is read.
         vocabulary = _vocabulary(spec, base, put_together(outlines).added_rows)
         own = read_tokenizer(directory, base.tokenizer, vocabulary, roots, tokenizer_limits)
+        generation = read_ends(directory, vocabulary, roots)
         file = weights.read(share)
     done = put_together(file.tensors)
     warnings = without_effect(spec, targets, layout.names, done.updates)
+    ends = endings(own.tokenizer, own.turn_end, generation, base.eos_token_ids)
     return CheckedAdapter(
         version=_version(
-            base.identity, hashlib.sha256(config_bytes).digest(), file.digest, own.digest
+            base.identity,
+            hashlib.sha256(config_bytes).digest(),
+            file.digest,
+            own.digest,
+            generation.digest,
         ),
         base_model_name=spec.base_model_name,
         updates=done.updates,
@@ -76,7 +84,16 @@ def read_adapter(
         invocation_tokens=spec.invocation_tokens,
         vocab_size=vocabulary if done.added_rows else 0,
         tokenizer=own.tokenizer,
-        notes=(*warnings, *spec.notes, *targets.notes, *_notes(done.unused, own, base)),
+        eos_ids=ends.ids,
+        turn_ends=ends.turns,
+        notes=(
+            *warnings,
+            *spec.notes,
+            *targets.notes,
+            *unused_note(done.unused),
+            *own.notes,
+            *ends.notes,
+        ),
         warnings=warnings,
     )
 
@@ -111,18 +128,6 @@ def _vocabulary(spec: LoraSpec, base: BaseDescription, added_rows: int) -> int:
             f"alora_invocation_tokens: token {bad[0]} is outside the vocabulary of {vocabulary}"
         )
     return vocabulary
-
-
-def _notes(unused: Sequence[str], own: OwnTokenizer, base: BaseDescription) -> tuple[str, ...]:
-    notes = unused_note(unused)
-    if own.has_files and own.tokenizer is None:
-        reason = (
-            "the base's is not known"
-            if base.tokenizer is None
-            else "the base's has the same vocabulary"
-        )
-        notes.append(f"the tokenizer files are not used: {reason}")
-    return tuple(notes)
 
 
 def unused_note(unused: Sequence[str]) -> list[str]:

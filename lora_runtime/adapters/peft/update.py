@@ -65,6 +65,10 @@ class CheckedAdapter:
     """Rows of the adapter's embeddings where it has added tokens to the base's, else 0."""
     tokenizer: Any = None
     """The adapter's own tokenizer, where it differs from the base's."""
+    eos_ids: frozenset[int] = frozenset()
+    """Ends of a sequence beside the base's: its tokenizer's and its generation config's."""
+    turn_ends: frozenset[int] = frozenset()
+    """Tokens that end a turn of its own tokenizer's chat template, and no sequence."""
     notes: tuple[str, ...] = field(default=())
     """Notes on what was accepted and has no effect at inference, such as lora_dropout."""
     warnings: tuple[str, ...] = ()

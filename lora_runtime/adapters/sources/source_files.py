@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ...errors import AdapterError
 from ..peft.config import MAX_CONFIG_BYTES
+from ..peft.generation import GENERATION_CONFIG
 from ..peft.loader import CONFIG, WEIGHTS
 
 REQUIRED = (CONFIG, WEIGHTS)
@@ -23,8 +24,9 @@ OPTIONAL = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+    GENERATION_CONFIG,
 )
-"""Files of the tokenizer, where the adapter brings its own."""
+"""Files of the tokenizer and of generation, where the adapter brings its own."""
 MAX_TOKENIZER_BYTES = 64 << 20
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(\S*)")
 _SPACED_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/?#'\"<>\n]*@")
@@ -43,7 +45,12 @@ class Limits:
     weights: int
 
     def of(self, name: str) -> int:
-        return {CONFIG: MAX_CONFIG_BYTES, WEIGHTS: self.weights}.get(name, MAX_TOKENIZER_BYTES)
+        own = {
+            CONFIG: MAX_CONFIG_BYTES,
+            WEIGHTS: self.weights,
+            GENERATION_CONFIG: MAX_CONFIG_BYTES,
+        }
+        return own.get(name, MAX_TOKENIZER_BYTES)
 
     def check(self, source: str, name: str, size: int | None) -> None:
         """Check a file's size.
