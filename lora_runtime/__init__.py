@@ -84,7 +84,7 @@ if TYPE_CHECKING:
     from .adapters.peft.inspect import render_text as report_to_text
     from .adapters.peft.inspect import to_json as report_to_json
     from .adapters.sources.source_files import REQUIRED as ADAPTER_FILES
-    from .adapters.sources.source_files import redact
+    from .adapters.sources.source_files import missing_adapter_file, redact
     from .adapters.sources.sources import is_remote
     from .base_model import BaseModel
     from .engine.engine import Engine
@@ -98,6 +98,7 @@ else:  # where a type checker does not look: for it, a module with a __getattr__
         "Engine": "engine.engine:Engine",
         "inspect_adapter": "adapters.peft.inspect:inspect_adapter",
         "is_remote": "adapters.sources.sources:is_remote",
+        "missing_adapter_file": "adapters.sources.source_files:missing_adapter_file",
         "redact": "adapters.sources.source_files:redact",
         "report_to_json": "adapters.peft.inspect:to_json",
         "report_to_text": "adapters.peft.inspect:render_text",
@@ -173,6 +174,7 @@ __all__ = [
     "__version__",
     "inspect_adapter",
     "is_remote",
+    "missing_adapter_file",
     "redact",
     "report_to_json",
     "report_to_text",

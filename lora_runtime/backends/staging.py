@@ -9,9 +9,18 @@ from torch.nn import functional as F
 
 from ..adapters.peft.update import ModuleUpdate
 from ..errors import AdapterError
-from ..kernels.updates import MAX_RANK, ModuleDelta
+from ..kernels.updates import ModuleDelta
 from ..model.weights import BaseTensors, chunks
 from ..modules import BaseModule, ModuleKind
+from .grown_rows import GrownWeights
+from .staging_checks import (
+    check_shape,
+    check_update,
+    columns_of,
+    outputs_of,
+    refuse,
+    rows_of,
+)
 
 
 class Stager:
@@ -22,6 +31,7 @@ class Stager:
 
     def __init__(self, base: BaseTensors, max_added_tokens: int) -> None:
         self._base, self._max_added = base, max_added_tokens
+        self._grown = GrownWeights(base)
         self._dense: dict[tuple[int, torch.Size], tuple[torch.Tensor, torch.Tensor]] = {}
 
     @torch.inference_mode()
@@ -47,17 +57,17 @@ class Stager:
             for name, d in deltas.items()
             if self._vocabulary(name)
         }
-        if max(added.values(), default=0) and (len(added) < 2 or len(set(added.values())) > 1):
+        if max(added.values(), default=0) > 0 and (len(added) < 2 or len(set(added.values())) > 1):
             raise AdapterError(f"tokens are not added to embedding and lm_head alike: {added}")
         return deltas
 
     def _norm(self, name: str, module: BaseModule, update: ModuleUpdate) -> ModuleDelta:
-        _refuse(name, update, "a norm", "a", "magnitude", "lora_bias", "token_rows")
+        refuse(name, update, "a norm", "a", "magnitude", "lora_bias", "token_rows")
         changed = {}
         for ours, theirs in (("dense", "weight"), ("bias", "bias")):
             tensor = getattr(update, theirs)
             if tensor is not None and (theirs == "weight" or module.has_bias):
-                _check_shape(name, theirs, tensor, (module.out_features,))
+                check_shape(name, theirs, tensor, (module.out_features,))
                 changed[ours] = (tensor.float() - self._base.parameter(name, theirs)).contiguous()
             elif tensor is not None:
                 raise AdapterError(f"module {name!r} has no bias to replace")
@@ -66,9 +76,9 @@ class Stager:
     def _weighted(self, name: str, module: BaseModule, update: ModuleUpdate) -> ModuleDelta:
         """Stage the update of a linear map or an embedding."""
         embedding = module.kind is ModuleKind.EMBEDDING
-        self._check(name, module, update)
+        check_update(name, module, update, self._base.quantised)
         weight = self._weight(name, module, update)
-        out = self._rows(module) if weight is None else weight.shape[0]
+        out = outputs_of(module, update)
         # Most modules of most adapters are such.
         if weight is None and self._plain(update) and not embedding:
             return ModuleDelta(
@@ -100,7 +110,7 @@ class Stager:
             self._to(a),
             self._to(b),
             update.scaling,
-            gain=None if gain is None or weight is not None else gain - 1,
+            gain=None if gain is None or weight is not None else self._gain(module, gain),
             bias=self._bias(name, update, gain, out),
             dense=self._shared(weight),
             token_ids=ids,
@@ -116,21 +126,34 @@ class Stager:
     def _weight(self, name: str, module: BaseModule, update: ModuleUpdate) -> torch.Tensor | None:
         """The saved weight as (out, in) or (tokens, width), with its tokens' rows; None where it is
         the base's."""
-        if update.weight is None:
-            return None
-        weight = update.weight.t() if module.transposed else update.weight
-        rows, columns = self._rows(module), self._columns(module)
-        if weight.ndim != 2 or weight.shape[1] != columns or weight.shape[0] < rows:
-            raise AdapterError(
-                f"module {name!r}: weight {tuple(weight.shape)} for the base's {(rows, columns)}"
-            )
-        if (added := weight.shape[0] - rows) > (
+        rows, columns = rows_of(module), columns_of(module)
+        if (added := outputs_of(module, update) - rows) > (
             0 if module.kind is ModuleKind.LINEAR else self._max_added
         ):
             raise AdapterError(
-                f"module {name!r}: {added} added tokens, at most {self._max_added} are taken"
+                f"module {name!r}: {added} added tokens, at most {self._max_added} are taken "
+                "(max_added_tokens)"
             )
-        if weight.shape[0] == rows and self._base.holds(name, weight):
+        if update.weight is not None:
+            weight = update.weight.t() if module.transposed else update.weight
+            if (
+                weight.ndim != 2
+                or weight.shape[1] != columns
+                or weight.shape[0] < (update.rows or rows)
+            ):
+                raise AdapterError(
+                    f"module {name!r}: weight {tuple(weight.shape)} for the base's {(rows, columns)}"
+                )
+            if added <= 0 and self._base.holds(name, weight):
+                return None
+            if update.fixed_weight:
+                raise AdapterError(
+                    f"the saved weight of {name!r} is not the base's: it cannot be used with "
+                    "alora_invocation_tokens"
+                )
+        elif added > 0:
+            weight = self._grown.weight(name, update.rows, rows, columns)
+        else:
             return None
         if update.token_rows is not None:
             weight = weight.clone()
@@ -145,7 +168,7 @@ class Stager:
             return None, None
         order = sorted(range(len(update.token_ids)), key=update.token_ids.__getitem__)
         ids = [update.token_ids[i] for i in order]
-        if ids and ids[-1] >= self._rows(module):
+        if ids and ids[-1] >= outputs_of(module, update):
             raise AdapterError(f"module {name!r}: token {ids[-1]} is not in the base's vocabulary")
         base = torch.cat([self._base.rows(name, i, i + 1) for i in ids]).cpu()
         return torch.tensor(ids, dtype=torch.int32), (
@@ -166,11 +189,12 @@ class Stager:
         assert update.a is not None
         assert update.b is not None
         embedding = module.kind is ModuleKind.EMBEDDING
-        if not embedding and weight is None and ids is None:  # of nearly all
+        total = outputs_of(module, update)
+        if not embedding and weight is None and ids is None and total == rows_of(module):
+            # Of nearly all.
             return self._base.updated_norms(name, update.a, update.b, update.scaling)
-        total = self._rows(module) if weight is None else weight.shape[0]
         squares = []
-        for start, end in chunks(total, self._columns(module)):
+        for start, end in chunks(total, columns_of(module)):
             own = self._base.rows(name, start, end) if weight is None else weight[start:end].float()
             left, right = (
                 (update.a[:, start:end].t(), update.b.t())
@@ -188,72 +212,29 @@ class Stager:
         self, name: str, update: ModuleUpdate, gain: torch.Tensor | None, out: int
     ) -> torch.Tensor | None:
         added = None
+        module = self._base.modules[name]
         if update.bias is not None:
             base = self._base.parameter(name, "bias")
             added = update.bias.float() - F.pad(base, (0, out - len(base)))
+        elif module.has_bias and (more := out - rows_of(module)) > 0:
+            base = self._base.parameter(name, "bias")
+            added = torch.cat([torch.zeros_like(base), base.mean().expand(more)])
         if update.lora_bias is not None:
             scaled = update.scaling * update.lora_bias.float()
             scaled = scaled if gain is None else gain * scaled
             added = scaled if added is None else added + scaled
         return added
 
-    def _check(self, name: str, module: BaseModule, update: ModuleUpdate) -> None:
-        out, columns, kind = module.out_features, self._columns(module), module.kind
-        if kind is ModuleKind.EMBEDDING:
-            _refuse(name, update, "an embedding", "bias", "lora_bias")
-        elif kind is ModuleKind.LINEAR:
-            _refuse(name, update, "a projection", "token_rows")
-        if name in self._base.quantised:
-            _refuse(name, update, "quantised", "weight", "token_rows")
-            if kind is ModuleKind.EMBEDDING:
-                _refuse(name, update, "a quantised embedding", "magnitude")
-        if update.bias is not None and not module.has_bias:
-            raise AdapterError(f"module {name!r} has no bias to replace")
-        if (update.a is None) != (update.b is None):
-            raise AdapterError(f"module {name!r} has one half of A and B")
-        if update.a is None and (update.magnitude is not None or update.lora_bias is not None):
-            raise AdapterError(f"module {name!r} has parts of LoRA without A and B")
-        if update.weight is not None and update.weight.ndim != 2:
-            raise AdapterError(f"module {name!r}: weight has {update.weight.ndim} dimensions")
-        rank = update.rank
-        if rank > MAX_RANK:
-            raise AdapterError(
-                f"module {name!r}: rank {rank} is above {MAX_RANK}, the most that the kernels take"
-            )
-        embedding = kind is ModuleKind.EMBEDDING
-        outputs = (
-            out
-            if embedding or update.weight is None
-            else update.weight.shape[int(module.transposed)]
-        )
-        expected = {
-            "a": (rank, None if embedding else columns),
-            "b": (outputs, rank),
-            "magnitude": (outputs,),
-            "lora_bias": (outputs,),
-            "bias": (outputs,),
-            "token_rows": (len(update.token_ids), columns),
-        }
-        for part, shape in expected.items():
-            if (tensor := getattr(update, part)) is not None:
-                _check_shape(name, part, tensor, shape)
-        if len(set(update.token_ids)) != len(update.token_ids) or any(
-            t < 0 for t in update.token_ids
-        ):
-            raise AdapterError(f"module {name!r}: token ids are negative or appear twice")
-
-    def _rows(self, module: BaseModule) -> int:
-        return module.in_features if module.kind is ModuleKind.EMBEDDING else module.out_features
-
-    def _columns(self, module: BaseModule) -> int:
-        return module.out_features if module.kind is ModuleKind.EMBEDDING else module.in_features
+    def _gain(self, module: BaseModule, gain: torch.Tensor) -> torch.Tensor:
+        """DoRA's gain - 1 for the base's own product: of all its outputs, even if the adapter has
+        fewer."""
+        missing = 0 if module.kind is ModuleKind.EMBEDDING else module.out_features - len(gain)
+        return F.pad(gain - 1, (0, max(0, missing)))
 
     def _vocabulary(self, name: str) -> int:
         """Rows of an embedding or lm_head, 0 for other modules."""
         module = self._base.modules[name]
-        return (
-            self._rows(module) if module.kind in (ModuleKind.EMBEDDING, ModuleKind.LM_HEAD) else 0
-        )
+        return rows_of(module) if module.kind in (ModuleKind.EMBEDDING, ModuleKind.LM_HEAD) else 0
 
     def _to(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
         """Convert to the base's dtype, contiguous. Raises AdapterError for a value that is too
@@ -278,21 +259,3 @@ class Stager:
             assert converted is not None
             self._dense[key] = weight, converted  # the first keeps the address taken
         return self._dense[key][1]
-
-
-def _refuse(name: str, update: ModuleUpdate, kind: str, *parts: str) -> None:
-    for part in parts:
-        if getattr(update, part) is not None:
-            what = "LoRA" if part == "a" else part
-            raise AdapterError(f"{what} on {name!r} is not supported: it is {kind}")
-
-
-def _check_shape(
-    name: str, part: str, tensor: torch.Tensor, expected: tuple[int | None, ...]
-) -> None:
-    if tensor.ndim != len(expected) or any(
-        e not in (None, n) for n, e in zip(tensor.shape, expected, strict=True)
-    ):
-        raise AdapterError(
-            f"module {name!r}: {part} has shape {tuple(tensor.shape)}, the base needs {expected}"
-        )

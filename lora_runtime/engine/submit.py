@@ -87,6 +87,7 @@ class RequestBuilder:
                 priority=request.priority,
                 eos_ids=ends,
                 stop_ids=stop_ids,
+                num_tokens=vocab_size if vocab_size < self._base.vocab_size else None,
                 arrived=arrived,
             )
             for i in range(params.n)
@@ -96,19 +97,18 @@ class RequestBuilder:
     def _vocabulary(self, versions: Seq[AdapterVersion]) -> tuple[Any, int]:
         """Tokenizer, and number of token ids."""
         base = self._base
-        own = [
-            v.details
-            for v in versions
-            if v.details and (v.details.tokenizer or v.details.vocab_size)
-        ]
+        details = [v.details for v in versions if v.details]
+        own = [d for d in details if d.tokenizer or d.vocab_size > base.vocab_size]
+        # A token that one of them does not have, they do not have together.
+        vocab_size = min((d.vocab_size for d in details if d.vocab_size), default=base.vocab_size)
         if not own:
-            return base.tokenizer, base.vocab_size
+            return base.tokenizer, vocab_size
         if len(versions) > 1:
             raise InvalidRequestError.of(
                 "adapters",
                 "an adapter with a tokenizer or tokens of its own can only be used alone",
             )
-        return own[0].tokenizer or base.tokenizer, own[0].vocab_size or base.vocab_size
+        return own[0].tokenizer or base.tokenizer, vocab_size
 
     def _ends(self, request: Request, versions: Seq[AdapterVersion]) -> frozenset[int]:
         """Ids that end a sequence: the base's, those of every adapter, and a chat's ends of turn."""

@@ -33,14 +33,16 @@ class ModuleDelta:
 
     kind: ModuleKind
     out: int
-    """Outputs, of an embedding tokens: more than the base's where the adapter added some."""
+    """Outputs, of an embedding tokens: more or fewer than the base's where the adapter
+    has other rows."""
     a: torch.Tensor | None = None
     """(r, in) in `dtype`; of an embedding (tokens, r)"""
     b: torch.Tensor | None = None
     """(out, r) in `dtype`; of an embedding (width, r)"""
     scaling: float = 1.0
     gain: torch.Tensor | None = None
-    """(out,) float32: DoRA's g - 1 for the base's own product; of an embedding (width,)"""
+    """(out,) float32, at least the base's outputs: DoRA's g - 1 for its own product; of an embedding
+    (width,)"""
     bias: torch.Tensor | None = None
     """(out,) float32: added"""
     dense: torch.Tensor | None = None

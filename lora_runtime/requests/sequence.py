@@ -81,6 +81,7 @@ class Sequence:
         priority: int = 0,
         eos_ids: frozenset[int] = frozenset(),
         stop_ids: frozenset[int] = frozenset(),
+        num_tokens: int | None = None,
         arrived: float | None = None,
     ) -> None:
         self.handle = handle
@@ -100,6 +101,8 @@ class Sequence:
         self.salt = salt
         self.priority = priority
         self.eos_ids, self.stop_ids = eos_ids, stop_ids
+        self.num_tokens = num_tokens
+        """Ids that may be sampled, where its adapters have fewer tokens than the base; else None."""
         self.text = AnswerText(detokenizer, sampling.stop)
         self.max_tokens = max_tokens
         self.num_computed = 0

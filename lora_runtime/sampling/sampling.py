@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 
@@ -38,7 +39,7 @@ def sample(
     device at most three times, however many rows there are: for the best tokens after penalties,
     for drawn ones, and for logprobs.
     """
-    logits, tokens = output.logits, list(output.greedy)
+    logits, tokens = output.logits, _within(output, sequences)
     valid = [i for i, token in enumerate(tokens) if token >= 0]
     penalised = [i for i in valid if has_penalties(sequences[i].sampling)]
     changed = _penalised(logits, penalised, sequences)
@@ -59,6 +60,25 @@ def sample(
     return [
         Sampled(token, logprobs.get(i)) if token >= 0 else _FAILED for i, token in enumerate(tokens)
     ]
+
+
+def _within(output: StepOutput, sequences: Seq[Sequence]) -> list[int]:
+    """Each row's argmax, with -inf put at the tokens that the row's adapters, with fewer than the
+    base, do not have."""
+    tokens = list(output.greedy)
+    first = 0
+    for most, group in groupby(sequences, key=lambda seq: seq.num_tokens):
+        rows = range(first, first + len(list(group)))
+        first = rows.stop
+        if most is None:
+            continue
+        output.logits[rows.start : rows.stop, most:] = -torch.inf
+        wrong = [i for i in rows if not 0 <= tokens[i] < most]
+        if not wrong:  # mostly
+            continue
+        for i, token in zip(wrong, StepOutput.of(output.logits[wrong]).greedy, strict=True):
+            tokens[i] = token
+    return tokens
 
 
 _FAILED = Sampled(error="the model produced NaN or infinite logits")

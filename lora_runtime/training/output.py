@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from ..adapters.peft.loader import CONFIG, WEIGHTS
+from ..adapters.peft.loader import CONFIG
+from ..adapters.peft.shards_index import WEIGHTS
 from ..durable import replace_file
 from ..errors import TrainingError
 from ..version import __version__

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_runtime import ADAPTER_FILES
+from lora_runtime import missing_adapter_file
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,9 @@ class Snapshot:
     """Files as (name, size, modified, changed, inode); times in nanoseconds. Other content has
     another tuple."""
 
-    def missing(self) -> str:
+    def missing(self, directory: Path) -> str:
         """Name of the first file that an adapter cannot do without and that is missing, or ""."""
-        names = {name for name, *_ in self.files}
-        return next((name for name in ADAPTER_FILES if name not in names), "")
+        return missing_adapter_file(directory, {name for name, *_ in self.files})
 
     def is_older_than(self, seconds: float) -> bool:
         """True if nothing has changed for that many seconds, by this machine's clock."""
@@ -62,7 +61,7 @@ class Settling:
         last look or old."""
         # Several names may share a directory: all compare with the last look.
         self._now[directory] = now
-        if missing := now.missing():
+        if missing := now.missing(directory):
             return f"{missing} is missing (pickled weights are never read)"
         if now == self._last.get(directory) or now.is_older_than(self._settle_s):
             return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -270,6 +271,18 @@ def test_a_half_copied_adapter_is_waited_for(bench: Bench) -> None:
         assert bench.one().error == "its files are still changing"
     assert not bench.loads()
     assert bench.one().version == "version of 123"
+
+
+def test_shards_are_waited_for(bench: Bench) -> None:
+    directory = put_adapter(bench.watched / "a")
+    (directory / "adapter_model.safetensors").unlink()
+    index = {"weight_map": {"x": "s1.safetensors", "y": "s2.safetensors"}}
+    (directory / "adapter_model.safetensors.index.json").write_text(json.dumps(index))
+    (directory / "s1.safetensors").write_text("")
+    assert "s2.safetensors is missing" in bench.one(3).error
+    (directory / "s2.safetensors").write_text("")
+    assert bench.one().error == "its files are still changing"
+    assert not bench.loads()
 
 
 def test_a_half_copied_directory_of_two_names(bench: Bench, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,13 @@ def save_adapter(
     seed: int = 0,
     config: PeftConfig | None = None,
     added_tokens: int = 0,
+    save: Mapping[str, Any] | None = None,
     **lora: Any,
 ) -> Path:
-    """An adapter with random A and B (PEFT's own start has B = 0, which would hide errors)."""
+    """An adapter with random A and B (PEFT's own start has B = 0, which would hide errors).
+
+    `added_tokens`: below 0 for fewer than the base's; `save`: options of save_pretrained.
+    """
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     if added_tokens:
         model.resize_token_embeddings(model.config.vocab_size + added_tokens)
@@ -36,7 +40,7 @@ def save_adapter(
         for parameter in peft_model.parameters():
             if parameter.requires_grad:
                 parameter.normal_(std=0.15, generator=generator)
-    peft_model.save_pretrained(str(directory))
+    peft_model.save_pretrained(str(directory), **(save or {}))
     return directory
 
 

@@ -30,14 +30,16 @@ class Expected:
 
 class PeftReference:
     """A float32 base with adapters, run by transformers and PEFT, one request at a time. It may be
-    quantised."""
+    quantised, and be resized to `rows` of its vocabulary."""
 
-    def __init__(self, base: Path, adapters: Mapping[str, Path]) -> None:
+    def __init__(self, base: Path, adapters: Mapping[str, Path], rows: int = 0) -> None:
         # Eager attention: the only one that knows soft capping.
         model = AutoModelForCausalLM.from_pretrained(
             base, dtype=torch.float32, attn_implementation="eager"
         ).eval()
         prepare(model)
+        if rows:
+            _resize(model, rows)
         if method_of(model.config) == "compressed-tensors":
             with (
                 torch.inference_mode()
@@ -95,6 +97,14 @@ class PeftReference:
             return_dict_in_generate=True,
         )
         return Expected(out.sequences[0, ids.shape[1] :].tolist(), torch.stack(out.logits, 1)[0])
+
+
+def _resize(model: Any, rows: int) -> None:
+    """Resize as transformers does, but for the noise that it adds to the mean in new rows."""
+    old = model.get_input_embeddings().weight.shape[0]
+    model.resize_token_embeddings(rows)
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        module.weight.data[old:] = module.weight.data[:old].mean(0)
 
 
 class LogitsRecorder:

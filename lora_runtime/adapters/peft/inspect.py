@@ -167,12 +167,21 @@ def _guess(
         for m, found in layout.parts.items()
     }
     modules = {module: _module(module, parts[module]) for module in parts}
+    _guess_vocabulary(modules)
     embedding = next((m for m, base in modules.items() if base.kind is ModuleKind.EMBEDDING), "")
     for module, base in modules.items():
         follows = Part.TOKENS in parts[module] and isinstance(spec.token_indices, tuple)
         if base.kind is ModuleKind.LM_HEAD and (spec.ensure_weight_tying or follows):
             modules[module] = replace(base, tied_to=embedding)
     return modules
+
+
+def _guess_vocabulary(modules: dict[str, BaseModule]) -> None:
+    """Give an embedding that does not say how many tokens it has those of the lm_head, if that does."""
+    heads = (m.out_features for m in modules.values() if m.kind is ModuleKind.LM_HEAD)
+    for module, base in modules.items():
+        if base.in_features == _ANY_VOCABULARY:
+            modules[module] = replace(base, in_features=next(heads, _ANY_VOCABULARY))
 
 
 def _module(name: str, parts: Mapping[Part, torch.Tensor]) -> BaseModule:
@@ -238,7 +247,7 @@ def render_text(report: AdapterReport) -> str:
             f"activated  from the tokens {', '.join(map(str, report.invocation_tokens))} on"
         )
     if report.vocab_size:
-        lines.append(f"vocabulary {report.vocab_size} tokens, with its own")
+        lines.append(f"vocabulary {report.vocab_size} tokens, not as many as the base's")
     if report.own_tokenizer:
         lines.append("tokenizer  its own")
     lines += [f"note       {note}" for note in report.notes]

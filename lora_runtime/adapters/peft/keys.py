@@ -4,7 +4,7 @@ base."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -67,18 +67,25 @@ _OTHER_MODALITIES = re.compile(
 )
 
 
-def _after_first(path: str) -> str:
+# How wrappers around a language model call it: most models that see, the hub's code, Qwen's Omni.
+_LANGUAGE_MODELS = ("language_model", "text_model", "llm", "thinker")
+
+
+def _names_of(path: str) -> Iterator[str]:
+    """Names that models which can be trained give a base's module, from the base's own: each time
+    as many, in the same order.
+
+    Empty where such a model does not have the module: without its head (AutoModel), names begin
+    behind their first piece, and the lm_head has none.
+    """
     first, dot, rest = path.partition(".")
-    return f"{first}.language_model.{rest}" if dot else path
-
-
-# How a wrapper around the language model names its modules, from the base's own names.
-_FORMS: tuple[Callable[[str], str], ...] = (
-    lambda path: path,
-    _after_first,
-    lambda path: f"language_model.{path}",
-    lambda path: f"model.{path}",
-)
+    yield path
+    yield f"model.{path}"
+    yield rest
+    for wrapped in _LANGUAGE_MODELS:
+        yield f"{first}.{wrapped}.{rest}" if dot else path
+        yield f"{wrapped}.{path}"
+        yield f"{wrapped}.{rest}" if dot else ""
 
 
 @dataclass(frozen=True)
@@ -99,8 +106,8 @@ class Layout:
 
     parts: Mapping[str, Mapping[Part, str]]
     names: Mapping[str, str]
-    """Names in the model that was trained (the config's rules mean these), by module of the
-    base."""
+    """Names in the model that was trained (the config's rules mean these), by module of the base:
+    of those that it had."""
 
 
 def parse_key(tensor: str) -> Key:
@@ -169,10 +176,14 @@ def _place(keys: list[Key], names: Mapping[str, str], made_for: str) -> Layout:
 
 
 def _names(keys: list[Key], modules: list[str]) -> dict[str, str]:
-    """The one way of naming modules that fits most of the keys: the base's own, or a wrapper's."""
+    """The one way of naming modules that fits most of the keys: the base's own, or a wrapper's, or
+    that of the model without its head."""
     paths = {k.path for k in keys}
-    candidates = [{module: form(module) for module in modules} for form in _FORMS]
-    return max(candidates, key=lambda names: len(paths.intersection(names.values())))
+    ways = zip(*map(_names_of, modules), strict=True)
+    candidates = [{m: n for m, n in zip(modules, names, strict=True) if n} for names in ways]
+    # Names that stand for two modules are those of no model.
+    found = [names for names in candidates if len(set(names.values())) == len(names)]
+    return max(found, key=lambda names: len(paths.intersection(names.values())))
 
 
 def _no_place(key: Key, made_for: str) -> AdapterError:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from ...errors import AdapterError
+from ...errors import AdapterError, BaseMismatchError
 from ...foreign.process import WorkLimits
 from ...modules import BaseDescription
-from .assemble import assemble
+from .assemble import Assembled, assemble
 from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, parse_config
 from .effect import without_effect
 from .files import MissingFileError, read_limited
@@ -20,13 +20,14 @@ from .keys import place
 from .read_budget import ReadShare
 from .safetensors_file import OpenTensors, open_tensors
 from .shapes import Shapes
+from .shards import OpenShards, open_shards
+from .shards_index import WEIGHTS
 from .targets import resolve
 from .tokenizer.ends import endings
-from .tokenizer.reading import read_tokenizer
+from .tokenizer.reading import OwnTokenizer, read_tokenizer
 from .update import CheckedAdapter
 
 CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 
 
 def read_adapter(
@@ -63,9 +64,11 @@ def read_adapter(
             max_added_rows=max_added_tokens,
         )
         # Without values: what is refused by its names and shapes is refused before it is read.
-        vocabulary = _vocabulary(spec, base, put_together(outlines).added_rows)
+        added_rows = put_together(outlines).added_rows
+        vocabulary = _vocabulary(spec, base, added_rows)
         own = read_tokenizer(directory, base.tokenizer, vocabulary, roots, tokenizer_limits)
         generation = read_ends(directory, vocabulary, roots)
+        _check_rows(vocabulary, base, own, made_for)
         file = weights.read(share)
     done = put_together(file.tensors)
     warnings = without_effect(spec, targets, layout.names, done.updates)
@@ -82,7 +85,7 @@ def read_adapter(
         updates=done.updates,
         modules=done.modules,
         invocation_tokens=spec.invocation_tokens,
-        vocab_size=vocabulary if done.added_rows else 0,
+        vocab_size=vocabulary if added_rows else 0,
         tokenizer=own.tokenizer,
         eos_ids=ends.ids,
         turn_ends=ends.turns,
@@ -90,6 +93,7 @@ def read_adapter(
             *warnings,
             *spec.notes,
             *targets.notes,
+            *rows_note(done, base.vocab_size),
             *unused_note(done.unused),
             *own.notes,
             *ends.notes,
@@ -109,15 +113,15 @@ def read_spec(
 @contextmanager
 def open_weights(
     directory: Path, max_bytes: int, roots: Sequence[Path] = ()
-) -> Iterator[OpenTensors]:
-    """Open adapter_model.safetensors and read its header."""
-    try:
-        with open_tensors(directory / WEIGHTS, max_bytes, roots) as weights:
-            yield weights
-    except MissingFileError as error:
-        raise AdapterError(
-            f"{WEIGHTS} is missing from {directory.name!r} (pickled weights are never read)"
-        ) from error
+) -> Iterator[OpenTensors | OpenShards]:
+    """Open adapter_model.safetensors, or else the shards of it, and read the headers."""
+    with ExitStack() as stack:
+        weights: OpenTensors | OpenShards
+        try:
+            weights = stack.enter_context(open_tensors(directory / WEIGHTS, max_bytes, roots))
+        except MissingFileError:
+            weights = stack.enter_context(open_shards(directory, max_bytes, roots))
+        yield weights
 
 
 def _vocabulary(spec: LoraSpec, base: BaseDescription, added_rows: int) -> int:
@@ -128,6 +132,34 @@ def _vocabulary(spec: LoraSpec, base: BaseDescription, added_rows: int) -> int:
             f"alora_invocation_tokens: token {bad[0]} is outside the vocabulary of {vocabulary}"
         )
     return vocabulary
+
+
+def _check_rows(vocabulary: int, base: BaseDescription, own: OwnTokenizer, made_for: str) -> None:
+    """Check that fewer rows than the base's are enough for the tokenizer: for whose number of tokens
+    trainers cut a padded vocabulary."""
+    tokenizer = own.tokenizer or base.tokenizer
+    tokens = 0 if tokenizer is None else len(tokenizer)
+    if vocabulary < tokens <= base.vocab_size:
+        raise BaseMismatchError(
+            f"embeddings and lm_head have {vocabulary} rows, the tokenizer has {tokens} tokens and "
+            f"the base model {base.vocab_size} rows: {made_for}"
+        )
+
+
+def rows_note(done: Assembled, base_rows: int) -> list[str]:
+    """Give at most one note, on rows of the vocabulary that are not in the file."""
+    made = [module.name for module in done.modules if "rows" in module.parts]
+    if done.added_rows < 0:
+        return [
+            f"{base_rows + done.added_rows} of the base's {base_rows} tokens are in the vocabulary: "
+            "the others are never sampled, and refused in prompts"
+        ]
+    if made:
+        return [
+            f"the {done.added_rows} rows added to {' and '.join(made)} are not in the file: those that "
+            "were not trained are the mean of the base's rows, as transformers' resizing makes them"
+        ]
+    return []
 
 
 def unused_note(unused: Sequence[str]) -> list[str]:

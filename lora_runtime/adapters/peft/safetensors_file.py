@@ -33,12 +33,20 @@ class TensorFile:
 class OpenTensors:
     """An open file of which the header was read."""
 
-    def __init__(self, stream: io.FileIO, path: Path, size: int) -> None:
+    def __init__(
+        self, stream: io.FileIO, path: Path, size: int, max_header_bytes: int | None = None
+    ) -> None:
+        """Read the header; `max_header_bytes`: None is MAX_HEADER_BYTES."""
         self._stream, self._path = stream, path
         self._digest = hashlib.sha256()
-        header = _read_header(stream, size, path, self._digest)
-        self._data_bytes = size - 8 - len(header)
-        self._entries = parse_header(header, self._data_bytes, path)
+        limit = MAX_HEADER_BYTES if max_header_bytes is None else max_header_bytes
+        header = _read_header(stream, size, path, self._digest, limit)
+        self.header_bytes, self.data_bytes = len(header), size - 8 - len(header)
+        self._entries = parse_header(header, self.data_bytes, path)
+
+    @property
+    def names(self) -> list[str]:
+        return [entry.name for entry in self._entries]
 
     def outlines(self) -> dict[str, torch.Tensor]:
         """The tensors by name, of their shape and dtype, without values: on the meta device."""
@@ -50,10 +58,14 @@ class OpenTensors:
         """Read, hash and check the data in one pass, once `share` allows it. Raises AdapterError
         for NaN and infinite values, EngineStoppedError."""
         if share is not None:
-            share.take(self._data_bytes)
-        buffer = torch.empty(self._data_bytes, dtype=torch.uint8)
+            share.take(self.data_bytes)
+        return self.fill(share)
+
+    def fill(self, share: ReadShare | None) -> TensorFile:
+        """Do what `read` does, when the share has been taken already."""
+        buffer = torch.empty(self.data_bytes, dtype=torch.uint8)
         view = memoryview(buffer.numpy())  # type: ignore[arg-type]
-        for start in range(0, self._data_bytes, _CHUNK):
+        for start in range(0, self.data_bytes, _CHUNK):
             if share is not None:
                 share.check()
             fill(self._stream, view[start : start + _CHUNK], self._path)
@@ -76,7 +88,7 @@ def open_tensors(path: Path, max_bytes: int, roots: Sequence[Path] = ()) -> Iter
         yield OpenTensors(stream, path, size)
 
 
-def _read_header(stream: io.FileIO, size: int, path: Path, digest: Any) -> bytes:
+def _read_header(stream: io.FileIO, size: int, path: Path, digest: Any, limit: int) -> bytes:
     if size < 8:
         raise corrupt(path, f"it has {size} bytes, the length of the header takes 8")
     prefix = bytearray(8)
@@ -84,8 +96,8 @@ def _read_header(stream: io.FileIO, size: int, path: Path, digest: Any) -> bytes
     length = int.from_bytes(prefix, "little")
     if length > size - 8:
         raise corrupt(path, f"its header of {length} bytes is longer than the file of {size} bytes")
-    if length > MAX_HEADER_BYTES:
-        raise corrupt(path, f"its header of {length} bytes is over the limit of {MAX_HEADER_BYTES}")
+    if length > limit:
+        raise corrupt(path, f"its header of {length} bytes is over the limit of {limit}")
     header = bytearray(length)
     fill(stream, memoryview(header), path)
     digest.update(prefix)

@@ -30,17 +30,17 @@ MAX_NAME = 512
 _MAX_DIMENSIONS = 8
 _MAX_ELEMENTS = 1 << 48
 """Limit of a shape's sizes multiplied, zeros left out: torch would overflow for an empty tensor."""
-_AT_ONCE, _PAUSE_S = 128, 1e-4
+AT_ONCE, PAUSE_S = 128, 1e-4
 """Entries after which others get the interpreter: to ask for it they would wait 5 ms each time."""
 _METADATA = "__metadata__"
 _PIECE = 1 << 14
 """Characters of a string, or of the padding, that are looked at in one step."""
-_SPACE = r"[ \t\n\r]{0,256}"
-_START = re.compile(rf"{_SPACE}\{{{_SPACE}")
-_KEY = re.compile(rf'"((?:[^"\\\x00-\x1f]|\\.){{0,{6 * MAX_NAME + 6}}})"{_SPACE}:{_SPACE}')
+SPACE = r"[ \t\n\r]{0,256}"
+START = re.compile(rf"{SPACE}\{{{SPACE}")
+_KEY = re.compile(rf'"((?:[^"\\\x00-\x1f]|\\.){{0,{6 * MAX_NAME + 6}}})"{SPACE}:{SPACE}')
 _ENTRY = re.compile(r"\{[^{}]{0,1024}\}")
-_NEXT = re.compile(rf"{_SPACE}([,}}]){_SPACE}")
-_COLON = re.compile(rf"{_SPACE}:{_SPACE}")
+_NEXT = re.compile(rf"{SPACE}([,}}]){SPACE}")
+_COLON = re.compile(rf"{SPACE}:{SPACE}")
 _CHARACTERS = re.compile(r'(?:[^"\\\x00-\x1f]+|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))+')
 
 
@@ -87,8 +87,8 @@ def parse_header(header: bytes, data_bytes: int, path: Path) -> list[Entry]:
         if len(entries) == MAX_TENSORS:
             raise corrupt(path, f"it names more than {MAX_TENSORS} tensors, the limit")
         entries[name] = _entry(name, info, path)
-        if len(entries) % _AT_ONCE == 0:
-            time.sleep(_PAUSE_S)
+        if len(entries) % AT_ONCE == 0:
+            time.sleep(PAUSE_S)
     if not entries:
         raise AdapterError(f"{path.name} holds no tensors")
     ordered = sorted(entries.values(), key=lambda e: (e.begin, e.end))
@@ -106,15 +106,15 @@ def parse_header(header: bytes, data_bytes: int, path: Path) -> list[Entry]:
 def _members(header: bytes, path: Path) -> Iterator[tuple[str, Any]]:
     """Tensors' names and what the header says of each; its metadata is checked and left out."""
     try:
-        text = _without_padding(header).decode()
-        start = _START.match(text)
+        text = without_padding(header).decode()
+        start = START.match(text)
         if start is None:
             raise corrupt(path, "its header is not a JSON object")
         end, metadata = start.end(), False
         if text[end:] == "}":
             return
         while True:
-            name, end = _key(text, end)
+            name, end = key_at(text, end)
             if name == _METADATA:
                 if metadata:
                     raise ValueError(f"the key {_METADATA!r} appears twice")
@@ -125,7 +125,7 @@ def _members(header: bytes, path: Path) -> Iterator[tuple[str, Any]]:
                     raise corrupt(path, _undescribed(name))
                 end = body.end()
                 yield name, json.loads(body[0], object_pairs_hook=no_twins)
-            end, more = _after_comma(text, end)
+            end, more = after_comma(text, end)
             if not more:
                 break
         if end != len(text):
@@ -134,7 +134,8 @@ def _members(header: bytes, path: Path) -> Iterator[tuple[str, Any]]:
         raise corrupt(path, f"its header is not valid JSON: {error}") from error
 
 
-def _without_padding(header: bytes) -> bytes:
+def without_padding(header: bytes) -> bytes:
+    """What is left without the white space at the end."""
     end = len(header)
     while end and not header[max(0, end - _PIECE) : end].strip(b" \t\n\r"):
         end = max(0, end - _PIECE)
@@ -142,14 +143,15 @@ def _without_padding(header: bytes) -> bytes:
     return header[: end - len(last) + len(last.rstrip(b" \t\n\r"))]
 
 
-def _key(text: str, start: int) -> tuple[str, int]:
+def key_at(text: str, start: int) -> tuple[str, int]:
+    """A member's name, and where its value begins."""
     key = _KEY.match(text, start)
     if key is None:
         raise ValueError(f"no name of a tensor at character {start}")
     return (json.loads(f'"{key[1]}"') if "\\" in key[1] else key[1]), key.end()
 
 
-def _after_comma(text: str, start: int) -> tuple[int, bool]:
+def after_comma(text: str, start: int) -> tuple[int, bool]:
     """Where the next member of an object begins, or what is behind it; and whether there is one."""
     mark = _NEXT.match(text, start)
     if mark is None:
@@ -159,7 +161,7 @@ def _after_comma(text: str, start: int) -> tuple[int, bool]:
 
 def _after_metadata(text: str, start: int, path: Path) -> int:
     """Where the metadata, an object of strings, ends."""
-    opening = _START.match(text, start)
+    opening = START.match(text, start)
     if opening is None:
         raise corrupt(path, f"its {_METADATA} is not an object of strings")
     end, more = opening.end(), True

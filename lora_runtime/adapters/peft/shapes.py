@@ -15,7 +15,7 @@ from ...modules import BaseModule, ModuleKind
 class Shapes:
     """Checks of shapes against one base.
 
-    `added_rows`: rows that the adapter adds to embeddings and lm_head.
+    `added_rows`: rows of embeddings and lm_head beyond the base's; below 0 where they are fewer.
     """
 
     modules: Mapping[str, BaseModule]
@@ -23,7 +23,7 @@ class Shapes:
     added_rows: int = 0
 
     def maps(self, module: str) -> tuple[int, int]:
-        """Features (in, out) of a module, with the added rows."""
+        """Features (in, out) of a module, with the adapter's rows."""
         base = self.modules[module]
         more_in = self.added_rows if base.kind is ModuleKind.EMBEDDING else 0
         more_out = self.added_rows if base.kind is ModuleKind.LM_HEAD else 0
@@ -66,32 +66,3 @@ class Shapes:
                 f"module {module!r}: the adapter maps {a.shape[1]} → {b.shape[0]} features, the base model "
                 f"{inputs} → {outputs}: {self.made_for}"
             )
-
-
-def added_rows(shapes: Shapes, weights: Mapping[str, torch.Tensor], limit: int) -> int:
-    """Rows that `weights` add to the base's vocabulary, in embeddings and lm_head alike.
-
-    Raises AdapterError for more than `limit` and where only one of the two has them,
-    BaseMismatchError for fewer rows than the base's.
-    """
-    added: dict[str, int] = {}
-    for module, base in shapes.modules.items():
-        if base.kind in (ModuleKind.EMBEDDING, ModuleKind.LM_HEAD):
-            rows, width = shapes.weight(module)
-            weight = weights.get(module)
-            if weight is not None and weight.ndim == 2 and weight.shape[1] == width:
-                shapes.check(module, "weight", weight, (max(rows, weight.shape[0]), width))
-            added[module] = (
-                0 if weight is None or weight.ndim != 2 else max(0, weight.shape[0] - rows)
-            )
-    if len(set(added.values())) > 1:
-        rows_of = ", ".join(f"{n} to {m!r}" for m, n in added.items())
-        raise AdapterError(
-            f"the adapter adds rows to the vocabulary in one place and not in the other: {rows_of}"
-        )
-    count = next(iter(added.values()), 0)
-    if count > limit:
-        raise AdapterError(
-            f"the adapter adds {count} tokens to the base's vocabulary, the limit is {limit}"
-        )
-    return count

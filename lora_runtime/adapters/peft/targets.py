@@ -48,12 +48,9 @@ class _Resolver:
         self, spec: LoraSpec, modules: Mapping[str, BaseModule], names: Mapping[str, str]
     ) -> None:
         self.spec, self.modules, self.names = spec, modules, names
-        self.embedding = next(
-            (m for m, base in modules.items() if base.kind is ModuleKind.EMBEDDING), ""
-        )
-        heads = (
-            m for m, base in modules.items() if base.kind is ModuleKind.LM_HEAD and base.tied_to
-        )
+        self.embedding = next((m for m in names if modules[m].kind is ModuleKind.EMBEDDING), "")
+        # A model that was trained without its head had nothing to tie.
+        heads = (m for m in names if modules[m].kind is ModuleKind.LM_HEAD and modules[m].tied_to)
         self.tied_head = next(heads, "")
         self.excluded: set[str] = set()
 
@@ -188,7 +185,7 @@ class _Resolver:
     def _biases(self, lora: frozenset[str] | set[str], saved: frozenset[str]) -> frozenset[str]:
         if self.spec.bias == "none":
             return frozenset()
-        chosen = self.modules if self.spec.bias == "all" else lora
+        chosen = self.names if self.spec.bias == "all" else lora
         return frozenset(m for m in chosen if self.modules[m].has_bias and m not in saved)
 
     def _unmatched(self, lora: frozenset[str], saved: frozenset[str]) -> Iterator[str]:

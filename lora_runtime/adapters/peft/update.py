@@ -41,6 +41,11 @@ class ModuleUpdate:
     token_ids: tuple[int, ...] = ()
     token_rows: torch.Tensor | None = None
     """Rows that replace the weight's rows `token_ids`: (len(token_ids), width)."""
+    rows: int = 0
+    """Rows of an embedding or lm_head where they are not the base's number, else 0: the base's first
+    so many, or all and the mean of them for each more (transformers' resize_token_embeddings)."""
+    fixed_weight: bool = False
+    """True if `weight` must be the base's own: rows before activated LoRA starts have the base's."""
 
     @property
     def rank(self) -> int:
@@ -62,7 +67,7 @@ class CheckedAdapter:
     """Tokens of activated LoRA (arXiv:2504.12397): the adapter works from their last occurrence in
     the prompt on."""
     vocab_size: int = 0
-    """Rows of the adapter's embeddings where it has added tokens to the base's, else 0."""
+    """Rows of the adapter's embeddings where they are more or fewer than the base's, else 0."""
     tokenizer: Any = None
     """The adapter's own tokenizer, where it differs from the base's."""
     eos_ids: frozenset[int] = frozenset()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,17 @@ import huggingface_hub
 from huggingface_hub.utils import tqdm
 
 from ...errors import AdapterError
+from ..peft.shards_index import INDEX, WEIGHTS
 from .disk_cache import DiskCache
-from .source_files import OPTIONAL, REQUIRED, Limits, check_complete, named
+from .source_files import (
+    OPTIONAL,
+    REQUIRED,
+    Limits,
+    check_complete,
+    missing_shard,
+    named,
+    shards_of,
+)
 
 _SOURCE = re.compile(
     r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+))?(?:/(?P<folder>.*))?",
@@ -37,6 +46,12 @@ class HubSource:
 
     def path(self, name: str) -> str:
         return f"{self.folder}/{name}" if self.folder else name
+
+    def names(self, paths: Iterable[str]) -> list[str]:
+        """Names of the files that lie in the folder itself."""
+        before = f"{self.folder}/" if self.folder else ""
+        inside = (path.removeprefix(before) for path in paths if path.startswith(before))
+        return [name for name in inside if "/" not in name]
 
 
 def parse(source: str) -> HubSource:
@@ -70,13 +85,22 @@ def fetch(source: str, cache: DiskCache, limits: Limits) -> Path:
     sizes = {file.rfilename: file.size for file in info.siblings or ()}
     found = {
         name: sizes[wanted.path(name)]
-        for name in (*REQUIRED, *OPTIONAL)
+        for name in (*REQUIRED, INDEX, *OPTIONAL)
         if wanted.path(name) in sizes
     }
-    check_complete(source, found)
+    if WEIGHTS in found:
+        found.pop(INDEX, None)  # nobody reads it then
+    check_complete(source, found, wanted.names(sizes))
     for name, size in found.items():
         limits.check(source, name, size)
     with cache.staging() as directory:
+        if INDEX in found:
+            index = _get(source, wanted, commit, INDEX, directory, limits)
+            for name in shards_of(source, index.read_bytes()):
+                if wanted.path(name) not in sizes:
+                    raise missing_shard(source, name)
+                limits.beside(found).check(source, name, sizes[wanted.path(name)])
+                found[name] = sizes[wanted.path(name)]
         content = _download(source, wanted, commit, list(found), directory, limits)
         stored = cache.store(content)
     cache.remember(wanted.key(commit), stored)
@@ -88,19 +112,28 @@ def _download(
 ) -> Path:
     content = directory / "content"
     content.mkdir()
+    fetched: dict[str, int | None] = {}
     for name in names:
-        path = Path(
-            huggingface_hub.hf_hub_download(
-                wanted.repo,
-                wanted.path(name),
-                revision=commit,
-                local_dir=directory / "hub",
-                tqdm_class=_counter(partial(limits.check, source, name)),
-            )
-        )
-        limits.check(source, name, path.stat().st_size)
+        path = _get(source, wanted, commit, name, directory, limits.beside(fetched))
+        fetched[name] = path.stat().st_size
         path.rename(content / name)
     return content
+
+
+def _get(
+    source: str, wanted: HubSource, commit: str, name: str, directory: Path, limits: Limits
+) -> Path:
+    path = Path(
+        huggingface_hub.hf_hub_download(
+            wanted.repo,
+            wanted.path(name),
+            revision=commit,
+            local_dir=directory / "hub",
+            tqdm_class=_counter(partial(limits.check, source, name)),
+        )
+    )
+    limits.check(source, name, path.stat().st_size)
+    return path
 
 
 def _counter(check: Callable[[int], None]) -> type[tqdm]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +16,18 @@ from fsspec import AbstractFileSystem
 from fsspec.callbacks import Callback
 
 from ...errors import AdapterError, AdapterUnavailableError
+from ..peft.loader import CONFIG
+from ..peft.shards_index import INDEX, WEIGHTS
 from .disk_cache import DiskCache
-from .source_files import OPTIONAL, REQUIRED, Limits, check_complete, named, redact
+from .source_files import (
+    OPTIONAL,
+    Limits,
+    check_complete,
+    missing_shard,
+    named,
+    redact,
+    shards_of,
+)
 
 _PACKAGES = {
     "file": "",
@@ -41,6 +52,7 @@ _PACKAGES = {
 }
 """Packages that fsspec needs, by protocol. fsspec's wrappers (zip://, simplecache::, ...) are not
 among these: they read files of this machine, or chain to any other URL."""
+_MAY_BE_MISSING = {INDEX, *OPTIONAL}
 _ATTEMPTS = 3
 _CONNECT_S, _READ_S = 30, 60
 _SLOWEST = 16 << 10
@@ -93,7 +105,9 @@ def fetch(source: str, cache: DiskCache, limits: Limits) -> Path:
         with cache.staging() as directory:
             content = directory / "content"
             content.mkdir()
-            sizes = {name: store.download(name, content / name, limits) for name in before}
+            sizes: dict[str, int] = {}
+            for name in before:
+                sizes[name] = store.download(name, content / name, limits.beside(sizes))
             whole = all(stamp.size in (None, sizes[name]) for name, stamp in before.items())
             # Files of two uploads must not end up beside each other.
             if whole and store.stamps(limits) == before:
@@ -119,17 +133,47 @@ class _Store:
 
         Raises AdapterError when a required one is missing or one is too large.
         """
-        found = {}
-        for name in (*REQUIRED, *OPTIONAL):
-            info = self._info(name)
-            if info is None:
-                continue
-            if info.get("type", "file") != "file":
-                raise AdapterError(f"{named(self._source)}: {name} is not a file")
-            limits.check(self._source, name, info.get("size"))
-            found[name] = _stamp(info)
+        found: dict[str, _Stamp] = {}
+        self._look(CONFIG, limits, found)
+        self._look_for_weights(limits, found)
+        for name in OPTIONAL:
+            self._look(name, limits, found)
         check_complete(self._source, found)
         return found
+
+    def _look(self, name: str, limits: Limits, found: dict[str, _Stamp]) -> bool:
+        """Look for a file and keep its stamp; gives whether it is there."""
+        info = self._info(name)
+        if info is None:
+            return False
+        if info.get("type", "file") != "file":
+            raise AdapterError(f"{named(self._source)}: {name} is not a file")
+        limits.check(self._source, name, info.get("size"))
+        found[name] = _stamp(info)
+        return True
+
+    def _look_for_weights(self, limits: Limits, found: dict[str, _Stamp]) -> None:
+        """Look for the weights in one file, else for an index and the shards that it names."""
+        denied: Exception | None = None
+        try:
+            if self._look(WEIGHTS, limits, found):
+                return
+        except Exception as error:
+            if not _is_denied(error):
+                raise
+            denied = error  # it may be missing: stores say so of both
+        if not self._look(INDEX, limits, found):
+            if denied is not None:
+                raise denied
+            return
+        with tempfile.TemporaryDirectory(prefix="loramux-index-") as directory:
+            path = Path(directory) / INDEX
+            self.download(INDEX, path, limits)
+            shards = shards_of(self._source, path.read_bytes())
+        for name in shards:
+            sizes = {shard: stamp.size for shard, stamp in found.items()}
+            if not self._look(name, limits.beside(sizes), found):
+                raise missing_shard(self._source, name)
 
     def download(self, name: str, target: Path, limits: Limits) -> int:
         """Download a file; gives the number of bytes that arrived.
@@ -155,12 +199,12 @@ class _Store:
             if (
                 error.__cause__ is None
                 or status in (404, 410)
-                or (status == 403 and name in OPTIONAL)
+                or (status == 403 and name in _MAY_BE_MISSING)
             ):
                 return None
             raise (error.__cause__ if isinstance(error.__cause__, Exception) else error) from None
         except PermissionError:
-            if name in OPTIONAL:
+            if name in _MAY_BE_MISSING:
                 return None
             raise
 
@@ -169,6 +213,10 @@ class _Store:
             return f"{self._root.rstrip('/')}/{name}"
         parts = urlsplit(self._source)  # the query may be the key to the whole prefix
         return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}", fragment=""))
+
+
+def _is_denied(error: Exception) -> bool:
+    return isinstance(error, PermissionError) or getattr(error, "status", None) == 403
 
 
 def _open(source: str) -> tuple[AbstractFileSystem, str]:

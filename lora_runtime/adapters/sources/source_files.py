@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ...errors import AdapterError
 from ..peft.config import MAX_CONFIG_BYTES
 from ..peft.generation import GENERATION_CONFIG
-from ..peft.loader import CONFIG, WEIGHTS
+from ..peft.loader import CONFIG
+from ..peft.shards import is_shard, missing_weights
+from ..peft.shards_index import INDEX, MAX_INDEX_BYTES, WEIGHTS, parse_index
 
 REQUIRED = (CONFIG, WEIGHTS)
 OPTIONAL = (
@@ -39,18 +42,27 @@ _CLOSING = re.compile(r"['\"<>),.:;\]}]*\Z")
 class Limits:
     """Bytes that each file may have.
 
-    Pickled weights have no limit because they are never fetched.
+    Pickled weights have no limit because they are never fetched. `weights` is that of all shards
+    together, of which `fetched` bytes are there.
     """
 
     weights: int
+    fetched: int = 0
 
     def of(self, name: str) -> int:
+        if name.endswith(".safetensors"):
+            return max(0, self.weights - self.fetched)
         own = {
             CONFIG: MAX_CONFIG_BYTES,
-            WEIGHTS: self.weights,
             GENERATION_CONFIG: MAX_CONFIG_BYTES,
+            INDEX: MAX_INDEX_BYTES,
         }
         return own.get(name, MAX_TOKENIZER_BYTES)
+
+    def beside(self, sizes: Mapping[str, int | None]) -> Limits:
+        """Limits of what is fetched after files of these sizes."""
+        weights = (size or 0 for name, size in sizes.items() if name.endswith(".safetensors"))
+        return replace(self, fetched=sum(weights))
 
     def check(self, source: str, name: str, size: int | None) -> None:
         """Check a file's size.
@@ -58,21 +70,52 @@ class Limits:
         Raises AdapterError. One that is not known passes: it is counted while the file is fetched.
         """
         if size is not None and size > self.of(name):
+            others = " that the other shards leave" if self.fetched else ""
             raise AdapterError(
-                f"{named(source)}: {name} is larger than the limit of {self.of(name)} bytes"
+                f"{named(source)}: {name} is larger than the limit of {self.of(name)} bytes{others}"
             )
 
 
-def check_complete(source: str, found: Mapping[str, object]) -> None:
-    """Check that the required files are there.
+def check_complete(source: str, found: Iterable[str], listed: Iterable[str] = ()) -> None:
+    """Check that the required files are there, or an index of shards in place of the weights.
 
-    Raises AdapterError that names the first one missing.
+    Raises AdapterError that names the first one missing; `listed`: all that is known to lie there.
     """
+    found = set(found)
+    if (
+        CONFIG in found
+        and INDEX not in found
+        and WEIGHTS not in found
+        and any(map(is_shard, listed))
+    ):
+        raise AdapterError(
+            f"{named(source)}: the weights are in shards, and {INDEX} is missing, which says what is "
+            f"in each; put it there, or join the shards in one {WEIGHTS}"
+        )
     for name in REQUIRED:
-        if name not in found:
+        if name not in found and (name != WEIGHTS or INDEX not in found):
             raise AdapterError(
                 f"{named(source)}: {name} is missing (pickled weights are never fetched)"
             )
+
+
+def missing_adapter_file(directory: Path, names: Collection[str]) -> str:
+    """Name of the first file that an adapter cannot do without and that is not among the `names` of
+    its directory's files, or "". Weights are one file, or an index and the shards that it names."""
+    return CONFIG if CONFIG not in names else missing_weights(directory, names)
+
+
+def shards_of(source: str, index: bytes) -> list[str]:
+    """Names of the shards in an index. Raises AdapterError for what is none."""
+    try:
+        return sorted(parse_index(index))
+    except AdapterError as error:
+        raise AdapterError(f"{named(source)}: {error}") from error
+
+
+def missing_shard(source: str, name: str) -> AdapterError:
+    """Make the error for a shard that the index names."""
+    return AdapterError(f"{named(source)}: {name} is missing, which {INDEX} names")
 
 
 def named(source: str) -> str:

@@ -120,7 +120,7 @@ class SlotAdapter:
 
     `deltas` are views of `buffer`, on the device, `names` their modules; `num_bytes` there. `rare`:
     modules whose change the Triton backend's kernels cannot make and the table does not hold:
-    embeddings, norms, rows of single tokens, outputs for added tokens, and modules that are not in
+    embeddings, norms, rows of single tokens, vocabularies of another size, and modules that are not in
     the table.
     """
 

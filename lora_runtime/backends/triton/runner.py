@@ -43,7 +43,7 @@ class TritonRunner:
 
     Steps of decode rows run in DecodeSteps. All others run as the same forward on tensors of their
     own: so do those with a change that the Triton backend's kernels cannot make (of embeddings,
-    norms, rows of single tokens, added tokens) and those that the buffers do not hold.
+    norms, rows of single tokens, vocabularies of another size) and those that the buffers do not hold.
     """
 
     def __init__(self, base: FusedModel, spec: RunnerSpec) -> None:

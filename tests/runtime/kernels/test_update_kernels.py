@@ -140,12 +140,14 @@ class _Net:
         )
 
     def random_deltas(self, g: torch.Generator) -> dict[str, ModuleDelta]:
-        """Half of the modules in one of many ways; added tokens in embedding and lm_head together."""
-        added = int(torch.randint(0, ADDED + 1, (), generator=g)) if _coin(g) else 0
+        """Half of the modules in one of many ways; added tokens, or fewer, in embedding and lm_head
+        together."""
+        least = max(-ADDED, min(0, 5 - self.vocab))
+        added = int(torch.randint(least, ADDED + 1, (), generator=g)) if _coin(g) else 0
         return {
             name: self._delta(g, name, added)
             for name in self.rows
-            if _coin(g) or (added and name in ("embed", "head"))
+            if _coin(g) or (added > 0 and name in ("embed", "head"))
         }
 
     def _delta(self, g: torch.Generator, name: str, added: int) -> ModuleDelta:
@@ -171,7 +173,7 @@ class _Net:
                 "b": (torch.randn(second, rank, generator=g) / rank).to(self.dtype),
                 "scaling": 0.7,
             }
-        if added or _coin(g):
+        if added > 0 or _coin(g):
             parts["dense"] = (torch.randn(out, columns, generator=g) / columns**0.5).to(self.dtype)
         elif _coin(g):
             parts["gain"] = 0.4 * torch.randn(
@@ -180,7 +182,7 @@ class _Net:
         if kind is not ModuleKind.EMBEDDING and _coin(g):
             parts["bias"] = torch.randn(out, generator=g)
         if kind is not ModuleKind.LINEAR and _coin(g):
-            ids = torch.randperm(rows, generator=g)[:5].sort().values.to(torch.int32)
+            ids = torch.randperm(min(rows, out), generator=g)[:5].sort().values.to(torch.int32)
             parts |= {"token_ids": ids, "token_rows": 0.2 * torch.randn(5, columns, generator=g)}
         return ModuleDelta(kind, out, **parts)
 

@@ -404,6 +404,90 @@ def test_redaction(text: str, shown: str) -> None:
     assert source_files.redact(text) == shown
 
 
+# --- shards -----------------------------------------------------------------------------------------
+
+
+SHARDS = {
+    "adapter_config.json": b"{}",
+    "adapter_model.safetensors.index.json": b'{"weight_map": {"a": "s1.safetensors", "b": "s2.safetensors"}}',
+    "s1.safetensors": b"one",
+    "s2.safetensors": b"two",
+}
+SECOND = "s2.safetensors"
+
+
+def put_shards(store: WebStore, files: dict[str, bytes] = SHARDS, **options: str) -> None:
+    store.files |= {f"/x/parts/{name}": data for name, data in (files | UNWANTED).items()}
+    store.put_repo("org/parts", files | UNWANTED | {"s3.safetensors": b"not named"}, **options)
+
+
+@pytest.fixture(params=["https", "hf"])
+def parts(request: pytest.FixtureRequest, hub: WebStore) -> str:
+    put_shards(hub)
+    return f"{hub.url}/x/parts" if request.param == "https" else "hf://org/parts"
+
+
+def test_shards_are_fetched_by_their_index(hub: WebStore, cache: Path, parts: str) -> None:
+    found = resolve(parts, cache, max_bytes=LIMIT)
+    assert contents(found) == SHARDS
+    hub.seen.clear()
+    assert resolve(parts, cache, max_bytes=LIMIT) == found
+    assert not [path for path in hub.fetched() if path.endswith(("s1.safetensors", SECOND))]
+    put_shards(hub, SHARDS | {SECOND: b"new"})
+    hub.commit = "e" * 40
+    put_shards(hub, SHARDS | {SECOND: b"new"})
+    assert contents(resolve(parts, cache, max_bytes=LIMIT))[SECOND] == b"new"
+
+
+def test_one_file_is_taken_before_shards(hub: WebStore, cache: Path, parts: str) -> None:
+    put_shards(hub, SHARDS | FILES)
+    assert contents(resolve(parts, cache, max_bytes=LIMIT)) == FILES
+
+
+@pytest.mark.parametrize(
+    ("index", "names"),
+    [
+        (b'{"weight_map": {"a": "none.safetensors"}}', "none.safetensors is missing, which"),
+        (b'{"weight_map": {"a": "../a/s1.safetensors"}}', "is no name of a shard"),
+        (b"[]", "is not a JSON object"),
+        (b" " * (5 << 20), "larger than the limit of 4194304 bytes"),
+    ],
+)
+def test_indexes_that_are_refused(
+    hub: WebStore, cache: Path, parts: str, index: bytes, names: str
+) -> None:
+    put_shards(hub, SHARDS | {"adapter_model.safetensors.index.json": index})
+    hub.seen.clear()
+    with pytest.raises(AdapterError, match=f"{parts.removeprefix(hub.url)}.*{names}"):
+        resolve(parts, cache, max_bytes=LIMIT)
+    assert not any("/s1.safetensors" in path for path in hub.seen)
+    assert not leftovers(cache)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_shards_share_the_limit(hub: WebStore, cache: Path, parts: str, announced: bool) -> None:
+    assert contents(resolve(parts, cache, max_bytes=6)) == SHARDS
+    hub.announce = announced
+    with pytest.raises(AdapterError, match=f"{SECOND} is larger than the limit of 2 bytes that"):
+        resolve(parts, cache / "other", max_bytes=5)
+
+
+def test_shards_without_an_index(hub: WebStore, cache: Path) -> None:
+    shard = "adapter_model-00001-of-00002.safetensors"
+    hub.put_repo("org/name", {"adapter_config.json": b"{}", shard: b"", "a/b": b""})
+    with pytest.raises(AdapterError, match=r"org/name.*in shards, and .*index.json is missing"):
+        resolve("hf://org/name", cache, max_bytes=LIMIT)
+
+
+def test_stores_that_forbid_the_one_file(web: WebStore, cache: Path) -> None:
+    """They say so of files that are not there."""
+    web.failures["/x/parts/adapter_model.safetensors"] = 403
+    with pytest.raises(AdapterUnavailableError, match="403"):
+        resolve(f"{web.url}/x/parts", cache, max_bytes=LIMIT)
+    web.files |= {f"/x/parts/{name}": data for name, data in SHARDS.items()}
+    assert contents(resolve(f"{web.url}/x/parts", cache, max_bytes=LIMIT)) == SHARDS
+
+
 # --- the hub ----------------------------------------------------------------------------------------
 
 

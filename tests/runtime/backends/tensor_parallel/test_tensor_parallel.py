@@ -92,6 +92,9 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
         },
         "bias everywhere": {"target_modules": "all-linear", "bias": "all"},
     }
+    if request.param == "uneven llama":  # whose vocabulary is larger than its tokenizer's
+        targets = [names.mlp, "lm_head", "embed_tokens"]
+        made["fewer tokens"] = {"target_modules": targets, "use_dora": True, "added_tokens": -1}
     return Case(
         base,
         {

@@ -156,9 +156,17 @@ def test_what_does_not_fit_runs_on_tensors_of_its_own(
         lora(5)
         | {"lm_head": ModuleUpdate(weight=wider), "model.embed_tokens": ModuleUpdate(weight=wider)}
     )
+    fewer = paths.adapter(
+        lora(6)
+        | {
+            name: ModuleUpdate(weight=wider[: VOCAB - 3], rows=VOCAB - 3)
+            for name in ("lm_head", "model.embed_tokens")
+        }
+    )
     runner = paths.runner(max_running=4)
     launched = record_launches(runner)
     paths.check(runner, [[(added, 1.0)], [(a, 1.0)], [], [(added, 0.3), (a, 0.5)]])
+    paths.check(runner, [[(fewer, 1.0)], [(added, 0.3), (fewer, 0.5)], [(a, 1.0)], []])
     paths.check(runner, [[(large, 1.0)]] * 4)
     paths.check(runner, [[(norm, 1.0)], [(a, 1.0)], []])
     paths.check(runner, [[(tokens_of_vocab, 0.5), (a, 1.0)], [(a, 1.0)]])
