@@ -21,7 +21,7 @@ from .behaviour import (
     try_against,
 )
 from .pipeline import PARTS, build, check_part, token
-from .vocabulary import check_model
+from .vocabulary import check_model, ids_of
 
 READ = f"{__name__}:read"
 BASE = "base.json"
@@ -113,7 +113,7 @@ def _facts(own: Any) -> dict[str, Any]:
         "special": special,
         "template": template,
         "split_special": bool(own.split_special_tokens),
-        "size": len(own.get_vocab()),
+        "size": len(own),
         "methods": methods_of(own),
         "cleans_up": cleans_up(own),
     }
@@ -127,7 +127,7 @@ def _pipeline(own: Any, base: dict[str, Any]) -> dict[str, Any]:
             f"the adapter's tokenizer is a {type(own).__name__}, which runs in Python: not supported"
         )
     mine = json.loads(backend.to_str())
-    check_model(mine, base, bool(own.split_special_tokens))
+    check_model(backend, mine, base, bool(own.split_special_tokens))
     parts = {part: mine[part] for part in PARTS if mine[part] != base[part]}
     for part, described in parts.items():
         check_part(part, described, base[part])
@@ -137,7 +137,7 @@ def _pipeline(own: Any, base: dict[str, Any]) -> dict[str, Any]:
     facts = {
         "is_around_base": is_base,
         "added": added,
-        "absent": _absent(backend, base),
+        "absent": sorted(ids_of(base) - ids_of(mine)),
         "around": _around(mine["post_processor"], is_base),
         "parts": parts,
         "batches": [name for name in ("truncation", "padding") if mine[name]],
@@ -155,16 +155,6 @@ def _around(post_processor: dict[str, Any] | None, is_base: bool) -> list[list[i
         if is_base:  # whatever it does
             return None
         raise
-
-
-def _absent(backend: Any, base: dict[str, Any]) -> list[int]:
-    """Ids that the base has a token for, and the adapter none."""
-    vocabulary = base["model"]["vocab"]
-    ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
-    known = {*ids, *(one["id"] for one in base["added_tokens"])}
-    left = known - {*backend.get_vocab().values()}
-    # A token that stands in the vocabulary twice is known there by one of its ids.
-    return sorted(index for index in left if backend.id_to_token(index) is None)
 
 
 def check_counts(added: list[list[Any]], of_base: Sequence[str]) -> None:

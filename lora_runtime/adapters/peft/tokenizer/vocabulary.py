@@ -5,17 +5,21 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from ....errors import AdapterError
 from ..files import shown
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
-def check_model(mine: dict[str, Any], base: dict[str, Any], splits_special: bool) -> None:
+def check_model(
+    backend: Tokenizer, mine: dict[str, Any], base: dict[str, Any], splits_special: bool
+) -> None:
     """Check that a tokenizer's model does with any text what the base's does.
 
-    Both are whole pipelines in tokenizers' format; `splits_special`: the model sees special tokens
-    of a text, too. Tokens that stand among the added ones may be
+    `mine` is `backend`, and `base` the base's pipeline, in tokenizers' format; `splits_special`:
+    the model sees special tokens of a text, too. Tokens that stand among the added ones may be
     called otherwise in the vocabulary, or be left out of it, where no text leads to them but by the
     added tokens. Raises AdapterError.
     """
@@ -24,7 +28,7 @@ def check_model(mine: dict[str, Any], base: dict[str, Any], splits_special: bool
     vocabulary, other = _vocabulary(own), _vocabulary(bases)
     different = {token for token, _ in vocabulary.items() ^ other.items()}
     if different:
-        free = _unreachable(mine, base, splits_special)
+        free = _unreachable(backend, mine, base, splits_special)
         for name in sorted(different - free):
             if name in other:
                 raise AdapterError(
@@ -78,21 +82,42 @@ def _vocabulary(model: dict[str, Any]) -> dict[str, int]:
     return {token: index for index, (token, _) in enumerate(vocabulary)}
 
 
-def _unreachable(mine: dict[str, Any], base: dict[str, Any], splits_special: bool) -> set[str]:
+def ids_of(whole: dict[str, Any]) -> set[int]:
+    """Ids that a pipeline has tokens for; of those that stand there twice, all."""
+    vocabulary = whole["model"]["vocab"]
+    ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+    return {*ids, *(token["id"] for token in whole["added_tokens"])}
+
+
+def _unreachable(
+    backend: Tokenizer, mine: dict[str, Any], base: dict[str, Any], splits_special: bool
+) -> set[str]:
     """Added tokens that the models, which have the same settings, never make of a text."""
     model = mine["model"]
-    if model["type"] == "BPE" and not model.get("ignore_merges"):
-        if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
-            return set()
-        added = {token["content"] for side in (mine, base) for token in side["added_tokens"]}
-        merged = {"".join(pair) for pair in model["merges"]}  # both have the same
-        bytes_ = {token for token in added if model.get("byte_fallback") and _BYTE.match(token)}
-        return {token for token in added - merged - bytes_ if len(token) > 1}
-    # Such a model finds whole tokens: what is added to it is found before it sees a text.
-    return {
+    found_first = {
         token["content"]
         for token in mine["added_tokens"]
         if not token["single_word"]
         and not (token["normalized"] and mine["normalizer"])
         and not (token["special"] and splits_special)
     }
+    if model["type"] != "BPE":
+        # Such a model finds whole tokens: what is added to it is found before it sees a text.
+        return found_first
+    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+        return set()
+    added = {token["content"] for side in (mine, base) for token in side["added_tokens"]}
+    merged = {"".join(pair) for pair in model["merges"]}  # both have the same
+    bytes_ = {token for token in added if model.get("byte_fallback") and _BYTE.match(token)}
+    free = {token for token in added - merged - bytes_ if len(token) > 1}
+    if not model.get("ignore_merges"):
+        return free
+    # A word that is a token as a whole is found, too.
+    return {token for token in free if token in found_first or _is_cut(backend, token)}
+
+
+def _is_cut(backend: Tokenizer, token: str) -> bool:
+    """Whether the words that a text is cut into begin or end within a token."""
+    text = backend.normalizer.normalize_str(token) if backend.normalizer else token
+    words = backend.pre_tokenizer.pre_tokenize_str(text) if backend.pre_tokenizer else []
+    return len(words) > 1

@@ -368,6 +368,24 @@ def test_removed_tokens_that_the_model_finds_are_refused(
         read(tmp_path, bases["unigram"])
 
 
+@pytest.mark.parametrize(("name", "fails"), [("<reserved_0>", False), ("reserved", True)])
+def test_renamed_tokens_of_a_model_that_finds_whole_words(
+    bases: dict[str, Any], tmp_path: Path, name: str, fails: bool
+) -> None:
+    """A name that is always cut into several words is never found as a whole."""
+    whole = json.loads(bases["byte level"].backend_tokenizer.to_str())
+    whole["model"]["ignore_merges"] = True
+    rename("<reserved_0>", name)(whole)
+    _made(Tokenizer.from_str(json.dumps(whole))).save_pretrained(tmp_path / "base")
+    base = AutoTokenizer.from_pretrained(tmp_path / "base")
+    own = saved(base, tmp_path / "own", rename(name, "<my_call>"))
+    if fails:
+        with pytest.raises(AdapterError, match="'reserved' as None, the base's as 3"):
+            read(own, base)
+    else:
+        assert_same(read(own, base), base, own)
+
+
 def test_the_base_s_own_expressions_are_kept(bases: dict[str, Any], tmp_path: Path) -> None:
     raw = Tokenizer.from_str(bases["byte level"].backend_tokenizer.to_str())
     split = {"type": "Split", "pattern": {"Regex": "[aeiou]"}, "behavior": "Isolated",
