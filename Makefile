@@ -43,11 +43,16 @@ demo: .venv/.demo base  ## start a server, stream from the base and three adapte
 serve: .venv/.demo base  ## leave a server running; more flags: make serve ARGS='--port 6000'
 	@exec $(BIN)/loramux serve --base $(MODEL) $(ADAPTERS) --adapter-root examples/adapters --log-format console $(ARGS)
 
+# A process per core, up to four; a file's tests stay together, as they share models. One process: ARGS='-n 0'.
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
+# Threads that wait leave the cores to the other processes.
+test test-slow test-lowest: export GOMP_SPINCOUNT := 0
+
 test: setup base  ## run the tests but the slow ones and the attacks; a part of them: make test ARGS='tests/server -x'
-	$(BIN)/python -m pytest -m "not slow and not attacks" $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not attacks" $(ARGS)
 
 test-slow: setup base  ## run the slow tests
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m slow $(ARGS)
 
 test-attacks: setup  ## attack servers beside innocent callers (4 minutes); the table as JSON: ARGS='--attacks-json FILE'
 	$(BIN)/python -m pytest tests/attacks -m "not slow" $(ARGS)
@@ -59,7 +64,7 @@ test-attacks: setup  ## attack servers beside innocent callers (4 minutes); the 
 	@touch $@
 
 test-lowest: .bench/lowest/.ready base  ## run the quick tests with the lowest versions that pyproject.toml allows
-	.bench/lowest/bin/python -m pytest -m "not slow and not attacks" -p no:cacheprovider $(ARGS)
+	.bench/lowest/bin/python -m pytest $(PARALLEL) -m "not slow and not attacks" -p no:cacheprovider $(ARGS)
 
 lint: setup  ## ruff: rules and format
 	$(BIN)/ruff check .

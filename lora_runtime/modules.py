@@ -58,3 +58,6 @@ class BaseDescription(Protocol):
 
     @property
     def vocab_size(self) -> int: ...
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Ends of the base's sequences."""

@@ -166,7 +166,8 @@ class App:
         settings_policies = SettingsPolicies(engine, policies)
         engine.add_observer(settings_policies)
         for name, path in self.settings.adapters.items():
-            await in_thread(partial(engine.load_adapter, path, name))
+            allowed = name in self.settings.allow_unknown_fields
+            await in_thread(partial(engine.load_adapter, path, name, allow_unknown_fields=allowed))
         self._engine = engine
         self._declared = self._declare(engine, settings_policies)
         self.metrics.registry.register(DeclaredGauges(self._declared))
@@ -244,6 +245,7 @@ class App:
             reconcile_s=settings.reconcile_s,
             load_threads=settings.engine_config().adapter_load_threads,
             static_names=settings.adapters.keys(),
+            allow_unknown_fields=settings.allow_unknown_fields,
             on_changed=self._readiness.declared_changed,
             to_save=settings_policies.without_own,
         )

@@ -102,6 +102,11 @@ class Settings(_EngineSettings):
         None,
         description="Directory whose subdirectories are adapters; kept in step with while the server runs.",
     )
+    allow_unknown_fields: list[str] = Field(
+        default_factory=list,
+        description="Name of an --adapter, or of a directory in --adapter-watch, whose adapter_config.json may hold "
+        "unknown fields: they are passed over, with a note; repeatable.",
+    )
     reconcile_s: float = Field(
         5,
         gt=0,
@@ -219,6 +224,14 @@ class Settings(_EngineSettings):
         for prefix in self.adapter_sources:
             if not all(prefix.partition("://")[:2]):
                 raise ValueError(f"adapter_sources: {prefix!r} is not a URL such as hf://my-org")
+        return self
+
+    @model_validator(mode="after")
+    def _allowed_are_adapters(self) -> Self:
+        if self.adapter_watch is None:
+            for name in self.allow_unknown_fields:
+                if name not in self.adapters:
+                    raise ValueError(f"allow_unknown_fields: {name!r} is none of adapters")
         return self
 
     def engine_config(self) -> EngineConfig:

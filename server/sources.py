@@ -20,6 +20,7 @@ REPEATED = {
     "adapters": "--adapter",
     "adapter_roots": "--adapter-root",
     "adapter_sources": "--adapter-source",
+    "allow_unknown_fields": "--allow-unknown-fields",
 }
 """Flags that are given once for each item."""
 

@@ -85,6 +85,8 @@ class RegisteredVersion:
     roots: tuple[str, ...] = ()
     """Directories that the files of a local source must lie below at each reading, links followed;
     none for what was loaded without such limits."""
+    allow_unknown_fields: bool = False
+    """As `Engine.load_adapter` was given it; it holds at each reading."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ class AdapterInfo:
     error: str = ""
     """Why the last try to load it failed, or why it is out of service."""
     notes: tuple[str, ...] = ()
-    """Fields of its configuration that were accepted and have no effect at inference."""
+    """What was accepted and has no effect at inference: fields of its configuration, names that match
+    nothing, parts that are zero."""
 
     @property
     def max_rank(self) -> int:

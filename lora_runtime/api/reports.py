@@ -51,6 +51,8 @@ class EngineInfo:
     kv_blocks: int
     version: str
     memory: MemoryPlan = MemoryPlan()
+    notes: tuple[str, ...] = ()
+    """Notes on the base, such as a chat template whose turns end with no end of a sequence."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Self
 
 import torch
 
+from ..adapters.peft.tokenizer.ends import base_endings
 from ..adapters.peft.tokenizer.reading import get_ready
 from ..adapters.sources.sources import is_remote
 from ..adapters.store.store import AdapterStore
@@ -105,11 +106,14 @@ class Engine:
         num_blocks = self._memory.kv_cache // kv_block_bytes(self.base, config)
         limits = [self.base.max_context, num_blocks * config.kv_block_size]
         self.max_context = min([*limits, config.max_context] if config.max_context else limits)
+        shortened = self.max_context == self.base.max_context
+        note = self.base.frozen.context_note if shortened else ""
         self.request_limits = RequestLimits(
             messages=config.max_messages,
             adapters=config.max_composed_adapters,
             stop_token_ids=config.max_stop_token_ids,
             token_ids=self.max_context - 1,
+            context_note=note,
         )
         self._observers = Observers()
         self._inbox = Inbox(config.max_running, config.max_waiting)
@@ -121,9 +125,15 @@ class Engine:
         self._limits = Limits(store.policy, config.max_running, config.max_waiting)
         if config.max_adapters:
             get_ready(self.base.tokenizer)
-        text_limit = TextLimit(self.max_context, longest_token(self.base.tokenizer))
+        text_limit = TextLimit(self.max_context, longest_token(self.base.tokenizer), note)
         self._chats = ForeignChats(self.base.tokenizer, config, text_limit)
-        builder = RequestBuilder(self.base, self.max_context, text_limit, self._chats, self._cancel)
+        ends = base_endings(self.base.tokenizer, self.base.eos_token_ids)
+        self._notes = ends.notes
+        for note in ends.notes:
+            log.warning("%s", note)
+        builder = RequestBuilder(
+            self.base, self.max_context, text_limit, self._chats, self._cancel, ends.turns
+        )
         self._intake = Intake(
             builder,
             store,
@@ -289,6 +299,7 @@ class Engine:
         policy: AdapterPolicy | None = None,
         roots: Sequence[Path] = (),
         pin_share: float = 1.0,
+        allow_unknown_fields: bool = False,
     ) -> AdapterInfo:
         """Read, check and register a PEFT adapter under `adapter_id` (default: the source's last
         name).
@@ -297,8 +308,9 @@ class Engine:
         moves to the new version and running requests finish on the old one; with a `canary_weight`
         in (0, 1) the new version takes that part of the requests only. With `roots`, files that
         lead out of these directories by links are refused. A pinned one is refused where more than
-        `pin_share` of the slots would be pinned then. Raises AdapterError, BaseMismatchError,
-        AdapterCapacityError, AdapterUnavailableError.
+        `pin_share` of the slots would be pinned then. With `allow_unknown_fields`, fields of
+        adapter_config.json that are not known are passed over, with a note; else they are refused.
+        Raises AdapterError, BaseMismatchError, AdapterCapacityError, AdapterUnavailableError.
         """
         text = os.fspath(source)
         if not is_remote(text):
@@ -307,7 +319,9 @@ class Engine:
         _check_adapter_id(name)
         _check_share("canary_weight", canary_weight, below=1)
         try:
-            return self._store.load(text, name, canary_weight, policy, roots, pin_share)
+            return self._store.load(
+                text, name, canary_weight, policy, roots, pin_share, allow_unknown_fields
+            )
         except LoramuxError as error:
             self._observers.notify("on_adapter_failed", name, error)
             raise
@@ -404,6 +418,7 @@ class Engine:
             kv_blocks=self._scheduler.allocator.num_blocks,
             version=__version__,
             memory=self._memory,
+            notes=self._notes,
         )
 
     def stats(self) -> EngineStats:

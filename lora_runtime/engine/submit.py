@@ -31,9 +31,12 @@ class RequestBuilder:
         text_limit: TextLimit,
         chats: ForeignChats,
         on_cancel: Callable[[RequestHandle], None],
+        turn_ends: frozenset[int] = frozenset(),
     ) -> None:
+        """`turn_ends`: of the base's chat template, beside its ends of a sequence."""
         self._base, self._max_context, self._text_limit = base, max_context, text_limit
         self._chats, self._backlogs, self._on_cancel = chats, Backlogs(), on_cancel
+        self._turn_ends = turn_ends
 
     def build(
         self, request: Request, versions: list[AdapterVersion], arrived: float
@@ -43,7 +46,7 @@ class RequestBuilder:
         `versions`: one for each of the request's uses, read before; `arrived` on the monotonic
         clock.
         """
-        tokenizer, vocab_size, eos_ids = self._vocabulary(versions)
+        tokenizer, vocab_size = self._vocabulary(versions)
         chat = None
         if len(versions) == 1 and self._chats.concern(request, versions[0]):
             chat = self._chats.text(request, versions[0])
@@ -66,6 +69,7 @@ class RequestBuilder:
         params = request.sampling
         max_tokens = min(params.max_new_tokens, self._max_context - len(prompt))
         stop_ids = frozenset(params.stop_token_ids)
+        ends = self._ends(request, versions)
         tenant = request.uses[0].adapter_id if request.uses else ""
         salt = prefix_salt(request.caller, request.cache_salt)
         sequences = [
@@ -74,14 +78,14 @@ class RequestBuilder:
                 i,
                 prompt,
                 params,
-                IncrementalDetokenizer(tokenizer, prompt),
+                IncrementalDetokenizer(tokenizer, prompt, params.skip_special_tokens),
                 max_tokens,
                 adapters=adapters,
                 tenant=tenant,
                 caller=request.caller,
                 salt=salt,
                 priority=request.priority,
-                eos_ids=eos_ids,
+                eos_ids=ends,
                 stop_ids=stop_ids,
                 vocab_limit=vocab_size if vocab_size < self._base.vocab_size else None,
                 arrived=arrived,
@@ -90,27 +94,30 @@ class RequestBuilder:
         ]
         return LiveRequest(handle, versions, sequences)
 
-    def _vocabulary(self, versions: Seq[AdapterVersion]) -> tuple[Any, int, frozenset[int]]:
-        """Tokenizer, number of token ids, and the ids that end a sequence."""
+    def _vocabulary(self, versions: Seq[AdapterVersion]) -> tuple[Any, int]:
+        """Tokenizer, and number of token ids."""
         base = self._base
         details = [v.details for v in versions if v.details]
         own = [d for d in details if d.tokenizer or d.vocab_size > base.vocab_size]
         # A token that one of them does not have, they do not have together.
         vocab_size = min((d.vocab_size for d in details if d.vocab_size), default=base.vocab_size)
         if not own:
-            return base.tokenizer, vocab_size, base.eos_token_ids
+            return base.tokenizer, vocab_size
         if len(versions) > 1:
             raise InvalidRequestError.of(
                 "adapters",
                 "an adapter with a tokenizer or tokens of its own can only be used alone",
             )
-        tokenizer = own[0].tokenizer or base.tokenizer
-        eos = tokenizer.eos_token_id
-        return (
-            tokenizer,
-            vocab_size,
-            base.eos_token_ids if eos is None else base.eos_token_ids | {eos},
-        )
+        return own[0].tokenizer or base.tokenizer, vocab_size
+
+    def _ends(self, request: Request, versions: Seq[AdapterVersion]) -> frozenset[int]:
+        """Ids that end a sequence: the base's, those of every adapter, and a chat's ends of turn."""
+        details = [v.details for v in versions if v.details]
+        ids = self._base.eos_token_ids.union(*(one.eos_ids for one in details))
+        if request.messages is None:
+            return ids
+        own = [one.turn_ends for one in details if one.tokenizer]
+        return ids.union(*(own or [self._turn_ends]))
 
 
 def _activation_start(adapter_id: str, version: AdapterVersion, prompt: tuple[int, ...]) -> int:

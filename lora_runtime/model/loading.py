@@ -65,8 +65,12 @@ def read_base(
             source, quantised.check_method(config), dtype, target, split, here | chosen
         )
         return model, AutoTokenizer.from_pretrained(source, **here)
-    except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
+    except (ImportError, OSError, ValueError, RuntimeError) as error:
         raise BaseModelError(f"base model {str(source)!r} cannot be loaded: {error}") from error
+    except Exception as error:  # whatever the code of an architecture raises
+        raise BaseModelError(
+            f"base model {str(source)!r} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _load_model(
@@ -149,6 +153,20 @@ def check_architecture(model: Any, config: Any) -> int:
             # These change every row's angles once any row of the batch is long: stay below that.
             limit = min(limit, int(params.get("original_max_position_embeddings") or limit))
     return limit
+
+
+def why_shorter(config: Any, context: int) -> str:
+    """Why the context that is served is not the base's whole one; empty where it is."""
+    if context >= (whole := int(config.max_position_embeddings)):
+        return ""
+    rope = config.rope_parameters
+    kinds = {
+        p["rope_type"] for p in (rope, *rope.values()) if isinstance(p, dict) and "rope_type" in p
+    }
+    return (
+        f"of the base's {whole}, whose rope scaling ({', '.join(sorted(kinds - _PLAIN_ROPE))}) changes "
+        "the angles of every row in a step with a longer one"
+    )
 
 
 def eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -29,6 +29,13 @@ MaxWaiting = Annotated[
 TokensPerMinute = Annotated[
     int | None, typer.Option(min=0, help="Prompt and completion; 0: no limit.")
 ]
+AllowUnknownFields = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unknown-fields",
+        help="Pass over what adapter_config.json has that is not known, with a note.",
+    ),
+]
 Pinned = Annotated[bool | None, typer.Option(help="Keep it in its slot.")]
 
 
@@ -57,6 +64,7 @@ def load(
     max_waiting: MaxWaiting = None,
     tokens_per_minute: TokensPerMinute = None,
     pinned: Pinned = None,
+    allow_unknown_fields: AllowUnknownFields = False,
     as_json: AsJson = False,
 ) -> None:
     """Load an adapter, or move its id to a new version."""
@@ -70,7 +78,8 @@ def load(
     fields: dict[str, Any] = {"source" if "://" in source else "path": source, "adapter_id": name}
     if policy:
         fields["policy"] = policy
-    _show([client.load_adapter(canary_weight=canary, **fields)], as_json)
+    fields |= {"canary_weight": canary, "allow_unknown_fields": allow_unknown_fields}
+    _show([client.load_adapter(**fields)], as_json, notes=True)
 
 
 @app.command("unload")
@@ -152,6 +161,7 @@ def inspect(
     base: Annotated[
         Path | None, typer.Option(help="The base's directory: check targets and shapes too.")
     ] = None,
+    allow_unknown_fields: AllowUnknownFields = False,
     as_json: AsJson = False,
 ) -> None:
     """Check an adapter without a server, and show what would be applied."""
@@ -159,7 +169,7 @@ def inspect(
     from lora_runtime import inspect_adapter, report_to_json, report_to_text
 
     try:
-        report = inspect_adapter(path, base)
+        report = inspect_adapter(path, base, allow_unknown_fields=allow_unknown_fields)
     except (AdapterError, BaseModelError) as error:
         fail(str(error), 1)
     typer.echo(json.dumps(report_to_json(report)) if as_json else report_to_text(report))
@@ -190,7 +200,7 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _show(adapters: list[pb.Adapter], as_json: bool) -> None:
+def _show(adapters: list[pb.Adapter], as_json: bool, notes: bool = False) -> None:
     if as_json:
         return print_json(adapters)
     typer.echo(
@@ -208,3 +218,5 @@ def _show(adapters: list[pb.Adapter], as_json: bool) -> None:
             typer.echo(f"  {a.error}")
         if a.canary.error:
             typer.echo(f"  canary out of service: {a.canary.error}")
+        for note in a.notes if notes else ():
+            typer.echo(f"  note: {note}")

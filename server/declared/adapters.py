@@ -24,7 +24,8 @@ class DeclaredAdapters:
 
     It keeps them over restarts too. `reconcile_s`: seconds between looks; `load_threads`: loads at
     once; `static_names`: names that the server's settings load, which a manifest must not declare
-    again. `on_changed` is called on any thread after each look and each change. `to_save`: what the
+    again; `allow_unknown_fields`: those in `directory` for which Engine.load_adapter gets it.
+    `on_changed` is called on any thread after each look and each change. `to_save`: what the
     state file keeps of a registration.
     """
 
@@ -39,6 +40,7 @@ class DeclaredAdapters:
         load_threads: int = 4,
         unload_wait_s: float = 5,
         static_names: Collection[str] = (),
+        allow_unknown_fields: Collection[str] = (),
         on_changed: Callable[[], None] = lambda: None,
         to_save: Callable[[Registration], Registration] = lambda registration: registration,
     ) -> None:
@@ -46,7 +48,7 @@ class DeclaredAdapters:
         if manifest is not None:
             places.append(Manifest(manifest, settle_s=reconcile_s))
         if directory is not None:
-            places.append(WatchedDirectory(directory, settle_s=reconcile_s))
+            places.append(WatchedDirectory(directory, reconcile_s, allow_unknown_fields))
         self._engine, self._static = engine, frozenset(static_names)
         self._was_ready = False
         self._state_file = None if state_file is None else StateFile(state_file, to_save=to_save)

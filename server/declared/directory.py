@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from lora_runtime import ADAPTER_FILES
@@ -15,8 +16,11 @@ _CONFIG = ADAPTER_FILES[0]
 class WatchedDirectory:
     """Reader of one directory, again and again; keeps its last good state."""
 
-    def __init__(self, path: Path, settle_s: float) -> None:
-        self._path = path
+    def __init__(
+        self, path: Path, settle_s: float, allow_unknown_fields: Collection[str] = ()
+    ) -> None:
+        """Take the path. `allow_unknown_fields`: names for which Engine.load_adapter gets it."""
+        self._path, self._allow_unknown = path, frozenset(allow_unknown_fields)
         self._settling = Settling(settle_s)
         self._adapters: dict[str, Declared] = {}
         self._known = False
@@ -55,5 +59,9 @@ class WatchedDirectory:
                 name, source, unsettled=f"the directory cannot be read: {error.strerror}"
             )
         return Declared(
-            name, source, fingerprint=files, unsettled=self._settling.reason(directory, files)
+            name,
+            source,
+            allow_unknown_fields=name in self._allow_unknown,
+            fingerprint=files,
+            unsettled=self._settling.reason(directory, files),
         )

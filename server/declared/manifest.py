@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,12 +35,14 @@ class AdapterSpec(_Strict):
     """One entry.
 
     `canary_weight`: what share of the requests a new version takes; 0 is all of them.
+    `allow_unknown_fields` as Engine.load_adapter has it.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH), AfterValidator(_usable)]
     source: str = Field(min_length=1)
     canary_weight: float = Field(0, ge=0, lt=1)
     policy: Policy | None = None
+    allow_unknown_fields: bool = False
 
 
 class ManifestSpec(_Strict):
@@ -83,15 +86,22 @@ class Manifest:
 
     def _declare(self, spec: AdapterSpec) -> Declared:
         policy = spec.policy.to_engine() if spec.policy else None
+        declared = Declared(
+            spec.name,
+            spec.source,
+            spec.canary_weight,
+            policy,
+            allow_unknown_fields=spec.allow_unknown_fields,
+        )
         if is_remote(spec.source):
-            return Declared(spec.name, spec.source, spec.canary_weight, policy)
+            return declared
         directory = self._local(spec.source)
         try:
             files = snapshot(directory)
             unsettled = self._settling.reason(directory, files)
         except OSError as error:
             files, unsettled = None, f"the directory cannot be read: {error.strerror}"
-        return Declared(spec.name, str(directory), spec.canary_weight, policy, files, unsettled)
+        return replace(declared, source=str(directory), fingerprint=files, unsettled=unsettled)
 
     def _local(self, source: str) -> Path:
         return self._path.parent / source  # an absolute source stays what it is

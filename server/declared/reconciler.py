@@ -220,7 +220,11 @@ class Reconciler:
     def _load(self, entry: Entry, wanted: Declared, policy: AdapterPolicy | None) -> None:
         try:
             info = self._engine.load_adapter(
-                wanted.source, entry.name, canary_weight=wanted.canary_weight, policy=policy
+                wanted.source,
+                entry.name,
+                canary_weight=wanted.canary_weight,
+                policy=policy,
+                allow_unknown_fields=wanted.allow_unknown_fields,
             )
         except BaseException as error:  # a panic in a library too: the entry must not stay busy
             text, torn = _explain(error, entry.name), files_changed(wanted)

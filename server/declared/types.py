@@ -20,6 +20,7 @@ class AdapterEngine(Protocol):
         *,
         canary_weight: float = 0,
         policy: AdapterPolicy | None = None,
+        allow_unknown_fields: bool = False,
     ) -> AdapterInfo: ...
 
     def unload_adapter(self, adapter_id: str, timeout_s: float = 0) -> AdapterInfo: ...
@@ -67,6 +68,7 @@ class Declared:
     source: str
     canary_weight: float = 0
     policy: AdapterPolicy | None = None
+    allow_unknown_fields: bool = False
     fingerprint: Hashable = None
     """Fingerprint of the files of a local source."""
     unsettled: str = ""

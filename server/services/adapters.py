@@ -91,6 +91,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
                 policy=policy,
                 roots=self._locations.roots,
                 pin_share=PIN_SHARE,
+                allow_unknown_fields=request.allow_unknown_fields,
             )
 
         async def run() -> AdapterInfo:

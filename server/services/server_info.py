@@ -99,6 +99,7 @@ class ServerInfoService(server_pb2_grpc.ServerServicer):
             load=pb.Load(**{name: getattr(stats, name) for name in load}),
             memory=pb.Memory(**vars(info.memory)),
             readiness=self._ready(who),
+            notes=info.notes,
         )
 
     def _ready(self, who: Caller) -> pb.Readiness:

@@ -46,6 +46,10 @@ def _replace(pattern: str, content: str) -> dict[str, Any]:
     return {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
 
 
+def _plain(text: str, content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"String": text}, "content": content}
+
+
 def _padding(length: int) -> dict[str, Any]:
     return {
         "strategy": {"Fixed": length},
@@ -73,6 +77,10 @@ TOKENIZERS: dict[str, Make] = {
     "pre-tokenizer, cubic": tokenizer(**_split("(([ab])+)+$")),
     "pre-tokenizer, exponential": tokenizer(**_split("(a|a)*b")),
     "normalizer that explodes": tokenizer(normalizer=_replace("a", "a" * 1_000_000)),
+    "steps that grow as far as they may": tokenizer(
+        normalizer=_sequence("normalizers", *[_plain(c, c * 2) for c in " abx"]),
+        decoder=_sequence("decoders", _BYTE_LEVEL, *[_plain(c, c * 2) for c in " abx"]),
+    ),
     "normalizer, exponential": tokenizer(normalizer=_replace("(a|a)*b", "x")),
     "normalizer of a character map": tokenizer(
         normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}

@@ -122,6 +122,9 @@ def test_nothing_is_done_twice(bench: Bench) -> None:
     assert sorted(bench.loads()) == ["a", "b"]
 
 
+FORBIDDEN = {"allow_unknown_fields": False}
+
+
 def test_policies_and_canaries_reach_the_engine(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,14 +145,19 @@ def test_policies_and_canaries_reach_the_engine(
     }
     bench.declare(remote("a", canary_weight=0.25, policy=policy))
     bench.look()
-    for changed in (remote("a"), remote("a", source="s3://bucket/b")):
+    for changed in (
+        remote("a"),
+        remote("a", source="s3://bucket/b"),
+        remote("a", source="s3://bucket/b", allow_unknown_fields=True),
+    ):
         bench.declare(changed)
         bench.look()
     # A policy that is declared no longer ends; one that never was is left alone.
     assert seen == [
-        {"canary_weight": 0.25, "policy": AdapterPolicy(2, 3, 4, 5, True)},
-        {"canary_weight": 0, "policy": AdapterPolicy()},
-        {"canary_weight": 0, "policy": None},
+        {"canary_weight": 0.25, "policy": AdapterPolicy(2, 3, 4, 5, True), **FORBIDDEN},
+        {"canary_weight": 0, "policy": AdapterPolicy(), **FORBIDDEN},
+        {"canary_weight": 0, "policy": None, **FORBIDDEN},
+        {"canary_weight": 0, "policy": None, "allow_unknown_fields": True},
     ]
 
 

@@ -121,6 +121,14 @@ async def test_reflection(served: Harness) -> None:
     assert b"adapter_id" in file.file_descriptor_response.file_descriptor_proto[0]
 
 
+async def test_server_info_has_the_notes_on_the_base(
+    served: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served.app.engine, "_notes", ("its turns end with no end",))
+    info = await served.server.GetServerInfo(server_pb2.GetServerInfoRequest())
+    assert list(info.notes) == ["its turns end with no end"]
+
+
 async def state_of(served: Harness) -> int:
     info = await served.server.GetServerInfo(server_pb2.GetServerInfoRequest())
     assert not info.readiness.waiting_for

@@ -30,7 +30,7 @@ FULL = Registration(
         RegisteredVersion("v2", "hf://org/a", "/cache/2"),
         RegisteredVersion("v1", "/data/a", "/data/a", ("/data", "/more")),
     ),
-    canary=RegisteredVersion("v3", "s3://b/a", "/cache/3"),
+    canary=RegisteredVersion("v3", "s3://b/a", "/cache/3", allow_unknown_fields=True),
     canary_weight=0.25,
     policy=AdapterPolicy(2, 3, 4, 5, True),
 )

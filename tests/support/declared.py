@@ -41,6 +41,7 @@ class FakeEngine:
         *,
         canary_weight: float = 0,
         policy: AdapterPolicy | None = None,
+        allow_unknown_fields: bool = False,
     ) -> AdapterInfo:
         assert adapter_id is not None
         with self._lock:

@@ -10,8 +10,9 @@ from typing import Any
 from ...errors import AdapterError
 from . import values
 from .fields import FIELDS, HARMLESS_INIT, Verdict
-from .files import check_values, decode_object, shown
+from .files import check_values, decode_object, listed, shown
 from .patterns import Patterns
+from .tool_fields import INVOCATION_STRINGS
 from .values import Rule
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -19,8 +20,15 @@ MAX_INVOCATION_TOKENS = 256
 """Limit of the tokens that every prompt is searched for."""
 _PREFIXES = {"PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"}
 _OTHER_TYPES = _PREFIXES | {"ADALORA", "BOFT", "IA3", "LOHA", "LOKR", "OFT", "VERA", "XLORA"}
-_TASKS = {None, "CAUSAL_LM", "FEATURE_EXTRACTION"}
+_TASKS = {None, "CAUSAL_LM", "FEATURE_EXTRACTION", "SEQ_2_SEQ_LM"}
 _BIASES = {"none", "all", "lora_only"}
+_SWIFT_TYPES = {None, "LORA"}
+_OTHER_TOOLS = (
+    ({"lora_parameters"}, "MLX"),
+    ({"fine_tune_type", "num_layers"}, "MLX"),
+    ({"config", "model_class"}, "the adapters library"),
+)
+"""Fields by which the adapters of other tools are known, where `peft_type` is missing."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,8 @@ class LoraSpec:
     base_model_name: str
     notes: tuple[str, ...]
     patterns: Patterns = field(default_factory=Patterns, repr=False, compare=False)
+    used: set[tuple[str, str]] = field(default_factory=set, repr=False, compare=False)
+    """Keys of rank_pattern and alpha_pattern that have decided on a module, with the field's name."""
 
     def rank_of(self, module: str) -> int:
         return int(self._by_pattern("rank_pattern", self.rank_pattern, module, self.rank))
@@ -69,9 +79,14 @@ class LoraSpec:
 
     def _by_pattern(self, name: str, patterns: dict[str, Any], module: str, default: Any) -> Any:
         for key, value in patterns.items():
-            if self.patterns.start(name, rf"(.*\.)?({key})$", module):
+            if self.has_key(name, key, module):
+                self.used.add((name, key))
                 return value
         return default
+
+    def has_key(self, name: str, key: str, module: str) -> bool:
+        """True if the key of rank_pattern or alpha_pattern matches the module, as PEFT does."""
+        return self.patterns.start(name, rf"(.*\.)?({key})$", module) is not None
 
 
 def path_ends(module: str) -> Iterable[str]:
@@ -87,11 +102,14 @@ def decode_config(data: bytes) -> dict[str, Any]:
     return decode_object(data, "adapter_config.json")
 
 
-def parse_config(config: dict[str, Any]) -> LoraSpec:
-    """Check every field. Raises AdapterError naming the first that cannot be applied."""
+def parse_config(config: dict[str, Any], allow_unknown_fields: bool = False) -> LoraSpec:
+    """Check every field. Raises AdapterError naming the first that cannot be applied.
+
+    With `allow_unknown_fields`, those that the table does not know are passed over, with a note.
+    """
     if config.get("peft_type") != "LORA":
-        raise AdapterError(_other_type(config.get("peft_type")))
-    notes = _check_fields(config)
+        raise AdapterError(_other_type(config))
+    notes = _check_fields(config, allow_unknown_fields)
     spec = LoraSpec(
         rank=values.number(config, "r", int, 8),
         alpha=values.number(config, "lora_alpha", float, 8),
@@ -116,30 +134,58 @@ def parse_config(config: dict[str, Any]) -> LoraSpec:
     return spec
 
 
-def _other_type(value: Any) -> str:
+def _other_type(config: dict[str, Any]) -> str:
     # Only what is surely PEFT's is told: a file that is no adapter's may be somebody's secret.
+    value = config.get("peft_type")
+    if value is None:
+        kind = next((kind for names, kind in _OTHER_TOOLS if names <= config.keys()), "")
+        which = f"it is an adapter of {kind}, not PEFT's" if kind else "it names no peft_type"
+        return f"adapter_config.json: {which}: only peft_type 'LORA' is supported"
     known = isinstance(value, str) and value in _OTHER_TYPES
     which = f"peft_type {value!r}" if known else "its peft_type"
     return f"{which} is not supported: only LORA is"
 
 
-def _check_fields(config: dict[str, Any]) -> tuple[str, ...]:
+def _check_fields(config: dict[str, Any], allow_unknown: bool) -> tuple[str, ...]:
     """Check every field by its verdict; gives the notes on those that had an effect in training."""
-    notes = []
+    notes, unknown = [], []
     for name, value in config.items():
         known = FIELDS.get(name)
-        # An unset field (null, false, empty) is PEFT's way to say that the feature is off.
-        if value and (known is None or known.verdict is Verdict.REFUSED):
-            why = f": {known.words}" if known else ""
-            raise AdapterError(f"config field {shown(name)} = {shown(value)} is not supported{why}")
-        if value and known and known.training:
+        if not value:  # unset (null, false, empty): PEFT's way to say that the feature is off
+            continue
+        if known is None:
+            unknown.append(name)
+        elif known.verdict is Verdict.REFUSED and not _is_told_twice(name, config):
+            raise AdapterError(
+                f"config field {shown(name)} = {shown(value)} is not supported: {known.words}"
+            )
+        elif known.training:
             notes.append(f"{name} = {shown(value)} has no effect: {known.words}")
+    if unknown:
+        notes.append(_passed_over(unknown, config, allow_unknown))
     if note := _start(config.get("init_lora_weights", True)):
         notes.append(note)
     task = values.choice(config, "task_type", None, _TASKS)
     if task not in (None, "CAUSAL_LM"):
         notes.append(f"task_type = {task!r}: served as a causal language model")
+    values.choice(config, "swift_type", None, _SWIFT_TYPES)
     return tuple(notes)
+
+
+def _passed_over(unknown: list[str], config: dict[str, Any], allowed: bool) -> str:
+    """The note on fields that the table does not know. Raises AdapterError where they may not be
+    passed over."""
+    if allowed:
+        return f"unknown fields passed over (allow_unknown_fields): {listed(unknown)}"
+    first, more = unknown[0], f" (and {listed(unknown[1:])})" if unknown[1:] else ""
+    raise AdapterError(
+        f"config field {shown(first)} = {shown(config[first])} is not supported: it is not known"
+        f"{more}; allow_unknown_fields passes over what is not known"
+    )
+
+
+def _is_told_twice(name: str, config: dict[str, Any]) -> bool:
+    return name in INVOCATION_STRINGS and bool(config.get("alora_invocation_tokens"))
 
 
 def _invocation_tokens(config: dict[str, Any]) -> tuple[int, ...]:
@@ -174,7 +220,10 @@ def _check_combinations(spec: LoraSpec) -> None:
     if spec.layers_pattern and not spec.layers_to_transform:
         raise AdapterError("config field 'layers_pattern' is set without 'layers_to_transform'")
     if not spec.target_modules:
-        raise AdapterError("config field 'target_modules' is empty")
+        raise AdapterError(
+            "config field 'target_modules' is empty: PEFT's defaults by architecture are not used, "
+            "name the modules"
+        )
     if spec.use_dora and spec.lora_bias:
         raise AdapterError("config field 'lora_bias' cannot be used with 'use_dora'")
     if spec.invocation_tokens:

@@ -1,5 +1,5 @@
-"""Every field of PEFT's LoraConfig and what loramux makes of it: the one table for the loader and
-for its page.
+"""Every field of PEFT's LoraConfig, and those of other tools, and what loramux makes of it: the one
+table for the loader and for its page.
 
 `python -m lora_runtime.adapters.peft.fields --write docs/guide/adapter-config.md` renews the table
 between the page's markers.
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+from . import tool_fields
 
 BEGIN, END = "<!-- peft-fields -->", "<!-- /peft-fields -->"
 
@@ -51,11 +53,12 @@ def _refused(name: str, words: str) -> Field:
     return Field(name, Verdict.REFUSED, words)
 
 
-_TABLE = (
+_PEFT = (
     _applied("peft_type", "`LORA`; the other methods are refused"),
     _applied(
         "task_type",
-        "`CAUSAL_LM`, `FEATURE_EXTRACTION` or unset; tasks with a head of their own are refused",
+        "`CAUSAL_LM`, `FEATURE_EXTRACTION`, `SEQ_2_SEQ_LM` or unset, served as a causal language "
+        "model; tasks with a head of their own are refused",
     ),
     _applied("r", "the rank, checked against every tensor"),
     _applied("lora_alpha", "scaling is `lora_alpha / r`"),
@@ -64,7 +67,8 @@ _TABLE = (
     _applied("alpha_pattern", "alphas by module, PEFT's matching"),
     _applied(
         "target_modules",
-        "list, regular expression or `all-linear`; linear layers, embeddings, lm_head",
+        "list, regular expression or `all-linear`; linear layers, embeddings, lm_head; names that "
+        "match nothing are noted, unless nothing matches",
     ),
     _applied("exclude_modules", "list or regular expression"),
     _applied("layers_to_transform", "one layer or a list"),
@@ -73,7 +77,9 @@ _TABLE = (
     _applied("lora_bias", "a bias beside B"),
     _applied("use_dora", "DoRA on linear layers, embeddings and lm_head"),
     _applied(
-        "modules_to_save", "whole linear layers, norms, embeddings, lm_head replace the base's"
+        "modules_to_save",
+        "whole linear layers, norms, embeddings, lm_head replace the base's; names that match "
+        "nothing are noted",
     ),
     _applied(
         "trainable_token_indices",
@@ -110,16 +116,38 @@ _TABLE = (
     _refused("velora_config", "saves more than A and B"),
     _refused("monteclora_config", "sampled weights"),
 )
-FIELDS = {field.name: field for field in _TABLE}
+PEFT_FIELDS = frozenset(field.name for field in _PEFT)
+_TOOLS: tuple[tuple[Field, ...], ...] = (
+    (_applied("swift_type", "`LORA`; ms-swift's other tuners are refused"),),
+    *(
+        tuple(make(name, words) for name in sorted(names.split()))
+        for make, groups in (
+            (_silent, tool_fields.SILENT),
+            (_training, tool_fields.TRAINING),
+            (_refused, tool_fields.REFUSED),
+        )
+        for names, words in groups
+    ),
+)
+"""Fields of other tools, those of one kind together."""
+FIELDS = {field.name: field for group in (_PEFT, *_TOOLS) for field in group}
 
 HARMLESS_INIT = frozenset({"gaussian", "eva", "orthogonal", "mica"})
 """Starts that leave the base as it was; others train against a changed base, not the served one."""
 
 
 def markdown() -> str:
-    """The page's table."""
-    rows = [f"| `{field.name}` | {field.verdict} | {field.words} |" for field in _TABLE]
-    return "\n".join(["| field of `adapter_config.json` | here | |", "| --- | --- | --- |", *rows])
+    """The page's tables."""
+    peft = _rows("field of `adapter_config.json`", [(field,) for field in _PEFT])
+    return "\n".join([*peft, "", *_rows("fields of other tools", _TOOLS)])
+
+
+def _rows(title: str, groups: Sequence[tuple[Field, ...]]) -> list[str]:
+    rows = [
+        f"| {', '.join(f'`{field.name}`' for field in group)} | {group[0].verdict} | {group[0].words} |"
+        for group in groups
+    ]
+    return [f"| {title} | here | |", "| --- | --- | --- |", *rows]
 
 
 def renew(text: str) -> str:

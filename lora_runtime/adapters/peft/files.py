@@ -45,7 +45,11 @@ def open_regular(path: Path, roots: Sequence[Path] = ()) -> Iterator[tuple[io.Fi
         if not stat.S_ISREG(status.st_mode):
             raise AdapterError(f"{path.name} is not a regular file")
         if roots and not _is_below(handle, path, status, roots):
-            raise AdapterError(f"{path.name} leads to a file outside the allowed roots")
+            raise AdapterError(
+                f"{path.name} leads to a file outside the allowed roots: where it is a link, that file "
+                "must lie below one too (those of a hub snapshot lead to blobs/ beside snapshots/: "
+                "make the directory of both a root, or copy the files)"
+            )
         with io.FileIO(handle, "rb", closefd=False) as stream:
             yield stream, status.st_size
     except OSError as error:
@@ -140,6 +144,12 @@ def shown(value: Any, limit: int = 80) -> str:
     """A value from a file, short and printable, for errors and notes."""
     text = repr(value)
     return text if len(text) <= limit else text[:limit] + "…"
+
+
+def listed(names: Sequence[object], limit: int = 8) -> str:
+    """Names from a file, few and short, for errors and notes."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(shown, names[:limit])) + more
 
 
 def _is_below(handle: int, path: Path, status: os.stat_result, roots: Sequence[Path]) -> bool:

@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from ...api.adapters import AppliedModule
 from ...config import EngineConfig
 from ...errors import BaseModelError
-from ...model.loading import identity_of
+from ...model.loading import eos_ids, identity_of
 from ...model.modules import base_modules
 from ...model.source import check_source
 from ...modules import BaseModule, ModuleKind
 from .assemble import assemble
 from .config import LoraSpec
+from .effect import without_effect
+from .generation import GENERATION_CONFIG
 from .keys import Layout, Part, place_alone
 from .loader import open_weights, read_adapter, read_spec, unused_note
 from .shapes import Shapes
@@ -38,6 +40,7 @@ class DescribedBase:
     modules: Mapping[str, BaseModule]
     tokenizer: Any
     vocab_size: int
+    eos_token_ids: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,10 @@ def describe_base(directory: Path) -> DescribedBase:
         )
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
+        if (directory / GENERATION_CONFIG).exists():
+            model.generation_config = GenerationConfig.from_pretrained(
+                directory, local_files_only=True
+            )
         tokenizer = AutoTokenizer.from_pretrained(
             directory, trust_remote_code=False, local_files_only=True
         )
@@ -80,7 +87,12 @@ def describe_base(directory: Path) -> DescribedBase:
         ) from error
     vocab_size = int(config.get_text_config().vocab_size)
     return DescribedBase(
-        directory.name, identity_of(directory, model), base_modules(model), tokenizer, vocab_size
+        directory.name,
+        identity_of(directory, model),
+        base_modules(model),
+        tokenizer,
+        vocab_size,
+        eos_ids(model, tokenizer),
     )
 
 
@@ -90,16 +102,24 @@ def inspect_adapter(
     *,
     max_bytes: int = EngineConfig.max_adapter_bytes,
     max_added_tokens: int = EngineConfig.max_added_tokens,
+    allow_unknown_fields: bool = False,
 ) -> AdapterReport:
     """Check all that can be checked.
 
-    Without a base that is config, file, pairs and values, but no targets and shapes. Raises
-    AdapterError as the loader does, and BaseModelError for a base that is none.
+    Without a base that is config, file, pairs and values, but no targets and shapes.
+    `allow_unknown_fields` as Engine.load_adapter has it. Raises AdapterError as the loader does, and
+    BaseModelError for a base that is none.
     """
     if base is None:
-        return _alone(path, max_bytes)
+        return _alone(path, max_bytes, allow_unknown_fields)
     described = describe_base(base)
-    checked = read_adapter(path, described, max_bytes=max_bytes, max_added_tokens=max_added_tokens)
+    checked = read_adapter(
+        path,
+        described,
+        max_bytes=max_bytes,
+        max_added_tokens=max_added_tokens,
+        allow_unknown_fields=allow_unknown_fields,
+    )
     return AdapterReport(
         str(path),
         checked.base_model_name,
@@ -113,14 +133,16 @@ def inspect_adapter(
     )
 
 
-def _alone(path: Path, max_bytes: int) -> AdapterReport:
-    config_bytes, spec = read_spec(path)
+def _alone(path: Path, max_bytes: int, allow_unknown_fields: bool) -> AdapterReport:
+    config_bytes, spec = read_spec(path, allow_unknown_fields=allow_unknown_fields)
     with open_weights(path, max_bytes) as weights:
         file = weights.read()
     layout = place_alone(file.tensors)
     modules = _guess(spec, layout, file.tensors)
     shapes = Shapes(modules, "no base was given")
-    done = assemble(spec, resolve(spec, modules, layout.names), layout, file.tensors, shapes, 0)
+    targets = resolve(spec, modules, layout.names)
+    done = assemble(spec, targets, layout, file.tensors, shapes, 0)
+    warnings = without_effect(spec, targets, layout.names, done.updates)
     digest = hashlib.sha256(hashlib.sha256(config_bytes).digest() + file.digest).hexdigest()
     unchecked = "without a base, targets and shapes were not checked"
     return AdapterReport(
@@ -132,7 +154,7 @@ def _alone(path: Path, max_bytes: int) -> AdapterReport:
         spec.invocation_tokens,
         0,
         False,
-        (*spec.notes, *unused_note(done.unused), unchecked),
+        (*warnings, *spec.notes, *targets.notes, *unused_note(done.unused), unchecked),
     )
 
 

@@ -13,7 +13,9 @@ from ...foreign.process import WorkLimits
 from ...modules import BaseDescription
 from .assemble import Assembled, assemble
 from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, parse_config
+from .effect import without_effect
 from .files import MissingFileError, read_limited
+from .generation import read_ends
 from .keys import place
 from .read_budget import ReadShare
 from .safetensors_file import OpenTensors, open_tensors
@@ -21,6 +23,7 @@ from .shapes import Shapes
 from .shards import OpenShards, open_shards
 from .shards_index import WEIGHTS
 from .targets import resolve
+from .tokenizer.ends import endings
 from .tokenizer.reading import OwnTokenizer, read_tokenizer
 from .update import CheckedAdapter
 
@@ -36,23 +39,26 @@ def read_adapter(
     roots: Sequence[Path] = (),
     share: ReadShare | None = None,
     tokenizer_limits: WorkLimits = WorkLimits(),  # noqa: B008 - it is frozen
+    allow_unknown_fields: bool = False,
 ) -> CheckedAdapter:
     """Read and check; each file is read once, so what is hashed is what is applied.
 
     Never unpickles. `max_bytes` limits the file of tensors, `share` says when its data may be read;
     with `roots`, files that lead out of them by links are refused. `tokenizer_limits` are those of
-    the worker that reads its tokenizer. Raises AdapterError naming what is missing, corrupt or
+    the worker that reads its tokenizer; `allow_unknown_fields` as `parse_config` has it. Raises
+    AdapterError naming what is missing, corrupt or
     unsupported, and BaseMismatchError when the modules or shapes are not the base's.
     """
-    config_bytes, spec = read_spec(directory, roots)
+    config_bytes, spec = read_spec(directory, roots, allow_unknown_fields)
     made_for = f"the adapter was made for {spec.base_model_name!r}, the base is {base.name!r}"
     with open_weights(directory, max_bytes, roots) as weights:
         outlines = weights.outlines()
         layout = place(outlines, base.modules, made_for)
+        targets = resolve(spec, base.modules, layout.names)
         put_together = partial(
             assemble,
             spec,
-            resolve(spec, base.modules, layout.names),
+            targets,
             layout,
             shapes=Shapes(base.modules, made_for),
             max_added_rows=max_added_tokens,
@@ -61,12 +67,19 @@ def read_adapter(
         added_rows = put_together(outlines).added_rows
         vocabulary = _vocabulary(spec, base, added_rows)
         own = read_tokenizer(directory, base.tokenizer, vocabulary, roots, tokenizer_limits)
+        generation = read_ends(directory, vocabulary, roots)
         _check_rows(vocabulary, base, own, made_for)
         file = weights.read(share)
     done = put_together(file.tensors)
+    warnings = without_effect(spec, targets, layout.names, done.updates)
+    ends = endings(own.tokenizer, own.turn_end, generation, base.eos_token_ids)
     return CheckedAdapter(
         version=_version(
-            base.identity, hashlib.sha256(config_bytes).digest(), file.digest, own.digest
+            base.identity,
+            hashlib.sha256(config_bytes).digest(),
+            file.digest,
+            own.digest,
+            generation.digest,
         ),
         base_model_name=spec.base_model_name,
         updates=done.updates,
@@ -74,14 +87,27 @@ def read_adapter(
         invocation_tokens=spec.invocation_tokens,
         vocab_size=vocabulary if added_rows else 0,
         tokenizer=own.tokenizer,
-        notes=spec.notes + _notes(done, own, base),
+        eos_ids=ends.ids,
+        turn_ends=ends.turns,
+        notes=(
+            *warnings,
+            *spec.notes,
+            *targets.notes,
+            *rows_note(done, base.vocab_size),
+            *unused_note(done.unused),
+            *own.notes,
+            *ends.notes,
+        ),
+        warnings=warnings,
     )
 
 
-def read_spec(directory: Path, roots: Sequence[Path] = ()) -> tuple[bytes, LoraSpec]:
+def read_spec(
+    directory: Path, roots: Sequence[Path] = (), allow_unknown_fields: bool = False
+) -> tuple[bytes, LoraSpec]:
     """Read adapter_config.json, and what it means."""
     data = read_limited(directory / CONFIG, MAX_CONFIG_BYTES, roots)
-    return data, parse_config(decode_config(data))
+    return data, parse_config(decode_config(data), allow_unknown_fields)
 
 
 @contextmanager
@@ -118,18 +144,6 @@ def _check_rows(vocabulary: int, base: BaseDescription, own: OwnTokenizer, made_
             f"embeddings and lm_head have {vocabulary} rows, the tokenizer has {tokens} tokens and "
             f"the base model {base.vocab_size} rows: {made_for}"
         )
-
-
-def _notes(done: Assembled, own: OwnTokenizer, base: BaseDescription) -> tuple[str, ...]:
-    notes = rows_note(done, base.vocab_size) + unused_note(done.unused)
-    if own.has_files and own.tokenizer is None:
-        reason = (
-            "the base's is not known"
-            if base.tokenizer is None
-            else "the base's has the same vocabulary"
-        )
-        notes.append(f"the tokenizer files are not used: {reason}")
-    return tuple(notes)
 
 
 def rows_note(done: Assembled, base_rows: int) -> list[str]:

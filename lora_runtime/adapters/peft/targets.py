@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ...errors import AdapterError, BaseMismatchError
 from ...modules import BaseModule, ModuleKind
 from .config import LoraSpec, path_ends
+from .files import listed, shown
 
 _EMBEDDING_NAMES = {"embed_tokens", "lm_head"}  # PEFT's, for which it ties weights
 _LORA_KINDS = {ModuleKind.LINEAR, ModuleKind.LM_HEAD, ModuleKind.EMBEDDING}
 _TOKEN_KINDS = {ModuleKind.LM_HEAD, ModuleKind.EMBEDDING}
+_NO_TARGETS = "dummy-target-modules"  # PEFT's, for adapters without LoRA on any module
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,13 @@ class Targets:
     tied_lora: str = ""
     tied_saved: str = ""
     tied_tokens: str = ""
+    notes: tuple[str, ...] = ()
+    """Notes on what the config names and the base lacks."""
+
+    @property
+    def all_lora(self) -> frozenset[str]:
+        """Modules with LoRA, one that is tied to its embedding included."""
+        return self.lora | {self.tied_lora} - {""}
 
 
 class _Resolver:
@@ -42,12 +52,13 @@ class _Resolver:
         # A model that was trained without its head had nothing to tie.
         heads = (m for m in names if modules[m].kind is ModuleKind.LM_HEAD and modules[m].tied_to)
         self.tied_head = next(heads, "")
+        self.excluded: set[str] = set()
 
     def resolve(self) -> Targets:
         tied_saved, tied_lora = self._tie()
         saved = self._saved() - {tied_saved}
         lora = frozenset(m for m in self.names if m != tied_lora and self._is_target(m))
-        self._check_lora(lora)
+        self._check_lora(lora, tied_lora)
         tokens = self._tokens()
         tied_tokens = self._tied_tokens(tokens)
         tokens.pop(tied_tokens, None)
@@ -59,6 +70,7 @@ class _Resolver:
             tied_lora,
             tied_saved,
             tied_tokens,
+            tuple(self._unmatched(lora, saved | {tied_saved} - {""})),
         )
         self._check_overlaps(targets)
         return targets
@@ -99,6 +111,7 @@ class _Resolver:
     def _is_target(self, module: str) -> bool:
         spec, name = self.spec, self.names[module]
         if spec.matches("exclude_modules", spec.exclude_modules, name):
+            self.excluded.add(module)
             return False
         if any(self._is_within(rule, name) for rule in spec.modules_to_save):
             return False
@@ -126,15 +139,9 @@ class _Resolver:
     def _saved(self) -> frozenset[str]:
         """Modules to save: as in PEFT, each whose path ends with the name, and all inside it."""
         ends = self.spec.modules_to_save
-        saved = frozenset(
+        return frozenset(
             m for m, name in self.names.items() if any(p.endswith(ends) for p in _paths_to(name))
         )
-        for end in ends:
-            if not any(p.endswith(end) for m in saved for p in _paths_to(self.names[m])):
-                raise BaseMismatchError(
-                    f"modules_to_save {end!r} is none of the base model that can be changed"
-                )
-        return saved
 
     def _tokens(self) -> dict[str, tuple[int, ...]]:
         indices = self.spec.token_indices
@@ -181,7 +188,28 @@ class _Resolver:
         chosen = self.names if self.spec.bias == "all" else lora
         return frozenset(m for m in chosen if self.modules[m].has_bias and m not in saved)
 
-    def _check_lora(self, lora: frozenset[str]) -> None:
+    def _unmatched(self, lora: frozenset[str], saved: frozenset[str]) -> Iterator[str]:
+        """Notes on names that stand for nothing here. As in PEFT they are no error: what they would
+        have trained has no tensors in the file, or there is no place for these."""
+        spec, names = self.spec, {self.names[m] for m in lora}
+        if not isinstance(spec.target_modules, str):
+            ends = {end for name in names for end in path_ends(name)}
+            if missing := sorted(spec.target_modules - ends):
+                yield f"target_modules: no module is trained for {listed(missing)}"
+        if spec.layers_to_transform:
+            layers = {self._layer_of(name) for name in names}
+            if missing_layers := [n for n in spec.layers_to_transform if n not in layers]:
+                yield f"layers_to_transform: no module is trained in {listed(missing_layers)}"
+        if spec.exclude_modules and not self.excluded:
+            yield "exclude_modules: no module is excluded"
+        paths = {path for m in saved for path in _paths_to(self.names[m])}
+        unsaved = [e for e in spec.modules_to_save if not any(p.endswith(e) for p in paths)]
+        if unsaved:
+            yield f"modules_to_save: the base has no module {listed(unsaved)} that can be changed"
+
+    def _check_lora(self, lora: frozenset[str], tied: str) -> None:
+        if not lora and not tied and self.spec.target_modules != _NO_TARGETS:
+            raise self._nothing_matched()
         for module in sorted(lora):
             kind = self.modules[module].kind
             if kind not in _LORA_KINDS:
@@ -195,13 +223,20 @@ class _Resolver:
                 raise AdapterError(
                     f"target_modules covers the embedding {module!r}: not with {what!r}"
                 )
-        rule = self.spec.target_modules
-        if not isinstance(rule, str):
-            ends = {end for name in self.names.values() for end in path_ends(name)}
-            for name in sorted(rule - ends):
-                raise BaseMismatchError(
-                    f"target module {name!r} is none of the base model that can be changed"
-                )
+
+    def _nothing_matched(self) -> BaseMismatchError:
+        """The error for a config that puts LoRA nowhere, naming all of it that chooses modules."""
+        narrowing = ("exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save")
+        more = [f"{name} = {_values(v)}" for name in narrowing if (v := getattr(self.spec, name))]
+        beside = f" (with {', '.join(more)})" if more else ""
+        example = next((n for m, n in self.names.items() if self._can_have_lora(m)), "")
+        return BaseMismatchError(
+            f"config field 'target_modules' = {_values(self.spec.target_modules)} matches no module "
+            f"of the base{beside}; they have names such as {example!r}"
+        )
+
+    def _can_have_lora(self, module: str) -> bool:
+        return self.modules[module].kind is ModuleKind.LINEAR
 
     def _check_overlaps(self, targets: Targets) -> None:
         tokens = targets.tokens.keys()
@@ -217,6 +252,10 @@ class _Resolver:
         ):
             for module in sorted(both):
                 raise AdapterError(f"module {module!r} is covered by {what}: not supported")
+
+
+def _values(rule: str | Iterable[Any]) -> str:
+    return shown(rule) if isinstance(rule, str) else f"[{listed(sorted(rule))}]"
 
 
 def _paths_to(name: str) -> list[str]:

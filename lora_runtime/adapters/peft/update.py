@@ -70,5 +70,11 @@ class CheckedAdapter:
     """Rows of the adapter's embeddings where they are more or fewer than the base's, else 0."""
     tokenizer: Any = None
     """The adapter's own tokenizer, where it differs from the base's."""
+    eos_ids: frozenset[int] = frozenset()
+    """Ends of a sequence beside the base's: its tokenizer's and its generation config's."""
+    turn_ends: frozenset[int] = frozenset()
+    """Tokens that end a turn of its own tokenizer's chat template, and no sequence."""
     notes: tuple[str, ...] = field(default=())
     """Notes on what was accepted and has no effect at inference, such as lora_dropout."""
+    warnings: tuple[str, ...] = ()
+    """Those of the notes that are told as warnings: it may not do what it was made for."""

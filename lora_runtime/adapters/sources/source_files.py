@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ...errors import AdapterError
 from ..peft.config import MAX_CONFIG_BYTES
+from ..peft.generation import GENERATION_CONFIG
 from ..peft.loader import CONFIG
 from ..peft.shards import is_shard, missing_weights
 from ..peft.shards_index import INDEX, MAX_INDEX_BYTES, WEIGHTS, parse_index
@@ -26,8 +27,9 @@ OPTIONAL = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+    GENERATION_CONFIG,
 )
-"""Files of the tokenizer, where the adapter brings its own."""
+"""Files of the tokenizer and of generation, where the adapter brings its own."""
 MAX_TOKENIZER_BYTES = 64 << 20
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(\S*)")
 _SPACED_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/?#'\"<>\n]*@")
@@ -50,7 +52,12 @@ class Limits:
     def of(self, name: str) -> int:
         if name.endswith(".safetensors"):
             return max(0, self.weights - self.fetched)
-        return {CONFIG: MAX_CONFIG_BYTES, INDEX: MAX_INDEX_BYTES}.get(name, MAX_TOKENIZER_BYTES)
+        own = {
+            CONFIG: MAX_CONFIG_BYTES,
+            GENERATION_CONFIG: MAX_CONFIG_BYTES,
+            INDEX: MAX_INDEX_BYTES,
+        }
+        return own.get(name, MAX_TOKENIZER_BYTES)
 
     def beside(self, sizes: Mapping[str, int | None]) -> Limits:
         """Limits of what is fetched after files of these sizes."""

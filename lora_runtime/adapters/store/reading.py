@@ -89,16 +89,18 @@ class Reader:
         self._budget.close()
         self.threads.close()
 
-    def read(self, source: str, roots: Sequence[Path] = ()) -> ReadAdapter:
+    def read(
+        self, source: str, roots: Sequence[Path] = (), allow_unknown_fields: bool = False
+    ) -> ReadAdapter:
         """Fetch and check an adapter. With `roots`, a directory's files must lie below one of them,
-        links followed, now and whenever it is read again.
+        links followed; that and `allow_unknown_fields` hold now and whenever it is read again.
 
         Raises AdapterError, BaseMismatchError, AdapterUnavailableError.
         """
         directory = resolve(source, self._cache, max_bytes=self._config.max_adapter_bytes)
         if not is_remote(source):
-            return self._read(source, directory, roots)
-        read = self._read(source, directory)
+            return self._read(source, directory, allow_unknown_fields, roots)
+        read = self._read(source, directory, allow_unknown_fields)
         if self._config.adapter_cache_bytes:
             sweep(self._cache, self._config.adapter_cache_bytes, self._in_use() | {directory})
         return read
@@ -130,14 +132,25 @@ class Reader:
 
     def _ways(self, place: RegisteredVersion) -> list[Callable[[], ReadAdapter]]:
         ways: list[Callable[[], ReadAdapter]] = [
-            lambda: self.read(place.source, [Path(root) for root in place.roots])
+            lambda: self.read(
+                place.source, [Path(root) for root in place.roots], place.allow_unknown_fields
+            )
         ]
         if is_remote(place.source) and Path(place.directory).is_dir():
             # What was fetched is kept by content: most often the store need not be asked again.
-            ways.insert(0, lambda: self._read(place.source, Path(place.directory)))
+            ways.insert(
+                0,
+                lambda: self._read(place.source, Path(place.directory), place.allow_unknown_fields),
+            )
         return ways
 
-    def _read(self, source: str, directory: Path, roots: Sequence[Path] = ()) -> ReadAdapter:
+    def _read(
+        self,
+        source: str,
+        directory: Path,
+        allow_unknown_fields: bool,
+        roots: Sequence[Path] = (),
+    ) -> ReadAdapter:
         share = self._budget.share()
         try:
             checked = loader.read_adapter(
@@ -150,13 +163,16 @@ class Reader:
                 tokenizer_limits=WorkLimits(
                     self._config.adapter_tokenizer_timeout_s, self._config.adapter_worker_bytes
                 ),
+                allow_unknown_fields=allow_unknown_fields,
             )
         except BaseException as error:
             _forget(error)
             share.give_back()
             raise
         kept = tuple(str(root.absolute()) for root in roots)
-        registered = RegisteredVersion(checked.version, source, str(directory), kept)
+        registered = RegisteredVersion(
+            checked.version, source, str(directory), kept, allow_unknown_fields
+        )
         return ReadAdapter(registered, checked, self._base, self._staging, share)
 
 

@@ -3,6 +3,7 @@ requests name."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,14 +13,23 @@ from ...api.requests import WeightedAdapter
 from ...config import EngineConfig
 from ...errors import AdapterError, AdapterUnavailableError, panics_as
 from ..device import AdapterHost
+from ..peft.update import CheckedAdapter
 from .events import StoreListener
 from .reading import Reader
 from .registry import Registry
 from .slots import Slots
 from .version import AdapterVersion
 
+log = logging.getLogger(__name__)
 _JOIN_S = 1.0
 """Seconds that the end waits for loads. One that only reads and computes ends sooner."""
+
+
+def _tell(adapter_id: str, checked: CheckedAdapter) -> None:
+    """Log what a load accepted that has no effect; what is only read again is not told again."""
+    for note in checked.notes:
+        level = logging.WARNING if note in checked.warnings else logging.INFO
+        log.log(level, "adapter %s: %s", adapter_id, note)
 
 
 class AdapterStore:
@@ -54,11 +64,15 @@ class AdapterStore:
         policy: AdapterPolicy | None = None,
         roots: Sequence[Path] = (),
         pin_share: float = 1.0,
+        allow_unknown_fields: bool = False,
     ) -> AdapterInfo:
         """Read, check, stage and register; into a slot at once where there is room."""
         started = time.monotonic()
         registry = self._registry
-        with panics_as(AdapterError), self._reader.read(source, roots) as read:
+        with (
+            panics_as(AdapterError),
+            self._reader.read(source, roots, allow_unknown_fields) as read,
+        ):
             place = read.registered
             if not registry.has_staged(place.version):
                 read.stage()  # it takes a while: not under the lock, unless another thread drops the staged copy now
@@ -70,7 +84,8 @@ class AdapterStore:
                     registry.place(version)
                 info = registry.info(adapter_id)
                 registry.events.adapter_loaded(info, time.monotonic() - started)
-                return info
+            _tell(adapter_id, read.checked)
+            return info
 
     def register(self, registration: Registration) -> None:
         """Know an id again without reading anything; its first request brings it in."""

@@ -25,6 +25,8 @@ class VersionDetails:
     invocation_tokens: tuple[int, ...]
     vocab_size: int
     tokenizer: Any
+    eos_ids: frozenset[int] = frozenset()
+    turn_ends: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, checked: CheckedAdapter) -> VersionDetails:
@@ -35,6 +37,8 @@ class VersionDetails:
             checked.invocation_tokens,
             checked.vocab_size,
             checked.tokenizer,
+            checked.eos_ids,
+            checked.turn_ends,
         )
 
     def activation_start(self, tokens: Sequence[int]) -> int | None:

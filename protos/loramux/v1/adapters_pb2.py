@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19loramux/v1/adapters.proto\x12\nloramux.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8e\x03\n\x07\x41\x64\x61pter\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x17\n\x0f\x62\x61se_model_name\x18\x04 \x01(\t\x12*\n\x07modules\x18\x05 \x03(\x0b\x32\x19.loramux.v1.AppliedModule\x12\x11\n\tnum_bytes\x18\x06 \x01(\x04\x12\x0e\n\x06leases\x18\x07 \x01(\r\x12-\n\tloaded_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08max_rank\x18\t \x01(\r\x12\'\n\x05state\x18\n \x01(\x0e\x32\x18.loramux.v1.AdapterState\x12\"\n\x06policy\x18\x0b \x01(\x0b\x32\x12.loramux.v1.Policy\x12\"\n\x06\x63\x61nary\x18\x0c \x01(\x0b\x32\x12.loramux.v1.Canary\x12\x16\n\x0eolder_versions\x18\r \x03(\t\x12\r\n\x05\x65rror\x18\x0e \x01(\t\x12\r\n\x05notes\x18\x0f \x03(\t\"^\n\rAppliedModule\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x0f\n\x07scaling\x18\x03 \x01(\x01\x12\r\n\x05parts\x18\x04 \x03(\t\x12\x11\n\tnum_bytes\x18\x05 \x01(\x04\"8\n\x06\x43\x61nary\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"}\n\x06Policy\x12\x13\n\x06weight\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0bmax_running\x18\x02 \x01(\r\x12\x13\n\x0bmax_waiting\x18\x03 \x01(\r\x12\x19\n\x11tokens_per_minute\x18\x04 \x01(\r\x12\x0e\n\x06pinned\x18\x05 \x01(\x08\x42\t\n\x07_weight\"\x81\x01\n\x12LoadAdapterRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x15\n\rcanary_weight\x18\x04 \x01(\x01\x12\"\n\x06policy\x18\x05 \x01(\x0b\x32\x12.loramux.v1.Policy\"=\n\x14UnloadAdapterRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x11\n\ttimeout_s\x18\x02 \x01(\x01\"=\n\x16RollbackAdapterRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"F\n\x10SetCanaryRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x13\n\x06weight\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_weight\"J\n\x10SetPolicyRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\"\n\x06policy\x18\x02 \x01(\x0b\x32\x12.loramux.v1.Policy\"9\n\x11SetPolicyResponse\x12$\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x13.loramux.v1.Adapter\"\'\n\x11GetAdapterRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\"<\n\x13ListAdaptersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"j\n\x14ListAdaptersResponse\x12%\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x13.loramux.v1.Adapter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\r\"\x1d\n\x1bListDeclaredAdaptersRequest\"M\n\x1cListDeclaredAdaptersResponse\x12-\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x1b.loramux.v1.DeclaredAdapter\"^\n\x0f\x44\x65\x63laredAdapter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\r\n\x05\x65rror\x18\x05 \x01(\t*\xce\x01\n\x0c\x41\x64\x61pterState\x12\x1d\n\x19\x41\x44\x41PTER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41\x44\x41PTER_STATE_COLD\x10\x01\x12\x19\n\x15\x41\x44\x41PTER_STATE_LOADING\x10\x02\x12\x16\n\x12\x41\x44\x41PTER_STATE_HOST\x10\x03\x12\x18\n\x14\x41\x44\x41PTER_STATE_DEVICE\x10\x04\x12\x18\n\x14\x41\x44\x41PTER_STATE_FAILED\x10\x05\x12 \n\x1c\x41\x44\x41PTER_STATE_OUT_OF_SERVICE\x10\x06\x32\xec\x04\n\x08\x41\x64\x61pters\x12\x42\n\x0bLoadAdapter\x12\x1e.loramux.v1.LoadAdapterRequest\x1a\x13.loramux.v1.Adapter\x12\x46\n\rUnloadAdapter\x12 .loramux.v1.UnloadAdapterRequest\x1a\x13.loramux.v1.Adapter\x12J\n\x0fRollbackAdapter\x12\".loramux.v1.RollbackAdapterRequest\x1a\x13.loramux.v1.Adapter\x12>\n\tSetCanary\x12\x1c.loramux.v1.SetCanaryRequest\x1a\x13.loramux.v1.Adapter\x12H\n\tSetPolicy\x12\x1c.loramux.v1.SetPolicyRequest\x1a\x1d.loramux.v1.SetPolicyResponse\x12@\n\nGetAdapter\x12\x1d.loramux.v1.GetAdapterRequest\x1a\x13.loramux.v1.Adapter\x12Q\n\x0cListAdapters\x12\x1f.loramux.v1.ListAdaptersRequest\x1a .loramux.v1.ListAdaptersResponse\x12i\n\x14ListDeclaredAdapters\x12\'.loramux.v1.ListDeclaredAdaptersRequest\x1a(.loramux.v1.ListDeclaredAdaptersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19loramux/v1/adapters.proto\x12\nloramux.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8e\x03\n\x07\x41\x64\x61pter\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x17\n\x0f\x62\x61se_model_name\x18\x04 \x01(\t\x12*\n\x07modules\x18\x05 \x03(\x0b\x32\x19.loramux.v1.AppliedModule\x12\x11\n\tnum_bytes\x18\x06 \x01(\x04\x12\x0e\n\x06leases\x18\x07 \x01(\r\x12-\n\tloaded_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08max_rank\x18\t \x01(\r\x12\'\n\x05state\x18\n \x01(\x0e\x32\x18.loramux.v1.AdapterState\x12\"\n\x06policy\x18\x0b \x01(\x0b\x32\x12.loramux.v1.Policy\x12\"\n\x06\x63\x61nary\x18\x0c \x01(\x0b\x32\x12.loramux.v1.Canary\x12\x16\n\x0eolder_versions\x18\r \x03(\t\x12\r\n\x05\x65rror\x18\x0e \x01(\t\x12\r\n\x05notes\x18\x0f \x03(\t\"^\n\rAppliedModule\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x0f\n\x07scaling\x18\x03 \x01(\x01\x12\r\n\x05parts\x18\x04 \x03(\t\x12\x11\n\tnum_bytes\x18\x05 \x01(\x04\"8\n\x06\x43\x61nary\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"}\n\x06Policy\x12\x13\n\x06weight\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0bmax_running\x18\x02 \x01(\r\x12\x13\n\x0bmax_waiting\x18\x03 \x01(\r\x12\x19\n\x11tokens_per_minute\x18\x04 \x01(\r\x12\x0e\n\x06pinned\x18\x05 \x01(\x08\x42\t\n\x07_weight\"\x9f\x01\n\x12LoadAdapterRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x15\n\rcanary_weight\x18\x04 \x01(\x01\x12\"\n\x06policy\x18\x05 \x01(\x0b\x32\x12.loramux.v1.Policy\x12\x1c\n\x14\x61llow_unknown_fields\x18\x06 \x01(\x08\"=\n\x14UnloadAdapterRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x11\n\ttimeout_s\x18\x02 \x01(\x01\"=\n\x16RollbackAdapterRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"F\n\x10SetCanaryRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x13\n\x06weight\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_weight\"J\n\x10SetPolicyRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\"\n\x06policy\x18\x02 \x01(\x0b\x32\x12.loramux.v1.Policy\"9\n\x11SetPolicyResponse\x12$\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x13.loramux.v1.Adapter\"\'\n\x11GetAdapterRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\"<\n\x13ListAdaptersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"j\n\x14ListAdaptersResponse\x12%\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x13.loramux.v1.Adapter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\r\"\x1d\n\x1bListDeclaredAdaptersRequest\"M\n\x1cListDeclaredAdaptersResponse\x12-\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x1b.loramux.v1.DeclaredAdapter\"^\n\x0f\x44\x65\x63laredAdapter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\r\n\x05\x65rror\x18\x05 \x01(\t*\xce\x01\n\x0c\x41\x64\x61pterState\x12\x1d\n\x19\x41\x44\x41PTER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41\x44\x41PTER_STATE_COLD\x10\x01\x12\x19\n\x15\x41\x44\x41PTER_STATE_LOADING\x10\x02\x12\x16\n\x12\x41\x44\x41PTER_STATE_HOST\x10\x03\x12\x18\n\x14\x41\x44\x41PTER_STATE_DEVICE\x10\x04\x12\x18\n\x14\x41\x44\x41PTER_STATE_FAILED\x10\x05\x12 \n\x1c\x41\x44\x41PTER_STATE_OUT_OF_SERVICE\x10\x06\x32\xec\x04\n\x08\x41\x64\x61pters\x12\x42\n\x0bLoadAdapter\x12\x1e.loramux.v1.LoadAdapterRequest\x1a\x13.loramux.v1.Adapter\x12\x46\n\rUnloadAdapter\x12 .loramux.v1.UnloadAdapterRequest\x1a\x13.loramux.v1.Adapter\x12J\n\x0fRollbackAdapter\x12\".loramux.v1.RollbackAdapterRequest\x1a\x13.loramux.v1.Adapter\x12>\n\tSetCanary\x12\x1c.loramux.v1.SetCanaryRequest\x1a\x13.loramux.v1.Adapter\x12H\n\tSetPolicy\x12\x1c.loramux.v1.SetPolicyRequest\x1a\x1d.loramux.v1.SetPolicyResponse\x12@\n\nGetAdapter\x12\x1d.loramux.v1.GetAdapterRequest\x1a\x13.loramux.v1.Adapter\x12Q\n\x0cListAdapters\x12\x1f.loramux.v1.ListAdaptersRequest\x1a .loramux.v1.ListAdaptersResponse\x12i\n\x14ListDeclaredAdapters\x12\'.loramux.v1.ListDeclaredAdaptersRequest\x1a(.loramux.v1.ListDeclaredAdaptersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'loramux.v1.adapters_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ADAPTERSTATE']._serialized_start=1639
-  _globals['_ADAPTERSTATE']._serialized_end=1845
+  _globals['_ADAPTERSTATE']._serialized_start=1669
+  _globals['_ADAPTERSTATE']._serialized_end=1875
   _globals['_ADAPTER']._serialized_start=75
   _globals['_ADAPTER']._serialized_end=473
   _globals['_APPLIEDMODULE']._serialized_start=475
@@ -43,29 +43,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POLICY']._serialized_start=629
   _globals['_POLICY']._serialized_end=754
   _globals['_LOADADAPTERREQUEST']._serialized_start=757
-  _globals['_LOADADAPTERREQUEST']._serialized_end=886
-  _globals['_UNLOADADAPTERREQUEST']._serialized_start=888
-  _globals['_UNLOADADAPTERREQUEST']._serialized_end=949
-  _globals['_ROLLBACKADAPTERREQUEST']._serialized_start=951
-  _globals['_ROLLBACKADAPTERREQUEST']._serialized_end=1012
-  _globals['_SETCANARYREQUEST']._serialized_start=1014
-  _globals['_SETCANARYREQUEST']._serialized_end=1084
-  _globals['_SETPOLICYREQUEST']._serialized_start=1086
-  _globals['_SETPOLICYREQUEST']._serialized_end=1160
-  _globals['_SETPOLICYRESPONSE']._serialized_start=1162
-  _globals['_SETPOLICYRESPONSE']._serialized_end=1219
-  _globals['_GETADAPTERREQUEST']._serialized_start=1221
-  _globals['_GETADAPTERREQUEST']._serialized_end=1260
-  _globals['_LISTADAPTERSREQUEST']._serialized_start=1262
-  _globals['_LISTADAPTERSREQUEST']._serialized_end=1322
-  _globals['_LISTADAPTERSRESPONSE']._serialized_start=1324
-  _globals['_LISTADAPTERSRESPONSE']._serialized_end=1430
-  _globals['_LISTDECLAREDADAPTERSREQUEST']._serialized_start=1432
-  _globals['_LISTDECLAREDADAPTERSREQUEST']._serialized_end=1461
-  _globals['_LISTDECLAREDADAPTERSRESPONSE']._serialized_start=1463
-  _globals['_LISTDECLAREDADAPTERSRESPONSE']._serialized_end=1540
-  _globals['_DECLAREDADAPTER']._serialized_start=1542
-  _globals['_DECLAREDADAPTER']._serialized_end=1636
-  _globals['_ADAPTERS']._serialized_start=1848
-  _globals['_ADAPTERS']._serialized_end=2468
+  _globals['_LOADADAPTERREQUEST']._serialized_end=916
+  _globals['_UNLOADADAPTERREQUEST']._serialized_start=918
+  _globals['_UNLOADADAPTERREQUEST']._serialized_end=979
+  _globals['_ROLLBACKADAPTERREQUEST']._serialized_start=981
+  _globals['_ROLLBACKADAPTERREQUEST']._serialized_end=1042
+  _globals['_SETCANARYREQUEST']._serialized_start=1044
+  _globals['_SETCANARYREQUEST']._serialized_end=1114
+  _globals['_SETPOLICYREQUEST']._serialized_start=1116
+  _globals['_SETPOLICYREQUEST']._serialized_end=1190
+  _globals['_SETPOLICYRESPONSE']._serialized_start=1192
+  _globals['_SETPOLICYRESPONSE']._serialized_end=1249
+  _globals['_GETADAPTERREQUEST']._serialized_start=1251
+  _globals['_GETADAPTERREQUEST']._serialized_end=1290
+  _globals['_LISTADAPTERSREQUEST']._serialized_start=1292
+  _globals['_LISTADAPTERSREQUEST']._serialized_end=1352
+  _globals['_LISTADAPTERSRESPONSE']._serialized_start=1354
+  _globals['_LISTADAPTERSRESPONSE']._serialized_end=1460
+  _globals['_LISTDECLAREDADAPTERSREQUEST']._serialized_start=1462
+  _globals['_LISTDECLAREDADAPTERSREQUEST']._serialized_end=1491
+  _globals['_LISTDECLAREDADAPTERSRESPONSE']._serialized_start=1493
+  _globals['_LISTDECLAREDADAPTERSRESPONSE']._serialized_end=1570
+  _globals['_DECLAREDADAPTER']._serialized_start=1572
+  _globals['_DECLAREDADAPTER']._serialized_end=1666
+  _globals['_ADAPTERS']._serialized_start=1878
+  _globals['_ADAPTERS']._serialized_end=2498
 # @@protoc_insertion_point(module_scope)

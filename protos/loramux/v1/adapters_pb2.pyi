@@ -100,18 +100,20 @@ class Policy(_message.Message):
     def __init__(self, weight: _Optional[float] = ..., max_running: _Optional[int] = ..., max_waiting: _Optional[int] = ..., tokens_per_minute: _Optional[int] = ..., pinned: _Optional[bool] = ...) -> None: ...
 
 class LoadAdapterRequest(_message.Message):
-    __slots__ = ("adapter_id", "path", "source", "canary_weight", "policy")
+    __slots__ = ("adapter_id", "path", "source", "canary_weight", "policy", "allow_unknown_fields")
     ADAPTER_ID_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     CANARY_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_UNKNOWN_FIELDS_FIELD_NUMBER: _ClassVar[int]
     adapter_id: str
     path: str
     source: str
     canary_weight: float
     policy: Policy
-    def __init__(self, adapter_id: _Optional[str] = ..., path: _Optional[str] = ..., source: _Optional[str] = ..., canary_weight: _Optional[float] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ...) -> None: ...
+    allow_unknown_fields: bool
+    def __init__(self, adapter_id: _Optional[str] = ..., path: _Optional[str] = ..., source: _Optional[str] = ..., canary_weight: _Optional[float] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., allow_unknown_fields: _Optional[bool] = ...) -> None: ...
 
 class UnloadAdapterRequest(_message.Message):
     __slots__ = ("adapter_id", "timeout_s")

@@ -28,7 +28,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServerInfo(_message.Message):
-    __slots__ = ("version", "base_model", "architecture", "device", "dtype", "kernels", "num_parameters", "vocab_size", "limits", "load", "memory", "readiness")
+    __slots__ = ("version", "base_model", "architecture", "device", "dtype", "kernels", "num_parameters", "vocab_size", "limits", "load", "memory", "readiness", "notes")
     class KernelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,7 @@ class ServerInfo(_message.Message):
     LOAD_FIELD_NUMBER: _ClassVar[int]
     MEMORY_FIELD_NUMBER: _ClassVar[int]
     READINESS_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
     version: str
     base_model: str
     architecture: str
@@ -60,7 +61,8 @@ class ServerInfo(_message.Message):
     load: Load
     memory: Memory
     readiness: Readiness
-    def __init__(self, version: _Optional[str] = ..., base_model: _Optional[str] = ..., architecture: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., kernels: _Optional[_Mapping[str, str]] = ..., num_parameters: _Optional[int] = ..., vocab_size: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., memory: _Optional[_Union[Memory, _Mapping]] = ..., readiness: _Optional[_Union[Readiness, _Mapping]] = ...) -> None: ...
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[str] = ..., base_model: _Optional[str] = ..., architecture: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., kernels: _Optional[_Mapping[str, str]] = ..., num_parameters: _Optional[int] = ..., vocab_size: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., memory: _Optional[_Union[Memory, _Mapping]] = ..., readiness: _Optional[_Union[Readiness, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Readiness(_message.Message):
     __slots__ = ("state", "waiting_for", "waiting_for_count")

@@ -21,6 +21,7 @@ from lora_runtime import (
     RequestTimeoutError,
     SamplingParams,
 )
+from lora_runtime.adapters.peft.tokenizer import ends
 from lora_runtime.foreign.process import WORKERS
 from lora_runtime.foreign.template_queue import MAX_WAITING, TemplateQueue
 
@@ -38,9 +39,11 @@ def chat(adapter_id: str, content: str = "Hi", **fields: float) -> Request:
 
 @pytest.fixture(scope="module", autouse=True)
 def _workers() -> Iterator[None]:
-    """Their program, for all engines of this module."""
+    """Their program, for all engines of this module; loads try its templates for a moment only."""
     use = WORKERS.use()
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ends, "_SECONDS", 0.3)
+        yield
     use.close()
 
 

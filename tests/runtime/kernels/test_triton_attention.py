@@ -21,7 +21,7 @@ from ...support.attention import PagedCase
 from ...support.device import DEVICE, TOLERANCE
 
 MIXED = [(1, 4), (7, 0), (1, 33), (20, 51), (1, 0)]
-SPLIT = [(1, 127), (1, 128), (1, 700), (1, 0)]
+SPLIT = [(1, 255), (1, 256), (1, 700), (1, 0)]
 """Contexts around the least that is split."""
 
 

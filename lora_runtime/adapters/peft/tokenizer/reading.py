@@ -9,7 +9,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ....errors import AdapterError
 from ....foreign.process import WORKERS, WorkError, WorkLimits, WorkTimeoutError
 from ..files import MissingFileError, check_size, open_regular
 from .base import BaseTokenizer, BaseTokenizers
+from .ends import TurnEnd, foreign_turn_end, turn_end
 from .own import make_own, with_template
 from .parts import BASE, FILES, READ
 
@@ -36,11 +37,12 @@ _FILES = (
     _TEMPLATE,
 )
 _CACHED = 16
+_UNUSED = "the tokenizer files are not used"
 _AT_ONCE = threading.Semaphore(2)
 """Workers that read tokenizers: each may take much memory."""
 _bases = BaseTokenizers(_FILES)
 # Adapters of one base mostly come with the same files: looked at once, and shared.
-_seen: weakref.WeakKeyDictionary[Any, dict[bytes, tuple[Any, int]]] = weakref.WeakKeyDictionary()
+_seen: weakref.WeakKeyDictionary[Any, dict[bytes, OwnTokenizer]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class OwnTokenizer:
 
     tokenizer: Any = None
     digest: bytes = b""
-    has_files: bool = False
+    turn_end: TurnEnd = TurnEnd()  # noqa: RUF009 - it is frozen
+    notes: tuple[str, ...] = ()
 
 
 def get_ready(base: Any) -> None:
@@ -66,37 +69,48 @@ def read_tokenizer(
     roots: Sequence[Path] = (),
     limits: WorkLimits = WorkLimits(),  # noqa: B008 - it is frozen
 ) -> OwnTokenizer:
-    """Read the adapter's tokenizer if its vocabulary, end of text or chat template is not that of
-    `base`.
+    """Read the adapter's tokenizer if it does anything else than that of `base`.
 
     A private copy of the bytes that were hashed is read, in a worker under `limits`. Raises
-    AdapterError for files that make no tokenizer, for a vocabulary that does not hold the base's
-    tokens under the same ids, for text that would go another way than the base's, and for ids at or
-    over `vocabulary_rows`.
+    AdapterError for files that make no tokenizer, and for one that does what cannot be made of the
+    base's. Tokens at or over `vocabulary_rows` are noted.
     """
     files = _read(directory, roots)
-    if base is None or not any(name in files for name in (*_VOCABULARIES, _TEMPLATE)):
-        return OwnTokenizer(has_files=bool(files))
+    if not files:
+        return OwnTokenizer()
+    if base is None:
+        return OwnTokenizer(notes=(f"{_UNUSED}: the base's is not known",))
     known = _bases.of(base)
     digests = {name: _digest(data) for name, data in files.items()}
     if all(known.digests.get(name) == digest for name, digest in digests.items()):
-        return OwnTokenizer(has_files=True)
+        return OwnTokenizer(notes=(f"{_UNUSED}: they are the base's",))
     digest = hashlib.sha256()
     for name, part in digests.items():
         digest.update(name.encode() + part)
     seen = _seen.setdefault(base, {})
     if (found := seen.get(digest.digest())) is None:
         own_files = [name for name in digests if known.digests.get(name) != digests[name]]
-        found = _load(files, own_files, base, known, vocabulary_rows, limits)
+        found = _load(files, own_files, base, known, limits)
         while len(seen) >= _CACHED:
             seen.pop(next(iter(seen)), None)
         seen[digest.digest()] = found
     WORKERS.start()  # before the first chat comes
-    own, last_id = found
-    if own is None:
-        return OwnTokenizer(has_files=True)
-    _check_last(last_id, vocabulary_rows)
-    return OwnTokenizer(own, digest.digest(), has_files=True)
+    if found.tokenizer is None:
+        return found
+    rows = tokens_without_rows(found.tokenizer, vocabulary_rows)
+    return replace(found, digest=digest.digest(), notes=found.notes + rows)
+
+
+def tokens_without_rows(own: Any, rows: int) -> tuple[str, ...]:
+    """Give at most one note, on added tokens beyond the embeddings."""
+    over = {i: token for i, token in own.added_tokens_decoder.items() if i >= rows}
+    if not over:
+        return ()
+    index = min(over)
+    return (
+        f"{len(over)} tokens of its tokenizer, such as {str(over[index])!r} ({index}), have no row in "
+        f"the embeddings, which have {rows}: prompts with one are refused",
+    )
 
 
 def _read(directory: Path, roots: Sequence[Path]) -> dict[str, list[bytes]]:
@@ -133,50 +147,51 @@ def _load(
     own_files: Sequence[str],
     base: Any,
     known: BaseTokenizer,
-    vocabulary_rows: int,
     limits: WorkLimits,
-) -> tuple[Any, int]:
-    """Tokenizer, None if it does not differ from the base's, and its last id."""
-    if not any(name in files for name in _VOCABULARIES):
+) -> OwnTokenizer:
+    """Tokenizer, none if it does not differ from the base's."""
+    if files.keys() == {_TEMPLATE}:
         try:
             own = with_template(base, b"".join(files[_TEMPLATE]).decode())
         except UnicodeDecodeError as error:
             raise AdapterError(f"the adapter's tokenizer cannot be loaded: {error}") from error
-        return (own if _differs(own, base) else None), 0
+        return _found(own if own.chat_template != base.chat_template else None, base, limits)
     if not known.pipeline and (wrong := [name for name in own_files if name in _VOCABULARIES]):
         raise AdapterError(
             f"{wrong[0]} is not the base's, whose tokenizer runs in Python: not supported"
         )
-    facts = _facts(files, "tokenizer.json" not in own_files, known, limits)
+    of_base = not any(name in own_files for name in (*_VOCABULARIES, "merges.txt"))
+    facts = _facts(files, of_base and "tokenizer.json" not in files, known, limits)
     try:
-        if not known.pipeline and facts["size"] != known.size:
-            raise AdapterError(
-                "the adapter's tokenizer adds tokens, and the base's runs in Python: not supported"
-            )
-        # Before any token is added here: as many as rows, each found in every text.
-        _check_last(facts["last_id"], vocabulary_rows)
-        own = make_own(base, facts)
-        differs = facts["size"] != known.size or _differs(own, base)
-        return (own if differs else None), facts["last_id"]
+        found = _found(make_own(base, known, facts), base, limits)
     except (AdapterError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # panics of the tokenizers library too
         raise AdapterError(
             f"the adapter's tokenizer cannot be loaded: {str(error)[:300]}"
         ) from error
+    if without := facts.get("batches"):
+        note = f"{' and '.join(without)} of the tokenizer's files have no effect"
+        found = replace(found, notes=(*found.notes, note))
+    return found
 
 
-def _check_last(last_id: int, vocabulary_rows: int) -> None:
-    if last_id >= vocabulary_rows:
-        raise AdapterError(
-            f"the adapter's tokenizer has the id {last_id}, the embeddings have {vocabulary_rows} rows"
-        )
+def _found(own: Any, base: Any, limits: WorkLimits) -> OwnTokenizer:
+    if own is None:
+        return OwnTokenizer(notes=(f"{_UNUSED}: they do what the base's do",))
+    is_own = own.chat_template != base.chat_template
+    with _AT_ONCE:
+        end = foreign_turn_end(own, limits) if is_own else turn_end(own)
+    return OwnTokenizer(own, turn_end=end)
 
 
 def _facts(
-    files: Mapping[str, list[bytes]], is_base_file: bool, known: BaseTokenizer, limits: WorkLimits
+    files: Mapping[str, list[bytes]], with_base: bool, known: BaseTokenizer, limits: WorkLimits
 ) -> dict[str, Any]:
-    """What a worker reads of the files. Raises AdapterError."""
+    """What a worker reads of the files, which have no pipeline but the base's if `with_base`.
+
+    Raises AdapterError.
+    """
     WORKERS.start()
     try:
         with _AT_ONCE, tempfile.TemporaryDirectory(prefix="loramux-tokenizer-") as folder:
@@ -186,9 +201,16 @@ def _facts(
                     file.writelines(data)
             if known.pipeline:
                 (Path(folder) / BASE).write_bytes(known.pipeline)
+                if with_base:
+                    (Path(folder) / FILES / "tokenizer.json").write_bytes(known.pipeline)
             with WORKERS.worker() as worker:
                 return worker.ask(
-                    READ, folder, is_base_file, limits=limits, max_bytes=_MAX_ANSWER_BYTES
+                    READ,
+                    folder,
+                    known.name,
+                    known.declared,
+                    limits=limits,
+                    max_bytes=_MAX_ANSWER_BYTES,
                 )
     except WorkTimeoutError as error:
         log.warning("reading an adapter's tokenizer %s: its worker was ended", error)
@@ -198,7 +220,3 @@ def _facts(
         if not text.startswith("the adapter's tokenizer"):
             text = f"the adapter's tokenizer cannot be loaded: {text}"
         raise AdapterError(text) from error
-
-
-def _differs(own: Any, base: Any) -> bool:
-    return own.eos_token_id != base.eos_token_id or own.chat_template != base.chat_template

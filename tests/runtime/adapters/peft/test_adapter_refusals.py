@@ -71,6 +71,11 @@ def assert_refused(
         {"velora_config": {"a": 1}},
         {"monteclora_config": {"a": 1}},
         {"new_mathematics": 1},
+        {"enable_lora": [True, False, True]},
+        {"use_merged_linear": True},
+        {"lora_nums": 3},
+        {"swift_type": "LONGLORA"},
+        {"invocation_string": "<|start|>"},
         {"init_lora_weights": "pissa"},
         {"init_lora_weights": "pissa_niter_4"},
         {"init_lora_weights": "olora"},
@@ -121,15 +126,49 @@ def test_config_fields(base: DescribedBase, good: Path, fields: dict) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"target_modules": ["q_proj", "v_proj", "up_proj", "missing_proj"]},
-        {"modules_to_save": ["score"]},
-        {"trainable_token_indices": {"wte": [1]}},
+        {"target_modules": ["query_key_value", "missing_proj"]},
+        {"target_modules": "auto"},
+        {"target_modules": r"model\.encoder\..*"},
+        {"exclude_modules": ["q_proj", "v_proj", "up_proj"]},
+        {"exclude_modules": ".*"},
+        {"layers_to_transform": [98, 99]},
+        {"layers_to_transform": 0, "layers_pattern": "h"},
+        {"modules_to_save": ["q_proj", "v_proj", "up_proj"]},
     ],
     ids=str,
 )
-def test_names_that_the_base_lacks(base: DescribedBase, good: Path, fields: dict) -> None:
+def test_configs_that_choose_no_module(base: DescribedBase, good: Path, fields: dict) -> None:
+    """The error names what chooses modules, and how the base names its own."""
+    edit_config(good, **{"layers_to_transform": None} | fields)
+    words = rf"target_modules.*{list(fields)[-1]}.*'model\.layers\.0\."
+    if list(fields) == ["target_modules"]:
+        words = r"'target_modules' = .* no module of the base; .* 'model\.layers\.0\."
+    assert_refused(base, good, words, BaseMismatchError)
+
+
+def test_tokens_of_a_module_that_the_base_lacks(base: DescribedBase, good: Path) -> None:
+    edit_config(good, trainable_token_indices={"wte": [1]})
+    assert_refused(base, good, "wte", BaseMismatchError)
+
+
+@pytest.mark.parametrize(
+    ("fields", "tensor"),
+    [
+        (
+            {"target_modules": ["q_proj", "v_proj", "up_proj", "fc1"]},
+            "layers.0.mlp.fc1.lora_A.weight",
+        ),
+        ({"modules_to_save": ["score"]}, "score.weight"),
+    ],
+    ids=str,
+)
+def test_names_that_the_base_lacks_with_tensors(
+    base: DescribedBase, good: Path, fields: dict, tensor: str
+) -> None:
+    """An adapter of another architecture, of which some names are this one's, is not served in part."""
     edit_config(good, **fields)
-    assert_refused(base, good, "missing_proj|score|wte", BaseMismatchError)
+    edit_tensors(good, lambda t: t | {f"base_model.model.{tensor}": torch.ones(4, 64)})
+    assert_refused(base, good, tensor.rpartition(".lora")[0] or "score", BaseMismatchError)
 
 
 def test_a_hostile_expression_ends(

@@ -3,6 +3,7 @@ modules compute."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -14,13 +15,13 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from lora_runtime.adapters.peft.fields import FIELDS, main, renew
+from lora_runtime.adapters.peft.fields import FIELDS, PEFT_FIELDS, main, markdown, renew
 from lora_runtime.adapters.peft.inspect import describe_base
 from lora_runtime.adapters.peft.loader import read_adapter
 from lora_runtime.adapters.peft.update import CheckedAdapter, ModuleUpdate
 from lora_runtime.modules import ModuleKind
 
-from ....support.adapters import save_adapter
+from ....support.adapters import edit_config, save_adapter
 from ....support.models import VOCAB, save_base
 from ....support.update_reference import apply_update
 from ....support.updates import tuned_of
@@ -162,8 +163,34 @@ def test_updates_are_what_peft_computes(
     assert size * 0.2 < sum(m.num_bytes for m in checked.modules) < size
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target_modules": ["q_proj", "v_proj", "query_key_value", "w1"]},
+        {"modules_to_save": ["classifier", "score"]},
+        {"layers_to_transform": [0, 1, 2, 99]},
+        {"rank_pattern": {"k_proj": 2}, "alpha_pattern": {"^q_proj": 100}},
+        {"lora_alpha": 0},
+        {"metadata": {"git_sha": "0000000"}, "lorap_emb_lr": 1e-6},
+    ],
+    ids=str,
+)
+def test_what_peft_passes_over(
+    base_of: Callable[[str], Path], tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    directory = save_adapter(base_of("llama"), tmp_path / "adapter")
+    edit_config(directory, **fields)
+    assert_as_peft(base_of("llama"), directory)
+
+
 def test_the_table_has_the_fields_of_peft() -> None:
-    assert set(FIELDS) == {field.name for field in fields(peft.LoraConfig)}
+    assert {field.name for field in fields(peft.LoraConfig)} == PEFT_FIELDS
+
+
+def test_each_field_stands_in_the_table_once() -> None:
+    lines = [line for line in markdown().splitlines() if line.startswith("| `")]
+    names = [name for line in lines for name in re.findall(r"`([^`]*)`", line.split("|")[1])]
+    assert sorted(names) == sorted(FIELDS)
 
 
 def test_the_page_shows_the_table(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import shutil
 import threading
 import weakref
@@ -24,7 +25,7 @@ from lora_runtime import (
     UnknownAdapterError,
 )
 
-from ....support.adapters import edit_tensors
+from ....support.adapters import edit_config, edit_tensors
 from ....support.engines import slow_down
 from ....support.models import save_base
 from ....support.store import current_version
@@ -122,6 +123,26 @@ def test_observers_hear_of_loads_and_evictions(
     new = engine.load_adapter(tiny_adapters["a4"], "x").version
     engine.unload_adapter("x")
     assert heard == [("loaded", "x"), ("replaced", old), ("loaded", "x"), ("unloaded", new)]
+
+
+def test_notes_are_logged_at_the_load_alone(
+    make_engine: Callable[..., Engine],
+    tiny_adapters: dict[str, Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = shutil.copytree(tiny_adapters["a0"], tmp_path / "idle")
+    edit_config(path, lora_alpha=0, lora_dropout=0.5)
+    engine, restarted = make_engine(), make_engine()
+    with caplog.at_level(logging.INFO, "lora_runtime"):
+        info = engine.load_adapter(path, "x")
+        restarted.register(*engine.registrations())
+        restarted.generate(Request(prompt="hi", adapter_id="x"))
+    told = [(r.levelname, r.getMessage()) for r in caplog.records if "adapter x" in r.getMessage()]
+    warning, note = info.notes
+    assert told == [("WARNING", f"adapter x: {warning}"), ("INFO", f"adapter x: {note}")]
+    assert "changes nothing" in warning
+    assert restarted.get_adapter("x").notes == info.notes
 
 
 def test_version_does_not_depend_on_where_the_base_lies(

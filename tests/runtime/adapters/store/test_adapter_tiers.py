@@ -16,6 +16,7 @@ import pytest
 
 from lora_runtime import (
     AdapterCapacityError,
+    AdapterError,
     AdapterInfo,
     AdapterLimitError,
     AdapterPolicy,
@@ -35,6 +36,7 @@ from lora_runtime import (
 from lora_runtime.adapters.sources.disk_cache import sweep
 from lora_runtime.adapters.store import reading
 
+from ....support.adapters import edit_config
 from ....support.device import ON_GPU
 from ....support.engines import counted_by_limits, open_choices, slow_down, wait_until_idle
 from ....support.processes import wait_until
@@ -280,6 +282,24 @@ def test_registrations_come_back_cold(
     assert restarted.generate(ask("a0")).text == expected["a0"]
     assert restarted.get_adapter("a1").policy.weight == 2
     assert restarted.get_adapter("a1").canary == engine.get_adapter("a1").canary
+
+
+def test_options_of_a_load_hold_when_it_is_read_again(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    path = shutil.copytree(tiny_adapters["a0"], tmp_path / "odd")
+    edit_config(path, mathematics_of_tomorrow=1)
+    engine = make_engine()
+    with pytest.raises(AdapterError, match="mathematics_of_tomorrow"):
+        engine.load_adapter(path, "x")
+    notes = engine.load_adapter(path, "x", allow_unknown_fields=True).notes
+    assert any("mathematics_of_tomorrow" in note for note in notes)
+    with pytest.raises(AdapterError, match="mathematics_of_tomorrow"):  # it was for the other load
+        engine.load_adapter(path, "y")
+    restarted = make_engine()
+    restarted.register(*engine.registrations())
+    assert restarted.generate(ask("x")).text == engine.generate(ask("x")).text
+    assert restarted.get_adapter("x").notes == notes
 
 
 def test_unloading_waits_alone(

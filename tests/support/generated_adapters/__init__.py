@@ -1,0 +1,1 @@
+"""Adapter directories made at random, and what PEFT makes of each."""
