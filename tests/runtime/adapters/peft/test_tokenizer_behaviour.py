@@ -270,6 +270,19 @@ def test_what_changes_nothing_is_left_aside(
     assert_same(found, base, tmp_path)
 
 
+def test_the_base_s_steps_in_other_words(bases: dict[str, Any], tmp_path: Path) -> None:
+    base = bases["byte level"]
+    level = _BYTE_LEVEL | {"add_prefix_space": False, "trim_offsets": False}
+    begin = json.loads(base.backend_tokenizer.to_str())["post_processor"]
+    other = {
+        "pre_tokenizer": _sequence("pretokenizers", level),
+        "decoder": _BYTE_LEVEL | {"use_regex": False},
+        "post_processor": {"type": "Sequence", "processors": [level, begin]},
+    }
+    saved(base, tmp_path, lambda t: t.update(other))
+    assert read(tmp_path, base).tokenizer is None
+
+
 def test_settings_for_batches_are_noted(bases: dict[str, Any], tmp_path: Path) -> None:
     base = bases["byte level"]
     cut = {"direction": "Right", "max_length": 3, "stride": 0, "strategy": "LongestFirst"}
