@@ -136,10 +136,10 @@ def _vocabulary(spec: LoraSpec, base: BaseDescription, added_rows: int) -> int:
 
 def _check_rows(vocabulary: int, base: BaseDescription, own: OwnTokenizer, made_for: str) -> None:
     """Check that fewer rows than the base's are enough for the tokenizer: for whose number of tokens
-    trainers cut a padded vocabulary."""
-    tokenizer = own.tokenizer or base.tokenizer
-    tokens = 0 if tokenizer is None else len(tokenizer)
-    if vocabulary < tokens <= base.vocab_size:
+    trainers cut a padded vocabulary. Tokens beyond the base's own may lack a row."""
+    tokenizers = [t for t in (own.tokenizer, base.tokenizer) if t is not None]
+    tokens = min(map(len, tokenizers), default=0)
+    if vocabulary < min(tokens, base.vocab_size):
         raise BaseMismatchError(
             f"embeddings and lm_head have {vocabulary} rows, the tokenizer has {tokens} tokens and "
             f"the base model {base.vocab_size} rows: {made_for}"

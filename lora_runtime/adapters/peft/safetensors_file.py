@@ -24,7 +24,8 @@ _CHUNK = 4 << 20
 
 @dataclass(frozen=True)
 class TensorFile:
-    """The tensors by name, views of one buffer, all finite; and the SHA-256 of the whole file."""
+    """The tensors by name, all finite, and the SHA-256 of the whole file. They are views of one
+    buffer, but for those of float64, which are float32 here."""
 
     tensors: Mapping[str, torch.Tensor]
     digest: bytes
@@ -51,7 +52,8 @@ class OpenTensors:
     def outlines(self) -> dict[str, torch.Tensor]:
         """The tensors by name, of their shape and dtype, without values: on the meta device."""
         return {
-            e.name: torch.empty(e.shape, dtype=e.format.dtype, device="meta") for e in self._entries
+            e.name: torch.empty(e.shape, dtype=e.format.served, device="meta")
+            for e in self._entries
         }
 
     def read(self, share: ReadShare | None = None) -> TensorFile:
@@ -81,7 +83,7 @@ def open_tensors(path: Path, max_bytes: int, roots: Sequence[Path] = ()) -> Iter
     """Open a file and read its header, nothing else.
 
     Raises AdapterError for a file that is missing, too large, truncated, corrupt, of other types
-    than float32, bfloat16 and float16, or without tensors.
+    than float32, bfloat16, float16 and float64, or without tensors.
     """
     with open_regular(path, roots) as (stream, size):
         check_size(path, size, max_bytes)
@@ -109,7 +111,10 @@ def _tensor(entry: Entry, buffer: torch.Tensor) -> torch.Tensor:
     data = buffer[entry.begin : entry.end]
     if entry.begin % entry.format.dtype.itemsize:
         data = data.clone()  # a view would not be aligned
-    return data.view(entry.format.dtype).view(entry.shape)
+    tensor = data.view(entry.format.dtype).view(entry.shape)
+    if entry.format.served is entry.format.dtype:
+        return tensor
+    return torch.from_numpy(tensor.numpy().astype(np.float32))  # beside torch's thread pool
 
 
 def _check_finite(entries: list[Entry], buffer: torch.Tensor) -> None:

@@ -47,18 +47,21 @@ _CHARACTERS = re.compile(r'(?:[^"\\\x00-\x1f]+|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})
 @dataclass(frozen=True)
 class Format:
     """A dtype: its tensor type, an unsigned type of its size, its bits without the sign, the bits
-    of infinity."""
+    of infinity. `served`: the tensor type that it is read into."""
 
     dtype: torch.dtype
     unsigned: type[np.unsignedinteger[Any]]
     magnitude: int
     infinity: int
+    served: torch.dtype
 
 
 FORMATS = {
-    "F32": Format(torch.float32, np.uint32, 0x7FFFFFFF, 0x7F800000),
-    "BF16": Format(torch.bfloat16, np.uint16, 0x7FFF, 0x7F80),
-    "F16": Format(torch.float16, np.uint16, 0x7FFF, 0x7C00),
+    "F32": Format(torch.float32, np.uint32, 0x7FFFFFFF, 0x7F800000, torch.float32),
+    "BF16": Format(torch.bfloat16, np.uint16, 0x7FFF, 0x7F80, torch.bfloat16),
+    "F16": Format(torch.float16, np.uint16, 0x7FFF, 0x7C00, torch.float16),
+    # Infinite is what float32 rounds to it.
+    "F64": Format(torch.float64, np.uint64, 0x7FFFFFFFFFFFFFFF, 0x47EFFFFFF0000000, torch.float32),
 }
 
 

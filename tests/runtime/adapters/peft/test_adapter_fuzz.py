@@ -231,9 +231,9 @@ def test_expressions(target: Target, field: str, pattern: str) -> None:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["F32", "F16", "BF16"]),
+            st.sampled_from(["F32", "F16", "BF16", "F64"]),
             st.integers(0, 3),
-            st.binary(min_size=12, max_size=12),
+            st.binary(min_size=24, max_size=24),
         ),
         min_size=1,
         max_size=6,
@@ -241,7 +241,12 @@ def test_expressions(target: Target, field: str, pattern: str) -> None:
 )
 def test_finite_is_what_torch_says(tmp_path: Path, parts: list[tuple[str, int, bytes]]) -> None:
     """Runs of several dtypes, empty tensors and unaligned ones, against torch.isfinite."""
-    dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    dtypes = {
+        "F32": torch.float32,
+        "F16": torch.float16,
+        "BF16": torch.bfloat16,
+        "F64": torch.float64,
+    }
     header, data, expected = {}, b"", {}
     for i, (kind, count, content) in enumerate(parts):
         content = content[: count * dtypes[kind].itemsize]
@@ -250,9 +255,8 @@ def test_finite_is_what_torch_says(tmp_path: Path, parts: list[tuple[str, int, b
             "shape": [count],
             "data_offsets": [len(data), len(data) + len(content)],
         }
-        expected[str(i)] = torch.frombuffer(bytearray(content or b"0000"), dtype=dtypes[kind])[
-            :count
-        ]
+        values = torch.frombuffer(bytearray(content or bytes(8)), dtype=dtypes[kind])[:count]
+        expected[str(i)] = values.float() if kind == "F64" else values
         data += content
     path = tmp_path / "x.safetensors"
     path.write_bytes(packed(header, data))

@@ -283,7 +283,7 @@ ROWS = torch.ones(258, 64)
             AdapterError,
         ),
         (lambda t: t | {A: t[A].to(torch.int32)}, "I32", AdapterError),
-        (lambda t: t | {A: t[A].to(torch.float64)}, "F64", AdapterError),
+        (lambda t: t | {A: t[A].to(torch.int64)}, "I64", AdapterError),
         (lambda t: t | {A: t[A][:-1].contiguous()}, "rank", AdapterError),
         (lambda t: t | {A: t[A][:, :-1].contiguous()}, "q_proj", BaseMismatchError),
         (lambda t: t | {A: t[A][0]}, "q_proj", AdapterError),

@@ -24,6 +24,7 @@ BY_DESIGN = {
     r"'lora_alpha' = (inf|True|'16') is not a finite number": "no number",
     r"'(r|use_rslora|use_dora)' = .* is (not a positive|neither true)": "of another type",
     r"'target_modules' is empty": "PEFT guesses by the architecture's name",
+    r"'layers_to_transform' = .* is not a list of whole": "of another type",
     r"'trainable_token_indices' holds (no tokens|a token twice)": "which row counts is not said",
     r"config field '[a-z_]+' = .* is not supported": "a field that nobody knows",
     r"'bias' = .* has no bias in the file": "PEFT leaves the base's in place without a word",
