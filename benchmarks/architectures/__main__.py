@@ -31,8 +31,8 @@ def main() -> None:
         for finding in findings:
             print(finding.kind, *finding.to_json().values(), sep="\t")
     problems = wrong(findings)
-    if not args.kinds and not problems:
-        problems = _check(findings) if args.check else _write(findings)
+    if not args.kinds:
+        problems += _check(findings) if args.check else _write(findings)
     sys.exit("\n".join(problems) or 0)
 
 

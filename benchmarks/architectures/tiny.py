@@ -50,8 +50,9 @@ _MORE: dict[str, dict[str, Any]] = {
         "rope_parameters": {"sliding_attention": _ROPE, "full_attention": _ROPE},
     },
     "deepseek_v2": {"head_dim": 8, "num_experts_per_tok": 2},
-    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1},
-    "falcon_h1": {"mamba_d_ssm": 128, "mamba_n_heads": 8},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "falcon_h1": {"mamba_d_ssm": 64, "mamba_d_head": 16},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
     "granitemoehybrid": {"mamba_n_heads": 8},
     "hrm_text": {"num_layers_per_stack": 2},
     "hunyuan_v1_dense": {"head_dim": 16},
@@ -62,7 +63,12 @@ _MORE: dict[str, dict[str, Any]] = {
     "nemotron": {"head_dim": 16, "num_key_value_heads": 2},
     "reformer": {"is_decoder": True, "axial_pos_embds": False},
     "xmod": {"default_language": "en_XX"},
-    "zamba2": {"n_mamba_heads": 8},
+    "zamba": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "attention_hidden_size": 128,
+    },
+    "zamba2": {"n_mamba_heads": 8, "mamba_ngroups": 1, "attention_hidden_size": 128},
 }
 """Fields of single kinds, whose own rules the sizes above break."""
 
