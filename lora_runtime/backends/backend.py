@@ -93,6 +93,8 @@ class Backend(ABC):
         self.sample_rows: Callable[[Sequence[SampleRow]], list[int]] = (
             sample_rows_reference if frozen.device.type == "cpu" else sample_rows_batched
         )
+        self.interprets = False
+        """True if its kernels run in an interpreter, some hundred times slower."""
         self.rounds_weights = False
         """True if it computes with weights of fewer bits than the base's."""
         self._streams = work_streams(frozen.device)

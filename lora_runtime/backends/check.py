@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -26,8 +27,9 @@ from .backend import ModelRunner, RunnerSpec
 log = logging.getLogger(__name__)
 
 _BLOCK_SIZE = 16
+_FEW = 4
+"""Positions, in two steps, where each takes long."""
 _SECOND_CHUNK = 10
-"""Rows of the second chunk."""
 _LIMITS = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.05}
 """Largest root-mean-square difference of logits, relative to their size. 16 bits round every layer
 in other places where rows are in other shapes; a wrong or missing term shows as 1."""
@@ -40,9 +42,60 @@ Span = tuple[int, int]
 """First and last position of a sequence that a step computes."""
 
 
-def limit_of(frozen: FrozenModel, *, rounded: bool = False) -> float:
-    """Largest difference that rounding may make. `rounded`: weights are, to fewer bits."""
-    return _ROUNDED if rounded or frozen.quantised else _LIMITS[frozen.dtype]
+class StepCheck:
+    """Check of the steps on one base. `spec` is what the runner of the check is made with."""
+
+    def __init__(
+        self, frozen: FrozenModel, *, rounds_weights: bool = False, interprets: bool = False
+    ) -> None:
+        """Take the base, whose own forward has run. The others: as of a Backend."""
+        assert frozen.own is not None, "the base was checked before"
+        self._frozen, self._own = frozen, frozen.own
+        self._length = min(len(self._own.tokens), _FEW if interprets else sys.maxsize)
+        rounded = rounds_weights or frozen.quantised
+        self._limit = _ROUNDED if rounded else _LIMITS[frozen.dtype]
+        blocks = -(-self._length // _BLOCK_SIZE) + 1
+        self.spec = RunnerSpec(
+            blocks, _BLOCK_SIZE, max_running=2, max_context=self._length, cuda_graphs=False
+        )
+
+    def run(self, runner: ModelRunner) -> None:
+        """Hold the runner to transformers' own forward.
+
+        Raises BaseModelError for a difference that rounding does not make, naming the layer where
+        it begins if the runner calls transformers' layers.
+        """
+        found = _Differences(self._own)
+        model, kind = self._frozen.model, type(self._frozen.model).__name__
+        try:
+            with LayerOutputs(model, [path for path in self._own.layers if path]) as layers:
+                for spans in _steps(self._length):
+                    batch = self._batch(spans)
+                    logits = runner.forward(batch).logits[:, : self._frozen.vocab_size]
+                    found.note(spans, logits, layers.take(len(batch.tokens)))
+        except Exception as error:
+            raise BaseModelError(
+                f"{kind} cannot be run as steps are: {type(error).__name__}: {error}"
+            ) from error
+        phase, apart = found.worst(_rounds_routes(self._frozen))
+        if apart > self._limit:
+            raise BaseModelError(
+                f"{kind}: steps differ from transformers' own forward by {apart:.1e} (limit "
+                f"{self._limit:.0e}) in {phase}{found.beginning(phase, self._limit)}: not supported"
+            )
+        log.info(
+            "steps differ from transformers' own forward by %.1e (limit %.0e)", apart, self._limit
+        )
+
+    def _batch(self, spans: Sequence[Span]) -> StepBatch:
+        """Make a step. The sequence's KV blocks are taken from the last to the second."""
+        tables = np.zeros((2, self.spec.num_blocks - 1), np.int32)
+        tables[0] = np.arange(self.spec.num_blocks - 1, 0, -1)
+        starts, ends = (np.array(column, np.int32) for column in zip(*spans, strict=True))
+        counts = ends - starts
+        batch = packed(np.zeros(counts.sum(), np.int32), counts, ends, tables, _BLOCK_SIZE)
+        sampled = np.flatnonzero(np.isin(batch.positions, self._own.kept)).astype(np.int32)
+        return replace(batch, tokens=self._own.tokens[batch.positions], sampled_rows=sampled)
 
 
 def _rounds_routes(frozen: FrozenModel) -> bool:
@@ -53,48 +106,26 @@ def _rounds_routes(frozen: FrozenModel) -> bool:
     )
 
 
-def spec_of(frozen: FrozenModel) -> RunnerSpec:
-    """What a runner is made with that `check_steps` can run."""
-    length = len(own_of(frozen).tokens)
-    return RunnerSpec(
-        -(-length // _BLOCK_SIZE) + 1,
-        _BLOCK_SIZE,
-        max_running=2,
-        max_context=length,
-        cuda_graphs=False,
-    )
+def _steps(length: int) -> list[list[Span]]:
+    """Spans of the sequence, and of its own beginning beside it, step by step."""
+    last = length - 1
+    if length <= _FEW:
+        spans = [[(0, 2), (0, 1)], [(2, length), (1, 2)]]
+    else:
+        beside, second = min(BESIDE, length) - 2, max(last - _SECOND_CHUNK, last // 2)
+        spans = [
+            [(0, second), (0, beside)],
+            [(second, last), (beside, beside + 1)],
+            [(last, length), (beside + 1, beside + 2)],
+        ]
+    steps = [[(a, b) for a, b in step if a < b <= length] for step in spans]
+    return [step for step in steps if step]
 
 
-def own_of(frozen: FrozenModel) -> OwnForward:
-    assert frozen.own is not None, "the base was checked before"
-    return frozen.own
-
-
-def check_steps(frozen: FrozenModel, runner: ModelRunner, limit: float) -> None:
-    """Hold a runner, made as `spec_of` says, to transformers' own forward.
-
-    Raises BaseModelError for a difference above `limit`, naming the layer where it begins if the
-    runner calls transformers' layers.
-    """
-    own, kind = own_of(frozen), type(frozen.model).__name__
-    found = _Differences(own)
-    try:
-        with LayerOutputs(frozen.model, [path for path in own.layers if path]) as layers:
-            for spans in _steps(len(own.tokens)):
-                batch = _batch(spans, own)
-                logits = runner.forward(batch).logits[:, : frozen.vocab_size]
-                found.note(spans, logits, layers.take(len(batch.tokens)))
-    except Exception as error:
-        raise BaseModelError(
-            f"{kind} cannot be run as steps are: {type(error).__name__}: {error}"
-        ) from error
-    phase, apart = found.worst(_rounds_routes(frozen))
-    if apart > limit:
-        raise BaseModelError(
-            f"{kind}: steps differ from transformers' own forward by {apart:.1e} (limit "
-            f"{limit:.0e}) in {phase}{found.beginning(phase, limit)}: not supported"
-        )
-    log.info("steps differ from transformers' own forward by %.1e (limit %.0e)", apart, limit)
+def _phase(start: int, end: int) -> str:
+    if end - start == 1:
+        return "decode rows"
+    return "a first chunk" if start == 0 else "a second chunk"
 
 
 class _Differences:
@@ -165,34 +196,3 @@ def _error(rows: Sequence[tuple[float, float]], middle: bool = False) -> float:
     apart, size = np.array(rows).T
     error = float(np.sqrt((np.median if middle else np.mean)(apart) / max(size.mean(), 1e-30)))
     return error if math.isfinite(error) else math.inf
-
-
-def _steps(length: int) -> list[list[Span]]:
-    """Spans of the sequence, and of its own beginning beside it, step by step."""
-    last, beside = length - 1, max(1, min(BESIDE, length) - 2)
-    second = max(last - _SECOND_CHUNK, (last + 1) // 2)
-    steps: list[list[Span]] = [
-        [(0, second), (0, beside)],
-        [(second, last), (beside, beside + 1)],
-        [(last, last + 1), (beside + 1, beside + 2)],
-    ]
-    return [[(a, min(b, length)) for a, b in spans] for spans in steps]
-
-
-def _phase(start: int, end: int) -> str:
-    if end - start == 1:
-        return "decode rows"
-    return "a first chunk" if start == 0 else "a second chunk"
-
-
-def _batch(spans: Sequence[Span], own: OwnForward) -> StepBatch:
-    """Make the step. The sequence's KV blocks are taken from the last to the second."""
-    blocks = -(-len(own.tokens) // _BLOCK_SIZE)
-    tables = np.zeros((2, blocks), np.int32)
-    tables[0] = np.arange(blocks, 0, -1)
-    starts, ends = (np.array(column, np.int32) for column in zip(*spans, strict=True))
-    batch = packed(
-        np.zeros((ends - starts).sum(), np.int32), ends - starts, ends, tables, _BLOCK_SIZE
-    )
-    sampled = np.flatnonzero(np.isin(batch.positions, own.kept)).astype(np.int32)
-    return replace(batch, tokens=own.tokens[batch.positions], sampled_rows=sampled)

@@ -7,7 +7,7 @@ import logging
 from ..errors import BaseModelError
 from ..model.files import BaseFiles
 from .backend import Backend, UnusableError
-from .check import check_steps, limit_of, spec_of
+from .check import StepCheck
 from .cpp.backend import CppBackend
 from .tensor_parallel.backend import TensorParallelBackend
 from .torch.backend import TorchBackend
@@ -48,11 +48,12 @@ def _check(opened: Backend, files: BaseFiles) -> None:
 
     Raises BaseModelError where they differ, UnusableError if another backend may do better.
     """
-    frozen = opened.frozen
     try:
-        limit = limit_of(frozen, rounded=opened.rounds_weights)
-        check_steps(frozen, opened.make_runner(spec_of(frozen)), limit)
-        frozen.own = None
+        check = StepCheck(
+            opened.frozen, rounds_weights=opened.rounds_weights, interprets=opened.interprets
+        )
+        check.run(opened.make_runner(check.spec))
+        opened.frozen.own = None  # needed no more
     except BaseModelError as error:
         opened.close()
         if not opened.own_program:

@@ -15,7 +15,7 @@ from ...model.files import BaseFiles
 from ...model.frozen import FrozenModel
 from ...model.weights import BaseTensors
 from ..backend import Backend, ModelRunner, RunnerSpec, UnusableError
-from ..check import check_steps, limit_of, spec_of
+from ..check import StepCheck
 from ..torch.runner import TorchRunner
 from .compiling import ProgramMismatchError, compile_program
 from .runner import CppRunner
@@ -40,9 +40,8 @@ class CppBackend(Backend):
             frozen = files.read()
             if not files.can_read_again:
                 # What is wrong with its layers can be told before they are used up.
-                spec = spec_of(frozen)
-                runner = TorchRunner(frozen, spec.num_blocks, spec.block_size)
-                check_steps(frozen, runner, limit_of(frozen))
+                check = StepCheck(frozen)
+                check.run(TorchRunner(frozen, check.spec.num_blocks, check.spec.block_size))
             return cls(frozen, files.config)
         except ProgramMismatchError as error:
             files.forget()
