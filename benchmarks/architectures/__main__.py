@@ -32,7 +32,7 @@ def main() -> None:
             print(finding.kind, *finding.to_json().values(), sep="\t")
     problems = wrong(findings)
     if not args.kinds:
-        problems += _check(findings) if args.check else _write(findings)
+        problems += check(findings) if args.check else _write(findings)
     sys.exit("\n".join(problems) or 0)
 
 
@@ -42,10 +42,12 @@ def kinds() -> list[str]:
 
 
 def wrong(findings: Sequence[Finding]) -> list[str]:
+    """Defects, a line each."""
     return [f"{f.kind}: {f.reason}" for f in findings if f.outcome is Outcome.WRONG]
 
 
-def _check(findings: Sequence[Finding]) -> list[str]:
+def check(findings: Sequence[Finding]) -> list[str]:
+    """Say if the page is not what these findings make it."""
     text = PAGE.read_text(encoding="utf-8")
     if (written := version_of(text)) != transformers.__version__:
         print(

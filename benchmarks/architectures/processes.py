@@ -10,12 +10,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from benchmarks.common.paths import ROOT
 
 from .findings import Finding, Outcome
 
-_WORKER = "benchmarks.architectures.worker"
+_WORKER = ("-m", "benchmarks.architectures.worker")
 TIMEOUT_S = 120.0
 """Longest that one architecture may take, on a busy machine: most take half a second."""
 
@@ -25,9 +26,12 @@ def survey_all(
     *,
     processes: int = 2,
     timeout_s: float = TIMEOUT_S,
-    worker: str = _WORKER,
+    worker: Sequence[str] = _WORKER,
 ) -> list[Finding]:
-    """Survey these architectures; gives findings in their order."""
+    """Survey these architectures; gives findings in their order.
+
+    `worker`: arguments of Python that start a process.
+    """
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     for kind in kinds:
         waiting.put(kind)
@@ -51,8 +55,8 @@ def survey_all(
 class _Worker:
     """One process at a time: another takes the place of one that has crashed or was ended."""
 
-    def __init__(self, module: str, timeout_s: float) -> None:
-        self._module, self._timeout_s = module, timeout_s
+    def __init__(self, command: Sequence[str], timeout_s: float) -> None:
+        self._command, self._timeout_s = command, timeout_s
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> _Worker:
@@ -74,6 +78,7 @@ class _Worker:
             selector.register(process.stdout, selectors.EVENT_READ)
             answers = bool(selector.select(self._timeout_s))
         if not answers:
+            process.kill()
             self._end()
             return Finding(kind, Outcome.WRONG, f"hangs: nothing in {self._timeout_s:g} seconds")
         line = process.stdout.readline()
@@ -82,7 +87,7 @@ class _Worker:
     def _started(self) -> subprocess.Popen[str]:
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", self._module],
+                [sys.executable, *self._command],
                 cwd=ROOT,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"},
                 stdin=subprocess.PIPE,
@@ -103,11 +108,8 @@ class _Worker:
             return 0
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.close()
-        try:
-            code = process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            code = process.wait()
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+        code = process.wait()  # without further lines it ends by itself
         process.stdout.close()
         return code
