@@ -61,8 +61,8 @@ def _row(finding: Finding) -> tuple[str, ...]:
 
 
 def shortened(reason: str) -> str:
-    """Shorten a message to a table's cell: one line, without numbers that rounding decides."""
-    line = " ".join(reason.split())
-    line = re.sub(r"\d\.\d+(e[+-]?\d+)?", "…", line)
+    """Shorten a message to a table's cell: one line, without figures that rounding decides."""
+    line = " ".join(reason.split()).removesuffix(": not supported")
+    line = re.sub(r" by \d\S+ \(limit \S+\) in [^,:]+", "", line)
     line = line if len(line) <= _LONGEST else line[:_LONGEST].rsplit(" ", 1)[0] + " …"
     return line.replace("|", "\\|").replace("<", "&lt;")

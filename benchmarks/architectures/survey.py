@@ -9,6 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -21,6 +23,7 @@ from .tiny import VOCAB, UnbuildableError, fields_of, tiny_model
 
 _LINEAR = {"linear"}
 _ENDS = {"embedding", "lm_head"}
+_LISTED = 3
 
 
 def survey(kind: str) -> Finding:
@@ -37,17 +40,31 @@ def survey(kind: str) -> Finding:
 
 
 def _survey(kind: str, **more: Any) -> Finding:
-    try:
-        model = tiny_model(kind, **more)
-    except UnbuildableError as error:
-        return Finding(kind, Outcome.UNBUILDABLE, str(error))
     with TemporaryDirectory(prefix="loramux-architecture-") as root:
         try:
-            return _served(kind, model, more, Path(root))
+            return _served(kind, tiny_model(kind, **more), more, Path(root))
+        except UnbuildableError as error:
+            return _unbuildable(kind, error, Path(root))
         except BaseModelError as error:
             return Finding(kind, Outcome.REFUSED, str(error).replace(root, ""))
         except Exception as error:
             return Finding(kind, Outcome.WRONG, f"{type(error).__name__}: {error}")
+
+
+def _unbuildable(kind: str, error: UnbuildableError, files: Path) -> Finding:
+    """Look at how a start ends, where transformers cannot build the model either."""
+    finding = Finding(kind, Outcome.UNBUILDABLE, str(error))
+    if error.config is None:
+        return finding
+    error.config.save_pretrained(files)
+    save_file({"": torch.zeros(1)}, files / "model.safetensors", {"format": "pt"})
+    try:
+        BaseModel.load(files, device="cpu", dtype="float32")
+    except BaseModelError:
+        return finding
+    except Exception as bare:
+        return Finding(kind, Outcome.WRONG, f"the start ends with {type(bare).__name__}: {bare}")
+    return Finding(kind, Outcome.WRONG, "it starts without weights")
 
 
 def _served(kind: str, model: Any, more: dict[str, Any], root: Path) -> Finding:
@@ -61,12 +78,15 @@ def _served(kind: str, model: Any, more: dict[str, Any], root: Path) -> Finding:
         bases["torch"] = BaseModel.load(files, device="cpu", dtype="float32", kernels="torch")
     linear, ends = _takers(base, _LINEAR), _takers(base, _ENDS)
     notes = _refusals(base)
-    try:
-        problem = _compared(bases, model, (linear, linear + ends), root)
-    except AdapterError as error:  # as with a head that computes more than a product
-        notes = (*notes, f"{_listed(ends)}: {error}")
-        ends = []
-        problem = _compared(bases, tiny_model(kind, **more), (linear, linear), root)
+    while True:
+        try:
+            problem = _compared(bases, model, (linear, linear + ends), root)
+            break
+        except AdapterError as error:  # as with a head that computes more than a product
+            if not ends:
+                raise
+            notes = (*notes, f"{_listed(ends[-1:])}: {error}")
+            model, ends = tiny_model(kind, **more), ends[:-1]
     if problem:
         return Finding(kind, Outcome.WRONG, problem)
     return Finding(kind, Outcome.SERVED, "", tuple(bases), _leaves(linear + ends), notes)
@@ -108,14 +128,18 @@ def _refusals(base: BaseModel) -> tuple[str, ...]:
     return tuple(f"{_listed(names)}: {reason}" for reason, names in by_reason.items())
 
 
-def _listed(names: list[str]) -> str:
-    """Names of modules without their layers', each once."""
-    return ", ".join(dict.fromkeys(f"`{'.'.join(name.split('.')[-2:])}`" for name in names))
-
-
 def _leaves(names: list[str]) -> tuple[str, ...]:
     """Last parts of names, each once, in the order of the layers."""
-    return tuple(dict.fromkeys(name.rpartition(".")[2] for name in names))
+    return tuple(dict.fromkeys(re.findall(r"[^.]+(?:\.\d+)?$", name)[0] for name in names))
+
+
+def _listed(names: list[str]) -> str:
+    """Names of modules without their layers', each once, the first of many."""
+    short = [f"`{'.'.join(name.split('.')[-2:])}`" for name in names]
+    first, *others = dict.fromkeys(short)
+    if len(others) > _LISTED:
+        return f"{first} and {len(names) - 1} more"
+    return ", ".join([first, *others])
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:

@@ -49,6 +49,7 @@ _MORE: dict[str, dict[str, Any]] = {
         "layer_types": ["sliding_attention", "full_attention"],
         "rope_parameters": {"sliding_attention": _ROPE, "full_attention": _ROPE},
     },
+    "dbrx": {"attn_config": {"rope_theta": 10_000.0, "kv_n_heads": 2, "clip_qkv": 8}},
     "deepseek_v2": {"head_dim": 8, "num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_d_head": 16},
@@ -74,7 +75,9 @@ _MORE: dict[str, dict[str, Any]] = {
 
 
 class UnbuildableError(Exception):
-    """Error for an architecture of which no tiny model could be made."""
+    """Error for an architecture of which no tiny model could be made; `config` is of one, if any."""
+
+    config: PretrainedConfig | None = None
 
 
 def tiny_model(kind: str, **more: Any) -> Any:
@@ -83,12 +86,16 @@ def tiny_model(kind: str, **more: Any) -> Any:
     Raises UnbuildableError with the first reason.
     """
     reasons: list[Exception] = []
+    first = None
     for config in _candidates(kind, more, reasons):
+        first = first or config
         try:
             return _model(config)
         except Exception as error:
             reasons.append(error)
-    raise UnbuildableError(f"{type(reasons[0]).__name__}: {reasons[0]}")
+    failure = UnbuildableError(f"{type(reasons[0]).__name__}: {reasons[0]}")
+    failure.config = first
+    raise failure
 
 
 def fields_of(kind: str) -> dict[str, Any]:

@@ -116,12 +116,16 @@ def test_the_page_has_a_row_for_each() -> None:
         before,
         [
             Finding("one", Outcome.SERVED, "", ("C++", "torch"), ("q_proj",), ("`x`: not so",)),
-            Finding("two", Outcome.REFUSED, f"differs by 1.3e+00\n{'on and on ' * 30}"),
+            Finding(
+                "two",
+                Outcome.REFUSED,
+                f"differ by 1.3e+00 (limit 1e-04) in decode\nrows, {'on and on ' * 30}",
+            ),
             Finding("three", Outcome.UNBUILDABLE, "a < b"),
         ],
     )
     assert "| `one` | C++, torch | `q_proj` | `x`: not so |" in page
-    assert "| `two` | differs by … on and on" in page
+    assert "| `two` | differ, on and on" in page
     assert "| `three` | a &lt; b |" in page
     assert "old" not in page
     assert max(map(len, page.splitlines())) < 250
