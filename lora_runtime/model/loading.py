@@ -151,6 +151,20 @@ def check_architecture(model: Any, config: Any) -> int:
     return limit
 
 
+def why_shorter(config: Any, context: int) -> str:
+    """Why the context that is served is not the base's whole one; empty where it is."""
+    if context >= (whole := int(config.max_position_embeddings)):
+        return ""
+    rope = config.rope_parameters
+    kinds = {
+        p["rope_type"] for p in (rope, *rope.values()) if isinstance(p, dict) and "rope_type" in p
+    }
+    return (
+        f"of the base's {whole}, whose rope scaling ({', '.join(sorted(kinds - _PLAIN_ROPE))}) changes "
+        "the angles of every row in a step with a longer one"
+    )
+
+
 def eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     """Ids that end an answer: those of the generation config and the tokenizer's."""
     ids: set[int] = set()

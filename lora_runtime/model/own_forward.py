@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Any, Self
 
 import numpy as np
@@ -50,20 +51,42 @@ class OwnForward:
 
 @torch.inference_mode()
 def own_forward(
-    model: Any, config: Any, calls: Sequence[AttentionCall], most: int, parameters: int
+    model: Any,
+    config: Any,
+    calls: Sequence[AttentionCall],
+    most: int,
+    parameters: int,
+    *,
+    loops: bool,
 ) -> OwnForward:
     """Run the forward with the attention that the model is set to.
 
-    `most`: positions that a sequence may have.
+    `most`: positions that a sequence may have; `loops`: layers run several times in it.
     """
     length = sequence_length(calls, most, parameters, model.device.type)
     tokens = _tokens(config, length)
     places = {*range(min(BESIDE, length)), *range(max(0, length - _COMPARED), length)}
     kept = torch.tensor(sorted(places))
     ids = torch.from_numpy(tokens.astype(np.int64))[None].to(model.device)
-    with LayerOutputs(model, layer_paths(calls)) as layers:
+    with LayerOutputs(model, layer_paths(calls)) as outputs:
         logits = model(input_ids=ids, use_cache=False, logits_to_keep=kept.to(model.device)).logits
-    return OwnForward(tokens, kept.numpy(), logits[0].float(), layers.take(length))
+        layers = outputs.take(length)
+        if loops and length > 1:
+            # In a cache a loop may find what another one left there.
+            name = _cache_name(model)
+            cache = model(input_ids=ids[:, :-1], use_cache=True)[name]
+            outputs.take(length - 1)
+            last = model(input_ids=ids[:, -1:], use_cache=True, **{name: cache})
+            logits[:, -1:] = last.logits
+            for path, row in outputs.take(1).items():
+                if path in layers and len(layers[path]) == len(row):
+                    layers[path][:, -1:] = row
+    return OwnForward(tokens, kept.numpy(), logits[0].float(), layers)
+
+
+def _cache_name(model: Any) -> str:
+    """Name of the cache in the forward's arguments and results: it has changed in transformers."""
+    return "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
 
 
 def sequence_length(calls: Sequence[AttentionCall], most: int, parameters: int, device: str) -> int:

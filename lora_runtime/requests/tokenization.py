@@ -46,7 +46,8 @@ def encode(
     if len(ids) >= max_context:
         raise InvalidRequestError.of(
             field,
-            f"has {len(ids)} tokens, the context holds {max_context} with at least one to generate",
+            f"has {len(ids)} tokens, the context holds {max_context} with at least one to generate"
+            f"{limit.note}",
         )
     return tuple(ids)
 
