@@ -61,6 +61,11 @@ class FrozenModel:
         self.tokenizer = tokenizer
         self.name = name
         self.identity = identity
+        with self._refusing():
+            self._prepare(config, lora, linear_hook)
+
+    def _prepare(self, config: BaseConfig, lora: bool, linear_hook: LinearHook | None) -> None:
+        model = self.model
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self.config = model.config.get_text_config()
@@ -88,18 +93,16 @@ class FrozenModel:
         attention.attach(model, self.context)
         own = model.config._attn_implementation
         model.set_attn_implementation(attention.IMPLEMENTATION)
-        with self._refusing():
-            self.dry_run()
+        self.dry_run()
         self.attention_calls = self._attention_calls()
-        with self._refusing():
-            self._learn_rows()
-            self.own: OwnForward | None = self._own_forward(own)
+        self._learn_rows()
+        self.own: OwnForward | None = self._own_forward(own)
         self._check_rows(config.allow_row_dependence)
         self.kv_shapes = [(c.kv_heads, c.dim, c.dim_v) for c in self.attention_calls]
         each = sum(c.heads * (c.dim + c.dim_v) for c in self.attention_calls if c.window is None)
         self.attention_span = self.num_parameters / each if each else math.inf
         """Tokens of context whose attention takes about as many operations as the parameters do."""
-        self.eos_token_ids = eos_ids(model, tokenizer)
+        self.eos_token_ids = eos_ids(model, self.tokenizer)
 
     def use(self, kernels: Kernels) -> None:
         """Let steps run with these kernels.

@@ -65,8 +65,12 @@ def read_base(
             source, quantised.check_method(config), dtype, target, split, here | chosen
         )
         return model, AutoTokenizer.from_pretrained(source, **here)
-    except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
+    except (ImportError, OSError, ValueError, RuntimeError) as error:
         raise BaseModelError(f"base model {str(source)!r} cannot be loaded: {error}") from error
+    except Exception as error:  # whatever the code of an architecture raises
+        raise BaseModelError(
+            f"base model {str(source)!r} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _load_model(
