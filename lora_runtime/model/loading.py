@@ -133,16 +133,18 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 def check_architecture(model: Any, config: Any) -> int:
     """Check the layers' kinds; gives the longest context that is served faithfully.
 
-    Raises BaseModelError for unknown kinds.
+    Raises BaseModelError for unknown kinds, and where no context is said.
     """
-    if not getattr(model, "_supports_attention_backend", False) or config.is_encoder_decoder:
-        raise BaseModelError(
-            f"{type(model).__name__} does not support pluggable attention in transformers"
-        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise BaseModelError(f"{type(model).__name__} has an encoder: not supported")
     unknown = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES
     if unknown:
         raise BaseModelError(
             f"{type(model).__name__} has layers of type {sorted(unknown)}: not supported"
+        )
+    if not isinstance(getattr(config, "max_position_embeddings", None), int):
+        raise BaseModelError(
+            f"{type(model).__name__} does not say max_position_embeddings: not supported"
         )
     limit = int(config.max_position_embeddings)
     rope = getattr(config, "rope_parameters", None) or {}
