@@ -1,0 +1,48 @@
+"""What of an architecture is looked at before it runs, and what is not."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from lora_runtime import BaseModel, BaseModelError
+from lora_runtime.model.hooks import embedding_scale
+from lora_runtime.model.loading import check_architecture
+
+from ...support.models import SHAPE, make_tokenizer
+
+
+def test_a_base_is_judged_by_how_it_runs_and_not_by_what_its_class_says() -> None:
+    config = LlamaConfig(**SHAPE | {"num_hidden_layers": 1})
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model._supports_attention_backend = False  # as StableLM and BioGPT have it
+    base = BaseModel.of(model, make_tokenizer(), "base", kernels="torch", device="cpu")
+    assert len(base.kv_shapes) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({}, "does not say max_position_embeddings"),
+        ({"max_position_embeddings": None}, "does not say max_position_embeddings"),
+        ({"is_encoder_decoder": True, "max_position_embeddings": 64}, "has an encoder"),
+        (
+            {"layer_types": ["chunked_attention"], "max_position_embeddings": 64},
+            r"has layers of type \['chunked_attention'\]",
+        ),
+    ],
+)
+def test_a_configuration_that_says_too_little_or_too_much(fields: dict, why: str) -> None:
+    with pytest.raises(BaseModelError, match=f"Linear {why}"):
+        check_architecture(nn.Linear(1, 1), SimpleNamespace(**fields))
+
+
+@pytest.mark.parametrize("scale", [8.0, torch.tensor(8.0), None])
+def test_embeddings_are_scaled_by_tensors_and_by_numbers(scale: object) -> None:
+    embedding = nn.Embedding(2, 3)
+    embedding.embed_scale = scale  # type: ignore[assignment]
+    assert embedding_scale(embedding) == (1.0 if scale is None else 8.0)
