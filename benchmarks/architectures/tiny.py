@@ -19,7 +19,8 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"max_position_embeddings|n_positions|n_ctx|max_seq_len|context_length|.*max_length", 512),
     (r"max_target_positions|max_source_positions|original_max_position_embeddings", 512),
     (r"sliding_window(_size)?|attention_window_size|local_attention|window_size", 12),
-    (r"attention_chunk_size|.*chunk_size|.*chunk_length|block_size|block_multiple_of", 16),
+    (r"attention_chunk_size", 128),
+    (r".*chunk_size|.*chunk_length|block_size|block_multiple_of", 16),
     (r"rotary_dim|qk_rope_head_dim|qk_nope_head_dim", 8),
     (r".*lora_rank|.*_rank|.*lowrank", 16),
     (
