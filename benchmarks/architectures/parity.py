@@ -83,10 +83,13 @@ class _Gate(EngineObserver):
         self.open.clear()
         self.reached.clear()
         engine.submit(Request(token_ids=(1,), sampling=SamplingParams(max_new_tokens=1)))
-        self.reached.wait()
+        reached = self.reached.wait(60)
         self.mixed = False
-        yield
-        self.open.set()
+        try:
+            assert reached, "a step does not end"
+            yield
+        finally:
+            self.open.set()
 
 
 def _block_bytes(base: BaseModel) -> int:
