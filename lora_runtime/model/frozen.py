@@ -92,6 +92,8 @@ class FrozenModel:
         attention.register()
         attention.attach(model, self.context)
         own = model.config._attn_implementation
+        if own == attention.IMPLEMENTATION:  # of a model that was served before
+            own = "eager"
         model.set_attn_implementation(attention.IMPLEMENTATION)
         self.dry_run()
         self.attention_calls = self._attention_calls()

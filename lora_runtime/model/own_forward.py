@@ -92,8 +92,9 @@ def _cache_name(model: Any) -> str:
 def sequence_length(calls: Sequence[AttentionCall], most: int, parameters: int, device: str) -> int:
     """Positions of the sequence: behind the longest sliding window that it can afford to pass."""
     afford = min(_LONGEST, most, int(_OPERATIONS.get(device, 5e9) / max(1, parameters)))
-    windows = [c.window + _BEHIND_WINDOW for c in calls if c.window is not None]
-    return max([min(_POSITIONS, most), *(n for n in windows if n <= afford)])
+    windows = {c.window for c in calls if c.window is not None and c.window < most}
+    behind = [min(window + _BEHIND_WINDOW, most) for window in windows]
+    return max([min(_POSITIONS, most), *(n for n in behind if n <= afford)])
 
 
 def _tokens(config: Any, length: int) -> npt.NDArray[np.int32]:
