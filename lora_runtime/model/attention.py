@@ -28,6 +28,7 @@ _KNOWN_KWARGS = {
     "max_length_k",
     "past_key_values",
     "return_dict",
+    "logits_to_keep",
 }
 
 
