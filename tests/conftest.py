@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import settings
 from lora_runtime import Engine, EngineConfig
 
 from .support.adapters import save_adapter
+from .support.bases import opened_once, share
 from .support.models import save_base
 
 torch.set_num_threads(2)
@@ -19,10 +21,15 @@ settings.register_profile("untimed", deadline=None)  # a busy machine is no fail
 settings.load_profile("untimed")
 
 
+def pytest_collection_finish() -> None:
+    """What the libraries keep is left out of garbage collections, which take a third of a second with it."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Llama."""
-    return save_base(tmp_path_factory.mktemp("models") / "tiny-llama")
+    return share(save_base(tmp_path_factory.mktemp("models") / "tiny-llama"))
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +55,8 @@ def make_engine(tiny_base: Path) -> Iterator[Callable[..., Engine]]:
             "max_running": 16,
             "max_batch_tokens": 128,
         }
-        engine = Engine(tiny_base, EngineConfig(**(defaults | config)))
+        with opened_once():
+            engine = Engine(tiny_base, EngineConfig(**(defaults | config)))
         engine.start()
         engines.append(engine)
         return engine

@@ -23,10 +23,12 @@ class RequestLimits:
     stop_token_ids: int = 256
     token_ids: int | None = None
     """Prompt tokens that a context has room for; None is no limit."""
+    context_note: str = ""
+    """Why that is less than the base's own context has; empty where it is not."""
 
     def at_most(self) -> dict[str, int]:
         """Entries that each field may have, without those that may have any number."""
-        return {name: limit for name, limit in vars(self).items() if limit is not None}
+        return {name: limit for name, limit in vars(self).items() if isinstance(limit, int)}
 
     def check(self, count: Callable[[str], int]) -> None:
         """Check what `count` says of each field. Raises InvalidRequestError that names all that
@@ -41,7 +43,8 @@ class RequestLimits:
 
     def excess(self, field: str) -> str:
         """Say that a field has too many entries."""
-        return f"at most {self.at_most()[field]}{_MORE.get(field, '')}"
+        note = f" ({self.context_note})" if field == "token_ids" and self.context_note else ""
+        return f"at most {self.at_most()[field]}{_MORE.get(field, '')}{note}"
 
 
 _MORE = {

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from ..errors import FieldViolation, InvalidRequestError
 from .limits import RequestLimits
+from .template_values import wrong_values
 
 MAX_CHOICES = 16
 MAX_LOGPROBS = 20
@@ -39,7 +42,9 @@ class SamplingParams:
     in prompt or output (CTRL, arXiv:1909.05858); `presence_penalty` and `frequency_penalty` are
     subtracted from the logits of generated tokens, once or per occurrence. `logprobs` None returns
     none, 0 the chosen token's, k also the k most likely. With a `seed`, choice i draws from seed +
-    i.
+    i. Generation ends before the first of the `stop` strings, in the text as it is given or in the
+    text with special tokens shown: that of a token which ends the answer, too, though it is never
+    given. `skip_special_tokens` False gives the text of the others.
     """
 
     max_new_tokens: int = 128
@@ -54,6 +59,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    skip_special_tokens: bool = True
     logprobs: int | None = None
     n: int = 1
 
@@ -129,7 +135,9 @@ class Request:
     seconds from submission. `caller`: who asks, "" where that is not told apart; a caller has a
     share of the queue, and finds the cached prefixes of no other, unless both give the same
     `cache_salt`. `caller_max_waiting`: its sequences that may wait; 0 is half of the engine's
-    `max_waiting`.
+    `max_waiting`. `continue_final_message`: the last of `messages`, the assistant's, is begun and
+    the answer goes on with it. `chat_template_kwargs`: JSON values by name, for the chat template
+    as `apply_chat_template` of transformers hands them on.
     """
 
     prompt: str | None = None
@@ -144,6 +152,8 @@ class Request:
     caller: str = ""
     cache_salt: str = ""
     caller_max_waiting: int = 0
+    continue_final_message: bool = False
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def validate(self, limits: RequestLimits | None = None) -> None:
         """Raises InvalidRequestError that names every field that is wrong by itself; where some are
@@ -153,6 +163,7 @@ class Request:
         if len(self.adapter_id) > MAX_ID_LENGTH:
             violations.append(FieldViolation("adapter_id", f"at most {MAX_ID_LENGTH} characters"))
         violations += self._composition_violations()
+        violations += self._chat_violations()
         if abs(self.priority) > MAX_PRIORITY:
             violations.append(
                 FieldViolation("priority", f"must be in [-{MAX_PRIORITY}, {MAX_PRIORITY}]")
@@ -187,6 +198,19 @@ class Request:
     def _count(self, field: str) -> int:
         owner = self if hasattr(self, field) else self.sampling
         return len(getattr(owner, field) or ())
+
+    def _chat_violations(self) -> list[FieldViolation]:
+        found = []
+        if self.continue_final_message and not (
+            self.messages and self.messages[-1].role == "assistant"
+        ):
+            found.append(("continue_final_message", "needs messages, the last the assistant's"))
+        if self.chat_template_kwargs:
+            if self.messages is None:
+                found.append(("chat_template_kwargs", "needs messages: no template has others"))
+            elif wrong := wrong_values(self.chat_template_kwargs):
+                found.append(("chat_template_kwargs", wrong))
+        return [FieldViolation(name, text) for name, text in found]
 
     def _composition_violations(self) -> list[FieldViolation]:
         names = [a.adapter_id for a in self.adapters]

@@ -57,6 +57,9 @@ class Backend(ABC):
 
     shares_host_memory = False
     """True if a placed adapter is its staged copy, and takes no memory beside it."""
+    own_program = ""
+    """What the backend computes with in the place of transformers' modules, which are used up by
+    it: where that differs from them, another backend is taken."""
 
     @classmethod
     @abstractmethod
@@ -90,6 +93,10 @@ class Backend(ABC):
         self.sample_rows: Callable[[Sequence[SampleRow]], list[int]] = (
             sample_rows_reference if frozen.device.type == "cpu" else sample_rows_batched
         )
+        self.interprets = False
+        """True if its kernels run in an interpreter, some hundred times slower."""
+        self.rounds_weights = False
+        """True if it computes with weights of fewer bits than the base's."""
         self._streams = work_streams(frozen.device)
 
     def stage(self, updates: Mapping[str, ModuleUpdate]) -> StagedAdapter:

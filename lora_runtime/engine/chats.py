@@ -10,18 +10,21 @@ from concurrent.futures import Future
 from typing import Any
 
 from ..adapters.store.version import AdapterVersion
-from ..api.requests import ChatMessage, Request
+from ..api.requests import Request
+from ..api.template_values import plain
 from ..config import EngineConfig
-from ..errors import RETRY_AFTER_S, AdapterLimitError, InvalidRequestError
+from ..errors import RETRY_AFTER_S, AdapterLimitError
 from ..foreign.process import WorkError, WorkLimits, WorkTimeoutError
 from ..foreign.template_queue import MAX_WAITING, Chat, TemplateQueue
 from ..requests.lengths import TextLimit
+from ..requests.tokenization import refusal
 
 log = logging.getLogger(__name__)
 _KEPT = 4
 """Texts of the largest size that are kept for requests: their callers may be gone by now."""
 _ENTRY = 1000
 """Characters that a text counts beside its own."""
+_Key = tuple[int, int, bool]
 _LOG_EVERY_S = 60.0
 
 
@@ -37,8 +40,8 @@ class ForeignChats:
             WorkLimits(config.chat_template_timeout_s, config.adapter_worker_bytes)
         )
         self._lock = threading.Lock()
-        self._done: OrderedDict[int, tuple[tuple[ChatMessage, ...], str, str]] = OrderedDict()
-        """Texts by the conversation's object, with the version that they are for."""
+        self._done: OrderedDict[_Key, tuple[Request, str, str]] = OrderedDict()
+        """Texts, each with the request that it was begun for, and its version."""
         self._logged = -_LOG_EVERY_S
 
     def concern(self, request: Request, version: AdapterVersion) -> bool:
@@ -60,24 +63,25 @@ class ForeignChats:
         """
         assert version.details is not None
         adapter_id = request.uses[0].adapter_id
-        messages = request.messages or ()
+        messages, values = request.messages or (), request.chat_template_kwargs
         whole: Future[None] = Future()
-        if self._is_done(messages, version.version):
+        if self._is_done(request, version.version):
             whole.set_result(None)
             return whole
         self._limit.check_messages(messages)
         tokenizer = version.details.tokenizer
         try:
-            template = tokenizer.get_chat_template()
+            template = tokenizer.get_chat_template(tools=values.get("tools"))
         except ValueError as error:
-            raise InvalidRequestError.of("messages", str(error)) from error
+            raise refusal(request, str(error)) from error
         rendering = self._queue.render(
             version.version,
             Chat(
                 template,
                 [{"role": m.role, "content": m.content} for m in messages],
-                tokenizer.special_tokens_map,
+                tokenizer.special_tokens_map | plain(values),
                 self._limit.characters,
+                request.continue_final_message,
             ),
         )
         if rendering is None:
@@ -89,9 +93,9 @@ class ForeignChats:
                 whole.cancel()
                 return
             if (error := rendered.exception()) is not None:
-                whole.set_exception(self._refusal(adapter_id, error))
+                whole.set_exception(self._refusal(request, adapter_id, error))
                 return
-            self._keep(messages, version.version, rendered.result())
+            self._keep(request, version.version, rendered.result())
             whole.set_result(None)
 
         whole.add_done_callback(lambda f: rendering.cancel() if f.cancelled() else None)
@@ -100,33 +104,32 @@ class ForeignChats:
 
     def text(self, request: Request, version: AdapterVersion) -> str:
         """Rendered text of a chat, waited for unless `begin` has made it. Raises as its future."""
-        messages = request.messages or ()
-        while (text := self._taken(messages, version.version)) is None:
+        while (text := self._taken(request, version.version)) is None:
             self.begin(request, version).result()
         return text
 
     def close(self) -> None:
         self._queue.close()
 
-    def _keep(self, messages: tuple[ChatMessage, ...], version: str, text: str) -> None:
+    def _keep(self, request: Request, version: str, text: str) -> None:
         with self._lock:
-            self._done[id(messages)] = (messages, version, text)
+            self._done[_key(request)] = (request, version, text)
             size = sum(len(text) + _ENTRY for _, _, text in self._done.values())
             while size > _KEPT * self._limit.characters and len(self._done) > 1:
                 _, (_, _, text) = self._done.popitem(last=False)
                 size -= len(text) + _ENTRY
 
-    def _is_done(self, messages: tuple[ChatMessage, ...], version: str) -> bool:
+    def _is_done(self, request: Request, version: str) -> bool:
         with self._lock:
-            _, of, _ = self._done.get(id(messages), (messages, "", ""))
+            _, of, _ = self._done.get(_key(request), (request, "", ""))
         return of == version
 
-    def _taken(self, messages: tuple[ChatMessage, ...], version: str) -> str | None:
+    def _taken(self, request: Request, version: str) -> str | None:
         with self._lock:
-            _, of, text = self._done.pop(id(messages), (messages, "", ""))
+            _, of, text = self._done.pop(_key(request), (request, "", ""))
         return text if of == version else None
 
-    def _refusal(self, adapter_id: str, error: BaseException) -> BaseException:
+    def _refusal(self, request: Request, adapter_id: str, error: BaseException) -> BaseException:
         if not isinstance(error, WorkError):
             return error
         text = f"the chat template of adapter {adapter_id!r} {error}"
@@ -134,4 +137,9 @@ class ForeignChats:
         if isinstance(error, WorkTimeoutError) and now - self._logged > _LOG_EVERY_S:
             self._logged = now
             log.warning("%s: its worker was ended", text)
-        return InvalidRequestError.of("messages", text)
+        return refusal(request, text)
+
+
+def _key(request: Request) -> _Key:
+    """What is rendered, by its objects: copies of a request have the same, with another time."""
+    return id(request.messages), id(request.chat_template_kwargs), request.continue_final_message

@@ -106,11 +106,14 @@ class Engine:
         num_blocks = self._memory.kv_cache // kv_block_bytes(self.base, config)
         limits = [self.base.max_context, num_blocks * config.kv_block_size]
         self.max_context = min([*limits, config.max_context] if config.max_context else limits)
+        shortened = self.max_context == self.base.max_context
+        note = self.base.frozen.context_note if shortened else ""
         self.request_limits = RequestLimits(
             messages=config.max_messages,
             adapters=config.max_composed_adapters,
             stop_token_ids=config.max_stop_token_ids,
             token_ids=self.max_context - 1,
+            context_note=note,
         )
         self._observers = Observers()
         self._inbox = Inbox(config.max_running, config.max_waiting)
@@ -122,7 +125,7 @@ class Engine:
         self._limits = Limits(store.policy, config.max_running, config.max_waiting)
         if config.max_adapters:
             get_ready(self.base.tokenizer)
-        text_limit = TextLimit(self.max_context, longest_token(self.base.tokenizer))
+        text_limit = TextLimit(self.max_context, longest_token(self.base.tokenizer), note)
         self._chats = ForeignChats(self.base.tokenizer, config, text_limit)
         ends = base_endings(self.base.tokenizer, self.base.eos_token_ids)
         self._notes = ends.notes

@@ -78,7 +78,7 @@ class RequestBuilder:
                 i,
                 prompt,
                 params,
-                IncrementalDetokenizer(tokenizer, prompt),
+                IncrementalDetokenizer(tokenizer, prompt, params.skip_special_tokens),
                 max_tokens,
                 adapters=adapters,
                 tenant=tenant,

@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict, deque
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..errors import EngineStoppedError
 from .process import WORKERS, Worker, WorkError, WorkLimits, WorkTimeoutError
@@ -28,10 +29,12 @@ class Chat:
 
     template: str
     messages: list[dict[str, str]]
-    special: dict[str, str]
-    """Special tokens by transformers' names for them."""
+    variables: dict[str, Any]
+    """Special tokens by transformers' names for them, and the caller's values: JSON."""
     max_chars: int
     """Longest text that is wanted."""
+    continues: bool = False
+    """Whether the last message is begun, and no turn opened behind it."""
 
 
 class TemplateQueue:
@@ -143,7 +146,13 @@ class TemplateQueue:
                     self._running[key] = worker
                     if self._closed:
                         worker.interrupt()
-            arguments = (chat.template, chat.messages, chat.special, chat.max_chars)
+            arguments = (
+                chat.template,
+                chat.messages,
+                chat.variables,
+                chat.max_chars,
+                chat.continues,
+            )
             # Six bytes are the longest that JSON makes of a character: of a control character.
             size = 6 * chat.max_chars + 4096
             text = worker.ask(RENDER, *arguments, limits=limits, max_bytes=size)

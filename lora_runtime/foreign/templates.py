@@ -10,9 +10,14 @@ RENDER = f"{__name__}:render"
 
 
 def render(
-    template: str, messages: list[dict[str, str]], special: dict[str, str], max_chars: int
+    template: str,
+    messages: list[dict[str, str]],
+    variables: dict[str, Any],
+    max_chars: int,
+    continues: bool = False,
 ) -> str:
-    """Text of a conversation with the assistant's turn opened, as transformers renders it.
+    """Text of a conversation with the assistant's turn opened, as transformers renders it; or, if
+    it `continues`, with the last message begun.
 
     Raises RefusedError for what the template refuses, fails at, or makes longer than `max_chars`.
     """
@@ -20,7 +25,12 @@ def render(
 
     arguments: dict[str, Any] = {"conversations": [messages], "chat_template": template}
     try:
-        texts: Any = render_jinja_template(**arguments, **special, add_generation_prompt=True)  # type: ignore[arg-type]
+        texts: Any = render_jinja_template(
+            **arguments,
+            **variables,
+            add_generation_prompt=not continues,
+            continue_final_message=continues,
+        )
         text = texts[0][0]
         text.encode()  # tokenizers take no halves of characters
     except MemoryError:

@@ -128,6 +128,8 @@ def paged_attention_reference(
     `window` limits a row to its last `window` positions, itself included; `softcap` c replaces a
     score s by c*tanh(s/c). Returns (T, heads, d_v).
     """
+    if not q.is_cpu:  # CUDA's own kernels raise for views whose strides are not aligned
+        q = q.contiguous()
     out = q.new_empty(q.shape[0], q.shape[1], v_cache.shape[-1])
     chunks, decode = plan.split
     for start, end, slots in chunks:

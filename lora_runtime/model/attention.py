@@ -28,6 +28,7 @@ _KNOWN_KWARGS = {
     "max_length_k",
     "past_key_values",
     "return_dict",
+    "logits_to_keep",
 }
 
 
@@ -38,9 +39,10 @@ def register() -> None:
 
 def attach(model: nn.Module, context: StepContext) -> None:
     """Give every attention module of the base its step context."""
-    for module in model.modules():
+    for path, module in model.named_modules():
         if isinstance(getattr(module, "layer_idx", None), int):
-            module.loramux_context = context  # type: ignore[assignment]
+            module.loramux_context = context
+            module.loramux_path = path
 
 
 def forward(
@@ -62,14 +64,12 @@ def forward(
     """
     context: StepContext = module.loramux_context  # type: ignore[assignment]
     layer: int = module.layer_idx  # type: ignore[assignment]
+    turn = context.turn(layer)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     if context.plan is None or context.cache is None:
-        unknown = [k for k, v in kwargs.items() if k not in _KNOWN_KWARGS and v is not None]
-        if unknown or attention_mask is not None:
-            raise BaseModelError(
-                f"attention of {type(module).__name__} needs {unknown or 'a mask'}: not supported"
-            )
-        context.calls[layer] = AttentionCall(
+        _check_arguments(module, attention_mask, kwargs)
+        context.calls[turn] = AttentionCall(
+            module.loramux_path,  # type: ignore[arg-type]
             query.shape[1],
             key.shape[1],
             key.shape[-1],
@@ -85,7 +85,8 @@ def forward(
         return F.scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=scale
         ).transpose(1, 2), None
-    keys, values = context.cache.keys[layer], context.cache.values[layer]
+    place = context.places[turn]
+    keys, values = context.cache.keys[place], context.cache.values[place]
     context.kernels.write_kv(
         key[0].transpose(0, 1), value[0].transpose(0, 1), keys, values, context.plan.slots
     )
@@ -99,3 +100,19 @@ def forward(
         softcap=softcap,
     )
     return out[None], None
+
+
+def _check_arguments(module: nn.Module, mask: torch.Tensor | None, given: dict[str, Any]) -> None:
+    """Raise BaseModelError for an argument that may change values, and is not computed with.
+
+    Flags and what is not given are passed over: what they change, the check of steps shows.
+    """
+    unknown = [
+        name
+        for name, value in given.items()
+        if name not in _KNOWN_KWARGS and value is not None and not isinstance(value, bool)
+    ]
+    if unknown or mask is not None:
+        raise BaseModelError(
+            f"attention of {type(module).__name__} needs {unknown or 'a mask'}: not supported"
+        )

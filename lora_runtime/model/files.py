@@ -19,6 +19,9 @@ from .source import check_source
 class BaseFiles:
     """A base's directory or hub id, and the settings that it is loaded with."""
 
+    can_read_again = True
+    """False if a model that a backend has used up cannot be had again."""
+
     def __init__(
         self, source: str | os.PathLike[str], config: BaseConfig, *, lora: bool = True
     ) -> None:
@@ -78,6 +81,8 @@ class BaseFiles:
 
 class LoadedBase(BaseFiles):
     """A model that the caller has in memory already, such as one with random weights."""
+
+    can_read_again = False
 
     def __init__(self, frozen: FrozenModel, config: BaseConfig) -> None:
         super().__init__(frozen.name, config, lora=frozen.takes_adapters)

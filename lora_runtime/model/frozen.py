@@ -19,8 +19,9 @@ from ..errors import BaseModelError
 from ..kernels import Kernels, select
 from ..modules import BaseModule, ModuleKind
 from . import attention, hooks, quantised
-from .loading import check_architecture, eos_ids
+from .loading import check_architecture, eos_ids, why_shorter
 from .modules import base_modules
+from .own_forward import OwnForward, layer_paths, layers_without, own_forward
 from .row_order import RowOrder
 from .step_context import AttentionCall, StepContext
 
@@ -60,10 +61,17 @@ class FrozenModel:
         self.tokenizer = tokenizer
         self.name = name
         self.identity = identity
+        with self._refusing():
+            self._prepare(config, lora, linear_hook)
+
+    def _prepare(self, config: BaseConfig, lora: bool, linear_hook: LinearHook | None) -> None:
+        model = self.model
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self.config = model.config.get_text_config()
         self.max_context = check_architecture(model, self.config)
+        self.context_note = why_shorter(self.config, self.max_context)
+        """Why the context is shorter than the base's own; empty where it is not."""
         self.quantised = quantised.quantised_modules(model)
         self.quantised_name = (
             f"{quantised.method_of(model.config)}/{self.device.type}" if self.quantised else ""
@@ -83,18 +91,20 @@ class FrozenModel:
         hooks.attach(model, self.modules, self.context, linear_hook)
         attention.register()
         attention.attach(model, self.context)
+        own = model.config._attn_implementation
+        if own == attention.IMPLEMENTATION:  # of a model that was served before
+            own = "eager"
         model.set_attn_implementation(attention.IMPLEMENTATION)
-        with self._refusing():
-            self.dry_run()
+        self.dry_run()
         self.attention_calls = self._attention_calls()
-        with self._refusing():
-            self._learn_rows()
+        self._learn_rows()
+        self.own: OwnForward | None = self._own_forward(own)
         self._check_rows(config.allow_row_dependence)
         self.kv_shapes = [(c.kv_heads, c.dim, c.dim_v) for c in self.attention_calls]
         each = sum(c.heads * (c.dim + c.dim_v) for c in self.attention_calls if c.window is None)
         self.attention_span = self.num_parameters / each if each else math.inf
         """Tokens of context whose attention takes about as many operations as the parameters do."""
-        self.eos_token_ids = eos_ids(model, tokenizer)
+        self.eos_token_ids = eos_ids(model, self.tokenizer)
 
     def use(self, kernels: Kernels) -> None:
         """Let steps run with these kernels.
@@ -110,6 +120,7 @@ class FrozenModel:
         """Compute the logits of one sequence, without cache and adapters."""
         tokens = torch.zeros(1, rows, dtype=torch.long, device=self.device)
         positions = torch.arange(rows, device=self.device)[None]
+        self.context.begin()
         return self.model(input_ids=tokens, position_ids=positions, use_cache=False).logits
 
     def dry_run(self) -> torch.Tensor:
@@ -145,6 +156,7 @@ class FrozenModel:
         """Compute logits of rows that depend on their own token alone."""
         wanted = {} if kept is None else {"logits_to_keep": kept.to(self.device)}
         ids = tokens[None].to(self.device)
+        self.context.begin()
         self.context.alone = True
         try:
             return self.model(
@@ -153,15 +165,33 @@ class FrozenModel:
         finally:
             self.context.alone = False
 
-    def _attention_calls(self) -> list[AttentionCall]:
-        """Calls of the dry run by layer. Raises BaseModelError if a layer lacks our attention."""
-        calls, layers = self.context.calls, self.config.num_hidden_layers
-        if sorted(calls) != list(range(layers)):
-            raise BaseModelError(
-                f"{type(self.model).__name__} runs attention in layers {sorted(calls)} of {layers} through the "
-                "attention interface: not supported"
+    def _own_forward(self, attention_of_its_own: str) -> OwnForward:
+        """Run transformers' own forward: the steps of every backend are held to it."""
+        self.model.set_attn_implementation(attention_of_its_own)
+        try:
+            return own_forward(
+                self.model,
+                self.config,
+                self.attention_calls,
+                self.max_context,
+                self.num_parameters,
+                loops=any(before for _, before in self.context.places),
             )
-        return [calls[i] for i in range(layers)]
+        finally:
+            self.model.set_attn_implementation(attention.IMPLEMENTATION)
+
+    def _attention_calls(self) -> list[AttentionCall]:
+        """Calls of the dry run, layer by layer. Raises BaseModelError if a layer lacks our
+        attention."""
+        calls = self.context.calls
+        without = layers_without(self.model, layer_paths(calls.values()))
+        if without or not calls:
+            raise BaseModelError(
+                f"{type(self.model).__name__} runs no attention through the attention interface in "
+                f"{', '.join(without[:3]) or 'its layers'}: not supported"
+            )
+        self.context.places = {turn: place for place, turn in enumerate(sorted(calls))}
+        return [calls[turn] for turn in self.context.places]
 
     def _check_rows(self, allow: bool) -> None:
         found = quantised.rows_depend_on_others(self.model, self.quantised, self.dtype, self.device)

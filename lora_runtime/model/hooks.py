@@ -148,4 +148,6 @@ def _without_hooks(module: nn.Module) -> nn.Module:
 def embedding_scale(module: Any) -> float:
     """Factor that the module multiplies its rows with: Gemma's, as it is rounded there."""
     scale = getattr(module, "embed_scale", None)
-    return 1.0 if scale is None else float(scale.to(module.weight.dtype))
+    if isinstance(scale, torch.Tensor):
+        return float(scale.to(module.weight.dtype))
+    return 1.0 if scale is None else float(scale)

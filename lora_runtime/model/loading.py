@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -20,7 +21,8 @@ Split = AbstractContextManager[dict[str, Any]]
 
 
 _ADAPTER_CONFIG = "adapter_config.json"
-_LAYER_TYPES = {"full_attention", "sliding_attention"}
+_CHUNKED = "chunked_attention"
+_LAYER_TYPES = {"full_attention", "sliding_attention", _CHUNKED}
 _PLAIN_ROPE = {"default", "linear", "llama3", "yarn", "proportional"}
 # Config fields that say where a base lies or how it is run, not what it is.
 _INCIDENTAL = {
@@ -65,8 +67,12 @@ def read_base(
             source, quantised.check_method(config), dtype, target, split, here | chosen
         )
         return model, AutoTokenizer.from_pretrained(source, **here)
-    except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
+    except (ImportError, OSError, ValueError, RuntimeError) as error:
         raise BaseModelError(f"base model {str(source)!r} cannot be loaded: {error}") from error
+    except Exception as error:  # whatever the code of an architecture raises
+        raise BaseModelError(
+            f"base model {str(source)!r} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _load_model(
@@ -129,18 +135,20 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 def check_architecture(model: Any, config: Any) -> int:
     """Check the layers' kinds; gives the longest context that is served faithfully.
 
-    Raises BaseModelError for unknown kinds.
+    Raises BaseModelError for unknown kinds, and where no context is said.
     """
-    if not getattr(model, "_supports_attention_backend", False) or config.is_encoder_decoder:
-        raise BaseModelError(
-            f"{type(model).__name__} does not support pluggable attention in transformers"
-        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise BaseModelError(f"{type(model).__name__} has an encoder: not supported")
     unknown = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES
     if unknown:
         raise BaseModelError(
             f"{type(model).__name__} has layers of type {sorted(unknown)}: not supported"
         )
-    limit = int(config.max_position_embeddings)
+    if not isinstance(getattr(config, "max_position_embeddings", None), int):
+        raise BaseModelError(
+            f"{type(model).__name__} does not say max_position_embeddings: not supported"
+        )
+    limit = min(int(config.max_position_embeddings), _chunk(config) or math.inf)
     rope = getattr(config, "rope_parameters", None) or {}
     for params in (
         [rope] if "rope_type" in rope else [p for p in rope.values() if isinstance(p, dict)]
@@ -148,7 +156,32 @@ def check_architecture(model: Any, config: Any) -> int:
         if params["rope_type"] not in _PLAIN_ROPE:
             # These change every row's angles once any row of the batch is long: stay below that.
             limit = min(limit, int(params.get("original_max_position_embeddings") or limit))
-    return limit
+    return int(limit)
+
+
+def _chunk(config: Any) -> int:
+    """Tokens of a chunk beyond which rows of some layer do not see; 0 where there is no such layer.
+
+    Up to there they see all, as everywhere.
+    """
+    chunked = _CHUNKED in (getattr(config, "layer_types", None) or ())
+    return int(config.attention_chunk_size) if chunked else 0
+
+
+def why_shorter(config: Any, context: int) -> str:
+    """Why the context that is served is not the base's whole one; empty where it is."""
+    if context >= (whole := int(config.max_position_embeddings)):
+        return ""
+    if context == _chunk(config):
+        return f"of the base's {whole}, whose layers of {_CHUNKED} do not see beyond"
+    rope = config.rope_parameters
+    kinds = {
+        p["rope_type"] for p in (rope, *rope.values()) if isinstance(p, dict) and "rope_type" in p
+    }
+    return (
+        f"of the base's {whole}, whose rope scaling ({', '.join(sorted(kinds - _PLAIN_ROPE))}) changes "
+        "the angles of every row in a step with a longer one"
+    )
 
 
 def eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:

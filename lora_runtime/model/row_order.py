@@ -46,6 +46,8 @@ class _Recorder:
         self.calls: dict[str, list[Floats | None]] = {name: [] for name in modules}
         """Inputs (..., columns) by module, of an embedding its outputs; None: not given by
         position."""
+        self.others: dict[str, str] = {}
+        """Type of the output by module that gives something else than rows, such as a router."""
 
     def __enter__(self) -> Self:
         for name, module in self._modules.items():
@@ -55,6 +57,8 @@ class _Recorder:
             ) -> None:
                 x = y if kind is ModuleKind.EMBEDDING and args else next(iter(args), None)
                 self.calls[name].append(None if x is None else _columns(x))
+                if not isinstance(y, torch.Tensor):
+                    self.others[name] = type(y).__name__
 
             self._handles.append(self._model.get_submodule(name).register_forward_hook(note))
         return self
@@ -98,11 +102,12 @@ class RowOrder:
             "shifted": (torch.cat([new, first[:-1]]), None),
             "reversed": (first.flip(0), torch.tensor(_KEPT)),
         }
-        seen, logits = [], []
+        seen, logits, others = [], [], {}
         for ids, kept in orders.values():
             with _Recorder(model, modules) as recorder:
                 logits.append(run(ids, kept))
             seen.append(recorder.calls)
+            others |= recorder.others
         _check_logits(type(model).__name__, logits[0], logits[2])
         self.dims: dict[str, int] = {}
         self.refusals: dict[str, str] = {}
@@ -110,7 +115,9 @@ class RowOrder:
             # The head gets the kept rows there, which the logits have shown.
             compared = seen[:2] if module.kind is ModuleKind.LM_HEAD else seen
             dim = _dim_of_rows([calls[name] for calls in compared], module)
-            if dim is None:
+            if name in others:
+                self.refusals[name] = f"takes a {others[name]} from it, not rows"
+            elif dim is None:
                 self.refusals[name] = _how_called(seen[0][name])
             elif module.kind is ModuleKind.NORM:
                 self.dims[name] = dim

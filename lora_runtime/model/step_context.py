@@ -14,8 +14,10 @@ from ..kv_cache import KVCache
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """Arguments of a layer's call of the attention interface; `window`, `softcap` as in the kernel."""
+    """A call of the attention interface, by the module at `path`; `window`, `softcap` as in the
+    kernel."""
 
+    path: str
     heads: int
     kv_heads: int
     dim: int
@@ -23,6 +25,10 @@ class AttentionCall:
     scaling: float
     window: int | None
     softcap: float | None
+
+
+Turn = tuple[int, int]
+"""A call of attention in a forward: its layer, and how many that layer has made before."""
 
 
 @dataclass
@@ -38,19 +44,33 @@ class StepContext:
     cache: KVCache | None = None
     plan: AttentionPlan | None = None
     updates: Mapping[str, Sequence[UpdateSegment]] = field(default_factory=dict)
-    calls: dict[int, AttentionCall] = field(default_factory=dict)
+    calls: dict[Turn, AttentionCall] = field(default_factory=dict)
+    places: Mapping[Turn, int] = field(default_factory=dict)
+    """By call, the place of its keys and values in the cache."""
     dry_rows: int = 0
     alone: bool = False
     """True in forwards without a plan whose rows attend to themselves only: each then depends on
     its own token alone."""
     row_dims: Mapping[str, int] = field(default_factory=dict)
     """By norm, the dimension of its input along which the rows lie."""
+    _turns: dict[int, int] = field(default_factory=dict)
+
+    def turn(self, layer: int) -> Turn:
+        """The call that this layer now makes."""
+        before = self._turns.get(layer, 0)
+        self._turns[layer] = before + 1
+        return layer, before
+
+    def begin(self) -> None:
+        """Begin a forward: no layer has called attention in it."""
+        self._turns.clear()
 
     @contextmanager
     def during(
         self, cache: KVCache, plan: AttentionPlan, updates: Mapping[str, Sequence[UpdateSegment]]
     ) -> Iterator[None]:
         """Set a step's inputs, and drop them after it so that no freed adapter stays reachable."""
+        self.begin()
         self.cache, self.plan, self.updates = cache, plan, updates
         try:
             yield

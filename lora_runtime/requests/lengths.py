@@ -29,8 +29,9 @@ def longest_token(tokenizer: Any) -> int:
 class TextLimit:
     """Limit of a prompt's text: what a context of `max_context` tokens can hold of it."""
 
-    def __init__(self, max_context: int, longest: int = LEAST_LONGEST) -> None:
-        """Take the characters of the `longest` token."""
+    def __init__(self, max_context: int, longest: int = LEAST_LONGEST, note: str = "") -> None:
+        """Take the characters of the `longest` token. `note`: why the context is no longer."""
+        self.note = f" ({note})" if note else ""
         self._max_context = max_context
         self._longest = max(longest, LEAST_LONGEST)
         self.characters = max_context * self._longest
@@ -56,7 +57,8 @@ class TextLimit:
                 found += len(ids(text[start : start + step])) - self._longest
             if found > self._max_context * _MARGIN:
                 raise InvalidRequestError.of(
-                    field, f"has over {self._max_context} tokens, more than the context holds"
+                    field,
+                    f"has over {self._max_context} tokens, more than the context holds{self.note}",
                 )
         with _ONE_AT_A_TIME:
             return ids(text)
@@ -65,5 +67,5 @@ class TextLimit:
         if characters > self.characters:
             raise InvalidRequestError.of(
                 field,
-                f"has {characters} characters, far over the context of {self._max_context} tokens",
+                f"has {characters} characters, far over the context of {self._max_context} tokens{self.note}",
             )

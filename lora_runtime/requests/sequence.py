@@ -14,8 +14,9 @@ from ..adapters.store.version import AdapterVersion
 from ..api.reports import RequestRecord
 from ..api.requests import SamplingParams, Timings, Usage
 from ..kv_cache import BlockKey
-from .detokenize import IncrementalDetokenizer, StopMatcher
+from .detokenize import IncrementalDetokenizer
 from .handle import RequestHandle
+from .text import AnswerText
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,7 @@ class Sequence:
         self.vocab_limit = vocab_limit
         """The ids below it are sampled, where its adapters have fewer tokens than the base; else
         None."""
-        self.detokenizer = detokenizer
-        self.stops = StopMatcher(sampling.stop)
+        self.text = AnswerText(detokenizer, sampling.stop)
         self.max_tokens = max_tokens
         self.num_computed = 0
         self.cached_tokens: int | None = None

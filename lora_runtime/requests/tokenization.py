@@ -6,8 +6,12 @@ from functools import partial
 from typing import Any
 
 from ..api.requests import Request
+from ..api.template_values import plain
 from ..errors import InvalidRequestError
 from .lengths import TextLimit
+
+_REASON = 300
+"""Characters of what a template says: some have all of the conversation in it."""
 
 
 def encode(
@@ -23,7 +27,8 @@ def encode(
     vocabulary.
 
     `prompt` is tokenized with the tokenizer's own special tokens, `messages` through its chat
-    template with the assistant's turn opened; `chat` is their text, if that is rendered already.
+    template with the assistant's turn opened, or its last one begun; `chat` is their text, if that
+    is rendered already.
     `limit`: of their texts; None is the usual one.
     """
     limit = limit or TextLimit(max_context)
@@ -46,7 +51,8 @@ def encode(
     if len(ids) >= max_context:
         raise InvalidRequestError.of(
             field,
-            f"has {len(ids)} tokens, the context holds {max_context} with at least one to generate",
+            f"has {len(ids)} tokens, the context holds {max_context} with at least one to generate"
+            f"{limit.note}",
         )
     return tuple(ids)
 
@@ -60,8 +66,21 @@ def _render_chat(request: Request, tokenizer: Any) -> str:
         raise InvalidRequestError.of("messages", "the base model's tokenizer has no chat template")
     messages = [{"role": m.role, "content": m.content} for m in request.messages or ()]
     try:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return tokenizer.apply_chat_template(
+            messages,
+            add_generation_prompt=not request.continue_final_message,
+            continue_final_message=request.continue_final_message,
+            tokenize=False,
+            **plain(request.chat_template_kwargs),
+        )
     except Exception as error:  # whatever a template does with what callers wrote
-        raise InvalidRequestError.of(
-            "messages", f"the chat template refuses them: {error or type(error).__name__}"
-        ) from error
+        text = f"refuses them: {error or type(error).__name__}"[:_REASON]
+        raise refusal(request, f"the chat template {text}") from error
+
+
+def refusal(request: Request, text: str) -> InvalidRequestError:
+    """Refusal of a chat by its template, with the field that is at fault as far as that is known."""
+    is_about_its_end = request.continue_final_message and "continue_final_message is set" in text
+    return InvalidRequestError.of(
+        "continue_final_message" if is_about_its_end else "messages", text
+    )

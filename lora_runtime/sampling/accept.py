@@ -12,24 +12,23 @@ from .sampling import Sampled
 def accept_token(seq: Sequence, sampled: Sampled) -> TokenEvent:
     """Append the token and give the event to deliver; `finish_reason` set ends the sequence.
 
-    The token that ends a sequence (EOS or a stop token) counts and is reported, but gives no text.
+    The token that ends a sequence (EOS or a stop token) counts and is reported, but gives no text,
+    whether or not special tokens are shown; it may complete a stop string.
     """
     token = sampled.token_id
     seq.tokens.append(token)
     seq.mark_token(time.monotonic())
     reason = _token_reason(seq, token)
-    text, stopped = seq.stops.push("" if reason else seq.detokenizer.push(token))
+    if reason:
+        text, stopped = seq.text.end(token, reason is FinishReason.EOS)
+    else:
+        text, stopped = seq.text.push(token)
+        if not stopped and seq.num_generated >= seq.max_tokens:
+            reason = FinishReason.LENGTH
+            tail, stopped = seq.text.end()
+            text += tail
     if stopped:
         reason = FinishReason.STOP
-    elif reason is None and (seq.num_generated >= seq.max_tokens):
-        reason = FinishReason.LENGTH
-    if reason and not stopped:
-        tail, stopped = seq.stops.push(seq.detokenizer.flush())
-        text += tail
-        if stopped:
-            reason = FinishReason.STOP
-        else:
-            text += seq.stops.flush()
     return TokenEvent(
         index=seq.index,
         text=text,

@@ -38,6 +38,19 @@ def generate(
             help="Share cached prefixes with all who give the same, whatever their token."
         ),
     ] = None,
+    skip_special_tokens: Annotated[
+        bool | None, typer.Option(help="Leave special tokens out of the text.")
+    ] = None,
+    begun: Annotated[
+        str | None,
+        typer.Option("--continue", help="Beginning of the answer, which goes on from there."),
+    ] = None,
+    chat_template_kwargs: Annotated[
+        str | None,
+        typer.Option(
+            help="Values for the chat template, a JSON object: '{\"enable_thinking\": false}'."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Stream a completion to the terminal."""
@@ -51,9 +64,16 @@ def generate(
         "stop": stop,
         "priority": priority,
         "cache_salt": cache_salt,
+        "skip_special_tokens": skip_special_tokens,
+        "chat_template_kwargs": _json_object(chat_template_kwargs),
     }
     fields: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
     fields |= {"messages": [{"role": "user", "content": text}]} if chat else {"prompt": text}
+    if begun is not None:
+        if not chat:
+            raise typer.BadParameter("--continue goes on with a chat, not with --no-chat")
+        fields["messages"].append({"role": "assistant", "content": begun})
+        fields["continue_final_message"] = True
     for event in client.stream(**_adapter_fields(adapter or []), **fields):
         typer.echo(json.dumps(to_dict(event)) if as_json else event.text, nl=as_json)
         sys.stdout.flush()
@@ -92,6 +112,17 @@ def _adapter_fields(given: list[str]) -> dict[str, Any]:
     if len(weighted) == 1 and "weight" not in weighted[0]:
         return weighted[0]
     return {"adapters": weighted}
+
+
+def _json_object(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        if isinstance(found := json.loads(text), dict):
+            return found
+    except ValueError:
+        pass
+    raise typer.BadParameter("--chat-template-kwargs must be a JSON object")
 
 
 def _weighted(text: str) -> dict[str, Any]:

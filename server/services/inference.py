@@ -32,6 +32,7 @@ from ..auth.tokens import ANYONE
 from ..request_ids import request_id_of
 from ..threads import Threads, Turns
 from .answers import check_size, entries, to_increment, to_response, to_response_in_slices, to_uses
+from .template_values import to_values
 
 _OPTIONAL = (
     "max_new_tokens",
@@ -45,6 +46,7 @@ _OPTIONAL = (
     "seed",
     "logprobs",
     "n",
+    "skip_special_tokens",
 )
 _THREADS_EACH = max(2, (os.cpu_count() or 1) // 2)
 """Threads for submission that one caller may have at once, and half of those of one adapter:
@@ -203,6 +205,8 @@ def to_request(
         ),
         request_id=request_id,
         timeout_s=timeout_s,
+        continue_final_message=message.continue_final_message,
+        chat_template_kwargs=to_values(message.chat_template_kwargs),
     )
 
 

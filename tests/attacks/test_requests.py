@@ -18,6 +18,7 @@ from .wire import (
     STOP,
     STOP_TOKEN_IDS,
     STREAM,
+    TEMPLATE_VALUES,
     TOKEN_IDS,
 )
 
@@ -27,6 +28,10 @@ PROMPTED = wire.field(PROMPT, "x")
 REFUSED = "INVALID_ARGUMENT"
 EMOJI = "\U0001f600"
 LONG = FULL - 64
+MESSAGE = wire.field(MESSAGES, wire.field(2, "a"))
+LEVELS = b""
+for _ in range(1000):  # objects within objects: an entry, its name, its value
+    LEVELS = wire.field(1, wire.field(1, "a") + wire.field(2, wire.field(5, LEVELS)))
 
 BY_THE_MILLION = {
     "empty messages": wire.repeated(MESSAGES),
@@ -46,6 +51,9 @@ BY_THE_MILLION = {
     "token ids": wire.packed(TOKEN_IDS),
     "token ids, each a field": wire.unpacked(TOKEN_IDS),
     "token ids that are none": wire.packed(TOKEN_IDS, 2**32 - 1),
+    "template values": MESSAGE + wire.field(TEMPLATE_VALUES, wire.repeated(1, size=FULL // 2)),
+    "template values, each a field": MESSAGE + wire.repeated(TEMPLATE_VALUES, wire.field(1, b"")),
+    "template values in template values": MESSAGE + wire.field(TEMPLATE_VALUES, LEVELS),
     "a context of token ids and one": wire.field(TOKEN_IDS, b"\5" * (CONTEXT + 1)),
 }
 LONG_TEXTS = {

@@ -8,6 +8,7 @@ GENERATE = "/loramux.v1.Inference/Generate"
 STREAM = "/loramux.v1.Inference/GenerateStream"
 
 PROMPT, TOKEN_IDS, MESSAGES, STOP, STOP_TOKEN_IDS, ADAPTERS = 2, 3, 4, 14, 15, 20
+TEMPLATE_VALUES = 25
 
 
 def varint(value: int) -> bytes:

@@ -13,8 +13,12 @@ from server.logs import LineLimit, limit
 
 from ..support.servers import Harness, make_settings, running
 
-# Log lines would mix with the output of commands that run in this process.
-structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+# Log lines would mix with the output of commands that run in this process, and tracebacks in colour
+# take as long as everything else.
+structlog.configure(
+    processors=[structlog.processors.KeyValueRenderer()],
+    logger_factory=structlog.ReturnLoggerFactory(),
+)
 
 
 @pytest.fixture(autouse=True)

@@ -132,6 +132,31 @@ async def test_adapters(served: Harness) -> None:
     assert "mine" not in (await run(served, "adapters", "list")).stdout
 
 
+async def test_generate_goes_on_with_a_begun_answer(served: Harness) -> None:
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "It is"}]
+    expected = await served.generate(
+        messages=turns,
+        max_new_tokens=12,
+        continue_final_message=True,
+        skip_special_tokens=False,
+        chat_template_kwargs={"enable_thinking": False},
+    )
+    args = ("generate", "hi", "--max-new-tokens", "12")
+    result = await run(
+        served,
+        *args,
+        *("--continue", "It is", "--no-skip-special-tokens"),
+        *("--chat-template-kwargs", '{"enable_thinking": false}'),
+    )
+    assert result.stdout == expected.text + "\n"
+    for wrong in ("[1]", "{"):
+        result = await run(served, *args, "--chat-template-kwargs", wrong, code=2)
+        assert "must be a JSON object" in result.stderr
+    result = await run(served, *args, "--no-chat", "--chat-template-kwargs", '{"a": 1}', code=1)
+    assert "chat_template_kwargs: needs messages" in result.stderr
+    await run(served, *args, "--no-chat", "--continue", "It is", code=2)
+
+
 async def test_generate_with_several_adapters(served: Harness) -> None:
     fields = {"messages": [{"role": "user", "content": "hi"}], "max_new_tokens": 12}
     for args, adapters in (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import struct_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
@@ -154,3 +156,57 @@ async def test_bytes_that_are_no_message_are_refused(served: Harness, data: byte
     call: Any = served.channel.unary_unary("/loramux.v1.Inference/Generate", bytes, bytes)
     error = await refused(call(data), grpc.StatusCode.INVALID_ARGUMENT)
     assert error.details() == "message: is no loramux.v1.GenerateRequest"
+
+
+def nested(levels: int, how: str) -> bytes:
+    """A template value with so many levels of objects or lists, as bytes."""
+    value: Any = struct_pb2.Value(number_value=1)
+    for _ in range(levels):
+        outer = struct_pb2.Value()
+        if how == "objects":
+            outer.struct_value.fields["a"].CopyFrom(value)
+        else:
+            outer.list_value.values.append(value)
+        value = outer
+    request = inference_pb2.GenerateRequest()
+    request.chat_template_kwargs.fields["a"].CopyFrom(value)
+    return request.SerializeToString()
+
+
+@pytest.mark.parametrize("how", ["objects", "lists"])
+def test_levels_of_values_are_counted(how: str) -> None:
+    assert over_limit(nested(15, how), GENERATE, LIMITS) is None
+    over = over_limit(nested(40, how), GENERATE, LIMITS)
+    assert over is not None
+    assert over.field == "chat_template_kwargs"
+
+
+VALUES_OVER: dict[str, dict[str, Any]] = {
+    "a list": {"a": [0] * 3000},
+    "objects": {str(i): {"a": i} for i in range(700)},
+    "a text": {"a": "x" * 70_000},
+}
+
+
+@pytest.mark.parametrize("what", VALUES_OVER)
+def test_values_are_counted_in_the_bytes(what: str) -> None:
+    one = inference_pb2.GenerateRequest(chat_template_kwargs=VALUES_OVER[what]).SerializeToString()
+    over = over_limit(one, GENERATE, LIMITS)
+    assert over is not None
+    assert over.field == "chat_template_kwargs"
+    # A message that comes in parts is put together when it is parsed.
+    part = inference_pb2.GenerateRequest(chat_template_kwargs={"a": [0] * 900}).SerializeToString()
+    assert over_limit(part, GENERATE, LIMITS) is None
+    assert over_limit(part * 3, GENERATE, LIMITS) is not None
+
+
+async def test_values_over_a_limit_are_refused(served: Harness) -> None:
+    messages = [{"role": "user", "content": "x"}]
+    wrong: list[dict[str, Any]] = [{"a": [0] * 1100}, {"messages": []}, {"a": math.inf}]
+    for values in (VALUES_OVER["a list"], *wrong):
+        error = await refused(
+            served.generate(messages=messages, chat_template_kwargs=values),
+            grpc.StatusCode.INVALID_ARGUMENT,
+        )
+        (violation,) = detail(error, error_details_pb2.BadRequest).field_violations
+        assert violation.field == "chat_template_kwargs"

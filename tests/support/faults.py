@@ -135,12 +135,12 @@ def in_accept(e: Engine, live: LiveRequest, patch: pytest.MonkeyPatch, raises: R
 
 def in_decode(e: Engine, live: LiveRequest, patch: pytest.MonkeyPatch, raises: Raise) -> None:
     (seq,) = live.sequences
-    patch.setattr(seq.detokenizer, "push", lambda token: raises())
+    patch.setattr(seq.text.detokenizer, "push", lambda token: raises())
 
 
 def in_stops(e: Engine, live: LiveRequest, patch: pytest.MonkeyPatch, raises: Raise) -> None:
     (seq,) = live.sequences
-    patch.setattr(seq.stops, "push", lambda text: raises())
+    patch.setattr(seq.text.stops, "push", lambda text: raises())
 
 
 def in_push(e: Engine, live: LiveRequest, patch: pytest.MonkeyPatch, raises: Raise) -> None:
@@ -150,7 +150,7 @@ def in_push(e: Engine, live: LiveRequest, patch: pytest.MonkeyPatch, raises: Rai
 def in_flush(e: Engine, live: LiveRequest, patch: pytest.MonkeyPatch, raises: Raise) -> None:
     """At its last token."""
     (seq,) = live.sequences
-    patch.setattr(seq.detokenizer, "flush", lambda: raises())
+    patch.setattr(seq.text.detokenizer, "flush", lambda: raises())
 
 
 def in_fail(e: Engine, live: LiveRequest, patch: pytest.MonkeyPatch, raises: Raise) -> None:

@@ -21,6 +21,7 @@ from lora_runtime import EngineStats
 from server.app import App
 from server.config import Settings
 
+from .bases import opened_once
 from .engines import is_idle
 
 
@@ -83,7 +84,8 @@ async def running(settings: Settings, load: bool = True) -> AsyncIterator[Harnes
     await app.listen()
     try:
         if load:
-            await app.load()
+            with opened_once():
+                await app.load()
         target = f"127.0.0.1:{app.port}"
         async with grpc.aio.insecure_channel(target) as channel:
             yield Harness(app, target, channel)

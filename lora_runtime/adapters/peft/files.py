@@ -45,7 +45,11 @@ def open_regular(path: Path, roots: Sequence[Path] = ()) -> Iterator[tuple[io.Fi
         if not stat.S_ISREG(status.st_mode):
             raise AdapterError(f"{path.name} is not a regular file")
         if roots and not _is_below(handle, path, status, roots):
-            raise AdapterError(f"{path.name} leads to a file outside the allowed roots")
+            raise AdapterError(
+                f"{path.name} leads to a file outside the allowed roots: where it is a link, that file "
+                "must lie below one too (those of a hub snapshot lead to blobs/ beside snapshots/: "
+                "make the directory of both a root, or copy the files)"
+            )
         with io.FileIO(handle, "rb", closefd=False) as stream:
             yield stream, status.st_size
     except OSError as error:

@@ -67,8 +67,8 @@ def read_adapter(
         added_rows = put_together(outlines).added_rows
         vocabulary = _vocabulary(spec, base, added_rows)
         own = read_tokenizer(directory, base.tokenizer, vocabulary, roots, tokenizer_limits)
-        _check_rows(vocabulary, base, own, made_for)
         generation = read_ends(directory, vocabulary, roots)
+        _check_rows(vocabulary, base, own, made_for)
         file = weights.read(share)
     done = put_together(file.tensors)
     warnings = without_effect(spec, targets, layout.names, done.updates)

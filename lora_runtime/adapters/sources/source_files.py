@@ -12,7 +12,8 @@ from ...errors import AdapterError
 from ..peft.config import MAX_CONFIG_BYTES
 from ..peft.generation import GENERATION_CONFIG
 from ..peft.loader import CONFIG
-from ..peft.shards import INDEX, MAX_INDEX_BYTES, WEIGHTS, is_shard, missing_weights, parse_index
+from ..peft.shards import is_shard, missing_weights
+from ..peft.shards_index import INDEX, MAX_INDEX_BYTES, WEIGHTS, parse_index
 
 REQUIRED = (CONFIG, WEIGHTS)
 OPTIONAL = (
@@ -53,8 +54,8 @@ class Limits:
             return max(0, self.weights - self.fetched)
         own = {
             CONFIG: MAX_CONFIG_BYTES,
-            INDEX: MAX_INDEX_BYTES,
             GENERATION_CONFIG: MAX_CONFIG_BYTES,
+            INDEX: MAX_INDEX_BYTES,
         }
         return own.get(name, MAX_TOKENIZER_BYTES)
 

@@ -15,7 +15,9 @@ from ...model.files import BaseFiles
 from ...model.frozen import FrozenModel
 from ...model.weights import BaseTensors
 from ..backend import Backend, ModelRunner, RunnerSpec, UnusableError
-from .check import ProgramMismatchError, compile_program
+from ..check import StepCheck
+from ..torch.runner import TorchRunner
+from .compiling import ProgramMismatchError, compile_program
 from .runner import CppRunner
 
 
@@ -26,6 +28,7 @@ class CppBackend(Backend):
     """
 
     shares_host_memory = True
+    own_program = "the C++ kernels"
 
     @classmethod
     def wants(cls, files: BaseFiles) -> bool:
@@ -34,7 +37,12 @@ class CppBackend(Backend):
     @classmethod
     def open(cls, files: BaseFiles) -> Backend:
         try:
-            return cls(files.read(), files.config)
+            frozen = files.read()
+            if not files.can_read_again:
+                # What is wrong with its layers can be told before they are used up.
+                check = StepCheck(frozen)
+                check.run(TorchRunner(frozen, check.spec.num_blocks, check.spec.block_size))
+            return cls(frozen, files.config)
         except ProgramMismatchError as error:
             files.forget()
             raise UnusableError(f"going on without the C++ kernels: {error}") from error
@@ -60,6 +68,7 @@ class CppBackend(Backend):
         self.names = dict.fromkeys(
             ("lora", "paged_attention", "linear", "sampling", "step"), f"cpp/{host_target()}"
         )
+        self.rounds_weights = int8
         if int8:
             self.names["linear"] += "/int8"
         self.sample_rows = sample_rows

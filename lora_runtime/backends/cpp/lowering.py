@@ -2,7 +2,7 @@
 
 The architecture stays transformers': what a layer computes is read off its modules and off the
 calls that it makes to the attention interface, every parameter must be accounted for, and the
-caller compares the program with transformers' own forward (see check.py).
+program is held to transformers' own forward (see ../check.py).
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ class Lowering:
         self.kind = str(config.model_type)
         if self.kind not in LLAMA_LIKE | GPT2_LIKE:
             raise NoKernelsError(f"no C++ program for the architecture {self.kind!r}")
+        if len(calls) != config.num_hidden_layers:
+            raise NoKernelsError("a layer calls attention more than once")
         self.activation = _activation(config)
         if model.get_output_embeddings().weight.shape[0] != config.vocab_size:
             raise NoKernelsError("the lm_head's outputs are not the vocabulary")

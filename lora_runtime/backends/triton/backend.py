@@ -34,6 +34,7 @@ class TritonBackend(Backend):
         """Fuse the model. Raises BaseModelError where Triton cannot run, or not this base."""
         frozen.use(select(frozen.device, "triton", config.attention))
         super().__init__(frozen)
+        self.interprets = frozen.device.type != "cuda"
         refuse_int8(config)
         self.fused = FusedModel(frozen)
         self.compile_norms(config)

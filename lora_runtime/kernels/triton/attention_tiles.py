@@ -104,13 +104,14 @@ def chunk_tile(heads: Heads, dtype: torch.dtype) -> Tile:
     block_d, block_dv = _padded(heads.dim), _padded(heads.dim_v)
     widest = max(block_d, block_dv)
     if dtype.itemsize > 2:  # no tensor cores: the products are the registers' work
-        rows, keys, warps, stages = 16, 32 if widest <= 64 else 16, 4, 2
+        rows, keys, stages = 16, 32 if widest <= 64 else 16, 2
+        warps = 4 if widest <= 128 else 8
     elif widest <= 128:
         rows, keys, warps, stages = 128, 64, 8, _DEEP
     elif widest <= 256:
         rows, keys, warps, stages = 64, 32, 8, _SHALLOW
     else:
-        rows, keys, warps, stages = 32, 16, 8, _SHALLOW
+        rows, keys, warps, stages = 16, 16, 8, _SHALLOW
     if rows > _most_rows():
         rows, warps = _most_rows(), 4
     pack, parts = _pack(heads, most=min(32, rows))

@@ -44,11 +44,13 @@ class Blocks:
         return min(count, max(1, self.programs // others)) if self.loop else count
 
 
-# In decode steps a program reads little, so that there are many; behind prefill tiles a program
-# reuses what it reads.
-DECODE = Blocks(rank=16, inputs=128, rank_programs=4, outputs=64, loop=True)
+# Of those tried on an H100 (`benchmarks.gpu.lease --stages sweep`, then at ranks 64 and 128) the
+# fastest at rank 16 that lose at no rank: docs/results/gpu.md.
+DECODE = Blocks(
+    rank=16, inputs=128, rank_programs=2, outputs=128, loop=True, hidden=16, shrink_warps=2
+)
 PREFILL = {
-    "wgmma": Blocks(rank=32, inputs=128, rank_programs=2, outputs=64, loop=False, expand_warps=8),
+    "wgmma": Blocks(rank=32, inputs=128, rank_programs=2, outputs=64, loop=False, shrink_stages=4),
     "mma": Blocks(rank=32, inputs=128, rank_programs=2, outputs=64, loop=False),
 }
 """Prefill's blocks by prefill_tiles.KIND."""
@@ -59,6 +61,6 @@ def blocks_of(tile_size: int, dtype: torch.dtype) -> Blocks:
     if tile_size <= DECODE_TILE:
         return DECODE
     blocks = PREFILL[prefill_tiles.KIND]
-    return (
-        replace(blocks, inputs=32) if dtype is torch.float32 else blocks
-    )  # which no tensor core multiplies
+    if dtype is torch.float32:  # which no tensor core multiplies
+        return replace(blocks, inputs=32, expand_warps=8, shrink_stages=3)
+    return blocks

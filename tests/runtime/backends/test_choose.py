@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lora_runtime import BaseModel, BaseModelError, Engine, EngineConfig, Request, SamplingParams
 from lora_runtime.backends import choose
 from lora_runtime.backends.backend import Backend, UnusableError
-from lora_runtime.backends.cpp.check import ProgramMismatchError
+from lora_runtime.backends.cpp.compiling import ProgramMismatchError
 from lora_runtime.backends.torch.backend import TorchBackend
 from lora_runtime.model.files import BaseFiles
 from lora_runtime.model.frozen import FrozenModel

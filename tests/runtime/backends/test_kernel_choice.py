@@ -20,10 +20,11 @@ from lora_runtime import (
     Request,
     SamplingParams,
 )
-from lora_runtime.backends.cpp import check as compiled
+from lora_runtime.backends.cpp.runner import CppRunner
 from lora_runtime.kernels import select
 from lora_runtime.kernels.cpu import build
 from lora_runtime.kernels.triton import first_launch
+from lora_runtime.scheduling.batch import StepBatch, StepOutput
 
 from ...support.adapters import save_adapter
 from ...support.backends import program_of
@@ -176,10 +177,16 @@ def test_a_program_that_differs_is_not_used(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     expected = _tokens(tiny_base, tiny_adapters["a3"])
-    monkeypatch.setitem(compiled._TOLERANCE, torch.float32, 0.0)
+    forward = CppRunner.forward
+
+    def other(runner: CppRunner, batch: StepBatch) -> StepOutput:
+        output = forward(runner, batch)
+        return StepOutput(output.logits * 1.01, output.greedy)
+
+    monkeypatch.setattr(CppRunner, "forward", other)
     base = BaseModel.load(tiny_base, device="cpu", dtype="float32")
     assert program_of(base) is None
-    assert "differ from transformers'" in caplog.text
+    assert "differ from transformers' own forward" in caplog.text
     assert _tokens(base, tiny_adapters["a3"]) == expected  # its weights are back
 
 

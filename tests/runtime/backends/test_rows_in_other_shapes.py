@@ -218,6 +218,15 @@ def test_what_comes_before_the_head_gets_the_rows_that_sample() -> None:
     assert refused == {"lm_head.dense", "lm_head.norm"}
 
 
+def test_a_module_that_gives_no_rows_is_refused() -> None:
+    """As a router that is a linear map, and gives weights and choices."""
+    base = _base(_model("phimoe", MOE))
+    refused = {name: module.refusal for name, module in base.modules.items() if module.refusal}
+    assert refused == {
+        f"model.layers.{i}.mlp.router": "takes a tuple from it, not rows" for i in range(2)
+    }
+
+
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_rows_that_change_later_are_an_error(backend: str) -> None:
     """Where small forwards gave a module all rows, and a step does not."""

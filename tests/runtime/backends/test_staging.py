@@ -66,7 +66,7 @@ def test_norms_come_to_the_host_once_a_module(
     norms = base.backend.weights.updated_norms(DOWN, a, b, 0.5)
     assert waits == [(WIDTH,)]
     torch.testing.assert_close(
-        norms, (weight_of(base, DOWN) + 0.5 * b.float() @ a.float()).norm(dim=1)
+        norms, (weight_of(base, DOWN).cpu() + 0.5 * b.float() @ a.float()).norm(dim=1)
     )
 
 
@@ -81,7 +81,7 @@ def test_norms_of_an_embedding_do_too(
         {EMBEDDING: ModuleUpdate(a, b, scaling=0.5, magnitude=magnitude)}
     )
     assert waits == [(WIDTH,)]
-    norms = (weight_of(base, EMBEDDING) + 0.5 * a.float().t() @ b.float().t()).norm(dim=0)
+    norms = (weight_of(base, EMBEDDING).cpu() + 0.5 * a.float().t() @ b.float().t()).norm(dim=0)
     assert deltas[EMBEDDING].gain is not None
     torch.testing.assert_close(deltas[EMBEDDING].gain, magnitude / norms - 1)
 

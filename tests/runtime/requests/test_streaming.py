@@ -17,7 +17,7 @@ class Parrot:
     output."""
 
     def __init__(self, engine: Engine, text: str) -> None:
-        self._ids = make_tokenizer()(text)["input_ids"]
+        self.engine, self.ids = engine, make_tokenizer()(text)["input_ids"]
         wrap_forward(engine, self._around)
 
     def _around(self, forward: Forward) -> Forward:
@@ -27,7 +27,7 @@ class Parrot:
     def __call__(self, batch: StepBatch) -> StepOutput:
         logits = torch.full_like(self._forward(batch).logits, -10.0)
         for row, seq in zip(logits, batch.sampling, strict=True):
-            row[self._ids[seq.num_generated % len(self._ids)]] = 10.0
+            row[self.ids[seq.num_generated % len(self.ids)]] = 10.0
         return StepOutput.of(logits)
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from lora_runtime.requests.detokenize import IncrementalDetokenizer, StopMatcher
+from lora_runtime.requests.detokenize import IncrementalDetokenizer
+from lora_runtime.requests.stop_matcher import StopMatcher
 from lora_runtime.requests.stop_strings import StopStrings
 
 from ...support.models import VOCAB, make_tokenizer

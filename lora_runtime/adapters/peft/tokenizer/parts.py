@@ -20,7 +20,7 @@ from .behaviour import (
     settings_of,
     try_against,
 )
-from .pipeline import PARTS, build, check_part, token
+from .pipeline import PARTS, build, check_part, differ, token
 from .vocabulary import check_model, ids_of
 
 READ = f"{__name__}:read"
@@ -128,33 +128,36 @@ def _pipeline(own: Any, base: dict[str, Any]) -> dict[str, Any]:
         )
     mine = json.loads(backend.to_str())
     check_model(backend, mine, base, bool(own.split_special_tokens))
-    parts = {part: mine[part] for part in PARTS if mine[part] != base[part]}
+    parts = {part: mine[part] for part in PARTS if differ(part, mine[part], base[part])}
     for part, described in parts.items():
         check_part(part, described, base[part])
     added = added_of(backend)
     check_counts(added, [one["content"] for one in base["added_tokens"]])
-    is_base = mine["post_processor"] == base["post_processor"]
+    ids, is_base = _around(mine["post_processor"], base["post_processor"])
     facts = {
         "is_around_base": is_base,
         "added": added,
         "absent": sorted(ids_of(base) - ids_of(mine)),
-        "around": _around(mine["post_processor"], is_base),
+        "around": ids,
         "parts": parts,
         "batches": [name for name in ("truncation", "padding") if mine[name]],
     }
-    rebuilt = build(backend, backend.model, parts, None if is_base else facts["around"])
+    rebuilt = build(backend, backend.model, parts, None if is_base else ids)
     rebuilt.add_tokens([token(content, flags) for _, content, flags in added])
     try_against(own, rebuilt, added)
     return facts
 
 
-def _around(post_processor: dict[str, Any] | None, is_base: bool) -> list[list[int]] | None:
+def _around(
+    mine: dict[str, Any] | None, base: dict[str, Any] | None
+) -> tuple[list[list[int]] | None, bool]:
+    """Ids before and behind a text, None if they are not known, and whether the base has the same."""
     try:
-        return around(post_processor)
-    except AdapterError:
-        if is_base:  # whatever it does
-            return None
-        raise
+        of_base = around(base)
+    except AdapterError:  # whatever it does
+        return (None, True) if mine == base else (around(mine), False)
+    ids = around(mine)
+    return ids, ids == of_base
 
 
 def check_counts(added: list[list[Any]], of_base: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ is bounded, and which never panic."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
@@ -149,6 +149,23 @@ def check_part(part: str, described: Any, base: Any = None) -> None:
         growth *= _growth(step)
     if growth > _MAX_GROWTH:
         raise _refused(part, f"it makes texts over {_MAX_GROWTH} times as long")
+
+
+def differ(part: str, one: Any, other: Any) -> bool:
+    """Whether two descriptions of a part do something else with ids and texts."""
+    if one == other:
+        return False
+    first, second = (
+        [{k: v for k, v in step.items() if k not in _without_effect(part, step)} for step in steps]
+        for steps in (steps_of(part, one), steps_of(part, other))
+    )
+    return first != second
+
+
+def _without_effect(part: str, step: Mapping[str, Any]) -> Sequence[str]:
+    if part == "decoder" and step["type"] == "ByteLevel":
+        return tuple(_BYTE_LEVEL)
+    return ("trim_offsets",)
 
 
 def _growth(step: Mapping[str, Any]) -> float:
