@@ -85,8 +85,11 @@ class WholeTensors:
 
     def take_base_weights(self) -> None:
         """Take the embeddings that PEFT saved from below the adapter: loading them writes into the
-        base, through ties too."""
-        replaced = self.targets.saved | {self.targets.tied_saved}
+        base, through ties too. A weight under the name that it would have in a model without, or
+        with, an adapter on its module is nothing that PEFT reads."""
+        targets = self.targets
+        replaced = targets.saved | {targets.tied_saved}
+        changed = targets.lora | targets.tokens.keys() | {targets.tied_lora, targets.tied_tokens}
         for module in replaced & self.left.keys():
             self.pass_over(module, Part.BASE_BIAS)
             if not self._shares_weight(module):
@@ -94,10 +97,9 @@ class WholeTensors:
         for group in self._weight_groups():
             found: dict[str, torch.Tensor] = {}
             for module in group:
-                parts = (
-                    (Part.BASE_WEIGHT,) if module in replaced else (Part.WEIGHT, Part.BASE_WEIGHT)
-                )
-                if (weight := self.take(module, *parts)) is not None:
+                is_below = module in replaced | changed
+                part = Part.BASE_WEIGHT if is_below else Part.WEIGHT
+                if (weight := self.take(module, part)) is not None:
                     found[module] = weight
             if len(found) > 1 and not same(*found.values()):
                 raise AdapterError(

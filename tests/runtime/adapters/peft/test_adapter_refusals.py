@@ -213,7 +213,7 @@ ROWS = torch.ones(258, 64)
         ),
         (
             lambda t: t | {f"{EMBED}.weight": ROWS, f"{EMBED}.base_layer.weight": ROWS.clone()},
-            "same part",
+            "base layer of 'model.embed_tokens'",
             AdapterError,
         ),
         (
@@ -334,6 +334,11 @@ def test_tensors(base: DescribedBase, good: Path, change: Callable, names: str, 
             "same part",
         ),
         (
+            {"target_modules": ["q_proj", "lm_head"]},
+            lambda t: t | {f"{HEAD}.weight": ROWS},
+            "lm_head.weight' .* is not what the config calls for",
+        ),
+        (
             {"target_modules": ["q_proj", "embed_tokens"]},
             lambda t: t | {f"{EMBED}.lora_embedding_A": torch.zeros(4, 260)},
             "258 in .*embed_tokens.*260 in .*lora_embedding_A",
@@ -354,7 +359,7 @@ def test_tensors(base: DescribedBase, good: Path, change: Callable, names: str, 
             "alora_invocation_tokens",
         ),
     ],
-    ids=range(5),
+    ids=range(6),
 )
 def test_parts(
     base: DescribedBase, tiny_base: Path, tmp_path: Path, lora: dict, change: Callable, names: str
