@@ -85,6 +85,8 @@ def forward(
         return F.scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=scale
         ).transpose(1, 2), None
+    if attention_mask is not None:  # there was none in the forwards at load
+        raise RuntimeError(f"attention of {type(module).__name__} has a mask in a step")
     place = context.places[turn]
     keys, values = context.cache.keys[place], context.cache.values[place]
     context.kernels.write_kv(

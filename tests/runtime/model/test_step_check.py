@@ -121,6 +121,13 @@ def test_arguments_that_change_values_are_refused() -> None:
         served(model)
 
 
+def test_a_model_is_served_again() -> None:
+    """Whose attention is loramux's by then."""
+    model = model_of("gemma2", attn_logit_softcapping=5.0)
+    served(model)
+    served(model)
+
+
 def test_rounding_is_no_difference() -> None:
     """In 16 bits single rows go to other experts."""
     fields = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
