@@ -23,10 +23,12 @@ _RESERVED = {
 """What rendering and tokenizing have under these names."""
 
 
-def wrong_values(values: Mapping[str, Any]) -> str:
+def wrong_values(values: Mapping[str, Any], is_chat: bool) -> str:
     """Say what is wrong with the values; "" if nothing is."""
     if not isinstance(values, Mapping):
         return "must be JSON values by name"
+    if values and not is_chat:
+        return "needs messages: nothing else has a template"
     if wrong := _too_much(values):
         return wrong
     for name, value in values.items():
