@@ -153,6 +153,8 @@ WRONG = [
     {str(i): 0 for i in range(MAX_TEMPLATE_VALUES + 1)},
     {"a": {"b" * MAX_TEMPLATE_CHARACTERS: "x"}},
     {"a": ["x" * 1000] * 40},
+    {"eos_token": "x" * 257},
+    {"bos_token": ["x" * 1000]},
     CYCLE,
     *({"a": value} for value in (math.nan, math.inf, 1 << 70, b"x", object(), {1: 2}, {1})),
     ["a"],
