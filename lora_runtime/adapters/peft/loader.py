@@ -46,8 +46,8 @@ def read_adapter(
     Never unpickles. `max_bytes` limits the file of tensors, `share` says when its data may be read;
     with `roots`, files that lead out of them by links are refused. `tokenizer_limits` are those of
     the worker that reads its tokenizer; `allow_unknown_fields` as `parse_config` has it. Raises
-    AdapterError naming what is missing, corrupt or
-    unsupported, and BaseMismatchError when the modules or shapes are not the base's.
+    AdapterError naming what is missing, corrupt or unsupported, and BaseMismatchError when the
+    modules or shapes are not the base's.
     """
     config_bytes, spec = read_spec(directory, roots, allow_unknown_fields)
     made_for = f"the adapter was made for {spec.base_model_name!r}, the base is {base.name!r}"

@@ -184,3 +184,7 @@ def test_a_context_that_rope_scaling_shortens_is_explained(tmp_path: Path) -> No
         with pytest.raises(InvalidRequestError) as refused:
             engine.generate(Request(token_ids=(5,) * 64))
         assert "rope" not in str(refused.value)
+
+
+def test_models_of_float64_are_served() -> None:
+    assert served(model_of("llama", torch.float64)).dtype == torch.float64
