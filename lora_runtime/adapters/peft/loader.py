@@ -11,6 +11,7 @@ from pathlib import Path
 from ...errors import AdapterError, BaseMismatchError
 from ...foreign.process import WorkLimits
 from ...modules import BaseDescription
+from .absent import CONFIG, without_config
 from .assemble import Assembled, assemble
 from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, parse_config
 from .effect import without_effect
@@ -26,8 +27,6 @@ from .targets import resolve
 from .tokenizer.ends import endings
 from .tokenizer.reading import OwnTokenizer, read_tokenizer
 from .update import CheckedAdapter
-
-CONFIG = "adapter_config.json"
 
 
 def read_adapter(
@@ -106,7 +105,10 @@ def read_spec(
     directory: Path, roots: Sequence[Path] = (), allow_unknown_fields: bool = False
 ) -> tuple[bytes, LoraSpec]:
     """Read adapter_config.json, and what it means."""
-    data = read_limited(directory / CONFIG, MAX_CONFIG_BYTES, roots)
+    try:
+        data = read_limited(directory / CONFIG, MAX_CONFIG_BYTES, roots)
+    except MissingFileError as error:
+        raise AdapterError(without_config(directory, roots)) from error
     return data, parse_config(decode_config(data), allow_unknown_fields)
 
 
