@@ -3,7 +3,9 @@ the steps of every backend are held to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
@@ -14,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
+from transformers import masking_utils
 
 from .step_context import AttentionCall
 
@@ -30,6 +33,9 @@ _LONGEST = 1100
 _OPERATIONS = {"cpu": 5e9, "cuda": 2e12}
 """Parameters times positions of a sequence that goes behind a window, at most: about 0.2 s."""
 _COLUMNS = 256
+_OVERLAYS = ("sliding_window_overlay", "chunked_overlay")
+"""Functions of transformers' that hide from a row what lies behind a window, and make masks so."""
+_masks = threading.Lock()
 
 Floats = npt.NDArray[np.float32]
 
@@ -40,13 +46,14 @@ class OwnForward:
 
     `logits` are those of the positions `kept`; `layers`: a few columns of what each layer gave, by
     its path and in the order in which they run, (calls, positions, columns); the first is what the
-    first layer was given, by the path "".
+    first layer was given, by the path "". `windows`: of the masks that were made, sliding and chunked.
     """
 
     tokens: npt.NDArray[np.int32]
     kept: npt.NDArray[np.int64]
     logits: torch.Tensor
     layers: Mapping[str, Floats]
+    windows: frozenset[int] = frozenset()
 
 
 @torch.inference_mode()
@@ -68,7 +75,7 @@ def own_forward(
     places = {*range(min(BESIDE, length)), *range(max(0, length - _COMPARED), length)}
     kept = torch.tensor(sorted(places))
     ids = torch.from_numpy(tokens.astype(np.int64))[None].to(model.device)
-    with LayerOutputs(model, layer_paths(calls)) as outputs:
+    with LayerOutputs(model, layer_paths(calls)) as outputs, _windows_of_masks() as windows:
         logits = model(input_ids=ids, use_cache=False, logits_to_keep=kept.to(model.device)).logits
         layers = outputs.take(length)
         if loops and length > 1:
@@ -81,7 +88,30 @@ def own_forward(
             for path, row in outputs.take(1).items():
                 if path in layers and len(layers[path]) == len(row):
                     layers[path][:, -1:] = row
-    return OwnForward(tokens, kept.numpy(), logits[0].float(), layers)
+    return OwnForward(tokens, kept.numpy(), logits[0].float(), layers, frozenset(windows))
+
+
+@contextmanager
+def _windows_of_masks() -> Iterator[set[int]]:
+    """Windows of the masks that transformers makes meanwhile."""
+    found: set[int] = set()
+
+    def noting(own: Callable[..., Any]) -> Callable[..., Any]:
+        def overlay(window: int, *args: Any) -> Any:
+            found.add(int(window))
+            return own(window, *args)
+
+        return overlay
+
+    with _masks:
+        own = {name: getattr(masking_utils, name) for name in _OVERLAYS}
+        for name, overlay in own.items():
+            setattr(masking_utils, name, noting(overlay))
+        try:
+            yield found
+        finally:
+            for name, overlay in own.items():
+                setattr(masking_utils, name, overlay)
 
 
 def _cache_name(model: Any) -> str:
