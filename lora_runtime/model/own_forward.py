@@ -22,6 +22,10 @@ from .step_context import AttentionCall
 
 _POSITIONS = 24
 """Positions of the sequence: more than a KV block has, in two chunks and a decode row."""
+_MANY = 200
+"""Positions of a small base's: what rows far apart, or many rows, change shows too."""
+_SMALL = 5e8
+"""Parameters times positions of a small base's sequence: a few hundredths of a second."""
 _BEHIND_WINDOW = 16
 """Positions behind a sliding window: both chunks have rows that do not see all others."""
 _COMPARED = 24
@@ -124,7 +128,8 @@ def sequence_length(calls: Sequence[AttentionCall], most: int, parameters: int, 
     afford = min(_LONGEST, most, int(_OPERATIONS.get(device, 5e9) / max(1, parameters)))
     windows = {c.window for c in calls if c.window is not None and c.window < most}
     behind = [min(window + _BEHIND_WINDOW, most) for window in windows]
-    return max([min(_POSITIONS, most), *(n for n in behind if n <= afford)])
+    many = min(_MANY, int(_SMALL / max(1, parameters)))
+    return max([min(max(_POSITIONS, many), most), *(n for n in behind if n <= afford)])
 
 
 def _tokens(config: Any, length: int) -> npt.NDArray[np.int32]:
