@@ -205,7 +205,7 @@ class Request:
             self.messages and self.messages[-1].role == "assistant"
         ):
             found.append(("continue_final_message", "needs messages, the last the assistant's"))
-        if self.chat_template_kwargs:
+        if self.chat_template_kwargs != {}:
             if self.messages is None:
                 found.append(("chat_template_kwargs", "needs messages: no template has others"))
             elif wrong := wrong_values(self.chat_template_kwargs):

@@ -19,6 +19,8 @@ _RESERVED = {
     *("sanitize_control_tokens", "self"),
 }
 """What rendering and tokenizing have under these names."""
+_LISTS = ("tools", "documents")
+"""What rendering itself looks into."""
 
 
 def wrong_values(values: Mapping[str, Any]) -> str:
@@ -32,7 +34,17 @@ def wrong_values(values: Mapping[str, Any]) -> str:
             return f"{name!r} is not the caller's to set"
         if not name.isidentifier():
             return f"{name[:80]!r} is no name that a template could use"
+    for name in _LISTS:
+        if not _is_list_of_objects(values.get(name)):
+            return f"{name!r} must be a list of objects"
     return ""
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    """Whether it is a list of objects, or null."""
+    return value is None or (
+        isinstance(value, list | tuple) and all(isinstance(one, Mapping) for one in value)
+    )
 
 
 def _too_much(values: Mapping[str, Any]) -> str:

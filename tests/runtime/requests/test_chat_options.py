@@ -155,7 +155,9 @@ WRONG = [
     {"a": ["x" * 1000] * 40},
     CYCLE,
     *({"a": value} for value in (math.nan, math.inf, 1 << 70, b"x", object(), {1: 2}, {1})),
+    *({name: v} for name in ("tools", "documents") for v in (5, "ab", {"a": 1}, ["a"], [[]])),
     ["a"],
+    None,
 ]
 
 
