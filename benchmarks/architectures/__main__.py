@@ -17,7 +17,7 @@ import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .findings import Finding, Outcome
-from .page import PAGE, renewed, version_of
+from .page import PAGE, differences, renewed, version_of
 from .processes import survey_all
 
 
@@ -55,9 +55,7 @@ def check(findings: Sequence[Finding]) -> list[str]:
             "compared with nothing; `make architectures` renews it"
         )
         return []
-    if renewed(text, findings) != text:
-        return [f"{PAGE} is not what `make architectures` writes: run it, and commit what it wrote"]
-    return []
+    return differences(text, findings)
 
 
 def _write(findings: Sequence[Finding]) -> list[str]:

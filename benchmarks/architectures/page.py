@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from difflib import unified_diff
 
 import transformers
 
@@ -25,6 +26,14 @@ _LONGEST = 150
 def renewed(text: str, findings: Sequence[Finding]) -> str:
     """Renew the page's text."""
     return filled(text, _tables(findings))
+
+
+def differences(text: str, findings: Sequence[Finding]) -> list[str]:
+    """Say what the page has otherwise than the command would write it."""
+    lines, now = text.splitlines(), renewed(text, findings).splitlines()
+    said = f"{PAGE.name} is not what `make architectures` writes: run it, and commit what it wrote"
+    changes = list(unified_diff(lines, now, "the page", "found", n=0, lineterm=""))
+    return [said, *changes] if changes else []
 
 
 def version_of(text: str) -> str:

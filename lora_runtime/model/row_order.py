@@ -102,8 +102,8 @@ class RowOrder:
             "shifted": (torch.cat([new, first[:-1]]), None),
             "reversed": (first.flip(0), torch.tensor(_KEPT)),
         }
-        others: dict[str, str] = {}
         seen, logits = [], []
+        others: dict[str, str] = {}
         for ids, kept in orders.values():
             with _Recorder(model, modules) as recorder:
                 logits.append(run(ids, kept))

@@ -11,7 +11,7 @@ import transformers
 
 from benchmarks.architectures.__main__ import check, kinds, wrong
 from benchmarks.architectures.findings import Finding, Outcome
-from benchmarks.architectures.page import PAGE, renewed, version_of
+from benchmarks.architectures.page import PAGE, differences, renewed, version_of
 from benchmarks.architectures.processes import survey_all
 from benchmarks.architectures.reference import difference
 from benchmarks.architectures.survey import survey
@@ -29,6 +29,12 @@ for line in sys.stdin:
         time.sleep(600)
     print(json.dumps(Finding(kind, Outcome.SERVED, targets=("a",)).to_json()), flush=True)
 """
+
+
+EMPTY = "".join(
+    f"<!-- table {name} -->\nold\n<!-- end -->\n"
+    for name in ("counts", "served", "refused", "unbuildable")
+)
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +114,8 @@ def test_an_architecture_without_a_tiny_model_says_why() -> None:
 
 
 def test_the_page_has_a_row_for_each() -> None:
-    before = (
-        "<!-- table counts -->\n<!-- end -->\n<!-- table served -->\nold\n<!-- end -->\n"
-        "<!-- table refused -->\n<!-- end -->\n<!-- table unbuildable -->\n<!-- end -->\n"
-    )
     page = renewed(
-        before,
+        EMPTY,
         [
             Finding("one", Outcome.SERVED, "", ("C++", "torch"), ("q_proj",), ("`x`: not so",)),
             Finding(
@@ -130,3 +132,11 @@ def test_the_page_has_a_row_for_each() -> None:
     assert "old" not in page
     assert max(map(len, page.splitlines())) < 250
     assert version_of(page) == transformers.__version__
+
+
+def test_a_table_that_is_not_what_was_found_is_shown() -> None:
+    page = renewed(EMPTY, [Finding("one", Outcome.REFUSED, "as it was")])
+    assert differences(page, [Finding("one", Outcome.REFUSED, "as it was")]) == []
+    said, *lines = differences(page, [Finding("one", Outcome.REFUSED, "as it is")])
+    assert "make architectures" in said
+    assert lines[-2:] == ["-| `one` | as it was |", "+| `one` | as it is |"]

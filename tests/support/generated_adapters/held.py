@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 import tempfile
@@ -27,6 +26,7 @@ from lora_runtime import (
 )
 from lora_runtime.adapters.peft.fields import FIELDS
 
+from ..engines import at_once
 from .bases import ROWS, save_base
 from .changes import BROKEN_SHARDS, ODD_NAMES
 from .oracle import ByPeft, by_peft
@@ -63,9 +63,6 @@ class Held:
             EngineConfig(dtype="float32", kv_cache_bytes=4 << 20, max_batch_tokens=128),
         )
         self.engine.start()
-        self.takes_unknown = (
-            "allow_unknown_fields" in inspect.signature(Engine.load_adapter).parameters
-        )
         self.base = ByPeft(self.model)
 
     def close(self) -> None:
@@ -88,25 +85,24 @@ class Held:
         return Outcome("", peft.problem, info.notes)
 
     def _load(self, recipe: Recipe, directory: Path) -> AdapterInfo:
-        more: dict[str, Any] = {}
-        if self.takes_unknown:
-            more["allow_unknown_fields"] = recipe.allow_unknown_fields
-        return self.engine.load_adapter(directory, "it", **more)
+        unknown = recipe.allow_unknown_fields
+        return self.engine.load_adapter(directory, "it", allow_unknown_fields=unknown)
 
     def _check_served(self, directory: Path, info: AdapterInfo, peft: ByPeft) -> None:
         assert peft.model is not None, f"served, but PEFT: {peft.problem}"
         rows = peft.model.get_input_embeddings().weight.shape[0]
         prompt = [(i * 37 + 11) % rows for i in range(100)] + [rows - 1]
         own = self._own_tokenizer(directory)
-        ids = self._submit("it", {"token_ids": tuple(prompt)})
-        base = self._submit("", {"token_ids": tuple(range(100))})
-        texts = [
-            self._submit_text(fields, wanted, rows)
-            for fields, wanted in (
-                ({"prompt": TEXT}, own(TEXT)["input_ids"]),
-                ({"messages": CHAT}, _chat_ids(own)),
-            )
-        ]
+        with at_once(self.engine):
+            ids = self._submit("it", {"token_ids": tuple(prompt)})
+            base = self._submit("", {"token_ids": tuple(range(100))})
+            texts = [
+                self._submit_text(fields, wanted, rows)
+                for fields, wanted in (
+                    ({"prompt": TEXT}, own(TEXT)["input_ids"]),
+                    ({"messages": CHAT}, _chat_ids(own)),
+                )
+            ]
         self._check_rows(base, self.base)
         for handle in filter(None, [ids, *texts]):
             self._check_rows(handle, peft)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -26,9 +25,12 @@ BY_DESIGN = {
     r"'target_modules' is empty": "PEFT guesses by the architecture's name",
     r"'layers_to_transform' = .* is not a list of whole": "of another type",
     r"'trainable_token_indices' holds (no tokens|a token twice)": "which row counts is not said",
-    r"config field '[a-z_]+' = .* is not supported": "a field that nobody knows",
+    r"is not supported: (it is not known|LoRA on parts of a fused layer)": (
+        "a field of another tool, which may change what is computed"
+    ),
     r"'bias' = .* has no bias in the file": "PEFT leaves the base's in place without a word",
     r"\((weight|bias) of .*\) is not what the config calls for": "it would write into the base",
+    r"saved weights of .* differ, but they are tied": "PEFT keeps what it loads last",
     r"has dtype '(F8_E4M3|I32)'": "no weights are trained so",
     r"rows, the tokenizer has": "tokens of the base have no row: another tokenizer's embeddings",
     r"tokenizer has the id \d+, the embeddings have": "a token without a row in every text",
@@ -67,7 +69,7 @@ def hold(held: Callable[[str], Held], bases: tuple[str, ...], count: int) -> Non
     assert found["served"] > count * 0.4, found  # else there is little in it
 
 
-def test_an_adapter_is_equal_or_refused(held: Callable[[str], Held], tmp_path: Path) -> None:
+def test_an_adapter_is_equal_or_refused(held: Callable[[str], Held]) -> None:
     hold(held, ("tied", "qwen2"), 25)
 
 
