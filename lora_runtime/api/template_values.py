@@ -21,6 +21,8 @@ _RESERVED = {
     *("sanitize_control_tokens", "self"),
 }
 """What rendering and tokenizing have under these names."""
+_LISTS = ("tools", "documents")
+"""What rendering itself looks into."""
 
 
 def wrong_values(values: Mapping[str, Any], is_chat: bool) -> str:
@@ -38,7 +40,17 @@ def wrong_values(values: Mapping[str, Any], is_chat: bool) -> str:
             return f"{name[:80]!r} is no name that a template could use"
         if name.endswith("_token") and not (isinstance(value, str) and len(value) <= _MAX_TOKEN):
             return f"{name[:80]!r} must be a text of at most {_MAX_TOKEN} characters"
+    for name in _LISTS:
+        if not _is_list_of_objects(values.get(name)):
+            return f"{name!r} must be a list of objects"
     return ""
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    """Whether it is a list of objects, or null."""
+    return value is None or (
+        isinstance(value, list | tuple) and all(isinstance(one, Mapping) for one in value)
+    )
 
 
 def _too_much(values: Mapping[str, Any]) -> str:

@@ -149,9 +149,7 @@ def check_architecture(model: Any, config: Any) -> int:
         raise BaseModelError(
             f"{type(model).__name__} does not say max_position_embeddings: not supported"
         )
-    limit = min(
-        int(config.max_position_embeddings), _chunk(config) or math.inf, _untempered(model)
-    )
+    limit = min(int(config.max_position_embeddings), _chunk(config) or math.inf, _untempered(model))
     if limit < 1:
         raise BaseModelError(
             f"{type(model).__name__} scales attention by the row of a step (attn_temperature_tuning) "

@@ -143,6 +143,7 @@ def test_what_a_value_makes_of_a_template_is_limited(engine: Engine) -> None:
         engine.submit(request)
 
 
+NO_OBJECTS: tuple[Any, ...] = (5, "ab", {"a": 1}, ["a"], [[]])
 CYCLE: dict[str, Any] = {}
 CYCLE["a"] = CYCLE
 WRONG = [
@@ -157,7 +158,9 @@ WRONG = [
     {"bos_token": ["x" * 1000]},
     CYCLE,
     *({"a": value} for value in (math.nan, math.inf, 1 << 70, b"x", object(), {1: 2}, {1})),
+    *({name: v} for name in ("tools", "documents") for v in NO_OBJECTS),
     ["a"],
+    None,
 ]
 
 
