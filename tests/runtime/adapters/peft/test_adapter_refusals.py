@@ -90,6 +90,8 @@ def assert_refused(
         {"r": "8"},
         {"r": True},
         {"lora_alpha": None, "r": -1},
+        {"lora_alpha": None},
+        {"r": None},
         {"lora_alpha": "x"},
         {"target_modules": None},
         {"target_modules": "(("},
