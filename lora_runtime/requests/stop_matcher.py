@@ -78,7 +78,7 @@ class StopMatcher:
         found = [
             (at + len(stop), at)
             for stop in self._stops
-            if 0 <= (at := (before + text).find(stop)) and (at < len(before) or stop == text)
+            if (at := (before + text).find(stop)) >= 0 and (at < len(before) or stop == text)
         ]
         if not found:
             return "", False
