@@ -173,6 +173,18 @@ def test_values_that_are_refused(values: Any) -> None:
         Request(prompt="x", chat_template_kwargs={"a": 1}).validate()
 
 
+@pytest.mark.parametrize("template", [TEMPLATE, "{{ x }} {{ messages[0].content }}"])
+def test_halves_of_characters_are_refused(template: str) -> None:
+    half = (ChatMessage("user", "\ud83d"),)
+    for request in (
+        Request(messages=half),
+        Request(prompt="\ud83d"),
+        Request(messages=ASKED, chat_template_kwargs={"x": "\ud83d", "eos_token": "\ud83d"}),
+    ):
+        with pytest.raises(InvalidRequestError, match="halves of characters"):
+            here(request, template)
+
+
 def test_values_at_their_limits_are_taken() -> None:
     deep: Any = 1
     for _ in range(15):
