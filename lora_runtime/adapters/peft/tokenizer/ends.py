@@ -23,6 +23,8 @@ class TurnEnd:
     token_id: int | None = None
     text: str = ""
     notes: tuple[str, ...] = ()
+    known: bool = True
+    """False if a worker did not come to an end, and may another time."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def foreign_turn_end(tokenizer: Any, limits: WorkLimits) -> TurnEnd:
         with WORKERS.worker() as worker:
             tail = worker.ask(BEHIND, *arguments, limits=limits, max_bytes=_MAX_TAIL * 8)
     except WorkError as error:
-        return TurnEnd(notes=(f"what ends a turn of its chat template is not known: {error}",))
+        note = f"what ends a turn of its chat template is not known: {error}"
+        return TurnEnd(notes=(note,), known=False)
     if not isinstance(tail, str) or len(tail) > _MAX_TAIL:
         return TurnEnd()
     return _first_token(tokenizer, tail.encode(errors="replace").decode())

@@ -93,7 +93,8 @@ def read_tokenizer(
         found = _load(files, own_files, base, known, limits)
         while len(seen) >= _CACHED:
             seen.pop(next(iter(seen)), None)
-        seen[digest.digest()] = found
+        if found.turn_end.known:
+            seen[digest.digest()] = found
     WORKERS.start()  # before the first chat comes
     if found.tokenizer is None:
         return found
