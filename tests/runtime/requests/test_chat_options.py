@@ -145,6 +145,7 @@ def test_what_a_value_makes_of_a_template_is_limited(engine: Engine) -> None:
 
 CYCLE: dict[str, Any] = {}
 CYCLE["a"] = CYCLE
+NO_LISTS: list[Any] = [5, "ab", {"a": 1}, ["a"], [[]]]
 WRONG = [
     *({name: 1} for name in ("messages", "tokenize", "add_generation_prompt", "return_dict")),
     *({name: 1} for name in ("tokenizer", "continue_final_message", "chat_template", "self")),
@@ -155,7 +156,7 @@ WRONG = [
     {"a": ["x" * 1000] * 40},
     CYCLE,
     *({"a": value} for value in (math.nan, math.inf, 1 << 70, b"x", object(), {1: 2}, {1})),
-    *({name: v} for name in ("tools", "documents") for v in (5, "ab", {"a": 1}, ["a"], [[]])),
+    *({name: value} for name in ("tools", "documents") for value in NO_LISTS),
     ["a"],
     None,
 ]
