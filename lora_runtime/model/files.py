@@ -94,7 +94,8 @@ class LoadedBase(BaseFiles):
     ) -> FrozenModel:
         """Refuse: it cannot be read again. Raises BaseModelError."""
         raise BaseModelError(
-            f"the model {self.source!r}, given in memory, was used up: make it anew"
+            f"the model {self.source!r}, given in memory, was used up by the C++ kernels, which compute "
+            "it otherwise: make it anew, and give kernels 'torch'"
         )
 
     def under(self, config: BaseConfig) -> BaseFiles:

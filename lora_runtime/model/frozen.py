@@ -19,7 +19,7 @@ from ..errors import BaseModelError
 from ..kernels import Kernels, select
 from ..modules import BaseModule, ModuleKind
 from . import attention, hooks, quantised
-from .loading import check_architecture, eos_ids, why_shorter
+from .loading import check_architecture, eos_ids, untempered, why_shorter
 from .modules import base_modules
 from .own_forward import OwnForward, layer_paths, layers_without, own_forward
 from .row_order import RowOrder
@@ -91,6 +91,7 @@ class FrozenModel:
         hooks.attach(model, self.modules, self.context, linear_hook)
         attention.register()
         attention.attach(model, self.context)
+        untempered(model)
         own = model.config._attn_implementation
         if own == attention.IMPLEMENTATION:  # of a model that was served before
             own = "eager"
@@ -99,7 +100,16 @@ class FrozenModel:
         self.attention_calls = self._attention_calls()
         self._learn_rows()
         self.own: OwnForward | None = self._own_forward(own)
+        if hidden := self._hidden_windows(self.own):
+            # Up to there rows see all others.
+            self.context_note = (
+                f"of the base's {self.max_context}, whose masks hide what lies behind "
+                f"{min(hidden)} and attention is not told of it"
+            )
+            self.max_context = min(hidden)
+            self.own = self._own_forward(own)
         self._check_rows(config.allow_row_dependence)
+        self.has_sinks = any(call.sinks for call in self.attention_calls)
         self.kv_shapes = [(c.kv_heads, c.dim, c.dim_v) for c in self.attention_calls]
         each = sum(c.heads * (c.dim + c.dim_v) for c in self.attention_calls if c.window is None)
         self.attention_span = self.num_parameters / each if each else math.inf
@@ -109,10 +119,14 @@ class FrozenModel:
     def use(self, kernels: Kernels) -> None:
         """Let steps run with these kernels.
 
-        Raises BaseModelError if they cannot take the layers' head dims.
+        Raises BaseModelError if they cannot take the layers' head dims or sinks.
         """
         for _, dim, dim_v in self.kv_shapes:
             kernels.check_heads(dim, dim_v, self.dtype)
+        if self.has_sinks and not kernels.takes_sinks:
+            raise BaseModelError(
+                f"{type(self.model).__name__} has attention sinks: use kernels torch"
+            )
         self.context.kernels = kernels
 
     @torch.inference_mode()
@@ -179,6 +193,11 @@ class FrozenModel:
             )
         finally:
             self.model.set_attn_implementation(attention.IMPLEMENTATION)
+
+    def _hidden_windows(self, own: OwnForward) -> list[int]:
+        """Windows within the context of which masks know, and no call of attention."""
+        told = {call.window for call in self.attention_calls}
+        return [window for window in own.windows - told if 0 < window < self.max_context]
 
     def _attention_calls(self) -> list[AttentionCall]:
         """Calls of the dry run, layer by layer. Raises BaseModelError if a layer lacks our

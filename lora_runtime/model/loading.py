@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ..errors import BaseModelError
@@ -148,7 +149,12 @@ def check_architecture(model: Any, config: Any) -> int:
         raise BaseModelError(
             f"{type(model).__name__} does not say max_position_embeddings: not supported"
         )
-    limit = min(int(config.max_position_embeddings), _chunk(config) or math.inf)
+    limit = min(int(config.max_position_embeddings), _chunk(config) or math.inf, _untempered(model))
+    if limit < 1:
+        raise BaseModelError(
+            f"{type(model).__name__} scales attention by the row of a step (attn_temperature_tuning) "
+            "from the first position on: not supported"
+        )
     rope = getattr(config, "rope_parameters", None) or {}
     for params in (
         [rope] if "rope_type" in rope else [p for p in rope.values() if isinstance(p, dict)]
@@ -168,12 +174,33 @@ def _chunk(config: Any) -> int:
     return int(config.attention_chunk_size) if chunked else 0
 
 
+def _untempered(model: nn.Module) -> float:
+    """Positions before the first whose queries Llama 4 scales: it takes rows of a step for them."""
+    return min((module.floor_scale - 1 for module in _tempered(model)), default=math.inf)
+
+
+def _tempered(model: nn.Module) -> list[Any]:
+    return [
+        module
+        for module in model.modules()
+        if getattr(module, "attn_temperature_tuning", False) and not module.use_rope
+    ]
+
+
+def untempered(model: nn.Module) -> None:
+    """Let no row's place in a step scale its queries: within the context no position does."""
+    for module in _tempered(model):
+        module.attn_temperature_tuning = False
+
+
 def why_shorter(config: Any, context: int) -> str:
     """Why the context that is served is not the base's whole one; empty where it is."""
     if context >= (whole := int(config.max_position_embeddings)):
         return ""
     if context == _chunk(config):
         return f"of the base's {whole}, whose layers of {_CHUNKED} do not see beyond"
+    if context + 1 == getattr(config, "floor_scale", None):
+        return f"of the base's {whole}, whose attention is scaled by the position from there on"
     rope = config.rope_parameters
     kinds = {
         p["rope_type"] for p in (rope, *rope.values()) if isinstance(p, dict) and "rope_type" in p

@@ -3,7 +3,9 @@ the steps of every backend are held to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
@@ -14,11 +16,16 @@ import numpy.typing as npt
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
+from transformers import masking_utils
 
 from .step_context import AttentionCall
 
 _POSITIONS = 24
 """Positions of the sequence: more than a KV block has, in two chunks and a decode row."""
+_MANY = 200
+"""Positions of a small base's: what rows far apart, or many rows, change shows too."""
+_SMALL = 5e8
+"""Parameters times positions of a small base's sequence: a few hundredths of a second."""
 _BEHIND_WINDOW = 16
 """Positions behind a sliding window: both chunks have rows that do not see all others."""
 _COMPARED = 24
@@ -30,6 +37,9 @@ _LONGEST = 1100
 _OPERATIONS = {"cpu": 5e9, "cuda": 2e12}
 """Parameters times positions of a sequence that goes behind a window, at most: about 0.2 s."""
 _COLUMNS = 256
+_OVERLAYS = ("sliding_window_overlay", "chunked_overlay")
+"""Functions of transformers' that hide from a row what lies behind a window, and make masks so."""
+_masks = threading.Lock()
 
 Floats = npt.NDArray[np.float32]
 
@@ -40,13 +50,14 @@ class OwnForward:
 
     `logits` are those of the positions `kept`; `layers`: a few columns of what each layer gave, by
     its path and in the order in which they run, (calls, positions, columns); the first is what the
-    first layer was given, by the path "".
+    first layer was given, by the path "". `windows`: of the masks that were made, sliding and chunked.
     """
 
     tokens: npt.NDArray[np.int32]
     kept: npt.NDArray[np.int64]
     logits: torch.Tensor
     layers: Mapping[str, Floats]
+    windows: frozenset[int] = frozenset()
 
 
 @torch.inference_mode()
@@ -68,7 +79,7 @@ def own_forward(
     places = {*range(min(BESIDE, length)), *range(max(0, length - _COMPARED), length)}
     kept = torch.tensor(sorted(places))
     ids = torch.from_numpy(tokens.astype(np.int64))[None].to(model.device)
-    with LayerOutputs(model, layer_paths(calls)) as outputs:
+    with LayerOutputs(model, layer_paths(calls)) as outputs, _windows_of_masks() as windows:
         logits = model(input_ids=ids, use_cache=False, logits_to_keep=kept.to(model.device)).logits
         layers = outputs.take(length)
         if loops and length > 1:
@@ -81,7 +92,30 @@ def own_forward(
             for path, row in outputs.take(1).items():
                 if path in layers and len(layers[path]) == len(row):
                     layers[path][:, -1:] = row
-    return OwnForward(tokens, kept.numpy(), logits[0].float(), layers)
+    return OwnForward(tokens, kept.numpy(), logits[0].float(), layers, frozenset(windows))
+
+
+@contextmanager
+def _windows_of_masks() -> Iterator[set[int]]:
+    """Windows of the masks that transformers makes meanwhile."""
+    found: set[int] = set()
+
+    def noting(own: Callable[..., Any]) -> Callable[..., Any]:
+        def overlay(window: int, *args: Any) -> Any:
+            found.add(int(window))
+            return own(window, *args)
+
+        return overlay
+
+    with _masks:
+        own = {name: getattr(masking_utils, name) for name in _OVERLAYS}
+        for name, overlay in own.items():
+            setattr(masking_utils, name, noting(overlay))
+        try:
+            yield found
+        finally:
+            for name, overlay in own.items():
+                setattr(masking_utils, name, overlay)
 
 
 def _cache_name(model: Any) -> str:
@@ -94,7 +128,8 @@ def sequence_length(calls: Sequence[AttentionCall], most: int, parameters: int, 
     afford = min(_LONGEST, most, int(_OPERATIONS.get(device, 5e9) / max(1, parameters)))
     windows = {c.window for c in calls if c.window is not None and c.window < most}
     behind = [min(window + _BEHIND_WINDOW, most) for window in windows]
-    return max([min(_POSITIONS, most), *(n for n in behind if n <= afford)])
+    many = min(_MANY, int(_SMALL / max(1, parameters)))
+    return max([min(max(_POSITIONS, many), most), *(n for n in behind if n <= afford)])
 
 
 def _tokens(config: Any, length: int) -> npt.NDArray[np.int32]:

@@ -162,12 +162,17 @@ def _check_logits(model: str, logits: torch.Tensor, kept: torch.Tensor) -> None:
     """Compare the logits of chosen rows, of the reversed tokens, with those of all rows."""
     places = np.array([_ROWS - 1 - row for row in _KEPT])
     if kept.shape[:2] != (1, len(_KEPT)) or not _follows(
-        _columns(kept)[0], _columns(logits)[0], places
+        _finite(_columns(kept)[0]), _finite(_columns(logits)[0]), places
     ):
         raise BaseModelError(
             f"{model} gives logits {tuple(kept.shape)} where those of {len(_KEPT)} chosen rows are "
             "wanted (logits_to_keep): not supported"
         )
+
+
+def _finite(x: Floats) -> Floats:
+    """`x` with 0 for columns that a base masks, and for what is no number: the check of steps tells."""
+    return np.where(np.isfinite(x), x, 0)
 
 
 def _how_called(calls: Sequence[Floats | None]) -> str:

@@ -70,9 +70,21 @@ def _few(mlp: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return mlp(x) * (1.1 if x.shape[1] <= 2 else 1)
 
 
+def _far(mlp: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Takes a part of a row far behind."""
+    return mlp(x + 0.1 * nn.functional.pad(x, (0, 0, 40, 0))[:, : x.shape[1]])
+
+
+def _many(mlp: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Drops the rows that are too many, as experts of a capacity do."""
+    return torch.cat([mlp(x)[:, :64], torch.zeros_like(x[:, 64:])], 1)
+
+
 OTHER_ROWS: dict[str, Callable[[nn.Module, torch.Tensor], torch.Tensor]] = {
     "mixes rows": _neighbours,
     "few rows": _few,
+    "a row far behind": _far,
+    "many rows": _many,
 }
 
 

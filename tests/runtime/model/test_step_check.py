@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers.models.mistral import modeling_mistral
 
 from lora_runtime import (
     BaseModel,
@@ -77,9 +78,8 @@ def test_other_attention_is_refused(
 def test_rows_that_depend_on_a_step_are_refused(how: str, kernels: str) -> None:
     """Of a model in memory too, which the C++ backend would use up."""
     served(model_of("llama"), kernels)
-    with pytest.raises(BaseModelError, match=FROM_LAYER) as refused:
+    with pytest.raises(BaseModelError, match=FROM_LAYER):
         served(break_rows(model_of("llama"), how), kernels)
-    assert "in decode rows" in str(refused.value)
 
 
 def test_triton_kernels_are_held_to_it(mistral: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,10 +114,73 @@ def test_a_cache_that_loops_share_is_refused() -> None:
         served(model_of("dory", **fields, recurrent_kv_cache_mode="last_loop"))
 
 
-def test_arguments_that_change_values_are_refused() -> None:
-    """Sinks, by name, whatever they are now."""
+def test_arguments_that_change_values_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name, whatever they are now."""
+    own = modeling_mistral.MistralAttention.forward
+
+    def forward(self: Any, *args: Any, **given: Any) -> Any:
+        return own(self, *args, position_bias=torch.zeros(1), **given)
+
+    monkeypatch.setattr(modeling_mistral.MistralAttention, "forward", forward)
+    with pytest.raises(BaseModelError, match=r"needs \['position_bias'\]: not supported"):
+        served(model_of("mistral"))
+
+
+def test_attention_sinks_are_served_by_kernels_that_take_them() -> None:
+    """Those of CPUs: torch's, as the C++ program has none."""
     model = model_of("gpt_oss", num_local_experts=4)
-    with pytest.raises(BaseModelError, match=r"GptOssAttention needs \['s_aux'\]: not supported"):
+    assert served(model, "auto").kernel_names["paged_attention"] == "torch/cpu"
+    with pytest.raises(BaseModelError, match="GptOssForCausalLM has attention sinks: use kernels"):
+        served(model, "triton")
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("phimoe", {"num_local_experts": 2}),
+        ("qwen2_moe", {"num_experts": 2, "use_sliding_window": True}),
+    ],
+)
+def test_a_window_that_attention_is_not_told_of_ends_the_context(
+    kind: str, fields: dict[str, Any]
+) -> None:
+    """Transformers' masks have it, its calls of attention do not."""
+    fields |= {"sliding_window": 300, "initializer_range": 0.2}
+    base = served(model_of(kind, **fields))
+    assert base.max_context == 300
+    with (
+        Engine(base, EngineConfig(kv_cache_bytes=1 << 20)) as engine,
+        pytest.raises(InvalidRequestError, match=r"of the base's 512, whose masks hide"),
+    ):
+        engine.generate(Request(token_ids=(5,) * 300))
+
+
+def test_a_scale_by_rows_of_a_step_is_off_within_the_context() -> None:
+    """Llama 4 takes them for positions: other sequences' rows would count."""
+    fields: dict[str, Any] = {"num_local_experts": 2, "no_rope_layers": [1, 0], "attn_scale": 5.0}
+    model = model_of("llama4_text", **fields, floor_scale=9, initializer_range=0.2)
+    with torch.inference_mode():
+        wanted = model(input_ids=torch.full((1, 8), 5), use_cache=False).logits
+    base = served(model)
+    assert base.max_context == 8
+    with torch.inference_mode():
+        rows = model(input_ids=torch.full((1, 8), 5), use_cache=False).logits
+    torch.testing.assert_close(rows, wanted)
+    with pytest.raises(BaseModelError, match="attn_temperature_tuning"):
+        served(model_of("llama4_text", **fields, floor_scale=1))
+
+
+def test_logits_that_a_base_masks_are_no_difference() -> None:
+    model = model_of("llama")
+    own = model.lm_head.forward
+
+    def masked(x: torch.Tensor) -> torch.Tensor:
+        return own(x).index_fill(-1, torch.tensor([3]), -torch.inf)
+
+    model.lm_head.forward = masked
+    served(model)
+    model.lm_head.weight.data[4] = torch.nan
+    with pytest.raises(BaseModelError, match="by inf .* behind the last layer"):
         served(model)
 
 
@@ -170,3 +233,7 @@ def test_a_context_that_rope_scaling_shortens_is_explained(tmp_path: Path) -> No
         with pytest.raises(InvalidRequestError) as refused:
             engine.generate(Request(token_ids=(5,) * 64))
         assert "rope" not in str(refused.value)
+
+
+def test_models_of_float64_are_served() -> None:
+    assert served(model_of("llama", torch.float64)).dtype == torch.float64

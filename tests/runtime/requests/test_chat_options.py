@@ -143,9 +143,9 @@ def test_what_a_value_makes_of_a_template_is_limited(engine: Engine) -> None:
         engine.submit(request)
 
 
+NO_OBJECTS: tuple[Any, ...] = (5, "ab", {"a": 1}, ["a"], [[]])
 CYCLE: dict[str, Any] = {}
 CYCLE["a"] = CYCLE
-NO_LISTS: list[Any] = [5, "ab", {"a": 1}, ["a"], [[]]]
 WRONG = [
     *({name: 1} for name in ("messages", "tokenize", "add_generation_prompt", "return_dict")),
     *({name: 1} for name in ("tokenizer", "continue_final_message", "chat_template", "self")),
@@ -154,9 +154,11 @@ WRONG = [
     {str(i): 0 for i in range(MAX_TEMPLATE_VALUES + 1)},
     {"a": {"b" * MAX_TEMPLATE_CHARACTERS: "x"}},
     {"a": ["x" * 1000] * 40},
+    {"eos_token": "x" * 257},
+    {"bos_token": ["x" * 1000]},
     CYCLE,
     *({"a": value} for value in (math.nan, math.inf, 1 << 70, b"x", object(), {1: 2}, {1})),
-    *({name: value} for name in ("tools", "documents") for value in NO_LISTS),
+    *({name: v} for name in ("tools", "documents") for v in NO_OBJECTS),
     ["a"],
     None,
 ]
