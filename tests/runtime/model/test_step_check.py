@@ -180,7 +180,7 @@ def test_logits_that_a_base_masks_are_no_difference() -> None:
     model.lm_head.forward = masked
     served(model)
     model.lm_head.weight.data[4] = torch.nan
-    with pytest.raises(BaseModelError, match="by inf .* behind the last layer"):
+    with pytest.raises(BaseModelError, match=r"by inf .* behind the last layer"):
         served(model)
 
 
