@@ -38,12 +38,16 @@ def wrong_values(values: Mapping[str, Any], is_chat: bool) -> str:
             return f"{name!r} is not the caller's to set"
         if not name.isidentifier():
             return f"{name[:80]!r} is no name that a template could use"
-        if name.endswith("_token") and not (isinstance(value, str) and len(value) <= _MAX_TOKEN):
+        if name.endswith("_token") and not (_is_number(value) or _is_short(value)):
             return f"{name[:80]!r} must be a text of at most {_MAX_TOKEN} characters"
     for name in _LISTS:
         if not _is_list_of_objects(values.get(name)):
             return f"{name!r} must be a list of objects"
     return ""
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= _MAX_TOKEN
 
 
 def _is_list_of_objects(value: Any) -> bool:

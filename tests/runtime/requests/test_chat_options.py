@@ -44,6 +44,7 @@ VALUES: list[dict[str, Any]] = [
     {"thinking": {"deep": [1, 2.5, None, True, "日"]}},
     {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
     {"eos_token": "!", "unknown": ()},
+    {"eos_token": None, "add_bos_token": False},
 ]
 
 
