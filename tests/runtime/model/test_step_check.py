@@ -124,7 +124,7 @@ def test_arguments_that_change_values_are_refused() -> None:
     ("kind", "fields"),
     [
         ("phimoe", {"num_local_experts": 2}),
-        ("qwen2_moe", {"num_experts": 2, "use_sliding_window": True}),
+        ("qwen2_moe", {"num_experts": 4, "use_sliding_window": True}),
     ],
 )
 def test_a_window_that_attention_is_not_told_of_ends_the_context(
@@ -134,14 +134,16 @@ def test_a_window_that_attention_is_not_told_of_ends_the_context(
     fields |= {"sliding_window": 300, "initializer_range": 0.2}
     base = served(model_of(kind, **fields))
     assert base.max_context == 300
-    with Engine(base, EngineConfig(kv_cache_bytes=1 << 20)) as engine:
-        with pytest.raises(InvalidRequestError, match=r"of the base's 512, whose masks hide"):
-            engine.generate(Request(token_ids=(5,) * 300))
+    with (
+        Engine(base, EngineConfig(kv_cache_bytes=1 << 20)) as engine,
+        pytest.raises(InvalidRequestError, match=r"of the base's 512, whose masks hide"),
+    ):
+        engine.generate(Request(token_ids=(5,) * 300))
 
 
 def test_a_scale_by_rows_of_a_step_is_off_within_the_context() -> None:
     """Llama 4 takes them for positions: other sequences' rows would count."""
-    fields = {"num_local_experts": 2, "no_rope_layers": [1, 0], "attn_scale": 5.0}
+    fields: dict[str, Any] = {"num_local_experts": 2, "no_rope_layers": [1, 0], "attn_scale": 5.0}
     model = model_of("llama4_text", **fields, floor_scale=9, initializer_range=0.2)
     with torch.inference_mode():
         wanted = model(input_ids=torch.full((1, 8), 5), use_cache=False).logits
@@ -164,7 +166,7 @@ def test_logits_that_a_base_masks_are_no_difference() -> None:
     model.lm_head.forward = masked
     served(model)
     model.lm_head.weight.data[4] = torch.nan
-    with pytest.raises(BaseModelError, match="by inf .* behind the last layer"):
+    with pytest.raises(BaseModelError, match=r"by inf .* behind the last layer"):
         served(model)
 
 
