@@ -5,7 +5,7 @@ MODEL := .models/SmolLM2-135M-Instruct
 ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adapters/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo serve test test-slow test-attacks test-lowest lint format types proto-lint protos protos-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
+.PHONY: help setup base demo serve test test-slow test-attacks test-ends test-lowest lint format types proto-lint protos protos-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
         bench bench-kernels clean
 
 help:  ## list the targets
@@ -52,10 +52,13 @@ test: setup base  ## run the tests but the slow ones and the attacks; a part of 
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not attacks" $(ARGS)
 
 test-slow: setup base  ## run the slow tests
-	$(BIN)/python -m pytest $(PARALLEL) -m slow $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not attacks" $(ARGS)
 
 test-attacks: setup  ## attack servers beside innocent callers (4 minutes); the table as JSON: ARGS='--attacks-json FILE'
 	$(BIN)/python -m pytest tests/attacks -m "not slow" $(ARGS)
+
+test-ends: setup  ## end servers during attacks, one kind after the other, and while a step or the log's reader hangs
+	$(BIN)/python -m pytest tests/attacks -m slow $(ARGS)
 
 .bench/lowest/.ready: .ci/lowest.txt
 	@test -x .bench/lowest/bin/python || $(PYTHON) -m venv .bench/lowest

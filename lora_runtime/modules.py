@@ -42,6 +42,20 @@ class BaseModule:
     """How the base calls it, where that leaves no way to tell which rows are whose: no adapter may
     change it then. Known once the base has run."""
 
+    @property
+    def is_vocabulary(self) -> bool:
+        """True for embeddings and lm_head, which have a row by token."""
+        return self.kind in (ModuleKind.EMBEDDING, ModuleKind.LM_HEAD)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the weight as (out, in), of an embedding as (tokens, width)."""
+        return self.in_features if self.kind is ModuleKind.EMBEDDING else self.out_features
+
+    @property
+    def columns(self) -> int:
+        return self.out_features if self.kind is ModuleKind.EMBEDDING else self.in_features
+
 
 class BaseDescription(Protocol):
     """Description of a base: what checking an adapter needs to know of it, without its weights."""

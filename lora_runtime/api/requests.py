@@ -200,17 +200,14 @@ class Request:
         return len(getattr(owner, field) or ())
 
     def _chat_violations(self) -> list[FieldViolation]:
-        found = []
-        if self.continue_final_message and not (
-            self.messages and self.messages[-1].role == "assistant"
-        ):
-            found.append(("continue_final_message", "needs messages, the last the assistant's"))
-        if self.chat_template_kwargs:
-            if self.messages is None:
-                found.append(("chat_template_kwargs", "needs messages: no template has others"))
-            elif wrong := wrong_values(self.chat_template_kwargs):
-                found.append(("chat_template_kwargs", wrong))
-        return [FieldViolation(name, text) for name, text in found]
+        last = self.messages[-1].role if self.messages else ""
+        wrong = {
+            "continue_final_message": "needs messages, the last the assistant's"
+            if self.continue_final_message and last != "assistant"
+            else "",
+            "chat_template_kwargs": wrong_values(self.chat_template_kwargs, bool(self.messages)),
+        }
+        return [FieldViolation(name, text) for name, text in wrong.items() if text]
 
     def _composition_violations(self) -> list[FieldViolation]:
         names = [a.adapter_id for a in self.adapters]

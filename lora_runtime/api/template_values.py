@@ -12,6 +12,8 @@ MAX_TEMPLATE_DEPTH = 16
 MAX_TEMPLATE_CHARACTERS = 32 << 10
 """Characters of names and texts together."""
 _MAX_INTEGER = 1 << 63
+_MAX_TOKEN = 256
+"""Characters of what takes a special token's place, which templates write behind each message."""
 _RESERVED = {
     *("conversation", "conversations", "messages", "chat_template", "add_generation_prompt"),
     *("continue_final_message", "tokenize", "tokenizer", "tokenizer_kwargs", "padding"),
@@ -19,20 +21,36 @@ _RESERVED = {
     *("sanitize_control_tokens", "self"),
 }
 """What rendering and tokenizing have under these names."""
+_LISTS = ("tools", "documents")
+"""What rendering itself looks into."""
 
 
-def wrong_values(values: Mapping[str, Any]) -> str:
+def wrong_values(values: Mapping[str, Any], is_chat: bool) -> str:
     """Say what is wrong with the values; "" if nothing is."""
     if not isinstance(values, Mapping):
         return "must be JSON values by name"
+    if values and not is_chat:
+        return "needs messages: nothing else has a template"
     if wrong := _too_much(values):
         return wrong
-    for name in values:
+    for name, value in values.items():
         if name in _RESERVED:
             return f"{name!r} is not the caller's to set"
         if not name.isidentifier():
             return f"{name[:80]!r} is no name that a template could use"
+        if name.endswith("_token") and not (isinstance(value, str) and len(value) <= _MAX_TOKEN):
+            return f"{name[:80]!r} must be a text of at most {_MAX_TOKEN} characters"
+    for name in _LISTS:
+        if not _is_list_of_objects(values.get(name)):
+            return f"{name!r} must be a list of objects"
     return ""
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    """Whether it is a list of objects, or null."""
+    return value is None or (
+        isinstance(value, list | tuple) and all(isinstance(one, Mapping) for one in value)
+    )
 
 
 def _too_much(values: Mapping[str, Any]) -> str:

@@ -30,9 +30,11 @@ _BLOCK_SIZE = 16
 _FEW = 4
 """Positions, in two steps, where each takes long."""
 _SECOND_CHUNK = 10
-_LIMITS = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.05}
-"""Largest root-mean-square difference of logits, relative to their size. 16 bits round every layer
-in other places where rows are in other shapes; a wrong or missing term shows as 1."""
+_LIMIT = 1e-4
+"""Largest root-mean-square difference of logits, relative to their size."""
+_LIMITS = {torch.bfloat16: 0.1, torch.float16: 0.05}
+"""The same by dtype: 16 bits round every layer in other places where rows are in other shapes; a
+wrong or missing term shows as 1."""
 _ROUNDED = 0.2
 """The same where weights or activations are rounded to fewer bits."""
 _ROUTES = re.compile("moe|expert|router", re.IGNORECASE)
@@ -53,7 +55,7 @@ class StepCheck:
         self._frozen, self._own = frozen, frozen.own
         self._length = min(len(self._own.tokens), _FEW if interprets else sys.maxsize)
         rounded = rounds_weights or frozen.quantised
-        self._limit = _ROUNDED if rounded else _LIMITS[frozen.dtype]
+        self._limit = _ROUNDED if rounded else _LIMITS.get(frozen.dtype, _LIMIT)
         blocks = -(-self._length // _BLOCK_SIZE) + 1
         self.spec = RunnerSpec(
             blocks, _BLOCK_SIZE, max_running=2, max_context=self._length, cuda_graphs=False

@@ -16,10 +16,8 @@ from .grown_rows import GrownWeights
 from .staging_checks import (
     check_shape,
     check_update,
-    columns_of,
     outputs_of,
     refuse,
-    rows_of,
 )
 
 
@@ -126,7 +124,7 @@ class Stager:
     def _weight(self, name: str, module: BaseModule, update: ModuleUpdate) -> torch.Tensor | None:
         """The saved weight as (out, in) or (tokens, width), with its tokens' rows; None where it is
         the base's."""
-        rows, columns = rows_of(module), columns_of(module)
+        rows, columns = module.rows, module.columns
         if (added := outputs_of(module, update) - rows) > (
             0 if module.kind is ModuleKind.LINEAR else self._max_added
         ):
@@ -190,11 +188,11 @@ class Stager:
         assert update.b is not None
         embedding = module.kind is ModuleKind.EMBEDDING
         total = outputs_of(module, update)
-        if not embedding and weight is None and ids is None and total == rows_of(module):
+        if not embedding and weight is None and ids is None and total == module.rows:
             # Of nearly all.
             return self._base.updated_norms(name, update.a, update.b, update.scaling)
         squares = []
-        for start, end in chunks(total, columns_of(module)):
+        for start, end in chunks(total, module.columns):
             own = self._base.rows(name, start, end) if weight is None else weight[start:end].float()
             left, right = (
                 (update.a[:, start:end].t(), update.b.t())
@@ -216,7 +214,7 @@ class Stager:
         if update.bias is not None:
             base = self._base.parameter(name, "bias")
             added = update.bias.float() - F.pad(base, (0, out - len(base)))
-        elif module.has_bias and (more := out - rows_of(module)) > 0:
+        elif module.has_bias and (more := out - module.rows) > 0:
             base = self._base.parameter(name, "bias")
             added = torch.cat([torch.zeros_like(base), base.mean().expand(more)])
         if update.lora_bias is not None:
@@ -234,7 +232,7 @@ class Stager:
     def _vocabulary(self, name: str) -> int:
         """Rows of an embedding or lm_head, 0 for other modules."""
         module = self._base.modules[name]
-        return rows_of(module) if module.kind in (ModuleKind.EMBEDDING, ModuleKind.LM_HEAD) else 0
+        return module.rows if module.is_vocabulary else 0
 
     def _to(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
         """Convert to the base's dtype, contiguous. Raises AdapterError for a value that is too

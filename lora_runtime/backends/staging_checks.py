@@ -14,7 +14,7 @@ from ..modules import BaseModule, ModuleKind
 
 def check_update(name: str, module: BaseModule, update: ModuleUpdate, quantised: Set[str]) -> None:
     """Check that the module can take the update. Raises AdapterError naming the module."""
-    out, columns, kind = module.out_features, columns_of(module), module.kind
+    out, columns, kind = module.out_features, module.columns, module.kind
     if kind is ModuleKind.EMBEDDING:
         refuse(name, update, "an embedding", "bias", "lora_bias")
     elif kind is ModuleKind.LINEAR:
@@ -23,7 +23,7 @@ def check_update(name: str, module: BaseModule, update: ModuleUpdate, quantised:
         refuse(name, update, "quantised", "weight", "token_rows")
         if kind is ModuleKind.EMBEDDING or update.rows:
             refuse(name, update, "a quantised embedding or lm_head", "magnitude")
-        if update.rows > rows_of(module):
+        if update.rows > module.rows:
             raise AdapterError(f"tokens added to {name!r} are not supported: it is quantised")
     if update.bias is not None and not module.has_bias:
         raise AdapterError(f"module {name!r} has no bias to replace")
@@ -58,16 +58,8 @@ def check_update(name: str, module: BaseModule, update: ModuleUpdate, quantised:
 def outputs_of(module: BaseModule, update: ModuleUpdate) -> int:
     """Outputs with the adapter, of an embedding tokens."""
     if update.rows or update.weight is None:
-        return update.rows or rows_of(module)
+        return update.rows or module.rows
     return update.weight.shape[int(module.transposed)]
-
-
-def rows_of(module: BaseModule) -> int:
-    return module.in_features if module.kind is ModuleKind.EMBEDDING else module.out_features
-
-
-def columns_of(module: BaseModule) -> int:
-    return module.out_features if module.kind is ModuleKind.EMBEDDING else module.in_features
 
 
 def refuse(name: str, update: ModuleUpdate, kind: str, *parts: str) -> None:

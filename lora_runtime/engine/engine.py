@@ -106,8 +106,8 @@ class Engine:
         num_blocks = self._memory.kv_cache // kv_block_bytes(self.base, config)
         limits = [self.base.max_context, num_blocks * config.kv_block_size]
         self.max_context = min([*limits, config.max_context] if config.max_context else limits)
-        shortened = self.max_context == self.base.max_context
-        note = self.base.frozen.context_note if shortened else ""
+        is_base_s = self.max_context == self.base.max_context
+        note = self.base.frozen.context_note if is_base_s else ""
         self.request_limits = RequestLimits(
             messages=config.max_messages,
             adapters=config.max_composed_adapters,

@@ -34,6 +34,8 @@ class Kernels:
     check_heads: Callable[[int, int, torch.dtype], None] = lambda dim, dim_v, dtype: None
     """Raises BaseModelError if `attention` cannot take a layer's dims of keys and of values, or the
     dtype."""
+    takes_sinks: bool = False
+    """Whether `attention` takes sinks."""
     captures: bool = True
     """Whether a step with this attention can be captured as a CUDA graph: it plans nothing on the
     host."""
@@ -129,5 +131,6 @@ def _torch(device: torch.device) -> Kernels:
     return Kernels(
         lora=lora.add_lora_reference,
         attention=attention.paged_attention_reference,
+        takes_sinks=True,
         names={"lora": f"torch/{device.type}", "paged_attention": f"torch/{device.type}"},
     )

@@ -122,11 +122,13 @@ def paged_attention_reference(
     scaling: float,
     window: int | None = None,
     softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Causal grouped-query attention of `q` (T, heads, d) over caches (slots, kv_heads, d).
 
     `window` limits a row to its last `window` positions, itself included; `softcap` c replaces a
-    score s by c*tanh(s/c). Returns (T, heads, d_v).
+    score s by c*tanh(s/c); `sinks` (heads,) are scores that take a share of each row's softmax and
+    have no value (arXiv:2309.17453). Returns (T, heads, d_v).
     """
     if not q.is_cpu:  # CUDA's own kernels raise for views whose strides are not aligned
         q = q.contiguous()
@@ -143,6 +145,7 @@ def paged_attention_reference(
             mask[None, None],
             scaling,
             softcap,
+            sinks,
         )[0].transpose(0, 1)
     if decode is not None:
         keys = torch.arange(decode.kv_slots.shape[1], device=q.device)
@@ -154,6 +157,7 @@ def paged_attention_reference(
             mask[:, None, None],
             scaling,
             softcap,
+            sinks,
         )[:, :, 0]
     return out
 
@@ -170,6 +174,7 @@ def _attend(
     mask: torch.Tensor,
     scaling: float,
     softcap: float | None,
+    sinks: torch.Tensor | None,
 ) -> torch.Tensor:
     """q: (N, heads, L, d); k, v: (N, kv_heads, S, d), which may be changed; mask: broadcast to (N,
     1, L, S).
@@ -179,13 +184,13 @@ def _attend(
     NaN.
     """
     if q.is_cpu:  # elsewhere the host would wait to know whether there is any
-        out = _softmax_sum(q, k, v, mask, scaling, softcap)
+        out = _softmax_sum(q, k, v, mask, scaling, softcap, sinks)
         if not out.isnan().any():
             return out
     broken = ~((_largest(k) < _MOST) & _largest(v).isfinite())
     for t in (k, v):  # in place: in other strides sums may be taken in another order
         t.masked_fill_(broken[:, None, :, None], 0)
-    out = _softmax_sum(q, k, v, mask, scaling, softcap)
+    out = _softmax_sum(q, k, v, mask, scaling, softcap, sinks)
     sees = (mask & broken[:, None, None]).any(-1, keepdim=True)
     return out.masked_fill(sees, torch.nan)
 
@@ -202,12 +207,18 @@ def _softmax_sum(
     mask: torch.Tensor,
     scaling: float,
     softcap: float | None,
+    sinks: torch.Tensor | None,
 ) -> torch.Tensor:
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    if softcap is None:
+    if softcap is None and sinks is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
-    scores = torch.tanh(q @ k.transpose(-1, -2) * scaling / softcap) * softcap
+    scores = q @ k.transpose(-1, -2) * scaling
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
     scores = scores.float().masked_fill(~mask, float("-inf"))
+    if sinks is not None:
+        beside = sinks.float()[:, None, None].expand(*scores.shape[:-1], 1)
+        return torch.cat([scores, beside], -1).softmax(-1)[..., :-1].to(v.dtype) @ v
     return scores.softmax(-1).to(v.dtype) @ v

@@ -55,6 +55,7 @@ def forward(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Compute attention with loramux's kernels.
@@ -77,6 +78,7 @@ def forward(
             scale,
             sliding_window,
             softcap,
+            s_aux is not None,
         )
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
@@ -92,6 +94,7 @@ def forward(
     context.kernels.write_kv(
         key[0].transpose(0, 1), value[0].transpose(0, 1), keys, values, context.plan.slots
     )
+    sinks = {} if s_aux is None else {"sinks": s_aux}
     out = context.kernels.attention(
         query[0].transpose(0, 1),
         keys,
@@ -100,6 +103,7 @@ def forward(
         scaling=scale,
         window=sliding_window,
         softcap=softcap,
+        **sinks,
     )
     return out[None], None
 

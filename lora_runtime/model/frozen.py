@@ -109,6 +109,7 @@ class FrozenModel:
             self.max_context = min(hidden)
             self.own = self._own_forward(own)
         self._check_rows(config.allow_row_dependence)
+        self.has_sinks = any(call.sinks for call in self.attention_calls)
         self.kv_shapes = [(c.kv_heads, c.dim, c.dim_v) for c in self.attention_calls]
         each = sum(c.heads * (c.dim + c.dim_v) for c in self.attention_calls if c.window is None)
         self.attention_span = self.num_parameters / each if each else math.inf
@@ -118,10 +119,14 @@ class FrozenModel:
     def use(self, kernels: Kernels) -> None:
         """Let steps run with these kernels.
 
-        Raises BaseModelError if they cannot take the layers' head dims.
+        Raises BaseModelError if they cannot take the layers' head dims or sinks.
         """
         for _, dim, dim_v in self.kv_shapes:
             kernels.check_heads(dim, dim_v, self.dtype)
+        if self.has_sinks and not kernels.takes_sinks:
+            raise BaseModelError(
+                f"{type(self.model).__name__} has attention sinks: use kernels torch"
+            )
         self.context.kernels = kernels
 
     @torch.inference_mode()

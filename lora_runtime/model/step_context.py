@@ -25,6 +25,8 @@ class AttentionCall:
     scaling: float
     window: int | None
     softcap: float | None
+    sinks: bool
+    """Whether scores without values take a share of each row's softmax."""
 
 
 Turn = tuple[int, int]

@@ -47,8 +47,12 @@ class TextLimit:
         holds: a tokenizer takes a second and hundreds of bytes a token for what nobody can use.
         """
         self._check(len(text), field)
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            raise InvalidRequestError.of(field, "has halves of characters (surrogates)") from None
         # A token has a byte at least: of characters outside ASCII, each may have several tokens.
-        if len(text.encode(errors="replace")) <= self._max_context * _SHORT:
+        if size <= self._max_context * _SHORT:
             return ids(text)
         found = 0
         step = max(_PIECE, self._longest * 16)

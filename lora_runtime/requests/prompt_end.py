@@ -40,7 +40,7 @@ def last_tokens(tokenizer: Any, prompt: Sequence[int]) -> tuple[list[int], int]:
 
 def continues_character(tokenizer: Any, token_id: int) -> bool:
     """Whether a token is that of a byte within a character."""
-    return _byte(tokenizer.convert_ids_to_tokens([token_id])[0]) in range(0x80, 0xC0)
+    return _byte(tokenizer, token_id) in range(0x80, 0xC0)
 
 
 def _bytes_at_end(tokenizer: Any, ids: list[int]) -> bytes:
@@ -48,8 +48,8 @@ def _bytes_at_end(tokenizer: Any, ids: list[int]) -> bytes:
     if not ids or not _is_byte(tokenizer, ids[-1]):
         return b""
     found = bytearray()
-    for name in reversed(tokenizer.convert_ids_to_tokens(ids)):
-        if (byte := _byte(name)) is None:
+    for token_id in reversed(ids):
+        if (byte := _byte(tokenizer, token_id)) is None:
             break
         found.append(byte)
     found.reverse()
@@ -58,14 +58,16 @@ def _bytes_at_end(tokenizer: Any, ids: list[int]) -> bytes:
 
 def _is_byte(tokenizer: Any, token_id: int) -> bool:
     """Whether the token is that of a byte, and not just named so."""
+    if (byte := _byte(tokenizer, token_id)) is None:
+        return False
+    return tokenizer.decode([token_id]) != f"<0x{byte:02X}>"
+
+
+def _byte(tokenizer: Any, token_id: int) -> int | None:
+    """The byte that a token is named for, None for others."""
     try:
         (name,) = tokenizer.convert_ids_to_tokens([token_id])
     except (IndexError, KeyError):  # an id that it does not know
-        return False
-    return _byte(name) is not None and tokenizer.decode([token_id]) != name
-
-
-def _byte(name: str | None) -> int | None:
-    """The byte that a token of this name stands for, None for another."""
+        return None
     match = _BYTE.fullmatch(name or "")
     return int(match[1], 16) if match else None

@@ -16,6 +16,7 @@ class StopMatcher:
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = stops
         self._strings = stop_strings(tuple(stops)) if stops else None
         self._shown = _Reader(0, 0)
         self._delivered: _Reader | None = None
@@ -68,10 +69,33 @@ class StopMatcher:
             start = min(start, self._delivered.read(strings, "")[1])
         return self._give(start), end > 0
 
+    def push_end(self, text: str) -> tuple[str, bool]:
+        """Push the token that ends the answer, which is not delivered; gives as `push` does.
+
+        What stands within the token alone is no stop string: it ends the answer by itself.
+        """
+        before = self._begun() if text else ""
+        found = [
+            (at + len(stop), at)
+            for stop in self._stops
+            if (at := (before + text).find(stop)) >= 0 and (at < len(before) or stop == text)
+        ]
+        if not found:
+            return "", False
+        return self._give(self._place(self._shown.length - len(before) + min(found)[1])), True
+
     def flush(self) -> str:
         """The text that is held back, once no more can follow."""
         text, self.held = self.held, ""
         return text
+
+    def _begun(self) -> str:
+        """The end of the shown text that may become a stop string."""
+        strings, state = self._strings, self._shown.state
+        if strings is None or not state:
+            return ""
+        ends = {stop[: strings.depth[state]] for stop in self._stops}
+        return next(end for end in ends if strings.scan(0, end)[0] == state)
 
     def _give(self, end: int) -> str:
         """What is held back of the delivered text before its character `end`."""

@@ -18,7 +18,6 @@ class AnswerText:
     def __init__(self, detokenizer: IncrementalDetokenizer, stop: Sequence[str]) -> None:
         self.detokenizer = detokenizer
         self.stops = StopMatcher(stop)
-        self._stop = stop
 
     def push(self, token_id: int) -> tuple[str, bool]:
         """The text that a token adds, and whether a stop string ends the answer."""
@@ -35,8 +34,6 @@ class AnswerText:
         """
         text, stopped = self.stops.push(self.detokenizer.flush())
         if not stopped and last is not None and self.stops.has_strings:
-            shown, held = self.detokenizer.special_text(last, is_eos), self.stops.held
-            more, stopped = self.stops.push_hidden(shown)
+            more, stopped = self.stops.push_end(self.detokenizer.special_text(last, is_eos))
             text += more
-            stopped = stopped and (more != held or any(shown in stop for stop in self._stop))
         return text if stopped else text + self.stops.flush(), stopped

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from ..adapters.peft.loader import CONFIG
+from ..adapters.peft.absent import CONFIG
 from ..adapters.peft.shards_index import WEIGHTS
 from ..durable import replace_file
 from ..errors import TrainingError

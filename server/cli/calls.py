@@ -7,6 +7,8 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from google.protobuf.message import EncodeError
+from loramux.v1 import inference_pb2
 
 from ..client import Client, to_dict
 from .common import AsJson, print_json, remote
@@ -117,12 +119,15 @@ def _adapter_fields(given: list[str]) -> dict[str, Any]:
 def _json_object(text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
+    why = ""
     try:
         if isinstance(found := json.loads(text), dict):
+            # Halves of characters, numbers and levels beyond a message's show here.
+            inference_pb2.GenerateRequest(chat_template_kwargs=found).SerializeToString()
             return found
-    except ValueError:
-        pass
-    raise typer.BadParameter("--chat-template-kwargs must be a JSON object")
+    except (ValueError, OverflowError, RecursionError, EncodeError) as error:
+        why = f": {error}"
+    raise typer.BadParameter(f"--chat-template-kwargs must be a JSON object{why}")
 
 
 def _weighted(text: str) -> dict[str, Any]:

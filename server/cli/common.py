@@ -84,6 +84,8 @@ def remote(command: Callable[..., None]) -> Callable[..., None]:
             command(client, **values)
         except CallError as error:
             fail(str(error), 1)
+        except UnicodeEncodeError as error:
+            fail(f"no text in UTF-8: {ascii(error.object)[:80]}", 2)
         except KeyboardInterrupt:
             fail("cancelled", 130)
 

@@ -27,7 +27,6 @@ _METAVARS: dict[Any, str] = {
     str: "TEXT",
     Path | None: "PATH",
     list[Path]: "DIRECTORY",
-    list[str]: "URL",
     dict[str, str]: "NAME=DIRECTORY",
     dict[str, Policy]: "JSON",
 }
@@ -124,6 +123,8 @@ def _metavar(field: FieldInfo) -> str | None:
     kind = field.annotation
     if get_origin(kind) is Literal:
         return "|".join(get_args(kind))
+    if kind == list[str]:
+        return (field.description or "").partition(" ")[0].upper()
     return _METAVARS.get(kind)
 
 

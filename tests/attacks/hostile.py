@@ -81,6 +81,10 @@ TOKENIZERS: dict[str, Make] = {
         normalizer=_sequence("normalizers", *[_plain(c, c * 2) for c in " abx"]),
         decoder=_sequence("decoders", _BYTE_LEVEL, *[_plain(c, c * 2) for c in " abx"]),
     ),
+    "steps that multiply each other": tokenizer(
+        normalizer=_sequence("normalizers", *[{"type": "ByteLevel"}] * 10),
+        decoder=_sequence("decoders", *[{"type": "BPEDecoder", "suffix": ""}] * 10),
+    ),
     "normalizer, exponential": tokenizer(normalizer=_replace("(a|a)*b", "x")),
     "normalizer of a character map": tokenizer(
         normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}

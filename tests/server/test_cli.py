@@ -149,12 +149,14 @@ async def test_generate_goes_on_with_a_begun_answer(served: Harness) -> None:
         *("--chat-template-kwargs", '{"enable_thinking": false}'),
     )
     assert result.stdout == expected.text + "\n"
-    for wrong in ("[1]", "{"):
+    deep = '{"a":' * 3000 + "1" + "}" * 3000
+    for wrong in ("[1]", "{", '{"a": "\\ud800"}', '{"a": 1%s}' % ("0" * 400), deep):
         result = await run(served, *args, "--chat-template-kwargs", wrong, code=2)
         assert "must be a JSON object" in result.stderr
     result = await run(served, *args, "--no-chat", "--chat-template-kwargs", '{"a": 1}', code=1)
     assert "chat_template_kwargs: needs messages" in result.stderr
     await run(served, *args, "--no-chat", "--continue", "It is", code=2)
+    assert "no text in UTF-8" in (await run(served, "generate", "\udcff", code=2)).stderr
 
 
 async def test_generate_with_several_adapters(served: Harness) -> None:

@@ -64,13 +64,17 @@ class PagedCase:
         return cls(plan, q.to(device), k_cache.to(device), v_cache.to(device), row_slots)
 
     def expected(
-        self, scaling: float, window: int | None = None, softcap: float | None = None
+        self,
+        scaling: float,
+        window: int | None = None,
+        softcap: float | None = None,
+        sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """(T, heads, dv) float64 on the CPU."""
         q, k_cache, v_cache = (t.double().cpu() for t in (self.q, self.k_cache, self.v_cache))
         return torch.stack(
             [
-                _attend_row(q[row], k_cache[kept], v_cache[kept], scaling, softcap)
+                _attend_row(q[row], k_cache[kept], v_cache[kept], scaling, softcap, sinks)
                 for row, visible in enumerate(self.row_slots)
                 for kept in [visible[-window:] if window else visible]
             ]
@@ -78,7 +82,12 @@ class PagedCase:
 
 
 def _attend_row(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float, softcap: float | None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    scaling: float,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
 ) -> torch.Tensor:
     """q: (heads, d); k: (S, kv_heads, d); v: (S, kv_heads, dv) → (heads, dv), one head at a time."""
     groups, out = q.shape[0] // k.shape[1], []
@@ -86,5 +95,9 @@ def _attend_row(
         scores = (k[:, head // groups] @ q[head]) * scaling
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)
-        out.append(scores.softmax(0) @ v[:, head // groups])
+        values = v[:, head // groups]
+        if sinks is not None:  # one more position, which has no value
+            scores = torch.cat([scores, sinks[head, None].double()])
+            values = torch.cat([values, torch.zeros_like(values[:1])])
+        out.append(scores.softmax(0) @ values)
     return torch.stack(out)

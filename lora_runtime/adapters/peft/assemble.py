@@ -71,8 +71,7 @@ class _Assembly(WholeTensors):
         grown = {
             m
             for m, base in self.shapes.modules.items()
-            if self.shapes.added_rows > 0
-            and base.kind in (ModuleKind.EMBEDDING, ModuleKind.LM_HEAD)
+            if self.shapes.added_rows > 0 and base.is_vocabulary
         }
         return self.weights.keys() | self.biases.keys() | grown
 
@@ -89,10 +88,7 @@ class _Assembly(WholeTensors):
     def _rows(self, module: str) -> int:
         """Rows of an embedding or lm_head where they are not as many as the base's, else 0."""
         base, count = self.shapes.modules[module], self.shapes.added_rows
-        if not count or base.kind not in (ModuleKind.EMBEDDING, ModuleKind.LM_HEAD):
-            return 0
-        inputs, outputs = self.shapes.maps(module)
-        return inputs if base.kind is ModuleKind.EMBEDDING else outputs
+        return base.rows + count if count and base.is_vocabulary else 0
 
     def _lora(self, module: str, update: ModuleUpdate) -> ModuleUpdate:
         embedding = self.shapes.modules[module].kind is ModuleKind.EMBEDDING
@@ -196,19 +192,14 @@ class _Assembly(WholeTensors):
             ("bias", update.bias),
             ("weight", update.weight),
             ("tokens", update.token_rows),
-            # None of the file's: the base's, and the mean of them for each that the adapter adds.
-            (
-                "rows",
-                update.rows or None
-                if self.shapes.added_rows > 0 and update.weight is None
-                else None,
-            ),
         )
+        # None of the file's: the base's, and the mean of them for each that the adapter adds.
+        grown = self.shapes.added_rows > 0 and update.rows > 0 and update.weight is None
         return AppliedModule(
             module,
             update.rank,
             update.scaling if update.rank else 0.0,
-            tuple(p for p, t in parts if t is not None),
+            (*(p for p, t in parts if t is not None), *(("rows",) if grown else ())),
             sum(self.tensors[t].nbytes for t in self.layout.parts.get(module, {}).values()),
         )
 

@@ -53,7 +53,7 @@ def _refused(name: str, words: str) -> Field:
     return Field(name, Verdict.REFUSED, words)
 
 
-_PEFT = (
+PEFT = (
     _applied("peft_type", "`LORA`; the other methods are refused"),
     _applied(
         "task_type",
@@ -116,7 +116,6 @@ _PEFT = (
     _refused("velora_config", "saves more than A and B"),
     _refused("monteclora_config", "sampled weights"),
 )
-PEFT_FIELDS = frozenset(field.name for field in _PEFT)
 _TOOLS: tuple[tuple[Field, ...], ...] = (
     (_applied("swift_type", "`LORA`; ms-swift's other tuners are refused"),),
     *(
@@ -130,7 +129,7 @@ _TOOLS: tuple[tuple[Field, ...], ...] = (
     ),
 )
 """Fields of other tools, those of one kind together."""
-FIELDS = {field.name: field for group in (_PEFT, *_TOOLS) for field in group}
+FIELDS = {field.name: field for group in (PEFT, *_TOOLS) for field in group}
 
 HARMLESS_INIT = frozenset({"gaussian", "eva", "orthogonal", "mica"})
 """Starts that leave the base as it was; others train against a changed base, not the served one."""
@@ -138,7 +137,7 @@ HARMLESS_INIT = frozenset({"gaussian", "eva", "orthogonal", "mica"})
 
 def markdown() -> str:
     """The page's tables."""
-    peft = _rows("field of `adapter_config.json`", [(field,) for field in _PEFT])
+    peft = _rows("field of `adapter_config.json`", [(field,) for field in PEFT])
     return "\n".join([*peft, "", *_rows("fields of other tools", _TOOLS)])
 
 

@@ -16,6 +16,7 @@ from ...permissions import why_denied
 
 MAX_NESTED, MAX_VALUES, MAX_DIGITS = 4096, 16_384, 1000
 """Limits of a JSON object's lists and objects, of its commas, and of the digits of a number."""
+LFS_POINTER = b"version https://git-lfs"
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
@@ -103,6 +104,8 @@ def check_values(data: bytes, what: str) -> None:
 
 def decode_object(data: bytes, what: str) -> dict[str, Any]:
     """JSON data as a dict. Raises AdapterError when it is no JSON object or names a key twice."""
+    if data.startswith(LFS_POINTER):
+        raise AdapterError(lfs_pointer(what))
     try:
         value = json.loads(
             data.decode("utf-8-sig"),
@@ -115,6 +118,11 @@ def decode_object(data: bytes, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise AdapterError(f"{what} is not a JSON object")
     return value
+
+
+def lfs_pointer(name: str) -> str:
+    """The error for a file of which only Git's pointer to it was fetched."""
+    return f"{name} is a pointer of Git LFS, not the file itself: fetch it with git lfs pull"
 
 
 def _integer(text: str) -> int:

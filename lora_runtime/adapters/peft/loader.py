@@ -11,6 +11,7 @@ from pathlib import Path
 from ...errors import AdapterError, BaseMismatchError
 from ...foreign.process import WorkLimits
 from ...modules import BaseDescription
+from .absent import CONFIG, without_config
 from .assemble import Assembled, assemble
 from .config import MAX_CONFIG_BYTES, LoraSpec, decode_config, parse_config
 from .effect import without_effect
@@ -26,8 +27,6 @@ from .targets import resolve
 from .tokenizer.ends import endings
 from .tokenizer.reading import OwnTokenizer, read_tokenizer
 from .update import CheckedAdapter
-
-CONFIG = "adapter_config.json"
 
 
 def read_adapter(
@@ -46,8 +45,8 @@ def read_adapter(
     Never unpickles. `max_bytes` limits the file of tensors, `share` says when its data may be read;
     with `roots`, files that lead out of them by links are refused. `tokenizer_limits` are those of
     the worker that reads its tokenizer; `allow_unknown_fields` as `parse_config` has it. Raises
-    AdapterError naming what is missing, corrupt or
-    unsupported, and BaseMismatchError when the modules or shapes are not the base's.
+    AdapterError naming what is missing, corrupt or unsupported, and BaseMismatchError when the
+    modules or shapes are not the base's.
     """
     config_bytes, spec = read_spec(directory, roots, allow_unknown_fields)
     made_for = f"the adapter was made for {spec.base_model_name!r}, the base is {base.name!r}"
@@ -106,7 +105,10 @@ def read_spec(
     directory: Path, roots: Sequence[Path] = (), allow_unknown_fields: bool = False
 ) -> tuple[bytes, LoraSpec]:
     """Read adapter_config.json, and what it means."""
-    data = read_limited(directory / CONFIG, MAX_CONFIG_BYTES, roots)
+    try:
+        data = read_limited(directory / CONFIG, MAX_CONFIG_BYTES, roots)
+    except MissingFileError as error:
+        raise AdapterError(without_config(directory, roots)) from error
     return data, parse_config(decode_config(data), allow_unknown_fields)
 
 

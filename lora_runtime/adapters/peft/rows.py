@@ -45,7 +45,7 @@ def added_rows(
     if len(found) > 1:
         of = ", ".join(f"{rows} in {name!r}" for rows, name in sorted(found.items()))
         raise AdapterError(f"the adapter's tensors do not have one number of rows: {of}")
-    base = max((_rows(m) for m in modules.values() if _is_vocabulary(m)), default=0)
+    base = max((m.rows for m in modules.values() if m.is_vocabulary), default=0)
     highest = max((max(ids) for ids in tokens.values()), default=-1)
     count = next(iter(found), max(base, highest + 1)) - base
     if count > limit:
@@ -62,7 +62,7 @@ def _found(
 ) -> Iterator[tuple[str, int]]:
     """Tensors that have the vocabulary as a dimension, and its size."""
     for module, names in parts.items():
-        if not _is_vocabulary(modules[module]):
+        if not modules[module].is_vocabulary:
             continue
         embedding = modules[module].kind is ModuleKind.EMBEDDING
         dimensions = _OF_EMBEDDING if embedding else _OF_HEAD
@@ -71,11 +71,3 @@ def _found(
             # What has other dimensions is refused by its shape.
             if dimension is not None and tensors[name].ndim > dimension:
                 yield name, tensors[name].shape[dimension]
-
-
-def _is_vocabulary(module: BaseModule) -> bool:
-    return module.kind in (ModuleKind.EMBEDDING, ModuleKind.LM_HEAD)
-
-
-def _rows(module: BaseModule) -> int:
-    return module.in_features if module.kind is ModuleKind.EMBEDDING else module.out_features

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ...errors import AdapterError
-from .files import check_end, check_size, fill, open_regular
+from .files import LFS_POINTER, check_end, check_size, fill, lfs_pointer, open_regular
 from .read_budget import ReadShare
 from .safetensors_header import MAX_HEADER_BYTES, Entry, Format, corrupt, parse_header
 
@@ -95,6 +95,8 @@ def _read_header(stream: io.FileIO, size: int, path: Path, digest: Any, limit: i
         raise corrupt(path, f"it has {size} bytes, the length of the header takes 8")
     prefix = bytearray(8)
     fill(stream, memoryview(prefix), path)
+    if prefix == LFS_POINTER[:8]:
+        raise AdapterError(lfs_pointer(path.name))
     length = int.from_bytes(prefix, "little")
     if length > size - 8:
         raise corrupt(path, f"its header of {length} bytes is longer than the file of {size} bytes")

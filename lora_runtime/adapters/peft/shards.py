@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import islice
 from pathlib import Path
 
 import torch
 
 from ...errors import AdapterError
 from . import safetensors_header
+from .absent import without_weights
 from .files import MissingFileError, check_size, open_regular, read_limited
 from .read_budget import ReadShare
 from .safetensors_file import OpenTensors, TensorFile
 from .shards_index import INDEX, MAX_INDEX_BYTES, WEIGHTS, parse_index
-
-_SHARD = re.compile(r"adapter_model-\d+-of-\d+\.safetensors", re.ASCII)
-_PICKLED = "adapter_model.bin"
-_MAX_LISTED = 4096
 
 
 class OpenShards:
@@ -64,7 +58,7 @@ def open_shards(
     try:
         data = read_limited(directory / INDEX, MAX_INDEX_BYTES, roots)
     except MissingFileError as error:
-        raise AdapterError(_without_weights(directory, roots)) from error
+        raise AdapterError(without_weights(directory, roots)) from error
     with ExitStack() as stack:
         shards, size, header = [], 0, 0
         for file, names in sorted(parse_index(data).items()):
@@ -81,11 +75,6 @@ def open_shards(
             _check_names(file, set(names), set(shard.names))
             shards.append(shard)
         yield OpenShards(shards, hashlib.sha256(data).digest())
-
-
-def is_shard(name: str) -> bool:
-    """True for a name as shards of an adapter have."""
-    return _SHARD.fullmatch(name) is not None
 
 
 def missing_weights(directory: Path, names: Collection[str]) -> str:
@@ -112,32 +101,3 @@ def _check_names(file: str, wanted: set[str], held: set[str]) -> None:
         raise AdapterError(
             f"{file} holds the tensor {more[0]!r}, which {INDEX} does not have in it"
         )
-
-
-def _without_weights(directory: Path, roots: Sequence[Path]) -> str:
-    """Say what is missing, and what can be done about what is there."""
-    there = _listed(directory, roots)
-    missing = f"{WEIGHTS} is missing from {directory.name!r}"
-    if shards := sorted(filter(is_shard, there)):
-        return (
-            f"{missing}: the weights are in shards ({shards[0]}), and {INDEX} is missing, which says "
-            f"what is in each; put it there, or join the shards in one {WEIGHTS}, with load_file and "
-            "save_file of safetensors.torch"
-        )
-    if _PICKLED in there:
-        return (
-            f"{missing}: {_PICKLED} is pickled, and pickled weights are never read; load it with PEFT "
-            "and save it again with save_pretrained, which writes safetensors"
-        )
-    return f"{missing} (pickled weights are never read)"
-
-
-def _listed(directory: Path, roots: Sequence[Path]) -> list[str]:
-    real = Path(os.path.realpath(directory))
-    if roots and not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
-        return []
-    try:
-        with os.scandir(directory) as entries:
-            return [entry.name for entry in islice(entries, _MAX_LISTED)]
-    except OSError:
-        return []

@@ -1,8 +1,8 @@
 """Parser of adapter_model.safetensors.index.json, which a stranger wrote: no single step of it takes
 long.
 
-The index is an object with `weight_map`, an object of the shards' names by those of tensors, and
-`metadata`, which is passed over.
+The index is an object with `weight_map`, an object of the shards' names by those of tensors; what
+stands beside it, such as `metadata`, is passed over.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ INDEX = f"{WEIGHTS}.index.json"
 MAX_INDEX_BYTES = 4 << 20
 MAX_SHARDS = 64
 """Limit of the shards of one adapter: all are open at once."""
-_METADATA = re.compile(r"\{[^{}]{0,4096}\}")
+_MAX_OTHERS, _MAX_OTHER = 64, 8192
+"""Limits of the members that are passed over, and of the characters of each."""
+_JSON = json.JSONDecoder()
 _FILE = re.compile(r'"([A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors)"', re.ASCII)
 
 
@@ -56,23 +58,33 @@ def parse_index(data: bytes) -> dict[str, list[str]]:
 
 def _members(text: str) -> Iterator[tuple[str, str]]:
     """Tensors and their files."""
-    end, more = _start(text), True
+    end, more, others = _start(text), True, 0
     if text[end:] == "}":
         return
     while more:
         name, end = header.key_at(text, end)
         if name == "weight_map":
             end = yield from _weight_map(text, end)
-        elif name == "metadata" and (body := _METADATA.match(text, end)):
-            json.loads(body[0])
-            end = body.end()
         else:
-            raise AdapterError(
-                f"{INDEX} holds {shown(name)}, which is no weight_map and no metadata of numbers"
-            )
+            others += 1
+            end = _passed_over(text, end, name, others)
         end, more = header.after_comma(text, end)
     if end != len(text):
         raise ValueError(f"something follows it at character {end}")
+
+
+def _passed_over(text: str, start: int, name: str, count: int) -> int:
+    """Where a member ends that says nothing of the tensors."""
+    if count > _MAX_OTHERS:
+        raise AdapterError(f"{INDEX} holds more than {_MAX_OTHERS} members beside its weight_map")
+    try:
+        _, length = _JSON.raw_decode(text[start : start + _MAX_OTHER])
+    except json.JSONDecodeError as error:
+        raise AdapterError(
+            f"{INDEX} holds {shown(name)}, which is not valid JSON or longer than {_MAX_OTHER} "
+            "characters"
+        ) from error
+    return start + length
 
 
 def _weight_map(text: str, start: int) -> Generator[tuple[str, str], None, int]:

@@ -13,8 +13,8 @@ or path ends."""
 
 
 def number(config: dict[str, Any], name: str, kind: type, default: float) -> Any:
-    value = config.get(name)
-    return _checked_number(name, default if value is None else value, kind)
+    # null is refused, as in PEFT: no number is the one that was trained with.
+    return _checked_number(name, config.get(name, default), kind)
 
 
 def _checked_number(name: str, value: Any, kind: type) -> Any:

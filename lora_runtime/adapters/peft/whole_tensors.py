@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import torch
 
 from ...errors import AdapterError
-from ...modules import ModuleKind
 from .config import LoraSpec
 from .keys import Layout, Part
 from .shapes import Shapes
@@ -123,7 +122,7 @@ class WholeTensors:
         """Groups of embeddings and lm_head, together where they share a weight."""
         groups: dict[str, list[str]] = {}
         for module, base in self.shapes.modules.items():
-            if base.kind in (ModuleKind.EMBEDDING, ModuleKind.LM_HEAD):
+            if base.is_vocabulary:
                 groups.setdefault(base.tied_to or module, []).append(module)
         return list(groups.values())
 

@@ -16,7 +16,7 @@ from fsspec import AbstractFileSystem
 from fsspec.callbacks import Callback
 
 from ...errors import AdapterError, AdapterUnavailableError
-from ..peft.loader import CONFIG
+from ..peft.absent import CONFIG
 from ..peft.shards_index import INDEX, WEIGHTS
 from .disk_cache import DiskCache
 from .source_files import (

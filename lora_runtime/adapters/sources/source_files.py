@@ -9,10 +9,10 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ...errors import AdapterError
+from ..peft.absent import CONFIG, is_shard
 from ..peft.config import MAX_CONFIG_BYTES
 from ..peft.generation import GENERATION_CONFIG
-from ..peft.loader import CONFIG
-from ..peft.shards import is_shard, missing_weights
+from ..peft.shards import missing_weights
 from ..peft.shards_index import INDEX, MAX_INDEX_BYTES, WEIGHTS, parse_index
 
 REQUIRED = (CONFIG, WEIGHTS)

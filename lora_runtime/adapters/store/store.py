@@ -25,13 +25,6 @@ _JOIN_S = 1.0
 """Seconds that the end waits for loads. One that only reads and computes ends sooner."""
 
 
-def _tell(adapter_id: str, checked: CheckedAdapter) -> None:
-    """Log what a load accepted that has no effect; what is only read again is not told again."""
-    for note in checked.notes:
-        level = logging.WARNING if note in checked.warnings else logging.INFO
-        log.log(level, "adapter %s: %s", adapter_id, note)
-
-
 class AdapterStore:
     """The order of the work: reading, staging, the registry, slots. Thread-safe.
 
@@ -176,3 +169,10 @@ class AdapterStore:
         """The adapters' part of EngineStats."""
         with self._registry.locked():
             return self._registry.totals() | {"loading_adapters": self.slots.num_loading}
+
+
+def _tell(adapter_id: str, checked: CheckedAdapter) -> None:
+    """Log what a load accepted that has no effect; what is only read again is not told again."""
+    for note in checked.notes:
+        level = logging.WARNING if note in checked.warnings else logging.INFO
+        log.log(level, "adapter %s: %s", adapter_id, note)

@@ -70,6 +70,8 @@ class Lowering:
         self.kind = str(config.model_type)
         if self.kind not in LLAMA_LIKE | GPT2_LIKE:
             raise NoKernelsError(f"no C++ program for the architecture {self.kind!r}")
+        if any(call.sinks for call in calls):
+            raise NoKernelsError("its attention has sinks")
         if len(calls) != config.num_hidden_layers:
             raise NoKernelsError("a layer calls attention more than once")
         self.activation = _activation(config)

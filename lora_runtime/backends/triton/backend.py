@@ -10,7 +10,7 @@ from ...kernels import refuse_route, select, wants_triton
 from ...kernels.updates import ModuleDelta
 from ...model.files import BaseFiles
 from ...model.frozen import FrozenModel
-from ..backend import Backend, ModelRunner, RunnerSpec, refuse_int8
+from ..backend import Backend, ModelRunner, RunnerSpec, UnusableError, refuse_int8
 from .fused_model import FusedModel
 from .placement import FlatAdapter, SlotAdapter
 from .runner import TritonRunner
@@ -28,7 +28,10 @@ class TritonBackend(Backend):
 
     @classmethod
     def open(cls, files: BaseFiles) -> Backend:
-        return cls(files.read(), files.config)
+        frozen = files.read()
+        if frozen.has_sinks and files.config.kernels == "auto":
+            raise UnusableError("Triton's attention takes no sinks, torch's kernels are used")
+        return cls(frozen, files.config)
 
     def __init__(self, frozen: FrozenModel, config: BaseConfig) -> None:
         """Fuse the model. Raises BaseModelError where Triton cannot run, or not this base."""

@@ -82,6 +82,25 @@ def test_attention_equals_row_by_row(
 
 
 @DTYPES
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_sinks_take_a_share_of_the_softmax(softcap: float | None, dtype: torch.dtype) -> None:
+    g = torch.Generator().manual_seed(1)
+    case = PagedCase.random(g, 6, 2, 16, 24, dtype, 16, [(1, 9), (5, 20), (1, 0)])
+    sinks = 2 * torch.randn(6, generator=g)
+    actual = paged_attention_reference(
+        case.q,
+        case.k_cache,
+        case.v_cache,
+        case.plan,
+        scaling=0.3,
+        window=8,
+        softcap=softcap,
+        sinks=sinks,
+    )
+    _assert_close(actual, case.expected(0.3, 8, softcap, sinks), dtype)
+
+
+@DTYPES
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("seed", range(12))
 def test_linear_equals_the_dense_product(seed: int, int8: bool, dtype: torch.dtype) -> None:

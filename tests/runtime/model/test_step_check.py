@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers.models.mistral import modeling_mistral
 
 from lora_runtime import (
     BaseModel,
@@ -113,11 +114,24 @@ def test_a_cache_that_loops_share_is_refused() -> None:
         served(model_of("dory", **fields, recurrent_kv_cache_mode="last_loop"))
 
 
-def test_arguments_that_change_values_are_refused() -> None:
-    """Sinks, by name, whatever they are now."""
+def test_arguments_that_change_values_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name, whatever they are now."""
+    own = modeling_mistral.MistralAttention.forward
+
+    def forward(self: Any, *args: Any, **given: Any) -> Any:
+        return own(self, *args, position_bias=torch.zeros(1), **given)
+
+    monkeypatch.setattr(modeling_mistral.MistralAttention, "forward", forward)
+    with pytest.raises(BaseModelError, match=r"needs \['position_bias'\]: not supported"):
+        served(model_of("mistral"))
+
+
+def test_attention_sinks_are_served_by_kernels_that_take_them() -> None:
+    """Those of CPUs: torch's, as the C++ program has none."""
     model = model_of("gpt_oss", num_local_experts=4)
-    with pytest.raises(BaseModelError, match=r"GptOssAttention needs \['s_aux'\]: not supported"):
-        served(model)
+    assert served(model, "auto").kernel_names["paged_attention"] == "torch/cpu"
+    with pytest.raises(BaseModelError, match="GptOssForCausalLM has attention sinks: use kernels"):
+        served(model, "triton")
 
 
 @pytest.mark.parametrize(
@@ -219,3 +233,7 @@ def test_a_context_that_rope_scaling_shortens_is_explained(tmp_path: Path) -> No
         with pytest.raises(InvalidRequestError) as refused:
             engine.generate(Request(token_ids=(5,) * 64))
         assert "rope" not in str(refused.value)
+
+
+def test_models_of_float64_are_served() -> None:
+    assert served(model_of("llama", torch.float64)).dtype == torch.float64

@@ -143,6 +143,7 @@ def test_what_a_value_makes_of_a_template_is_limited(engine: Engine) -> None:
         engine.submit(request)
 
 
+NO_OBJECTS: tuple[Any, ...] = (5, "ab", {"a": 1}, ["a"], [[]])
 CYCLE: dict[str, Any] = {}
 CYCLE["a"] = CYCLE
 WRONG = [
@@ -153,9 +154,13 @@ WRONG = [
     {str(i): 0 for i in range(MAX_TEMPLATE_VALUES + 1)},
     {"a": {"b" * MAX_TEMPLATE_CHARACTERS: "x"}},
     {"a": ["x" * 1000] * 40},
+    {"eos_token": "x" * 257},
+    {"bos_token": ["x" * 1000]},
     CYCLE,
     *({"a": value} for value in (math.nan, math.inf, 1 << 70, b"x", object(), {1: 2}, {1})),
+    *({name: v} for name in ("tools", "documents") for v in NO_OBJECTS),
     ["a"],
+    None,
 ]
 
 
@@ -166,6 +171,18 @@ def test_values_that_are_refused(values: Any) -> None:
     assert [v.field for v in refusal.value.violations] == ["chat_template_kwargs"]
     with pytest.raises(InvalidRequestError, match="chat_template_kwargs: needs messages"):
         Request(prompt="x", chat_template_kwargs={"a": 1}).validate()
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, "{{ x }} {{ messages[0].content }}"])
+def test_halves_of_characters_are_refused(template: str) -> None:
+    half = (ChatMessage("user", "\ud83d"),)
+    for request in (
+        Request(messages=half),
+        Request(prompt="\ud83d"),
+        Request(messages=ASKED, chat_template_kwargs={"x": "\ud83d", "eos_token": "\ud83d"}),
+    ):
+        with pytest.raises(InvalidRequestError, match="halves of characters"):
+            here(request, template)
 
 
 def test_values_at_their_limits_are_taken() -> None:

@@ -132,6 +132,9 @@ def test_stop_strings_of_special_tokens(
         (("e<",), "on", FinishReason.STOP),
         (("<",), "one", FinishReason.EOS),
         (("</s>t",), "one", FinishReason.EOS),
+        (("/s", "zz</s>"), "one", FinishReason.EOS),
+        (("<", "ne</s>"), "o", FinishReason.STOP),
+        (("s>", "ne<", "e</"), "o", FinishReason.STOP),
         ((), "one", FinishReason.EOS),
     ],
 )

@@ -12,7 +12,7 @@ from ....errors import AdapterError
 from .base import BaseTokenizer
 from .behaviour import MAX_AROUND, backend_of
 from .parts import MAX_TOKEN_CHARS, check_counts
-from .pipeline import PARTS, build, check_part, token
+from .pipeline import PARTS, build, check_parts, token
 from .renumbered import Renumbering, renumber
 
 _MAX_ID = 1 << 31
@@ -48,8 +48,7 @@ def make_own(base: Any, known: BaseTokenizer, facts: dict[str, Any]) -> Any:
     own.split_special_tokens = facts["split_special"]
     backend = backend_of(base)
     if backend is not None:
-        for part, described in facts["parts"].items():
-            check_part(part, described, known.parts[part])
+        check_parts(facts["parts"], known.parts)
         own._tokenizer, renumbering = _backend(backend, facts)
         if renumbering:
             renumber(own, renumbering)

@@ -20,7 +20,7 @@ from .behaviour import (
     settings_of,
     try_against,
 )
-from .pipeline import PARTS, build, check_part, differ, token
+from .pipeline import PARTS, build, check_parts, differ, token
 from .vocabulary import check_model, ids_of
 
 READ = f"{__name__}:read"
@@ -129,8 +129,7 @@ def _pipeline(own: Any, base: dict[str, Any]) -> dict[str, Any]:
     mine = json.loads(backend.to_str())
     check_model(backend, mine, base, bool(own.split_special_tokens))
     parts = {part: mine[part] for part in PARTS if differ(part, mine[part], base[part])}
-    for part, described in parts.items():
-        check_part(part, described, base[part])
+    check_parts(parts, base)
     added = added_of(backend)
     check_counts(added, [one["content"] for one in base["added_tokens"]])
     ids, is_base = _around(mine["post_processor"], base["post_processor"])

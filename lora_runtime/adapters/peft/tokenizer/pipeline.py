@@ -4,6 +4,7 @@ is bounded, and which never panic."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,14 @@ _MAX_STEPS = 32
 _MAX_CHARS = 16
 """Characters of a text that a step finds or writes."""
 _MAX_GROWTH = 16
-"""Times that all steps of a part may make a text longer: each may multiply what those before made."""
+"""Times that all steps on a text's way may make it longer: each may multiply what those before made."""
+_REWRITES: tuple[dict[str, int], ...] = (
+    {"NFC": 3, "NFD": 4},
+    {"NFKC": 18, "NFKD": 18, "Precompiled": 18},
+    {"Lowercase": 2},
+)
+"""Characters that one becomes, at most: once, and again only of what was written since."""
+_WRITES = ("Replace", "Prepend", "ByteLevel")
 _MEMBERS = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders"}
 
 
@@ -124,12 +132,21 @@ def steps_of(part: str, described: Any) -> Iterator[dict[str, Any]]:
     raise _refused(part, f"it has over {_MAX_STEPS} steps")
 
 
-def check_part(part: str, described: Any, base: Any = None) -> None:
-    """Check that an adapter's part can be built here. Raises AdapterError naming the step.
+def check_parts(parts: Mapping[str, Any], base: Mapping[str, Any]) -> None:
+    """Check that an adapter's parts can be built here. Raises AdapterError naming the step.
 
-    `base`: the description of the base's part, whose own tables and regular expressions may be used.
+    `base`: descriptions of the base's, whose own tables and regular expressions may be used.
     """
-    growth = 1.0
+    for part, described in parts.items():
+        _check_part(part, described, base[part])
+    for way in (PARTS[:2], PARTS[2:]):  # of a text, and of tokens
+        own = [part for part in way if part in parts]
+        growth, of_base = (math.prod(_growth(p, by[p]) for p in own) for by in (parts, base))
+        if growth > max(_MAX_GROWTH, of_base):
+            raise _refused(" and ".join(own), f"it makes texts over {_MAX_GROWTH} times as long")
+
+
+def _check_part(part: str, described: Any, base: Any) -> None:
     of_base = list(steps_of(part, base))
     steps = list(steps_of(part, described))
     if len(steps) > _MAX_STEPS:
@@ -146,9 +163,6 @@ def check_part(part: str, described: Any, base: Any = None) -> None:
             raise _refused(part, f"{shown(kind)} has the fields {shown(sorted(fields))}")
         if wrong := [name for name, check in checks.items() if not check(fields[name])]:
             raise _refused(part, f"{wrong[0]} of {shown(kind)} is {shown(fields[wrong[0]])}")
-        growth *= _growth(step)
-    if growth > _MAX_GROWTH:
-        raise _refused(part, f"it makes texts over {_MAX_GROWTH} times as long")
 
 
 def differ(part: str, one: Any, other: Any) -> bool:
@@ -168,10 +182,40 @@ def _without_effect(part: str, step: Mapping[str, Any]) -> Sequence[str]:
     return ("trim_offsets",)
 
 
-def _growth(step: Mapping[str, Any]) -> float:
-    if step["type"] == "Replace":
-        return max(1.0, len(step["content"]) / len(step["pattern"]["String"]))
-    return max(1, len(step.get("prepend", "")))
+def _growth(part: str, described: Any) -> float:
+    """Times that a part's steps make a text longer, at most; without what a unicode form does to
+    what comes in, which is no more than one step of the base's may do."""
+    growth = 1.0
+    been: set[int] = set()
+    again: set[int] = set()
+    for step in steps_of(part, described):
+        kind = step["type"]
+        for group, factors in enumerate(_REWRITES):
+            if kind in factors:
+                growth *= factors[kind] if group in again else 1
+                been.add(group)
+                again.discard(group)
+        if kind in _WRITES:
+            again |= been
+        growth *= _multiplies(part, step)
+    return growth
+
+
+def _multiplies(part: str, step: Mapping[str, Any]) -> float:
+    """Characters that a step makes of one, at most, each time."""
+    kind = step["type"]
+    if kind == "Replace":  # a regular expression, the base's, may find as little as a character
+        return max(1.0, len(step["content"]) / len(step["pattern"].get("String", " ")))
+    if kind == "ByteLevel":
+        return 1 if part == "decoder" else 4
+    if kind == "BertNormalizer":  # spaces around
+        return 3
+    if kind == "Prepend":
+        return max(2, len(step["prepend"]))
+    if kind == "BPEDecoder":  # a space behind each character
+        return 1 if step["suffix"] else 2
+    is_before_each = kind == "WordPiece" or step.get("prepend_scheme") == "always"
+    return 2 if is_before_each and not (kind == "Metaspace" and part == "decoder") else 1
 
 
 def _refused(part: str, why: str) -> AdapterError:

@@ -90,6 +90,8 @@ def assert_refused(
         {"r": "8"},
         {"r": True},
         {"lora_alpha": None, "r": -1},
+        {"lora_alpha": None},
+        {"r": None},
         {"lora_alpha": "x"},
         {"target_modules": None},
         {"target_modules": "(("},
@@ -471,9 +473,9 @@ def test_damaged_files(base: DescribedBase, good: Path) -> None:
     config.write_bytes(b" " * (2 << 20))
     assert_refused(base, good, "larger than the limit")
     config.unlink()
-    assert_refused(base, good, "adapter_config.json cannot be read")
+    assert_refused(base, good, "adapter_config.json is missing")
     shutil.rmtree(good)
-    assert_refused(base, good, "cannot be read")
+    assert_refused(base, good, "is missing")
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,16 @@ def test_one_file_comes_first_as_in_peft(base: DescribedBase, whole: Path, parts
         (lambda d: write_index(d, []), "has no weight_map"),
         (lambda d: (d / INDEX).write_text("[" * 9999), "is not a JSON object"),
         (lambda d: (d / INDEX).write_text('{"weight_map": {}'), "index.json is not valid JSON"),
-        (lambda d: (d / INDEX).write_text('{"other": {}}'), "holds 'other'"),
+        (lambda d: (d / INDEX).write_text('{"other": {}}'), "has no weight_map"),
+        (lambda d: (d / INDEX).write_text('{"other": {"a"}}'), "holds 'other', which is not valid"),
+        (
+            lambda d: (d / INDEX).write_text(json.dumps({"other": "a" * 8192})),
+            "holds 'other', which is not valid JSON or longer than 8192 characters",
+        ),
+        (
+            lambda d: (d / INDEX).write_text(json.dumps(dict.fromkeys(map(str, range(65))))),
+            "more than 64 members beside its weight_map",
+        ),
         (lambda d: (d / INDEX).write_bytes(b" " * (5 << 20)), "larger than the limit"),
         (
             lambda d: (d / INDEX).write_text(
@@ -161,7 +170,7 @@ def test_one_file_comes_first_as_in_peft(base: DescribedBase, whole: Path, parts
             )
         ),
     ],
-    ids=range(22),
+    ids=range(25),
 )
 def test_what_does_not_fit_together(
     base: DescribedBase, parts: Path, change: Callable[[Path], Any], names: str
@@ -178,6 +187,8 @@ def test_indexes_as_json_has_them(indent: int | None) -> None:
     for text in (
         {"metadata": {"total_size": 1.5, "a": "b"}, "weight_map": found},
         {"weight_map": found, "metadata": {}},
+        {"metadata": None, "weight_map": found, "format": "pt"},
+        {"metadata": {"from": {"tool": "{a}"}}, "weight_map": found},
         {"weight_map": found},
     ):
         index = parse_index(json.dumps(text, indent=indent).encode())
@@ -236,5 +247,24 @@ def test_what_is_missing_is_said(base: DescribedBase, whole: Path, parts: Path) 
     assert_refused(
         parts, base, rf"{WEIGHTS} is missing from 'parts' \(pickled weights are never read"
     )
+    (parts / "model.safetensors").write_bytes(b"")
+    assert_refused(parts, base, "'model.safetensors' is there, which is not the name")
     (parts / "adapter_model.bin").write_bytes(b"")
     assert_refused(parts, base, "adapter_model.bin is pickled, .* never read.* save_pretrained")
+
+
+def test_where_else_an_adapter_lies_is_said(
+    base: DescribedBase, parts: Path, tmp_path: Path
+) -> None:
+    """A run's directory is named instead of a checkpoint in it, or a whole model."""
+    assert_refused(tmp_path, base, "there is one in 'parts' below it")
+    (parts / "adapter_config.json").unlink()
+    assert_refused(parts, base, "adapter_config.json is missing from 'parts'$")
+    (parts / "config.json").write_text("{}")
+    assert_refused(parts, base, "as whole models have")
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "adapter_config.json"])
+def test_a_pointer_of_git_lfs_is_called_so(base: DescribedBase, parts: Path, name: str) -> None:
+    (parts / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert_refused(parts, base, f"{name} is a pointer of Git LFS")
