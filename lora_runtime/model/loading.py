@@ -149,12 +149,13 @@ def check_architecture(model: Any, config: Any) -> int:
         raise BaseModelError(
             f"{type(model).__name__} does not say max_position_embeddings: not supported"
         )
-    limit = min(int(config.max_position_embeddings), _chunk(config) or math.inf, _untempered(model))
-    if limit < 1:
+    even = _untempered(model)
+    if even < 1:
         raise BaseModelError(
             f"{type(model).__name__} scales attention by the row of a step (attn_temperature_tuning) "
             "from the first position on: not supported"
         )
+    limit = min(int(config.max_position_embeddings), _chunk(config) or math.inf, even)
     rope = getattr(config, "rope_parameters", None) or {}
     for params in (
         [rope] if "rope_type" in rope else [p for p in rope.values() if isinstance(p, dict)]

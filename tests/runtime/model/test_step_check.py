@@ -138,7 +138,7 @@ def test_attention_sinks_are_served_by_kernels_that_take_them() -> None:
     ("kind", "fields"),
     [
         ("phimoe", {"num_local_experts": 2}),
-        ("qwen2_moe", {"num_experts": 2, "use_sliding_window": True}),
+        ("qwen2_moe", {"num_experts": 4, "use_sliding_window": True}),
     ],
 )
 def test_a_window_that_attention_is_not_told_of_ends_the_context(
