@@ -39,15 +39,15 @@ def added_rows(
     says, trained `tokens` beyond the base's vocabulary do. Raises AdapterError for tensors that
     differ, and for more rows than `limit`.
     """
-    found: dict[int, str] = {}
-    for name, rows in _found(modules, parts, tensors):
-        found.setdefault(rows, name)
+    found: dict[int, tuple[int, str]] = {}
+    for name, rows, own in _found(modules, parts, tensors):
+        found.setdefault(rows - own, (rows, name))
     if len(found) > 1:
-        of = ", ".join(f"{rows} in {name!r}" for rows, name in sorted(found.items()))
+        of = ", ".join(f"{rows} in {name!r}" for rows, name in sorted(found.values()))
         raise AdapterError(f"the adapter's tensors do not have one number of rows: {of}")
     base = max((m.rows for m in modules.values() if m.is_vocabulary), default=0)
     highest = max((max(ids) for ids in tokens.values()), default=-1)
-    count = next(iter(found), max(base, highest + 1)) - base
+    count = next(iter(found), max(0, highest + 1 - base))
     if count > limit:
         raise AdapterError(
             f"the adapter adds {count} tokens to the base's vocabulary, max_added_tokens is {limit}"
@@ -59,8 +59,9 @@ def _found(
     modules: Mapping[str, BaseModule],
     parts: Mapping[str, Mapping[Part, str]],
     tensors: Mapping[str, torch.Tensor],
-) -> Iterator[tuple[str, int]]:
-    """Tensors that have the vocabulary as a dimension, and its size."""
+) -> Iterator[tuple[str, int, int]]:
+    """Tensors that have the vocabulary as a dimension, its size, and that in the base's module: the
+    embeddings of some have rows that their head has not."""
     for module, names in parts.items():
         if not modules[module].is_vocabulary:
             continue
@@ -70,4 +71,4 @@ def _found(
             dimension = dimensions.get(part)
             # What has other dimensions is refused by its shape.
             if dimension is not None and tensors[name].ndim > dimension:
-                yield name, tensors[name].shape[dimension]
+                yield name, tensors[name].shape[dimension], modules[module].rows
