@@ -185,6 +185,16 @@ def read(base: Path, adapter: Path, **limits: Any) -> Any:
     return read_adapter(adapter, describe_base(base), **limits)
 
 
+def test_rows_for_the_tokens_but_added_ones(padded: Path, tmp_path: Path) -> None:
+    """As many as `tokenizer.vocab_size` says, which trainers resize to as well."""
+    base = describe_base(padded)
+    base.tokenizer.add_tokens(["<one>", "<two>", "<three>"])
+    assert base.tokenizer.vocab_size <= FEWER < len(base.tokenizer)
+    adapter = save_adapter(padded, tmp_path / "adapter", added_tokens=FEWER - ROWS)
+    checked = read_adapter(adapter, base, max_bytes=1 << 30, max_added_tokens=8)
+    assert checked.vocab_size == FEWER
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "names"),
     [
