@@ -19,7 +19,7 @@ from ..errors import BaseModelError
 from ..kernels import Kernels, select
 from ..modules import BaseModule, ModuleKind
 from . import attention, hooks, quantised
-from .loading import check_architecture, eos_ids, untempered, why_shorter
+from .loading import check_architecture, eos_ids, untempered
 from .modules import base_modules
 from .own_forward import OwnForward, layer_paths, layers_without, own_forward
 from .row_order import RowOrder
@@ -69,9 +69,8 @@ class FrozenModel:
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self.config = model.config.get_text_config()
-        self.max_context = check_architecture(model, self.config)
-        self.context_note = why_shorter(self.config, self.max_context)
-        """Why the context is shorter than the base's own; empty where it is not."""
+        self.max_context, self.context_note = check_architecture(model, self.config)
+        """`context_note`: why the context is shorter than the base's own; empty where it is not."""
         self.quantised = quantised.quantised_modules(model)
         self.quantised_name = (
             f"{quantised.method_of(model.config)}/{self.device.type}" if self.quantised else ""

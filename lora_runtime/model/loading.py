@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -133,8 +133,9 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return _DTYPES[dtype]
 
 
-def check_architecture(model: Any, config: Any) -> int:
-    """Check the layers' kinds; gives the longest context that is served faithfully.
+def check_architecture(model: Any, config: Any) -> tuple[int, str]:
+    """Check the layers' kinds; gives the longest context that is served faithfully, and why it is
+    not the base's whole one, empty where it is.
 
     Raises BaseModelError for unknown kinds, and where no context is said.
     """
@@ -149,38 +150,46 @@ def check_architecture(model: Any, config: Any) -> int:
         raise BaseModelError(
             f"{type(model).__name__} does not say max_position_embeddings: not supported"
         )
-    even = _untempered(model)
-    if even < 1:
+    if any(module.floor_scale < 2 for module in _tempered(model)):
         raise BaseModelError(
             f"{type(model).__name__} scales attention by the row of a step (attn_temperature_tuning) "
             "from the first position on: not supported"
         )
-    limit = min(int(config.max_position_embeddings), _chunk(config) or math.inf, even)
+    whole = int(config.max_position_embeddings)
+    limit, why = min(
+        [(whole, ""), *_bounds(model, config), *_rope_bounds(config)], key=lambda bound: bound[0]
+    )
+    return int(limit), f"of the base's {whole}, {why}" if why else ""
+
+
+def _bounds(model: nn.Module, config: Any) -> Iterator[tuple[int, str]]:
+    """Contexts up to which rows see all others, and are the same wherever they are in a step."""
+    if _CHUNKED in (getattr(config, "layer_types", None) or ()) and config.attention_chunk_size:
+        yield int(config.attention_chunk_size), f"whose layers of {_CHUNKED} do not see beyond"
+    for module in _tempered(model):
+        yield (
+            module.floor_scale - 1,
+            "whose attention is scaled by the position from there on",
+        )
+
+
+def _rope_bounds(config: Any) -> Iterator[tuple[int, str]]:
+    """Contexts of angles that any longer row of a step would change for every row."""
     rope = getattr(config, "rope_parameters", None) or {}
-    for params in (
-        [rope] if "rope_type" in rope else [p for p in rope.values() if isinstance(p, dict)]
-    ):
-        if params["rope_type"] not in _PLAIN_ROPE:
-            # These change every row's angles once any row of the batch is long: stay below that.
-            limit = min(limit, int(params.get("original_max_position_embeddings") or limit))
-    return int(limit)
-
-
-def _chunk(config: Any) -> int:
-    """Tokens of a chunk beyond which rows of some layer do not see; 0 where there is no such layer.
-
-    Up to there they see all, as everywhere.
-    """
-    chunked = _CHUNKED in (getattr(config, "layer_types", None) or ())
-    return int(config.attention_chunk_size) if chunked else 0
-
-
-def _untempered(model: nn.Module) -> float:
-    """Positions before the first whose queries Llama 4 scales: it takes rows of a step for them."""
-    return min((module.floor_scale - 1 for module in _tempered(model)), default=math.inf)
+    kinds = [rope] if "rope_type" in rope else [p for p in rope.values() if isinstance(p, dict)]
+    scaled = [params for params in kinds if params["rope_type"] not in _PLAIN_ROPE]
+    names = ", ".join(sorted({params["rope_type"] for params in scaled}))
+    for params in scaled:
+        if original := params.get("original_max_position_embeddings"):
+            yield (
+                int(original),
+                f"whose rope scaling ({names}) changes the angles of every row in a step with a "
+                "longer one",
+            )
 
 
 def _tempered(model: nn.Module) -> list[Any]:
+    """Attention whose queries Llama 4 scales by their position: it takes rows of a step for them."""
     return [
         module
         for module in model.modules()
@@ -192,24 +201,6 @@ def untempered(model: nn.Module) -> None:
     """Let no row's place in a step scale its queries: within the context no position does."""
     for module in _tempered(model):
         module.attn_temperature_tuning = False
-
-
-def why_shorter(config: Any, context: int) -> str:
-    """Why the context that is served is not the base's whole one; empty where it is."""
-    if context >= (whole := int(config.max_position_embeddings)):
-        return ""
-    if context == _chunk(config):
-        return f"of the base's {whole}, whose layers of {_CHUNKED} do not see beyond"
-    if context + 1 == getattr(config, "floor_scale", None):
-        return f"of the base's {whole}, whose attention is scaled by the position from there on"
-    rope = config.rope_parameters
-    kinds = {
-        p["rope_type"] for p in (rope, *rope.values()) if isinstance(p, dict) and "rope_type" in p
-    }
-    return (
-        f"of the base's {whole}, whose rope scaling ({', '.join(sorted(kinds - _PLAIN_ROPE))}) changes "
-        "the angles of every row in a step with a longer one"
-    )
 
 
 def eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:

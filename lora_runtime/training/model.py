@@ -50,7 +50,7 @@ def load_base(config: TrainConfig) -> LoadedBase:
     model, tokenizer = read_base(
         config.base, base_dtype(config.dtype, device), device, packed=False
     )
-    context = check_architecture(model, model.config.get_text_config())
+    context, _ = check_architecture(model, model.config.get_text_config())
     identity = identity_of(config.base, model)
     name = config.base_name or config.base.resolve().name
     return LoadedBase(model, tokenizer, identity, name, eos_ids(model, tokenizer), context)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -88,6 +89,14 @@ def make_tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+@torch.no_grad()
+def vary_constants(model: nn.Module) -> None:
+    """Make biases and norms matter, which start at constants."""
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            parameter.add_(0.1 * torch.randn_like(parameter))
+
+
 def save_base(
     directory: Path,
     architecture: str = "llama",
@@ -107,10 +116,7 @@ def save_base(
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[:layers]
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    with torch.no_grad():  # biases and norms start at constants: make them matter
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.1 * torch.randn_like(parameter))
+    vary_constants(model)
     model.save_pretrained(directory)
     make_tokenizer(chat).save_pretrained(directory)
     return directory

@@ -18,6 +18,8 @@ _PICKLED = re.compile(r"(?:adapter|pytorch)_model(?:-\d+-of-\d+)?\.bin", re.ASCI
 _OTHER_WEIGHTS = (".safetensors", ".gguf")
 _MODEL = "config.json"
 _MAX_LISTED = 4096
+WITHOUT_INDEX = f"{INDEX} is missing, which says what is in each; put it there, or join the shards in one {WEIGHTS}"
+"""What is said of shards that lie there alone."""
 
 
 def is_shard(name: str) -> bool:
@@ -46,9 +48,8 @@ def without_weights(directory: Path, roots: Sequence[Path] = ()) -> str:
     missing = f"{WEIGHTS} is missing from {directory.name!r}"
     if shards := list(filter(is_shard, there)):
         return (
-            f"{missing}: the weights are in shards ({shards[0]}), and {INDEX} is missing, which says "
-            f"what is in each; put it there, or join the shards in one {WEIGHTS}, with load_file and "
-            "save_file of safetensors.torch"
+            f"{missing}: the weights are in shards ({shards[0]}), and {WITHOUT_INDEX}, with load_file "
+            "and save_file of safetensors.torch"
         )
     if pickled := list(filter(_PICKLED.fullmatch, there)):
         return (

@@ -179,9 +179,10 @@ def _guess(
 def _guess_vocabulary(modules: dict[str, BaseModule]) -> None:
     """Give an embedding that does not say how many tokens it has those of the lm_head, if that does."""
     heads = (m.out_features for m in modules.values() if m.kind is ModuleKind.LM_HEAD)
+    tokens = next(heads, _ANY_VOCABULARY)
     for module, base in modules.items():
         if base.in_features == _ANY_VOCABULARY:
-            modules[module] = replace(base, in_features=next(heads, _ANY_VOCABULARY))
+            modules[module] = replace(base, in_features=tokens)
 
 
 def _module(name: str, parts: Mapping[Part, torch.Tensor]) -> BaseModule:

@@ -140,7 +140,7 @@ def _check_rows(vocabulary: int, base: BaseDescription, own: OwnTokenizer, made_
     """Check that fewer rows than the base's are enough for the tokenizer: for whose number of tokens,
     with added ones or without, trainers cut a padded vocabulary."""
     tokenizers = [t for t in (own.tokenizer, base.tokenizer) if t is not None]
-    tokens = min((min(len(t), t.vocab_size) for t in tokenizers), default=0)
+    tokens = min((t.vocab_size for t in tokenizers), default=0)
     if vocabulary < min(tokens, base.vocab_size):
         raise BaseMismatchError(
             f"embeddings and lm_head have {vocabulary} rows, the tokenizer has {tokens} tokens and "

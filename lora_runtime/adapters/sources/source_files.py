@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ...errors import AdapterError
-from ..peft.absent import CONFIG, is_shard
+from ..peft.absent import CONFIG, WITHOUT_INDEX, is_shard
 from ..peft.config import MAX_CONFIG_BYTES
 from ..peft.generation import GENERATION_CONFIG
 from ..peft.shards import missing_weights
@@ -88,10 +88,7 @@ def check_complete(source: str, found: Iterable[str], listed: Iterable[str] = ()
         and WEIGHTS not in found
         and any(map(is_shard, listed))
     ):
-        raise AdapterError(
-            f"{named(source)}: the weights are in shards, and {INDEX} is missing, which says what is "
-            f"in each; put it there, or join the shards in one {WEIGHTS}"
-        )
+        raise AdapterError(f"{named(source)}: the weights are in shards, and {WITHOUT_INDEX}")
     for name in REQUIRED:
         if name not in found and (name != WEIGHTS or INDEX not in found):
             raise AdapterError(

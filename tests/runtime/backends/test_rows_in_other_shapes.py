@@ -17,7 +17,7 @@ from lora_runtime.adapters.peft.update import ModuleUpdate
 from lora_runtime.modules import ModuleKind
 
 from ...support.device_path import chosen
-from ...support.models import SHAPE, VOCAB, make_tokenizer
+from ...support.models import SHAPE, VOCAB, make_tokenizer, vary_constants
 from ...support.reference import relative_error
 from ...support.slow import slow_but
 from ...support.updates import (
@@ -72,10 +72,7 @@ def _model(kind: str, fields: dict[str, Any]) -> PreTrainedModel:
     model = AutoModelForCausalLM.from_config(
         config, dtype=torch.float32, attn_implementation="eager"
     ).eval()
-    with torch.no_grad():  # biases and norms start at constants: make them matter
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.1 * torch.randn_like(parameter))
+    vary_constants(model)
     return model
 
 

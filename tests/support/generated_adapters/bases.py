@@ -16,6 +16,8 @@ from transformers import (
     Qwen2Config,
 )
 
+from ..models import vary_constants
+
 ROWS = 112
 SPECIAL = ("<s>", "</s>", "<|im_start|>", "<|im_end|>", "<unused>")
 _PAIRS = (("t", "h"), ("th", "e"), ("Ġ", "t"), ("i", "n"))
@@ -56,10 +58,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def save_base(directory: Path, kind: str) -> Path:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(_config(kind), dtype=torch.float32)
-    with torch.no_grad():  # biases and norms start at constants: make them matter
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.1 * torch.randn_like(parameter))
+    vary_constants(model)
     model.save_pretrained(directory)
     make_tokenizer().save_pretrained(directory)
     return directory
