@@ -35,8 +35,8 @@ class Blocks:
     expand_stages: int = 1
     programs: int = 2048
     """Programs of a launch, about: an H100 runs half of them at once in the shrink, a quarter in
-    the expand. gate and up of an 8B Llama are 448 blocks of outputs: with a program for each of 32
-    tiles, most of 14,336 would find none."""
+    the expand. gate and up of an 8B Llama are 224 blocks of outputs: with a program for each of 32
+    tiles, most of 7,168 would find none."""
 
     def along(self, count: int, others: int) -> int:
         """Programs along `count` tiles or pairs, where there are `others` for each. A tile's or
