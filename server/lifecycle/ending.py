@@ -53,9 +53,11 @@ def end_soon(status: int) -> threading.Thread:
 def leave(status: int) -> NoReturn:
     """End the process in Python's way but for its last part: to take apart every module takes a
     second with torch, and gives nothing back that the system does not take by itself."""
+    # Longer than `end_soon` has patience: what is registered for the exit would close a download's
+    # connections below it, and it would be logged as a load that failed.
     for thread in threading.enumerate():
         if not thread.daemon and thread is not threading.current_thread():
-            thread.join(PATIENCE_S)
+            thread.join(PATIENCE_S + _LOG_S)
     atexit.unregister(finish)  # comes last, and waits once where nobody reads
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

@@ -108,6 +108,18 @@ def test_leaving_does_what_was_registered_for_the_exit() -> None:
     assert (done.returncode, done.stdout) == (3, "worked\nregistered")
 
 
+def test_leaving_takes_nothing_from_a_load_that_hangs() -> None:
+    done = run(
+        "atexit.register(print, 'registered')",
+        "threading.Thread(target=threading.Event().wait, name='a-load').start()",
+        "ending.end_soon(5)",
+        "ending.leave(3)",
+    )
+    assert done.returncode == 5
+    assert "a-load" in done.stdout
+    assert "registered" not in done.stdout
+
+
 def test_processes_that_are_stopped_go_too(tmp_path: Path) -> None:
     code = """
 import multiprocessing, os, signal, sys, time
