@@ -172,6 +172,7 @@ class Connection(HttpToolsProtocol):
             raise _RefusedError(_PIPELINE)
         super().on_message_begin()
         self._in_head, self._is_whole = True, False
+        # The first bytes came with those of the request before: they are not counted.
         self._received = self._header_bytes = self._chunks = 0
 
     def on_url(self, url: bytes) -> None:
