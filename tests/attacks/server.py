@@ -50,7 +50,6 @@ class ServerProcess:
         settings = {
             "base": base,
             "port": self.port,
-            "http-port": 0,
             "metrics-port": self.metrics_port,
             "http-port": self.http_port,
             "dtype": "float32",
