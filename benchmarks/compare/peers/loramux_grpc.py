@@ -28,6 +28,7 @@ class LoramuxGrpc(Peer):
         flags: dict[str, Any] = {
             "base": job.model,
             "port": port,
+            "http-port": 0,
             "metrics-port": 0,
             "dtype": "bfloat16",
             "log-level": "error",
