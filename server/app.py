@@ -29,6 +29,11 @@ from .calls import CallInterceptor
 from .config import Settings
 from .declared import DeclaredAdapters, DeclaredGauges, DeclaredStatus
 from .gauges import ReadinessGauges
+from .http.access import Access
+from .http.app import HttpApp
+from .http.calls import Parts
+from .http.names import ModelNames
+from .http.server import HttpServer
 from .lifecycle.drain import Drain
 from .lifecycle.ending import STEP_S
 from .lifecycle.health import Health
@@ -43,6 +48,7 @@ from .policies import SettingsPolicies
 from .services.adapters import AdaptersService
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
+from .submission import Submission
 from .threads import Threads
 from .tls import is_loopback
 from .transport import (
@@ -100,9 +106,13 @@ class App:
             settings.max_message_bytes,
             self._threads,
         )
+        self._submission = Submission(lambda: self.engine, self._threads)
         self._inference = InferenceService(
-            lambda: self.engine, self._threads, settings.max_message_bytes
+            lambda: self.engine, self._submission, self._threads, settings.max_message_bytes
         )
+        self._tokens = TokenFile(settings.auth_file) if settings.auth_file else None
+        self.http_app = HttpApp(self._http_parts())
+        self.http = self.make_http_server() if settings.http_port else None
         self._server = grpc.aio.server(
             options=serving_options(settings), interceptors=self._interceptors()
         )
@@ -127,6 +137,9 @@ class App:
             raise EngineStoppedError("the base model is not loaded")
         return self._engine
 
+    def make_http_server(self) -> HttpServer:
+        return HttpServer(self.http_app)
+
     async def listen(self) -> None:
         """Open the ports of health and metrics. Raises OSError, RuntimeError, TLSError.
 
@@ -142,6 +155,9 @@ class App:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probes)
             self._probes.add_insecure_port(address(settings, settings.health_port))
             await self._probes.start()
+        if self.http is not None:
+            with _named("HTTP port", settings.http_port):
+                await self.http.start(bare_host(settings), settings.http_port)
         if settings.metrics_port:
             with _named("metrics port", settings.metrics_port):
                 self._metrics_server = metrics_port.start(
@@ -208,6 +224,8 @@ class App:
             await in_thread(self._engine.shutdown, 0, STEP_S)
         if self._drain is not None:
             await self._drain.cut_off()
+        if self.http is not None:
+            await self.http.stop()
         # The state file follows the engine as long as a call may be answered.
         if self._declared is not None:
             await in_thread(self._declared.stop)
@@ -266,15 +284,26 @@ class App:
 
     def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
         limits = LimitInterceptor(self._request_limits)
-        if self.settings.auth_file is None:
+        if self._tokens is None:
             return [self._calls, limits]
-        tokens = TokenFile(self.settings.auth_file)
         if self.settings.tls_cert is None and not is_loopback(self.settings.host):
             log.warning(
                 "bearer tokens without TLS: anyone on the way can read them",
                 host=self.settings.host,
             )
-        return [self._calls, limits, TokenInterceptor(tokens, self.metrics.call_refused)]
+        return [self._calls, limits, TokenInterceptor(self._tokens, self.metrics.call_refused)]
+
+    def _http_parts(self) -> Parts:
+        return Parts(
+            engine=lambda: self.engine,
+            submission=self._submission,
+            threads=self._threads,
+            readiness=self._readiness,
+            registry=self.metrics.registry,
+            access=Access(self._tokens, self.metrics.call_refused),
+            names=ModelNames(self.settings.served_model_name, lambda: self.engine),
+            max_message_bytes=self.settings.max_message_bytes,
+        )
 
     def _request_limits(self) -> RequestLimits:
         return RequestLimits() if self._engine is None else self._engine.request_limits

@@ -79,6 +79,17 @@ class Settings(_EngineSettings):
         le=65535,
         description="gRPC port, open once the base is loaded; 0 takes a free one.",
     )
+    http_port: int = Field(
+        8000,
+        ge=0,
+        le=65535,
+        description="Port of the OpenAI-compatible HTTP API, with TLS and tokens as --port; 0 switches it off.",
+    )
+    served_model_name: str = Field(
+        "",
+        max_length=256,
+        description="Name of the base model over HTTP; empty is --base.",
+    )
     metrics_port: int = Field(
         9464, ge=0, le=65535, description="HTTP port of /metrics; 0 switches it off."
     )
@@ -214,7 +225,7 @@ class Settings(_EngineSettings):
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:
-        for name, other in combinations(("port", "metrics_port", "health_port"), 2):
+        for name, other in combinations(("port", "http_port", "metrics_port", "health_port"), 2):
             if getattr(self, name) == getattr(self, other) != 0:
                 raise ValueError(f"{name} and {other} must not be the same")
         return self

@@ -50,6 +50,7 @@ class ServerProcess:
         settings = {
             "base": base,
             "port": self.port,
+            "http-port": 0,
             "metrics-port": self.metrics_port,
             "dtype": "float32",
             "threads": 1,

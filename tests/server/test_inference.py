@@ -243,15 +243,14 @@ async def test_calls_with_the_same_adapters_do_not_wait_for_each_other(served: H
 async def test_a_caller_has_no_turns_of_others(
     served: Harness, monkeypatch: pytest.MonkeyPatch, adapter_id: str
 ) -> None:
-    service, go_on = served.app._inference, threading.Event()
+    submission, go_on = served.app._submission, threading.Event()
     request = Request(prompt="x", adapter_id=adapter_id)
-    monkeypatch.setattr(service, "_callers", Turns(2))
-    monkeypatch.setattr(service, "_adapters", Turns(4))
+    monkeypatch.setattr(submission, "_callers", Turns(2))
+    monkeypatch.setattr(submission, "_adapters", Turns(4))
 
     async def call(name: str, work: Callable[[], Any]) -> Any:
         who = Caller(name=name, token_sha256="0" * 64, adapters=("*",))
-        monkeypatch.setattr(inference, "caller", lambda: who)
-        return await service._in_turn(request, work)
+        return await submission._in_turn(request, who, work)
 
     slow = []
     try:

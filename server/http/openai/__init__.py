@@ -1,0 +1,4 @@
+"""OpenAI's forms: completions and chats.
+
+May import: nothing.
+"""
