@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from . import errors, models, pages
 from .calls import Call, Parts
 from .errors import HttpError
+from .openai import routes as openai
 
 Handler = Callable[[Call], Awaitable[Response]]
 
@@ -38,6 +39,8 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/metrics", pages.metrics),
     Route("GET", "/version", pages.version),
     Route("GET", "/v1/models", models.list_models),
+    Route("POST", "/v1/completions", openai.complete),
+    Route("POST", "/v1/chat/completions", openai.chat),
 )
 _GONE = 499
 """Status of a call whose client did not wait for the end, as proxies log it."""
