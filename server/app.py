@@ -23,6 +23,7 @@ from loramux.v1 import (
 from lora_runtime import Engine, EngineObserver, EngineStoppedError, RequestLimits
 
 from . import metrics_port, reflection
+from .adapter_changes import AdapterChanges
 from .auth.interceptor import TokenInterceptor
 from .auth.tokens import TokenFile
 from .calls import CallInterceptor
@@ -99,9 +100,11 @@ class App:
         self.metrics.registry.register(ReadinessGauges(self._readiness))
         self._health = Health(_OWN_SERVICES, self._readiness)
         self._threads = Threads()
+        locations = Locations(settings.adapter_roots, settings.adapter_sources)
+        self._changes = AdapterChanges(lambda: self.engine, locations, self._threads)
         self._adapters = AdaptersService(
             lambda: self.engine,
-            Locations(settings.adapter_roots, settings.adapter_sources),
+            self._changes,
             self._declared_status,
             settings.max_message_bytes,
             self._threads,
@@ -297,6 +300,7 @@ class App:
         return Parts(
             engine=lambda: self.engine,
             submission=self._submission,
+            changes=self._changes,
             threads=self._threads,
             readiness=self._readiness,
             registry=self.metrics.registry,

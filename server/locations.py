@@ -15,6 +15,7 @@ from lora_runtime import InvalidRequestError
 _MAX_LENGTH = 4096
 """Limit of a path or a URL, in characters."""
 _HUB = "hf://"
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", re.ASCII)
 _REVISION = re.compile(r"@(?:refs/(?:pr|convert)/[^/]+|[^/]+)")
 _REFS = re.compile(r"@refs(/|\Z)")
 """Pattern of refs: pull requests are among these, and anyone may open one."""
@@ -39,6 +40,18 @@ class Locations:
             if len(getattr(request, field)) > _MAX_LENGTH:
                 raise InvalidRequestError.of(field, f"must have at most {_MAX_LENGTH} characters")
         return self._url(request.source) if request.source else self._directory(request.path)
+
+    def request(self, adapter_id: str, text: str) -> pb.LoadAdapterRequest:
+        """Make a request of a location in one text: a path or a URL; also a hub id without its
+        scheme, where hf:// allows it and the first root has no such path."""
+        url = text if "://" in text else _HUB + text
+        if url == text or (
+            _HUB_ID.fullmatch(text)
+            and any(_is_below(url, prefix) for prefix in self._sources)
+            and not (self.roots and (self.roots[0] / text).exists())
+        ):
+            return pb.LoadAdapterRequest(adapter_id=adapter_id, source=url)
+        return pb.LoadAdapterRequest(adapter_id=adapter_id, path=text)
 
     def _directory(self, path: str) -> Path:
         """Check a directory; gives the real path, symbolic links followed. Raises as `resolve`."""

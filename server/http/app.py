@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from . import errors, models
+from . import adapters, errors, models
 from .calls import Call, Parts
 from .errors import HttpError
 
@@ -32,7 +32,11 @@ class Route:
         return f"{self.method} {self.path}"
 
 
-ROUTES: tuple[Route, ...] = (Route("GET", "/v1/models", models.list_models),)
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "/v1/models", models.list_models),
+    Route("POST", "/v1/load_lora_adapter", adapters.load),
+    Route("POST", "/v1/unload_lora_adapter", adapters.unload),
+)
 _UNKNOWN = "other"
 """Route of calls of what is not served; their paths are the callers' and without end."""
 
