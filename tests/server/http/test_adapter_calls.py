@@ -185,8 +185,8 @@ async def test_an_unload_lets_running_requests_end(front: HttpHarness) -> None:
     }
     metadata = (("authorization", f"Bearer {token_of('root')}"),)
     message = inference_pb2.GenerateRequest(**request)
-    running = server.inference.GenerateStream(message, metadata=metadata)
-    await running.read()
+    running = aiter(server.inference.GenerateStream(message, metadata=metadata))
+    await anext(running)
     unloading = asyncio.ensure_future(front.post(UNLOAD, {"lora_name": "a0"}, "root"))
     assert sum([len(event.token_ids) async for event in running]) == 39
     assert (await unloading).status_code == 200  # 409 if it did not wait
