@@ -46,6 +46,7 @@ from .locations import Locations
 from .logs import RequestLog
 from .metrics import Metrics
 from .policies import SettingsPolicies
+from .resolver import Resolver
 from .services.adapters import AdaptersService
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
@@ -109,7 +110,12 @@ class App:
             settings.max_message_bytes,
             self._threads,
         )
-        self._submission = Submission(lambda: self.engine, self._threads)
+        resolver = (
+            Resolver(lambda: self.engine, locations, self._threads)
+            if settings.resolve_adapters
+            else None
+        )
+        self._submission = Submission(lambda: self.engine, self._threads, resolver)
         self._inference = InferenceService(
             lambda: self.engine, self._submission, self._threads, settings.max_message_bytes
         )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from loramux.v1 import adapters_pb2 as pb
 
-from lora_runtime import InvalidRequestError
+from lora_runtime import ADAPTER_FILES, AdapterError, InvalidRequestError
 
 _MAX_LENGTH = 4096
 """Limit of a path or a URL, in characters."""
@@ -52,6 +52,18 @@ class Locations:
         ):
             return pb.LoadAdapterRequest(adapter_id=adapter_id, source=url)
         return pb.LoadAdapterRequest(adapter_id=adapter_id, path=text)
+
+    def below(self, name: str) -> Iterator[str | Path]:
+        """Give what `name`, a plain path, may be: the directories of adapters below roots, the URLs
+        below sources. Raises AdapterError for one that cannot be used."""
+        for root in self.roots:
+            if (root / name / ADAPTER_FILES[0]).exists():
+                try:
+                    yield self._directory(str(root / name))
+                except (PermissionError, InvalidRequestError) as error:
+                    raise AdapterError(str(error)) from None
+        for prefix in self._sources:
+            yield f"{prefix.rstrip('/')}/{name}"
 
     def _directory(self, path: str) -> Path:
         """Check a directory; gives the real path, symbolic links followed. Raises as `resolve`."""
