@@ -17,7 +17,7 @@ from lora_runtime import (
     RequestHandle,
 )
 
-from ...answer_size import answer_bytes
+from ...answer_size import QUICK_ENTRIES, answer_bytes, entries
 from ...request_ids import is_safe
 from ..calls import Call as HttpCall
 from . import stream
@@ -26,9 +26,6 @@ from .fields import CHAT, COMPLETION, Form
 from .requests import Call, read
 from .unknown import UNKNOWN
 
-_QUICK_ENTRIES = 1024
-"""Tokens and logprobs of an answer that is written on the event loop: to go to a thread takes
-longer."""
 _PAUSE_S = 1e-4
 Answered = Sequence[tuple[RequestHandle, Generation]]
 
@@ -94,7 +91,7 @@ def _fitting(http: HttpCall, call: Call, most: int) -> Sequence[Request]:
 
 
 async def _whole(http: HttpCall, call: Call, head: Head, answered: Answered) -> Response:
-    if sum(_entries(done) for _, done in answered) <= _QUICK_ENTRIES:
+    if sum(entries(done) for _, done in answered) <= QUICK_ENTRIES:
         text = "".join(whole(call, head, answered))
     else:
         text = await http.parts.threads.answering.run(lambda: _in_slices(call, head, answered))
@@ -108,8 +105,3 @@ def _in_slices(call: Call, head: Head, answered: Answered) -> str:
         parts.append(part)
         time.sleep(_PAUSE_S)
     return "".join(parts)
-
-
-def _entries(done: Generation) -> int:
-    """Count tokens and logprobs: what an answer takes to be made."""
-    return sum(len(c.token_ids) + sum(1 + len(p.top) for p in c.logprobs) for c in done.choices)
