@@ -152,6 +152,8 @@ def to_request(
             stop=tuple(message.stop),
             stop_token_ids=tuple(message.stop_token_ids),
             ignore_eos=message.ignore_eos,
+            logit_bias=tuple(message.logit_bias.items()),
+            min_tokens=message.min_tokens,
         ),
         request_id=request_id,
         timeout_s=timeout_s,
