@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from .keep_alive import KeepAlive
 
 
-class Connection(HttpToolsProtocol):
+class Connection(KeepAlive):
     """Connection of one client."""
 
     def __init__(self, **parts: Any) -> None:
