@@ -42,7 +42,7 @@ _INNER_LEVELS = 64
 _VARINT_BYTES = 10
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _PACKED = {"token_ids", "stop_token_ids"}
-_ENTRIES = {"messages", "adapters"}
+_ENTRIES = {"messages", "adapters", "logit_bias"}
 _NESTED = "chat_template_kwargs"
 _LONG = {"prompt", "messages", "token_ids", "stop", "stop_token_ids"}
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from ..errors import FieldViolation, InvalidRequestError
 from .limits import RequestLimits
+from .messages import ChatMessage, Object, ToolChoice, wrong_chat
+from .parsed import MessageDelta, ParsedMessage
 from .template_values import wrong_values
 
 MAX_CHOICES = 16
@@ -18,6 +20,7 @@ MAX_STOP_LENGTH = 1024
 MAX_ID_LENGTH = 256
 MAX_ADAPTER_WEIGHT = 100.0
 MAX_PRIORITY = 10
+MAX_BIAS = 100.0
 MIN_REPETITION, MAX_REPETITION = 0.01, 100.0
 """Bounds of the repetition penalty: a hundred times a model's logit is far from what float32 holds.
 """
@@ -44,7 +47,10 @@ class SamplingParams:
     none, 0 the chosen token's, k also the k most likely. With a `seed`, choice i draws from seed +
     i. Generation ends before the first of the `stop` strings, in the text as it is given or in the
     text with special tokens shown: that of a token which ends the answer, too, though it is never
-    given. `skip_special_tokens` False gives the text of the others.
+    given. `skip_special_tokens` False gives the text of the others. `logit_bias`: pairs of a token
+    id and what is added to its logit, before penalties. Nothing ends the answer within the first
+    `min_tokens`: what would end it by itself is not chosen there, `ignore_eos` or not, and a stop
+    string that is complete there is passed over.
     """
 
     max_new_tokens: int = 128
@@ -62,6 +68,8 @@ class SamplingParams:
     skip_special_tokens: bool = True
     logprobs: int | None = None
     n: int = 1
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
 
     def violations(self) -> list[FieldViolation]:
         """Every field that is out of range, NaN included (a comparison with NaN is false)."""
@@ -96,16 +104,23 @@ class SamplingParams:
                 f"must be in [0, {MAX_LOGPROBS}]",
             ),
             ("n", 1 <= self.n <= MAX_CHOICES, f"must be in [1, {MAX_CHOICES}]"),
+            (
+                "logit_bias",
+                all(abs(bias) <= MAX_BIAS for _, bias in self.logit_bias),
+                f"each bias must be in [-{MAX_BIAS:g}, {MAX_BIAS:g}]",
+            ),
+            (
+                "logit_bias",
+                len({token for token, _ in self.logit_bias}) == len(self.logit_bias),
+                "a token is named twice",
+            ),
+            (
+                "min_tokens",
+                0 <= self.min_tokens <= self.max_new_tokens,
+                "must be at least 0 and at most max_new_tokens",
+            ),
         ]
         return [FieldViolation(name, text) for name, ok, text in checks if not ok]
-
-
-@dataclass(frozen=True)
-class ChatMessage:
-    """One turn of a conversation, rendered by the tokenizer's chat template."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True)
@@ -137,7 +152,10 @@ class Request:
     `cache_salt`. `caller_max_waiting`: its sequences that may wait; 0 is half of the engine's
     `max_waiting`. `continue_final_message`: the last of `messages`, the assistant's, is begun and
     the answer goes on with it. `chat_template_kwargs`: JSON values by name, for the chat template
-    as `apply_chat_template` of transformers hands them on.
+    as `apply_chat_template` of transformers hands them on. `tools` and `documents`, objects or JSON
+    texts, are for the template, too; `tool_choice` required, or a tool by name, makes the answer a
+    call. With `parse_answer` events and choices have a `message`: content, reasoning and tool calls
+    told apart as the tokenizer's response template says, or all of it content where there is none.
     """
 
     prompt: str | None = None
@@ -154,6 +172,11 @@ class Request:
     caller_max_waiting: int = 0
     continue_final_message: bool = False
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    tools: tuple[Object, ...] = field(default=(), hash=False)
+    documents: tuple[Object, ...] = field(default=(), hash=False)
+    tool_choice: ToolChoice = ""
+    parallel_tool_calls: bool = True
+    parse_answer: bool = False
 
     def validate(self, limits: RequestLimits | None = None) -> None:
         """Raises InvalidRequestError that names every field that is wrong by itself; where some are
@@ -207,6 +230,9 @@ class Request:
             else "",
             "chat_template_kwargs": wrong_values(self.chat_template_kwargs, bool(self.messages)),
         }
+        wrong |= wrong_chat(
+            self.messages, self.tools, self.documents, self.tool_choice, self.chat_template_kwargs
+        )
         return [FieldViolation(name, text) for name, text in wrong.items() if text]
 
     def _composition_violations(self) -> list[FieldViolation]:
@@ -264,6 +290,8 @@ class TokenEvent:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     timings: Timings | None = None
+    message: MessageDelta | None = None
+    """What it adds to the message; None unless the request has `parse_answer`."""
 
 
 @dataclass(frozen=True)
@@ -277,6 +305,7 @@ class Choice:
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
+    message: ParsedMessage | None = None
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,13 @@ def generate(
     top_k: Annotated[int | None, typer.Option(min=0)] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop string; repeatable.")] = None,
+    logit_bias: Annotated[
+        list[str] | None,
+        typer.Option(help="ID=BIAS: what is added to a token's logit; repeatable."),
+    ] = None,
+    min_tokens: Annotated[
+        int | None, typer.Option(min=0, help="Tokens that nothing ends the answer within.")
+    ] = None,
     priority: Annotated[int | None, typer.Option(help="Higher goes first.")] = None,
     cache_salt: Annotated[
         str | None,
@@ -64,6 +71,8 @@ def generate(
         "top_k": top_k,
         "seed": seed,
         "stop": stop,
+        "logit_bias": _biases(logit_bias),
+        "min_tokens": min_tokens,
         "priority": priority,
         "cache_salt": cache_salt,
         "skip_special_tokens": skip_special_tokens,
@@ -114,6 +123,20 @@ def _adapter_fields(given: list[str]) -> dict[str, Any]:
     if len(weighted) == 1 and "weight" not in weighted[0]:
         return weighted[0]
     return {"adapters": weighted}
+
+
+def _biases(given: list[str] | None) -> dict[int, float] | None:
+    if given is None:
+        return None
+    pairs = [text.partition("=") for text in given]
+    try:
+        found = {int(token): float(bias) for token, _, bias in pairs}
+        inference_pb2.GenerateRequest(logit_bias=found)
+    except ValueError:
+        raise typer.BadParameter("--logit-bias must be ID=BIAS, a token id and a number") from None
+    if len(found) < len(given):
+        raise typer.BadParameter("--logit-bias names a token twice")
+    return found
 
 
 def _json_object(text: str | None) -> dict[str, Any] | None:

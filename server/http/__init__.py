@@ -1,4 +1,4 @@
 """The HTTP front: OpenAI's forms, health, metrics; the same engine, tokens and limits as gRPC's.
 
-May import: auth, errors, lifecycle, logs, lora_runtime, request_ids, submission, threads.
+May import: auth, errors, http.openai, lifecycle, logs, lora_runtime, request_ids, submission, threads.
 """

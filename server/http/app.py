@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from . import errors, models
 from .calls import Call, Parts
 from .errors import HttpError
+from .openai import routes as openai
 
 Handler = Callable[[Call], Awaitable[Response]]
 
@@ -32,7 +33,11 @@ class Route:
         return f"{self.method} {self.path}"
 
 
-ROUTES: tuple[Route, ...] = (Route("GET", "/v1/models", models.list_models),)
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "/v1/models", models.list_models),
+    Route("POST", "/v1/completions", openai.complete),
+    Route("POST", "/v1/chat/completions", openai.chat),
+)
 _UNKNOWN = "other"
 """Route of calls of what is not served; their paths are the callers' and without end."""
 

@@ -85,17 +85,18 @@ class Call:
             self.request, parts.max_message_bytes, _VALUES + tokens, parts.threads.reading
         )
 
-    async def submit(self, request: EngineRequest, whole: bool = False) -> RequestHandle:
+    async def submit(
+        self, request: EngineRequest, max_bytes: int | None = None
+    ) -> RequestHandle:
         """Submit a request, in the caller's name; it is cancelled when the call ends.
 
-        `whole`: the answer is sent at once, and must not be too large. Raises HttpError outside the
-        caller's scope, and as Submission.
+        `max_bytes`: the most that an answer may have which is sent at once. Raises HttpError outside
+        the caller's scope, and as Submission.
         """
         names = [use.adapter_id for use in request.uses] or [""]
         self.adapter = "+".join(names)
         self.allow(Right.USE, names, request.priority)
-        most = self.parts.max_message_bytes if whole else None
-        handle = await self.parts.submission.submit(request, self.who, max_bytes=most)
+        handle = await self.parts.submission.submit(request, self.who, max_bytes=max_bytes)
         self._handles.append(handle)
         return handle
 

@@ -26,12 +26,14 @@ MANY: dict[str, dict[str, Any]] = {
     "adapters": {"prompt": "x", "adapters": [{}] * 9},
     "stop": {"prompt": "x", "stop": [""] * 17},
     "stop_token_ids": {"prompt": "x", "stop_token_ids": [1] * 2570},
+    "logit_bias": {"prompt": "x", "logit_bias": dict.fromkeys(range(1025), 1.0)},
     "token_ids": {"token_ids": [1] * 10_010},
 }
 BY_HAND = {
     # Not packed, in packs of none, in a group, with numbers longer than they need be.
     "token_ids": b"\x18\x05" * 1001,
     "stop_token_ids": b"\x7a\x00" * 257,
+    "logit_bias": b"\xd2\x01\x00" * 1025,
     "messages": b"\xa3\x06" + b"\x22\x00" * 1025 + b"\xa4\x06",
     "adapters": b"\xa2\x81\x00\x00" * 9,
     "message": b"\xf8\x06\x05" * 257,
@@ -70,6 +72,7 @@ def test_what_is_within_passes() -> None:
         messages=[{"role": "user", "content": "x" * 100_000}] * 20,
         stop=["x" * 1024] * 16,
         stop_token_ids=[2**32 - 1] * 256,
+        logit_bias=dict.fromkeys(range(2**32 - 1024, 2**32), -0.1),
         adapters=[{"adapter_id": "a", "weight": 0.5}] * 8,
         seed=2**63 - 1,
         temperature=1,
@@ -78,7 +81,10 @@ def test_what_is_within_passes() -> None:
 
 
 @pytest.mark.parametrize("one", [b"\x0a\x00", b"\x18\x01", b"\x1b\x1c", b"\xfa\x06\x00"])
-@pytest.mark.parametrize(("tag", "field"), [(b"\x22", "messages"), (b"\xa2\x01", "adapters")])
+@pytest.mark.parametrize(
+    ("tag", "field"),
+    [(b"\x22", "messages"), (b"\xa2\x01", "adapters"), (b"\xd2\x01", "logit_bias")],
+)
 def test_fields_of_an_entry_are_counted(tag: bytes, field: str, one: bytes) -> None:
     """The last of two million roles is the message's; to parse them takes the event loop."""
     within, beyond = (tag + bytes([len(one) * n]) + one * n for n in (8, 17))
