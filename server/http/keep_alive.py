@@ -80,7 +80,7 @@ class KeepAlive(HttpToolsProtocol):
     def end_if_idle(self, seconds: float) -> None:
         """End it after so many seconds of silence, if no request has come meanwhile."""
         listener = self.transport.get_extra_info("socket")
-        if self.transport.is_closing() or self.idle_s < seconds:
+        if self.transport.is_closing() or self.idle_s <= seconds:
             return
         if not unread_bytes(listener.fileno()):
             self.transport.close()
