@@ -140,6 +140,8 @@ async def server(base: Path, device: str, console: Console) -> AsyncIterator[str
         device,
         "--port",
         target.split(":")[1],
+        "--http-port",
+        "0",
         "--metrics-port",
         "0",
     ]

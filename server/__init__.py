@@ -1,6 +1,6 @@
-"""loramux's gRPC server: services, configuration, command line, metrics and health.
+"""loramux's server: services, configuration, command line, metrics and health.
 
-May import: auth, cli, declared, lifecycle, logs, lora_runtime, services.
+May import: auth, cli, declared, http, lifecycle, logs, lora_runtime, services.
 """
 
 import os

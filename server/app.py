@@ -23,12 +23,20 @@ from loramux.v1 import (
 from lora_runtime import Engine, EngineObserver, EngineStoppedError, RequestLimits
 
 from . import metrics_port, reflection
+from .adapter_changes import AdapterChanges
 from .auth.interceptor import TokenInterceptor
 from .auth.tokens import TokenFile
 from .calls import CallInterceptor
 from .config import Settings
 from .declared import DeclaredAdapters, DeclaredGauges, DeclaredStatus
 from .gauges import ReadinessGauges
+from .http.access import Access
+from .http.app import OTHER, HttpApp
+from .http.calls import Parts
+from .http.metrics_page import MetricsPage
+from .http.names import ModelNames
+from .http.reading import Reader
+from .http.server import HttpServer
 from .lifecycle.drain import Drain
 from .lifecycle.ending import STEP_S
 from .lifecycle.health import Health
@@ -40,9 +48,11 @@ from .locations import Locations
 from .logs import RequestLog
 from .metrics import Metrics
 from .policies import SettingsPolicies
+from .resolver import Resolver
 from .services.adapters import AdaptersService
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
+from .submission import Submission
 from .threads import Threads
 from .tls import is_loopback
 from .transport import (
@@ -52,6 +62,7 @@ from .transport import (
     channel_options,
     check_port,
     credentials,
+    https_contexts,
     serving_options,
 )
 
@@ -93,15 +104,29 @@ class App:
         self.metrics.registry.register(ReadinessGauges(self._readiness))
         self._health = Health(_OWN_SERVICES, self._readiness)
         self._threads = Threads()
+        locations = Locations(settings.adapter_roots, settings.adapter_sources)
+        self._changes = AdapterChanges(lambda: self.engine, locations, self._threads)
         self._adapters = AdaptersService(
             lambda: self.engine,
-            Locations(settings.adapter_roots, settings.adapter_sources),
+            self._changes,
             self._declared_status,
             settings.max_message_bytes,
             self._threads,
         )
+        resolver = (
+            Resolver(lambda: self.engine, locations, self._threads)
+            if settings.resolve_adapters
+            else None
+        )
+        self._submission = Submission(lambda: self.engine, self._threads, resolver)
         self._inference = InferenceService(
-            lambda: self.engine, self._threads, settings.max_message_bytes
+            lambda: self.engine, self._submission, self._threads, settings.max_message_bytes
+        )
+        self._tokens = TokenFile(settings.auth_file) if settings.auth_file else None
+        self.http_app = HttpApp(self._http_parts(), self.metrics.http_ended)
+        self.http: HttpServer | None = None
+        self.metrics.follow_http(
+            lambda: self.http_app.open, lambda: self.http.connections if self.http else 0
         )
         self._server = grpc.aio.server(
             options=serving_options(settings), interceptors=self._interceptors()
@@ -127,6 +152,15 @@ class App:
             raise EngineStoppedError("the base model is not loaded")
         return self._engine
 
+    def make_http_server(self) -> HttpServer:
+        contexts = https_contexts(self.settings, self._threads.reading)
+        return HttpServer(
+            self.http_app,
+            self.settings.max_message_bytes,
+            partial(self.metrics.http_ended, OTHER),
+            contexts.newest if contexts else None,
+        )
+
     async def listen(self) -> None:
         """Open the ports of health and metrics. Raises OSError, RuntimeError, TLSError.
 
@@ -142,6 +176,10 @@ class App:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probes)
             self._probes.add_insecure_port(address(settings, settings.health_port))
             await self._probes.start()
+        if settings.http_port:
+            self.http = self.make_http_server()
+            with _named("HTTP port", settings.http_port):
+                await self.http.start(bare_host(settings), settings.http_port)
         if settings.metrics_port:
             with _named("metrics port", settings.metrics_port):
                 self._metrics_server = metrics_port.start(
@@ -208,6 +246,8 @@ class App:
             await in_thread(self._engine.shutdown, 0, STEP_S)
         if self._drain is not None:
             await self._drain.cut_off()
+        if self.http is not None:
+            await self.http.stop()
         # The state file follows the engine as long as a call may be answered.
         if self._declared is not None:
             await in_thread(self._declared.stop)
@@ -266,15 +306,28 @@ class App:
 
     def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
         limits = LimitInterceptor(self._request_limits)
-        if self.settings.auth_file is None:
+        if self._tokens is None:
             return [self._calls, limits]
-        tokens = TokenFile(self.settings.auth_file)
         if self.settings.tls_cert is None and not is_loopback(self.settings.host):
             log.warning(
                 "bearer tokens without TLS: anyone on the way can read them",
                 host=self.settings.host,
             )
-        return [self._calls, limits, TokenInterceptor(tokens, self.metrics.call_refused)]
+        return [self._calls, limits, TokenInterceptor(self._tokens, self.metrics.call_refused)]
+
+    def _http_parts(self) -> Parts:
+        return Parts(
+            engine=lambda: self.engine,
+            submission=self._submission,
+            changes=self._changes,
+            threads=self._threads,
+            readiness=self._readiness,
+            metrics=MetricsPage(self.metrics.registry, self._threads.reading),
+            reader=Reader(self.settings.max_message_bytes, self._threads.parsing),
+            access=Access(self._tokens, self.metrics.call_refused),
+            names=ModelNames(self.settings.served_model_name, lambda: self.engine),
+            max_message_bytes=self.settings.max_message_bytes,
+        )
 
     def _request_limits(self) -> RequestLimits:
         return RequestLimits() if self._engine is None else self._engine.request_limits

@@ -79,6 +79,17 @@ class Settings(_EngineSettings):
         le=65535,
         description="gRPC port, open once the base is loaded; 0 takes a free one.",
     )
+    http_port: int = Field(
+        8000,
+        ge=0,
+        le=65535,
+        description="Port of the OpenAI-compatible HTTP API, with TLS and tokens as --port; 0 switches it off.",
+    )
+    served_model_name: str = Field(
+        "",
+        max_length=256,
+        description="Name of the base model over HTTP; empty is --base.",
+    )
     metrics_port: int = Field(
         9464, ge=0, le=65535, description="HTTP port of /metrics; 0 switches it off."
     )
@@ -93,6 +104,11 @@ class Settings(_EngineSettings):
         default_factory=list,
         description="URL below which LoadAdapter calls may load, such as hf://my-org or s3://bucket/adapters; "
         "repeatable. Without one, they may load no URL.",
+    )
+    resolve_adapters: bool = Field(
+        False,
+        description="Load an adapter that is not known when a request names it: the directory of that name below an "
+        "--adapter-root, or what has it below an --adapter-source.",
     )
     adapter_manifest: Path | None = Field(
         None,
@@ -214,7 +230,7 @@ class Settings(_EngineSettings):
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:
-        for name, other in combinations(("port", "metrics_port", "health_port"), 2):
+        for name, other in combinations(("port", "http_port", "metrics_port", "health_port"), 2):
             if getattr(self, name) == getattr(self, other) != 0:
                 raise ValueError(f"{name} and {other} must not be the same")
         return self
@@ -224,6 +240,12 @@ class Settings(_EngineSettings):
         for prefix in self.adapter_sources:
             if not all(prefix.partition("://")[:2]):
                 raise ValueError(f"adapter_sources: {prefix!r} is not a URL such as hf://my-org")
+        return self
+
+    @model_validator(mode="after")
+    def _resolved_are_somewhere(self) -> Self:
+        if self.resolve_adapters and not (self.adapter_roots or self.adapter_sources):
+            raise ValueError("resolve_adapters needs adapter_roots or adapter_sources")
         return self
 
     @model_validator(mode="after")

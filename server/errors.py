@@ -1,9 +1,11 @@
-"""The runtime's errors as gRPC statuses with google.rpc details."""
+"""The runtime's errors as statuses: the table of both fronts, and gRPC's google.rpc details."""
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
@@ -44,40 +46,72 @@ _DOMAIN = "loramux"
 REASON_KEY = "loramux-reason"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 _DO_NOT_RETRY = -1
+_Code = grpc.StatusCode
+
+
+@dataclass(frozen=True)
+class Status:
+    """Status of an error on both fronts, and its reason in a word."""
+
+    code: grpc.StatusCode
+    http: int
+    reason: str
 
 
 # First match wins: BaseMismatchError is an AdapterError. What is not listed is INTERNAL.
-_CODES: list[tuple[type[Exception], grpc.StatusCode, str]] = [
-    (UnknownAdapterError, grpc.StatusCode.NOT_FOUND, "unknown_adapter"),
-    (InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT, "invalid_request"),
-    (QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED, "queue_full"),
-    (AdapterLimitError, grpc.StatusCode.RESOURCE_EXHAUSTED, "adapter_limit"),
-    (CallerLimitError, grpc.StatusCode.RESOURCE_EXHAUSTED, "caller_limit"),
-    (AdapterUnavailableError, grpc.StatusCode.FAILED_PRECONDITION, "adapter_unavailable"),
-    (BaseMismatchError, grpc.StatusCode.FAILED_PRECONDITION, "base_mismatch"),
-    (AdapterError, grpc.StatusCode.INVALID_ARGUMENT, "adapter_invalid"),
-    (AdapterInUseError, grpc.StatusCode.FAILED_PRECONDITION, "adapter_in_use"),
-    (AdapterCapacityError, grpc.StatusCode.RESOURCE_EXHAUSTED, "adapter_capacity"),
-    (UnreadAnswerError, grpc.StatusCode.RESOURCE_EXHAUSTED, "unread"),
-    (RequestTimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED, "deadline"),
-    (RequestCancelledError, grpc.StatusCode.CANCELLED, "cancelled"),
-    (EngineStoppedError, grpc.StatusCode.UNAVAILABLE, "draining"),
-    (PermissionError, grpc.StatusCode.PERMISSION_DENIED, "not_permitted"),
+_STATUSES: list[tuple[type[Exception], Status]] = [
+    (UnknownAdapterError, Status(_Code.NOT_FOUND, 404, "unknown_adapter")),
+    (InvalidRequestError, Status(_Code.INVALID_ARGUMENT, 400, "invalid_request")),
+    (QueueFullError, Status(_Code.RESOURCE_EXHAUSTED, 429, "queue_full")),
+    (AdapterLimitError, Status(_Code.RESOURCE_EXHAUSTED, 429, "adapter_limit")),
+    (CallerLimitError, Status(_Code.RESOURCE_EXHAUSTED, 429, "caller_limit")),
+    (AdapterUnavailableError, Status(_Code.FAILED_PRECONDITION, 503, "adapter_unavailable")),
+    (BaseMismatchError, Status(_Code.FAILED_PRECONDITION, 400, "base_mismatch")),
+    (AdapterError, Status(_Code.INVALID_ARGUMENT, 400, "adapter_invalid")),
+    (AdapterInUseError, Status(_Code.FAILED_PRECONDITION, 409, "adapter_in_use")),
+    (AdapterCapacityError, Status(_Code.RESOURCE_EXHAUSTED, 503, "adapter_capacity")),
+    (UnreadAnswerError, Status(_Code.RESOURCE_EXHAUSTED, 503, "unread")),
+    (RequestTimeoutError, Status(_Code.DEADLINE_EXCEEDED, 504, "deadline")),
+    (RequestCancelledError, Status(_Code.CANCELLED, 499, "cancelled")),
+    (EngineStoppedError, Status(_Code.UNAVAILABLE, 503, "draining")),
+    (PermissionError, Status(_Code.PERMISSION_DENIED, 403, "not_permitted")),
 ]
-_INTERNAL = (grpc.StatusCode.INTERNAL, "internal")
+_INTERNAL = Status(_Code.INTERNAL, 500, "internal")
 
 
 async def abort(
     context: grpc.aio.ServicerContext, error: BaseException, request_id: str, **logged: Any
 ) -> NoReturn:
-    """End the call with the status that `error` maps to.
+    """End the call with the status that `error` maps to; it is logged as in `told`."""
+    found, message = told(error, request_id, **logged)
+    details = [
+        *_details(error),
+        error_details_pb2.ErrorInfo(reason=found.reason.upper(), domain=_DOMAIN),
+        error_details_pb2.RequestInfo(request_id=request_id),
+    ]
+    status = rpc_status.to_status(
+        status_pb2.Status(
+            code=found.code.value[0], message=message, details=[_pack(d) for d in details]
+        )
+    )
+    trailers = [
+        (request_ids.METADATA_KEY, request_id),
+        (REASON_KEY, found.reason),
+        *_pushback(error),
+    ]
+    let_go(error)
+    await context.abort(status.code, status.details, (*status.trailing_metadata, *trailers))
+    raise AssertionError("abort does not return")
+
+
+def told(error: BaseException, request_id: str, **logged: Any) -> tuple[Status, str]:
+    """Status of an error, and the words for its caller.
 
     A failure of the server's own is logged; a refusal too, with the fields in `logged`, if there
     are any: what the engine took up has its line from there.
     """
-    code, reason = _code(error)
-    message = str(error)
-    if code is grpc.StatusCode.INTERNAL:
+    found, message = status_of(error), str(error)
+    if found is _INTERNAL:
         if allowed(f"call failed: {type(error).__name__}"):
             log.error("call failed", request_id=request_id, error=repr(error), exc_info=error)
         # The details are in the log, not for callers.
@@ -85,30 +119,19 @@ async def abort(
     elif isinstance(error, OSError) and error.errno is not None:
         message = "a file or directory cannot be read"  # its own text has the whole path
     message = cut(message)
-    if logged and code is not grpc.StatusCode.INTERNAL:
+    if logged and found is not _INTERNAL:
         limited(
             "request rejected",
-            reason,
+            found.reason,
             request_id=request_id,
-            reason=reason,
+            reason=found.reason,
             **logged,
             error=message,
         )
-    details = [
-        *_details(error),
-        error_details_pb2.ErrorInfo(reason=reason.upper(), domain=_DOMAIN),
-        error_details_pb2.RequestInfo(request_id=request_id),
-    ]
-    status = rpc_status.to_status(
-        status_pb2.Status(code=code.value[0], message=message, details=[_pack(d) for d in details])
-    )
-    trailers = [(request_ids.METADATA_KEY, request_id), (REASON_KEY, reason), *_pushback(error)]
-    _let_go(error)
-    await context.abort(status.code, status.details, (*status.trailing_metadata, *trailers))
-    raise AssertionError("abort does not return")
+    return found, message
 
 
-def _let_go(error: BaseException) -> None:
+def let_go(error: BaseException) -> None:
     """Let go of what the error's frames hold: a request of megabytes, the file of an adapter.
 
     Whoever keeps the error, itself in one of its frames at times, would keep that until a full
@@ -126,23 +149,28 @@ def _let_go(error: BaseException) -> None:
         found += [one.__cause__, one.__context__]
 
 
-def _code(error: BaseException) -> tuple[grpc.StatusCode, str]:
-    return next(
-        ((code, reason) for kind, code, reason in _CODES if isinstance(error, kind)), _INTERNAL
-    )
+def status_of(error: BaseException) -> Status:
+    return next((status for kind, status in _STATUSES if isinstance(error, kind)), _INTERNAL)
+
+
+def retry_after_s(error: BaseException) -> float | None:
+    """Seconds after which to come back; infinite where time alone changes nothing.
+
+    Where another server may do better at once, None: the client's policy knows when to try.
+    """
+    if isinstance(error, QueueFullError | AdapterLimitError | CallerLimitError):
+        return error.retry_after_s
+    # Until somebody makes room, or reads, which is not a matter of time.
+    if isinstance(error, AdapterCapacityError | UnreadAnswerError):
+        return math.inf
+    return None
 
 
 def _pushback(error: BaseException) -> list[tuple[str, str]]:
-    """Trailer for gRPC's own retries: how long to wait, or not to come back.
-
-    Where another server may do better at once, none: the client's policy knows when to try.
-    """
-    if isinstance(error, QueueFullError | AdapterLimitError | CallerLimitError):
-        return [(_PUSHBACK_KEY, str(_milliseconds(error.retry_after_s)))]
-    # Until somebody makes room, or reads, which is not a matter of time.
-    if isinstance(error, AdapterCapacityError | UnreadAnswerError):
-        return [(_PUSHBACK_KEY, str(_DO_NOT_RETRY))]
-    return []
+    """Trailer for gRPC's own retries: how long to wait, or not to come back."""
+    if (seconds := retry_after_s(error)) is None:
+        return []
+    return [(_PUSHBACK_KEY, str(_DO_NOT_RETRY if seconds == math.inf else milliseconds(seconds)))]
 
 
 def cut(text: str) -> str:
@@ -193,11 +221,11 @@ def _subject(error: AdapterLimitError | CallerLimitError) -> str:
 
 def _retry_info(seconds: float) -> error_details_pb2.RetryInfo:
     delay = Duration()
-    delay.FromMilliseconds(_milliseconds(seconds))
+    delay.FromMilliseconds(milliseconds(seconds))
     return error_details_pb2.RetryInfo(retry_delay=delay)
 
 
-def _milliseconds(seconds: float) -> int:
+def milliseconds(seconds: float) -> int:
     return int(seconds * 1000)
 
 

@@ -45,6 +45,7 @@ _INNER_LEVELS = 64
 _VARINT_BYTES = 10
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _PACKED = {"token_ids", "stop_token_ids"}
+_ENTRIES = {"adapters", "logit_bias"}
 _LONG = {"prompt", "messages", "token_ids", "stop", "stop_token_ids", "tools", "documents"}
 
 
@@ -114,7 +115,7 @@ def over_limit(data: bytes, message: Descriptor, limits: RequestLimits) -> Refus
                 if counts[""] > _FIELDS:
                     return Refused("message", f"has over {_FIELDS} fields")
                 continue
-            if name == "adapters" and has_many_fields(data, _ENTRY_FIELDS, end - length, end):
+            if name in _ENTRIES and has_many_fields(data, _ENTRY_FIELDS, end - length, end):
                 return Refused(name, f"an entry has over {_ENTRY_FIELDS} fields")
             # A packed list is one field with so many ids at least; parsed ones are counted again.
             entries = max(1, length // _VARINT_BYTES) if name in _PACKED else 1

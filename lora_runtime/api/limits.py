@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..errors import FieldViolation, InvalidRequestError
 
 MAX_STOP_STRINGS = 16
+MAX_LOGIT_BIAS = 1024
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class RequestLimits:
     adapters: int = 8
     stop: int = MAX_STOP_STRINGS
     stop_token_ids: int = 256
+    logit_bias: int = MAX_LOGIT_BIAS
     token_ids: int | None = None
     """Prompt tokens that a context has room for; None is no limit."""
     context_note: str = ""
@@ -56,5 +58,6 @@ _MORE = {
     "adapters": " adapters",
     "stop": " strings",
     "stop_token_ids": " ids",
+    "logit_bias": " tokens",
     "token_ids": " tokens: the context holds one more, which is to be generated",
 }

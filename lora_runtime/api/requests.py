@@ -20,6 +20,7 @@ MAX_STOP_LENGTH = 1024
 MAX_ID_LENGTH = 256
 MAX_ADAPTER_WEIGHT = 100.0
 MAX_PRIORITY = 10
+MAX_BIAS = 100.0
 MIN_REPETITION, MAX_REPETITION = 0.01, 100.0
 """Bounds of the repetition penalty: a hundred times a model's logit is far from what float32 holds.
 """
@@ -46,7 +47,10 @@ class SamplingParams:
     none, 0 the chosen token's, k also the k most likely. With a `seed`, choice i draws from seed +
     i. Generation ends before the first of the `stop` strings, in the text as it is given or in the
     text with special tokens shown: that of a token which ends the answer, too, though it is never
-    given. `skip_special_tokens` False gives the text of the others.
+    given. `skip_special_tokens` False gives the text of the others. `logit_bias`: pairs of a token
+    id and what is added to its logit, before penalties. Nothing ends the answer within the first
+    `min_tokens`: what would end it by itself is not chosen there, `ignore_eos` or not, and a stop
+    string that is complete there is passed over.
     """
 
     max_new_tokens: int = 128
@@ -64,6 +68,8 @@ class SamplingParams:
     skip_special_tokens: bool = True
     logprobs: int | None = None
     n: int = 1
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
 
     def violations(self) -> list[FieldViolation]:
         """Every field that is out of range, NaN included (a comparison with NaN is false)."""
@@ -98,6 +104,21 @@ class SamplingParams:
                 f"must be in [0, {MAX_LOGPROBS}]",
             ),
             ("n", 1 <= self.n <= MAX_CHOICES, f"must be in [1, {MAX_CHOICES}]"),
+            (
+                "logit_bias",
+                all(abs(bias) <= MAX_BIAS for _, bias in self.logit_bias),
+                f"each bias must be in [-{MAX_BIAS:g}, {MAX_BIAS:g}]",
+            ),
+            (
+                "logit_bias",
+                len({token for token, _ in self.logit_bias}) == len(self.logit_bias),
+                "a token is named twice",
+            ),
+            (
+                "min_tokens",
+                0 <= self.min_tokens <= self.max_new_tokens,
+                "must be at least 0 and at most max_new_tokens",
+            ),
         ]
         return [FieldViolation(name, text) for name, ok, text in checks if not ok]
 

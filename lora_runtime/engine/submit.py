@@ -16,6 +16,8 @@ from ..requests.detokenize import IncrementalDetokenizer
 from ..requests.handle import RequestHandle
 from ..requests.lengths import TextLimit
 from ..requests.sequence import LiveRequest, Sequence, SequenceAdapter
+from ..requests.token_bias import token_bias
+from ..requests.token_text import TokenBytes
 from ..requests.tokenization import encode, render_chat
 from ..requests.unread import Backlogs
 from .chats import ForeignChats
@@ -69,6 +71,7 @@ class RequestBuilder:
             tuple(AdapterUse(use.adapter_id, v.version, use.weight) for use, v in pairs),
             self._on_cancel,
             self._backlogs.open(),
+            TokenBytes(tokenizer),
             self._parsers.of(
                 request,
                 tokenizer,
@@ -78,6 +81,7 @@ class RequestBuilder:
             ),
         )
         max_tokens = min(params.max_new_tokens, self._max_context - len(prompt))
+        bias = token_bias(params, ends | stop_ids, vocab_size)
         tenant = request.uses[0].adapter_id if request.uses else ""
         salt = prefix_salt(request.caller, request.cache_salt)
         sequences = [
@@ -96,6 +100,7 @@ class RequestBuilder:
                 eos_ids=ends,
                 stop_ids=stop_ids,
                 vocab_limit=vocab_size if vocab_size < self._base.vocab_size else None,
+                bias=bias,
                 arrived=arrived,
             )
             for i in range(params.n)

@@ -17,6 +17,7 @@ from ..kv_cache import BlockKey
 from .detokenize import IncrementalDetokenizer
 from .handle import RequestHandle
 from .text import AnswerText
+from .token_bias import TokenBias
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Sequence:
         eos_ids: frozenset[int] = frozenset(),
         stop_ids: frozenset[int] = frozenset(),
         vocab_limit: int | None = None,
+        bias: TokenBias | None = None,
         arrived: float | None = None,
     ) -> None:
         self.handle = handle
@@ -104,7 +106,9 @@ class Sequence:
         self.vocab_limit = vocab_limit
         """The ids below it are sampled, where its adapters have fewer tokens than the base; else
         None."""
-        self.text = AnswerText(detokenizer, sampling.stop)
+        self.bias = bias
+        """What is added to its logits; None where the request asks for nothing of the kind."""
+        self.text = AnswerText(detokenizer, sampling.stop, sampling.min_tokens)
         self.max_tokens = max_tokens
         self.num_computed = 0
         self.cached_tokens: int | None = None

@@ -33,8 +33,8 @@ class StopMatcher:
     def has_strings(self) -> bool:
         return self._strings is not None
 
-    def push(self, text: str) -> tuple[str, bool]:
-        """Text that is safe to emit, and whether a stop string was completed.
+    def push(self, text: str, ends: bool = True) -> tuple[str, bool]:
+        """Text that is safe to emit, and whether a stop string was completed, if one `ends` it.
 
         The stop string that is complete first wins (of two that end together, the longer), however
         the text is cut into pushes; nothing of it nor behind it is emitted.
@@ -43,10 +43,10 @@ class StopMatcher:
         if strings is None:
             return text, False
         self.held += text
-        end, start = self._shown.read(strings, text)
+        end, start = self._shown.read(strings, text, ends)
         start = self._place(start)
         if self._delivered is not None:
-            other_end, other = self._delivered.read(strings, text)
+            other_end, other = self._delivered.read(strings, text, ends)
             if other_end and end:
                 end, start = min((end, start), (other_end, other))
             elif other_end or not end:
@@ -55,7 +55,7 @@ class StopMatcher:
                 self._delivered = None
         return self._give(start), end > 0
 
-    def push_hidden(self, text: str) -> tuple[str, bool]:
+    def push_hidden(self, text: str, ends: bool = True) -> tuple[str, bool]:
         """Push what is not delivered; gives as `push` does."""
         strings = self._strings
         if strings is None or not text:
@@ -63,7 +63,7 @@ class StopMatcher:
         if self._delivered is None:
             self._delivered = _Reader(self._shown.state, self._shown.length - self._hidden_before)
         self._hidden.append((self._shown.length, len(text)))
-        end, start = self._shown.read(strings, text)
+        end, start = self._shown.read(strings, text, ends)
         start = self._place(start)
         if not end:
             start = min(start, self._delivered.read(strings, "")[1])
@@ -78,7 +78,9 @@ class StopMatcher:
         found = [
             (at + len(stop), at)
             for stop in self._stops
-            if (at := (before + text).find(stop)) >= 0 and (at < len(before) or stop == text)
+            # What is complete in `before` was passed over.
+            if (at := (before + text).find(stop, max(0, len(before) - len(stop) + 1))) >= 0
+            and (at < len(before) or stop == text)
         ]
         if not found:
             return "", False
@@ -95,7 +97,7 @@ class StopMatcher:
         if strings is None or not state:
             return ""
         ends = {stop[: strings.depth[state]] for stop in self._stops}
-        return next(end for end in ends if strings.scan(0, end)[0] == state)
+        return next(end for end in ends if strings.scan(0, end, ends=False)[0] == state)
 
     def _give(self, end: int) -> str:
         """What is held back of the delivered text before its character `end`."""
@@ -118,9 +120,9 @@ class _Reader:
     def __init__(self, state: int, length: int) -> None:
         self.state, self.length = state, length
 
-    def read(self, strings: StopStrings, text: str) -> tuple[int, int]:
+    def read(self, strings: StopStrings, text: str, ends: bool = True) -> tuple[int, int]:
         """Read on. Gives how much of `text` completes a stop string, 0 if none is complete; and
         where in the whole text that begins, or what may become one."""
-        self.state, end = strings.scan(self.state, text)
+        self.state, end = strings.scan(self.state, text, ends)
         self.length += end or len(text)
         return end, self.length - (strings.found if end else strings.depth)[self.state]

@@ -16,25 +16,23 @@ class StopStrings:
     """
 
     def __init__(self, strings: Sequence[str]) -> None:
-        self._next = ""
-        """By state, the character that leads to the state behind it."""
+        self._next = [""]
+        """By state, the character that leads to the state behind it, or "" for none."""
         self._branches: dict[int, dict[str, int]] = {}
         """Other characters and where they lead, by state: as many as there are strings."""
         self.depth = array("i", [0])
         """By state, how many characters at the end of the text begin a stop string."""
         self.found = array("i", [0])
         """By state, the length of the longest stop string that ends here; 0: none does."""
-        characters = ["\0"]
         for string in strings:
-            self._insert(string, characters)
-        self._next = "".join(characters)
+            self._insert(string)
         self._shorter = array("i", bytes(len(self.depth) * self.depth.itemsize))
         """By state, that of the next shorter end of the text that begins a stop string."""
         self._link()
 
-    def scan(self, state: int, text: str) -> tuple[int, int]:
+    def scan(self, state: int, text: str, ends: bool = True) -> tuple[int, int]:
         """Read `text` in `state`. Gives the state after it, and 0; or, if a stop string becomes
-        complete, the state there and the number of characters up to there."""
+        complete and `ends` it, the state there and the number of characters up to there."""
         following, branches, shorter, found = self._next, self._branches, self._shorter, self.found
         for at, character in enumerate(text, 1):
             while True:
@@ -47,15 +45,15 @@ class StopStrings:
                 if not state:
                     break
                 state = shorter[state]
-            if found[state]:
+            if found[state] and ends:
                 return state, at
         return state, 0
 
-    def _insert(self, string: str, characters: list[str]) -> None:
-        """Add the states of one string; what follows the end of another is never reached."""
+    def _insert(self, string: str) -> None:
+        """Add the states of one string."""
         state, depth = 0, 0
-        while depth < len(string) and not self.found[state]:
-            if state and characters[state] == string[depth]:
+        while depth < len(string):
+            if self._next[state] == string[depth]:
                 state += 1
             elif (there := self._branches.get(state, {}).get(string[depth])) is not None:
                 state = there
@@ -64,11 +62,11 @@ class StopStrings:
             depth += 1
         if depth == len(string):
             self.found[state] = depth
-        elif not self.found[state]:
+        else:
             self._branches.setdefault(state, {})[string[depth]] = len(self.depth)
             self.depth.extend(range(depth + 1, len(string) + 1))
             self.found.extend([0] * (len(string) - depth - 1) + [len(string)])
-            characters += [*string[depth + 1 :], "\0"]
+            self._next += [*string[depth + 1 :], ""]
 
     def _link(self) -> None:
         """Find each state's next shorter one, the short ones first."""
@@ -76,14 +74,13 @@ class StopStrings:
         while waiting:
             state = waiting.popleft()
             others = self._branches.get(state, {})
-            ways = [(self._next[state], state + 1), *others.items()] if state else others.items()
-            for character, there in ways:
+            on = [(self._next[state], state + 1)] if self._next[state] else []
+            for character, there in (*on, *others.items()):
                 shorter = self._follow(self._shorter[state], character) if state else 0
                 self._shorter[there] = shorter
                 # The longer of two that end together is the state's own.
                 self.found[there] = self.found[there] or self.found[shorter]
-                if not self.found[there]:
-                    waiting.append(there)
+                waiting.append(there)
 
     def _follow(self, state: int, character: str) -> int:
         while state:

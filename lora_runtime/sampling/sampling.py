@@ -14,6 +14,7 @@ from ..kernels.host_to_device import upload
 from ..kernels.sampling import SampleRow, sample_rows_reference
 from ..requests.sequence import Sequence, TokenCounts
 from ..scheduling.batch import StepOutput
+from .bias import apply_bias, is_biased
 from .penalties import apply_penalties, has_penalties
 
 SampleRows = Callable[[Seq[SampleRow]], list[int]]
@@ -34,19 +35,22 @@ def sample(
 ) -> list[Sampled]:
     """Choose one token per row of the output, N rows for N sequences.
 
-    Logprobs are those of the model, before penalties, temperature and filters. A row with NaN
-    logits, or whose best one is not finite before or after penalties, fails alone. Waits for the
-    device at most three times, however many rows there are: for the best tokens after penalties,
-    for drawn ones, and for logprobs.
+    Logprobs are those of the model, before biases, penalties, temperature and filters. A row with
+    NaN logits, or whose best one is not finite before or after penalties, fails alone. Waits for
+    the device at most three times, however many rows there are: for the best tokens after biases
+    and penalties, for drawn ones, and for logprobs.
     """
     logits, tokens = output.logits, _within(output, sequences)
     valid = [i for i, token in enumerate(tokens) if token >= 0]
     penalised = [i for i in valid if has_penalties(sequences[i].sampling)]
-    changed = _penalised(logits, penalised, sequences)
-    if any(sequences[i].sampling.temperature == 0 for i in penalised):
-        for i, token in zip(penalised, StepOutput.of(changed).greedy, strict=True):
+    biased = [
+        i for i in valid if is_biased(sequences[i]) and not has_penalties(sequences[i].sampling)
+    ]
+    changed, own_rows = _changed(logits, biased, penalised, sequences), biased + penalised
+    if any(sequences[i].sampling.temperature == 0 for i in own_rows):
+        for i, token in zip(own_rows, StepOutput.of(changed).greedy, strict=True):
             tokens[i] = token
-    own = dict(zip(penalised, changed, strict=True))
+    own = dict(zip(own_rows, changed, strict=True))
     drawn = [i for i in valid if sequences[i].sampling.temperature > 0]
     rows = [_row(own.get(i, logits[i]), sequences[i]) for i in drawn]
     for i, token in zip(drawn, sample_rows(rows), strict=True):
@@ -103,14 +107,21 @@ def _generator(seq: Sequence) -> torch.Generator:
     return seq.generator
 
 
-def _penalised(logits: torch.Tensor, rows: Seq[int], sequences: Seq[Sequence]) -> torch.Tensor:
-    """A copy of these rows of logits, with the penalties."""
+def _changed(
+    logits: torch.Tensor, biased: list[int], penalised: list[int], sequences: Seq[Sequence]
+) -> torch.Tensor:
+    """A copy of these rows of logits, with the biases, then with the penalties of the latter."""
+    rows = biased + penalised
     if not rows:
         return logits[:0]
     changed = logits.index_select(0, upload(torch.tensor(rows), logits.device))
-    apply_penalties(
-        changed, [_counts(sequences[i]) for i in rows], [sequences[i].sampling for i in rows]
-    )
+    apply_bias(changed, [sequences[i] for i in rows])
+    if penalised:
+        apply_penalties(
+            changed[len(biased) :],
+            [_counts(sequences[i]) for i in penalised],
+            [sequences[i].sampling for i in penalised],
+        )
     return changed
 
 

@@ -14,11 +14,10 @@ from lora_runtime import MAX_ID_LENGTH
 
 from ..logs import limited
 from ..request_ids import METADATA_KEY, request_id_of
-from .rules import ANY_TOKEN_PREFIX, OPEN_PREFIX, RULES, Right, Rule
-from .tokens import ANYONE, Caller, TokenFile
+from .rules import ANY_TOKEN_PREFIX, NO_TOKEN, OPEN_PREFIX, RULES, Right, Rule
+from .tokens import ANYONE, Caller, TokenFile, bearer_token
 
 log = structlog.get_logger("loramux.server")
-_NO_TOKEN = "a valid bearer token is needed"
 _CALLER: ContextVar[Caller] = ContextVar("caller", default=ANYONE)
 
 Check = Callable[[Any, grpc.aio.ServicerContext], Awaitable[None]]
@@ -90,7 +89,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
                 reason="no valid token",
             )
             trailers = ((METADATA_KEY, request_id),)
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, _NO_TOKEN, trailers)
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, NO_TOKEN, trailers)
 
         async def refuse_stream(
             request: Any, context: grpc.aio.ServicerContext
@@ -106,12 +105,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _bearer(metadata: Any) -> str:
-    """Token of the call; empty if there is none, or several."""
-    values = [value for key, value in metadata or () if key == "authorization"]
-    if len(values) != 1 or not isinstance(values[0], str):
-        return ""
-    scheme, _, token = values[0].partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
+    return bearer_token([value for key, value in metadata or () if key == "authorization"])
 
 
 def _guarded(handler: Any, check: Check) -> Any:

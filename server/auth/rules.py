@@ -17,6 +17,7 @@ from .tokens import Caller
 OPEN_PREFIX = "/grpc.health.v1.Health/"
 """Prefix of the health checks' methods: probes have no tokens."""
 ANY_TOKEN_PREFIX = "/grpc.reflection."
+NO_TOKEN = "a valid bearer token is needed"
 
 
 class Right(StrEnum):
@@ -35,18 +36,21 @@ class Rule:
 
     def refusal(self, caller: Caller, request: Any) -> str:
         """Reason why `caller` may not make this call; empty if it may."""
-        if self.right is Right.USE and request.priority > caller.max_priority:
-            return (
-                f"priority {request.priority} is above the highest of this token, "
-                f"{caller.max_priority}"
-            )
-        if self.right is not Right.USE and not getattr(caller, self.right):
-            return f"this token has no {self.right} right"
-        for adapter_id in self.adapters(request):
-            if not caller.may_use(adapter_id):
-                name = f"adapter {adapter_id[:MAX_ID_LENGTH]!r}" if adapter_id else "the base model"
-                return f"{name} is outside this token's scope"
-        return ""
+        priority = request.priority if self.right is Right.USE else 0
+        return refusal(caller, self.right, self.adapters(request), priority)
+
+
+def refusal(caller: Caller, right: Right, adapters: Iterable[str], priority: int = 0) -> str:
+    """Reason why `caller` may not use this right of these adapters; empty if it may."""
+    if right is Right.USE and priority > caller.max_priority:
+        return f"priority {priority} is above the highest of this token, {caller.max_priority}"
+    if right is not Right.USE and not getattr(caller, right):
+        return f"this token has no {right} right"
+    for adapter_id in adapters:
+        if not caller.may_use(adapter_id):
+            name = f"adapter {adapter_id[:MAX_ID_LENGTH]!r}" if adapter_id else "the base model"
+            return f"{name} is outside this token's scope"
+    return ""
 
 
 def _generate_ids(request: inference_pb2.GenerateRequest) -> list[str]:

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
@@ -116,6 +116,14 @@ class TokenFile:
         else:
             self._stamp, self._problem = seen, ""
             log.info("token file read", tokens=len(self._entries))
+
+
+def bearer_token(values: Sequence[str | bytes]) -> str:
+    """Find the token in the values of a call's `authorization`; empty if there is none, or several."""
+    if len(values) != 1 or not isinstance(values[0], str):
+        return ""
+    scheme, _, token = values[0].partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def token_hash(token: str) -> str:

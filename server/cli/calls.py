@@ -40,6 +40,13 @@ def generate(
     top_k: Annotated[int | None, typer.Option(min=0)] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop string; repeatable.")] = None,
+    logit_bias: Annotated[
+        list[str] | None,
+        typer.Option(help="ID=BIAS: what is added to a token's logit; repeatable."),
+    ] = None,
+    min_tokens: Annotated[
+        int | None, typer.Option(min=0, help="Tokens that nothing ends the answer within.")
+    ] = None,
     priority: Annotated[int | None, typer.Option(help="Higher goes first.")] = None,
     cache_salt: Annotated[
         str | None,
@@ -62,7 +69,9 @@ def generate(
     ] = None,
     messages: Annotated[
         Path | None,
-        typer.Option(help="JSON file with the messages before the prompt, as OpenAI's clients have."),
+        typer.Option(
+            help="JSON file with the messages before the prompt, as OpenAI's clients have."
+        ),
     ] = None,
     tools: Annotated[
         Path | None,
@@ -90,6 +99,8 @@ def generate(
         "top_k": top_k,
         "seed": seed,
         "stop": stop,
+        "logit_bias": _biases(logit_bias),
+        "min_tokens": min_tokens,
         "priority": priority,
         "cache_salt": cache_salt,
         "skip_special_tokens": skip_special_tokens,
@@ -167,6 +178,20 @@ def _print_calls(deltas: list[Any]) -> None:
         lines[delta.index] = lines.get(delta.index, f"{delta.name} ") + delta.arguments
     for line in lines.values():
         typer.echo(line)
+
+
+def _biases(given: list[str] | None) -> dict[int, float] | None:
+    if given is None:
+        return None
+    pairs = [text.partition("=") for text in given]
+    try:
+        found = {int(token): float(bias) for token, _, bias in pairs}
+        inference_pb2.GenerateRequest(logit_bias=found)
+    except ValueError:
+        raise typer.BadParameter("--logit-bias must be ID=BIAS, a token id and a number") from None
+    if len(found) < len(given):
+        raise typer.BadParameter("--logit-bias names a token twice")
+    return found
 
 
 def _json_object(text: str | None) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Answers of generation as messages, and how large they can become."""
+"""Answers of generation as messages."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ from loramux.v1 import inference_pb2 as pb
 
 from lora_runtime import (
     AdapterUse,
-    FieldViolation,
     FinishReason,
     Generation,
-    InvalidRequestError,
     RequestHandle,
-    SamplingParams,
     TokenEvent,
     TokenLogprob,
 )
@@ -24,46 +21,9 @@ _REASONS = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
 }
-_TEXT_BYTES = 6
-"""Bytes of text of a token: more than those of long answers have, on average."""
-_LOGPROB_BYTES = 6
-"""Bytes of a logprob with its tag, and of the tag before its token id."""
-_FRAME_BYTES = 2
-"""Bytes of tag and length around a logprob."""
 _SLICE = 64
 """Tokens with logprobs after which others get the interpreter."""
 _PAUSE_S = 1e-4
-
-
-def check_size(
-    params: SamplingParams, prompt_tokens: int, max_context: int, vocab_size: int, max_bytes: int
-) -> None:
-    """Check that an answer fits into one message, before it is computed. Raises
-    InvalidRequestError."""
-    tokens = min(params.max_new_tokens, max_context - prompt_tokens)
-    if answer_bytes(params, tokens, vocab_size) <= max_bytes:
-        return
-    text = (
-        f"the answer may have over {max_bytes} bytes, a message's limit: take fewer tokens, choices "
-        "or logprobs, or GenerateStream"
-    )
-    fields = ["max_new_tokens"] + ["n"] * (params.n > 1) + ["logprobs"] * bool(params.logprobs)
-    raise InvalidRequestError([FieldViolation(field, text) for field in fields])
-
-
-def answer_bytes(params: SamplingParams, tokens: int, vocab_size: int) -> int:
-    """Bytes of an answer of `tokens` tokens a choice, about: only texts are not known before."""
-    token_id = -(-vocab_size.bit_length() // 7)
-    each = token_id + _TEXT_BYTES
-    if params.logprobs is not None:
-        one = token_id + _LOGPROB_BYTES + _FRAME_BYTES
-        each += one * (1 + params.logprobs) + 1  # of the outer one the length has two bytes
-    return params.n * tokens * each + tokens * _TEXT_BYTES  # the first choice's text comes twice
-
-
-def entries(done: Generation) -> int:
-    """Count tokens and logprobs: what an answer takes to be made."""
-    return sum(len(c.token_ids) + sum(1 + len(p.top) for p in c.logprobs) for c in done.choices)
 
 
 def to_response(done: Generation, pause_s: float = 0) -> pb.GenerateResponse:

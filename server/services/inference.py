@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import os
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from typing import TypeVar
 
 import grpc
 from loramux.v1 import inference_pb2 as pb
@@ -26,11 +22,12 @@ from lora_runtime import (
 )
 
 from .. import errors
+from ..answer_size import QUICK_ENTRIES, entries
 from ..auth.interceptor import caller
-from ..auth.tokens import ANYONE
 from ..request_ids import request_id_of
-from ..threads import Threads, Turns
-from .answers import check_size, entries, to_increment, to_response, to_response_in_slices, to_uses
+from ..submission import Submission
+from ..threads import Threads
+from .answers import to_increment, to_response, to_response_in_slices, to_uses
 from .chat_messages import to_message, to_tool_choice
 from .template_values import to_values
 
@@ -48,14 +45,8 @@ _OPTIONAL = (
     "n",
     "skip_special_tokens",
 )
-_THREADS_EACH = max(2, (os.cpu_count() or 1) // 2)
-"""Threads for submission that one caller may have at once, and half of those of one adapter:
-tokenizers compute, and steps need the cores, too."""
-_QUICK_ENTRIES = 1024
-"""Tokens and logprobs of an answer that is made on the event loop: to go to a thread takes longer."""
 _NAMES = 8
 """Adapters of a refused request that its line in the log names."""
-T = TypeVar("T", bound=RequestHandle | Future)
 
 
 class InferenceService(inference_pb2_grpc.InferenceServicer):
@@ -65,10 +56,13 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
     """
 
     def __init__(
-        self, engine: Callable[[], Engine], threads: Threads, max_message_bytes: int
+        self,
+        engine: Callable[[], Engine],
+        submission: Submission,
+        threads: Threads,
+        max_message_bytes: int,
     ) -> None:
-        self._engine, self._threads = engine, threads
-        self._callers, self._adapters = Turns(_THREADS_EACH), Turns(2 * _THREADS_EACH)
+        self._engine, self._submission, self._threads = engine, submission, threads
         self._max_message_bytes = max_message_bytes
 
     async def Generate(
@@ -76,7 +70,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
     ) -> pb.GenerateResponse:
         async with self._request(request, context, self._max_message_bytes) as handle:
             done = await handle.aresult()
-            if entries(done) <= _QUICK_ENTRIES:
+            if entries(done) <= QUICK_ENTRIES:
                 return to_response(done)
             return await self._threads.answering.run(lambda: to_response_in_slices(done))
 
@@ -106,7 +100,13 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         # Before anything can be refused: a refusal is looked for by its id.
         request_id = request_id_of(context, message.request_id)
         try:
-            handle = await self._submit(message, request_id, context, max_bytes)
+            request = to_request(
+                message, request_id, context.time_remaining(), self._engine().request_limits
+            )
+            handle = await self._submission.submit(
+                request, caller(), context.time_remaining, max_bytes
+            )
+            del request
             yield handle
         except (asyncio.CancelledError, GeneratorExit):
             raise
@@ -116,56 +116,6 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         finally:
             if handle is not None:
                 handle.cancel()
-
-    async def _submit(
-        self,
-        message: pb.GenerateRequest,
-        request_id: str,
-        context: grpc.aio.ServicerContext,
-        max_bytes: int | None,
-    ) -> RequestHandle:
-        """Submit off the event loop: tokenizing takes milliseconds.
-
-        An adapter that was never read here may take seconds or more: its reading is not on the
-        threads for submission.
-        """
-        engine, who = self._engine(), caller()
-        request = dataclasses.replace(
-            to_request(message, request_id, context.time_remaining(), engine.request_limits),
-            caller=who.name,
-            caller_max_waiting=who.max_waiting,
-        )
-        del message
-
-        def submit(late: Request) -> RequestHandle:
-            return _if_it_fits(engine.submit(late), max_bytes, engine)
-
-        def submit_if_prepared() -> RequestHandle | Future[None]:
-            reading = engine.prepare(request)
-            is_ready = reading.done() and reading.exception() is None
-            return submit(request) if is_ready else reading  # one that failed is reported already
-
-        begun = await self._in_turn(request, submit_if_prepared)
-        if isinstance(begun, RequestHandle):
-            return begun
-        await asyncio.wrap_future(begun)
-        late = dataclasses.replace(request, timeout_s=context.time_remaining())
-        return await self._in_turn(request, lambda: submit(late))
-
-    async def _in_turn(self, request: Request, work: Callable[[], T]) -> T:
-        """Run `work` on a thread; cancel what it gives if the call is gone before it is done.
-
-        Neither one adapter, whose template and tokenizer are its author's, nor one caller with a
-        token has all of the threads.
-        """
-        who = caller()
-        names = [] if who is ANYONE else [who.name]
-        # Each once and in one order, whatever a caller names: else two calls wait for each other.
-        adapters = sorted({use.adapter_id for use in request.uses})
-        if not names and not adapters:
-            adapters = [""]  # the base's turns are for calls without a token: others have their own
-        async with self._callers.taken(*names), self._adapters.taken(*adapters):
-            return await self._threads.submission.run(work, late=lambda given: given.cancel())
 
 
 def to_request(
@@ -202,6 +152,8 @@ def to_request(
             stop=tuple(message.stop),
             stop_token_ids=tuple(message.stop_token_ids),
             ignore_eos=message.ignore_eos,
+            logit_bias=tuple(message.logit_bias.items()),
+            min_tokens=message.min_tokens,
         ),
         request_id=request_id,
         timeout_s=timeout_s,
@@ -220,16 +172,3 @@ def _adapter(message: pb.GenerateRequest) -> str:
     """Adapter, or adapters, as a line of the log has room for."""
     names = [a.adapter_id for a in message.adapters[:_NAMES]] or [message.adapter_id]
     return "+".join(names)[:MAX_ID_LENGTH]
-
-
-def _if_it_fits(handle: RequestHandle, max_bytes: int | None, engine: Engine) -> RequestHandle:
-    """Give a request whose answer fits into a message; another is ended before a step has it."""
-    if max_bytes is None:
-        return handle
-    params, prompt = handle.request.sampling, len(handle.prompt_token_ids)
-    try:
-        check_size(params, prompt, engine.max_context, engine.base.vocab_size, max_bytes)
-    except InvalidRequestError:
-        handle.cancel()
-        raise
-    return handle

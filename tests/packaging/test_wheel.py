@@ -167,6 +167,8 @@ class Installed:
             "serve",
             "--port",
             address.split(":")[1],
+            "--http-port",
+            "0",
             "--metrics-port",
             "0",
             *arguments,

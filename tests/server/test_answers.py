@@ -18,8 +18,9 @@ from lora_runtime import (
     TokenLogprob,
     Usage,
 )
+from server.answer_size import answer_bytes, check_size
 from server.services import answers
-from server.services.answers import answer_bytes, check_size, to_response, to_response_in_slices
+from server.services.answers import to_response, to_response_in_slices
 
 from ..support.engines import wait_until_idle
 from ..support.servers import Harness, detail, refused

@@ -159,6 +159,25 @@ async def test_generate_goes_on_with_a_begun_answer(served: Harness) -> None:
     assert "no text in UTF-8" in (await run(served, "generate", "\udcff", code=2)).stderr
 
 
+async def test_generate_with_biases(served: Harness) -> None:
+    args = ("generate", "hi", "--max-new-tokens", "3")
+    given = ("--logit-bias", "65=100", "--logit-bias", "66=-100", "--min-tokens", "3")
+    expected = await served.generate(
+        messages=[{"role": "user", "content": "hi"}],
+        max_new_tokens=3,
+        logit_bias={65: 100, 66: -100},
+        min_tokens=3,
+    )
+    result = await run(served, *args, *given)
+    assert result.stdout == expected.text + "\n"
+    assert list(expected.choices[0].token_ids) == [65] * 3
+    for wrong in ("65", "a=1", "65=x", "-1=1", "5000000000=1"):
+        result = await run(served, *args, "--logit-bias", wrong, code=2)
+        assert "must be ID=BIAS" in result.stderr
+    result = await run(served, *args, "--logit-bias", "1=1", "--logit-bias", "1=2", code=2)
+    assert "names a token twice" in result.stderr
+
+
 async def test_generate_with_several_adapters(served: Harness) -> None:
     fields = {"messages": [{"role": "user", "content": "hi"}], "max_new_tokens": 12}
     for args, adapters in (

@@ -143,7 +143,7 @@ def test_a_services_variables_are_no_settings(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.slow
 def test_the_log_says_what_a_services_variables_are(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "server", "serve", "--base", str(tmp_path / "no-base")]
-    command += ["--port", "0", "--metrics-port", "0"]
+    command += ["--port", "0", "--http-port", "0", "--metrics-port", "0"]
     ended = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **LINKS}, capture_output=True, text=True, timeout=300
     )

@@ -19,7 +19,7 @@ from server.services import inference
 from server.threads import Turns
 
 from ..support.engines import slow_down
-from ..support.models import SCRIPTS
+from ..support.models import SCRIPTS, VOCAB
 from ..support.servers import Harness, make_settings, refused, running
 
 EIGHT = {"max_new_tokens": 8, "ignore_eos": True}
@@ -102,6 +102,26 @@ async def test_finish_reasons(served: Harness) -> None:
     by_string = (await served.generate(prompt="hello", stop=[letter], **EIGHT)).choices[0]
     assert by_string.finish_reason == inference_pb2.FINISH_REASON_STOP
     assert by_string.text == plain.text[: plain.text.index(letter)]
+
+
+async def test_biases_and_the_least_length(served: Harness) -> None:
+    end = min(served.app.engine.base.eos_token_ids)
+    fields: dict[str, Any] = {"prompt": "hello", "max_new_tokens": 8, "logit_bias": {end: 100}}
+    ended = (await served.generate(**fields, logprobs=0)).choices[0]
+    assert list(ended.token_ids) == [end]
+    plain = (await served.generate(prompt="hello", logprobs=0, **EIGHT)).choices[0]
+    assert ended.logprobs[0].logprob < plain.logprobs[0].logprob < 0  # the model's
+    later = (await served.generate(**fields, min_tokens=4)).choices[0]
+    assert [t == end for t in later.token_ids] == [False] * 4 + [True]
+    for wrong, field in (
+        ({"logit_bias": {VOCAB: 1}}, "logit_bias: token id"),
+        ({"logit_bias": {1: float("nan")}}, "logit_bias: each bias"),
+        ({"min_tokens": 9}, "min_tokens: must"),
+    ):
+        error = await refused(
+            served.generate(**{**fields, **wrong}), grpc.StatusCode.INVALID_ARGUMENT
+        )
+        assert field in error.details()
 
 
 async def test_a_long_answer_is_converted_off_the_event_loop(
@@ -243,15 +263,14 @@ async def test_calls_with_the_same_adapters_do_not_wait_for_each_other(served: H
 async def test_a_caller_has_no_turns_of_others(
     served: Harness, monkeypatch: pytest.MonkeyPatch, adapter_id: str
 ) -> None:
-    service, go_on = served.app._inference, threading.Event()
+    submission, go_on = served.app._submission, threading.Event()
     request = Request(prompt="x", adapter_id=adapter_id)
-    monkeypatch.setattr(service, "_callers", Turns(2))
-    monkeypatch.setattr(service, "_adapters", Turns(4))
+    monkeypatch.setattr(submission, "_callers", Turns(2))
+    monkeypatch.setattr(submission, "_adapters", Turns(4))
 
     async def call(name: str, work: Callable[[], Any]) -> Any:
         who = Caller(name=name, token_sha256="0" * 64, adapters=("*",))
-        monkeypatch.setattr(inference, "caller", lambda: who)
-        return await service._in_turn(request, work)
+        return await submission._in_turn(request, who, work)
 
     slow = []
     try:

@@ -28,12 +28,14 @@ MANY: dict[str, dict[str, Any]] = {
     "documents": {"prompt": "x", "documents": ["{}"] * 129},
     "stop": {"prompt": "x", "stop": [""] * 17},
     "stop_token_ids": {"prompt": "x", "stop_token_ids": [1] * 2570},
+    "logit_bias": {"prompt": "x", "logit_bias": dict.fromkeys(range(1025), 1.0)},
     "token_ids": {"token_ids": [1] * 10_010},
 }
 BY_HAND = {
     # Not packed, in packs of none, in a group, with numbers longer than they need be.
     "token_ids": b"\x18\x05" * 1001,
     "stop_token_ids": b"\x7a\x00" * 257,
+    "logit_bias": b"\xd2\x01\x00" * 1025,
     "messages": b"\xa3\x06" + b"\x22\x00" * 1025 + b"\xa4\x06",
     "adapters": b"\xa2\x81\x00\x00" * 9,
     "message": b"\xf8\x06\x05" * 257,
@@ -72,6 +74,7 @@ def test_what_is_within_passes() -> None:
         messages=[{"role": "user", "content": "x" * 100_000}] * 20,
         stop=["x" * 1024] * 16,
         stop_token_ids=[2**32 - 1] * 256,
+        logit_bias=dict.fromkeys(range(2**32 - 1024, 2**32), -0.1),
         adapters=[{"adapter_id": "a", "weight": 0.5}] * 8,
         seed=2**63 - 1,
         temperature=1,
@@ -80,21 +83,26 @@ def test_what_is_within_passes() -> None:
 
 
 @pytest.mark.parametrize("one", [b"\x0a\x00", b"\x18\x01", b"\x1b\x1c", b"\xfa\x06\x00"])
-def test_fields_of_an_entry_are_counted(one: bytes) -> None:
+@pytest.mark.parametrize(("tag", "field"), [(b"\xa2\x01", "adapters"), (b"\xd2\x01", "logit_bias")])
+def test_fields_of_an_entry_are_counted(tag: bytes, field: str, one: bytes) -> None:
     """The last of two million ids is the entry's; to parse them takes the event loop."""
-    within, beyond = (b"\xa2\x01" + bytes([len(one) * n]) + one * n for n in (8, 17))
+    within, beyond = (tag + bytes([len(one) * n]) + one * n for n in (8, 17))
     assert over_limit(within, GENERATE, LIMITS) is None
     over = over_limit(within + beyond, GENERATE, LIMITS)
     assert over is not None
-    assert (over.field, over.description) == ("adapters", "an entry has over 16 fields")
+    assert (over.field, over.description) == (field, "an entry has over 16 fields")
 
 
 @pytest.mark.parametrize(
     "turn",
     [
         b"\x0a\x00" * 8193,
-        inference_pb2.ChatMessage(parts=[inference_pb2.ContentPart(type="text", text="x")] * 2731).SerializeToString(),
-        inference_pb2.ChatMessage(tool_calls=[inference_pb2.ToolCall(name="f", id="c")] * 2731).SerializeToString(),
+        inference_pb2.ChatMessage(
+            parts=[inference_pb2.ContentPart(type="text", text="x")] * 2731
+        ).SerializeToString(),
+        inference_pb2.ChatMessage(
+            tool_calls=[inference_pb2.ToolCall(name="f", id="c")] * 2731
+        ).SerializeToString(),
     ],
     ids=["roles", "parts", "calls"],
 )

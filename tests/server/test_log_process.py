@@ -89,7 +89,8 @@ def test_an_end_at_once_keeps_the_last_lines() -> None:
 
 def serve(log: Any, base: Path, *args: str) -> tuple[subprocess.Popen, int]:
     port = free_port()
-    command = [sys.executable, "-m", "server", "serve", "--port", str(port), "--metrics-port", "0"]
+    command = [sys.executable, "-m", "server", "serve", "--port", str(port)]
+    command += ["--http-port", "0", "--metrics-port", "0"]
     command += ["--base", str(base), "--dtype", "float32", "--kv-cache-bytes", str(8 << 20), *args]
     return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log), port
 

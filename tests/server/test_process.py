@@ -41,6 +41,8 @@ class Process:
             "serve",
             "--port",
             str(self.port),
+            "--http-port",
+            "0",
             "--metrics-port",
             "0",
             "--dtype",

@@ -66,6 +66,7 @@ def make_settings(
     defaults: dict[str, Any] = {
         "base": str(base),
         "port": 0,
+        "http_port": 0,
         "metrics_port": 0,
         "dtype": "float32",
         "kv_cache_bytes": 8 << 20,

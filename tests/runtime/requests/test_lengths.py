@@ -24,6 +24,7 @@ OVER: dict[str, dict[str, Any]] = {
     "adapters": {"prompt": "x", "adapters": (WeightedAdapter("a"),) * 9},
     "stop": {"prompt": "x", "sampling": SamplingParams(stop=("x",) * 17)},
     "stop_token_ids": {"prompt": "x", "sampling": SamplingParams(stop_token_ids=(1,) * 257)},
+    "logit_bias": {"prompt": "x", "sampling": SamplingParams(logit_bias=((1, 1.0),) * 1025)},
 }
 
 

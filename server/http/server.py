@@ -1,0 +1,110 @@
+"""The HTTP port: uvicorn in the event loop that gRPC runs in."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from .connection import Connection, Port
+from .places import MOST_S, Phase, Places
+
+_BACKLOG = 256
+"""Connections taken in one turn of the event loop, at most."""
+_SEND_BYTES = 256 << 10
+"""Bytes that the kernel keeps of an answer whose client does not read."""
+_MOST_CONNECTIONS = 4096
+
+
+class HttpServer:
+    """HTTP port of one server."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_body_bytes: int,
+        on_refused: Callable[[int], None],
+        tls: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
+        """Take the application. `tls`: what gives the context for a new connection."""
+        self._places = Places(_most_connections())
+        port = Port(self._places, max_body_bytes, on_refused, tls)
+        config = uvicorn.Config(
+            app,
+            http=partial(Connection, port),  # type: ignore[arg-type]
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=int(MOST_S[Phase.IDLE]),
+        )
+        self._server = _Server(config)
+        self._serving: asyncio.Task[None] | None = None
+        self.port = 0
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open now."""
+        return len(self._places)
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen. Raises OSError."""
+        listener = _listener(host, port)
+        self.port = int(listener.getsockname()[1])
+        self._serving = asyncio.create_task(self._server.serve([listener]))
+        await self._server.listening.wait()
+
+    async def stop(self) -> None:
+        """End all connections and the port."""
+        if self._serving is None:
+            return
+        for connection in list(self._server.server_state.connections):
+            connection.transport.abort()
+        self._server.should_exit = True
+        await self._serving
+
+
+class _Server(uvicorn.Server):
+    """Server that leaves the process's signals alone, and tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _most_connections() -> int:
+    """Most connections: half of what the system lets the process open at once, at most."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(_MOST_CONNECTIONS, files // 2)
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener
