@@ -145,9 +145,7 @@ BIAS = Kind(
     counted="logit_bias",
     count=lambda value: len(value) if isinstance(value, Mapping) else 0,
 )
-TOKEN_IDS = Kind(
-    to_integers, list_of({"type": "integer"}), counted="stop_token_ids"
-)
+TOKEN_IDS = Kind(to_integers, list_of({"type": "integer"}), counted="stop_token_ids")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lora_runtime import ChatMessage, ContentPart, NamedTool, ToolCall
 
-from .kinds import Kind, Wrong, in_list, list_of, to_list, to_object, to_text
+from .kinds import Kind, Wrong, in_list, list_of, to_object, to_text
 
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 _NOT_TAKEN = ("audio", "function_call")
@@ -31,7 +31,9 @@ def _message(value: Any) -> ChatMessage:
         tool_calls=in_list(message.get("tool_calls") or [], "tool calls", _call),
         tool_call_id=_text_of(message, "tool_call_id"),
         # vLLM gives it by both names.
-        reasoning_content=_text_of(message, "reasoning" if reasoning is None else "reasoning_content"),
+        reasoning_content=_text_of(
+            message, "reasoning" if reasoning is None else "reasoning_content"
+        ),
     )
 
 
@@ -79,12 +81,18 @@ def to_choice(value: Any) -> str | NamedTool:
     if value in _CHOICES:
         return value
     if not isinstance(value, Mapping) or value.get("type") != "function":
-        raise Wrong('must be none, auto, required, or {"type": "function", "function": {"name": ...}}')
+        raise Wrong(
+            'must be none, auto, required, or {"type": "function", "function": {"name": ...}}'
+        )
     return NamedTool(to_text(to_object(value.get("function")).get("name")))
 
 
 _TEXT_OR_NULL = {"type": ["string", "null"]}
-_PART = {"type": "object", "required": ["type"], "properties": {"type": {"enum": list(_TEXT_PARTS)}}}
+_PART = {
+    "type": "object",
+    "required": ["type"],
+    "properties": {"type": {"enum": list(_TEXT_PARTS)}},
+}
 _FUNCTION = {
     "type": "object",
     "required": ["name"],

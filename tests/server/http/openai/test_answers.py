@@ -208,9 +208,9 @@ def test_increments_are_the_whole_answer(name: str, size: int) -> None:
         assert [c["finish_reason"] for c in own[:-1]] == [None] * (len(own) - 1)
         assert own[-1]["finish_reason"] == choice["finish_reason"]
         assert own[-1]["timings"] == choice["timings"]
-        assert sum((c.get("token_ids", []) for c in own), []) == choice["token_ids"]
+        assert [t for c in own for t in c.get("token_ids", [])] == choice["token_ids"]
         for key, values in choice["logprobs"].items():
-            assert sum((c["logprobs"][key] for c in own if c["logprobs"]), []) == values
+            assert [v for c in own if c["logprobs"] for v in c["logprobs"][key]] == values
     assert increments[0]["adapters"] == expected["adapters"]
     if name == "chat":
         assert increments[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}

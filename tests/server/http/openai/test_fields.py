@@ -50,7 +50,7 @@ def wrong(name: str, **fields: Any) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", FORMS)
 def test_every_field_goes_somewhere(name: str) -> None:
-    owners: dict[str, type] = {"sampling": SamplingParams, "request": Request, "option": Options}
+    owners: dict[str, Any] = {"sampling": SamplingParams, "request": Request, "option": Options}
     form: Form = FORMS[name]
     assert len(form.by_name) == len(form.fields)
     for rule in form.fields:
@@ -219,7 +219,8 @@ def test_what_is_not_served_is_refused_by_name(name: str) -> None:
 
 
 def test_true_is_not_one() -> None:
-    assert wrong("completion", best_of=True) and not wrong("completion", best_of=1)
+    assert wrong("completion", best_of=True)
+    assert not wrong("completion", best_of=1)
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,11 @@ def test_a_conversation_as_it_is_read() -> None:
             "messages",
             "[0] function_call is not supported",
         ),
-        ({"messages": [{"role": "a", "tool_calls": [{}]}]}, "messages", "[0] [0] must be an object"),
+        (
+            {"messages": [{"role": "a", "tool_calls": [{}]}]},
+            "messages",
+            "[0] [0] must be an object",
+        ),
         ({"messages": [{"role": "user", "content": "hi"}] * 1025}, "messages", "at most 1024"),
         ({"tools": {}}, "tools", "must be a list of objects"),
         ({"tools": ["f"]}, "tools", "[0] must be an object"),
@@ -131,7 +135,9 @@ def test_an_answer_with_calls() -> None:
         "reasoning_content": "let me see",
         "tool_calls": CALLS,
     }
-    (choice,) = answer(*make("chat", include_reasoning=False), said=[*SAID[3:], *[MessageDelta()] * 3])["choices"]
+    (choice,) = answer(
+        *make("chat", include_reasoning=False), said=[*SAID[3:], *[MessageDelta()] * 3]
+    )["choices"]
     assert choice["message"] == {
         "role": "assistant", "content": None, "refusal": None, "tool_calls": CALLS
     }  # fmt: skip
