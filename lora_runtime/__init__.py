@@ -28,7 +28,7 @@ from .api.adapters import (
     Registration,
 )
 from .api.limits import RequestLimits
-from .api.messages import ChatMessage, ContentPart, NamedTool, ToolCall
+from .api.messages import MAX_PARTS, ChatMessage, ContentPart, NamedTool, ToolCall
 from .api.parsed import MessageDelta, ParsedMessage, ToolCallDelta
 from .api.reports import (
     EngineInfo,
@@ -118,6 +118,7 @@ else:  # where a type checker does not look: for it, a module with a __getattr__
 __all__ = [
     "ADAPTER_FILES",
     "MAX_ID_LENGTH",
+    "MAX_PARTS",
     "MAX_PRIORITY",
     "AdapterCapacityError",
     "AdapterError",
