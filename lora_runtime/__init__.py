@@ -9,6 +9,7 @@ base_model
 backends sampling
 scheduling
 requests
+grammars
 adapters
 model
 kernels
@@ -53,6 +54,7 @@ from .api.requests import (
     Usage,
     WeightedAdapter,
 )
+from .api.structured import StructuredAnswer, StructuredKind
 from .config import BaseConfig, EngineConfig
 from .errors import (
     AdapterCapacityError,
@@ -163,6 +165,8 @@ __all__ = [
     "RunningStep",
     "SamplingParams",
     "StepStats",
+    "StructuredAnswer",
+    "StructuredKind",
     "Timings",
     "TokenEvent",
     "TokenLogprob",
