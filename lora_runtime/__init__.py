@@ -29,6 +29,8 @@ from .api.adapters import (
     Registration,
 )
 from .api.limits import RequestLimits
+from .api.messages import ChatMessage, ContentPart, NamedTool, ToolCall
+from .api.parsed import MessageDelta, ParsedMessage, ToolCallDelta
 from .api.reports import (
     EngineInfo,
     EngineObserver,
@@ -42,7 +44,6 @@ from .api.requests import (
     MAX_ID_LENGTH,
     MAX_PRIORITY,
     AdapterUse,
-    ChatMessage,
     Choice,
     FinishReason,
     Generation,
@@ -139,6 +140,7 @@ __all__ = [
     "CanaryInfo",
     "ChatMessage",
     "Choice",
+    "ContentPart",
     "DivergedError",
     "Engine",
     "EngineConfig",
@@ -153,6 +155,9 @@ __all__ = [
     "InvalidRequestError",
     "LoramuxError",
     "MemoryPlan",
+    "MessageDelta",
+    "NamedTool",
+    "ParsedMessage",
     "QueueFullError",
     "RegisteredVersion",
     "Registration",
@@ -170,6 +175,8 @@ __all__ = [
     "Timings",
     "TokenEvent",
     "TokenLogprob",
+    "ToolCall",
+    "ToolCallDelta",
     "TrainingError",
     "UnknownAdapterError",
     "UnreadAnswerError",
