@@ -136,18 +136,6 @@ class Form:
     def by_name(self) -> dict[str, Field | Unused | Refused]:
         return {one.name: one for one in self.fields}
 
-    def schema(self) -> dict[str, Any]:
-        """JSON schema of a body, for the description of the API: of what is served."""
-        served = [one for one in self.fields if isinstance(one, Field)]
-        null = {"type": "null"}
-        given = {
-            one.name: one.kind.schema
-            if one.name == self.input
-            else {"anyOf": [one.kind.schema, null]}
-            for one in served
-        }
-        return {"type": "object", "required": [self.input], "properties": given}
-
 
 COMPLETION = Form(
     "completion",

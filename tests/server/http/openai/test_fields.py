@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,19 +96,6 @@ def test_sampling_is_what_was_sent(name: str, field: str) -> None:
     for key, one in expected.items():
         assert getattr(request.sampling, key) == one
         assert type(getattr(request.sampling, key)) is type(one)
-
-
-@pytest.mark.parametrize("name", FORMS)
-def test_the_schema_says_what_is_served(name: str) -> None:
-    validator = jsonschema.Draft202012Validator(FORMS[name].schema())
-    jsonschema.Draft202012Validator.check_schema(validator.schema)
-    for field, (value, _) in SAMPLING.items():
-        assert validator.is_valid({**INPUTS[name], field: value})
-        assert validator.is_valid({**INPUTS[name], field: None})
-        assert not validator.is_valid({**INPUTS[name], field: {"some": "thing"}})
-    assert not validator.is_valid({})
-    if name == "completion":
-        assert all(validator.is_valid({"prompt": prompt}) for prompt, _ in PROMPTS.values())
 
 
 def test_what_clients_count_otherwise_is_turned_round() -> None:
