@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from typer.testing import CliRunner
 
 from server.cli import app, serve
 from server.config import Settings, SettingsError
+
+from ..support.servers import make_settings
 
 OWN = ["--base", "/mnt/models", "--http-port", "8000"]
 
@@ -50,7 +53,7 @@ def test_flags_without_effect_are_logged(monkeypatch: pytest.MonkeyPatch) -> Non
     async def serving(settings: Settings) -> int:
         return 0
 
-    monkeypatch.setattr(serve, "load", lambda flags, config: Settings(**{"base": "x"}))
+    monkeypatch.setattr(serve, "load", lambda flags, config: make_settings(Path("x")))
     monkeypatch.setattr("server.logs.configure", lambda *_: None)
     monkeypatch.setattr("server.logs.adopt_libraries", lambda: None)
     monkeypatch.setattr("server.process.serve", serving)
