@@ -1,8 +1,18 @@
-"""Size of a whole answer, before it is computed."""
+"""Size of a whole answer, before it is computed, and before it is written."""
 
 from __future__ import annotations
 
-from lora_runtime import Engine, FieldViolation, InvalidRequestError, RequestHandle, SamplingParams
+from lora_runtime import (
+    Engine,
+    FieldViolation,
+    Generation,
+    InvalidRequestError,
+    RequestHandle,
+    SamplingParams,
+)
+
+QUICK_ENTRIES = 1024
+"""Entries of an answer that is written on the event loop: to go to a thread takes longer."""
 
 _TEXT_BYTES = 6
 """Bytes of text of a token: more than those of long answers have, on average."""
@@ -42,3 +52,8 @@ def answer_bytes(params: SamplingParams, tokens: int, vocab_size: int) -> int:
         one = token_id + _LOGPROB_BYTES + _FRAME_BYTES
         each += one * (1 + params.logprobs) + 1  # of the outer one the length has two bytes
     return params.n * tokens * each + tokens * _TEXT_BYTES  # the first choice's text comes twice
+
+
+def entries(done: Generation) -> int:
+    """Count tokens and logprobs: what an answer takes to be written."""
+    return sum(len(c.token_ids) + sum(1 + len(p.top) for p in c.logprobs) for c in done.choices)

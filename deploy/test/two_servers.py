@@ -1,11 +1,12 @@
-"""Stops, kills and restarts one of two servers behind one name, in turn, while ghz calls.
+"""Stops, kills and restarts one of two servers behind one name, in turn, while clients call.
 
     python deploy/test/two_servers.py --out two-servers.json
     python deploy/test/two_servers.py --rounds 2 --signal kill --method Generate
+    python deploy/test/two_servers.py --signal term --method http http-stream --client httpx openai
 
-No cluster: both run here, at 127.0.0.11 and 127.0.0.12, under a name that a small DNS server of this
-script gives both addresses. ghz (0.121 or newer, on the PATH) holds one channel with round_robin
-and 16 calls at once; the base is small and random.
+No cluster: both run here, at 127.0.0.11 and 127.0.0.12, under one name; the base is small and random.
+gRPC: ghz (0.121 or newer, on the PATH) holds one channel with round_robin and 16 calls at once; a
+small DNS server of this script answers it. HTTP: http_load.py holds 16 connections or more.
 """
 
 from __future__ import annotations
@@ -29,17 +30,27 @@ import run
 
 ADDRESSES = ("127.0.0.11", "127.0.0.12")
 ROOT = Path(__file__).parents[2]
-LONG_TOKENS = 1500
 
 
 class Kind(NamedTuple):
-    """Kind of call."""
+    """Kind of call; of HTTP where there is no `method`. `flags` are those of ghz or http_load.py."""
 
     name: str
+    method: str
     tokens: int
+    flags: tuple[str, ...] = ("-c", "16")
 
 
-CALLS = {"Generate": Kind("unary", 4), "GenerateStream": Kind("60-token streams", 60)}
+CALLS = {
+    "Generate": Kind("unary", "Generate", 4),
+    "GenerateStream": Kind("60-token streams", "GenerateStream", 60),
+    "http": Kind("unary", "", 4),
+    "http-stream": Kind("60-token streams", "", 60, ("-c", "16", "--stream")),
+    # Connections are idle for as long as a server that stops waits for them, more and less.
+    "http-pauses": Kind("unary with pauses", "", 4, ("-c", "64", "--pause", "3")),
+}
+LONG = Kind("", "GenerateStream", 1500, ("-c", "4", "-n", "4"))
+LONG_HTTP = Kind("", "", LONG.tokens, (*LONG.flags, "--stream"))
 ROUND_S = 18
 
 
@@ -53,9 +64,9 @@ def main() -> None:
         pair = Pair(Path(folder), args)
         try:
             for name in args.signal:
-                for method in args.method:
+                for kind, client in kinds(args):
                     for long in (False, True) if name == "term" else (False,):
-                        for row in measure(pair, args, name, method, long):
+                        for row in measure(pair, args, name, kind, client, long):
                             rows.append(row)
                             print(json.dumps(row), flush=True)
         finally:
@@ -64,14 +75,28 @@ def main() -> None:
         run.write(args.out, args.label, rows, {"processor": processor()})
 
 
+def kinds(args: argparse.Namespace) -> list[tuple[Kind, str]]:
+    """Kinds of calls, those of HTTP with each client."""
+    chosen = [CALLS[method] for method in args.method]
+    return [(k, client) for k in chosen for client in (["ghz"] if k.method else args.client)]
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=10, help="restarts of each kind")
     parser.add_argument("--signal", nargs="+", choices=["term", "kill"], default=["term", "kill"])
     parser.add_argument("--method", nargs="+", choices=list(CALLS), default=list(CALLS))
+    parser.add_argument(
+        "--client",
+        nargs="+",
+        choices=["httpx", "aiohttp", "openai"],
+        default=["httpx"],
+        help="HTTP",
+    )
     parser.add_argument("--checkout", type=Path, default=ROOT, help="whose server is tried")
     parser.add_argument("--args", default="", help="more arguments of loramux serve")
     parser.add_argument("--port", type=int, default=50777)
+    parser.add_argument("--http-port", type=int, default=50779)
     parser.add_argument("--dns-port", type=int, default=50778)
     parser.add_argument("--out", type=Path, help="JSON file; other labels in it are kept")
     parser.add_argument("--label", default="after", help="under which the results are kept")
@@ -106,55 +131,71 @@ class Pair:
     def _start(self, address: str) -> subprocess.Popen[bytes]:
         flags = ["--base", f"{self._folder}/base", "--adapter", f"a={self._folder}/adapter"]
         flags += ["--host", address, "--port", str(self._args.port), "--metrics-port", "0"]
+        flags += ["--http-port", str(self._args.http_port)]
         flags += ["--dtype", "float32", "--threads", "1", "--kv-cache-bytes", str(256 << 20)]
         command = [sys.executable, "-m", "server", "serve", *flags, *self._args.args.split()]
         with Path(self._folder, f"{address}.log").open("ab") as log:
             return subprocess.Popen(command, cwd=self._args.checkout, stderr=log)
 
     def _wait(self, address: str) -> None:
-        while True:
-            try:
-                socket.create_connection((address, self._args.port), 1).close()
-                return
-            except OSError:
+        for port in (self._args.port, self._args.http_port):
+            while not is_open(address, port):
                 if self._servers[address].poll() is not None:
                     log = Path(self._folder, f"{address}.log").read_text()
-                    raise SystemExit(f"a server does not start: {log[-1000:]}") from None
+                    raise SystemExit(f"a server does not start: {log[-1000:]}")
                 time.sleep(0.1)
 
 
+def is_open(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
 def measure(
-    pair: Pair, args: argparse.Namespace, name: str, method: str, long: bool
+    pair: Pair, args: argparse.Namespace, name: str, kind: Kind, client: str, long: bool
 ) -> list[dict[str, Any]]:
     """Restart `args.rounds` times under load; calls by status."""
     short, streams, seconds = Counter[str](), Counter[str](), []
     number = signal.SIGTERM if name == "term" else signal.SIGKILL
+    load, long_kind = (ghz, LONG) if kind.method else (http, LONG_HTTP)
     for turn in range(args.rounds):
-        load = ghz(args, method, CALLS[method].tokens, "-c", "16", "-z", f"{ROUND_S}s")
+        busy = load(args, client, kind, "-z", f"{ROUND_S}s")
         time.sleep(2)
-        beside = [
-            ghz(args, "GenerateStream", LONG_TOKENS, "-c", "4", "-n", "4") for _ in range(long)
-        ]
+        beside = [load(args, client, long_kind) for _ in range(long)]
         time.sleep(1)
         seconds.append(pair.restart(ADDRESSES[turn % 2], number))
-        short += statuses(load)
+        short += statuses(busy)
         for one in beside:
             streams += statuses(one)
+    by = "" if kind.method else f"HTTP with {client}, "
     beside_long = " beside four long streams" if long else ""
-    measured = f"SIG{name.upper()}, {CALLS[method].name}{beside_long}"
+    measured = f"{by}SIG{name.upper()}, {kind.name}{beside_long}"
     stops = [round(s, 1) for s in seconds]
     rows = [row(measured, short, restarts=args.rounds, stops_s=stops)]
     return [*rows, row(f"{measured}: the long ones", streams)] if long else rows
 
 
-def ghz(args: argparse.Namespace, method: str, tokens: int, *flags: str) -> subprocess.Popen[str]:
-    data = {"adapter_id": "a", "prompt": "hi", "max_new_tokens": tokens, "ignore_eos": True}
+def ghz(args: argparse.Namespace, client: str, kind: Kind, *flags: str) -> subprocess.Popen[str]:
+    data = {"adapter_id": "a", "prompt": "hi", "max_new_tokens": kind.tokens, "ignore_eos": True}
     protos = args.checkout / "protos"
     what = ["--insecure", "--proto", f"{protos}/loramux/v1/inference.proto", "-i", str(protos)]
-    what += ["--call", f"loramux.v1.Inference/{method}", "--data", json.dumps(data)]
+    what += ["--call", f"loramux.v1.Inference/{kind.method}", "--data", json.dumps(data)]
     how = ["--lb-strategy", "round_robin", "--duration-stop", "wait", "-t", "120s", "-O", "json"]
     where = f"dns://127.0.0.1:{args.dns_port}/loramux.test:{args.port}"
-    command = ["ghz", *what, *how, *flags, where]
+    return started([client, *what, *how, *kind.flags, *flags, where])
+
+
+def http(args: argparse.Namespace, client: str, kind: Kind, *flags: str) -> subprocess.Popen[str]:
+    script = str(Path(__file__).with_name("http_load.py"))
+    where = [flag for address in ADDRESSES for flag in ("--address", address)]
+    what = ["--client", client, "--port", str(args.http_port), "--tokens", str(kind.tokens)]
+    return started([sys.executable, script, *where, *what, *kind.flags, *flags])
+
+
+def started(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 

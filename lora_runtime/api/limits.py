@@ -19,6 +19,8 @@ class RequestLimits:
     """
 
     messages: int = 1024
+    tools: int = 128
+    documents: int = 128
     adapters: int = 8
     stop: int = MAX_STOP_STRINGS
     stop_token_ids: int = 256
@@ -51,6 +53,8 @@ class RequestLimits:
 
 _MORE = {
     "messages": " messages",
+    "tools": " tools",
+    "documents": " documents",
     "adapters": " adapters",
     "stop": " strings",
     "stop_token_ids": " ids",

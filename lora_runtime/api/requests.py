@@ -10,6 +10,8 @@ from typing import Any
 
 from ..errors import FieldViolation, InvalidRequestError
 from .limits import RequestLimits
+from .messages import ChatMessage, Object, ToolChoice, wrong_chat
+from .parsed import MessageDelta, ParsedMessage
 from .template_values import wrong_values
 
 MAX_CHOICES = 16
@@ -122,14 +124,6 @@ class SamplingParams:
 
 
 @dataclass(frozen=True)
-class ChatMessage:
-    """One turn of a conversation, rendered by the tokenizer's chat template."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True)
 class WeightedAdapter:
     """One adapter of a composition: rows take `weight` times its update, beside those of the
     others."""
@@ -158,7 +152,10 @@ class Request:
     `cache_salt`. `caller_max_waiting`: its sequences that may wait; 0 is half of the engine's
     `max_waiting`. `continue_final_message`: the last of `messages`, the assistant's, is begun and
     the answer goes on with it. `chat_template_kwargs`: JSON values by name, for the chat template
-    as `apply_chat_template` of transformers hands them on.
+    as `apply_chat_template` of transformers hands them on. `tools` and `documents`, objects or JSON
+    texts, are for the template, too; `tool_choice` required, or a tool by name, makes the answer a
+    call. With `parse_answer` events and choices have a `message`: content, reasoning and tool calls
+    told apart as the tokenizer's response template says, or all of it content where there is none.
     """
 
     prompt: str | None = None
@@ -175,6 +172,11 @@ class Request:
     caller_max_waiting: int = 0
     continue_final_message: bool = False
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    tools: tuple[Object, ...] = field(default=(), hash=False)
+    documents: tuple[Object, ...] = field(default=(), hash=False)
+    tool_choice: ToolChoice = ""
+    parallel_tool_calls: bool = True
+    parse_answer: bool = False
 
     def validate(self, limits: RequestLimits | None = None) -> None:
         """Raises InvalidRequestError that names every field that is wrong by itself; where some are
@@ -228,6 +230,9 @@ class Request:
             else "",
             "chat_template_kwargs": wrong_values(self.chat_template_kwargs, bool(self.messages)),
         }
+        wrong |= wrong_chat(
+            self.messages, self.tools, self.documents, self.tool_choice, self.chat_template_kwargs
+        )
         return [FieldViolation(name, text) for name, text in wrong.items() if text]
 
     def _composition_violations(self) -> list[FieldViolation]:
@@ -285,6 +290,8 @@ class TokenEvent:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     timings: Timings | None = None
+    message: MessageDelta | None = None
+    """What it adds to the message; None unless the request has `parse_answer`."""
 
 
 @dataclass(frozen=True)
@@ -298,6 +305,7 @@ class Choice:
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
+    message: ParsedMessage | None = None
 
 
 @dataclass(frozen=True)

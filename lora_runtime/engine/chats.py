@@ -11,20 +11,20 @@ from typing import Any
 
 from ..adapters.store.version import AdapterVersion
 from ..api.requests import Request
-from ..api.template_values import plain
+from ..api.json_values import plain
 from ..config import EngineConfig
 from ..errors import RETRY_AFTER_S, AdapterLimitError
 from ..foreign.process import WorkError, WorkLimits, WorkTimeoutError
 from ..foreign.template_queue import MAX_WAITING, Chat, TemplateQueue
 from ..requests.lengths import TextLimit
-from ..requests.tokenization import refusal
+from ..requests.tokenization import refusal, template_values
 
 log = logging.getLogger(__name__)
 _KEPT = 4
 """Texts of the largest size that are kept for requests: their callers may be gone by now."""
 _ENTRY = 1000
 """Characters that a text counts beside its own."""
-_Key = tuple[int, int, bool]
+_Key = tuple[int, ...]
 _LOG_EVERY_S = 60.0
 
 
@@ -63,13 +63,13 @@ class ForeignChats:
         """
         assert version.details is not None
         adapter_id = request.uses[0].adapter_id
-        messages, values = request.messages or (), request.chat_template_kwargs
         whole: Future[None] = Future()
         if self._is_done(request, version.version):
             whole.set_result(None)
             return whole
-        self._limit.check_messages(messages)
+        self._limit.check_messages(request.messages or ())
         tokenizer = version.details.tokenizer
+        values = template_values(request)
         try:
             template = tokenizer.get_chat_template(tools=values.get("tools"))
         except ValueError as error:
@@ -78,10 +78,11 @@ class ForeignChats:
             version.version,
             Chat(
                 template,
-                [{"role": m.role, "content": m.content} for m in messages],
-                tokenizer.special_tokens_map | plain(values),
+                [m.values() for m in request.messages or ()],
+                values,
                 self._limit.characters,
                 request.continue_final_message,
+                tokenizer.special_tokens_map,
             ),
         )
         if rendering is None:
@@ -142,4 +143,5 @@ class ForeignChats:
 
 def _key(request: Request) -> _Key:
     """What is rendered, by its objects: copies of a request have the same, with another time."""
-    return id(request.messages), id(request.chat_template_kwargs), request.continue_final_message
+    given = (request.messages, request.chat_template_kwargs, request.tools, request.documents)
+    return *(id(one) for one in given), request.continue_final_message

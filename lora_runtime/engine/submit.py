@@ -17,6 +17,7 @@ from ..requests.handle import RequestHandle
 from ..requests.lengths import TextLimit
 from ..requests.sequence import LiveRequest, Sequence, SequenceAdapter
 from ..requests.token_bias import token_bias
+from ..requests.token_text import TokenBytes
 from ..requests.tokenization import encode
 from ..requests.unread import Backlogs
 from .chats import ForeignChats
@@ -66,6 +67,7 @@ class RequestBuilder:
             tuple(AdapterUse(use.adapter_id, v.version, use.weight) for use, v in pairs),
             self._on_cancel,
             self._backlogs.open(),
+            TokenBytes(tokenizer),
         )
         params = request.sampling
         max_tokens = min(params.max_new_tokens, self._max_context - len(prompt))

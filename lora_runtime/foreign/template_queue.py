@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import EngineStoppedError
@@ -28,13 +28,15 @@ class Chat:
     """Conversation to be rendered, by whose template."""
 
     template: str
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     variables: dict[str, Any]
-    """Special tokens by transformers' names for them, and the caller's values: JSON."""
+    """The caller's values: JSON."""
     max_chars: int
     """Longest text that is wanted."""
     continues: bool = False
     """Whether the last message is begun, and no turn opened behind it."""
+    special: dict[str, Any] = field(default_factory=dict)
+    """Special tokens by transformers' names for them."""
 
 
 class TemplateQueue:
@@ -152,6 +154,7 @@ class TemplateQueue:
                 chat.variables,
                 chat.max_chars,
                 chat.continues,
+                chat.special,
             )
             # Six bytes are the longest that JSON makes of a character: of a control character.
             size = 6 * chat.max_chars + 4096

@@ -34,11 +34,15 @@ class RequestHandle:
         adapters: tuple[AdapterUse, ...],
         on_cancel: Callable[[RequestHandle], None],
         backlog: Backlog | None = None,
+        token_bytes: Callable[[int], bytes] = lambda token_id: b"",
     ) -> None:
         self.request = request
         self.request_id = request_id
         self.prompt_token_ids = prompt_token_ids
         self.adapters = adapters
+        self.token_bytes = token_bytes
+        """Give a token's text as bytes, where it stands behind others: in UTF-8, and of one that has
+        but a part of a character these bytes. A special token has its name's."""
         self._on_cancel = on_cancel
         self._changed = threading.Condition()
         self._events: deque[TokenEvent] = deque()
@@ -72,6 +76,13 @@ class RequestHandle:
 
     def __aiter__(self) -> AsyncIterator[TokenEvent]:
         return self._taken(self._take)
+
+    async def batches(self, at_most: int = _AT_ONCE) -> AsyncIterator[list[TokenEvent]]:
+        """Iterate as `async for` over the handle does, over all events that wait, `at_most` at
+        once."""
+        self._iterated = True
+        async for events in self._taken(lambda: self._take_some(at_most)):
+            yield events
 
     def result(self) -> Generation:
         """Wait for all choices; the same answer however often it is called.
@@ -134,10 +145,10 @@ class RequestHandle:
             raise self._error
         return None
 
-    def _take_some(self) -> list[TokenEvent] | None:
+    def _take_some(self, at_most: int = _AT_ONCE) -> list[TokenEvent] | None:
         """The next events, None at the end; raises as `_take`."""
         if self._events:
-            events = [self._events.popleft() for _ in range(min(_AT_ONCE, len(self._events)))]
+            events = [self._events.popleft() for _ in range(min(at_most, len(self._events)))]
             for event in events:
                 self._backlog.take(event)
             return events

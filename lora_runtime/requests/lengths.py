@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..api.requests import ChatMessage
+from ..api.messages import ChatMessage
 from ..errors import InvalidRequestError
 
 LEAST_LONGEST = 64
@@ -38,7 +38,7 @@ class TextLimit:
 
     def check_messages(self, messages: Sequence[ChatMessage]) -> None:
         """Check what a chat template is to render. Raises InvalidRequestError."""
-        self._check(sum(len(m.role) + len(m.content) for m in messages), "messages")
+        self._check(sum(len(text) for m in messages for text in m.texts()), "messages")
 
     def tokenize(self, text: str, field: str, ids: Callable[[str], list[int]]) -> list[int]:
         """Turn a text into token ids; `ids` is the tokenizer's way. Raises InvalidRequestError.

@@ -40,7 +40,7 @@ def last_tokens(tokenizer: Any, prompt: Sequence[int]) -> tuple[list[int], int]:
 
 def continues_character(tokenizer: Any, token_id: int) -> bool:
     """Whether a token is that of a byte within a character."""
-    return _byte(tokenizer, token_id) in range(0x80, 0xC0)
+    return byte_of(tokenizer, token_id) in range(0x80, 0xC0)
 
 
 def _bytes_at_end(tokenizer: Any, ids: list[int]) -> bytes:
@@ -49,7 +49,7 @@ def _bytes_at_end(tokenizer: Any, ids: list[int]) -> bytes:
         return b""
     found = bytearray()
     for token_id in reversed(ids):
-        if (byte := _byte(tokenizer, token_id)) is None:
+        if (byte := byte_of(tokenizer, token_id)) is None:
             break
         found.append(byte)
     found.reverse()
@@ -58,12 +58,12 @@ def _bytes_at_end(tokenizer: Any, ids: list[int]) -> bytes:
 
 def _is_byte(tokenizer: Any, token_id: int) -> bool:
     """Whether the token is that of a byte, and not just named so."""
-    if (byte := _byte(tokenizer, token_id)) is None:
+    if (byte := byte_of(tokenizer, token_id)) is None:
         return False
     return tokenizer.decode([token_id]) != f"<0x{byte:02X}>"
 
 
-def _byte(tokenizer: Any, token_id: int) -> int | None:
+def byte_of(tokenizer: Any, token_id: int) -> int | None:
     """The byte that a token is named for, None for others."""
     try:
         (name,) = tokenizer.convert_ids_to_tokens([token_id])

@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from ..api.messages import read_objects
 from ..api.requests import Request
-from ..api.template_values import plain
+from ..api.json_values import plain
 from ..errors import InvalidRequestError
+from ..foreign.chat_forms import fitted, forms_of, render_turns
 from .lengths import TextLimit
 
 _REASON = 300
@@ -37,7 +39,7 @@ def encode(
         ids = list(request.token_ids)
     elif request.messages is not None:
         limit.check_messages(request.messages)
-        text = _render_chat(request, tokenizer) if chat is None else chat
+        text = render_chat(request, tokenizer) if chat is None else chat
         ids = limit.tokenize(text, field, partial(_ids, tokenizer, add_special_tokens=False))
     else:
         assert request.prompt is not None
@@ -61,21 +63,38 @@ def _ids(tokenizer: Any, text: str, **options: bool) -> list[int]:
     return tokenizer(text, verbose=False, **options)["input_ids"]
 
 
-def _render_chat(request: Request, tokenizer: Any) -> str:
+def render_chat(request: Request, tokenizer: Any) -> str:
+    """Text of a conversation by the operator's own template. Raises InvalidRequestError."""
     if not tokenizer.chat_template:
         raise InvalidRequestError.of("messages", "the base model's tokenizer has no chat template")
-    messages = [{"role": m.role, "content": m.content} for m in request.messages or ()]
-    try:
+    values = template_values(request)
+
+    def render(turns: list[dict[str, Any]]) -> str:
         return tokenizer.apply_chat_template(
-            messages,
+            turns,
             add_generation_prompt=not request.continue_final_message,
             continue_final_message=request.continue_final_message,
             tokenize=False,
-            **plain(request.chat_template_kwargs),
+            **values,
         )
+
+    try:
+        template = tokenizer.get_chat_template(tools=values.get("tools"))
+        turns = [m.values() for m in request.messages or ()]
+        forms = forms_of(template, tokenizer.special_tokens_map)
+        return render_turns(fitted(turns, forms), render)
     except Exception as error:  # whatever a template does with what callers wrote
         text = f"refuses them: {error or type(error).__name__}"[:_REASON]
         raise refusal(request, f"the chat template {text}") from error
+
+
+def template_values(request: Request) -> dict[str, Any]:
+    """Values that a request's template gets by name, beside the conversation."""
+    values = plain(request.chat_template_kwargs)
+    for name in ("tools", "documents"):
+        if given := getattr(request, name):
+            values[name] = plain(read_objects(given))
+    return values
 
 
 def refusal(request: Request, text: str) -> InvalidRequestError:

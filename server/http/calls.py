@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
 from lora_runtime import Engine, RequestHandle
@@ -20,9 +19,11 @@ from ..lifecycle.readiness import Readiness
 from ..request_ids import METADATA_KEY, is_safe
 from ..submission import Submission
 from ..threads import Threads
-from . import reading
 from .access import Access
+from .json_text import Limits
+from .metrics_page import MetricsPage
 from .names import ModelNames
+from .reading import Reader
 
 _VALUES = 1 << 15
 """Values of a body beside a prompt's token ids."""
@@ -38,9 +39,10 @@ class Parts:
     changes: AdapterChanges
     threads: Threads
     readiness: Readiness
-    registry: CollectorRegistry
+    metrics: MetricsPage
     access: Access
     names: ModelNames
+    reader: Reader
     max_message_bytes: int
 
 
@@ -81,23 +83,22 @@ class Call:
 
     async def json(self) -> dict[str, Any]:
         """Read the body, which must be a JSON object. Raises HttpError."""
-        parts = self.parts
-        tokens = parts.engine().request_limits.token_ids or 0
-        return await reading.read_object(
-            self.request, parts.max_message_bytes, _VALUES + tokens, parts.threads.reading
-        )
+        tokens = self.parts.engine().request_limits.token_ids or 0
+        limits = Limits(_VALUES + tokens)
+        return await self.parts.reader.read_object(self.request, self.who, limits)
 
-    async def submit(self, request: EngineRequest, whole: bool = False) -> RequestHandle:
+    async def submit(
+        self, request: EngineRequest, max_bytes: int | None = None
+    ) -> RequestHandle:
         """Submit a request, in the caller's name; it is cancelled when the call ends.
 
-        `whole`: the answer is sent at once, and must not be too large. Raises HttpError outside the
-        caller's scope, and as Submission.
+        `max_bytes`: the most that an answer may have which is sent at once. Raises HttpError outside
+        the caller's scope, and as Submission.
         """
         names = [use.adapter_id for use in request.uses] or [""]
         self.adapter = "+".join(names)
         self.allow(Right.USE, names, request.priority)
-        most = self.parts.max_message_bytes if whole else None
-        handle = await self.parts.submission.submit(request, self.who, max_bytes=most)
+        handle = await self.parts.submission.submit(request, self.who, max_bytes=max_bytes)
         self._handles.append(handle)
         return handle
 

@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from .connection import Connection
+from .connection import Connection, Port
+from .places import MOST_S, Phase, Places
 
 _BACKLOG = 256
 """Connections taken in one turn of the event loop, at most."""
 _SEND_BYTES = 256 << 10
 """Bytes that the kernel keeps of an answer whose client does not read."""
+_MOST_CONNECTIONS = 4096
 
 
 class HttpServer:
     """HTTP port of one server."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_body_bytes: int,
+        on_refused: Callable[[int], None],
+        tls: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
+        """Take the application. `tls`: what gives the context for a new connection."""
+        self._places = Places(_most_connections())
+        port = Port(self._places, max_body_bytes, on_refused, tls)
         config = uvicorn.Config(
             app,
-            http=Connection,
+            http=partial(Connection, port),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -33,10 +47,16 @@ class HttpServer:
             proxy_headers=False,
             server_header=False,
             backlog=_BACKLOG,
+            timeout_keep_alive=int(MOST_S[Phase.IDLE]),
         )
         self._server = _Server(config)
         self._serving: asyncio.Task[None] | None = None
         self.port = 0
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open now."""
+        return len(self._places)
 
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises OSError."""
@@ -69,6 +89,12 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _most_connections() -> int:
+    """Most connections: half of what the system lets the process open at once, at most."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(_MOST_CONNECTIONS, files // 2)
 
 
 def _listener(host: str, port: int) -> socket.socket:

@@ -5,15 +5,28 @@ Where there is no /proc (not Linux) nothing is found, and nothing is closed.
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import ipaddress
 import os
 import socket
 import stat
 import struct
+import termios
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from urllib.parse import unquote
 
+_SO_ATTACH_FILTER = 26
+_NO_SYN = (
+    (0x30, 0, 0, 13),
+    (0x54, 0, 0, 0x12),
+    (0x15, 0, 1, 0x02),
+    (0x06, 0, 0, 0),
+    (0x06, 0, 0, 2**32 - 1),
+)
+"""Filter (BPF) of a port's segments: byte 13 of the TCP header, its bits of SYN and ACK, SYN alone is
+dropped, all others pass."""
 Address = tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]
 _FILES = "/proc/self/fd"
 _LAST_DATA_RECEIVED = 8 + 11 * 4
@@ -26,6 +39,27 @@ def stop_listening(port: int) -> None:
         for one in sockets:
             if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 one.shutdown(socket.SHUT_RD)
+
+
+def turn_away(port: int) -> None:
+    """Let no connection begin from now on; those that are on their way still come.
+
+    For a port that is about to be closed: who is in its queue then, or in the middle of the
+    handshake, is taken for connected by itself, and loses what it sends. Nobody is refused yet: who
+    knocks does so again a second later.
+    """
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in _NO_SYN))
+    program = struct.pack("@HP", len(_NO_SYN), ctypes.addressof(code))
+    with _sockets(port) as sockets:
+        for one in sockets:
+            with suppress(OSError):  # a system without: the queue is short, and so is the moment
+                if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    one.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
+def unread_bytes(number: int) -> int:
+    """Give how much of a connection's data has come and has not been read, by its descriptor."""
+    return int(struct.unpack("=i", fcntl.ioctl(number, termios.FIONREAD, b"\0" * 4))[0])
 
 
 @contextmanager

@@ -26,11 +26,6 @@ _SLICE = 64
 _PAUSE_S = 1e-4
 
 
-def entries(done: Generation) -> int:
-    """Count tokens and logprobs: what an answer takes to be made."""
-    return sum(len(c.token_ids) + sum(1 + len(p.top) for p in c.logprobs) for c in done.choices)
-
-
 def to_response(done: Generation, pause_s: float = 0) -> pb.GenerateResponse:
     """Make the whole answer. On a thread with a pause now and then: many logprobs take a second, in
     which neither the event loop nor a step should wait for the interpreter."""

@@ -23,11 +23,12 @@ from lora_runtime import (
 )
 
 from .. import errors
+from ..answer_size import QUICK_ENTRIES, entries
 from ..auth.interceptor import caller
 from ..request_ids import request_id_of
 from ..submission import Submission
 from ..threads import Threads
-from .answers import entries, to_increment, to_response, to_response_in_slices, to_uses
+from .answers import to_increment, to_response, to_response_in_slices, to_uses
 from .template_values import to_values
 
 _OPTIONAL = (
@@ -44,8 +45,6 @@ _OPTIONAL = (
     "n",
     "skip_special_tokens",
 )
-_QUICK_ENTRIES = 1024
-"""Tokens and logprobs of an answer that is made on the event loop: to go to a thread takes longer."""
 _NAMES = 8
 """Adapters of a refused request that its line in the log names."""
 
@@ -71,7 +70,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
     ) -> pb.GenerateResponse:
         async with self._request(request, context, self._max_message_bytes) as handle:
             done = await handle.aresult()
-            if entries(done) <= _QUICK_ENTRIES:
+            if entries(done) <= QUICK_ENTRIES:
                 return to_response(done)
             return await self._threads.answering.run(lambda: to_response_in_slices(done))
 

@@ -57,7 +57,7 @@ class Arena:
             try:
                 self._server = self._start()
                 self._server.wait_until_serving()
-                self._neighbour = Neighbour(self._server.target, self._compared)
+                self._neighbour = Neighbour(self._server, self._compared)
                 self._neighbour.wait_until_known()
             except BaseException:
                 self.end()

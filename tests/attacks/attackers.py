@@ -12,6 +12,7 @@ from typing import Any
 
 from ..support.tokens import token_of
 from .neighbour import CLIENTS, ENVIRONMENT
+from .server import ROOT
 
 PATIENCE_S = 60
 """A generous wait: what hangs fails by its own deadline before."""
@@ -32,9 +33,9 @@ class _Worker:
     """A process of clients/worker.py."""
 
     def __init__(self) -> None:
-        command = [sys.executable, str(CLIENTS / "worker.py")]
+        command = [sys.executable, "-m", f"{CLIENTS}.worker"]
         self.process = subprocess.Popen(
-            command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            command, cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
     def run(self, name: str, args: Sequence[Any], more: dict[str, Any]) -> Any:
@@ -84,6 +85,28 @@ class Attackers:
     ) -> dict[str, int]:
         """Call again and again on some connections; how many ended with each code."""
         return self._run("repeat", target, method, request, token_of(caller), seconds, threads)
+
+    def post(
+        self, target: str, posts: Sequence[tuple[str, bytes]], caller: str = "", **how: Any
+    ) -> Future[list[Outcome]]:
+        """As `start`, over HTTP: paths and bodies."""
+        token = token_of(caller) if caller else ""
+
+        def work() -> list[Outcome]:
+            return [Outcome(*one) for one in self._run("post", target, posts, token, **how)]
+
+        return self._pool.submit(work)
+
+    def leave_posts_unread(
+        self, target: str, post: tuple[str, bytes], caller: str, streams: int, seconds: float
+    ) -> Future[int]:
+        """As `leave_unread`, over HTTP."""
+        args = (target, post, token_of(caller), streams, seconds)
+        return self._pool.submit(self._run, "leave_posts_unread", *args)
+
+    def repeat_get(self, target: str, path: str, caller: str, seconds: float) -> dict[str, int]:
+        """As `repeat`, pages over HTTP."""
+        return self._run("repeat_get", target, path, token_of(caller), seconds)
 
     def leave_unread(
         self, target: str, method: str, request: bytes, caller: str, streams: int, seconds: float

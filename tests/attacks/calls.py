@@ -1,4 +1,4 @@
-"""Calls of administrators and callers, as bytes and in short."""
+"""Calls of administrators and callers, in short."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from typing import Any
 
 from google.protobuf.message import Message
 from loramux.v1 import adapters_pb2
-from loramux.v1 import inference_pb2 as pb
 
 from .arena import Arena
 from .attackers import Outcome
+from .forms import Asked
+from .fronts import GRPC, Answer, Front
 from .server import ServerProcess
-from .wire import GENERATE
 
 
-def asked(**fields: Any) -> bytes:
+def asked(**fields: Any) -> Asked:
     """A request of four tokens, but for the fields."""
     defaults: dict[str, Any] = {"max_new_tokens": 4, "ignore_eos": True}
     if not fields.keys() & {"token_ids", "messages"}:
         defaults["prompt"] = "Once upon a time"
-    return pb.GenerateRequest(**(defaults | fields)).SerializeToString()
+    return Asked(defaults | fields)
 
 
-def chat(content: str = "Hello", **fields: Any) -> bytes:
-    return asked(messages=[pb.ChatMessage(role="user", content=content)], **fields)
+def chat(content: str = "Hello", **fields: Any) -> Asked:
+    return asked(messages=[{"role": "user", "content": content}], **fields)
 
 
 def administer(
@@ -49,10 +49,10 @@ def unload(arena: Arena, server: ServerProcess, *ids: str) -> list[Outcome]:
     return administer(arena, server, "UnloadAdapter", *requests)
 
 
-def answer(arena: Arena, server: ServerProcess, caller: str, **fields: Any) -> Any:
+def answer(
+    arena: Arena, server: ServerProcess, caller: str, front: Front = GRPC, **fields: Any
+) -> Answer:
     """One choice of a request that must be answered."""
-    (one,) = arena.attackers.send(
-        server.target, GENERATE, [asked(**fields)], caller, keep=True, timeout=20
-    )
+    (one,) = front.send(arena.attackers, server, [asked(**fields)], caller, keep=True, timeout=20)
     assert one.code == "OK", f"an innocent request: {one.code} {one.details}"
-    return pb.GenerateResponse.FromString(one.messages[0]).choices[0]
+    return front.answer(one.messages[0])

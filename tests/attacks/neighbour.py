@@ -8,13 +8,12 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..support.tokens import token_of
-from .server import ROOT
+from .server import ROOT, ServerProcess
 
-CLIENTS = Path(__file__).parent / "clients"
+CLIENTS = "tests.attacks.clients"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "protos")}
 
 
@@ -36,16 +35,15 @@ class Report:
 class Neighbour:
     """A process of clients/neighbour.py."""
 
-    def __init__(self, target: str, compared: str) -> None:
-        command = [
-            sys.executable,
-            str(CLIENTS / "neighbour.py"),
-            target,
-            token_of("neighbour"),
-            compared,
-        ]
+    def __init__(self, server: ServerProcess, compared: str) -> None:
+        args = [server.target, server.http_target, token_of("neighbour"), compared]
         self._process = subprocess.Popen(
-            command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", f"{CLIENTS}.neighbour", *args],
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def wait_until_known(self, rounds: int = 2, seconds: float = 60) -> None:

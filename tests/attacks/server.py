@@ -43,15 +43,15 @@ class ServerProcess:
         drain: float = DRAIN_S,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.port, self.metrics_port = free_port(), free_port()
-        self.target = f"127.0.0.1:{self.port}"
+        self.port, self.metrics_port, self.http_port = free_port(), free_port(), free_port()
+        self.target, self.http_target = f"127.0.0.1:{self.port}", f"127.0.0.1:{self.http_port}"
         self.drain_s = drain
         self.log = directory / f"server-{self.port}.log"
         settings = {
             "base": base,
             "port": self.port,
-            "http-port": 0,
             "metrics-port": self.metrics_port,
+            "http-port": self.http_port,
             "dtype": "float32",
             "threads": 1,
             "kv-cache-bytes": 64 << 20,

@@ -10,9 +10,10 @@ from . import files, hostile
 from .arena import Arena, expect
 from .attackers import Outcome
 from .calls import answer, asked, chat, load, unload
+from .forms import Asked
+from .fronts import GRPC, Front, both_http_slow
 from .ground import Ground
 from .server import ServerProcess
-from .wire import GENERATE, STREAM
 
 pytestmark = pytest.mark.attacks
 
@@ -35,7 +36,12 @@ def test_files_that_must_be_refused(arena: Arena, ground: Ground, name: str) -> 
 
 
 def used(
-    arena: Arena, server: ServerProcess, path: str, *requests: bytes, method: str = GENERATE
+    arena: Arena,
+    front: Front,
+    server: ServerProcess,
+    path: str,
+    *requests: Asked,
+    stream: bool = False,
 ) -> tuple[list[Outcome], list[Outcome]]:
     """How the load ended, and how the requests did, if there is an adapter to ask.
 
@@ -44,30 +50,32 @@ def used(
     loaded = load(arena, server, path)
     if loaded[0].code != "OK":
         return loaded, []
-    begun = arena.attackers.start(server.target, method, requests, "attacker", timeout=10)
-    innocent = arena.attackers.send(server.target, GENERATE, [chat()] * 3, "neighbour", timeout=10)
+    begun = front.start(arena.attackers, server, requests, "attacker", stream, timeout=10)
+    innocent = front.send(arena.attackers, server, [chat()] * 3, "neighbour", timeout=10)
     outcomes = begun.result(60)
     expect(innocent, "OK")
     expect(unload(arena, server, path), "OK")
     return loaded, outcomes
 
 
+@both_http_slow
 @pytest.mark.parametrize("name", hostile.TEMPLATES | hostile.REFUSED_TEMPLATES)
-def test_templates(arena: Arena, ground: Ground, name: str) -> None:
+def test_templates(arena: Arena, front: Front, ground: Ground, name: str) -> None:
     make = (hostile.TEMPLATES | hostile.REFUSED_TEMPLATES)[name]
     path = ground.adapter(name_of("template", name), make)
 
     def attack(server: ServerProcess) -> str:
-        loaded, outcomes = used(arena, server, path, *[chat(adapter_id=path)] * 2)
+        loaded, outcomes = used(arena, front, server, path, *[chat(adapter_id=path)] * 2)
         if not outcomes:
             return f"load: {expect(loaded, *REFUSED)}"
         return expect(outcomes, *FAILS)
 
-    arena.withstand(f"template: {name}", attack)
+    arena.withstand(front.named(f"template: {name}"), attack)
 
 
+@both_http_slow
 @pytest.mark.parametrize("name", hostile.TOKENIZERS)
-def test_tokenizers(arena: Arena, ground: Ground, name: str) -> None:
+def test_tokenizers(arena: Arena, front: Front, ground: Ground, name: str) -> None:
     path = ground.adapter(name_of("tokenizer", name), hostile.TOKENIZERS[name])
     texts = ["x", "ab" * 40, "a" * 30, "</s> a", ""]
     requests = [
@@ -78,14 +86,14 @@ def test_tokenizers(arena: Arena, ground: Ground, name: str) -> None:
 
     def attack(server: ServerProcess) -> str:
         text = ""
-        for method in (GENERATE, STREAM):
-            loaded, outcomes = used(arena, server, path, *requests, method=method)
+        for stream in (False, True):
+            loaded, outcomes = used(arena, front, server, path, *requests, stream=stream)
             if not outcomes:
                 return f"load: {expect(loaded, *REFUSED)}"
             text = expect(outcomes, "OK", *REFUSED)
         return text
 
-    arena.withstand(f"tokenizer: {name}", attack)
+    arena.withstand(front.named(f"tokenizer: {name}"), attack)
 
 
 def test_many_at_once(arena: Arena, ground: Ground) -> None:
@@ -124,7 +132,7 @@ def _overflow(arena: Arena, path: str, name: str) -> None:
     def attack(server: ServerProcess) -> str:
         expect(load(arena, server, path), "OK")
         own = asked(adapter_id=path, token_ids=[*shared, *files.INVOCATION, 700])
-        outcomes = arena.attackers.send(server.target, GENERATE, [own] * 4, "attacker")
+        outcomes = GRPC.send(arena.attackers, server, [own] * 4, "attacker")
         text = expect(outcomes, "INTERNAL", *REFUSED)
         for tail in (600, 601):
             got = answer(arena, server, "neighbour", token_ids=[*shared, tail])
@@ -155,7 +163,7 @@ def test_files_swapped_after_the_load(arena: Arena, ground: Ground, tmp_path: Pa
             expect(load(arena, server, other), "OK")
             answer(arena, server, "attacker", adapter_id=other)
         request = asked(adapter_id=path)
-        outcomes = arena.attackers.send(server.target, GENERATE, [request], "attacker")
+        outcomes = GRPC.send(arena.attackers, server, [request], "attacker")
         text = expect(outcomes, "FAILED_PRECONDITION")
         assert "SECRET" not in outcomes[0].details, outcomes[0].details
         expect(unload(arena, server, path, *others), "OK")
@@ -175,7 +183,7 @@ def test_ever_other_adapters(arena: Arena, ground: Ground) -> None:
             expect(load(arena, server, other), "OK")
         outcomes = []
         for _ in range(6):
-            outcomes += arena.attackers.send(server.target, GENERATE, requests, "attacker")
+            outcomes += GRPC.send(arena.attackers, server, requests, "attacker")
         expect(unload(arena, server, *others), "OK")
         return expect(outcomes, "OK", "RESOURCE_EXHAUSTED")
 

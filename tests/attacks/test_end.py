@@ -17,12 +17,12 @@ from . import http2
 from .arena import Arena, expect
 from .attackers import Attackers
 from .calls import asked
+from .fronts import GRPC
 from .ground import Ground
 from .kinds import KINDS, PATIENCE_S, Attack, go_on
 from .memory import tree_mb
 from .report import Row, add
 from .server import SERVING, ServerProcess
-from .wire import GENERATE
 
 pytestmark = pytest.mark.attacks
 
@@ -162,8 +162,8 @@ def test_nobody_reads_the_log(arena: Arena, ground: Ground) -> None:
         try:
             server.wait_until_serving()
             for _ in range(10):
-                outcomes = arena.attackers.send(
-                    server.target, GENERATE, [request] * 60, "attacker", timeout=20
+                outcomes = GRPC.send(
+                    arena.attackers, server, [request] * 60, "attacker", timeout=20
                 )
                 expect(outcomes, "OK")
             problem, seconds = _terminate(server)
@@ -188,7 +188,7 @@ def test_a_step_that_hangs(arena: Arena, ground: Ground) -> None:
             for pid in stopped:
                 os.kill(pid, signal.SIGSTOP)
             with ExitStack() as stack:
-                go_on(arena, server, stack, GENERATE, [asked()])
+                go_on(arena, server, stack, GRPC, [asked()])
                 with server.channel() as channel:
                     stub = health_pb2_grpc.HealthStub(channel)
                     live = health_pb2.HealthCheckRequest(service="live")

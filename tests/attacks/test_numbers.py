@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 from loramux.v1 import adapters_pb2
-from loramux.v1 import inference_pb2 as pb
 
 from .arena import Arena, expect
 from .calls import asked
+from .fronts import GRPC, Front, both
 from .ground import CONTEXT, VOCAB
 from .server import ServerProcess
-from .wire import GENERATE
 
 pytestmark = pytest.mark.attacks
 
@@ -77,7 +76,7 @@ COUNTS: list[Case] = [
     ({"token_ids": [2] * CONTEXT}, BAD),
     ({"prompt": "x", "token_ids": [1]}, BAD),
     ({"prompt": ""}, EITHER),
-    ({"messages": [pb.ChatMessage(role="</s>", content="{{ 7 * 7 }}")]}, OK),
+    ({"messages": [{"role": "</s>", "content": "{{ 7 * 7 }}"}]}, OK),
 ]
 GROUPS: dict[str, list[Case]] = {
     "penalties": PENALTIES,
@@ -87,12 +86,12 @@ GROUPS: dict[str, list[Case]] = {
 }
 
 
-def attack_with(arena: Arena, cases: list[Case], server: ServerProcess) -> str:
+def attack_with(arena: Arena, front: Front, cases: list[Case], server: ServerProcess) -> str:
     """Send all cases at once, each to end as it says."""
     requests = [asked(**fields) for fields, _ in cases]
     outcomes = []
     for i in range(0, len(requests), 20):  # the queue has room for them
-        outcomes += arena.attackers.send(server.target, GENERATE, requests[i : i + 20], "attacker")
+        outcomes += front.send(arena.attackers, server, requests[i : i + 20], "attacker")
     wrong = [
         f"{dict(fields)}: {got.code} instead of {code} {got.details}"[:200]
         for (fields, code), got in zip(cases, outcomes, strict=True)
@@ -102,30 +101,34 @@ def attack_with(arena: Arena, cases: list[Case], server: ServerProcess) -> str:
     return f"{len(cases)} cases, {expect(outcomes, OK, BAD, DENIED)}"
 
 
+@both
 @pytest.mark.parametrize("group", GROUPS)
-def test_numbers_of_a_request(arena: Arena, group: str) -> None:
-    arena.withstand(f"numbers: {group}", lambda server: attack_with(arena, GROUPS[group], server))
+def test_numbers_of_a_request(arena: Arena, front: Front, group: str) -> None:
+    arena.withstand(
+        front.named(f"numbers: {group}"),
+        lambda server: attack_with(arena, front, GROUPS[group], server),
+    )
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_numbers_of_a_request_on_torch(torch_arena: Arena, group: str) -> None:
     torch_arena.withstand(
-        f"numbers, torch: {group}", lambda server: attack_with(torch_arena, GROUPS[group], server)
+        f"numbers, torch: {group}",
+        lambda server: attack_with(torch_arena, GRPC, GROUPS[group], server),
     )
 
 
 WEIGHTS = (NAN, INF, -INF, 0.0, -0.0, 101.0, 1e38)
 
 
-def test_weights_of_a_composition(arena: Arena) -> None:
-    adapters = [pb.WeightedAdapter(adapter_id="good", weight=w) for w in WEIGHTS]
-    requests = [pb.GenerateRequest(prompt="x", adapters=[a]).SerializeToString() for a in adapters]
+@both
+def test_weights_of_a_composition(arena: Arena, front: Front) -> None:
+    requests = [asked(adapters=[{"adapter_id": "good", "weight": w}]) for w in WEIGHTS]
 
     def attack(server: ServerProcess) -> str:
-        work = (server.target, GENERATE, requests, "operator")
-        return expect(arena.attackers.send(*work), BAD)
+        return expect(front.send(arena.attackers, server, requests, "operator"), BAD)
 
-    arena.withstand("numbers: weights of a composition", attack)
+    arena.withstand(front.named("numbers: weights of a composition"), attack)
 
 
 def admin_calls() -> list[tuple[str, Any]]:

@@ -2,113 +2,135 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from . import wire
 from .arena import Arena, expect
 from .calls import asked
+from .forms import Asked, Deep, Long, Many
+from .fronts import GRPC, Front, both, both_http_slow
 from .ground import CONTEXT, EOS
 from .server import ServerProcess
-from .wire import (
-    ADAPTERS,
-    FULL,
-    GENERATE,
-    MESSAGES,
-    PROMPT,
-    STOP,
-    STOP_TOKEN_IDS,
-    STREAM,
-    TEMPLATE_VALUES,
-    TOKEN_IDS,
-)
+from .wire import FULL, GENERATE, MESSAGES, PROMPT, STOP_TOKEN_IDS, TEMPLATE_VALUES, TOKEN_IDS
 
 pytestmark = pytest.mark.attacks
 
-PROMPTED = wire.field(PROMPT, "x")
 REFUSED = "INVALID_ARGUMENT"
 EMOJI = "\U0001f600"
-LONG = FULL - 64
+PROMPTED = wire.field(PROMPT, "x")
 MESSAGE = wire.field(MESSAGES, wire.field(2, "a"))
 LEVELS = b""
 for _ in range(1000):  # objects within objects: an entry, its name, its value
     LEVELS = wire.field(1, wire.field(1, "a") + wire.field(2, wire.field(5, LEVELS)))
 
+
+def prompted(**fields: Any) -> Asked:
+    return Asked({"prompt": "x"} | fields)
+
+
+def said(**fields: Any) -> Asked:
+    return Asked({"messages": [fields]})
+
+
+def valued(raw: bytes, values: Any) -> Asked:
+    """With values for the chat template."""
+    fields = {"messages": [{"role": "user", "content": "a"}], "chat_template_kwargs": values}
+    return Asked(fields, MESSAGE + raw)
+
+
 BY_THE_MILLION = {
-    "empty messages": wire.repeated(MESSAGES),
-    "messages of 200 KB": wire.repeated(MESSAGES, size=200_000),
-    "messages of a letter": wire.repeated(MESSAGES, wire.field(2, "a")),
-    "roles alone": wire.repeated(MESSAGES, wire.field(1, "user")),
-    "empty adapters": PROMPTED + wire.repeated(ADAPTERS),
-    "adapters that are there": PROMPTED + wire.repeated(ADAPTERS, wire.field(1, "mal-x")),
-    "nine adapters": PROMPTED + wire.field(ADAPTERS, wire.field(1, "mal-x")) * 9,
-    "adapters and messages": wire.repeated(ADAPTERS, size=FULL // 2)
-    + wire.repeated(MESSAGES, size=FULL // 2),
-    "stop strings": PROMPTED + wire.repeated(STOP, "a"),
-    "empty stop strings": PROMPTED + wire.repeated(STOP),
-    "stop tokens": PROMPTED + wire.packed(STOP_TOKEN_IDS),
+    "empty messages": Asked({"messages": Many({})}),
+    "messages of 200 KB": Asked({"messages": Many({}, 200_000)}),
+    "messages of a letter": Asked({"messages": Many({"content": "a"})}),
+    "roles alone": Asked({"messages": Many({"role": "user"})}),
+    "empty adapters": prompted(adapters=Many({})),
+    "adapters that are there": prompted(adapters=Many({"adapter_id": "mal-x"})),
+    "nine adapters": prompted(adapters=[{"adapter_id": "mal-x"}] * 9),
+    "adapters and messages": Asked(
+        {"adapters": Many({}, FULL // 2), "messages": Many({}, FULL // 2)}
+    ),
+    "stop strings": prompted(stop=Many("a")),
+    "empty stop strings": prompted(stop=Many("")),
+    "stop tokens": prompted(stop_token_ids=Many(3)),
+    "257 stop tokens": prompted(stop_token_ids=[3] * 257),
+    "token ids": Asked({"token_ids": Many(3)}),
+    "token ids that are none": Asked({"token_ids": Many(2**32 - 1)}),
+    "template values": valued(
+        wire.field(TEMPLATE_VALUES, wire.repeated(1, size=FULL // 2)), {"a": Many(0)}
+    ),
+    "template values in template values": valued(
+        wire.field(TEMPLATE_VALUES, LEVELS), {"a": Deep(1000)}
+    ),
+    "a context of token ids and one": Asked({"token_ids": [5] * (CONTEXT + 1)}),
+}
+BY_THE_FIELD = {
     "stop tokens, each a field": PROMPTED + wire.unpacked(STOP_TOKEN_IDS),
-    "257 stop tokens": PROMPTED + wire.field(STOP_TOKEN_IDS, b"\3" * 257),
-    "token ids": wire.packed(TOKEN_IDS),
     "token ids, each a field": wire.unpacked(TOKEN_IDS),
-    "token ids that are none": wire.packed(TOKEN_IDS, 2**32 - 1),
-    "template values": MESSAGE + wire.field(TEMPLATE_VALUES, wire.repeated(1, size=FULL // 2)),
     "template values, each a field": MESSAGE + wire.repeated(TEMPLATE_VALUES, wire.field(1, b"")),
-    "template values in template values": MESSAGE + wire.field(TEMPLATE_VALUES, LEVELS),
-    "a context of token ids and one": wire.field(TOKEN_IDS, b"\5" * (CONTEXT + 1)),
 }
 LONG_TEXTS = {
-    "a prompt of a letter": wire.field(PROMPT, "a" * LONG),
-    "a prompt of spaces": wire.field(PROMPT, " " * LONG),
-    "a prompt of emoji": wire.field(PROMPT, EMOJI * (LONG // 4)),
-    "a prompt of zeros": wire.field(PROMPT, "\0" * LONG),
-    "a prompt of special tokens": wire.field(PROMPT, "</s>" * (LONG // 4)),
-    "a prompt just too long": wire.field(PROMPT, "a b " * CONTEXT),
-    "a message of a letter": wire.field(MESSAGES, wire.field(2, "a" * LONG)),
-    "a message of spaces": wire.field(MESSAGES, wire.field(2, " " * LONG)),
-    "a message of special tokens": wire.field(MESSAGES, wire.field(2, "</s>" * (LONG // 4))),
-    "a role of 4 MB": wire.field(MESSAGES, wire.field(1, "a" * LONG)),
-    "a message of 300 KB": wire.field(MESSAGES, wire.field(2, "word " * 60_000)),
-    "a stop string of 4 MB": PROMPTED + wire.field(STOP, "a" * LONG),
-    "a request id of 4 MB": PROMPTED + wire.field(19, "a" * LONG),
+    "a prompt of a letter": Asked({"prompt": Long("a")}),
+    "a prompt of spaces": Asked({"prompt": Long(" ")}),
+    "a prompt of emoji": Asked({"prompt": Long(EMOJI)}),
+    "a prompt of zeros": Asked({"prompt": Long("\0")}),
+    "a prompt of special tokens": Asked({"prompt": Long("</s>")}),
+    "a prompt just too long": Asked({"prompt": "a b " * CONTEXT}),
+    "a message of a letter": said(content=Long("a")),
+    "a message of spaces": said(content=Long(" ")),
+    "a message of special tokens": said(content=Long("</s>")),
+    "a role of 4 MB": said(role=Long("a")),
+    "a message of 300 KB": said(content="word " * 60_000),
+    "a stop string of 4 MB": prompted(stop=[Long("a")]),
+    "a request id of 4 MB": prompted(request_id=Long("a")),
 }
 
 
-def refused(arena: Arena, name: str, request: bytes, times: int = 1, **how: object) -> None:
+def refused(
+    arena: Arena, front: Front, name: str, request: Asked, times: int = 1, **how: object
+) -> None:
     """The attack must be refused, unary and as a stream."""
 
     def attack(server: ServerProcess) -> str:
         text = ""
-        for method in (GENERATE, STREAM):
-            outcomes = arena.attackers.send(
-                server.target, method, [request] * times, "attacker", **how
-            )
+        for stream in (False, True):
+            requests = [request] * times
+            outcomes = front.send(arena.attackers, server, requests, "attacker", stream, **how)
             text = expect(outcomes, REFUSED)
         return text
 
-    arena.withstand(name, attack)
+    arena.withstand(front.named(name), attack)
 
 
+@both
 @pytest.mark.parametrize("name", BY_THE_MILLION)
-def test_a_field_by_the_million(arena: Arena, name: str) -> None:
+def test_a_field_by_the_million(arena: Arena, front: Front, name: str) -> None:
     request = BY_THE_MILLION[name]
     # Adapters outside the token's scope may be told of before they are counted.
     if "adapters" in name:
-        arena.withstand(name, lambda server: _either(arena, server, request))
+        arena.withstand(front.named(name), lambda server: _either(arena, front, server, request))
     else:
-        refused(arena, name, request)
+        refused(arena, front, name, request)
 
 
-def _either(arena: Arena, server: ServerProcess, request: bytes) -> str:
+def _either(arena: Arena, front: Front, server: ServerProcess, request: Asked) -> str:
     text = ""
     for caller, codes in (("operator", (REFUSED,)), ("attacker", (REFUSED, "PERMISSION_DENIED"))):
-        outcomes = arena.attackers.send(server.target, GENERATE, [request] * 3, caller)
+        outcomes = front.send(arena.attackers, server, [request] * 3, caller)
         text = expect(outcomes, *codes)
     return text
 
 
+@pytest.mark.parametrize("name", BY_THE_FIELD)
+def test_entries_that_are_fields(arena: Arena, name: str) -> None:
+    refused(arena, GRPC, name, Asked({}, BY_THE_FIELD[name]))
+
+
+@both
 @pytest.mark.parametrize("name", LONG_TEXTS)
-def test_a_text_as_long_as_a_message(arena: Arena, name: str) -> None:
-    refused(arena, name, LONG_TEXTS[name])
+def test_a_text_as_long_as_a_message(arena: Arena, front: Front, name: str) -> None:
+    refused(arena, front, name, LONG_TEXTS[name])
 
 
 SEVERAL = {
@@ -117,30 +139,33 @@ SEVERAL = {
 }
 
 
+@both
 @pytest.mark.parametrize("name", SEVERAL)
-def test_several_at_once(arena: Arena, name: str) -> None:
-    refused(arena, f"{name}, six at once", SEVERAL[name], times=6)
+def test_several_at_once(arena: Arena, front: Front, name: str) -> None:
+    refused(arena, front, f"{name}, six at once", SEVERAL[name], times=6)
 
 
 @pytest.mark.parametrize("name", ["empty messages", "stop tokens", "a message of a letter"])
 def test_a_few_kilobytes_on_the_wire(arena: Arena, name: str) -> None:
-    refused(arena, f"{name}, gzip", SEVERAL[name], times=3, gzip=True)
+    refused(arena, GRPC, f"{name}, gzip", SEVERAL[name], times=3, gzip=True)
 
 
-def test_again_and_again(arena: Arena) -> None:
+@both
+def test_again_and_again(arena: Arena, front: Front) -> None:
     """What is refused is freed: no garbage collection is waited for."""
-    refused(arena, "token ids, 30 times", BY_THE_MILLION["token ids"], times=30)
+    refused(arena, front, "token ids, 30 times", BY_THE_MILLION["token ids"], times=30)
 
 
+@both
 @pytest.mark.parametrize("name", ["empty messages", "empty adapters", "a message of a letter"])
-def test_without_a_token(arena: Arena, name: str) -> None:
+def test_without_a_token(arena: Arena, front: Front, name: str) -> None:
     request = (BY_THE_MILLION | LONG_TEXTS)[name]
 
     def attack(server: ServerProcess) -> str:
-        work = (server.target, GENERATE, [request] * 10)
-        return expect(arena.attackers.send(*work), "UNAUTHENTICATED")
+        outcomes = front.send(arena.attackers, server, [request] * 10)
+        return expect(outcomes, "UNAUTHENTICATED")
 
-    arena.withstand(f"{name}, no token", attack)
+    arena.withstand(front.named(f"{name}, no token"), attack)
 
 
 MALFORMED = {
@@ -173,18 +198,19 @@ def test_more_than_a_message_may_have(arena: Arena, caller: str, size: int) -> N
     arena.withstand(f"gzip of {size >> 20} MB, token: {caller or 'none'}", attack)
 
 
-def test_an_answer_too_large_for_a_message(arena: Arena) -> None:
+@both
+def test_an_answer_too_large_for_a_message(arena: Arena, front: Front) -> None:
     """Refused before it is computed: it would take thousands of steps."""
     request = asked(n=16, logprobs=20, max_new_tokens=3000, temperature=1.0)
 
     def attack(server: ServerProcess) -> str:
         before = server.load().steps
-        work = (server.target, GENERATE, [request] * 2, "attacker")
-        text = expect(arena.attackers.send(*work), REFUSED, "RESOURCE_EXHAUSTED")
+        outcomes = front.send(arena.attackers, server, [request] * 2, "attacker")
+        text = expect(outcomes, REFUSED, "RESOURCE_EXHAUSTED")
         assert server.load().steps - before < 2000, "it was computed first"
         return text
 
-    arena.withstand("an answer of 50 MB", attack)
+    arena.withstand(front.named("an answer of 50 MB"), attack)
 
 
 ANSWERED = {
@@ -213,13 +239,15 @@ ANSWERED = {
 }
 
 
+@both_http_slow
 @pytest.mark.parametrize("name", ANSWERED)
-def test_what_is_answered(arena: Arena, name: str) -> None:
+def test_what_is_answered(arena: Arena, front: Front, name: str) -> None:
     def attack(server: ServerProcess) -> str:
         text = ""
-        for method in (GENERATE, STREAM):
-            work = (server.target, method, [ANSWERED[name]] * 2, "attacker")
-            text = expect(arena.attackers.send(*work), "OK")
+        for stream in (False, True):
+            requests = [ANSWERED[name]] * 2
+            outcomes = front.send(arena.attackers, server, requests, "attacker", stream)
+            text = expect(outcomes, "OK")
         return text
 
-    arena.withstand(name, attack)
+    arena.withstand(front.named(name), attack)

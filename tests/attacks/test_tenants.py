@@ -6,68 +6,67 @@ from collections.abc import Callable
 
 import pytest
 from loramux.v1 import adapters_pb2
-from loramux.v1 import inference_pb2 as pb
 
 from .arena import Arena, expect
 from .calls import administer, answer, asked, load, unload
 from .files import config
+from .fronts import GRPC, HTTP, Front, both, both_http_slow
 from .ground import Ground
 from .redirects import Redirects
 from .server import ServerProcess
-from .wire import GENERATE
 
 pytestmark = pytest.mark.attacks
 
 LONG = {"n": 16, "max_new_tokens": 3000, "temperature": 1.0}
 
 
+@both
 @pytest.mark.parametrize("adapter_id", ["", "mal-mine"])
-def test_a_caller_that_fills_the_queue(arena: Arena, adapter_id: str) -> None:
+def test_a_caller_that_fills_the_queue(arena: Arena, front: Front, adapter_id: str) -> None:
     """Others are taken beside it, whatever adapter it uses: n counts as n."""
 
     def attack(server: ServerProcess) -> str:
         if adapter_id:
             expect(load(arena, server, "good", adapter_id), "OK")
         requests = [asked(adapter_id=adapter_id, **LONG)] * 36
-        begun = arena.attackers.start(
-            server.target, GENERATE, requests, "attacker", cancel_after=4.0
-        )
-        for _ in range(4):
-            answer(arena, server, "neighbour")
-            answer(arena, server, "neighbour", adapter_id="good")
+        begun = front.start(arena.attackers, server, requests, "attacker", cancel_after=4.0)
+        for innocent in (GRPC, HTTP) * 2:
+            answer(arena, server, "neighbour", innocent)
+            answer(arena, server, "neighbour", innocent, adapter_id="good")
         text = expect(begun.result(60), "CANCELLED", "RESOURCE_EXHAUSTED")
         assert "RESOURCE_EXHAUSTED" in text, text
         if adapter_id:
             expect(unload(arena, server, adapter_id), "OK")
         return text
 
-    arena.withstand(f"queue: 36 requests of 16 choices, {adapter_id or 'base'}", attack)
+    name = f"queue: 36 requests of 16 choices, {adapter_id or 'base'}"
+    arena.withstand(front.named(name), attack)
 
 
-def test_single_requests_that_fill_the_queue(arena: Arena) -> None:
+@both_http_slow
+def test_single_requests_that_fill_the_queue(arena: Arena, front: Front) -> None:
     requests = [asked(max_new_tokens=3000)] * 300
 
     def attack(server: ServerProcess) -> str:
-        begun = arena.attackers.start(
-            server.target, GENERATE, requests, "attacker", cancel_after=3.0
-        )
-        for _ in range(4):
-            answer(arena, server, "neighbour", adapter_id="good")
+        begun = front.start(arena.attackers, server, requests, "attacker", cancel_after=3.0)
+        for innocent in (GRPC, HTTP) * 2:
+            answer(arena, server, "neighbour", innocent, adapter_id="good")
         return expect(begun.result(60), "CANCELLED", "RESOURCE_EXHAUSTED")
 
-    arena.withstand("queue: 300 requests", attack)
+    arena.withstand(front.named("queue: 300 requests"), attack)
 
 
-def test_a_priority_above_the_token_s(arena: Arena) -> None:
+@both
+def test_a_priority_above_the_token_s(arena: Arena, front: Front) -> None:
     requests = [asked(priority=p) for p in (1, 5, 10)]
 
     def attack(server: ServerProcess) -> str:
-        denied = arena.attackers.send(server.target, GENERATE, requests, "attacker")
+        denied = front.send(arena.attackers, server, requests, "attacker")
         fine = [asked(priority=p) for p in (-10, 0)]
-        expect(arena.attackers.send(server.target, GENERATE, fine, "attacker"), "OK")
+        expect(front.send(arena.attackers, server, fine, "attacker"), "OK")
         return expect(denied, "PERMISSION_DENIED")
 
-    arena.withstand("priorities above the token's", attack)
+    arena.withstand(front.named("priorities above the token's"), attack)
 
 
 def pin() -> adapters_pb2.Policy:
@@ -118,13 +117,13 @@ def test_as_many_pins_as_there_are_slots(arena: Arena, ground: Ground) -> None:
 SECRET = "Customer 4711 Jane Miller, diagnosis: {}, balance 1200 euros, wants to close her account"
 
 
-def test_what_others_have_asked(arena: Arena) -> None:
+@both
+def test_what_others_have_asked(arena: Arena, front: Front) -> None:
     """A right guess tells no more than a wrong one; who gives the same salt shares."""
 
     def cached(server: ServerProcess, caller: str, illness: str, **fields: str) -> int:
-        prompt = SECRET.format(illness)
-        got = answer(arena, server, caller, prompt=prompt, **fields)
-        return got.usage.cached_tokens
+        prompt = f"{front}: {SECRET.format(illness)}"
+        return answer(arena, server, caller, front, prompt=prompt, **fields).cached_tokens
 
     def attack(server: ServerProcess) -> str:
         cached(server, "neighbour", "diabetes")
@@ -136,22 +135,23 @@ def test_what_others_have_asked(arena: Arena) -> None:
         assert cached(server, "attacker", "gout", cache_salt="other") == 0
         return f"cached tokens of guesses: {guesses}"
 
-    arena.withstand("prefixes: a guess at another's prompt", attack)
+    arena.withstand(front.named("prefixes: a guess at another's prompt"), attack)
 
 
-def test_adapters_outside_the_scope(arena: Arena) -> None:
-    one = pb.WeightedAdapter(adapter_id="good")
+@both
+def test_adapters_outside_the_scope(arena: Arena, front: Front) -> None:
+    one = {"adapter_id": "good"}
     requests = [
         asked(adapter_id="good"),
         asked(adapters=[one]),
-        asked(adapters=[pb.WeightedAdapter(adapter_id="mal-x"), one]),
+        asked(adapters=[{"adapter_id": "mal-x"}, one]),
         asked(adapter_id="*"),
         asked(adapter_id="base"),
         asked(adapter_id="cold-00001"),
     ]
 
     def attack(server: ServerProcess) -> str:
-        outcomes = arena.attackers.send(server.target, GENERATE, requests, "attacker")
+        outcomes = front.send(arena.attackers, server, requests, "attacker")
         outcomes += load(arena, server, "good", "mal-x", caller="attacker")
         outcomes += load(arena, server, "good", "good", caller="team-a")
         gone = adapters_pb2.UnloadAdapterRequest(adapter_id="good")
@@ -160,7 +160,7 @@ def test_adapters_outside_the_scope(arena: Arena) -> None:
         outcomes += administer(arena, server, "SetPolicy", everyone, caller="team-a")
         return expect(outcomes, "PERMISSION_DENIED")
 
-    arena.withstand("scopes: adapters of others", attack)
+    arena.withstand(front.named("scopes: adapters of others"), attack)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

@@ -14,9 +14,10 @@ from loramux.v1 import adapters_pb2, server_pb2
 
 from ..support.processes import wait_until
 from ..support.tokens import token_of
-from . import http2, wire
+from . import http2
 from .arena import Arena, expect
 from .calls import asked
+from .fronts import Front, both, both_http_slow
 from .server import SERVING, ServerProcess
 from .sockets import connections, is_closed
 from .wire import GENERATE, STREAM
@@ -71,7 +72,7 @@ def test_watches_by_the_thousand(arena: Arena) -> None:
 
 
 def test_streams_without_room_to_write(arena: Arena) -> None:
-    message = asked(n=16, logprobs=20, max_new_tokens=600, temperature=1.0)
+    message = asked(n=16, logprobs=20, max_new_tokens=600, temperature=1.0).protobuf()
     headers = {"authorization": f"Bearer {token_of('attacker')}"}
 
     def attack(server: ServerProcess) -> str:
@@ -83,16 +84,17 @@ def test_streams_without_room_to_write(arena: Arena) -> None:
     arena.withstand("streams with a window of 0", attack)
 
 
-def test_streams_that_are_not_read(arena: Arena) -> None:
+@both
+def test_streams_that_are_not_read(arena: Arena, front: Front) -> None:
     request = asked(n=16, logprobs=20, max_new_tokens=600, temperature=1.0)
 
     def attack(server: ServerProcess) -> str:
-        begun = arena.attackers.leave_unread(
-            server.target, STREAM, request, "attacker", 4, SECONDS
-        ).result(60)
+        begun = front.leave_unread(arena.attackers, server, request, "attacker", 4, SECONDS).result(
+            60
+        )
         return f"{begun} streams of 16 choices left unread"
 
-    arena.withstand("streams that are not read", attack)
+    arena.withstand(front.named("streams that are not read"), attack)
 
 
 def threads(server: ServerProcess) -> int:
@@ -207,58 +209,62 @@ def test_floods_of_small_calls(arena: Arena, name: str) -> None:
 CALLS = 1500
 
 
-def test_more_calls_than_there_is_room_for(arena: Arena) -> None:
+@both
+def test_more_calls_than_there_is_room_for(arena: Arena, front: Front) -> None:
     """Nobody has cancelled: nobody gets CANCELLED."""
     request = asked(max_new_tokens=30)
 
     def attack(server: ServerProcess) -> str:
-        outcomes = arena.attackers.send(server.target, GENERATE, [request] * CALLS, "attacker")
+        outcomes = front.send(arena.attackers, server, [request] * CALLS, "attacker")
         return expect(outcomes, *OVER)
 
-    arena.withstand(f"flood: {CALLS} calls at once", attack)
+    arena.withstand(front.named(f"flood: {CALLS} calls at once"), attack)
 
 
-def test_more_streams_than_there_is_room_for(arena: Arena) -> None:
+@both_http_slow
+def test_more_streams_than_there_is_room_for(arena: Arena, front: Front) -> None:
     request = asked(max_new_tokens=30)
 
     def attack(server: ServerProcess) -> str:
-        outcomes = arena.attackers.send(server.target, STREAM, [request] * 1200, "attacker")
+        outcomes = front.send(arena.attackers, server, [request] * 1200, "attacker", stream=True)
         return expect(outcomes, *OVER)
 
-    arena.withstand("flood: 1200 streams at once", attack)
+    arena.withstand(front.named("flood: 1200 streams at once"), attack)
 
 
-def test_calls_without_a_token_by_the_thousand(arena: Arena) -> None:
+@both
+def test_calls_without_a_token_by_the_thousand(arena: Arena, front: Front) -> None:
     def attack(server: ServerProcess) -> str:
-        outcomes = arena.attackers.send(server.target, GENERATE, [asked()] * 3000)
+        outcomes = front.send(arena.attackers, server, [asked()] * 3000)
         return expect(outcomes, "UNAUTHENTICATED", "RESOURCE_EXHAUSTED")
 
-    arena.withstand("flood: 3000 calls without a token", attack)
+    arena.withstand(front.named("flood: 3000 calls without a token"), attack)
 
 
-def test_deadlines_of_20_ms(arena: Arena) -> None:
+@both_http_slow
+def test_deadlines_of_20_ms(arena: Arena, front: Front) -> None:
     request = asked(prompt="word " * 50, max_new_tokens=30)
 
     def attack(server: ServerProcess) -> str:
-        outcomes = arena.attackers.send(
-            server.target, GENERATE, [request] * 1000, "attacker", timeout=0.02
-        )
+        requests = [request] * 1000
+        outcomes = front.send(arena.attackers, server, requests, "attacker", timeout=0.02)
         return expect(outcomes, "DEADLINE_EXCEEDED", *OVER)
 
-    arena.withstand("flood: 1000 deadlines of 20 ms", attack)
+    arena.withstand(front.named("flood: 1000 deadlines of 20 ms"), attack)
 
 
+@both
 @pytest.mark.parametrize("after", [0.0, 0.05])
-def test_calls_that_are_cancelled(arena: Arena, after: float) -> None:
+def test_calls_that_are_cancelled(arena: Arena, front: Front, after: float) -> None:
     request = asked(prompt="word " * 50, max_new_tokens=30)
 
     def attack(server: ServerProcess) -> str:
-        outcomes = arena.attackers.send(
-            server.target, GENERATE, [request] * 1000, "attacker", cancel_after=after
-        )
+        requests = [request] * 1000
+        outcomes = front.send(arena.attackers, server, requests, "attacker", cancel_after=after)
         return expect(outcomes, "CANCELLED", *OVER)
 
-    arena.withstand(f"flood: 1000 calls cancelled after {after * 1e3:.0f} ms", attack)
+    name = f"flood: 1000 calls cancelled after {after * 1e3:.0f} ms"
+    arena.withstand(front.named(name), attack)
 
 
 def test_calls_that_are_reset(arena: Arena) -> None:
@@ -273,14 +279,15 @@ def test_calls_that_are_reset(arena: Arena) -> None:
     arena.withstand("flood: 80000 calls that are reset at once", attack)
 
 
-def test_long_ids(arena: Arena) -> None:
+@both
+def test_long_ids(arena: Arena, front: Front) -> None:
     """In metrics, in the log and in errors they are cut."""
     requests = [asked(adapter_id=f"{i}-" + "x" * 250) for i in range(300)]
     requests += [asked(adapter_id="x" * 100_000)] * 20
-    requests += [wire.field(1, "\U0001f600" * 256) + wire.field(2, "x")] * 20
+    requests += [asked(adapter_id="\U0001f600" * 256)] * 20
 
     def attack(server: ServerProcess) -> str:
-        outcomes = arena.attackers.send(server.target, GENERATE, requests, "operator")
+        outcomes = front.send(arena.attackers, server, requests, "operator")
         return expect(outcomes, "NOT_FOUND", "INVALID_ARGUMENT")
 
-    arena.withstand("ids of 250 and of 100000 characters", attack)
+    arena.withstand(front.named("ids of 250 and of 100000 characters"), attack)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +12,15 @@ from typing import Any
 import grpc
 import pytest
 
-from server.lifecycle.connections import address_of, close, connections, silent_s, stop_listening
+from server.lifecycle.connections import (
+    address_of,
+    close,
+    connections,
+    silent_s,
+    stop_listening,
+    turn_away,
+    unread_bytes,
+)
 
 PEERS: list[str] = []
 
@@ -107,3 +116,34 @@ def open_to(port: int) -> list[Any]:
 @pytest.mark.parametrize("peer", ["", "unix:", "unix:/tmp/x", "ipv4:nonsense", "ipv4:1.2.3.4:x"])
 def test_peers_without_an_address(peer: str) -> None:
     assert address_of(peer) is None
+
+
+async def test_who_is_on_the_way_still_connects() -> None:
+    accepted: list[int] = []
+    came = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.append(writer.get_extra_info("peername")[1])
+        came.set()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with socket.create_connection(("127.0.0.1", port)) as early:  # nobody has accepted it yet
+        turn_away(port)
+        with socket.socket() as late:
+            late.setblocking(False)
+            assert late.connect_ex(("127.0.0.1", port)) == errno.EINPROGRESS
+            await came.wait()
+            assert accepted == [early.getsockname()[1]]
+            server.close()
+            # Not reset: it has never been let in, and tries again.
+            assert late.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+
+
+def test_bytes_that_nobody_has_read_are_counted() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        assert unread_bytes(one.fileno()) == 0
+        other.send(b"abc")
+        assert unread_bytes(one.fileno()) == 3

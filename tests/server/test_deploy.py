@@ -47,11 +47,22 @@ def test_what_is_written_has_a_volume(objects: dict[tuple[str, str], Any], setti
     assert settings.drain_s < pod["terminationGracePeriodSeconds"]
 
 
-def test_the_service_has_the_grpc_port_alone(
+def test_the_service_has_the_ports_of_calls_alone(
     objects: dict[tuple[str, str], Any], settings: Settings
 ) -> None:
-    assert [port["port"] for port in objects["Service", "loramux"]["spec"]["ports"]] == [
-        settings.port
+    ports = {port["name"]: port["port"] for port in objects["Service", "loramux"]["spec"]["ports"]}
+    assert ports == {"grpc": settings.port, "http": settings.http_port}
+    (container,) = objects["Deployment", "loramux"]["spec"]["template"]["spec"]["containers"]
+    opened = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports.items() <= opened.items()
+    anyone, _ = objects["NetworkPolicy", "loramux"]["spec"]["ingress"]
+    assert {port["port"] for port in anyone["ports"]} == ports.keys()
+
+
+def test_the_image_says_its_ports(settings: Settings) -> None:
+    exposed = (DEPLOY / "Dockerfile").read_text().partition("EXPOSE ")[2].split("\n")[0]
+    assert exposed.split() == [
+        str(p) for p in (settings.port, settings.http_port, settings.metrics_port)
     ]
 
 

@@ -23,7 +23,7 @@ _START_TIMEOUT_S = 120
 class LoramuxGrpc(Peer):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        port = _free_port()
+        port = free_port()
         self._target = f"127.0.0.1:{port}"
         flags: dict[str, Any] = {
             "base": job.model,
@@ -94,7 +94,7 @@ class LoramuxGrpc(Peer):
         self._server.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

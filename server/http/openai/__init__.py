@@ -1,4 +1,4 @@
-"""OpenAI's forms: completions and chats.
+"""OpenAI's forms of completions and of chats: what may be sent, and what is answered.
 
-May import: nothing.
+May import: answer_size, http, lora_runtime, request_ids.
 """

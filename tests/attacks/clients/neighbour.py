@@ -1,10 +1,10 @@
-"""An innocent caller: `python neighbour.py TARGET TOKEN [tokens]`, in a process of its own that no attacker slows.
+"""An innocent caller: `python -m tests.attacks.clients.neighbour TARGET HTTP_TARGET TOKEN [tokens]`, in a process of
+its own that no attacker slows.
 
-It streams from the base and from an adapter again and again, compares every token and logprob with what it
-got when it was alone, and asks for health every 100 ms. Lines on standard input ask it for reports.
+It streams from the base over gRPC and from an adapter over HTTP again and again, compares every token and logprob with
+what it got when it was alone, and asks for health every 100 ms. Lines on standard input ask it for reports.
 
-With a third argument `tokens` it compares tokens alone: torch's kernels give a row other last bits beside
-other rows.
+With `tokens` it compares tokens alone: torch's kernels give a row other last bits beside other rows.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ import gc
 import json
 import sys
 import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
+import aiohttp
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from loramux.v1 import inference_pb2 as pb
@@ -23,7 +26,7 @@ from loramux.v1 import inference_pb2_grpc
 
 TOKENS = 1000
 """Of one stream: some seconds, so that its gaps are mostly between tokens."""
-ADAPTERS = ("", "good")
+TIMEOUT_S = 120
 HEALTH_EVERY_S = 0.1
 HEALTH_TIMEOUT_S = 5
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -32,20 +35,16 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 class Stream:
     """One of the neighbour's streams, over and over."""
 
-    def __init__(self, number: int, adapter_id: str, token: str, bits: bool) -> None:
-        self._bits = bits
-        self._metadata = (("authorization", f"Bearer {token}"),)
-        self.name = adapter_id or "base"
-        ids = [10 + (number * 370 + i * 7) % 1900 for i in range(40)]
-        self._request = pb.GenerateRequest(
-            token_ids=ids,
-            adapter_id=adapter_id,
-            max_new_tokens=TOKENS,
-            ignore_eos=True,
-            temperature=0.8 if bits else 0.0,
-            seed=7,
-            logprobs=2,
-        )
+    name: str
+
+    def __init__(self, target: str, number: int, token: str, bits: bool) -> None:
+        self._target, self._bits, self._token = target, bits, f"Bearer {token}"
+        self.ids = [10 + (number * 370 + i * 7) % 1900 for i in range(40)]
+        self.sampling: dict[str, Any] = {
+            "ignore_eos": True,
+            "temperature": 0.8 if bits else 0.0,
+            "seed": 7,
+        }
         self.alone: list[Any] = []
         self.rounds = 0
         self.waits: list[tuple[float, float, bool]] = []
@@ -54,46 +53,42 @@ class Stream:
         self.wrong: list[tuple[float, str]] = []
         self.errors: list[tuple[float, str]] = []
 
-    async def run(self, target: str) -> None:
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        async with grpc.aio.insecure_channel(target, options) as channel:
-            stub = inference_pb2_grpc.InferenceStub(channel)
-            while True:
-                try:
-                    await self._round(stub)
-                except grpc.aio.AioRpcError as error:
-                    self.waiting = None
-                    text = f"{self.name}: {error.code().name} {error.details()}"
-                    self.errors.append((time.monotonic(), text[:200]))
-                    await asyncio.sleep(0.1)
+    def events(self) -> AsyncIterator[list[Any]]:
+        """Connect once and give the tokens of each event, over and over; [] at each end."""
+        raise NotImplementedError
 
-    async def _round(self, stub: Any) -> None:
+    async def run(self) -> None:
+        while True:
+            try:
+                async with aclosing(self.events()) as events:  # type: ignore[type-var]
+                    await self._follow(events)
+            except grpc.aio.AioRpcError as error:
+                self._failed(f"{error.code().name} {error.details()}")
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                self._failed(repr(error))
+            await asyncio.sleep(0.1)
+
+    def _failed(self, text: str) -> None:
+        self.waiting = None
+        self.errors.append((time.monotonic(), f"{self.name}: {text}"[:200]))
+
+    async def _follow(self, events: AsyncIterator[list[Any]]) -> None:
         got: list[Any] = []
-        last, first = time.monotonic(), True
-        self.waiting = (last, first)
-        call = stub.GenerateStream(self._request, timeout=120, metadata=self._metadata)
-        async for event in call:
+        self.waiting = (time.monotonic(), True)
+        async for new in events:
             now = time.monotonic()
-            self.waits.append((last, now, first))
-            last, first = now, False
-            self.waiting = (last, first)
-            new = self._compared(event)
+            if not new:
+                self.alone, got = self.alone or got, []
+                self.rounds += 1
+                self.waiting = (now, True)
+                continue
+            begun, first = self.waiting
+            self.waits.append((begun, now, first))
+            self.waiting = (now, False)
             if self.rounds and new != self.alone[len(got) : len(got) + len(new)]:
                 self.wrong.append((now, f"{self.name}: token {len(got)} differs"))
-                call.cancel()
-                break
+                return
             got += new
-        self.waiting = None
-        self.alone = self.alone or got
-        self.rounds += 1
-
-    def _compared(self, event: pb.GenerateStreamResponse) -> list[Any]:
-        if not self._bits:
-            return list(event.token_ids)
-        return [
-            (p.token_id, p.logprob, *((t.token_id, t.logprob) for t in p.top))
-            for p in event.logprobs
-        ]
 
     def waits_since(self, since: float) -> list[tuple[float, float, bool]]:
         """Those that ended since then, and the one that goes on."""
@@ -103,8 +98,70 @@ class Stream:
         return self.waits
 
 
+class GrpcStream(Stream):
+    """Stream of the base."""
+
+    name = "gRPC, base"
+
+    async def events(self) -> AsyncIterator[list[Any]]:
+        request = pb.GenerateRequest(
+            token_ids=self.ids, max_new_tokens=TOKENS, logprobs=2, **self.sampling
+        )
+        metadata = (("authorization", self._token),)
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(self._target, options) as channel:
+            stub = inference_pb2_grpc.InferenceStub(channel)
+            while True:
+                async for event in stub.GenerateStream(
+                    request, timeout=TIMEOUT_S, metadata=metadata
+                ):
+                    yield self._compared(event)
+                yield []
+
+    def _compared(self, event: pb.GenerateStreamResponse) -> list[Any]:
+        if not self._bits:
+            return list(event.token_ids)
+        return [
+            (p.token_id, p.logprob, *((t.token_id, t.logprob) for t in p.top))
+            for p in event.logprobs
+        ]
+
+
+class HttpStream(Stream):
+    """Stream of the adapter `good`."""
+
+    name = "HTTP, good"
+
+    async def events(self) -> AsyncIterator[list[Any]]:
+        own = {"model": "good", "prompt": self.ids, "max_tokens": TOKENS, "logprobs": 2}
+        limit = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        headers = {"authorization": self._token}
+        async with aiohttp.ClientSession(
+            f"http://{self._target}", headers=headers, timeout=limit
+        ) as session:
+            while True:
+                request = own | self.sampling | {"stream": True}
+                async with session.post("/v1/completions", json=request) as answer:
+                    if answer.status != 200:
+                        raise aiohttp.ClientError(f"{answer.status} {(await answer.text())[:150]}")
+                    async for line in answer.content:
+                        if new := self._compared(line):
+                            yield new
+                yield []
+
+    def _compared(self, line: bytes) -> list[Any]:
+        if not line.startswith(b"data: {"):
+            return []
+        event = json.loads(line[6:])
+        if "error" in event:
+            raise aiohttp.ClientError(str(event["error"]))
+        entries = [choice["logprobs"] for choice in event["choices"] if choice.get("logprobs")]
+        kept = ("tokens", "token_logprobs", "top_logprobs") if self._bits else ("tokens",)
+        return [token for one in entries for token in zip(*(one[k] for k in kept), strict=True)]
+
+
 class HealthChecks:
-    """Asks whether the server is live, and ready."""
+    """Asks whether the server is live, and ready; over HTTP too."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[float, float, str]] = []
@@ -117,6 +174,22 @@ class HealthChecks:
                 for service in ("live", ""):
                     await self._ask(stub, service)
                 await asyncio.sleep(HEALTH_EVERY_S)
+
+    async def run_http(self, target: str) -> None:
+        limit = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
+        while True:
+            began, answer = time.monotonic(), ""
+            try:
+                # A connection of its own each time, as probes have.
+                async with (
+                    aiohttp.ClientSession(timeout=limit) as session,
+                    session.get(f"http://{target}/health") as got,
+                ):
+                    answer = "" if got.status == 200 else f"HTTP: {got.status}"
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                answer = f"HTTP: {error!r}"[:100]
+            self.seen.append((began, time.monotonic(), answer))
+            await asyncio.sleep(HEALTH_EVERY_S)
 
     async def _ask(self, stub: Any, service: str) -> None:
         began, name, answer = time.monotonic(), service or "ready", ""
@@ -134,7 +207,7 @@ class HealthChecks:
         return self.seen
 
 
-def report_of(streams: list[Stream], health: HealthChecks, since: float) -> dict[str, Any]:
+def report_of(streams: Sequence[Stream], health: HealthChecks, since: float) -> dict[str, Any]:
     """The fields of a Report."""
     waits = [wait for stream in streams for wait in stream.waits_since(since)]
     checks = health.since(since)
@@ -153,13 +226,16 @@ def report_of(streams: list[Stream], health: HealthChecks, since: float) -> dict
     }
 
 
-async def main(target: str, token: str, compared: str = "bits") -> None:
+async def main(target: str, http_target: str, token: str, compared: str = "bits") -> None:
     bits = compared == "bits"
-    streams = [Stream(i, adapter_id, token, bits) for i, adapter_id in enumerate(ADAPTERS)]
+    streams = [GrpcStream(target, 0, token, bits), HttpStream(http_target, 1, token, bits)]
     health = HealthChecks()
     loop = asyncio.get_running_loop()
-    running = [loop.create_task(stream.run(target)) for stream in streams]
-    running.append(loop.create_task(health.run(target)))
+    running = [loop.create_task(stream.run()) for stream in streams]
+    running += [
+        loop.create_task(health.run(target)),
+        loop.create_task(health.run_http(http_target)),
+    ]
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         question = json.loads(line)
         if question == "rounds":

@@ -17,8 +17,7 @@ from typing import Any
 
 import grpc
 
-Outcome = tuple[str, str, str, float, list[bytes]]
-"""Code, reason, details, seconds, and the answers if they are kept."""
+from .posts import Outcome, leave_posts_unread, post, repeat_get
 
 
 def channel(target: str, **options: int) -> grpc.Channel:
@@ -119,6 +118,12 @@ def leave_unread(
     return begun
 
 
+WORK: dict[str, Any] = {
+    f.__name__: f for f in (send, repeat, leave_unread, post, repeat_get, leave_posts_unread)
+}
+"""What may be asked for."""
+
+
 def main() -> None:
     os.nice(10)
     while True:
@@ -127,7 +132,7 @@ def main() -> None:
         except EOFError:
             return
         try:
-            answer = True, globals()[name](*args, **more)
+            answer = True, WORK[name](*args, **more)
         except Exception as error:
             answer = False, f"{type(error).__name__}: {error}"
         pickle.dump(answer, sys.stdout.buffer)

@@ -204,3 +204,34 @@ def test_a_late_result_is_whole(engine: Engine) -> None:
     late = engine.submit(Request(prompt="hi", sampling=sampling))
     wait_until_idle(engine)
     assert [len(choice.token_ids) for choice in late.result().choices] == [60] * 4
+
+
+@pytest.mark.parametrize("at_most", [1, 7, 256])
+def test_events_that_wait_come_together(at_most: int) -> None:
+    stand = Stand(choices=2)
+    stand.push(TOKENS)
+    stand.finish()
+
+    async def read() -> list[list[TokenEvent]]:
+        return [events async for events in stand.handle.batches(at_most)]
+
+    batches = asyncio.run(read())
+    assert {len(events) for events in batches[:-1]} == {at_most}
+    assert sum(map(len, batches)) == 2 * (TOKENS + 1)
+    with pytest.raises(RuntimeError, match="taken by iteration"):
+        stand.handle.result()
+
+
+def test_batches_end_with_the_error_behind_what_was_delivered() -> None:
+    stand = Stand()
+    stand.push(3)
+    stand.handle.fail(UnreadAnswerError())
+    taken: list[TokenEvent] = []
+
+    async def read() -> None:
+        async for events in stand.handle.batches(2):
+            taken.extend(events)
+
+    with pytest.raises(UnreadAnswerError):
+        asyncio.run(read())
+    assert len(taken) == 3

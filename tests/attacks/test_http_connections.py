@@ -1,0 +1,222 @@
+"""Connections over HTTP: slow ones, silent ones, by the thousand, readers that stop, and those that are gone."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, closing, suppress
+
+import pytest
+
+from ..support.processes import wait_until
+from .arena import Arena, expect
+from .calls import answer, asked
+from .forms import CHAT, COMPLETIONS, Asked, Many
+from .fronts import GRPC, HTTP
+from .http1 import connect, drip, head, post, read, said, statuses, vanish
+from .server import ServerProcess
+from .sockets import connections, is_closed
+
+pytestmark = pytest.mark.attacks
+
+CALLER = "attacker"
+SECONDS = 2
+LONG = asked(max_new_tokens=3000)
+PATHS = (CHAT, COMPLETIONS, "/tokenize", "/detokenize", "/v1/load_lora_adapter")
+PAGES = ("/health", "/v1/models", "/metrics", "/version")
+
+
+def streamed(request: Asked, caller: str = CALLER) -> bytes:
+    path, data = request.http(stream=True)
+    return post(path, data, caller)
+
+
+def test_connections_that_are_slow(arena: Arena) -> None:
+    """All are closed in the end, however much they still say."""
+    begun = head("POST", COMPLETIONS, {}, CALLER)[:-2]
+    whole = head(
+        "POST", COMPLETIONS, {"content-length": 10_000, "content-type": "application/json"}, CALLER
+    )
+    chunks = head(
+        "POST",
+        COMPLETIONS,
+        {"transfer-encoding": "chunked", "content-type": "application/json"},
+        CALLER,
+    )
+
+    def attack(server: ServerProcess) -> str:
+        with ExitStack() as stack:
+            opened = []
+            for text in (
+                b"",
+                b"G",
+                begun + b"x: ",
+                whole + b"{",
+                chunks + b"1\r\n{\r\n",
+                chunks + b"ff",
+            ):
+                opened += stack.enter_context(connections(server.http_port, 20, text))
+            answer(arena, server, "neighbour", HTTP)
+            drip(opened[60:], b" ", 0.5, SECONDS)
+            wait_until(lambda: all(map(is_closed, opened)), 60)
+        return f"{len(opened)} connections, all closed"
+
+    arena.withstand("HTTP, connections that say half, or nothing", attack)
+
+
+@pytest.mark.parametrize("text", [b"", head("GET", "/health", {})], ids=["silent", "kept"])
+def test_more_connections_than_there_are_places(arena: Arena, text: bytes) -> None:
+    """Who says nothing makes room for who asks."""
+
+    def attack(server: ServerProcess) -> str:
+        with connections(server.http_port, 3000, text) as opened:
+            for front in (HTTP, GRPC, HTTP):
+                answer(arena, server, "neighbour", front)
+            codes = statuses(
+                said(server.http_port, [head("GET", "/health", {"connection": "close"})])
+            )
+            assert codes == [200], codes
+            held = sum(not is_closed(one) for one in opened)
+        return f"{held} of {len(opened)} held"
+
+    kind = "are kept" if text else "say nothing"
+    arena.withstand(f"HTTP, 3000 connections that {kind}", attack)
+
+
+@pytest.mark.parametrize("how", ["reset", "closed", "half closed"])
+def test_readers_that_are_gone(arena: Arena, how: str) -> None:
+    """What they have asked for ends at once."""
+
+    def attack(server: ServerProcess) -> str:
+        opened = [connect(server.http_port) for _ in range(20)]
+        for one in opened:
+            one.sendall(streamed(LONG))
+        with suppress(AssertionError):
+            wait_until(lambda: server.load().running > 10, 5)
+        running = server.load().running
+        for one in opened:
+            if how == "reset":
+                vanish(one)
+            elif how == "half closed":
+                one.shutdown(1)
+            else:
+                one.close()
+        if how != "half closed":
+            wait_until(lambda: server.load().running <= 2, 5)
+        for one in opened:
+            one.close()
+        assert running > 2, "nothing had begun"
+        return f"{running} ran"
+
+    arena.withstand(f"HTTP, readers that are {how}", attack)
+
+
+def test_whole_answers_that_are_not_read(arena: Arena) -> None:
+    path, data = asked(n=16, logprobs=20, max_new_tokens=100, temperature=1.0).http()
+
+    def attack(server: ServerProcess) -> str:
+        opened = [connect(server.http_port, 4096) for _ in range(4)]
+        for one in opened:
+            one.sendall(post(path, data, CALLER))
+        time.sleep(SECONDS)
+        for one in opened:
+            vanish(one)
+        return "4 answers of 16 choices"
+
+    arena.withstand("HTTP, answers that are not read", attack)
+
+
+def test_streams_read_in_drops(arena: Arena) -> None:
+    """They hold what gRPC's unread streams hold, and no more."""
+    request = asked(n=16, logprobs=20, max_new_tokens=600, temperature=1.0)
+
+    def attack(server: ServerProcess) -> str:
+        opened = [connect(server.http_port, 4096) for _ in range(4)]
+        for one in opened:
+            one.sendall(streamed(request))
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            for one in opened:
+                one.recv(100)
+            time.sleep(0.05)
+        for one in opened:
+            one.close()
+        return "4 streams of 16 choices"
+
+    arena.withstand("HTTP, streams that are read in drops", attack)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_floods_of_pages(arena: Arena, path: str) -> None:
+    def attack(server: ServerProcess) -> str:
+        counts = arena.attackers.repeat_get(server.http_target, path, CALLER, SECONDS)
+        assert counts.keys() <= {"OK", "RESOURCE_EXHAUSTED"}, counts
+        return f"{counts} in {SECONDS} s"
+
+    arena.withstand(f"HTTP, flood: {path}", attack)
+
+
+def test_pages_that_are_not_read(arena: Arena) -> None:
+    request = head("GET", "/metrics", {}, CALLER) * 200
+
+    def attack(server: ServerProcess) -> str:
+        with connections(server.http_port, 50, request):
+            time.sleep(SECONDS)
+        return "50 connections with 200 requests each, unread"
+
+    arena.withstand("HTTP, pages that are not read", attack)
+
+
+CREDENTIALS = {
+    "none": {},
+    "another": {"authorization": "Bearer lmx_another"},
+    "one of 60 KB": {"authorization": "Bearer " + "a" * 60_000},
+    "a password": {"authorization": "Basic YTpi"},
+    "bytes that are no text": {"authorization": "Bearer ÿþ"},
+    "an empty one": {"authorization": "Bearer "},
+}
+
+
+@pytest.mark.parametrize("name", CREDENTIALS)
+def test_work_without_a_token(arena: Arena, name: str) -> None:
+    """Refused before any of it is read."""
+    length = {"content-length": 4_000_000, "content-type": "application/json"}
+
+    def attack(server: ServerProcess) -> str:
+        seen = set()
+        for path in PATHS:
+            for _ in range(5):
+                with closing(connect(server.http_port)) as one:
+                    one.sendall(head("POST", path, length | CREDENTIALS[name]))
+                    seen.update(statuses(read(one, 3)) or [0])
+        assert seen <= {401, 400, 404, 405, 431}, seen
+        return f"{seen}, nothing of their bodies was sent"
+
+    arena.withstand(f"HTTP, a token: {name}", attack)
+
+
+def test_two_tokens(arena: Arena) -> None:
+    """Which one counts is not for the caller to choose."""
+    path, data = asked().http()
+    request = post(path, data, CALLER).replace(
+        b"\r\n", b"\r\nconnection: close\r\nauthorization: Bearer lmx_another\r\n", 1
+    )
+
+    def attack(server: ServerProcess) -> str:
+        codes = statuses(said(server.http_port, [request]))
+        assert codes in ([400], [401]), codes
+        return str(codes)
+
+    arena.withstand("HTTP, two tokens", attack)
+
+
+def test_bodies_that_nobody_asked_for(arena: Arena) -> None:
+    """4 MB to pages that have none, again and again."""
+    data = Asked({"messages": Many({})}).http()[1]
+    targets = ["/health", "/nothing", "/v1/models"]
+
+    def attack(server: ServerProcess) -> str:
+        posts = [(path, data) for path in targets * 6]
+        outcomes = arena.attackers.post(server.http_target, posts, CALLER).result(60)
+        return expect(outcomes, "404", "405", "NOT_FOUND", "CLOSED")
+
+    arena.withstand("HTTP, bodies that nobody asked for", attack)

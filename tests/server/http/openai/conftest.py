@@ -1,0 +1,21 @@
+"""A front on a real port, one for all of the folder: clients come and go."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+
+from ....support.http_front import HttpHarness, http_running
+from ....support.servers import make_settings
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
+async def front(
+    tiny_base: Path, tiny_adapters: dict[str, Path]
+) -> AsyncIterator[HttpHarness]:
+    adapters = {name: tiny_adapters[name] for name in ("a0", "a7")}
+    settings = make_settings(tiny_base, adapters, served_model_name="tiny")
+    async with http_running(settings, port=True) as harness:
+        yield harness
