@@ -13,6 +13,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from loramux.v1 import inference_pb2
+from structlog.testing import capture_logs
 
 from ...support.engines import slow_down
 from ...support.http_front import HttpHarness, http_running
@@ -89,6 +90,14 @@ async def test_load_and_unload_as_vllm_answers(front: HttpHarness) -> None:
         "NotFoundError",
         "The lora adapter 'new' cannot be found.",
     )
+
+
+async def test_unknown_fields_are_ignored_and_logged(front: HttpHarness) -> None:
+    body = {"lora_name": "new", "lora_path": "a1", "is_3d_lora_weight": False, "base_model": "x"}
+    with capture_logs() as lines:
+        assert (await front.post(LOAD, body, "root")).status_code == 200
+    (line,) = [one for one in lines if one["event"] == "unknown fields are ignored"]
+    assert line["fields"] == ["base_model"]
 
 
 BOTH = "Both 'lora_name' and 'lora_path' must be provided."
