@@ -71,7 +71,7 @@ class Locations:
             raise InvalidRequestError.of("path", "must not have a null character")
         if not self.roots:
             raise PermissionError(
-                "this server has no adapter root: loading directories over gRPC is switched off"
+                "this server has no adapter root: loading directories is switched off"
             )
         try:
             real = Path(os.path.realpath(self.roots[0] / path))  # reads links, and fails for none
