@@ -129,6 +129,18 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[int, str, str]]] = {
         {"lora_name": "new", "lora_path": "../tokens.yaml"},
         (403, "permission_error", "the path is outside the server's adapter roots"),
     ),
+    "too long": (
+        {"lora_name": "new", "lora_path": "x" * 300 + "/" + "y" * 300},
+        (400, "invalid_request_error", "lora_path: cannot be read"),
+    ),
+    "far too long": (
+        {"lora_name": "new", "lora_path": "x" * 5000},
+        (400, "invalid_request_error", "lora_path: must have at most 4096 characters"),
+    ),
+    "a long name": (
+        {"lora_name": "x" * 5000, "lora_path": "a1"},
+        (400, "invalid_request_error", "lora_name: must have at most 256 characters"),
+    ),
     "another's source": (
         {"lora_name": "new", "lora_path": "s3://bucket/a"},
         (403, "permission_error", "the source is outside the server's adapter sources"),
