@@ -12,6 +12,7 @@ from starlette.requests import Request
 from lora_runtime import Engine, RequestHandle
 from lora_runtime import Request as EngineRequest
 
+from ..adapter_changes import AdapterChanges
 from ..auth.rules import Right
 from ..auth.tokens import ANYONE, Caller
 from ..lifecycle.readiness import Readiness
@@ -35,6 +36,7 @@ class Parts:
     engine: Callable[[], Engine]
     """Engine; raises EngineStoppedError where it is not loaded."""
     submission: Submission
+    changes: AdapterChanges
     threads: Threads
     readiness: Readiness
     metrics: MetricsPage
@@ -85,9 +87,7 @@ class Call:
         limits = Limits(_VALUES + tokens)
         return await self.parts.reader.read_object(self.request, self.who, limits)
 
-    async def submit(
-        self, request: EngineRequest, max_bytes: int | None = None
-    ) -> RequestHandle:
+    async def submit(self, request: EngineRequest, max_bytes: int | None = None) -> RequestHandle:
         """Submit a request, in the caller's name; it is cancelled when the call ends.
 
         `max_bytes`: the most that an answer may have which is sent at once. Raises HttpError outside
