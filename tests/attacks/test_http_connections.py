@@ -13,13 +13,14 @@ from .calls import answer, asked
 from .forms import CHAT, COMPLETIONS, Asked, Many
 from .fronts import GRPC, HTTP
 from .http1 import connect, drip, head, post, said, statuses, vanish
-from .server import ServerProcess
+from .server import FILES, ServerProcess
 from .sockets import connections, is_closed
 
 pytestmark = pytest.mark.attacks
 
 CALLER = "attacker"
 SECONDS = 2
+PLACES = FILES // 2
 LONG = asked(max_new_tokens=3000)
 PATHS = (CHAT, COMPLETIONS, "/tokenize", "/detokenize", "/v1/load_lora_adapter")
 PAGES = {"/health": "", "/v1/models": CALLER, "/metrics": "operator", "/version": CALLER}
@@ -30,45 +31,52 @@ def streamed(request: Asked, caller: str = CALLER) -> bytes:
     return post(path, data, caller)
 
 
-def test_connections_that_are_slow(arena: Arena) -> None:
+JSON = {"content-type": "application/json"}
+BEGUN = head("POST", COMPLETIONS, {}, CALLER)[:-2]
+SIZED = head("POST", COMPLETIONS, JSON | {"content-length": 10_000}, CALLER)
+CHUNKED = head("POST", COMPLETIONS, JSON | {"transfer-encoding": "chunked"}, CALLER)
+HALVES = (b"", b"G", BEGUN, BEGUN + b"x: ")
+HALF_BODIES = (SIZED, SIZED + b"{", CHUNKED + b"1\r\n{\r\n", CHUNKED + b"ff")
+
+
+@pytest.mark.parametrize(
+    ("what", "texts"),
+    [
+        ("heads", HALVES),
+        pytest.param("bodies", HALF_BODIES, marks=pytest.mark.slow),  # which may take a minute
+    ],
+)
+def test_connections_that_are_slow(arena: Arena, what: str, texts: tuple[bytes, ...]) -> None:
     """All are closed in the end, however much they still say."""
-    begun = head("POST", COMPLETIONS, {}, CALLER)[:-2]
-    whole = head(
-        "POST", COMPLETIONS, {"content-length": 10_000, "content-type": "application/json"}, CALLER
-    )
-    chunks = head(
-        "POST",
-        COMPLETIONS,
-        {"transfer-encoding": "chunked", "content-type": "application/json"},
-        CALLER,
-    )
 
     def attack(server: ServerProcess) -> str:
         with ExitStack() as stack:
             opened = []
-            for text in (
-                b"",
-                b"G",
-                begun + b"x: ",
-                whole + b"{",
-                chunks + b"1\r\n{\r\n",
-                chunks + b"ff",
-            ):
+            for text in texts:
                 opened += stack.enter_context(connections(server.http_port, 20, text))
             answer(arena, server, "neighbour", HTTP)
-            drip(opened[60:], b" ", 0.5, SECONDS)
-            wait_until(lambda: all(map(is_closed, opened)), 60)
+            drip(opened[20:], b" ", 0.5, SECONDS)
+            wait_until(lambda: all(map(is_closed, opened)), 90)
         return f"{len(opened)} connections, all closed"
 
-    arena.withstand("HTTP, connections that say half, or nothing", attack)
+    arena.withstand(f"HTTP, {what} that are sent by half", attack)
 
 
-@pytest.mark.parametrize("text", [b"", head("GET", "/health", {})], ids=["silent", "kept"])
-def test_more_connections_than_there_are_places(arena: Arena, text: bytes) -> None:
-    """Who says nothing makes room for who asks."""
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("say nothing", b""),
+        ("say half", BEGUN),
+        ("are kept", head("GET", "/health", {})),
+        ("have a body to send", SIZED + b"{"),
+        ("have an answer to read", head("GET", "/v1/models", {}, CALLER) * 4),
+    ],
+)
+def test_more_connections_than_there_are_places(arena: Arena, kind: str, text: bytes) -> None:
+    """Who asks nothing makes room for who does."""
 
     def attack(server: ServerProcess) -> str:
-        with connections(server.http_port, 3000, text) as opened:
+        with connections(server.http_port, PLACES + 100, text) as opened:
             for front in (HTTP, GRPC, HTTP):
                 answer(arena, server, "neighbour", front)
             probe = head("GET", "/health", {"connection": "close"})
@@ -77,8 +85,7 @@ def test_more_connections_than_there_are_places(arena: Arena, text: bytes) -> No
             held = sum(not is_closed(one) for one in opened)
         return f"{held} of {len(opened)} held"
 
-    kind = "are kept" if text else "say nothing"
-    arena.withstand(f"HTTP, 3000 connections that {kind}", attack)
+    arena.withstand(f"HTTP, {PLACES + 100} connections that {kind}", attack)
 
 
 @pytest.mark.parametrize("how", ["reset", "closed", "half closed"])
