@@ -30,10 +30,12 @@ from .config import Settings
 from .declared import DeclaredAdapters, DeclaredGauges, DeclaredStatus
 from .gauges import ReadinessGauges
 from .http.access import Access
-from .http.app import HttpApp
+from .http.app import OTHER, HttpApp
 from .http.calls import Parts
 from .http.drain import HttpDrain
+from .http.metrics_page import MetricsPage
 from .http.names import ModelNames
+from .http.reading import Reader
 from .http.server import HttpServer
 from .lifecycle.drain import Drain
 from .lifecycle.ending import STEP_S
@@ -59,6 +61,7 @@ from .transport import (
     channel_options,
     check_port,
     credentials,
+    https_contexts,
     serving_options,
 )
 
@@ -113,8 +116,11 @@ class App:
             lambda: self.engine, self._submission, self._threads, settings.max_message_bytes
         )
         self._tokens = TokenFile(settings.auth_file) if settings.auth_file else None
-        self.http_app = HttpApp(self._http_parts())
-        self.http = self.make_http_server() if settings.http_port else None
+        self.http_app = HttpApp(self._http_parts(), self.metrics.http_ended)
+        self.http: HttpServer | None = None
+        self.metrics.follow_http(
+            lambda: self.http_app.open, lambda: self.http.connections if self.http else 0
+        )
         self._server = grpc.aio.server(
             options=serving_options(settings), interceptors=self._interceptors()
         )
@@ -140,7 +146,14 @@ class App:
         return self._engine
 
     def make_http_server(self) -> HttpServer:
-        return HttpServer(self.http_app, self.settings.max_connection_age_s)
+        contexts = https_contexts(self.settings, self._threads.reading)
+        return HttpServer(
+            self.http_app,
+            self.settings.max_message_bytes,
+            partial(self.metrics.http_ended, OTHER),
+            contexts.newest if contexts else None,
+            self.settings.max_connection_age_s,
+        )
 
     async def listen(self) -> None:
         """Open the ports of health and metrics. Raises OSError, RuntimeError, TLSError.
@@ -157,7 +170,8 @@ class App:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probes)
             self._probes.add_insecure_port(address(settings, settings.health_port))
             await self._probes.start()
-        if self.http is not None:
+        if settings.http_port:
+            self.http = self.make_http_server()
             with _named("HTTP port", settings.http_port):
                 self.http.bind(bare_host(settings), settings.http_port)
         if settings.metrics_port:
@@ -311,7 +325,8 @@ class App:
             submission=self._submission,
             threads=self._threads,
             readiness=self._readiness,
-            registry=self.metrics.registry,
+            metrics=MetricsPage(self.metrics.registry, self._threads.reading),
+            reader=Reader(self.settings.max_message_bytes, self._threads.parsing),
             access=Access(self._tokens, self.metrics.call_refused),
             names=ModelNames(self.settings.served_model_name, lambda: self.engine),
             max_message_bytes=self.settings.max_message_bytes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -71,6 +72,9 @@ class Metrics(EngineObserver):
             "calls_refused", "Calls without a valid token, or outside its scope.", "reason"
         )
         self._calls = self._counter("rpcs", "Calls that ended, of every service.", "method", "code")
+        self._http = self._counter(
+            "http_requests", "Calls over HTTP that ended.", "route", "status"
+        )
         self._failed = Gauge(
             "loramux_engine_failed", "1 once the engine has failed.", registry=self.registry
         )
@@ -131,6 +135,19 @@ class Metrics(EngineObserver):
     def ended(self, method: str, peer: str, code: grpc.StatusCode) -> None:
         """A call has ended."""
         self._calls.labels(method, code.name).inc()
+
+    def http_ended(self, route: str, status: int) -> None:
+        """Count a call over HTTP, or a connection's bytes that were none."""
+        self._http.labels(route, str(status)).inc()
+
+    def follow_http(self, calls: Callable[[], int], connections: Callable[[], int]) -> None:
+        """Read the numbers of what is open over HTTP at every scrape."""
+        for name, text, count in (
+            ("requests", "Calls over HTTP that run now.", calls),
+            ("connections", "Connections to the HTTP port.", connections),
+        ):
+            gauge = Gauge(f"loramux_open_http_{name}", text, registry=self.registry)
+            gauge.set_function(count)
 
     def on_engine_failed(self, error: BaseException) -> None:
         self._failed.set(1)

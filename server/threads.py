@@ -61,6 +61,8 @@ class Threads:
         self.reading = Pool("read", 4)
         """Pool for reports: computing, for the most part, which more threads make no faster."""
         self.answering = Pool("answer", 4)
+        self.parsing = Pool("parse", 1)
+        """Pool for texts of strangers: two at once would take the interpreter from steps for longer."""
 
     def close(self) -> None:
         for pool in vars(self).values():

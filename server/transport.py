@@ -9,7 +9,8 @@ from typing import Any
 import grpc
 
 from .config import Settings
-from .tls import server_credentials
+from .threads import Pool
+from .tls import ServerContexts, server_credentials
 
 _NO_LIMIT = 2**31 - 1
 _STREAMS = 4096
@@ -21,6 +22,13 @@ def credentials(settings: Settings) -> grpc.ServerCredentials | None:
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     return server_credentials(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+
+
+def https_contexts(settings: Settings, threads: Pool) -> ServerContexts | None:
+    """Make the contexts of TLS for HTTP; None without it. Raises TLSError."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return ServerContexts(settings.tls_cert, settings.tls_key, settings.tls_client_ca, threads)
 
 
 def bare_host(settings: Settings) -> str:

@@ -39,7 +39,7 @@ class Access:
             peer=peer,
             reason="no valid token",
         )
-        asks = {"www-authenticate": "Bearer", "connection": "close"}
+        asks = {"www-authenticate": "Bearer"}
         raise HttpError(401, "invalid_api_key", NO_TOKEN, headers=asks)
 
     def check(

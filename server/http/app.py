@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from . import errors, models
+from . import errors, models, pages
 from .calls import Call, Parts
 from .errors import HttpError
 from .openai import routes as openai
@@ -34,19 +34,33 @@ class Route:
 
 
 ROUTES: tuple[Route, ...] = (
+    Route("GET", "/health", pages.health, is_open=True),  # probes have no tokens
+    Route("GET", "/live", pages.live, is_open=True),
+    Route("GET", "/metrics", pages.metrics),
+    Route("GET", "/version", pages.version),
     Route("GET", "/v1/models", models.list_models),
     Route("POST", "/v1/completions", openai.complete),
     Route("POST", "/v1/chat/completions", openai.chat),
 )
-_UNKNOWN = "other"
+_GONE = 499
+"""Status of a call whose client did not wait for the end, as proxies log it."""
+OTHER = "other"
 """Route of calls of what is not served; their paths are the callers' and without end."""
 
 
 class HttpApp:
     """ASGI application of one server."""
 
-    def __init__(self, parts: Parts, routes: tuple[Route, ...] = ROUTES) -> None:
-        self._parts = parts
+    def __init__(
+        self,
+        parts: Parts,
+        on_ended: Callable[[str, int], None],
+        routes: tuple[Route, ...] = ROUTES,
+    ) -> None:
+        """Take the server's parts. `on_ended`: told of each call's route and status."""
+        self._parts, self._on_ended = parts, on_ended
+        self.open = 0
+        """Calls that run now."""
         self._routes: dict[str, dict[str, Route]] = {}
         for route in routes:
             self._routes.setdefault(route.path, {})[route.method] = route
@@ -56,14 +70,21 @@ class HttpApp:
             return
         methods = self._routes.get(scope["path"], {})
         route = methods.get("GET" if scope["method"] == "HEAD" else scope["method"])
-        call = Call(self._parts, Request(scope, receive), route.name if route else _UNKNOWN)
+        call = Call(self._parts, Request(scope, receive), route.name if route else OTHER)
+        status = _GONE
+        self.open += 1
         try:
             answer = await self._answer(call, route, methods)
             answer.headers["x-request-id"] = call.request_id
+            if answer.status_code >= 400 and "expect" in call.request.headers:
+                answer.headers["connection"] = "close"  # its body may come, or not
             await answer(scope, receive, send)
+            status = answer.status_code
         except (asyncio.CancelledError, ClientDisconnect):
             pass  # the client is gone, or the server is at its end
         finally:
+            self.open -= 1
+            self._on_ended(call.route, status)
             call.end()
 
     async def _answer(self, call: Call, route: Route | None, methods: dict[str, Route]) -> Response:
@@ -81,8 +102,8 @@ class HttpApp:
 
 def _not_served(methods: dict[str, Route]) -> HttpError:
     if not methods:
-        return HttpError(404, "not_found", "there is no such page", headers={"connection": "close"})
-    allowed = {"allow": ", ".join(sorted(methods)), "connection": "close"}
+        return HttpError(404, "not_found", "there is no such page")
+    allowed = {"allow": ", ".join(sorted(methods))}
     return HttpError(405, "method_not_allowed", "the page has other methods", headers=allowed)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
 from lora_runtime import Engine, RequestHandle
@@ -19,9 +18,11 @@ from ..lifecycle.readiness import Readiness
 from ..request_ids import METADATA_KEY, is_safe
 from ..submission import Submission
 from ..threads import Threads
-from . import reading
 from .access import Access
+from .json_text import Limits
+from .metrics_page import MetricsPage
 from .names import ModelNames
+from .reading import Reader
 
 _VALUES = 1 << 15
 """Values of a body beside a prompt's token ids."""
@@ -36,9 +37,10 @@ class Parts:
     submission: Submission
     threads: Threads
     readiness: Readiness
-    registry: CollectorRegistry
+    metrics: MetricsPage
     access: Access
     names: ModelNames
+    reader: Reader
     max_message_bytes: int
 
 
@@ -79,15 +81,11 @@ class Call:
 
     async def json(self) -> dict[str, Any]:
         """Read the body, which must be a JSON object. Raises HttpError."""
-        parts = self.parts
-        tokens = parts.engine().request_limits.token_ids or 0
-        return await reading.read_object(
-            self.request, parts.max_message_bytes, _VALUES + tokens, parts.threads.reading
-        )
+        tokens = self.parts.engine().request_limits.token_ids or 0
+        limits = Limits(_VALUES + tokens)
+        return await self.parts.reader.read_object(self.request, self.who, limits)
 
-    async def submit(
-        self, request: EngineRequest, max_bytes: int | None = None
-    ) -> RequestHandle:
+    async def submit(self, request: EngineRequest, max_bytes: int | None = None) -> RequestHandle:
         """Submit a request, in the caller's name; it is cancelled when the call ends.
 
         `max_bytes`: the most that an answer may have which is sent at once. Raises HttpError outside

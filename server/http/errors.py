@@ -80,7 +80,7 @@ def _told(
     error: BaseException, request_id: str, fields: Mapping[str, str], logged: Mapping[str, Any]
 ) -> tuple[int, dict[str, Any]]:
     if isinstance(error, HttpError):
-        told = _form(error.status, error.message, error.param, error.code)
+        told = form(error.status, error.message, error.param, error.code)
         errors.let_go(error)
         if logged and error.status not in _LOGGED:
             limited(
@@ -96,11 +96,11 @@ def _told(
     param, text = _param(error, fields), _text(error, fields)
     found, message = errors.told(error, request_id, **logged)
     errors.let_go(error)
-    told = _form(found.http, text or message, param, _CODES.get(found.reason, found.reason))
+    told = form(found.http, text or message, param, _CODES.get(found.reason, found.reason))
     return found.http, told
 
 
-def _form(status: int, message: str, param: str | None, code: str) -> dict[str, Any]:
+def form(status: int, message: str, param: str | None, code: str) -> dict[str, Any]:
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 

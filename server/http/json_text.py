@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 _STRUCTURE = (b",", b"[", b"{")
 _MAX_DEPTH = 64
 
 
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a text: numbers, texts, lists and so on that it may have in it."""
+
+    values: int
+
+
 class JSONError(ValueError):
     """Error of a text that is no JSON, or more than is taken; its words are for callers."""
 
 
-def parse(data: bytes, max_values: int) -> Any:
+def parse(data: bytes, limits: Limits) -> Any:
     """Parse `data`. Raises JSONError.
 
     Refused beside what is no JSON: NaN and infinities, a name twice in one object, numbers that
-    floats or Python's integers do not take, halves of characters, more than `max_values` values.
+    floats or Python's integers do not take, halves of characters, more values than `limits` has.
     """
-    if sum(map(data.count, _STRUCTURE)) > max_values:
-        raise JSONError(f"more than {max_values} values")
+    if sum(map(data.count, _STRUCTURE)) > limits.values:
+        raise JSONError(f"more than {limits.values} values")
     try:
         text = data.decode()
         return _DECODER.decode(text)

@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from .connection import Connection
+from .connection import Connection, Port
 from .keep_alive import Farewell
+from .places import MOST_S, Phase, Places
 
 _BACKLOG = 256
 """Connections taken in one turn of the event loop, at most."""
 _SEND_BYTES = 256 << 10
 """Bytes that the kernel keeps of an answer whose client does not read."""
+_MOST_CONNECTIONS = 4096
 
 
 class HttpServer:
     """HTTP port of one server."""
 
-    def __init__(self, app: ASGIApp, connection_age_s: float = 0) -> None:
-        """Make it; `connection_age_s`: 0 where connections do not end by age."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_body_bytes: int,
+        on_refused: Callable[[int], None],
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        connection_age_s: float = 0,
+    ) -> None:
+        """Take the application. `tls`: what gives the context for a new connection.
+
+        `connection_age_s`: 0 where connections do not end by age.
+        """
         self.farewell = Farewell(connection_age_s)
+        self._places = Places(_most_connections())
+        port = Port(self._places, max_body_bytes, on_refused, tls, self.farewell)
         config = uvicorn.Config(
             app,
-            http=cast(Any, partial(Connection, farewell=self.farewell)),
+            http=partial(Connection, port),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -38,6 +54,7 @@ class HttpServer:
             proxy_headers=False,
             server_header=False,
             backlog=_BACKLOG,
+            timeout_keep_alive=int(MOST_S[Phase.IDLE]),
         )
         self._server = _Server(config)
         self._serving: asyncio.Task[None] | None = None
@@ -45,8 +62,13 @@ class HttpServer:
         self.port = 0
 
     @property
-    def connections(self) -> list[Connection]:
-        """Connections of now."""
+    def connections(self) -> int:
+        """Connections that are open now."""
+        return len(self._places)
+
+    @property
+    def clients(self) -> list[Connection]:
+        """Connections of now, those that agree on TLS among them."""
         return cast(list[Connection], list(self._server.server_state.connections))
 
     def bind(self, host: str, port: int) -> None:
@@ -77,7 +99,7 @@ class HttpServer:
             if self._listener is not None:
                 self._listener.close()
             return
-        for connection in self.connections:
+        for connection in self.clients:
             connection.transport.abort()
         self._server.should_exit = True
         await self._serving
@@ -97,6 +119,12 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _most_connections() -> int:
+    """Most connections: half of what the system lets the process open at once, at most."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(_MOST_CONNECTIONS, files // 2)
 
 
 def _listener(host: str, port: int) -> socket.socket:

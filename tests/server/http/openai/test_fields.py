@@ -208,7 +208,10 @@ def test_adapters_and_options() -> None:
     assert request.cache_salt == "s"
     assert made.usage == StreamOptions(include_usage=True)
     assert (made.options.model, made.options.request_id, made.options.stream) == ("x", "r", True)
-    assert "neither adapter_id" in wrong("chat", adapters=[{"adapter_id": "a", "wieght": 1}])["adapters"]
+    assert (
+        "neither adapter_id"
+        in wrong("chat", adapters=[{"adapter_id": "a", "wieght": 1}])["adapters"]
+    )
     assert wrong("chat", adapters=[{"adapter_id": "a"}] * 9) == {"adapters": "at most 8 adapters"}
 
 
@@ -295,7 +298,9 @@ def test_unknown_fields_are_told() -> None:
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
