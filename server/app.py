@@ -23,6 +23,7 @@ from loramux.v1 import (
 from lora_runtime import Engine, EngineObserver, EngineStoppedError, RequestLimits
 
 from . import metrics_port, reflection
+from .adapter_changes import AdapterChanges
 from .auth.interceptor import TokenInterceptor
 from .auth.tokens import TokenFile
 from .calls import CallInterceptor
@@ -48,6 +49,7 @@ from .locations import Locations
 from .logs import RequestLog
 from .metrics import Metrics
 from .policies import SettingsPolicies
+from .resolver import Resolver
 from .services.adapters import AdaptersService
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
@@ -104,14 +106,21 @@ class App:
         self.metrics.registry.register(ReadinessGauges(self._readiness))
         self._health = Health(_OWN_SERVICES, self._readiness)
         self._threads = Threads()
+        locations = Locations(settings.adapter_roots, settings.adapter_sources)
+        self._changes = AdapterChanges(lambda: self.engine, locations, self._threads)
         self._adapters = AdaptersService(
             lambda: self.engine,
-            Locations(settings.adapter_roots, settings.adapter_sources),
+            self._changes,
             self._declared_status,
             settings.max_message_bytes,
             self._threads,
         )
-        self._submission = Submission(lambda: self.engine, self._threads)
+        resolver = (
+            Resolver(lambda: self.engine, locations, self._threads)
+            if settings.resolve_adapters
+            else None
+        )
+        self._submission = Submission(lambda: self.engine, self._threads, resolver)
         self._inference = InferenceService(
             lambda: self.engine, self._submission, self._threads, settings.max_message_bytes
         )
@@ -323,6 +332,7 @@ class App:
         return Parts(
             engine=lambda: self.engine,
             submission=self._submission,
+            changes=self._changes,
             threads=self._threads,
             readiness=self._readiness,
             metrics=MetricsPage(self.metrics.registry, self._threads.reading),

@@ -105,6 +105,11 @@ class Settings(_EngineSettings):
         description="URL below which LoadAdapter calls may load, such as hf://my-org or s3://bucket/adapters; "
         "repeatable. Without one, they may load no URL.",
     )
+    resolve_adapters: bool = Field(
+        False,
+        description="Load an adapter that is not known when a request names it: the directory of that name below an "
+        "--adapter-root, or what has it below an --adapter-source.",
+    )
     adapter_manifest: Path | None = Field(
         None,
         description="YAML file that declares adapters; kept in step with while the server runs.",
@@ -235,6 +240,12 @@ class Settings(_EngineSettings):
         for prefix in self.adapter_sources:
             if not all(prefix.partition("://")[:2]):
                 raise ValueError(f"adapter_sources: {prefix!r} is not a URL such as hf://my-org")
+        return self
+
+    @model_validator(mode="after")
+    def _resolved_are_somewhere(self) -> Self:
+        if self.resolve_adapters and not (self.adapter_roots or self.adapter_sources):
+            raise ValueError("resolve_adapters needs adapter_roots or adapter_sources")
         return self
 
     @model_validator(mode="after")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from loramux.v1 import adapters_pb2 as pb
 
-from lora_runtime import InvalidRequestError
+from lora_runtime import ADAPTER_FILES, AdapterError, InvalidRequestError
 
 _MAX_LENGTH = 4096
 """Limit of a path or a URL, in characters."""
 _HUB = "hf://"
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", re.ASCII)
 _REVISION = re.compile(r"@(?:refs/(?:pr|convert)/[^/]+|[^/]+)")
 _REFS = re.compile(r"@refs(/|\Z)")
 """Pattern of refs: pull requests are among these, and anyone may open one."""
@@ -39,6 +40,30 @@ class Locations:
             if len(getattr(request, field)) > _MAX_LENGTH:
                 raise InvalidRequestError.of(field, f"must have at most {_MAX_LENGTH} characters")
         return self._url(request.source) if request.source else self._directory(request.path)
+
+    def request(self, adapter_id: str, text: str) -> pb.LoadAdapterRequest:
+        """Make a request of a location in one text: a path or a URL; also a hub id without its
+        scheme, where hf:// allows it and the first root has no such path."""
+        url = text if "://" in text else _HUB + text
+        if url == text or (
+            _HUB_ID.fullmatch(text)
+            and any(_is_below(url, prefix) for prefix in self._sources)
+            and not (self.roots and (self.roots[0] / text).exists())
+        ):
+            return pb.LoadAdapterRequest(adapter_id=adapter_id, source=url)
+        return pb.LoadAdapterRequest(adapter_id=adapter_id, path=text)
+
+    def below(self, name: str) -> Iterator[str | Path]:
+        """Give what `name`, a plain path, may be: the directories of adapters below roots, the URLs
+        below sources. Raises AdapterError for one that cannot be used."""
+        for root in self.roots:
+            if (root / name / ADAPTER_FILES[0]).exists():
+                try:
+                    yield self._directory(str(root / name))
+                except (PermissionError, InvalidRequestError) as error:
+                    raise AdapterError(str(error)) from None
+        for prefix in self._sources:
+            yield f"{prefix.rstrip('/')}/{name}"
 
     def _directory(self, path: str) -> Path:
         """Check a directory; gives the real path, symbolic links followed. Raises as `resolve`."""

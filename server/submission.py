@@ -13,6 +13,7 @@ from lora_runtime import Engine, InvalidRequestError, Request, RequestHandle
 
 from .answer_size import check_handle
 from .auth.tokens import ANYONE, Caller
+from .resolver import Resolver
 from .threads import Threads, Turns
 
 _THREADS_EACH = max(2, (os.cpu_count() or 1) // 2)
@@ -24,8 +25,10 @@ T = TypeVar("T", bound=RequestHandle | Future)
 class Submission:
     """Submission of one server: its turns are those of all fronts together."""
 
-    def __init__(self, engine: Callable[[], Engine], threads: Threads) -> None:
-        self._engine, self._threads = engine, threads
+    def __init__(
+        self, engine: Callable[[], Engine], threads: Threads, resolver: Resolver | None = None
+    ) -> None:
+        self._engine, self._threads, self._resolver = engine, threads, resolver
         self._callers, self._adapters = Turns(_THREADS_EACH), Turns(2 * _THREADS_EACH)
 
     async def submit(
@@ -42,6 +45,7 @@ class Submission:
         most that the answer as a whole may have. Whoever has the handle cancels it.
         """
         engine = self._engine()
+        await self._resolve(request, who)
         request = dataclasses.replace(
             request, caller=who.name, caller_max_waiting=who.max_waiting, timeout_s=time_left()
         )
@@ -60,6 +64,14 @@ class Submission:
         await asyncio.wrap_future(begun)
         late = dataclasses.replace(request, timeout_s=time_left())
         return await self._in_turn(request, who, lambda: submit(late))
+
+    async def _resolve(self, request: Request, who: Caller) -> None:
+        """Bring in the adapters that are not known, if that is switched on."""
+        uses = request.uses
+        if self._resolver is None or len(uses) > self._engine().request_limits.adapters:
+            return
+        for use in uses:
+            await self._resolver.bring_in(use.adapter_id, who)
 
     async def _in_turn(self, request: Request, who: Caller, work: Callable[[], T]) -> T:
         """Run `work` on a thread; cancel what it gives if the call is gone before it is done.

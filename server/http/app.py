@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from . import errors, models, pages
+from . import adapters, errors, models, pages
 from .calls import Call, Parts
 from .errors import HttpError
 from .openai import routes as openai
@@ -41,6 +41,8 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/models", models.list_models),
     Route("POST", "/v1/completions", openai.complete),
     Route("POST", "/v1/chat/completions", openai.chat),
+    Route("POST", "/v1/load_lora_adapter", adapters.load),
+    Route("POST", "/v1/unload_lora_adapter", adapters.unload),
 )
 _GONE = 499
 """Status of a call whose client did not wait for the end, as proxies log it."""

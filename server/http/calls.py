@@ -12,6 +12,7 @@ from starlette.requests import Request
 from lora_runtime import Engine, RequestHandle
 from lora_runtime import Request as EngineRequest
 
+from ..adapter_changes import AdapterChanges
 from ..auth.rules import Right
 from ..auth.tokens import ANYONE, Caller
 from ..lifecycle.readiness import Readiness
@@ -35,6 +36,7 @@ class Parts:
     engine: Callable[[], Engine]
     """Engine; raises EngineStoppedError where it is not loaded."""
     submission: Submission
+    changes: AdapterChanges
     threads: Threads
     readiness: Readiness
     metrics: MetricsPage

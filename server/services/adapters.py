@@ -13,104 +13,56 @@ from loramux.v1 import adapters_pb2_grpc
 from lora_runtime import (
     MAX_ID_LENGTH,
     AdapterInfo,
-    AdapterInUseError,
     Engine,
     InvalidRequestError,
 )
 
 from .. import errors
+from ..adapter_changes import ALL, AdapterChanges, check_length
 from ..auth.interceptor import caller
 from ..auth.shares import PIN_SHARE, check_policy
-from ..auth.tokens import ANYONE
 from ..declared import DeclaredStatus
-from ..locations import Locations, adapter_id_of
 from ..request_ids import request_id_of
 from ..threads import Threads, Turns
 from .adapter_messages import from_policy, may_see, to_declared, to_message
 from .pages import IdsInScope, page
 
-_MAX_UNLOAD_WAIT_S = 3600
 _READS_EACH = 2
 """Threads for reports that one caller may have at once."""
-_LOADS_EACH = 16
-"""Threads for loads that one caller may have at once: half of them."""
-_CHANGES_EACH = 8
-"""Threads for changes that one token may have at once, and as many for unloads that wait: that may
-be for an hour each."""
-_ALL = "*"
 T = TypeVar("T")
 
 
 class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
-    """Service of adapters; calls that change something run on threads of their own, and of these
-    unloads that wait on others."""
+    """Service of adapters."""
 
     def __init__(
         self,
         engine: Callable[[], Engine],
-        locations: Locations,
+        changes: AdapterChanges,
         declared: Callable[[], Iterable[DeclaredStatus]],
         max_message_bytes: int,
         threads: Threads,
     ) -> None:
-        self._engine = engine
-        self._locations = locations
-        self._declared = declared
+        self._engine, self._changes, self._declared = engine, changes, declared
         self._max_message_bytes = max_message_bytes
         self._threads = threads
         self._turns = Turns(_READS_EACH)
-        self._load_turns = Turns(_LOADS_EACH)
-        self._changes, self._unloads = Turns(_CHANGES_EACH), Turns(_CHANGES_EACH)
         self._ids = IdsInScope()
-        self._unloading: set[str] = set()
-        """Ids that an unload waits for."""
 
     async def LoadAdapter(
         self, request: pb.LoadAdapterRequest, context: grpc.aio.ServicerContext
     ) -> pb.Adapter:
-        who = caller()
-
-        def load() -> AdapterInfo:
-            engine, source, adapter_id = (
-                self._engine(),
-                self._locations.resolve(request),
-                adapter_id_of(request),
-            )
-            if adapter_id == _ALL:
-                raise InvalidRequestError.of("adapter_id", f"{_ALL!r} stands for all adapters")
-            if not 0 <= request.canary_weight < 1:
-                raise InvalidRequestError.of("canary_weight", "must be in [0, 1)")
+        async def load() -> AdapterInfo:
             policy = from_policy(request.policy) if request.HasField("policy") else None
-            if policy is not None:
-                check_policy(who, engine, adapter_id, policy)
-            # The roots once more, for links that are changed between the look and the reading.
-            return engine.load_adapter(
-                source,
-                adapter_id,
-                canary_weight=request.canary_weight,
-                policy=policy,
-                roots=self._locations.roots,
-                pin_share=PIN_SHARE,
-                allow_unknown_fields=request.allow_unknown_fields,
-            )
+            return await self._changes.load(request, caller(), policy)
 
-        async def run() -> AdapterInfo:
-            _check_length(request.adapter_id)
-            async with self._load_turns.taken(who.name):
-                return await self._threads.loading.run(load)
-
-        return to_message(await _run(run(), context, request.adapter_id))
+        return to_message(await _run(load(), context, request.adapter_id))
 
     async def UnloadAdapter(
         self, request: pb.UnloadAdapterRequest, context: grpc.aio.ServicerContext
     ) -> pb.Adapter:
-        def unload() -> AdapterInfo:
-            if not 0 <= request.timeout_s <= _MAX_UNLOAD_WAIT_S:
-                raise InvalidRequestError.of("timeout_s", f"must be in [0, {_MAX_UNLOAD_WAIT_S}]")
-            return self._engine().unload_adapter(request.adapter_id, request.timeout_s)
-
-        waits = request.timeout_s > 0
-        return to_message(await self._admin(unload, request.adapter_id, context, waits))
+        unloading = self._changes.unload(request.adapter_id, request.timeout_s, caller())
+        return to_message(await _run(unloading, context, request.adapter_id))
 
     async def RollbackAdapter(
         self, request: pb.RollbackAdapterRequest, context: grpc.aio.ServicerContext
@@ -138,7 +90,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         def set_policy() -> AdapterInfo | None:
             if not request.adapter_id:
                 raise InvalidRequestError.of(
-                    "adapter_id", f"must not be empty; {_ALL!r} is the default policy"
+                    "adapter_id", f"must not be empty; {ALL!r} is the default policy"
                 )
             if not request.HasField("policy"):
                 raise InvalidRequestError.of("policy", "is needed")
@@ -153,7 +105,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         self, request: pb.GetAdapterRequest, context: grpc.aio.ServicerContext
     ) -> pb.Adapter:
         def get() -> AdapterInfo:
-            _check_length(request.adapter_id)
+            check_length(request.adapter_id)
             return self._engine().get_adapter(request.adapter_id)
 
         return await self._read(lambda: to_message(get()), context, request.adapter_id)
@@ -199,40 +151,9 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         return await _run(run(), context, adapter_id)
 
     async def _admin(
-        self,
-        work: Callable[[], T],
-        adapter_id: str,
-        context: grpc.aio.ServicerContext,
-        waits: bool = False,
+        self, work: Callable[[], T], adapter_id: str, context: grpc.aio.ServicerContext
     ) -> T:
-        async def run() -> T:
-            _check_length(adapter_id)
-            keys = [] if (who := caller()) is ANYONE else [who.name]
-            if waits:
-                async with self._unloads.taken(*keys):
-                    return await self._unload(work, adapter_id)
-            async with self._changes.taken(*keys):
-                return await self._threads.administration.run(work)
-
-        return await _run(run(), context, adapter_id)
-
-    async def _unload(self, work: Callable[[], T], adapter_id: str) -> T:
-        """Unload on another thread, one for each id: more would take all threads and change
-        nothing."""
-        if adapter_id in self._unloading:
-            raise AdapterInUseError(f"adapter {adapter_id!r} is being unloaded already")
-        running = self._threads.unloading.submit(work)
-        self._unloading.add(adapter_id)
-        running.add_done_callback(lambda _: self._unloading.discard(adapter_id))
-        try:
-            return await asyncio.wrap_future(running)
-        finally:
-            del running  # see Pool.run
-
-
-def _check_length(adapter_id: str) -> None:
-    if len(adapter_id) > MAX_ID_LENGTH:
-        raise InvalidRequestError.of("adapter_id", f"must have at most {MAX_ID_LENGTH} characters")
+        return await _run(self._changes.change(work, adapter_id, caller()), context, adapter_id)
 
 
 async def _run(work: Awaitable[T], context: grpc.aio.ServicerContext, adapter_id: str = "") -> T:
