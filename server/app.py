@@ -128,7 +128,7 @@ class App:
         self.http_app = HttpApp(self._http_parts(), self.metrics.http_ended)
         self.http: HttpServer | None = None
         self.metrics.follow_http(
-            lambda: self.http_app.open, lambda: self.http.connections if self.http else 0
+            lambda: self.http_app.open, lambda: self.http.open_connections if self.http else 0
         )
         self._server = grpc.aio.server(
             options=serving_options(settings), interceptors=self._interceptors()

@@ -7,14 +7,14 @@ import json
 import ssl
 from asyncio import TimerHandle
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import httptools
 
 from .errors import form
-from .keep_alive import Farewell, KeepAlive
+from .keep_alive import KeepAlive
 from .places import MOST_S, Phase, Places
 
 _HEADERS, _HEAD_BYTES, _URL_BYTES = 128, 64 << 10, 8 << 10
@@ -62,7 +62,6 @@ class Port:
     on_refused: Callable[[int], None]
     """Called with the status of what was refused without a call."""
     tls: Callable[[], ssl.SSLContext] | None = None
-    farewell: Farewell = field(default_factory=Farewell)
 
 
 class Connection(KeepAlive):
@@ -72,7 +71,7 @@ class Connection(KeepAlive):
     """
 
     def __init__(self, port: Port, **parts: Any) -> None:
-        super().__init__(port.farewell, **parts)
+        super().__init__(**parts)
         self._port = port
         self._phase = Phase.NEW
         self._late: TimerHandle | None = None

@@ -27,7 +27,7 @@ class HttpDrain:
     def tell(self) -> None:
         """Send clients away with their next answers; whoever comes is still served."""
         self._server.farewell.ends = True
-        for connection in self._server.clients:
+        for connection in self._server.connections:
             connection.tell()
 
     async def finish_calls(self, seconds: float) -> None:
@@ -37,15 +37,15 @@ class HttpDrain:
         await asyncio.sleep(min(_HANDSHAKE_S, seconds))
         self._server.close_port()
         silent_s = min(_SILENT_S, seconds / 2)
-        while self._server.clients and time.monotonic() < until:
-            for connection in self._server.clients:
+        while self._server.connections and time.monotonic() < until:
+            for connection in self._server.connections:
                 connection.end_if_idle(silent_s)
             await asyncio.sleep(_LOOK_S)
 
     async def cut_off(self) -> None:
         """End what is left, once its calls have been ended: their errors go out first."""
         until = time.monotonic() + _ANSWER_S
-        while time.monotonic() < until and not all(c.idle_s for c in self._server.clients):
+        while time.monotonic() < until and not all(c.idle_s for c in self._server.connections):
             await asyncio.sleep(_LOOK_S)
-        for connection in self._server.clients:
+        for connection in self._server.connections:
             connection.transport.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from dataclasses import dataclass
@@ -32,17 +31,17 @@ class KeepAlive(HttpToolsProtocol):
     client sends at that moment.
     """
 
-    def __init__(self, farewell: Farewell, **parts: Any) -> None:
+    def __init__(self, *, farewell: Farewell, **parts: Any) -> None:
         super().__init__(**parts)
         self._farewell = farewell
-        self._last = self._idle_since = math.inf  # until TLS is agreed on
+        self._last, self._idle_since = 0.0, time.monotonic()
         self._is_reading = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._idle_since = time.monotonic()
         age_s = self._farewell.age_s * random.uniform(1 - _JITTER, 1 + _JITTER)
-        self._last = self._idle_since + age_s if age_s else math.inf
+        self._last = self._idle_since + age_s if age_s else float("inf")
 
     def on_message_begin(self) -> None:
         self._is_reading = True

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -36,16 +36,14 @@ class HttpServer:
         tls: Callable[[], ssl.SSLContext] | None = None,
         connection_age_s: float = 0,
     ) -> None:
-        """Take the application. `tls`: what gives the context for a new connection.
-
-        `connection_age_s`: 0 where connections do not end by age.
-        """
-        self.farewell = Farewell(connection_age_s)
+        """Take the application. `tls`: what gives the context for a new connection;
+        `connection_age_s`: 0 where connections do not end by age."""
         self._places = Places(_most_connections())
-        port = Port(self._places, max_body_bytes, on_refused, tls, self.farewell)
+        self.farewell = Farewell(connection_age_s)
+        port = Port(self._places, max_body_bytes, on_refused, tls)
         config = uvicorn.Config(
             app,
-            http=partial(Connection, port),  # type: ignore[arg-type]
+            http=cast(Any, partial(Connection, port, farewell=self.farewell)),
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -62,13 +60,13 @@ class HttpServer:
         self.port = 0
 
     @property
-    def connections(self) -> int:
+    def open_connections(self) -> int:
         """Connections that are open now."""
         return len(self._places)
 
     @property
-    def clients(self) -> list[Connection]:
-        """Connections of now, those that agree on TLS among them."""
+    def connections(self) -> list[Connection]:
+        """Connections of now."""
         return cast(list[Connection], list(self._server.server_state.connections))
 
     def bind(self, host: str, port: int) -> None:
@@ -99,7 +97,7 @@ class HttpServer:
             if self._listener is not None:
                 self._listener.close()
             return
-        for connection in self.clients:
+        for connection in self.connections:
             connection.transport.abort()
         self._server.should_exit = True
         await self._serving

@@ -115,7 +115,7 @@ async def test_an_idle_connection_is_left_alone_for_a_while(
     async with running(settings(tiny_base, drain_s=600)) as served, connected(served) as client:
         await client.get()
         assert served.app.http is not None
-        (connection,) = served.app.http.clients
+        (connection,) = served.app.http.connections
         connection.end_if_idle(60)
         assert not connection.transport.is_closing()
         await served.app.stop()
@@ -126,7 +126,7 @@ async def test_a_request_that_nobody_has_read_yet_keeps_its_connection(tiny_base
     async with running(settings(tiny_base)) as served, connected(served) as client:
         await client.get()
         assert served.app.http is not None
-        (connection,) = served.app.http.clients
+        (connection,) = served.app.http.connections
         raw = client.writer.get_extra_info("socket")
         os.write(raw.fileno(), PAGE)  # in the kernel; the event loop has had no turn
         connection.end_if_idle(0)
@@ -139,7 +139,7 @@ async def test_a_request_that_is_being_sent_keeps_its_connection(tiny_base: Path
     async with running(settings(tiny_base)) as served, connected(served) as client:
         assert served.app.http is not None
         client.writer.write(PAGE[:20])
-        while not (found := served.app.http.clients) or not found[0].scope:
+        while not (found := served.app.http.connections) or not found[0].scope:
             await asyncio.sleep(0.01)
         found[0].end_if_idle(0)
         client.writer.write(PAGE[20:])

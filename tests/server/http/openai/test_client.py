@@ -37,13 +37,16 @@ async def test_the_same_seed_gives_the_same_tokens_as_grpc(
     sampling: dict[str, Any] = {
         "temperature": 0.75, "top_p": 0.5, "seed": 11, "presence_penalty": 0.5
     }  # fmt: skip
-    more: dict[str, Any] = {"top_k": 20, "ignore_eos": True}
+    more: dict[str, Any] = {"top_k": 20, "min_tokens": 12}
+    bias = {40: 4.5, 41: -3.0}
     common = {
         "adapter_id": "" if model == "tiny" else model,
         "max_new_tokens": 12,
         **sampling,
         **more,
+        "logit_bias": bias,
     }
+    sampling["logit_bias"] = {str(token): value for token, value in bias.items()}
     ids = {"return_token_ids": True}
     told = await client.completions.create(
         model=model, prompt="hello", max_tokens=12, extra_body=more | ids, **sampling
