@@ -28,6 +28,8 @@ from .api.adapters import (
     Registration,
 )
 from .api.limits import RequestLimits
+from .api.messages import ChatMessage, ContentPart, NamedTool, ToolCall
+from .api.parsed import MessageDelta, ParsedMessage, ToolCallDelta
 from .api.reports import (
     EngineInfo,
     EngineObserver,
@@ -41,7 +43,6 @@ from .api.requests import (
     MAX_ID_LENGTH,
     MAX_PRIORITY,
     AdapterUse,
-    ChatMessage,
     Choice,
     FinishReason,
     Generation,
@@ -137,6 +138,7 @@ __all__ = [
     "CanaryInfo",
     "ChatMessage",
     "Choice",
+    "ContentPart",
     "DivergedError",
     "Engine",
     "EngineConfig",
@@ -151,6 +153,9 @@ __all__ = [
     "InvalidRequestError",
     "LoramuxError",
     "MemoryPlan",
+    "MessageDelta",
+    "NamedTool",
+    "ParsedMessage",
     "QueueFullError",
     "RegisteredVersion",
     "Registration",
@@ -166,6 +171,8 @@ __all__ = [
     "Timings",
     "TokenEvent",
     "TokenLogprob",
+    "ToolCall",
+    "ToolCallDelta",
     "TrainingError",
     "UnknownAdapterError",
     "UnreadAnswerError",

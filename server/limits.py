@@ -35,16 +35,18 @@ _TEXT_BYTES = 64 << 10
 A call holds its message until it ends."""
 _ENTRY_FIELDS = 16
 """Most fields of an entry of a list: the same one a million times is parsed as one."""
-_INNER_FIELDS = 5 << 10
+_VALUE_FIELDS = 5 << 10
 """Most fields of values that have others in them: more than so many values have as an engine takes."""
+_MESSAGE_FIELDS = 8
+"""Most fields of a turn with its parts and calls, on average over as many turns as there may be."""
+_LEAST_TURNS = 1024
 _INNER_LEVELS = 64
 """Most messages within each other there: more than values have, and fewer than a parser takes."""
 _VARINT_BYTES = 10
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _PACKED = {"token_ids", "stop_token_ids"}
-_ENTRIES = {"messages", "adapters", "logit_bias"}
-_NESTED = "chat_template_kwargs"
-_LONG = {"prompt", "messages", "token_ids", "stop", "stop_token_ids"}
+_ENTRIES = {"adapters", "logit_bias"}
+_LONG = {"prompt", "messages", "token_ids", "stop", "stop_token_ids", "tools", "documents"}
 
 
 @dataclass(frozen=True)
@@ -94,16 +96,19 @@ def over_limit(data: bytes, message: Descriptor, limits: RequestLimits) -> Refus
     names = _names(message)
     most = limits.at_most() if message is inference_pb2.GenerateRequest.DESCRIPTOR else {}
     counts: dict[str, int] = {}
+    left = {
+        "chat_template_kwargs": _VALUE_FIELDS,
+        "messages": _MESSAGE_FIELDS * max(_LEAST_TURNS, most.get("messages", 0)),
+    }
     fields = short = 0
     try:
         for number, length, end in _fields(data):
             name = names.get(number, "message")
             if name not in _LONG and (short := short + max(0, length)) > _TEXT_BYTES:
                 return Refused(name, f"over {_TEXT_BYTES} bytes, with the fields before it")
-            if name == _NESTED and length >= 0:
-                inner = _inner_fields(data, end - length, end, _kinds(message)[number])
-                counts[name] = counts.get(name, 0) + inner
-                if counts[name] > _INNER_FIELDS:
+            if length >= 0 and name in left and (kind := _kinds(message).get(number)):
+                left[name] -= _inner_fields(data, end - length, end, kind, left[name])
+                if left[name] < 0:
                     return Refused(name, "has too many values, or too many levels of them")
             if name not in most:
                 counts[""] = counts.get("", 0) + 1
@@ -134,17 +139,17 @@ def has_many_fields(
         return False  # no message at all, as its parser will say
 
 
-def _inner_fields(data: bytes, start: int, end: int, message: Descriptor) -> int:
-    """Count the fields of a message and of those within it; _INNER_FIELDS and more if there are too
-    many, or too many levels of them."""
+def _inner_fields(data: bytes, start: int, end: int, message: Descriptor, most: int) -> int:
+    """Count the fields of a message and of those within it; more than `most` if there are so many,
+    or too many levels of them."""
     count, waiting = 0, [(start, end, message, 1)]
     while waiting:
         start, end, message, level = waiting.pop()
         if level > _INNER_LEVELS:
-            return _INNER_FIELDS + 1
+            return most + 1
         kinds = _kinds(message)
         for number, length, stop in _fields(data, start, end):
-            if (count := count + 1) > _INNER_FIELDS:
+            if (count := count + 1) > most:
                 return count
             if length >= 0 and (inner := kinds.get(number)) is not None:
                 waiting.append((stop - length, stop, inner, level + 1))

@@ -12,7 +12,7 @@ TEXT, FUNCTION = "text", "function"
 MAX_TOOL_CHARACTERS = 256 << 10
 """Characters of a request's tools, documents and calls' arguments, each."""
 BOUNDS = JsonBounds(values=16 << 10, depth=32, characters=MAX_TOOL_CHARACTERS)
-MAX_PARTS = 4096
+MAX_PARTS = 1024
 """Content parts, and calls, of one request's messages."""
 _MAX_NAME = 256
 _CHOICES = ("", "none", "auto", "required")

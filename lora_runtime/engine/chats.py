@@ -11,7 +11,6 @@ from typing import Any
 
 from ..adapters.store.version import AdapterVersion
 from ..api.requests import Request
-from ..api.json_values import plain
 from ..config import EngineConfig
 from ..errors import RETRY_AFTER_S, AdapterLimitError
 from ..foreign.process import WorkError, WorkLimits, WorkTimeoutError

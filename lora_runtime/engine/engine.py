@@ -45,6 +45,7 @@ from .inbox import Inbox
 from .intake import Intake
 from .loop import EngineLoop
 from .memory import kv_block_bytes, plan_memory
+from .messages import MessageParsers
 from .observers import Observers
 from .store_reports import StoreReports
 from .submit import RequestBuilder
@@ -83,6 +84,7 @@ class Engine:
             base = self._owned = BaseModel.load(base, config, lora=config.max_adapters > 0)
         self.base = base
         self._workers = WORKERS.use()
+        self._parsers: MessageParsers | None = None
         try:
             self._set_up(config)
         except BaseException:
@@ -127,12 +129,21 @@ class Engine:
             get_ready(self.base.tokenizer)
         text_limit = TextLimit(self.max_context, longest_token(self.base.tokenizer), note)
         self._chats = ForeignChats(self.base.tokenizer, config, text_limit)
+        self._parsers = parsers = MessageParsers(config)
+        if getattr(self.base.tokenizer, "response_template", None):
+            WORKERS.start()  # before the first answer comes
         ends = base_endings(self.base.tokenizer, self.base.eos_token_ids)
         self._notes = ends.notes
         for note in ends.notes:
             log.warning("%s", note)
         builder = RequestBuilder(
-            self.base, self.max_context, text_limit, self._chats, self._cancel, ends.turns
+            self.base,
+            self.max_context,
+            text_limit,
+            self._chats,
+            parsers,
+            self._cancel,
+            ends.turns,
         )
         self._intake = Intake(
             builder,
@@ -247,6 +258,8 @@ class Engine:
         return not self._thread.is_alive()
 
     def _close_base(self) -> None:
+        if self._parsers is not None:
+            self._parsers.close()
         self._workers.close()
         if self._owned is not None:
             self._owned.close()

@@ -18,9 +18,10 @@ from ..requests.lengths import TextLimit
 from ..requests.sequence import LiveRequest, Sequence, SequenceAdapter
 from ..requests.token_bias import token_bias
 from ..requests.token_text import TokenBytes
-from ..requests.tokenization import encode
+from ..requests.tokenization import encode, render_chat
 from ..requests.unread import Backlogs
 from .chats import ForeignChats
+from .messages import MessageParsers
 
 
 class RequestBuilder:
@@ -32,12 +33,14 @@ class RequestBuilder:
         max_context: int,
         text_limit: TextLimit,
         chats: ForeignChats,
+        parsers: MessageParsers,
         on_cancel: Callable[[RequestHandle], None],
         turn_ends: frozenset[int] = frozenset(),
     ) -> None:
         """`turn_ends`: of the base's chat template, beside its ends of a sequence."""
         self._base, self._max_context, self._text_limit = base, max_context, text_limit
         self._chats, self._backlogs, self._on_cancel = chats, Backlogs(), on_cancel
+        self._parsers = parsers
         self._turn_ends = turn_ends
 
     def build(
@@ -49,9 +52,7 @@ class RequestBuilder:
         clock.
         """
         tokenizer, vocab_size = self._vocabulary(versions)
-        chat = None
-        if len(versions) == 1 and self._chats.concern(request, versions[0]):
-            chat = self._chats.text(request, versions[0])
+        chat = self._chat(request, versions, tokenizer)
         prompt = encode(
             request, tokenizer, vocab_size, self._max_context, limit=self._text_limit, chat=chat
         )
@@ -60,6 +61,9 @@ class RequestBuilder:
             SequenceAdapter(v, use.weight, _activation_start(use.adapter_id, v, prompt))
             for use, v in pairs
         )
+        params = request.sampling
+        stop_ids = frozenset(params.stop_token_ids)
+        ends = self._ends(request, versions)
         handle = RequestHandle(
             request,
             request.request_id or uuid.uuid4().hex,
@@ -68,11 +72,15 @@ class RequestBuilder:
             self._on_cancel,
             self._backlogs.open(),
             TokenBytes(tokenizer),
+            self._parsers.of(
+                request,
+                tokenizer,
+                prompt,
+                request.prompt if chat is None else chat,
+                stop_ids if params.ignore_eos else stop_ids | ends,
+            ),
         )
-        params = request.sampling
         max_tokens = min(params.max_new_tokens, self._max_context - len(prompt))
-        stop_ids = frozenset(params.stop_token_ids)
-        ends = self._ends(request, versions)
         bias = token_bias(params, ends | stop_ids, vocab_size)
         tenant = request.uses[0].adapter_id if request.uses else ""
         salt = prefix_salt(request.caller, request.cache_salt)
@@ -98,6 +106,15 @@ class RequestBuilder:
             for i in range(params.n)
         ]
         return LiveRequest(handle, versions, sequences)
+
+    def _chat(self, request: Request, versions: list[AdapterVersion], tokenizer: Any) -> str | None:
+        """Text of a conversation; None if the request is none."""
+        if request.messages is None:
+            return None
+        if len(versions) == 1 and self._chats.concern(request, versions[0]):
+            return self._chats.text(request, versions[0])
+        self._text_limit.check_messages(request.messages)
+        return render_chat(request, tokenizer)
 
     def _vocabulary(self, versions: Seq[AdapterVersion]) -> tuple[Any, int]:
         """Tokenizer, and number of token ids."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import struct
@@ -17,10 +18,15 @@ class BadFrameError(Exception):
 
 def send(connection: socket.socket, value: Any) -> None:
     """Send one value. Raises OSError as sockets do."""
-    # Not as escapes, which take ten times as long to read: the interpreter is held meanwhile.
-    data = json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass")
+    data = _encoded(value)
     connection.sendall(_SIZE.pack(len(data)))
     connection.sendall(data)
+
+
+async def asend(connection: socket.socket, value: Any) -> None:
+    """Send as `send` does, over a socket that does not block."""
+    data = _encoded(value)
+    await asyncio.get_running_loop().sock_sendall(connection, _SIZE.pack(len(data)) + data)
 
 
 def receive(connection: socket.socket, limit: int, deadline: float | None = None) -> Any:
@@ -29,13 +35,28 @@ def receive(connection: socket.socket, limit: int, deadline: float | None = None
     `deadline`: on the monotonic clock. Raises TimeoutError, BadFrameError, OSError.
     """
     head = _read(connection, _SIZE.size, deadline)
-    if not head:
-        return None
-    size = _SIZE.unpack(head)[0] if len(head) == _SIZE.size else limit + 1
-    if size > limit:
+    return _decoded(_read(connection, _size(head, limit), deadline), head) if head else None
+
+
+async def areceive(connection: socket.socket, limit: int) -> Any:
+    """Receive as `receive` does, over a socket that does not block."""
+    head = await _aread(connection, _SIZE.size)
+    return _decoded(await _aread(connection, _size(head, limit)), head) if head else None
+
+
+def _encoded(value: Any) -> bytes:
+    # Not as escapes, which take ten times as long to read: the interpreter is held meanwhile.
+    return json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass")
+
+
+def _size(head: bytearray, limit: int) -> int:
+    if len(head) < _SIZE.size or (size := _SIZE.unpack(head)[0]) > limit:
         raise BadFrameError
-    data = _read(connection, size, deadline)
-    if len(data) < size:
+    return size
+
+
+def _decoded(data: bytearray, head: bytearray) -> Any:
+    if len(data) < _SIZE.unpack(head)[0]:
         raise BadFrameError
     try:
         return json.loads(data)
@@ -50,6 +71,17 @@ def _read(connection: socket.socket, size: int, deadline: float | None) -> bytea
         if deadline is not None:
             connection.settimeout(max(deadline - time.monotonic(), 0.001))
         count = connection.recv_into(memoryview(data)[done:])
+        if not count:
+            return data[:done]
+        done += count
+    return data
+
+
+async def _aread(connection: socket.socket, size: int) -> bytearray:
+    """Read as `_read` does."""
+    data, done, loop = bytearray(size), 0, asyncio.get_running_loop()
+    while done < size:
+        count = await loop.sock_recv_into(connection, memoryview(data)[done:])
         if not count:
             return data[:done]
         done += count

@@ -32,6 +32,7 @@ _MAX_FILE_BYTES = 1 << 30
 # What work imports: done once, before the forks.
 _WARM = (
     "transformers.utils.chat_template_utils",
+    "transformers.utils.chat_parsing",
     "transformers.models.auto.tokenization_auto",
     "transformers.tokenization_utils_tokenizers",
     "transformers.convert_slow_tokenizer",

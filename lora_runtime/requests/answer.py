@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..api.parsed import MessageDelta, joined
 from ..api.requests import Choice, TokenEvent, TokenLogprob
 
 
@@ -27,9 +28,12 @@ class _Part:
         self._texts: list[str] = []
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
+        self._messages: list[MessageDelta] = []
         self._last: TokenEvent | None = None
 
     def add(self, event: TokenEvent) -> None:
+        if event.message is not None:
+            self._messages.append(event.message)
         self._texts.append(event.text)
         self._token_ids += event.token_ids
         self._logprobs += event.logprobs
@@ -49,4 +53,5 @@ class _Part:
             last.finish_reason,
             last.usage,
             last.timings,
+            None if last.message is None else joined(self._messages),
         )

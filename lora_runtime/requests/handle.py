@@ -11,11 +11,14 @@ from typing import Self, TypeVar
 from ..api.requests import AdapterUse, Generation, Request, TokenEvent
 from ..errors import UnreadAnswerError
 from .answer import Answer
+from .parsing import MessageParser
 from .unread import Backlog, Backlogs
 
 T = TypeVar("T")
 _AT_ONCE = 256
 """Events that are put together before an event loop gets a turn: about a tenth of a millisecond."""
+_READ_AT_ONCE = 32
+"""Events that a parser is given together, if there are so many."""
 
 
 class RequestHandle:
@@ -35,7 +38,9 @@ class RequestHandle:
         on_cancel: Callable[[RequestHandle], None],
         backlog: Backlog | None = None,
         token_bytes: Callable[[int], bytes] = lambda token_id: b"",
+        parser: MessageParser | None = None,
     ) -> None:
+        """`parser`: gives the events their messages, if these are wanted."""
         self.request = request
         self.request_id = request_id
         self.prompt_token_ids = prompt_token_ids
@@ -47,6 +52,7 @@ class RequestHandle:
         self._changed = threading.Condition()
         self._events: deque[TokenEvent] = deque()
         self._backlog = backlog or Backlogs().open()
+        self._parser = parser
         self._answer = Answer(request.sampling.n)
         self._generation: Generation | None = None
         self._iterated = False
@@ -64,25 +70,32 @@ class RequestHandle:
     def cancel(self) -> None:
         """Free sequences, KV blocks and lease before the next step. Idempotent."""
         self._on_cancel(self)
+        if self._parser is not None:
+            self._parser.close()
 
     def __iter__(self) -> Iterator[TokenEvent]:
         while True:
             with self._changed:
                 self._changed.wait_for(self._ready)
-                event = self._take()
-            if event is None:
+                events = self._take_next()
+            if events is None:
                 return
-            yield event
+            yield from events if self._parser is None else self._parser.read(events)
 
     def __aiter__(self) -> AsyncIterator[TokenEvent]:
-        return self._taken(self._take)
+        return self._taken(self._take) if self._parser is None else self._parsed(self._parser)
+
+    async def _parsed(self, parser: MessageParser) -> AsyncIterator[TokenEvent]:
+        async for events in self._taken(self._take_next):
+            for event in await parser.aread(events):
+                yield event
 
     async def batches(self, at_most: int = _AT_ONCE) -> AsyncIterator[list[TokenEvent]]:
         """Iterate as `async for` over the handle does, over all events that wait, `at_most` at
         once."""
         self._iterated = True
         async for events in self._taken(lambda: self._take_some(at_most)):
-            yield events
+            yield events if self._parser is None else await self._parser.aread(events)
 
     def result(self) -> Generation:
         """Wait for all choices; the same answer however often it is called.
@@ -95,12 +108,16 @@ class RequestHandle:
                 events = self._take_some()
             if events is None:
                 return self._whole()
+            if self._parser is not None:
+                events = self._parser.read(events, whole=True)
             self._answer.add(events)
 
     async def aresult(self) -> Generation:
         """Wait as `result`; cancels the request if this coroutine is cancelled."""
         try:
             async for events in self._taken(self._take_some):
+                if self._parser is not None:
+                    events = await self._parser.aread(events, whole=True)
                 self._answer.add(events)
                 if len(events) == _AT_ONCE:
                     await asyncio.sleep(0)
@@ -144,6 +161,11 @@ class RequestHandle:
         if self._error is not None:
             raise self._error
         return None
+
+    def _take_next(self) -> list[TokenEvent] | None:
+        """Events for iteration: one, but for a parser what there is of a few."""
+        self._iterated = self._iterated or bool(self._events)
+        return self._take_some(1 if self._parser is None else _READ_AT_ONCE)
 
     def _take_some(self, at_most: int = _AT_ONCE) -> list[TokenEvent] | None:
         """The next events, None at the end; raises as `_take`."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from ..api.json_values import plain
 from ..api.messages import read_objects
 from ..api.requests import Request
-from ..api.json_values import plain
 from ..errors import InvalidRequestError
 from ..foreign.chat_forms import fitted, forms_of, render_turns
 from .lengths import TextLimit

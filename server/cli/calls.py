@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,13 +12,19 @@ from google.protobuf.message import EncodeError
 from loramux.v1 import inference_pb2
 
 from ..client import Client, to_dict
+from .chat_files import read_messages, read_tools
 from .common import AsJson, print_json, remote
 
 
 @remote
 def generate(
     client: Client,
-    prompt: Annotated[str, typer.Argument(help="The prompt; - reads standard input.")],
+    prompt: Annotated[
+        str,
+        typer.Argument(
+            help="The prompt; - reads standard input; none where --messages has the conversation."
+        ),
+    ] = "",
     adapter: Annotated[
         list[str] | None,
         typer.Option(
@@ -60,6 +67,27 @@ def generate(
             help="Values for the chat template, a JSON object: '{\"enable_thinking\": false}'."
         ),
     ] = None,
+    messages: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file with the messages before the prompt, as OpenAI's clients have."
+        ),
+    ] = None,
+    tools: Annotated[
+        Path | None,
+        typer.Option(help="JSON file with a list of tools, as OpenAI's clients have; see --parse."),
+    ] = None,
+    tool_choice: Annotated[
+        str | None,
+        typer.Option(help="none, auto, required, or the name of the tool that the answer calls."),
+    ] = None,
+    parse: Annotated[
+        bool | None,
+        typer.Option(
+            "--parse/--no-parse",
+            help="Tell content, reasoning and tool calls apart; the default where there are tools.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Stream a completion to the terminal."""
@@ -77,19 +105,30 @@ def generate(
         "cache_salt": cache_salt,
         "skip_special_tokens": skip_special_tokens,
         "chat_template_kwargs": _json_object(chat_template_kwargs),
+        "tools": None if tools is None else read_tools(tools),
+        "tool_choice": None if tool_choice is None else _tool_choice(tool_choice),
+        "parse_answer": (tools is not None) if parse is None else parse,
     }
     fields: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
-    fields |= {"messages": [{"role": "user", "content": text}]} if chat else {"prompt": text}
+    if messages is not None and not chat:
+        raise typer.BadParameter("--messages is a chat, not with --no-chat")
+    turns = [] if messages is None else read_messages(messages)
+    if text or not turns:
+        turns.append({"role": "user", "content": text})
+    fields |= {"messages": turns} if chat else {"prompt": text}
     if begun is not None:
         if not chat:
             raise typer.BadParameter("--continue goes on with a chat, not with --no-chat")
         fields["messages"].append({"role": "assistant", "content": begun})
         fields["continue_final_message"] = True
+    calls: list[Any] = []
     for event in client.stream(**_adapter_fields(adapter or []), **fields):
-        typer.echo(json.dumps(to_dict(event)) if as_json else event.text, nl=as_json)
+        calls += event.tool_calls
+        text = event.content if fields["parse_answer"] else event.text
+        typer.echo(json.dumps(to_dict(event)) if as_json else text, nl=as_json)
         sys.stdout.flush()
     if not as_json:
-        typer.echo()
+        _print_calls(calls)
 
 
 @remote
@@ -123,6 +162,22 @@ def _adapter_fields(given: list[str]) -> dict[str, Any]:
     if len(weighted) == 1 and "weight" not in weighted[0]:
         return weighted[0]
     return {"adapters": weighted}
+
+
+def _tool_choice(given: str) -> dict[str, Any]:
+    if given in ("none", "auto", "required"):
+        return {"mode": f"MODE_{given.upper()}"}
+    return {"function": given}
+
+
+def _print_calls(deltas: list[Any]) -> None:
+    """End the text, and print a line for each call."""
+    typer.echo()
+    lines: dict[int, str] = {}
+    for delta in deltas:
+        lines[delta.index] = lines.get(delta.index, f"{delta.name} ") + delta.arguments
+    for line in lines.values():
+        typer.echo(line)
 
 
 def _biases(given: list[str] | None) -> dict[int, float] | None:

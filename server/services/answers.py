@@ -45,6 +45,13 @@ def to_response(done: Generation, pause_s: float = 0) -> pb.GenerateResponse:
             usage=pb.Usage(**vars(c.usage)),
             timings=pb.Timings(**vars(c.timings)),
         )
+        if c.message is not None:
+            choice.content = c.message.content
+            choice.reasoning_content = c.message.reasoning_content
+            choice.tool_calls.extend(
+                pb.ToolCall(id=call.id, name=call.name, arguments=str(call.arguments))
+                for call in c.message.tool_calls
+            )
         for start in range(0, len(c.logprobs), _SLICE):
             choice.logprobs.extend(_logprob(p) for p in c.logprobs[start : start + _SLICE])
             if pause_s:
@@ -57,7 +64,7 @@ def to_response_in_slices(done: Generation) -> pb.GenerateResponse:
 
 
 def to_increment(handle: RequestHandle, e: TokenEvent) -> pb.GenerateStreamResponse:
-    return pb.GenerateStreamResponse(
+    answer = pb.GenerateStreamResponse(
         request_id=handle.request_id,
         adapter_id=handle.request.adapter_id,
         adapter_version=handle.adapter_version,
@@ -71,6 +78,11 @@ def to_increment(handle: RequestHandle, e: TokenEvent) -> pb.GenerateStreamRespo
         usage=pb.Usage(**vars(e.usage)) if e.usage else None,
         timings=pb.Timings(**vars(e.timings)) if e.timings else None,
     )
+    if e.message is not None:
+        answer.content = e.message.content
+        answer.reasoning_content = e.message.reasoning_content
+        answer.tool_calls.extend(pb.ToolCallDelta(**vars(call)) for call in e.message.tool_calls)
+    return answer
 
 
 def to_uses(adapters: Iterable[AdapterUse]) -> list[pb.AdapterUse]:

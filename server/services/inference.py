@@ -12,7 +12,6 @@ from loramux.v1 import inference_pb2_grpc
 
 from lora_runtime import (
     MAX_ID_LENGTH,
-    ChatMessage,
     Engine,
     InvalidRequestError,
     Request,
@@ -29,6 +28,7 @@ from ..request_ids import request_id_of
 from ..submission import Submission
 from ..threads import Threads
 from .answers import to_increment, to_response, to_response_in_slices, to_uses
+from .chat_messages import to_message, to_tool_choice
 from .template_values import to_values
 
 _OPTIONAL = (
@@ -139,7 +139,7 @@ def to_request(
         if message.prompt or not (message.token_ids or message.messages)
         else None,
         token_ids=tuple(message.token_ids) or None,
-        messages=tuple(ChatMessage(m.role, m.content) for m in message.messages) or None,
+        messages=tuple(map(to_message, message.messages)) or None,
         adapter_id=message.adapter_id,
         adapters=tuple(
             WeightedAdapter(a.adapter_id, a.weight if a.HasField("weight") else 1.0)
@@ -159,6 +159,12 @@ def to_request(
         timeout_s=timeout_s,
         continue_final_message=message.continue_final_message,
         chat_template_kwargs=to_values(message.chat_template_kwargs),
+        tools=tuple(message.tools),
+        documents=tuple(message.documents),
+        tool_choice=to_tool_choice(message.tool_choice),
+        parallel_tool_calls=message.parallel_tool_calls
+        or not message.HasField("parallel_tool_calls"),
+        parse_answer=message.parse_answer,
     )
 
 

@@ -24,6 +24,8 @@ GENERATE: Any = inference_pb2.GenerateRequest.DESCRIPTOR
 MANY: dict[str, dict[str, Any]] = {
     "messages": {"messages": [{}] * 1025},
     "adapters": {"prompt": "x", "adapters": [{}] * 9},
+    "tools": {"prompt": "x", "tools": ["{}"] * 129},
+    "documents": {"prompt": "x", "documents": ["{}"] * 129},
     "stop": {"prompt": "x", "stop": [""] * 17},
     "stop_token_ids": {"prompt": "x", "stop_token_ids": [1] * 2570},
     "logit_bias": {"prompt": "x", "logit_bias": dict.fromkeys(range(1025), 1.0)},
@@ -81,17 +83,41 @@ def test_what_is_within_passes() -> None:
 
 
 @pytest.mark.parametrize("one", [b"\x0a\x00", b"\x18\x01", b"\x1b\x1c", b"\xfa\x06\x00"])
-@pytest.mark.parametrize(
-    ("tag", "field"),
-    [(b"\x22", "messages"), (b"\xa2\x01", "adapters"), (b"\xd2\x01", "logit_bias")],
-)
+@pytest.mark.parametrize(("tag", "field"), [(b"\xa2\x01", "adapters"), (b"\xd2\x01", "logit_bias")])
 def test_fields_of_an_entry_are_counted(tag: bytes, field: str, one: bytes) -> None:
-    """The last of two million roles is the message's; to parse them takes the event loop."""
+    """The last of two million ids is the entry's; to parse them takes the event loop."""
     within, beyond = (tag + bytes([len(one) * n]) + one * n for n in (8, 17))
     assert over_limit(within, GENERATE, LIMITS) is None
     over = over_limit(within + beyond, GENERATE, LIMITS)
     assert over is not None
     assert (over.field, over.description) == (field, "an entry has over 16 fields")
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        b"\x0a\x00" * 8193,
+        inference_pb2.ChatMessage(
+            parts=[inference_pb2.ContentPart(type="text", text="x")] * 2731
+        ).SerializeToString(),
+        inference_pb2.ChatMessage(
+            tool_calls=[inference_pb2.ToolCall(name="f", id="c")] * 2731
+        ).SerializeToString(),
+    ],
+    ids=["roles", "parts", "calls"],
+)
+def test_fields_of_turns_are_counted_with_what_they_have_in_them(turn: bytes) -> None:
+    within = inference_pb2.GenerateRequest()
+    within.messages.add(parts=[inference_pb2.ContentPart(type="text", text="x")] * 1000)
+    assert over_limit(within.SerializeToString(), GENERATE, LIMITS) is None
+    data = b"\x22" + _varint(len(turn)) + turn
+    over = over_limit(data, GENERATE, LIMITS)
+    assert over is not None
+    assert (over.field, over.description[:19]) == ("messages", "has too many values")
+
+
+def _varint(number: int) -> bytes:
+    return bytes([number & 127 | 128, number >> 7 & 127 | 128, number >> 14])
 
 
 def test_unknown_fields_count_together() -> None:

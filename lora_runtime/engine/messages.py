@@ -1,0 +1,65 @@
+"""Choice of what reads a request's answers as messages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ..api.json_values import plain
+from ..api.messages import NamedTool, read_objects
+from ..api.requests import Request
+from ..config import EngineConfig
+from ..foreign.process import WorkLimits
+from ..requests.forced_calls import CallListParser, NamedCallParser
+from ..requests.parsing import MessageParser, PlainParser
+from ..requests.shown_text import ShownText
+from ..requests.template_parser import Reading, ReadingWorkers, TemplateParser
+
+_MEMORY_BYTES = 256 << 20
+"""Memory of one request's reading, at most."""
+
+
+class MessageParsers:
+    """Maker of requests' parsers; they share workers, which end with it."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        memory = min(_MEMORY_BYTES, config.adapter_worker_bytes)
+        self._workers = ReadingWorkers(WorkLimits(config.chat_template_timeout_s, memory))
+
+    def of(
+        self,
+        request: Request,
+        tokenizer: Any,
+        prompt: Sequence[int],
+        text: str | None,
+        ends: frozenset[int],
+    ) -> MessageParser | None:
+        """Parser for a request, None if it wants none. `text`: of its prompt, if that is known;
+        `ends`: tokens that end an answer."""
+        params = request.sampling
+        if not request.parse_answer:
+            return None
+        if isinstance(request.tool_choice, NamedTool):
+            return NamedCallParser(request.tool_choice.name, params.n)
+        if request.tool_choice == "required":
+            return CallListParser(params.n)
+        template = getattr(tokenizer, "response_template", None)
+        if not isinstance(template, dict):
+            return PlainParser()
+        if text is None:
+            text = tokenizer.decode(list(prompt), clean_up_tokenization_spaces=False)
+        reading = Reading(
+            hashlib.sha256(json.dumps(template).encode()).hexdigest(),
+            template,
+            text,
+            plain(read_objects(request.tools)),
+            bool(request.tools) and request.tool_choice != "none",
+            request.parallel_tool_calls,
+        )
+        texts = [ShownText(tokenizer, prompt, params.stop, ends) for _ in range(params.n)]
+        return TemplateParser(self._workers, reading, texts)
+
+    def close(self) -> None:
+        self._workers.close()

@@ -1,0 +1,42 @@
+"""Messages of a request's answers, read from its events as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from ..api.parsed import MessageDelta
+from ..api.requests import TokenEvent
+
+
+class MessageParser(Protocol):
+    """Reader of one request's events, in their order: it gives them with their `message`.
+
+    `whole`: nobody waits for parts; they may come with a later event, the last at the latest.
+    """
+
+    def read(self, events: Sequence[TokenEvent], whole: bool = False) -> list[TokenEvent]:
+        """Read on; may take as long as a template does under its limits."""
+        ...
+
+    async def aread(self, events: Sequence[TokenEvent], whole: bool = False) -> list[TokenEvent]:
+        """Read on, on an event loop, which is not held."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds. Idempotent, from any thread."""
+        ...
+
+
+class PlainParser:
+    """Reader of answers that are content alone."""
+
+    def read(self, events: Sequence[TokenEvent], whole: bool = False) -> list[TokenEvent]:
+        return [replace(event, message=MessageDelta(event.text)) for event in events]
+
+    async def aread(self, events: Sequence[TokenEvent], whole: bool = False) -> list[TokenEvent]:
+        return self.read(events)
+
+    def close(self) -> None:
+        pass

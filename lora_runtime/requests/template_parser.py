@@ -1,0 +1,258 @@
+"""Messages read by a response template, in a worker: neither its patterns nor the texts that they
+read can hold anybody else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..api.parsed import MessageDelta, ToolCallDelta
+from ..api.requests import TokenEvent
+from ..errors import EngineStoppedError
+from ..foreign.answers import OPEN, READ
+from ..foreign.process import WORKERS, Worker, WorkError, WorkLimits
+from .shown_text import ShownText
+
+log = logging.getLogger(__name__)
+_IDLE_WORKERS = 8
+_EACH_S = 0.05
+"""Seconds that reading on may take each time, beside those that a request has once."""
+_LATE = 1 << 13
+"""Characters that wait where nobody waits for parts."""
+_LOG_EVERY_S = 60.0
+_Piece = tuple[int, str, bool]
+"""A choice's index, its new text, and whether it is the last."""
+
+
+class ReadingWorkers:
+    """Workers that read answers: one a request, kept for the next with the same template."""
+
+    def __init__(self, limits: WorkLimits) -> None:
+        self.limits = limits
+        self.opening = ThreadPoolExecutor(4, "loramux-answers")
+        """Threads on which event loops have workers opened."""
+        self._lock = threading.Lock()
+        self._idle: OrderedDict[str, list[Worker]] = OrderedDict()
+        self._closed = False
+        self._logged = -_LOG_EVERY_S
+
+    def take(self, key: str) -> Worker:
+        """A worker that has read by this template, or a new one. Raises WorkError."""
+        with self._lock:
+            if self._closed:
+                raise EngineStoppedError("the engine is shutting down")
+            if idle := self._idle.get(key):
+                worker = idle.pop()
+                if not idle:
+                    del self._idle[key]
+                return worker
+        return WORKERS.worker()
+
+    def give_back(self, key: str, worker: Worker) -> None:
+        with self._lock:
+            if not worker.closed:
+                self._idle.setdefault(key, []).append(worker)
+                self._idle.move_to_end(key)
+            over = sum(map(len, self._idle.values())) - (0 if self._closed else _IDLE_WORKERS)
+            for _ in range(over):
+                oldest = next(iter(self._idle))
+                self._idle[oldest].pop().close()
+                if not self._idle[oldest]:
+                    del self._idle[oldest]
+
+    def note(self, error: Exception) -> None:
+        """Log that answers could not be read, once in a while."""
+        now = time.monotonic()
+        if now - self._logged > _LOG_EVERY_S:
+            self._logged = now
+            log.warning("an answer's message is left as text: its response template %s", error)
+
+    def close(self) -> None:
+        """End those that nobody uses, and each of the others when it is given back. Idempotent."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, OrderedDict()
+        for worker in (worker for workers in idle.values() for worker in workers):
+            worker.close()
+        self.opening.shutdown(wait=False)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a worker needs to read a request's answers."""
+
+    key: str
+    """Whose template it is: its digest."""
+    template: dict[str, Any]
+    prompt: str
+    tools: list[dict[str, Any]]
+    takes_calls: bool
+    all_calls: bool
+    """False: the first alone."""
+
+
+class TemplateParser:
+    """MessageParser by a response template.
+
+    Where reading fails, or takes too long, what is not told apart by then is content as it is.
+    """
+
+    def __init__(
+        self, workers: ReadingWorkers, reading: Reading, texts: Sequence[ShownText]
+    ) -> None:
+        """`texts`: of each choice."""
+        self._workers, self._reading = workers, reading
+        self._choices = [_ChoiceText(text) for text in texts]
+        self._open = len(self._choices)
+        self._left = workers.limits.seconds
+        self._worker: Worker | None = None
+        self._failed = self._closed = False
+        self._lock = threading.Lock()
+        """Held while the worker changes hands, never while it works."""
+
+    def read(self, events: Sequence[TokenEvent], whole: bool = False) -> list[TokenEvent]:
+        pieces = self._pieces(events, whole)
+        answers = None
+        if pieces and not self._failed:
+            try:
+                worker = self._worker or self._begin()
+                began = time.monotonic()
+                answers = worker.ask(READ, [*pieces.values()], **self._limits(pieces))
+                self._count(time.monotonic() - began)
+            except WorkError as error:
+                self._fail(error)
+        return self._finish(events, pieces, answers)
+
+    async def aread(self, events: Sequence[TokenEvent], whole: bool = False) -> list[TokenEvent]:
+        pieces = self._pieces(events, whole)
+        answers = None
+        if pieces and not self._failed:
+            try:
+                worker = self._worker or await self._abegin()
+                began = time.monotonic()
+                answers = await worker.aask(READ, [*pieces.values()], **self._limits(pieces))
+                self._count(time.monotonic() - began)
+            except WorkError as error:
+                self._fail(error)
+        return self._finish(events, pieces, answers)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            if self._open:
+                worker.close()  # it may be in the middle of something
+            self._workers.give_back(self._reading.key, worker)
+
+    def _begin(self) -> Worker:
+        """A worker that knows the prompt. Raises WorkError."""
+        reading = self._reading
+        worker = self._workers.take(reading.key)
+        arguments = (
+            reading.template,
+            reading.prompt,
+            reading.tools,
+            reading.takes_calls,
+            len(self._choices),
+        )
+        try:
+            worker.ask(OPEN, *arguments, limits=self._workers.limits, max_bytes=4096)
+        except BaseException:
+            worker.close()
+            raise
+        with self._lock:
+            if self._closed:
+                worker.close()
+                raise WorkError("was left")
+            self._worker = worker
+        return worker
+
+    async def _abegin(self) -> Worker:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._workers.opening, self._begin)
+        except RuntimeError as error:
+            raise EngineStoppedError("the engine was shut down") from error
+
+    def _pieces(self, events: Sequence[TokenEvent], whole: bool) -> dict[int, _Piece]:
+        """New texts, by the event that they come with: each, or fewer of them for a message that is
+        wanted as a whole."""
+        pieces = {}
+        for place, event in enumerate(events):
+            choice = self._choices[event.index]
+            choice.waits += choice.text.push(event)
+            is_last = event.finish_reason is not None
+            if is_last or not whole or len(choice.waits) > _LATE:
+                pieces[place] = (event.index, choice.waits, is_last)
+                choice.open += choice.waits
+                choice.waits = ""
+        return pieces
+
+    def _limits(self, pieces: dict[int, _Piece]) -> dict[str, Any]:
+        characters = sum(len(choice.open) for choice in self._choices)
+        limits = replace(self._workers.limits, seconds=max(self._left, _EACH_S))
+        # Six bytes are the longest that JSON makes of a character, and arguments are JSON in it.
+        return {"limits": limits, "max_bytes": 12 * characters + 4096 * (1 + len(pieces))}
+
+    def _count(self, seconds: float) -> None:
+        self._left = min(self._workers.limits.seconds, self._left + _EACH_S - seconds)
+
+    def _fail(self, error: Exception) -> None:
+        self._failed = True
+        if not self._closed:
+            self._workers.note(error)
+
+    def _finish(
+        self, events: Sequence[TokenEvent], pieces: dict[int, _Piece], answers: Any
+    ) -> list[TokenEvent]:
+        found = dict(zip(pieces, self._deltas(pieces, answers), strict=True))
+        self._open -= sum(event.finish_reason is not None for event in events)
+        if not self._open:
+            self.close()
+        nothing = MessageDelta()
+        return [replace(e, message=found.get(place, nothing)) for place, e in enumerate(events)]
+
+    def _deltas(self, pieces: dict[int, _Piece], answers: Any) -> Iterator[MessageDelta]:
+        for i, (index, _, _) in enumerate(pieces.values()):
+            choice = self._choices[index]
+            if not self._failed:
+                try:
+                    yield choice.delta(answers[i], self._reading.all_calls)
+                    continue
+                except (TypeError, ValueError, LookupError):  # a worker in a stranger's hands
+                    self._fail(WorkError("made its worker give something else"))
+            text, choice.open = choice.open, ""
+            yield MessageDelta(text)
+
+
+class _ChoiceText:
+    """Text of one choice: what waits to be sent, and what was sent and is not told apart yet."""
+
+    def __init__(self, text: ShownText) -> None:
+        self.text = text
+        self.waits = self.open = ""
+        self._settled = self._calls = 0
+
+    def delta(self, answer: dict[str, Any], all_calls: bool) -> MessageDelta:
+        """Take what a worker has read. Raises TypeError, ValueError, LookupError."""
+        content, reasoning, settled = answer["content"], answer["reasoning"], answer["settled"]
+        calls = [(str(i), str(name), str(arguments)) for i, name, arguments in answer["calls"]]
+        if not all_calls:
+            calls = calls[: 0 if self._calls else 1]
+        f"{content}{reasoning}{calls}".encode()
+        self.open = self.open[max(0, settled - self._settled) :]
+        self._settled = settled
+        first, self._calls = self._calls, self._calls + len(calls)
+        return MessageDelta(
+            content + "",
+            reasoning + "",
+            tuple(ToolCallDelta(first + i, *call) for i, call in enumerate(calls)),
+        )

@@ -1,0 +1,57 @@
+"""Conversations and tools from files, in the form that OpenAI's clients have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+
+def read_tools(path: Path) -> list[str]:
+    """Tools of a file with a list of them, each as JSON text."""
+    return [json.dumps(tool, ensure_ascii=False) for tool in _objects(path, "--tools")]
+
+
+def read_messages(path: Path) -> list[dict[str, Any]]:
+    """Messages of a file with a list of them, as a request's."""
+    try:
+        return [_message(message) for message in _objects(path, "--messages")]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise typer.BadParameter(f"--messages {path} is no conversation: {error!r}") from error
+
+
+def _objects(path: Path, option: str) -> list[dict[str, Any]]:
+    why = "it is no list of objects"
+    try:
+        found = json.loads(path.read_text())
+        if isinstance(found, list) and all(isinstance(one, dict) for one in found):
+            return found
+    except (OSError, ValueError, RecursionError) as error:
+        why = str(error)
+    raise typer.BadParameter(f"{option} {path}: {why}")
+
+
+def _message(given: dict[str, Any]) -> dict[str, Any]:
+    content = given.get("content") or ""
+    message: dict[str, Any] = {"role": given["role"]}
+    if isinstance(content, str):
+        message["content"] = content
+    else:
+        message["parts"] = [
+            {"type": part.get("type", "text"), "text": part.get("text", "")} for part in content
+        ]
+    for name in ("name", "tool_call_id", "reasoning_content"):
+        if given.get(name):
+            message[name] = given[name]
+    message["tool_calls"] = [_call(call) for call in given.get("tool_calls") or []]
+    return message
+
+
+def _call(given: dict[str, Any]) -> dict[str, Any]:
+    function = given["function"]
+    arguments = function.get("arguments", "")
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return {"id": given.get("id", ""), "name": function["name"], "arguments": arguments}
