@@ -33,6 +33,7 @@ class Options:
     """A chat's own switch."""
     add_generation_prompt: bool | None = None
     reasoning_effort: str | None = None
+    include_reasoning: bool = True
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
 
@@ -152,7 +153,7 @@ class _Found:
             request["chat_template_kwargs"] = _effort(
                 option.reasoning_effort, request.get("chat_template_kwargs", {})
             )
-        whole = Request(sampling=sampling, **request)
+        whole = Request(sampling=sampling, parse_answer=self.form.input == "messages", **request)
         inputs: list[dict[str, Any]] = [{}]
         if self.form.input == "prompt":
             inputs = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from starlette.responses import Response
@@ -28,7 +28,9 @@ class Answer(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, http: HttpCall, call: Call, head: Head, body: AsyncIterator[bytes]) -> None:
+    def __init__(
+        self, http: HttpCall, call: Call, head: Head, body: AsyncGenerator[bytes, None]
+    ) -> None:
         self._http, self._call, self._head, self._body = http, call, head, body
         self.status_code, self.background = 200, None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
@@ -57,7 +59,9 @@ class Answer(Response):
         await send({"type": "http.response.body", "body": DONE, "more_body": False})
 
 
-async def _body(call: Call, head: Head, handles: Sequence[RequestHandle]) -> AsyncIterator[bytes]:
+async def _body(
+    call: Call, head: Head, handles: Sequence[RequestHandle]
+) -> AsyncGenerator[bytes, None]:
     totals, each = Totals(), handles[0].request.sampling.n
     chunks = [Chunks(call, head, one, totals, i * each) for i, one in enumerate(handles)]
     async with aclosing(_batches(handles)) as batches:
@@ -67,13 +71,14 @@ async def _body(call: Call, head: Head, handles: Sequence[RequestHandle]) -> Asy
         yield usage_chunk(call, head, totals)
 
 
-async def _with(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _with(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     yield first
-    async for data in rest:
-        yield data
+    async with aclosing(rest):
+        async for data in rest:
+            yield data
 
 
-async def _batches(handles: Sequence[RequestHandle]) -> AsyncIterator[Batch]:
+async def _batches(handles: Sequence[RequestHandle]) -> AsyncGenerator[Batch, None]:
     """Give the events of all requests as they come, with the place of each."""
     if len(handles) == 1:
         async for events in handles[0].batches(_AT_ONCE):
