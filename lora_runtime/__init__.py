@@ -78,6 +78,7 @@ from .errors import (
     UnreadAnswerError,
 )
 from .requests.handle import RequestHandle
+from .requests.prompt_tokens import PromptTokens
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ __all__ = [
     "MessageDelta",
     "NamedTool",
     "ParsedMessage",
+    "PromptTokens",
     "QueueFullError",
     "RegisteredVersion",
     "Registration",
