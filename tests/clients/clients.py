@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .checks.harness import ADAPTERS
 from .server import ROOT, Served, served
 
 VENV = ROOT / ".bench/clients"
 PYTHON = VENV / "bin/python"
+READY = VENV / ".ready"
 TIMEOUT_S = 300
 _ENVIRONMENT = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # it would ask the network for prices
@@ -47,7 +49,7 @@ class Bench:
     requests: int
     tokens: int
     adapters: tuple[str, ...]
-    """Those that take turns."""
+    """Those that take turns; the base is ""."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def run(client: str | Bench, url: str, scratch: Path) -> Report:
         tokens = client.tokens // len(client.adapters)
         findings.append(_equal("tokens by adapter", now.tokens, tokens, client.adapters))
     else:
-        unused = [name for name, count in now.requests.items() if not count]
+        unused = [name for name in ADAPTERS if not now.requests[name]]
         findings.append(
             Finding("every adapter is used", f"not {', '.join(unused)}" if unused else "")
         )

@@ -25,10 +25,10 @@ STOP_TIMEOUT_S = 60
 
 @dataclass(frozen=True)
 class Served:
-    """What adapters have served by now."""
+    """What the server has served by now, by adapter; the base is ""."""
 
     requests: dict[str, int]
-    """Those that ended well, by adapter."""
+    """Those that ended well."""
     tokens: dict[str, int]
 
     def since(self, before: Served) -> Served:
@@ -73,7 +73,7 @@ def served(url: str) -> Served:
 
 def _counts(page: str, line: str) -> dict[str, int]:
     found = {}
-    for name in ADAPTERS:
+    for name in ("", *ADAPTERS):
         match = re.search(rf"^{line.replace('{}', name)} (\S+)$", page, re.MULTILINE)
         found[name] = int(float(match[1])) if match else 0
     return found

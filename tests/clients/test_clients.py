@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from .benches import BENCHES
-from .clients import CHECKS, PYTHON, Bench, run
+from .clients import CHECKS, READY, Bench, run
 from .server import MODEL, serving
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not PYTHON.exists(), reason="the clients are not installed: make clients"),
+    pytest.mark.skipif(not READY.exists(), reason="the clients are not installed: make clients"),
     pytest.mark.skipif(not MODEL.exists(), reason="no base: make base"),
 ]
 CLIENTS: dict[str, str | Bench] = {**CHECKS, **BENCHES}
