@@ -9,6 +9,7 @@ base_model
 backends sampling
 scheduling
 requests
+grammars
 adapters
 model
 kernels
@@ -54,6 +55,7 @@ from .api.requests import (
     Usage,
     WeightedAdapter,
 )
+from .api.structured import StructuredAnswer, StructuredKind
 from .config import BaseConfig, EngineConfig
 from .errors import (
     AdapterCapacityError,
@@ -168,6 +170,8 @@ __all__ = [
     "RunningStep",
     "SamplingParams",
     "StepStats",
+    "StructuredAnswer",
+    "StructuredKind",
     "Timings",
     "TokenEvent",
     "TokenLogprob",
