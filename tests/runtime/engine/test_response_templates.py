@@ -111,7 +111,9 @@ def test_one_without_an_end(engine: Engine, add: Callable[[str, Any], None]) -> 
 @pytest.mark.parametrize("field", ["prompt", "token_ids"])
 def test_other_prompts_are_read_too(engine: Engine, field: str) -> None:
     given: Any = {"prompt": "<bot>", "token_ids": (1, 2)}[field]
-    request = Request(**{field: given}, parse_answer=True, sampling=SamplingParams(max_new_tokens=4))
+    request = Request(
+        **{field: given}, parse_answer=True, sampling=SamplingParams(max_new_tokens=4)
+    )
     done = engine.generate(request).choices[0]
     assert done.message is not None
 
