@@ -32,8 +32,9 @@ def _forms_of(template: str, special: str) -> Forms:
     values = json.loads(special)
     parts = [{"type": "text", "text": _PROBE}]
     with_text, with_parts = (_probed(template, c, values) for c in (_PROBE, parts))
-    # Printed as it is, a list has the text in it, too, and its keys around it.
-    return Forms(_PROBE in with_text, _PROBE in with_parts and f"'{_PROBE}'" not in with_parts)
+    # Printed as it is, or as JSON, a list has the text in it, too, in quotes.
+    is_printed = any(f"{quote}{_PROBE}{quote}" in with_parts for quote in "'\"")
+    return Forms(_PROBE in with_text, _PROBE in with_parts and not is_printed)
 
 
 def _probed(template: str, content: Any, special: dict[str, Any]) -> str:
