@@ -47,11 +47,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 def ask(choice: str | NamedTool, seed: int = 0, tokens: int = 300, **fields: Any) -> Request:
     sampling = SamplingParams(max_new_tokens=tokens, temperature=1.0, seed=seed)
-    return Request(
-        messages=(ChatMessage("user", "Hi"),),
-        **({"tools": TOOLS, "sampling": sampling, "parse_answer": True} | fields),
-        tool_choice=choice,
-    )
+    given: dict[str, Any] = {"tools": TOOLS, "sampling": sampling, "parse_answer": True}
+    return Request(messages=(ChatMessage("user", "Hi"),), tool_choice=choice, **given | fields)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -197,6 +197,10 @@ def test_a_begun_answer_in_parts(engine: Engine, name: str) -> None:
     assert text.endswith(("It\nis", "Itis"))
 
 
+def called(*calls: ToolCall) -> dict[str, Any]:
+    return {"messages": (ChatMessage("assistant", tool_calls=calls),)}
+
+
 DEEP: Any = {}
 for _ in range(40):
     DEEP = {"a": DEEP}
@@ -206,12 +210,12 @@ for _ in range(40):
     ("field", "text", "fields"),
     [
         ("messages", "[0].content[1] has type 'image_url'", {"messages": (ChatMessage("user", (ContentPart("a"), ContentPart(type="image_url"))),)}),
-        ("messages", "[0].tool_calls[0] has type 'custom'", {"messages": (ChatMessage("a", tool_calls=(ToolCall("f", type="custom"),)),)}),
-        ("messages", "has no name", {"messages": (ChatMessage("a", tool_calls=(ToolCall(""),)),)}),
-        ("messages", "is no JSON text", {"messages": (ChatMessage("a", tool_calls=(ToolCall("f", "{"),)),)}),
-        ("messages", "must be an object", {"messages": (ChatMessage("a", tool_calls=(ToolCall("f", "[]"),)),)}),
-        ("messages", "NaN is no JSON number", {"messages": (ChatMessage("a", tool_calls=(ToolCall("f", '{"a": NaN}'),)),)}),
-        ("messages", "32 levels", {"messages": (ChatMessage("a", tool_calls=(ToolCall("f", DEEP),)),)}),
+        ("messages", "[0].tool_calls[0] has type 'custom'", called(ToolCall("f", type="custom"))),
+        ("messages", "has no name", called(ToolCall(""))),
+        ("messages", "is no JSON text", called(ToolCall("f", "{"))),
+        ("messages", "must be an object", called(ToolCall("f", "[]"))),
+        ("messages", "NaN is no JSON number", called(ToolCall("f", '{"a": NaN}'))),
+        ("messages", "32 levels", called(ToolCall("f", DEEP))),
         ("messages", f"at most {MAX_PARTS}", {"messages": (ChatMessage("a", (ContentPart(),) * (MAX_PARTS + 1)),)}),
         ("tools", "at most 128 tools", {"tools": ({},) * 129}),
         ("documents", "at most 128 documents", {"documents": ({},) * 129}),
