@@ -33,6 +33,7 @@ from .gauges import ReadinessGauges
 from .http.access import Access
 from .http.app import OTHER, HttpApp
 from .http.calls import Parts
+from .http.drain import HttpDrain
 from .http.metrics_page import MetricsPage
 from .http.names import ModelNames
 from .http.reading import Reader
@@ -99,6 +100,7 @@ class App:
         self.metrics.follow(self._calls)
         self._credentials: grpc.ServerCredentials | None = None
         self._drain: Drain | None = None
+        self._http_drain: HttpDrain | None = None
         self._declared: DeclaredAdapters | None = None
         self._readiness = Readiness(settings.ready_after_s)
         self.metrics.registry.register(ReadinessGauges(self._readiness))
@@ -126,7 +128,7 @@ class App:
         self.http_app = HttpApp(self._http_parts(), self.metrics.http_ended)
         self.http: HttpServer | None = None
         self.metrics.follow_http(
-            lambda: self.http_app.open, lambda: self.http.connections if self.http else 0
+            lambda: self.http_app.open, lambda: self.http.open_connections if self.http else 0
         )
         self._server = grpc.aio.server(
             options=serving_options(settings), interceptors=self._interceptors()
@@ -159,13 +161,14 @@ class App:
             self.settings.max_message_bytes,
             partial(self.metrics.http_ended, OTHER),
             contexts.newest if contexts else None,
+            self.settings.max_connection_age_s,
         )
 
     async def listen(self) -> None:
         """Open the ports of health and metrics. Raises OSError, RuntimeError, TLSError.
 
-        The serving port comes last in `load`: a client that cannot connect goes to another server,
-        one whose call is refused fails. That it can be had is checked here.
+        The serving ports come last in `load`: a client that cannot connect goes to another server,
+        one whose call is refused fails. That they can be had is checked here.
         """
         self._health.show()
         settings = self.settings
@@ -179,7 +182,7 @@ class App:
         if settings.http_port:
             self.http = self.make_http_server()
             with _named("HTTP port", settings.http_port):
-                await self.http.start(bare_host(settings), settings.http_port)
+                self.http.bind(bare_host(settings), settings.http_port)
         if settings.metrics_port:
             with _named("metrics port", settings.metrics_port):
                 self._metrics_server = metrics_port.start(
@@ -239,13 +242,14 @@ class App:
             threads.submit(self._declared.stop_following)
         if self._drain is not None:
             log.info("draining", delay_s=settings.drain_delay_s, seconds=settings.drain_s)
+            if self._http_drain is not None:
+                self._http_drain.tell()
             await asyncio.sleep(settings.drain_delay_s)
-            await self._drain.finish_calls(settings.drain_s)
+            await asyncio.gather(*(d.finish_calls(settings.drain_s) for d in self._drains()))
         self._threads.close()
         if self._engine is not None:
             await in_thread(self._engine.shutdown, 0, STEP_S)
-        if self._drain is not None:
-            await self._drain.cut_off()
+        await asyncio.gather(*(drain.cut_off() for drain in self._drains()))
         if self.http is not None:
             await self.http.stop()
         # The state file follows the engine as long as a call may be answered.
@@ -267,13 +271,22 @@ class App:
         age_s = self.settings.max_connection_age_s
         self._drain = Drain(self._server, self.port, self._calls, self._running, age_s)
         await self._server.start()
+        if self.http is not None:
+            with _named("HTTP port", self.settings.http_port):
+                await self.http.listen()
+            self._http_drain = HttpDrain(self.http)
         log.info(
             "listening",
             address=address(self.settings, self.port),
+            http_port=self.settings.http_port,
             metrics_port=self.settings.metrics_port,
             tls=self._credentials is not None,
             tokens=self.settings.auth_file is not None,
         )
+
+    def _drains(self) -> list[Drain | HttpDrain]:
+        """Drains of the ports that are open."""
+        return [drain for drain in (self._drain, self._http_drain) if drain is not None]
 
     def _declare(self, engine: Engine, settings_policies: SettingsPolicies) -> DeclaredAdapters:
         settings = self.settings

@@ -87,9 +87,7 @@ class Call:
         limits = Limits(_VALUES + tokens)
         return await self.parts.reader.read_object(self.request, self.who, limits)
 
-    async def submit(
-        self, request: EngineRequest, max_bytes: int | None = None
-    ) -> RequestHandle:
+    async def submit(self, request: EngineRequest, max_bytes: int | None = None) -> RequestHandle:
         """Submit a request, in the caller's name; it is cancelled when the call ends.
 
         `max_bytes`: the most that an answer may have which is sent at once. Raises HttpError outside

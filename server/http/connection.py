@@ -12,9 +12,9 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .errors import form
+from .keep_alive import KeepAlive
 from .places import MOST_S, Phase, Places
 
 _HEADERS, _HEAD_BYTES, _URL_BYTES = 128, 64 << 10, 8 << 10
@@ -64,7 +64,7 @@ class Port:
     tls: Callable[[], ssl.SSLContext] | None = None
 
 
-class Connection(HttpToolsProtocol):
+class Connection(KeepAlive):
     """Connection of one client.
 
     What is too large, too much or too slow ends it; its end ends what runs for it.

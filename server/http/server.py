@@ -9,11 +9,13 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from .connection import Connection, Port
+from .keep_alive import Farewell
 from .places import MOST_S, Phase, Places
 
 _BACKLOG = 256
@@ -32,13 +34,16 @@ class HttpServer:
         max_body_bytes: int,
         on_refused: Callable[[int], None],
         tls: Callable[[], ssl.SSLContext] | None = None,
+        connection_age_s: float = 0,
     ) -> None:
-        """Take the application. `tls`: what gives the context for a new connection."""
+        """Take the application. `tls`: what gives the context for a new connection;
+        `connection_age_s`: 0 where connections do not end by age."""
         self._places = Places(_most_connections())
+        self.farewell = Farewell(connection_age_s)
         port = Port(self._places, max_body_bytes, on_refused, tls)
         config = uvicorn.Config(
             app,
-            http=partial(Connection, port),  # type: ignore[arg-type]
+            http=cast(Any, partial(Connection, port, farewell=self.farewell)),
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -51,25 +56,48 @@ class HttpServer:
         )
         self._server = _Server(config)
         self._serving: asyncio.Task[None] | None = None
+        self._listener: socket.socket | None = None
         self.port = 0
 
     @property
-    def connections(self) -> int:
+    def open_connections(self) -> int:
         """Connections that are open now."""
         return len(self._places)
 
-    async def start(self, host: str, port: int) -> None:
-        """Listen. Raises OSError."""
-        listener = _listener(host, port)
-        self.port = int(listener.getsockname()[1])
-        self._serving = asyncio.create_task(self._server.serve([listener]))
+    @property
+    def connections(self) -> list[Connection]:
+        """Connections of now."""
+        return cast(list[Connection], list(self._server.server_state.connections))
+
+    def bind(self, host: str, port: int) -> None:
+        """Take the port, and refuse connections until `listen`. Raises OSError."""
+        self._listener = _listener(host, port)
+        self.port = int(self._listener.getsockname()[1])
+
+    async def listen(self) -> None:
+        """Take connections on the port that was bound. Raises OSError."""
+        assert self._listener is not None
+        self._listener.listen(_BACKLOG)  # uvicorn does so too, but tells no error
+        self._serving = asyncio.create_task(self._server.serve([self._listener]))
         await self._server.listening.wait()
+
+    async def start(self, host: str, port: int) -> None:
+        """Bind and listen. Raises OSError."""
+        self.bind(host, port)
+        await self.listen()
+
+    def close_port(self) -> None:
+        """Take no new connections; those that stand stay."""
+        for server in self._server.servers:
+            server.close()
 
     async def stop(self) -> None:
         """End all connections and the port."""
         if self._serving is None:
+            if self._listener is not None:
+                self._listener.close()
             return
-        for connection in list(self._server.server_state.connections):
+        for connection in self.connections:
             connection.transport.abort()
         self._server.should_exit = True
         await self._serving

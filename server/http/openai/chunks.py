@@ -69,7 +69,11 @@ class Chunks:
         choice = f'{{"index":{self._first + event.index},"delta":{delta}'
         if self._call.options.return_token_ids:
             extra += f',"prompt_token_ids":{dumps(self._handle.prompt_token_ids)}'
-        return self._chunk(f'{choice},"logprobs":null,"finish_reason":null', 0, extra), event.text, ""
+        return (
+            self._chunk(f'{choice},"logprobs":null,"finish_reason":null', 0, extra),
+            event.text,
+            "",
+        )
 
     def _end(self, event: TokenEvent) -> str:
         if event.finish_reason is None or event.usage is None or event.timings is None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from .inputs import ADAPTERS, MESSAGES, PROMPT, STREAM_OPTIONS
 from .kinds import (
+    BIAS,
     BOOLEAN,
     INTEGER,
     NUMBER,
@@ -53,8 +54,8 @@ _SAMPLING = (
     Field("skip_special_tokens", BOOLEAN, "sampling.skip_special_tokens"),
     Field("n", INTEGER, "sampling.n"),
     Field("max_tokens", INTEGER, "sampling.max_new_tokens"),
-    Refused("logit_bias", ({},)),
-    Refused("min_tokens", (0,)),
+    Field("logit_bias", BIAS, "sampling.logit_bias"),
+    Field("min_tokens", INTEGER, "sampling.min_tokens"),
     Refused("response_format", ({"type": "text"},)),
     Refused("structured_outputs"),
 )

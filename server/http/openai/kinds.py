@@ -14,6 +14,7 @@ from lora_runtime import RequestLimits
 
 _EXACT = 1 << 53
 """Up to here a float is the integer that was meant."""
+_ID_DIGITS = 12
 
 
 class Wrong(Exception):
@@ -92,6 +93,16 @@ def to_integers(value: Any) -> tuple[int, ...]:
     return tuple(to_integer(one) for one in entries)
 
 
+def to_bias(value: Any) -> tuple[tuple[int, float], ...]:
+    """Pairs of a token id, which is a name in JSON, and its bias."""
+    found = []
+    for name, bias in to_object(value).items():
+        if not (name.isascii() and name.isdigit()) or len(name) > _ID_DIGITS:
+            raise Wrong(f"{name[:64]!r} is no token id")
+        found.append((int(name), to_number(bias)))
+    return tuple(found)
+
+
 def one_of(*names: str) -> Kind:
     def read(value: Any) -> str:
         if value not in names:
@@ -110,6 +121,12 @@ STOP = Kind(
     to_stop,
     {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
     counted="stop",
+)
+BIAS = Kind(
+    to_bias,
+    {"type": "object", "additionalProperties": {"type": "number"}},
+    counted="logit_bias",
+    count=lambda value: len(value) if isinstance(value, Mapping) else 0,
 )
 TOKEN_IDS = Kind(
     to_integers, {"type": "array", "items": {"type": "integer"}}, counted="stop_token_ids"

@@ -138,8 +138,7 @@ class _Found:
             ),
             (
                 "add_generation_prompt",
-                option.get("add_generation_prompt")
-                is bool(request.get("continue_final_message")),
+                option.get("add_generation_prompt") is bool(request.get("continue_final_message")),
                 "must be false with continue_final_message, and else true",
             ),
         ]

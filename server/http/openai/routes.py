@@ -58,7 +58,9 @@ async def _read(http: HttpCall, form: Form, body: Mapping[str, Any]) -> tuple[Ca
     http.fields = call.names
     if given := call.options.request_id:
         if not is_safe(given):
-            raise InvalidRequestError.of("request_id", "must be at most 128 visible ASCII characters")
+            raise InvalidRequestError.of(
+                "request_id", "must be at most 128 visible ASCII characters"
+            )
         http.request_id = given
     UNKNOWN.note(form.name, call.unknown)
     names = http.parts.names

@@ -43,15 +43,11 @@ class Answer(Response):
         return cls(http, call, head, _with(first, body))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send(
-            {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        )
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
             async with aclosing(self._body) as body:
                 async for data in body:
-                    await send(
-                        {"type": "http.response.body", "body": data, "more_body": True}
-                    )
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
         except (asyncio.CancelledError, OSError):
             raise
         except BaseException as error:
@@ -61,9 +57,7 @@ class Answer(Response):
         await send({"type": "http.response.body", "body": DONE, "more_body": False})
 
 
-async def _body(
-    call: Call, head: Head, handles: Sequence[RequestHandle]
-) -> AsyncIterator[bytes]:
+async def _body(call: Call, head: Head, handles: Sequence[RequestHandle]) -> AsyncIterator[bytes]:
     totals, each = Totals(), handles[0].request.sampling.n
     chunks = [Chunks(call, head, one, totals, i * each) for i, one in enumerate(handles)]
     async with aclosing(_batches(handles)) as batches:

@@ -62,6 +62,7 @@ async def _front(**options: Any) -> AsyncIterator[Front]:
         metrics=cast(Any, None),
         access=Access(options.pop("tokens", None), lambda reason: None),
         names=cast(Any, None),
+        changes=cast(Any, None),
         reader=Reader(MAX_BYTES, threads.parsing),
         max_message_bytes=MAX_BYTES,
     )

@@ -37,13 +37,16 @@ async def test_the_same_seed_gives_the_same_tokens_as_grpc(
     sampling: dict[str, Any] = {
         "temperature": 0.75, "top_p": 0.5, "seed": 11, "presence_penalty": 0.5
     }  # fmt: skip
-    more: dict[str, Any] = {"top_k": 20, "ignore_eos": True}
+    more: dict[str, Any] = {"top_k": 20, "min_tokens": 12}
+    bias = {40: 4.5, 41: -3.0}
     common = {
         "adapter_id": "" if model == "tiny" else model,
         "max_new_tokens": 12,
         **sampling,
         **more,
+        "logit_bias": bias,
     }
+    sampling["logit_bias"] = {str(token): value for token, value in bias.items()}
     ids = {"return_token_ids": True}
     told = await client.completions.create(
         model=model, prompt="hello", max_tokens=12, extra_body=more | ids, **sampling
@@ -106,9 +109,11 @@ async def test_the_helper_for_streams(client: AsyncOpenAI) -> None:
     for ours, theirs in zip(final.choices, whole.choices, strict=True):
         assert ours.logprobs and theirs.logprobs and theirs.logprobs.content
         assert ours.logprobs.content == theirs.logprobs.content
-        assert bytes(b for one in theirs.logprobs.content for b in one.bytes or []).decode(
-            errors="replace"
-        ).startswith((theirs.message.content or "").rstrip("\ufffd"))
+        assert (
+            bytes(b for one in theirs.logprobs.content for b in one.bytes or [])
+            .decode(errors="replace")
+            .startswith((theirs.message.content or "").rstrip("\ufffd"))
+        )
     assert final.usage is not None and whole.usage is not None
     assert final.usage.completion_tokens == whole.usage.completion_tokens
     assert final.usage.prompt_tokens == whole.usage.prompt_tokens
@@ -200,12 +205,20 @@ async def test_a_chat_goes_on_to_the_end_of_the_context(
         ({"extra_body": {"priority": 99}}, openai.BadRequestError, "priority"),
         ({"extra_body": {"bad_words": ["x"]}}, openai.BadRequestError, "bad_words"),
         ({"messages": []}, openai.BadRequestError, "messages"),
-        ({"messages": [{"role": "user", "content": "long " * 600}]}, openai.BadRequestError, "messages"),
+        (
+            {"messages": [{"role": "user", "content": "long " * 600}]},
+            openai.BadRequestError,
+            "messages",
+        ),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_refusals_name_the_field(
-    client: AsyncOpenAI, fields: dict[str, Any], error: type[openai.APIStatusError], param: str, stream: bool
+    client: AsyncOpenAI,
+    fields: dict[str, Any],
+    error: type[openai.APIStatusError],
+    param: str,
+    stream: bool,
 ) -> None:
     options = {"model": "tiny", "messages": HELLO, "stream": stream, **fields}
     with pytest.raises(error) as caught:

@@ -84,6 +84,8 @@ SAMPLING: dict[str, tuple[Any, dict[str, Any]]] = {
     "skip_special_tokens": (False, {"skip_special_tokens": False}),
     "n": (3.0, {"n": 3}),
     "max_tokens": (4, {"max_new_tokens": 4}),
+    "min_tokens": (2, {"min_tokens": 2}),
+    "logit_bias": ({"5": -100, "17": 1.5}, {"logit_bias": ((5, -100.0), (17, 1.5))}),
 }
 
 
@@ -208,7 +210,10 @@ def test_adapters_and_options() -> None:
     assert request.cache_salt == "s"
     assert made.usage == StreamOptions(include_usage=True)
     assert (made.options.model, made.options.request_id, made.options.stream) == ("x", "r", True)
-    assert "neither adapter_id" in wrong("chat", adapters=[{"adapter_id": "a", "wieght": 1}])["adapters"]
+    assert (
+        "neither adapter_id"
+        in wrong("chat", adapters=[{"adapter_id": "a", "wieght": 1}])["adapters"]
+    )
     assert wrong("chat", adapters=[{"adapter_id": "a"}] * 9) == {"adapters": "at most 8 adapters"}
 
 
@@ -272,6 +277,13 @@ def test_true_is_not_one() -> None:
         ("priority", 11, "must be in [-10, 10]"),
         ("seed", 2**63, "must be in [0, 2^63)"),
         ("model", 5, "must be a string"),
+        ("logit_bias", {"x": 1}, "'x' is no token id"),
+        ("logit_bias", {"\u0663": 1}, "is no token id"),
+        ("logit_bias", {"1": "x"}, "must be a number"),
+        ("logit_bias", {"1": 101}, "must be in [-100, 100]"),
+        ("logit_bias", {"1": 1, "01": 1}, "a token is named twice"),
+        ("logit_bias", {str(i): 1 for i in range(1025)}, "at most 1024"),
+        ("min_tokens", 999, "at most max_new_tokens"),
         ("cache_salt", "x" * 257, "at most 256"),
     ],
 )
@@ -295,7 +307,9 @@ def test_unknown_fields_are_told() -> None:
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
