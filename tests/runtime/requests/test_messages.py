@@ -58,6 +58,9 @@ MISTRAL = """{% for m in messages %}{% if m.role == 'user' %}[INST]{{ m.content 
 {% else %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"""
 DEEPSEEK = """{% for m in messages %}{{ m.role }}:{% for c in m.tool_calls or [] %}\
 {{ c.function.name + '\\n' + c.function.arguments }}{% endfor %}{{ m.content }}{% endfor %}"""
+STRICT = """{% for m in messages %}{% for c in m.tool_calls or [] %}{% if c.id | length != 9 %}\
+{{ raise_exception("Tool call IDs should be alphanumeric strings with length 9!") }}{% endif %}\
+{{ c.function.name + c.function.arguments }} {{ c.id }};{% endfor %}{{ m.tool_call_id }};{% endfor %}"""
 PARTS = """{% for m in messages %}<{{ m.role }}>{% for part in m.content %}\
 {% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}"""
 BOTH = """{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}{% else %}\
@@ -67,6 +70,7 @@ TEMPLATES = {
     "llama": LLAMA,
     "mistral": MISTRAL,
     "deepseek": DEEPSEEK,
+    "strict": STRICT,
     "parts": PARTS,
     "both": BOTH,
 }
@@ -164,6 +168,23 @@ def test_arguments_as_texts_where_a_template_wants_these(engine: Engine) -> None
     assert text == 'user:How is it?assistant:weather\n{"zz": 1.0, "a": [1, "ü"]}tool:5'
 
 
+def test_short_ids_where_a_template_wants_these(engine: Engine) -> None:
+    _, called, own, told, _ = text_of(engine, "strict", ASKED, CALLED, TOLD).split(";")
+    assert called == f'weather{{"zz": 1.0, "a": [1, "ü"]}} {told}'
+    assert (len(told), own) == (9, "")
+
+
+def test_a_template_that_fails_in_any_form(engine: Engine) -> None:
+    """It is told what the first one made of it."""
+    request = Request(messages=(ASKED, ChatMessage("assistant", tool_calls=(ToolCall("f"),))))
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = (
+        "{% if messages[1].tool_calls %}{{ raise_exception('no calls') }}{% endif %}"
+    )
+    with pytest.raises(InvalidRequestError, match="no calls"):
+        render_chat(request, tokenizer)
+
+
 def test_no_arguments(engine: Engine) -> None:
     called = ChatMessage("assistant", tool_calls=(ToolCall("weather"),))
     assert '"arguments": {}' in text_of(engine, "hermes", ASKED, called)
@@ -201,6 +222,7 @@ def called(*calls: ToolCall) -> dict[str, Any]:
     return {"messages": (ChatMessage("assistant", tool_calls=calls),)}
 
 
+IMAGE = (ContentPart("a"), ContentPart(type="image_url"))
 DEEP: Any = {}
 for _ in range(40):
     DEEP = {"a": DEEP}
@@ -209,7 +231,7 @@ for _ in range(40):
 @pytest.mark.parametrize(
     ("field", "text", "fields"),
     [
-        ("messages", "[0].content[1] has type 'image_url'", {"messages": (ChatMessage("user", (ContentPart("a"), ContentPart(type="image_url"))),)}),
+        ("messages", "[0].content[1] has type 'image_url'", {"messages": (ChatMessage("user", IMAGE),)}),
         ("messages", "[0].tool_calls[0] has type 'custom'", called(ToolCall("f", type="custom"))),
         ("messages", "has no name", called(ToolCall(""))),
         ("messages", "is no JSON text", called(ToolCall("f", "{"))),
