@@ -5,7 +5,7 @@ MODEL := .models/SmolLM2-135M-Instruct
 ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adapters/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo serve test test-slow test-attacks test-ends test-lowest lint format types proto-lint protos protos-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
+.PHONY: help setup base demo serve test test-slow test-attacks test-ends test-lowest lint format types proto-lint proto-breaking proto-baseline protos protos-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
         bench bench-kernels clients clean
 
 help:  ## list the targets
@@ -96,6 +96,12 @@ types: setup  ## mypy
 
 proto-lint: setup  ## buf lint
 	$(BIN)/buf lint protos
+
+proto-breaking: setup  ## fail if protos/ breaks clients of protos/baseline.binpb
+	$(BIN)/buf breaking protos --against protos/baseline.binpb
+
+proto-baseline: setup proto-breaking  ## make the baseline anew: with each release, and for nothing else
+	$(BIN)/buf build protos --exclude-source-info -o protos/baseline.binpb
 
 protos: setup  ## regenerate the Python code of protos/
 	$(BIN)/python protos/generate.py
