@@ -53,7 +53,7 @@ from .services.adapters import AdaptersService
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
 from .submission import Submission
-from .threads import Threads
+from .threads import READS_EACH, Threads, Turns
 from .tls import is_loopback
 from .transport import (
     add_port,
@@ -102,7 +102,7 @@ class App:
         self._readiness = Readiness(settings.ready_after_s)
         self.metrics.registry.register(ReadinessGauges(self._readiness))
         self._health = Health(_OWN_SERVICES, self._readiness)
-        self._threads = Threads()
+        self._threads, self._reads = Threads(), Turns(READS_EACH)
         locations = Locations(settings.adapter_roots, settings.adapter_sources)
         self._changes = AdapterChanges(lambda: self.engine, locations, self._threads)
         self._adapters = AdaptersService(
@@ -111,6 +111,7 @@ class App:
             self._declared_status,
             settings.max_message_bytes,
             self._threads,
+            self._reads,
         )
         resolver = (
             Resolver(lambda: self.engine, locations, self._threads)
@@ -314,6 +315,7 @@ class App:
             threads=self._threads,
             readiness=self._readiness,
             metrics=MetricsPage(self.metrics.registry, self._threads.reading),
+            reads=self._reads,
             reader=Reader(self.settings.max_message_bytes, self._threads.parsing),
             access=Access(self._tokens, self.metrics.call_refused),
             names=ModelNames(self.settings.served_model_name, lambda: self.engine),

@@ -18,7 +18,7 @@ from ..auth.tokens import ANYONE, Caller
 from ..lifecycle.readiness import Readiness
 from ..request_ids import METADATA_KEY, is_safe
 from ..submission import Submission
-from ..threads import Threads
+from ..threads import Threads, Turns
 from .access import Access
 from .json_text import Limits
 from .metrics_page import MetricsPage
@@ -43,6 +43,7 @@ class Parts:
     metrics: MetricsPage
     access: Access
     names: ModelNames
+    reads: Turns
     reader: Reader
     max_message_bytes: int
 
@@ -81,6 +82,11 @@ class Call:
     def allow(self, right: Right, adapters: Iterable[str] = (), priority: int = 0) -> None:
         """Check what the caller may do. Raises HttpError."""
         self.parts.access.check(self.who, right, adapters, priority, self.route, self.request_id)
+
+    async def read(self, work: Callable[[], T]) -> T:
+        """Run `work`, which takes locks, on a thread. One caller's calls wait for one another."""
+        async with self.parts.reads.taken(self.who.name):
+            return await self.parts.threads.reading.run(work)
 
     async def json(self) -> dict[str, Any]:
         """Read the body, which must be a JSON object. Raises HttpError."""
