@@ -9,7 +9,13 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from lora_runtime import Engine, PromptTokens, RequestHandle
+from lora_runtime import (
+    MAX_ID_LENGTH,
+    Engine,
+    InvalidRequestError,
+    PromptTokens,
+    RequestHandle,
+)
 from lora_runtime import Request as EngineRequest
 
 from ..adapter_changes import AdapterChanges
@@ -117,6 +123,8 @@ class Call:
 
     def _check_use(self, request: EngineRequest) -> None:
         names = [use.adapter_id for use in request.uses] or [""]
+        if any(len(name) > MAX_ID_LENGTH for name in names):  # patterns are matched with them
+            raise InvalidRequestError.of("adapter_id", f"at most {MAX_ID_LENGTH} characters")
         self.adapter = "+".join(names)
         self.allow(Right.USE, names, request.priority)
 
