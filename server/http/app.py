@@ -11,6 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from lora_runtime import MAX_ID_LENGTH
+
 from .. import errors as server_errors
 from . import adapters, errors, models, pages, tokens
 from .calls import Call, Parts
@@ -118,4 +120,4 @@ def _not_served(methods: dict[str, Route]) -> HttpError:
 
 def _logged(call: Call) -> dict[str, Any]:
     """Fields of a refusal's line in the log; what the engine took up has its line from there."""
-    return {} if call.was_submitted else {"method": call.route, "adapter": call.adapter}
+    return {} if call.was_submitted else {"method": call.route, "adapter": call.adapter[:MAX_ID_LENGTH]}
