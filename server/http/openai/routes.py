@@ -85,8 +85,9 @@ def _fitting(http: HttpCall, call: Call, most: int) -> Sequence[Request]:
     an answer ends there."""
     if call.max_tokens_given:
         return call.requests
-    params = call.requests[0].sampling
-    tokens = max(1, most // answer_bytes(params, 1, http.parts.engine().base.vocab_size))
+    first, vocab_size = call.requests[0], http.parts.engine().base.vocab_size
+    params = first.sampling
+    tokens = max(1, most // answer_bytes(params, 1, vocab_size, first.parse_answer))
     if tokens < params.max_new_tokens:
         params = replace(params, max_new_tokens=tokens)
     return [replace(one, sampling=params) for one in call.requests]
