@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 import openai
 import pytest
-import pytest_asyncio
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel
@@ -17,12 +15,6 @@ from ....support.http_front import HttpHarness
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
-
-
-@pytest_asyncio.fixture(loop_scope="package")
-async def client(front: HttpHarness) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{front.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 async def grpc_text(front: HttpHarness, **fields: Any) -> tuple[str, list[int]]:

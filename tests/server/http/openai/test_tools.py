@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 
-from .test_client import HELLO, client
+from .test_client import HELLO
 
-__all__ = ["client"]
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 TOOLS: list[Any] = [
     {
