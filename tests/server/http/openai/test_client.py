@@ -225,6 +225,19 @@ async def test_refusals_name_the_field(
     assert param in caught.value.message or param == "model"
 
 
+async def test_parts_of_text_are_the_text(client: AsyncOpenAI) -> None:
+    parts: Any = [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
+    options: Any = {"model": "tiny", "max_tokens": 4, "seed": 5}
+    by_parts, by_text = [
+        await client.chat.completions.create(messages=messages, **options)
+        for messages in (parts, HELLO)
+    ]
+    assert by_parts.choices[0].message == by_text.choices[0].message
+    assert by_parts.usage is not None
+    assert by_text.usage is not None
+    assert by_parts.usage.prompt_tokens == by_text.usage.prompt_tokens
+
+
 async def test_unknown_fields_are_ignored(client: AsyncOpenAI) -> None:
     options: Any = {"model": "tiny", "messages": HELLO, "max_tokens": 3, "seed": 5}
     plain = await client.chat.completions.create(**options)
