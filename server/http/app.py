@@ -10,6 +10,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from lora_runtime import MAX_ID_LENGTH
+
+from .. import errors as server_errors
 from . import adapters, errors, models, pages, schemas, tokens
 from .calls import Call, Parts
 from .errors import HttpError
@@ -85,6 +88,10 @@ class HttpApp:
             status = answer.status_code
         except (asyncio.CancelledError, ClientDisconnect):
             pass  # the client is gone, or the server is at its end
+        except BaseException as error:
+            status = 500
+            server_errors.told(error, call.request_id)
+            raise  # ends the connection: what was begun cannot be taken back
         finally:
             self.open -= 1
             self._on_ended(call.route, status)
@@ -112,4 +119,8 @@ def _not_served(methods: dict[str, Route]) -> HttpError:
 
 def _logged(call: Call) -> dict[str, Any]:
     """Fields of a refusal's line in the log; what the engine took up has its line from there."""
-    return {} if call.was_submitted else {"method": call.route, "adapter": call.adapter}
+    return (
+        {}
+        if call.was_submitted
+        else {"method": call.route, "adapter": call.adapter[:MAX_ID_LENGTH]}
+    )
