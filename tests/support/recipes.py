@@ -8,8 +8,9 @@ import re
 import shlex
 from pathlib import Path
 
-README = Path(__file__).parents[2] / "examples" / "README.md"
-ADDRESS = "localhost:50051"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "examples" / "README.md"
+ADDRESS, HTTP_ADDRESS = "localhost:50051", "localhost:8000"
 
 
 def commands(tool: str) -> list[str]:
@@ -31,12 +32,20 @@ def commands(tool: str) -> list[str]:
     return found
 
 
-async def run(command: str, port: int, cwd: Path, **environment: str) -> tuple[int, str]:
+def programs(page: Path) -> list[str]:
+    """The Python programs of a page that call over HTTP."""
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    return [block for block in blocks if HTTP_ADDRESS in block]
+
+
+async def run(
+    command: str, port: int, cwd: Path, address: str = ADDRESS, **environment: str
+) -> tuple[int, str]:
     """The exit status and all output of a command, run by a shell with no more changed than the
     server's port."""
-    assert command.count(ADDRESS) == 1, command
+    assert command.count(address) == 1, command
     process = await asyncio.create_subprocess_shell(
-        command.replace(ADDRESS, f"localhost:{port}"),
+        command.replace(address, f"localhost:{port}"),
         cwd=cwd,
         env=os.environ | environment,
         stdout=asyncio.subprocess.PIPE,
