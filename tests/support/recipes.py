@@ -16,7 +16,20 @@ ADDRESS, HTTP_ADDRESS = "localhost:50051", "localhost:8000"
 def commands(tool: str) -> list[str]:
     """The commands of the section that is called as the tool is."""
     section = README.read_text().split(f"\n## {tool}\n")[1].split("\n## ")[0]
-    lines = "".join(re.findall(r"```sh\n(.*?)```", section, re.DOTALL)).splitlines()
+    found = _commands(section)
+    assert found, f"no commands of {tool}"
+    assert all(command.startswith(f"{tool} ") for command in found), found
+    return found
+
+
+def first_screen(tool: str) -> list[str]:
+    """Those of the project's README, before its first section."""
+    screen = (ROOT / "README.md").read_text().split("\n## ")[0]
+    return [command for command in _commands(screen) if command.startswith(f"{tool} ")]
+
+
+def _commands(text: str) -> list[str]:
+    lines = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).splitlines()
     found: list[str] = []
     begun = ""
     for line in lines:
@@ -26,9 +39,7 @@ def commands(tool: str) -> list[str]:
         if _is_whole(begun):
             found.append(begun.strip())
             begun = ""
-    assert found, f"no commands of {tool}"
     assert not begun, f"unfinished: {begun}"
-    assert all(command.startswith(f"{tool} ") for command in found), found
     return found
 
 
