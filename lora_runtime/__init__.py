@@ -9,6 +9,7 @@ base_model
 backends sampling
 scheduling
 requests
+grammars
 adapters
 model
 kernels
@@ -28,7 +29,7 @@ from .api.adapters import (
     Registration,
 )
 from .api.limits import RequestLimits
-from .api.messages import ChatMessage, ContentPart, NamedTool, ToolCall
+from .api.messages import MAX_PARTS, ChatMessage, ContentPart, NamedTool, ToolCall
 from .api.parsed import MessageDelta, ParsedMessage, ToolCallDelta
 from .api.reports import (
     EngineInfo,
@@ -54,6 +55,7 @@ from .api.requests import (
     Usage,
     WeightedAdapter,
 )
+from .api.structured import StructuredAnswer, StructuredKind
 from .config import BaseConfig, EngineConfig
 from .errors import (
     AdapterCapacityError,
@@ -119,6 +121,7 @@ else:  # where a type checker does not look: for it, a module with a __getattr__
 __all__ = [
     "ADAPTER_FILES",
     "MAX_ID_LENGTH",
+    "MAX_PARTS",
     "MAX_PRIORITY",
     "AdapterCapacityError",
     "AdapterError",
@@ -170,6 +173,8 @@ __all__ = [
     "RunningStep",
     "SamplingParams",
     "StepStats",
+    "StructuredAnswer",
+    "StructuredKind",
     "Timings",
     "TokenEvent",
     "TokenLogprob",

@@ -122,6 +122,11 @@ class EngineConfig(BaseConfig):
     """Messages of one request; chat templates take time for each."""
     max_stop_token_ids: NotNegative = 256
     """Stop token ids of one request."""
+    max_structured_bytes: NotNegative = 64 << 10
+    """Bytes of what one request says of its structured answer: a schema, an expression, a grammar
+    or choices."""
+    grammar_timeout_s: Positive = 2.0
+    """Seconds that it may take to compile the grammar of a structured answer."""
     max_composed_adapters: AtLeastOne = 8
     """Adapters of one request, whose weighted updates are summed."""
     priority_aging_s: Positive = 10.0

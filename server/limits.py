@@ -46,7 +46,14 @@ _VARINT_BYTES = 10
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _PACKED = {"token_ids", "stop_token_ids"}
 _ENTRIES = {"adapters", "logit_bias"}
-_LONG = {"prompt", "messages", "token_ids", "stop", "stop_token_ids", "tools", "documents"}
+_LONG = {
+    *("prompt", "messages", "token_ids", "stop", "stop_token_ids", "tools", "documents"),
+    "structured",
+}
+_SIZED = "structured"
+"""Field whose bytes are counted."""
+_SIZED_FRAME = 16
+"""Bytes of it around its text."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,8 @@ def over_limit(data: bytes, message: Descriptor, limits: RequestLimits) -> Refus
                 return Refused(name, f"an entry has over {_ENTRY_FIELDS} fields")
             # A packed list is one field with so many ids at least; parsed ones are counted again.
             entries = max(1, length // _VARINT_BYTES) if name in _PACKED else 1
+            if name == _SIZED:
+                entries = max(0, length - _SIZED_FRAME)
             counts[name] = counts.get(name, 0) + entries
             if counts[name] > most[name]:
                 return Refused(name, limits.excess(name))

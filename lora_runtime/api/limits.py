@@ -9,6 +9,7 @@ from ..errors import FieldViolation, InvalidRequestError
 
 MAX_STOP_STRINGS = 16
 MAX_LOGIT_BIAS = 1024
+MAX_STRUCTURED = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class RequestLimits:
     stop: int = MAX_STOP_STRINGS
     stop_token_ids: int = 256
     logit_bias: int = MAX_LOGIT_BIAS
+    structured: int = MAX_STRUCTURED
     token_ids: int | None = None
     """Prompt tokens that a context has room for; None is no limit."""
     context_note: str = ""
@@ -59,5 +61,6 @@ _MORE = {
     "stop": " strings",
     "stop_token_ids": " ids",
     "logit_bias": " tokens",
+    "structured": " bytes",
     "token_ids": " tokens: the context holds one more, which is to be generated",
 }

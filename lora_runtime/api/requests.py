@@ -12,6 +12,7 @@ from ..errors import FieldViolation, InvalidRequestError
 from .limits import RequestLimits
 from .messages import ChatMessage, Object, ToolChoice, wrong_chat
 from .parsed import MessageDelta, ParsedMessage
+from .structured import StructuredAnswer
 from .template_values import wrong_values
 
 MAX_CHOICES = 16
@@ -50,7 +51,8 @@ class SamplingParams:
     given. `skip_special_tokens` False gives the text of the others. `logit_bias`: pairs of a token
     id and what is added to its logit, before penalties. Nothing ends the answer within the first
     `min_tokens`: what would end it by itself is not chosen there, `ignore_eos` or not, and a stop
-    string that is complete there is passed over.
+    string that is complete there is passed over. `structured`: what the text must be; where that is
+    complete and cannot go on, the answer ends, whatever `min_tokens` and `ignore_eos` say.
     """
 
     max_new_tokens: int = 128
@@ -70,9 +72,11 @@ class SamplingParams:
     n: int = 1
     logit_bias: tuple[tuple[int, float], ...] = ()
     min_tokens: int = 0
+    structured: StructuredAnswer | None = None
 
     def violations(self) -> list[FieldViolation]:
         """Every field that is out of range, NaN included (a comparison with NaN is false)."""
+        form = self.structured.violation() if self.structured is not None else ""
         checks = [
             ("max_new_tokens", self.max_new_tokens >= 1, "must be at least 1"),
             ("temperature", 0.0 <= self.temperature <= 100.0, "must be in [0, 100]"),
@@ -119,6 +123,7 @@ class SamplingParams:
                 0 <= self.min_tokens <= self.max_new_tokens,
                 "must be at least 0 and at most max_new_tokens",
             ),
+            ("structured", not form, form),
         ]
         return [FieldViolation(name, text) for name, ok, text in checks if not ok]
 
@@ -219,6 +224,8 @@ class Request:
         return self.adapters or ((WeightedAdapter(self.adapter_id),) if self.adapter_id else ())
 
     def _count(self, field: str) -> int:
+        if field == "structured":
+            return 0 if self.sampling.structured is None else self.sampling.structured.size
         owner = self if hasattr(self, field) else self.sampling
         return len(getattr(owner, field) or ())
 

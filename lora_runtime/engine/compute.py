@@ -10,6 +10,7 @@ from ..adapters.store.version import AdapterVersion
 from ..backends.backend import ModelRunner
 from ..base_model import BaseModel
 from ..errors import EngineFailedError
+from ..grammars.masks import MaskThreads
 from ..requests.sequence import Sequence
 from ..sampling.sampling import Sampled, sample
 from ..scheduling.batch import BatchPlanner, ScheduledRow, StepOutput
@@ -43,8 +44,11 @@ class StepComputer:
     stream once per token.
     """
 
-    def __init__(self, base: BaseModel, scheduler: Scheduler, runner: ModelRunner) -> None:
+    def __init__(
+        self, base: BaseModel, scheduler: Scheduler, runner: ModelRunner, masks: MaskThreads
+    ) -> None:
         self._base, self._scheduler, self._runner = base, scheduler, runner
+        self._masks = masks
         self._planner = BatchPlanner(scheduler.allocator.block_size)
         self._probe = Probe(base, runner, scheduler.allocator)
 
@@ -73,15 +77,25 @@ class StepComputer:
         batch = self._planner.plan(rows)
         output = self._runner.forward(batch)
         computed.distinct_adapters = batch.distinct_adapters
+        grammars = [s.grammar for s in batch.sampling if s.grammar is not None]
+        late = {id(grammar) for grammar in self._masks.settle(grammars)}
         for row in rows:
             row.sequence.num_computed += row.count
+            if late and id(row.sequence.grammar) in late:
+                row.sequence.num_computed -= 1  # its last token runs again, with the mask
             try:
                 self._scheduler.publish_blocks(row.sequence)
             except BaseException as error:
                 log.exception("blocks cannot be published")
                 computed.failed.append((row.sequence, error.with_traceback(None)))
-        if batch.sampling:
-            self._sample(output, batch.sampling, computed)
+        sampling = batch.sampling
+        if late:
+            self._planner.forget()  # rows do not all go one token further
+            kept = [i for i, seq in enumerate(sampling) if id(seq.grammar) not in late]
+            output = StepOutput(output.logits[kept], [output.greedy[i] for i in kept])
+            sampling = [sampling[i] for i in kept]
+        if sampling:
+            self._sample(output, sampling, computed)
 
     def _isolate(self, rows: Seq[ScheduledRow], computed: Computed) -> None:
         def again(part: Seq[ScheduledRow]) -> None:

@@ -32,7 +32,9 @@ from ..errors import (
     LoramuxError,
     UnknownAdapterError,
 )
-from ..foreign.process import WORKERS
+from ..foreign.process import WORKERS, WorkLimits
+from ..grammars.compiler import GRAMMAR_BYTES, Grammars
+from ..grammars.masks import MaskThreads
 from ..requests.handle import EventStream, RequestHandle
 from ..requests.lengths import TextLimit, longest_token
 from ..requests.prompt_tokens import PromptTokens
@@ -115,6 +117,7 @@ class Engine:
             messages=config.max_messages,
             adapters=config.max_composed_adapters,
             stop_token_ids=config.max_stop_token_ids,
+            structured=config.max_structured_bytes,
             token_ids=self.max_context - 1,
             context_note=note,
         )
@@ -130,6 +133,11 @@ class Engine:
             get_ready(self.base.tokenizer)
         text_limit = TextLimit(self.max_context, longest_token(self.base.tokenizer), note)
         self._chats = ForeignChats(self.base.tokenizer, config, text_limit)
+        trial = WorkLimits(config.grammar_timeout_s, GRAMMAR_BYTES)
+        self._grammars = Grammars(self.base.eos_token_ids, trial)
+        self._masks = MaskThreads(
+            lambda: self._inbox.post(lambda mail: setattr(mail, "mask_arrived", True))
+        )
         self._parsers = parsers = MessageParsers(config)
         if getattr(self.base.tokenizer, "response_template", None):
             WORKERS.start()  # before the first answer comes
@@ -144,6 +152,7 @@ class Engine:
             self._chats,
             parsers,
             self._cancel,
+            self._grammars,
             ends.turns,
         )
         self._intake = Intake(
@@ -182,6 +191,7 @@ class Engine:
             store,
             self._limits,
             self._observers,
+            self._masks,
         )
         self._thread: threading.Thread | None = None
         self.base.on_failure(
@@ -229,6 +239,7 @@ class Engine:
         """Stop admitting: from now on `submit` raises EngineStoppedError; what runs goes on."""
         self._inbox.close()
         self._chats.close()
+        self._grammars.close()
 
     def shutdown(self, drain_s: float = 0, join_s: float | None = None) -> bool:
         """Stop admitting, let requests finish for `drain_s` seconds, cancel the rest, join.
@@ -240,7 +251,9 @@ class Engine:
         self.stop_admitting()
         if self._thread is not None:
             self._inbox.stop(drain_s)
-        if self._joined(join_s):
+        joined = self._joined(join_s)
+        self._masks.close()
+        if joined:
             self._store.close()
             self._close_base()
             return True

@@ -24,6 +24,8 @@ class Arrivals:
     forgotten: list[AdapterVersion] = field(default_factory=list)
     unloaded: list[str] = field(default_factory=list)
     adapter_arrived: bool = False
+    mask_arrived: bool = False
+    """Whether a row that sat out can go on."""
     fatal: Exception | None = None
     """Error that the engine cannot go on after."""
 
@@ -35,6 +37,7 @@ class Arrivals:
             or self.forgotten
             or self.unloaded
             or self.adapter_arrived
+            or self.mask_arrived
             or self.fatal
         )
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from ..adapters.store.store import AdapterStore
 from ..api.limits import RequestLimits
@@ -115,30 +116,12 @@ class Intake:
                 lambda _: self._limits.leave(adapter_ids, choices, request.caller)
             )
             self._inbox.expect(choices, reading)
-        return self._with_chat(request, reading)
-
-    def _with_chat(self, request: Request, reading: Future[None]) -> Future[None]:
-        """Future of a reading, and of the chat's rendering after it."""
-        if request.messages is None or len(request.uses) != 1:
-            return reading
-        if reading.done():
-            return self._render(request) if reading.exception() is None else reading
-        whole: Future[None] = Future()
-        whole.add_done_callback(lambda done: reading.cancel() if done.cancelled() else None)
-        reading.add_done_callback(lambda done: self._go_on(request, done, whole))
-        return whole
-
-    def _go_on(self, request: Request, reading: Future[None], whole: Future[None]) -> None:
-        """Render a chat whose adapter has just been read, for `whole`."""
-        try:
-            reading.result()
-            rendering = self._render(request)
-        except BaseException as error:
-            if whole.set_running_or_notify_cancel():
-                whole.set_exception(error)
-            return
-        whole.add_done_callback(lambda done: rendering.cancel() if done.cancelled() else None)
-        rendering.add_done_callback(lambda done: _pass_on(done, whole))
+        ready = reading
+        if request.messages is not None and len(request.uses) == 1:
+            ready = _after(ready, lambda: self._render(request))
+        if request.sampling.structured is not None:
+            ready = _after(ready, lambda: self._compile(request))
+        return ready
 
     def _render(self, request: Request) -> Future[None]:
         """Begin the rendering of a chat by its adapter's template, if it has one of its own."""
@@ -151,6 +134,17 @@ class Intake:
         nothing: Future[None] = Future()
         nothing.set_result(None)
         return nothing
+
+    def _compile(self, request: Request) -> Future[None]:
+        """Begin the compilation of its structured answer's grammar."""
+        versions = self._store.lease(request.uses)
+        try:
+            compiling = self._builder.compile(request, versions)
+        finally:
+            self._store.release(request.uses, versions)
+        own: Future[None] = Future()  # the other is for all who want the same
+        compiling.add_done_callback(lambda done: _pass_on(done, own))
+        return own
 
     def _note_unprepared(self, request: Request, reading: Future[None]) -> None:
         if not reading.cancelled() and isinstance(error := reading.exception(), LoramuxError):
@@ -196,7 +190,29 @@ def _adapter_ids(request: Request) -> list[str]:
     return [use.adapter_id for use in request.uses] or [""]
 
 
-def _pass_on(done: Future[None], whole: Future[None]) -> None:
+def _after(first: Future[None], begin: Callable[[], Future[None]]) -> Future[None]:
+    """Future of what `begin` begins once `first` is done."""
+    if first.done():
+        return begin() if first.exception() is None else first
+    whole: Future[None] = Future()
+    whole.add_done_callback(lambda done: first.cancel() if done.cancelled() else None)
+
+    def go_on(done: Future[None]) -> None:
+        try:
+            done.result()
+            second = begin()
+        except BaseException as error:
+            if whole.set_running_or_notify_cancel():
+                whole.set_exception(error)
+            return
+        whole.add_done_callback(lambda end: second.cancel() if end.cancelled() else None)
+        second.add_done_callback(lambda end: _pass_on(end, whole))
+
+    first.add_done_callback(go_on)
+    return whole
+
+
+def _pass_on(done: Future[Any], whole: Future[None]) -> None:
     if done.cancelled() or not whole.set_running_or_notify_cancel():
         whole.cancel()
     elif (error := done.exception()) is not None:

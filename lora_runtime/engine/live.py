@@ -46,6 +46,8 @@ class LiveRequests(dict[RequestHandle, LiveRequest]):
 
     def finish(self, live: LiveRequest, seq: Sequence) -> None:
         seq.finished = True
+        if seq.grammar is not None:
+            seq.grammar.is_dropped = True
         anyway(self._scheduler.finish, seq)
         anyway(self._limits.leave, live.adapter_ids, 1, seq.caller)
         self._inbox.sequence_finished()

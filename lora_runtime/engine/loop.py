@@ -20,6 +20,8 @@ from ..errors import (
     RequestTimeoutError,
     described,
 )
+from ..grammars.masks import MASK_S, MaskThreads
+from ..grammars.source import refusal
 from ..requests.sequence import LiveRequest, Sequence
 from ..sampling.accept import accept_token
 from ..sampling.sampling import Sampled
@@ -52,12 +54,14 @@ class EngineLoop:
         store: AdapterStore,
         limits: Limits,
         observers: Observers,
+        masks: MaskThreads,
     ) -> None:
         self.inbox, self.scheduler = inbox, scheduler
         self.steps = 0
         self.turn = Turn()
         self._store, self._limits, self._observers = store, limits, observers
-        self._computer = StepComputer(base, scheduler, runner)
+        self._masks = masks
+        self._computer = StepComputer(base, scheduler, runner, masks)
         self._live = LiveRequests(scheduler, store, limits, inbox, observers)
         self._blocked = False
         """True while requests wait and none of them can run."""
@@ -111,6 +115,10 @@ class EngineLoop:
             self._live.end(
                 live, RequestTimeoutError("the request's deadline has passed"), "timeout"
             )
+        for grammar in self._masks.overdue():
+            for live in [v for v in self._live.values() if grammar in v.grammars]:
+                told = refusal(f"what may come next takes longer than {MASK_S:g} s to find")
+                self._live.end(live, told, "error")
         for versions, error in mail.failed:
             for live in [
                 v for v in self._live.values() if v.waits and set(versions) <= set(v.versions)
@@ -124,6 +132,8 @@ class EngineLoop:
                 self._live.end(live, _named(version.unavailable(), live, [version]), "error")
                 return
         try:
+            if live.grammars:
+                self._masks.start(live.grammars)
             for seq in live.sequences:
                 self.scheduler.add(seq)
         except BaseException as error:
@@ -145,6 +155,9 @@ class EngineLoop:
                 self._fail(live, "cannot be computed", error)
         for seq, sampled in computed.sampled:
             self._deliver(seq, sampled)
+        advanced = [s.grammar for s, _ in computed.sampled if s.grammar and not s.grammar.is_ready]
+        if advanced:
+            self._masks.start(advanced)
         self.steps += 1
         anyway(self._report_step, rows, computed.distinct_adapters, time.monotonic() - started)
         return True
@@ -182,9 +195,12 @@ class EngineLoop:
         try:
             self._charge(seq, live)
             if sampled.error is not None:
-                self._live.end(live, EngineFailedError(sampled.error), "error")
+                told = refusal(sampled.error) if sampled.is_refused else None
+                self._live.end(live, told or EngineFailedError(sampled.error), "error")
                 return
             event = accept_token(seq, sampled)
+            if seq.grammar is not None and event.finish_reason is None:
+                seq.grammar.advance(sampled.token_id)
             if event.finish_reason is not None:
                 self._live.finish(live, seq)
                 if all(s.finished for s in live.sequences):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from concurrent.futures import Future
 from typing import Any
 
 from ..adapters.store.version import AdapterVersion
 from ..api.requests import AdapterUse, Request
 from ..base_model import BaseModel
 from ..errors import InvalidRequestError
+from ..grammars.compiler import Grammar, Grammars
 from ..kv_cache import prefix_salt
 from ..requests.detokenize import IncrementalDetokenizer
 from ..requests.handle import RequestHandle
@@ -36,13 +38,20 @@ class RequestBuilder:
         chats: ForeignChats,
         parsers: MessageParsers,
         on_cancel: Callable[[RequestHandle], None],
+        grammars: Grammars,
         turn_ends: frozenset[int] = frozenset(),
     ) -> None:
         """`turn_ends`: of the base's chat template, beside its ends of a sequence."""
         self._base, self._max_context, self._text_limit = base, max_context, text_limit
         self._chats, self._backlogs, self._on_cancel = chats, Backlogs(), on_cancel
         self._parsers = parsers
-        self._turn_ends = turn_ends
+        self._grammars, self._turn_ends = grammars, turn_ends
+
+    def compile(self, request: Request, versions: Seq[AdapterVersion]) -> Future[Grammar]:
+        """Grammar of the request's structured answer. Raises as Grammars.compile."""
+        assert request.sampling.structured is not None
+        tokenizer, _ = self._vocabulary(versions)
+        return self._grammars.compile(tokenizer, request.sampling.structured, request.caller)
 
     def build(
         self, request: Request, versions: list[AdapterVersion], arrived: float
@@ -83,6 +92,9 @@ class RequestBuilder:
         )
         max_tokens = min(params.max_new_tokens, self._max_context - len(prompt))
         bias = token_bias(params, ends | stop_ids, vocab_size)
+        grammar = None
+        if params.structured is not None:
+            grammar = self.compile(request, versions).result()
         tenant = request.uses[0].adapter_id if request.uses else ""
         salt = prefix_salt(request.caller, request.cache_salt)
         sequences = [
@@ -102,6 +114,7 @@ class RequestBuilder:
                 stop_ids=stop_ids,
                 vocab_limit=vocab_size if vocab_size < self._base.vocab_size else None,
                 bias=bias,
+                grammar=None if grammar is None else grammar.row(ends, params.ignore_eos),
                 arrived=arrived,
             )
             for i in range(params.n)

@@ -1,4 +1,5 @@
-"""Queue of chats to be rendered by templates of adapters: no adapter takes another's turn."""
+"""Queue of work on what strangers wrote, such as chats to be rendered by templates of adapters: nobody
+takes another's turn."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import time
 from collections import OrderedDict, deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import EngineStoppedError
 from .process import WORKERS, Worker, WorkError, WorkLimits, WorkTimeoutError
@@ -37,10 +38,50 @@ class Chat:
     """Whether the last message is begun, and no turn opened behind it."""
     special: dict[str, Any] = field(default_factory=dict)
     """Special tokens by transformers' names for them."""
+    work: str = RENDER
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        return (
+            self.template,
+            self.messages,
+            self.variables,
+            self.max_chars,
+            self.continues,
+            self.special,
+        )
+
+    @property
+    def max_bytes(self) -> int:
+        # Six bytes are the longest that JSON makes of a character: of a control character.
+        return 6 * self.max_chars + 4096
+
+    def checked(self, answer: Any) -> str:
+        """The text that a worker has given. Raises WorkError."""
+        if not isinstance(answer, str) or len(answer) > self.max_chars:
+            raise WorkError("gave something else than a text")
+        return answer
+
+
+class Task(Protocol):
+    """What a worker is asked for: the work's name, its arguments, and how much it may answer."""
+
+    @property
+    def work(self) -> str: ...
+
+    @property
+    def arguments(self) -> tuple[Any, ...]: ...
+
+    @property
+    def max_bytes(self) -> int: ...
+
+    def checked(self, answer: Any) -> Any:
+        """The result that an answer stands for. Raises WorkError for what is none."""
+        ...
 
 
 class TemplateQueue:
-    """Renders chats, one at a time for each key; keys take turns.
+    """Renders chats, or does other such tasks, one at a time for each key; keys take turns.
 
     A key that takes longer than _QUICK_S shares one thread with all that did lately: the others are
     never waited for but by such as are quick, however many slow ones are new. Each key has a worker
@@ -50,20 +91,20 @@ class TemplateQueue:
     def __init__(self, limits: WorkLimits) -> None:
         self._limits = limits
         self._wake = threading.Condition()
-        self._waiting: OrderedDict[str, deque[tuple[Chat, Future[str]]]] = OrderedDict()
+        self._waiting: OrderedDict[str, deque[tuple[Task, Future[Any]]]] = OrderedDict()
         self._running: dict[str, Worker | None] = {}
         self._idle: OrderedDict[str, Worker] = OrderedDict()
         self._slow: OrderedDict[str, float] = OrderedDict()
         self._threads = 0
         self._closed = False
 
-    def render(self, key: str, chat: Chat) -> Future[str] | None:
-        """Text of a chat; None if as many as may wait for the key. Cancel what is not wanted any
-        more.
+    def render(self, key: str, task: Task) -> Future[Any] | None:
+        """Text of a chat, or result of another task; None if as many as may wait for the key.
+        Cancel what is not wanted any more.
 
         The future fails with WorkError or EngineStoppedError.
         """
-        future: Future[str] = Future()
+        future: Future[Any] = Future()
         with self._wake:
             if self._closed:
                 raise EngineStoppedError("the engine is shutting down")
@@ -74,7 +115,7 @@ class TemplateQueue:
                 waiting.extend(kept)
                 if len(waiting) >= MAX_WAITING:
                     return None
-            waiting.append((chat, future))
+            waiting.append((task, future))
             if self._threads < _THREADS:
                 self._threads += 1
                 threading.Thread(target=self._run, name="loramux-templates", daemon=True).start()
@@ -85,7 +126,7 @@ class TemplateQueue:
         """Fail what waits, and end the workers. Idempotent."""
         with self._wake:
             self._closed = True
-            waiting = [future for chats in self._waiting.values() for _, future in chats]
+            waiting = [future for tasks in self._waiting.values() for _, future in tasks]
             self._waiting.clear()
             for worker in [*self._idle.values(), *self._running.values()]:
                 if worker is not None:
@@ -97,25 +138,25 @@ class TemplateQueue:
 
     def _run(self) -> None:
         while (taken := self._take()) is not None:
-            key, chat, future, worker = taken
+            key, task, future, worker = taken
             try:
                 if future.running() or future.set_running_or_notify_cancel():
-                    worker = self._render(key, chat, future, worker)
+                    worker = self._render(key, task, future, worker)
             finally:
                 self._give_back(key, worker)
 
-    def _take(self) -> tuple[str, Chat, Future[str], Worker | None] | None:
+    def _take(self) -> tuple[str, Task, Future[Any], Worker | None] | None:
         """The next chat, with its key's worker; None once the queue is closed."""
         with self._wake:
             while not self._closed:
                 if (key := self._next_key()) is not None:
-                    chat, future = self._waiting[key].popleft()
+                    task, future = self._waiting[key].popleft()
                     if self._waiting[key]:
                         self._waiting.move_to_end(key)
                     else:
                         del self._waiting[key]
                     worker = self._running[key] = self._idle.pop(key, None)
-                    return key, chat, future, worker
+                    return key, task, future, worker
                 self._wake.wait()
             return None
 
@@ -134,7 +175,7 @@ class TemplateQueue:
         return time.monotonic() - self._slow.get(key, float("-inf")) < _SLOW_S
 
     def _render(
-        self, key: str, chat: Chat, future: Future[str], worker: Worker | None
+        self, key: str, task: Task, future: Future[Any], worker: Worker | None
     ) -> Worker | None:
         """Render one, and give the worker if it can go on."""
         is_slow, began = self._is_slow(key), time.monotonic()
@@ -148,20 +189,8 @@ class TemplateQueue:
                     self._running[key] = worker
                     if self._closed:
                         worker.interrupt()
-            arguments = (
-                chat.template,
-                chat.messages,
-                chat.variables,
-                chat.max_chars,
-                chat.continues,
-                chat.special,
-            )
-            # Six bytes are the longest that JSON makes of a character: of a control character.
-            size = 6 * chat.max_chars + 4096
-            text = worker.ask(RENDER, *arguments, limits=limits, max_bytes=size)
-            if not isinstance(text, str) or len(text) > chat.max_chars:
-                raise WorkError("gave something else than a text")
-            future.set_result(text)
+            answer = worker.ask(task.work, *task.arguments, limits=limits, max_bytes=task.max_bytes)
+            future.set_result(task.checked(answer))
             if is_slow and time.monotonic() - began < _QUICK_S:
                 with self._wake:
                     self._slow.pop(key, None)
@@ -171,18 +200,18 @@ class TemplateQueue:
                 worker.close()
             if isinstance(error, WorkTimeoutError):
                 self._note_slow(key)
-                if limits.seconds < self._limits.seconds and self._put_back(key, chat, future):
+                if limits.seconds < self._limits.seconds and self._put_back(key, task, future):
                     return None
             if self._closed:
                 error = EngineStoppedError("the engine was shut down")
             future.set_exception(error)
             return None
 
-    def _put_back(self, key: str, chat: Chat, future: Future[str]) -> bool:
+    def _put_back(self, key: str, task: Task, future: Future[Any]) -> bool:
         """Queue a chat again that has begun; False once the queue is closed."""
         with self._wake:
             if not self._closed:
-                self._waiting.setdefault(key, deque()).appendleft((chat, future))
+                self._waiting.setdefault(key, deque()).appendleft((task, future))
             return not self._closed
 
     def _note_slow(self, key: str) -> None:

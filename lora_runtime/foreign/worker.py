@@ -36,6 +36,7 @@ _WARM = (
     "transformers.models.auto.tokenization_auto",
     "transformers.tokenization_utils_tokenizers",
     "transformers.convert_slow_tokenizer",
+    "llguidance",
 )
 
 

@@ -13,6 +13,7 @@ import torch
 from ..adapters.store.version import AdapterVersion
 from ..api.reports import RequestRecord
 from ..api.requests import SamplingParams, Timings, Usage
+from ..grammars.row import RowGrammar
 from ..kv_cache import BlockKey
 from .detokenize import IncrementalDetokenizer
 from .handle import RequestHandle
@@ -84,6 +85,7 @@ class Sequence:
         stop_ids: frozenset[int] = frozenset(),
         vocab_limit: int | None = None,
         bias: TokenBias | None = None,
+        grammar: RowGrammar | None = None,
         arrived: float | None = None,
     ) -> None:
         self.handle = handle
@@ -108,6 +110,8 @@ class Sequence:
         None."""
         self.bias = bias
         """What is added to its logits; None where the request asks for nothing of the kind."""
+        self.grammar = grammar
+        """What its text is held to; None where the request asks for nothing of the kind."""
         self.text = AnswerText(detokenizer, sampling.stop, sampling.min_tokens)
         self.max_tokens = max_tokens
         self.num_computed = 0
@@ -137,6 +141,11 @@ class Sequence:
     def num_remaining(self) -> int:
         """Tokens whose KV is not computed yet: 1 in decode, more in prefill or after preemption."""
         return len(self.tokens) - self.num_computed
+
+    @property
+    def awaits_mask(self) -> bool:
+        """Whether a step went by without its grammar's mask, which is still not there."""
+        return self.grammar is not None and self.grammar.is_late
 
     def next_chunk(self, most: int, block_size: int) -> int:
         """Tokens that the next step may take, of at most `most`.
@@ -186,6 +195,11 @@ class LiveRequest:
     def adapter_ids(self) -> list[str]:
         """Adapters against whose limits it counts; "" is the base."""
         return [use.adapter_id for use in self.handle.adapters] or [""]
+
+    @property
+    def grammars(self) -> list[RowGrammar]:
+        """Those of its choices, if its answers are to have a form."""
+        return [s.grammar for s in self.sequences if s.grammar is not None]
 
     @property
     def waits(self) -> bool:

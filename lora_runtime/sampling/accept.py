@@ -43,6 +43,7 @@ def accept_token(seq: Sequence, sampled: Sampled) -> TokenEvent:
 def _token_reason(seq: Sequence, token: int) -> FinishReason | None:
     if token in seq.stop_ids:
         return FinishReason.STOP
-    if token in seq.eos_ids and not seq.sampling.ignore_eos:
+    # A grammar that may go on lets no ignored one through.
+    if token in seq.eos_ids and (not seq.sampling.ignore_eos or seq.grammar is not None):
         return FinishReason.EOS
     return None

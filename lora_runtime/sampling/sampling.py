@@ -12,6 +12,7 @@ import torch
 from ..api.requests import TokenLogprob
 from ..kernels.host_to_device import upload
 from ..kernels.sampling import SampleRow, sample_rows_reference
+from ..kernels.token_masks import mask_tokens
 from ..requests.sequence import Sequence, TokenCounts
 from ..scheduling.batch import StepOutput
 from .bias import apply_bias, is_biased
@@ -27,6 +28,8 @@ class Sampled:
     token_id: int = -1
     logprob: TokenLogprob | None = None
     error: str | None = None
+    is_refused: bool = False
+    """Whether the error is the request's: its grammar cannot go on."""
 
 
 @torch.inference_mode()
@@ -35,18 +38,30 @@ def sample(
 ) -> list[Sampled]:
     """Choose one token per row of the output, N rows for N sequences.
 
-    Logprobs are those of the model, before biases, penalties, temperature and filters. A row with
-    NaN logits, or whose best one is not finite before or after penalties, fails alone. Waits for
-    the device at most three times, however many rows there are: for the best tokens after biases
-    and penalties, for drawn ones, and for logprobs.
+    Logprobs are those of the model, before biases, penalties, grammars, temperature and filters. A
+    row with NaN logits, or whose best one is not finite before or after penalties, fails alone; so
+    does one whose grammar has failed. Waits for the device at most three times, however many rows
+    there are: for the best tokens after biases, penalties and grammars, for drawn ones, and for
+    logprobs.
     """
     logits, tokens = output.logits, _within(output, sequences)
-    valid = [i for i, token in enumerate(tokens) if token >= 0]
-    penalised = [i for i in valid if has_penalties(sequences[i].sampling)]
+    refused = {
+        i: Sampled(error=seq.grammar.error, is_refused=True)
+        for i, seq in enumerate(sequences)
+        if seq.grammar is not None and seq.grammar.error
+    }
+    valid = [i for i, token in enumerate(tokens) if token >= 0 and i not in refused]
+    # Where a grammar has come to its end, nothing else counts: not min_tokens either.
+    free = [i for i in valid if (g := sequences[i].grammar) is None or not g.only_ends]
+    penalised = [i for i in free if has_penalties(sequences[i].sampling)]
     biased = [
-        i for i in valid if is_biased(sequences[i]) and not has_penalties(sequences[i].sampling)
+        i for i in free if is_biased(sequences[i]) and not has_penalties(sequences[i].sampling)
     ]
-    changed, own_rows = _changed(logits, biased, penalised, sequences), biased + penalised
+    masked = _to_be_masked(valid, {*penalised, *biased}, tokens, sequences)
+    changed, own_rows = (
+        _changed(logits, masked, biased, penalised, sequences),
+        masked + biased + penalised,
+    )
     if any(sequences[i].sampling.temperature == 0 for i in own_rows):
         for i, token in zip(own_rows, StepOutput.of(changed).greedy, strict=True):
             tokens[i] = token
@@ -62,7 +77,8 @@ def sample(
     }
     logprobs = _logprobs(logits, asked, tokens)
     return [
-        Sampled(token, logprobs.get(i)) if token >= 0 else _FAILED for i, token in enumerate(tokens)
+        refused.get(i) or (Sampled(token, logprobs.get(i)) if token >= 0 else _FAILED)
+        for i, token in enumerate(tokens)
     ]
 
 
@@ -107,21 +123,42 @@ def _generator(seq: Sequence) -> torch.Generator:
     return seq.generator
 
 
+def _to_be_masked(
+    valid: list[int], changed: set[int], tokens: list[int], sequences: Seq[Sequence]
+) -> list[int]:
+    """Rows that only a grammar changes: not those whose best token it allows and that take it."""
+    return [
+        i
+        for i in valid
+        if i not in changed
+        and (grammar := sequences[i].grammar) is not None
+        and not (sequences[i].sampling.temperature == 0 and grammar.allows(tokens[i]))
+    ]
+
+
 def _changed(
-    logits: torch.Tensor, biased: list[int], penalised: list[int], sequences: Seq[Sequence]
+    logits: torch.Tensor,
+    masked: list[int],
+    biased: list[int],
+    penalised: list[int],
+    sequences: Seq[Sequence],
 ) -> torch.Tensor:
-    """A copy of these rows of logits, with the biases, then with the penalties of the latter."""
-    rows = biased + penalised
+    """A copy of these rows of logits: with biases but for the first, with the penalties of the
+    last, and then with the masks of all that have a grammar."""
+    rows = masked + biased + penalised
     if not rows:
         return logits[:0]
     changed = logits.index_select(0, upload(torch.tensor(rows), logits.device))
-    apply_bias(changed, [sequences[i] for i in rows])
+    apply_bias(changed[len(masked) :], [sequences[i] for i in biased + penalised])
     if penalised:
         apply_penalties(
-            changed[len(biased) :],
+            changed[len(masked) + len(biased) :],
             [_counts(sequences[i]) for i in penalised],
             [sequences[i].sampling for i in penalised],
         )
+    grammars = [(row, g) for row, i in enumerate(rows) if (g := sequences[i].grammar) is not None]
+    if grammars:
+        mask_tokens(changed, [row for row, _ in grammars], [g.mask for _, g in grammars])
     return changed
 
 

@@ -129,7 +129,8 @@ class Scheduler:
         """Let the chosen ones of those that run go on, within what is left of the budget."""
         budget = self._budget(rows)
         for seq in sorted(
-            (s for s in self.running if id(s) not in rows and chosen(s)), key=self._order
+            (s for s in self.running if id(s) not in rows and not s.awaits_mask and chosen(s)),
+            key=self._order,
         ):
             self.considered = seq
             count = self._chunk(seq, budget)

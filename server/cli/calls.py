@@ -14,6 +14,7 @@ from loramux.v1 import inference_pb2
 from ..client import Client, to_dict
 from .chat_files import read_messages, read_tools
 from .common import AsJson, print_json, remote
+from .structured import structured
 
 
 @remote
@@ -46,6 +47,21 @@ def generate(
     ] = None,
     min_tokens: Annotated[
         int | None, typer.Option(min=0, help="Tokens that nothing ends the answer within.")
+    ] = None,
+    json_object: Annotated[
+        bool, typer.Option("--json-object", help="Hold the answer to a JSON object.")
+    ] = False,
+    json_schema: Annotated[
+        str | None, typer.Option(help="JSON Schema that the answer is held to, or @FILE.")
+    ] = None,
+    regex: Annotated[
+        str | None, typer.Option(help="Regular expression that the answer is held to.")
+    ] = None,
+    choice: Annotated[
+        list[str] | None, typer.Option(help="Text that the answer may be; repeatable.")
+    ] = None,
+    lark: Annotated[
+        str | None, typer.Option(help="Lark grammar that the answer is held to, or @FILE.")
     ] = None,
     priority: Annotated[int | None, typer.Option(help="Higher goes first.")] = None,
     cache_salt: Annotated[
@@ -101,6 +117,7 @@ def generate(
         "stop": stop,
         "logit_bias": _biases(logit_bias),
         "min_tokens": min_tokens,
+        "structured": structured(json_object, json_schema, regex, choice, lark),
         "priority": priority,
         "cache_salt": cache_salt,
         "skip_special_tokens": skip_special_tokens,

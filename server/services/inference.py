@@ -29,6 +29,7 @@ from ..submission import Submission
 from ..threads import Threads
 from .answers import to_increment, to_response, to_response_in_slices, to_uses
 from .chat_messages import to_message, to_tool_choice
+from .structured import to_structured
 from .template_values import to_values
 
 _OPTIONAL = (
@@ -129,7 +130,7 @@ def to_request(
     Raises InvalidRequestError if the message has an id that cannot be logged safely, or more
     entries than `limits`: these are counted before they are made into objects.
     """
-    (limits or RequestLimits()).check(lambda field: len(getattr(message, field)))
+    (limits or RequestLimits()).check(lambda field: _count(message, field))
     if message.request_id and message.request_id != request_id:
         raise InvalidRequestError.of("request_id", "must be at most 128 visible ASCII characters")
     sampling = {name: getattr(message, name) for name in _OPTIONAL if message.HasField(name)}
@@ -154,6 +155,7 @@ def to_request(
             ignore_eos=message.ignore_eos,
             logit_bias=tuple(message.logit_bias.items()),
             min_tokens=message.min_tokens,
+            structured=to_structured(message),
         ),
         request_id=request_id,
         timeout_s=timeout_s,
@@ -166,6 +168,11 @@ def to_request(
         or not message.HasField("parallel_tool_calls"),
         parse_answer=message.parse_answer,
     )
+
+
+def _count(message: pb.GenerateRequest, field: str) -> int:
+    """Entries of a field; of a structured answer, which is counted as it is, none."""
+    return 0 if field == "structured" else len(getattr(message, field))
 
 
 def _adapter(message: pb.GenerateRequest) -> str:

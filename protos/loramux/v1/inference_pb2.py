@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aloramux/v1/inference.proto\x12\nloramux.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xf8\x08\n\x0fGenerateRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12)\n\x08messages\x18\x04 \x03(\x0b\x32\x17.loramux.v1.ChatMessage\x12\x1b\n\x0emax_new_tokens\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x07 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x08 \x01(\rH\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\t \x01(\x02H\x04\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\n \x01(\x02H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x0b \x01(\x02H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x0c \x01(\x02H\x07\x88\x01\x01\x12\x11\n\x04seed\x18\r \x01(\x04H\x08\x88\x01\x01\x12\x0c\n\x04stop\x18\x0e \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0f \x03(\r\x12\x12\n\nignore_eos\x18\x10 \x01(\x08\x12\x15\n\x08logprobs\x18\x11 \x01(\rH\t\x88\x01\x01\x12\x0e\n\x01n\x18\x12 \x01(\rH\n\x88\x01\x01\x12\x12\n\nrequest_id\x18\x13 \x01(\t\x12-\n\x08\x61\x64\x61pters\x18\x14 \x03(\x0b\x32\x1b.loramux.v1.WeightedAdapter\x12\x10\n\x08priority\x18\x15 \x01(\x05\x12\x12\n\ncache_salt\x18\x16 \x01(\t\x12 \n\x13skip_special_tokens\x18\x17 \x01(\x08H\x0b\x88\x01\x01\x12\x1e\n\x16\x63ontinue_final_message\x18\x18 \x01(\x08\x12\x35\n\x14\x63hat_template_kwargs\x18\x19 \x01(\x0b\x32\x17.google.protobuf.Struct\x12>\n\nlogit_bias\x18\x1a \x03(\x0b\x32*.loramux.v1.GenerateRequest.LogitBiasEntry\x12\x12\n\nmin_tokens\x18\x1b \x01(\r\x12\r\n\x05tools\x18\x1d \x03(\t\x12\x11\n\tdocuments\x18\x1e \x03(\t\x12+\n\x0btool_choice\x18\x1f \x01(\x0b\x32\x16.loramux.v1.ToolChoice\x12 \n\x13parallel_tool_calls\x18  \x01(\x08H\x0c\x88\x01\x01\x12\x14\n\x0cparse_answer\x18! \x01(\x08\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x11\n\x0f_max_new_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seedB\x0b\n\t_logprobsB\x04\n\x02_nB\x16\n\x14_skip_special_tokensB\x16\n\x14_parallel_tool_calls\"\x98\x01\n\nToolChoice\x12)\n\x04mode\x18\x01 \x01(\x0e\x32\x1b.loramux.v1.ToolChoice.Mode\x12\x10\n\x08\x66unction\x18\x02 \x01(\t\"M\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_NONE\x10\x01\x12\r\n\tMODE_AUTO\x10\x02\x12\x11\n\rMODE_REQUIRED\x10\x03\"E\n\x0fWeightedAdapter\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x13\n\x06weight\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\t\n\x07_weight\"A\n\nAdapterUse\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\x02\"\xbd\x01\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12&\n\x05parts\x18\x03 \x03(\x0b\x32\x17.loramux.v1.ContentPart\x12\x0c\n\x04name\x18\x04 \x01(\t\x12(\n\ntool_calls\x18\x05 \x03(\x0b\x32\x14.loramux.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x06 \x01(\t\x12\x19\n\x11reasoning_content\x18\x07 \x01(\t\")\n\x0b\x43ontentPart\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"X\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12%\n\x03top\x18\x03 \x03(\x0b\x32\x18.loramux.v1.TokenLogprob\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\"?\n\x07Timings\x12\x0f\n\x07queue_s\x18\x01 \x01(\x01\x12\x11\n\tprefill_s\x18\x02 \x01(\x01\x12\x10\n\x08\x64\x65\x63ode_s\x18\x03 \x01(\x01\"\xb3\x02\n\x06\x43hoice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12*\n\x08logprobs\x18\x04 \x03(\x0b\x32\x18.loramux.v1.TokenLogprob\x12/\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x18.loramux.v1.FinishReason\x12 \n\x05usage\x18\x06 \x01(\x0b\x32\x11.loramux.v1.Usage\x12$\n\x07timings\x18\x07 \x01(\x0b\x32\x13.loramux.v1.Timings\x12\x0f\n\x07\x63ontent\x18\x08 \x01(\t\x12\x19\n\x11reasoning_content\x18\t \x01(\t\x12(\n\ntool_calls\x18\n \x03(\x0b\x32\x14.loramux.v1.ToolCall\"\xb0\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nadapter_id\x18\x02 \x01(\t\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x03 \x01(\t\x12#\n\x07\x63hoices\x18\x04 \x03(\x0b\x32\x12.loramux.v1.Choice\x12\x0c\n\x04text\x18\x05 \x01(\t\x12(\n\x08\x61\x64\x61pters\x18\x06 \x03(\x0b\x32\x16.loramux.v1.AdapterUse\"\xb3\x03\n\x16GenerateStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nadapter_id\x18\x02 \x01(\t\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\r\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x11\n\ttoken_ids\x18\x06 \x03(\r\x12*\n\x08logprobs\x18\x07 \x03(\x0b\x32\x18.loramux.v1.TokenLogprob\x12/\n\rfinish_reason\x18\x08 \x01(\x0e\x32\x18.loramux.v1.FinishReason\x12 \n\x05usage\x18\t \x01(\x0b\x32\x11.loramux.v1.Usage\x12$\n\x07timings\x18\n \x01(\x0b\x32\x13.loramux.v1.Timings\x12(\n\x08\x61\x64\x61pters\x18\x0b \x03(\x0b\x32\x16.loramux.v1.AdapterUse\x12\x0f\n\x07\x63ontent\x18\x0c \x01(\t\x12\x19\n\x11reasoning_content\x18\r \x01(\t\x12-\n\ntool_calls\x18\x0e \x03(\x0b\x32\x19.loramux.v1.ToolCallDelta*v\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_EOS\x10\x01\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x32\xa7\x01\n\tInference\x12\x45\n\x08Generate\x12\x1b.loramux.v1.GenerateRequest\x1a\x1c.loramux.v1.GenerateResponse\x12S\n\x0eGenerateStream\x12\x1b.loramux.v1.GenerateRequest\x1a\".loramux.v1.GenerateStreamResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aloramux/v1/inference.proto\x12\nloramux.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xaa\t\n\x0fGenerateRequest\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12)\n\x08messages\x18\x04 \x03(\x0b\x32\x17.loramux.v1.ChatMessage\x12\x1b\n\x0emax_new_tokens\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x07 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x08 \x01(\rH\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\t \x01(\x02H\x04\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\n \x01(\x02H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x0b \x01(\x02H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x0c \x01(\x02H\x07\x88\x01\x01\x12\x11\n\x04seed\x18\r \x01(\x04H\x08\x88\x01\x01\x12\x0c\n\x04stop\x18\x0e \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0f \x03(\r\x12\x12\n\nignore_eos\x18\x10 \x01(\x08\x12\x15\n\x08logprobs\x18\x11 \x01(\rH\t\x88\x01\x01\x12\x0e\n\x01n\x18\x12 \x01(\rH\n\x88\x01\x01\x12\x12\n\nrequest_id\x18\x13 \x01(\t\x12-\n\x08\x61\x64\x61pters\x18\x14 \x03(\x0b\x32\x1b.loramux.v1.WeightedAdapter\x12\x10\n\x08priority\x18\x15 \x01(\x05\x12\x12\n\ncache_salt\x18\x16 \x01(\t\x12 \n\x13skip_special_tokens\x18\x17 \x01(\x08H\x0b\x88\x01\x01\x12\x1e\n\x16\x63ontinue_final_message\x18\x18 \x01(\x08\x12\x35\n\x14\x63hat_template_kwargs\x18\x19 \x01(\x0b\x32\x17.google.protobuf.Struct\x12>\n\nlogit_bias\x18\x1a \x03(\x0b\x32*.loramux.v1.GenerateRequest.LogitBiasEntry\x12\x12\n\nmin_tokens\x18\x1b \x01(\r\x12\x30\n\nstructured\x18\x1c \x01(\x0b\x32\x1c.loramux.v1.StructuredAnswer\x12\r\n\x05tools\x18\x1d \x03(\t\x12\x11\n\tdocuments\x18\x1e \x03(\t\x12+\n\x0btool_choice\x18\x1f \x01(\x0b\x32\x16.loramux.v1.ToolChoice\x12 \n\x13parallel_tool_calls\x18  \x01(\x08H\x0c\x88\x01\x01\x12\x14\n\x0cparse_answer\x18! \x01(\x08\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x11\n\x0f_max_new_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seedB\x0b\n\t_logprobsB\x04\n\x02_nB\x16\n\x14_skip_special_tokensB\x16\n\x14_parallel_tool_calls\"\xd3\x01\n\x10StructuredAnswer\x12-\n\x0bjson_object\x18\x01 \x01(\x0b\x32\x16.google.protobuf.EmptyH\x00\x12\x15\n\x0bjson_schema\x18\x02 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12\x36\n\x06\x63hoice\x18\x04 \x01(\x0b\x32$.loramux.v1.StructuredAnswer.ChoicesH\x00\x12\x0e\n\x04lark\x18\x05 \x01(\tH\x00\x1a\x18\n\x07\x43hoices\x12\r\n\x05texts\x18\x01 \x03(\tB\x06\n\x04\x66orm\"\x98\x01\n\nToolChoice\x12)\n\x04mode\x18\x01 \x01(\x0e\x32\x1b.loramux.v1.ToolChoice.Mode\x12\x10\n\x08\x66unction\x18\x02 \x01(\t\"M\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_NONE\x10\x01\x12\r\n\tMODE_AUTO\x10\x02\x12\x11\n\rMODE_REQUIRED\x10\x03\"E\n\x0fWeightedAdapter\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x13\n\x06weight\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\t\n\x07_weight\"A\n\nAdapterUse\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\x02\"\xbd\x01\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12&\n\x05parts\x18\x03 \x03(\x0b\x32\x17.loramux.v1.ContentPart\x12\x0c\n\x04name\x18\x04 \x01(\t\x12(\n\ntool_calls\x18\x05 \x03(\x0b\x32\x14.loramux.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x06 \x01(\t\x12\x19\n\x11reasoning_content\x18\x07 \x01(\t\")\n\x0b\x43ontentPart\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"X\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12%\n\x03top\x18\x03 \x03(\x0b\x32\x18.loramux.v1.TokenLogprob\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\"?\n\x07Timings\x12\x0f\n\x07queue_s\x18\x01 \x01(\x01\x12\x11\n\tprefill_s\x18\x02 \x01(\x01\x12\x10\n\x08\x64\x65\x63ode_s\x18\x03 \x01(\x01\"\xb3\x02\n\x06\x43hoice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12*\n\x08logprobs\x18\x04 \x03(\x0b\x32\x18.loramux.v1.TokenLogprob\x12/\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x18.loramux.v1.FinishReason\x12 \n\x05usage\x18\x06 \x01(\x0b\x32\x11.loramux.v1.Usage\x12$\n\x07timings\x18\x07 \x01(\x0b\x32\x13.loramux.v1.Timings\x12\x0f\n\x07\x63ontent\x18\x08 \x01(\t\x12\x19\n\x11reasoning_content\x18\t \x01(\t\x12(\n\ntool_calls\x18\n \x03(\x0b\x32\x14.loramux.v1.ToolCall\"\xb0\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nadapter_id\x18\x02 \x01(\t\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x03 \x01(\t\x12#\n\x07\x63hoices\x18\x04 \x03(\x0b\x32\x12.loramux.v1.Choice\x12\x0c\n\x04text\x18\x05 \x01(\t\x12(\n\x08\x61\x64\x61pters\x18\x06 \x03(\x0b\x32\x16.loramux.v1.AdapterUse\"\xb3\x03\n\x16GenerateStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nadapter_id\x18\x02 \x01(\t\x12\x17\n\x0f\x61\x64\x61pter_version\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\r\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x11\n\ttoken_ids\x18\x06 \x03(\r\x12*\n\x08logprobs\x18\x07 \x03(\x0b\x32\x18.loramux.v1.TokenLogprob\x12/\n\rfinish_reason\x18\x08 \x01(\x0e\x32\x18.loramux.v1.FinishReason\x12 \n\x05usage\x18\t \x01(\x0b\x32\x11.loramux.v1.Usage\x12$\n\x07timings\x18\n \x01(\x0b\x32\x13.loramux.v1.Timings\x12(\n\x08\x61\x64\x61pters\x18\x0b \x03(\x0b\x32\x16.loramux.v1.AdapterUse\x12\x0f\n\x07\x63ontent\x18\x0c \x01(\t\x12\x19\n\x11reasoning_content\x18\r \x01(\t\x12-\n\ntool_calls\x18\x0e \x03(\x0b\x32\x19.loramux.v1.ToolCallDelta*v\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_EOS\x10\x01\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x32\xa7\x01\n\tInference\x12\x45\n\x08Generate\x12\x1b.loramux.v1.GenerateRequest\x1a\x1c.loramux.v1.GenerateResponse\x12S\n\x0eGenerateStream\x12\x1b.loramux.v1.GenerateRequest\x1a\".loramux.v1.GenerateStreamResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,40 +35,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GENERATEREQUEST_LOGITBIASENTRY']._loaded_options = None
   _globals['_GENERATEREQUEST_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=3045
-  _globals['_FINISHREASON']._serialized_end=3163
-  _globals['_GENERATEREQUEST']._serialized_start=73
-  _globals['_GENERATEREQUEST']._serialized_end=1217
-  _globals['_GENERATEREQUEST_LOGITBIASENTRY']._serialized_start=962
-  _globals['_GENERATEREQUEST_LOGITBIASENTRY']._serialized_end=1010
-  _globals['_TOOLCHOICE']._serialized_start=1220
-  _globals['_TOOLCHOICE']._serialized_end=1372
-  _globals['_TOOLCHOICE_MODE']._serialized_start=1295
-  _globals['_TOOLCHOICE_MODE']._serialized_end=1372
-  _globals['_WEIGHTEDADAPTER']._serialized_start=1374
-  _globals['_WEIGHTEDADAPTER']._serialized_end=1443
-  _globals['_ADAPTERUSE']._serialized_start=1445
-  _globals['_ADAPTERUSE']._serialized_end=1510
-  _globals['_CHATMESSAGE']._serialized_start=1513
-  _globals['_CHATMESSAGE']._serialized_end=1702
-  _globals['_CONTENTPART']._serialized_start=1704
-  _globals['_CONTENTPART']._serialized_end=1745
-  _globals['_TOOLCALL']._serialized_start=1747
-  _globals['_TOOLCALL']._serialized_end=1802
-  _globals['_TOOLCALLDELTA']._serialized_start=1804
-  _globals['_TOOLCALLDELTA']._serialized_end=1879
-  _globals['_TOKENLOGPROB']._serialized_start=1881
-  _globals['_TOKENLOGPROB']._serialized_end=1969
-  _globals['_USAGE']._serialized_start=1971
-  _globals['_USAGE']._serialized_end=2051
-  _globals['_TIMINGS']._serialized_start=2053
-  _globals['_TIMINGS']._serialized_end=2116
-  _globals['_CHOICE']._serialized_start=2119
-  _globals['_CHOICE']._serialized_end=2426
-  _globals['_GENERATERESPONSE']._serialized_start=2429
-  _globals['_GENERATERESPONSE']._serialized_end=2605
-  _globals['_GENERATESTREAMRESPONSE']._serialized_start=2608
-  _globals['_GENERATESTREAMRESPONSE']._serialized_end=3043
-  _globals['_INFERENCE']._serialized_start=3166
-  _globals['_INFERENCE']._serialized_end=3333
+  _globals['_FINISHREASON']._serialized_start=3338
+  _globals['_FINISHREASON']._serialized_end=3456
+  _globals['_GENERATEREQUEST']._serialized_start=102
+  _globals['_GENERATEREQUEST']._serialized_end=1296
+  _globals['_GENERATEREQUEST_LOGITBIASENTRY']._serialized_start=1041
+  _globals['_GENERATEREQUEST_LOGITBIASENTRY']._serialized_end=1089
+  _globals['_STRUCTUREDANSWER']._serialized_start=1299
+  _globals['_STRUCTUREDANSWER']._serialized_end=1510
+  _globals['_STRUCTUREDANSWER_CHOICES']._serialized_start=1478
+  _globals['_STRUCTUREDANSWER_CHOICES']._serialized_end=1502
+  _globals['_TOOLCHOICE']._serialized_start=1513
+  _globals['_TOOLCHOICE']._serialized_end=1665
+  _globals['_TOOLCHOICE_MODE']._serialized_start=1588
+  _globals['_TOOLCHOICE_MODE']._serialized_end=1665
+  _globals['_WEIGHTEDADAPTER']._serialized_start=1667
+  _globals['_WEIGHTEDADAPTER']._serialized_end=1736
+  _globals['_ADAPTERUSE']._serialized_start=1738
+  _globals['_ADAPTERUSE']._serialized_end=1803
+  _globals['_CHATMESSAGE']._serialized_start=1806
+  _globals['_CHATMESSAGE']._serialized_end=1995
+  _globals['_CONTENTPART']._serialized_start=1997
+  _globals['_CONTENTPART']._serialized_end=2038
+  _globals['_TOOLCALL']._serialized_start=2040
+  _globals['_TOOLCALL']._serialized_end=2095
+  _globals['_TOOLCALLDELTA']._serialized_start=2097
+  _globals['_TOOLCALLDELTA']._serialized_end=2172
+  _globals['_TOKENLOGPROB']._serialized_start=2174
+  _globals['_TOKENLOGPROB']._serialized_end=2262
+  _globals['_USAGE']._serialized_start=2264
+  _globals['_USAGE']._serialized_end=2344
+  _globals['_TIMINGS']._serialized_start=2346
+  _globals['_TIMINGS']._serialized_end=2409
+  _globals['_CHOICE']._serialized_start=2412
+  _globals['_CHOICE']._serialized_end=2719
+  _globals['_GENERATERESPONSE']._serialized_start=2722
+  _globals['_GENERATERESPONSE']._serialized_end=2898
+  _globals['_GENERATESTREAMRESPONSE']._serialized_start=2901
+  _globals['_GENERATESTREAMRESPONSE']._serialized_end=3336
+  _globals['_INFERENCE']._serialized_start=3459
+  _globals['_INFERENCE']._serialized_end=3626
 # @@protoc_insertion_point(module_scope)

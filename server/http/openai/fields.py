@@ -27,6 +27,14 @@ from .kinds import (
     one_of,
 )
 from .messages import DOCUMENTS, MESSAGES, TOOL_CHOICE, TOOLS
+from .structured import (
+    CHOICE,
+    GRAMMAR,
+    JSON_SCHEMA,
+    REGEX,
+    RESPONSE_FORMAT,
+    STRUCTURED_OUTPUTS,
+)
 
 _SEEDS = 1 << 63
 
@@ -57,8 +65,13 @@ _SAMPLING = (
     Field("max_tokens", INTEGER, "sampling.max_new_tokens"),
     Field("logit_bias", BIAS, "sampling.logit_bias"),
     Field("min_tokens", INTEGER, "sampling.min_tokens"),
-    Refused("response_format", ({"type": "text"},)),
-    Refused("structured_outputs"),
+    Field("response_format", RESPONSE_FORMAT, "sampling.structured"),
+    Field("structured_outputs", STRUCTURED_OUTPUTS, "sampling.structured"),
+    # The same in older releases of vLLM.
+    Field("guided_json", JSON_SCHEMA, "sampling.structured"),
+    Field("guided_regex", REGEX, "sampling.structured"),
+    Field("guided_choice", CHOICE, "sampling.structured"),
+    Field("guided_grammar", GRAMMAR, "sampling.structured"),
 )
 _REQUEST = (
     Field("model", TEXT, "option.model"),

@@ -80,7 +80,7 @@ def to_stream_options(value: Any) -> StreamOptions:
 _IDS = list_of({"type": "integer"})
 PROMPT = Kind(
     to_prompts,
-    {"anyOf": [{"type": "string"}, _IDS, list_of({"type": "string"}), list_of(_IDS)]},
+    {"anyOf": [{"type": "string"}, _IDS, list_of({"anyOf": [{"type": "string"}, _IDS]})]},
     counted="token_ids",
     count=_most_ids,
 )

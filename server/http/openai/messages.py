@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lora_runtime import ChatMessage, ContentPart, NamedTool, ToolCall
+from lora_runtime import MAX_PARTS, ChatMessage, ContentPart, NamedTool, ToolCall
 
-from .kinds import Kind, Wrong, in_list, list_of, to_object, to_text
+from .kinds import Kind, Wrong, in_list, list_of, to_list, to_object, to_text
 
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 _NOT_TAKEN = ("audio", "function_call")
@@ -15,7 +15,16 @@ _CHOICES = ("none", "auto", "required")
 
 
 def to_messages(value: Any) -> tuple[ChatMessage, ...]:
+    # Before they are made into objects: the engine counts them again.
+    if _parts(value) > MAX_PARTS:
+        raise Wrong(f"at most {MAX_PARTS} content parts and tool calls")
     return in_list(value, "messages", _message)
+
+
+def _parts(messages: Any) -> int:
+    found = [message for message in to_list(messages, "messages") if isinstance(message, Mapping)]
+    inner = (message.get(name) for message in found for name in ("content", "tool_calls"))
+    return sum(len(one) for one in inner if isinstance(one, list))
 
 
 def _message(value: Any) -> ChatMessage:

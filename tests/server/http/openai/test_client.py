@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
+from pydantic import BaseModel
 
 from ....support.http_front import HttpHarness
 
@@ -239,3 +240,21 @@ async def test_unknown_fields_are_ignored(client: AsyncOpenAI) -> None:
         **options, user="me", store=True, metadata={"a": "b"}, extra_body={"nonsense": {"x": 1}}
     )
     assert other.choices[0].message == plain.choices[0].message
+
+
+class Pet(BaseModel):
+    name: Literal["rex", "tom"]
+    age: int
+
+
+async def test_an_answer_in_the_form_of_a_model(client: AsyncOpenAI) -> None:
+    parsed = await client.chat.completions.parse(
+        model="a0", messages=HELLO, seed=2, response_format=Pet, logit_bias={"52": -100}
+    )
+    pet = parsed.choices[0].message.parsed
+    assert isinstance(pet, Pet)
+    chosen = await client.completions.create(
+        model="a0", prompt="hello", extra_body={"structured_outputs": {"choice": ["yes", "no"]}}
+    )
+    assert chosen.choices[0].text in ("yes", "no")
+    assert chosen.choices[0].finish_reason == "stop"

@@ -9,6 +9,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from lora_runtime import (
+    MAX_PARTS,
     ChatMessage,
     ContentPart,
     FinishReason,
@@ -93,6 +94,11 @@ def test_a_conversation_as_it_is_read() -> None:
             "[0] [0] must be an object",
         ),
         ({"messages": [{"role": "user", "content": "hi"}] * 1025}, "messages", "at most 1024"),
+        (
+            {"messages": [{"role": "user", "content": ["a"] * (MAX_PARTS + 1)}]},
+            "messages",
+            f"at most {MAX_PARTS} content parts",
+        ),
         ({"tools": {}}, "tools", "must be a list of objects"),
         ({"tools": ["f"]}, "tools", "[0] must be an object"),
         ({"tools": [TOOL] * 129}, "tools", "at most 128"),

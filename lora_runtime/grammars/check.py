@@ -1,0 +1,71 @@
+"""Trial of a stranger's grammar inside a worker: what it costs to compile is known afterwards, and
+what ends the process ends no other."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+from ..foreign.worker import RefusedError
+
+CHECK = f"{__name__}:check"
+MAX_RESULT_BYTES = 4096
+_STACK_BYTES = 2 << 20
+"""Less than threads have outside: a grammar that fits here overflows no stack there."""
+_SAID = 300
+
+
+def limits() -> LLParserLimits:
+    """Limits of what one mask, and one row's states, may take."""
+    return LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+
+
+def compiled(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
+    """Matcher at the beginning of an answer. Raises ValueError for what is no grammar."""
+    matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits())
+    if matcher.is_error():
+        raise ValueError(said(matcher))
+    return matcher
+
+
+def said(matcher: LLMatcher) -> str:
+    """What a matcher says it failed at, in a line."""
+    text = matcher.get_error().partition("\n<")[0]
+    return " ".join(text.split())[:_SAID] or "it cannot go on"
+
+
+def check(grammar: str) -> dict[str, Any]:
+    """Compile a grammar, and find what the first token may be: for so many `seconds` and `bytes`.
+
+    Raises RefusedError.
+    """
+    outcome: dict[str, Any] = {}
+    threading.stack_size(_STACK_BYTES)
+    thread = threading.Thread(target=_try, args=(grammar, outcome))
+    thread.start()
+    thread.join()
+    if error := outcome.get("error"):
+        raise RefusedError(error)
+    return outcome
+
+
+def _try(grammar: str, outcome: dict[str, Any]) -> None:
+    began, before = time.process_time(), _resident()
+    try:
+        matcher = compiled(LLTokenizer("byte"), grammar)
+        matcher.compute_bitmask()
+        if matcher.is_error():
+            raise ValueError(f"no token can begin the answer: {said(matcher)}")
+    except BaseException as error:  # panics of Rust's code too
+        outcome["error"] = str(error)[:_SAID] or type(error).__name__
+    outcome["seconds"] = time.process_time() - began
+    outcome["bytes"] = max(0, _resident() - before)
+
+
+def _resident() -> int:
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

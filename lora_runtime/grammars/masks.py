@@ -1,0 +1,147 @@
+"""Threads that compute the masks of rows while steps run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from .row import SLOW_S, RowGrammar
+
+_QUICK_THREADS = max(2, min(4, (os.cpu_count() or 1) // 4))
+_SLOW_THREADS = 1
+_PATIENCE_S = 0.005
+"""Seconds that a step waits for the masks of its quick rows, all together."""
+MASK_S = 2.0
+"""Seconds after which a row that is waited for ends."""
+_NICENESS = 19
+
+
+class _Worker:
+    """Thread of a lane, and the row that it works on."""
+
+    def __init__(self, lane: deque[RowGrammar]) -> None:
+        self.lane = lane
+        self.row: RowGrammar | None = None
+        self.began = 0.0
+        self.is_replaced = False
+        self.native_id = 0
+
+
+class MaskThreads:
+    """Computes masks; rows that are slow to compute wait for each other, and nobody for them.
+
+    A mask that is not there when its step samples is late: its row sits steps out until it is. A
+    thread that a quick row's mask holds up is replaced: it ends with that mask. Threads start with
+    the first row.
+    """
+
+    def __init__(self, on_late: Callable[[], object] = lambda: None) -> None:
+        """`on_late` is called, by one of the threads, when a mask that was late is there."""
+        self._on_late = on_late
+        lock = threading.Lock()
+        self._changed, self._settled = threading.Condition(lock), threading.Condition(lock)
+        self._quick: deque[RowGrammar] = deque()
+        self._slow: deque[RowGrammar] = deque()
+        self._late: set[RowGrammar] = set()
+        self._workers: list[_Worker] = []
+        self._is_closed = False
+
+    def start(self, rows: Iterable[RowGrammar]) -> None:
+        """Begin with the masks of rows that are new, or have advanced."""
+        with self._changed:
+            if not self._workers:
+                lanes = [self._quick] * _QUICK_THREADS + [self._slow] * _SLOW_THREADS
+                for lane in lanes:
+                    self._start_thread(lane)
+            for row in rows:
+                (self._slow if row.is_slow else self._quick).append(row)
+            self._changed.notify_all()
+
+    def settle(self, rows: Iterable[RowGrammar]) -> list[RowGrammar]:
+        """Wait for the masks of a step's rows, a little; those whose is not there then are late."""
+        pending = [row for row in rows if not row.is_ready]
+        if not pending:
+            return []
+        with self._changed:
+            self._settled.wait_for(
+                lambda: all(row.is_ready or row.is_slow for row in pending), _PATIENCE_S
+            )
+            pending = [row for row in pending if not row.is_ready]
+            for row in pending:
+                row.is_late = True
+            self._late.update(pending)
+            if pending:
+                self._replace_stuck()
+        return pending
+
+    def overdue(self) -> list[RowGrammar]:
+        """Rows that have been late for longer than a row may be."""
+        if not self._late:
+            return []
+        now = time.monotonic()
+        with self._changed:
+            return [row for row in self._late if now - row.wanted_at > MASK_S]
+
+    def close(self) -> None:
+        """End the threads. Idempotent."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def _replace_stuck(self) -> None:
+        now = time.monotonic()
+        for worker in self._workers:
+            row = worker.row
+            if (
+                row is not None
+                and worker.lane is self._quick
+                and not worker.is_replaced
+                and now - worker.began > SLOW_S
+            ):
+                row.is_slow = worker.is_replaced = True
+                be_nice(worker.native_id)
+                self._start_thread(self._quick)
+
+    def _start_thread(self, lane: deque[RowGrammar]) -> None:
+        worker = _Worker(lane)
+        self._workers.append(worker)
+        threading.Thread(
+            target=self._run, args=(worker,), name="loramux-masks", daemon=True
+        ).start()
+
+    def _run(self, worker: _Worker) -> None:
+        worker.native_id = threading.get_native_id()
+        if worker.lane is self._slow:
+            be_nice(worker.native_id)
+        while (row := self._take(worker)) is not None:
+            if not row.is_dropped:
+                row.compute()
+            with self._changed:
+                worker.row = None
+                was_late, row.is_late = row.is_late, False
+                self._late.discard(row)
+                self._settled.notify_all()
+                if worker.is_replaced:
+                    self._workers.remove(worker)
+            if was_late:
+                self._on_late()
+
+    def _take(self, worker: _Worker) -> RowGrammar | None:
+        """The next row of its lane; None where the thread is to end."""
+        with self._changed:
+            self._changed.wait_for(lambda: worker.lane or worker.is_replaced or self._is_closed)
+            if worker.is_replaced or self._is_closed:
+                return None
+            worker.row, worker.began = worker.lane.popleft(), time.monotonic()
+            return worker.row
+
+
+def be_nice(native_id: int) -> None:
+    """Let a thread have what processor time the others leave."""
+    if hasattr(os, "setpriority"):
+        with contextlib.suppress(OSError):  # a sandbox around it
+            os.setpriority(os.PRIO_PROCESS, native_id, _NICENESS)

@@ -1,0 +1,90 @@
+"""One row's place in its grammar: which tokens may come next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+import numpy as np
+from llguidance import LLMatcher
+
+from ..errors import described
+from .check import said
+
+SLOW_S = 0.02
+"""Seconds of a mask beyond which a row's next ones are computed where no quick row waits."""
+
+
+class RowGrammar:
+    """Matcher of one sequence, and the mask of its next token.
+
+    The engine's thread calls `advance`, and reads the mask once `is_ready`; in between, and before
+    the first token, another thread calls `compute`. Tokens that end the sequence (`ends`) are
+    allowed where the grammar may end; with `ignore_eos` only where nothing else may come.
+    """
+
+    def __init__(
+        self,
+        matcher: LLMatcher,
+        vocab_size: int,
+        ends: Collection[int],
+        ignore_eos: bool = False,
+        is_slow: bool = False,
+    ) -> None:
+        self._matcher, self._ignores_eos = matcher, ignore_eos
+        self.mask = np.zeros(-(-vocab_size // 32), np.uint32)
+        """A bit for each token, the lowest first."""
+        self._address = self.mask.ctypes.data
+        self._bytes = self.mask.nbytes
+        self._ends = np.zeros_like(self.mask)
+        for token in (t for t in ends if t < vocab_size):
+            self._ends[token // 32] |= np.uint32(1 << token % 32)
+        self._token = -1
+        self.is_slow = is_slow
+        self.is_ready = False
+        self.is_late = False
+        """Whether a step went by without it."""
+        self.is_dropped = False
+        self.only_ends = False
+        """Whether nothing may come but a token that ends the sequence."""
+        self.error = ""
+        self.wanted_at = time.monotonic()
+
+    def advance(self, token: int) -> None:
+        """Take the sequence's next token; `compute` is to be called."""
+        self._token, self.is_ready = token, False
+        self.wanted_at = time.monotonic()
+
+    def compute(self) -> None:
+        """Compute the mask behind the token that `advance` took. What raises is the row's error."""
+        began = time.monotonic()
+        try:
+            if self._token < 0 or self._matcher.consume_token(self._token):
+                self._fill()
+            else:
+                self.error = said(self._matcher)
+        except BaseException as error:  # panics of Rust's code too
+            self.error = described(error)
+        self.is_slow = self.is_slow or time.monotonic() - began > SLOW_S
+        self.is_ready = True
+
+    def allows(self, token: int) -> bool:
+        return token // 32 < len(self.mask) and bool(self.mask[token // 32] >> token % 32 & 1)
+
+    def _fill(self) -> None:
+        matcher, mask = self._matcher, self.mask
+        if matcher.is_stopped():
+            mask[:] = 0
+        else:
+            matcher.unsafe_compute_mask_ptr(self._address, self._bytes)
+        if matcher.is_error():
+            self.error = said(matcher)
+            return
+        # llguidance has the base's ends in it, as far as the grammar may end.
+        np.bitwise_and(mask, ~self._ends, out=mask)
+        self.only_ends = not mask.any()
+        if matcher.is_accepting():
+            if self.only_ends or not self._ignores_eos:
+                np.bitwise_or(mask, self._ends, out=mask)
+        elif self.only_ends:
+            self.error = "no token may come next"
