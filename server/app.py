@@ -31,13 +31,12 @@ from .config import Settings
 from .declared import DeclaredAdapters, DeclaredGauges, DeclaredStatus
 from .gauges import ReadinessGauges
 from .http.access import Access
-from .http.app import OTHER, HttpApp
 from .http.calls import Parts
 from .http.drain import HttpDrain
 from .http.metrics_page import MetricsPage
 from .http.names import ModelNames
 from .http.reading import Reader
-from .http.server import HttpServer
+from .http_front import HttpFront
 from .lifecycle.drain import Drain
 from .lifecycle.ending import STEP_S
 from .lifecycle.health import Health
@@ -63,7 +62,6 @@ from .transport import (
     channel_options,
     check_port,
     credentials,
-    https_contexts,
     serving_options,
 )
 
@@ -100,7 +98,6 @@ class App:
         self.metrics.follow(self._calls)
         self._credentials: grpc.ServerCredentials | None = None
         self._drain: Drain | None = None
-        self._http_drain: HttpDrain | None = None
         self._declared: DeclaredAdapters | None = None
         self._readiness = Readiness(settings.ready_after_s)
         self.metrics.registry.register(ReadinessGauges(self._readiness))
@@ -125,11 +122,7 @@ class App:
             lambda: self.engine, self._submission, self._threads, settings.max_message_bytes
         )
         self._tokens = TokenFile(settings.auth_file) if settings.auth_file else None
-        self.http_app = HttpApp(self._http_parts(), self.metrics.http_ended)
-        self.http: HttpServer | None = None
-        self.metrics.follow_http(
-            lambda: self.http_app.open, lambda: self.http.open_connections if self.http else 0
-        )
+        self.http = HttpFront(settings, self._http_parts(), self.metrics)
         self._server = grpc.aio.server(
             options=serving_options(settings), interceptors=self._interceptors()
         )
@@ -154,16 +147,6 @@ class App:
             raise EngineStoppedError("the base model is not loaded")
         return self._engine
 
-    def make_http_server(self) -> HttpServer:
-        contexts = https_contexts(self.settings, self._threads.reading)
-        return HttpServer(
-            self.http_app,
-            self.settings.max_message_bytes,
-            partial(self.metrics.http_ended, OTHER),
-            contexts.newest if contexts else None,
-            self.settings.max_connection_age_s,
-        )
-
     async def listen(self) -> None:
         """Open the ports of health and metrics. Raises OSError, RuntimeError, TLSError.
 
@@ -179,10 +162,8 @@ class App:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probes)
             self._probes.add_insecure_port(address(settings, settings.health_port))
             await self._probes.start()
-        if settings.http_port:
-            self.http = self.make_http_server()
-            with _named("HTTP port", settings.http_port):
-                self.http.bind(bare_host(settings), settings.http_port)
+        with _named("HTTP port", settings.http_port):
+            self.http.bind()
         if settings.metrics_port:
             with _named("metrics port", settings.metrics_port):
                 self._metrics_server = metrics_port.start(
@@ -242,16 +223,15 @@ class App:
             threads.submit(self._declared.stop_following)
         if self._drain is not None:
             log.info("draining", delay_s=settings.drain_delay_s, seconds=settings.drain_s)
-            if self._http_drain is not None:
-                self._http_drain.tell()
+            if self.http.drain is not None:
+                self.http.drain.tell()
             await asyncio.sleep(settings.drain_delay_s)
             await asyncio.gather(*(d.finish_calls(settings.drain_s) for d in self._drains()))
         self._threads.close()
         if self._engine is not None:
             await in_thread(self._engine.shutdown, 0, STEP_S)
         await asyncio.gather(*(drain.cut_off() for drain in self._drains()))
-        if self.http is not None:
-            await self.http.stop()
+        await self.http.stop()
         # The state file follows the engine as long as a call may be answered.
         if self._declared is not None:
             await in_thread(self._declared.stop)
@@ -271,10 +251,8 @@ class App:
         age_s = self.settings.max_connection_age_s
         self._drain = Drain(self._server, self.port, self._calls, self._running, age_s)
         await self._server.start()
-        if self.http is not None:
-            with _named("HTTP port", self.settings.http_port):
-                await self.http.listen()
-            self._http_drain = HttpDrain(self.http)
+        with _named("HTTP port", self.settings.http_port):
+            await self.http.listen()
         log.info(
             "listening",
             address=address(self.settings, self.port),
@@ -286,7 +264,7 @@ class App:
 
     def _drains(self) -> list[Drain | HttpDrain]:
         """Drains of the ports that are open."""
-        return [drain for drain in (self._drain, self._http_drain) if drain is not None]
+        return [drain for drain in (self._drain, self.http.drain) if drain is not None]
 
     def _declare(self, engine: Engine, settings_policies: SettingsPolicies) -> DeclaredAdapters:
         settings = self.settings

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from .. import errors as server_errors
 from . import adapters, errors, models, pages, tokens
 from .calls import Call, Parts
 from .errors import HttpError
@@ -86,6 +87,10 @@ class HttpApp:
             status = answer.status_code
         except (asyncio.CancelledError, ClientDisconnect):
             pass  # the client is gone, or the server is at its end
+        except BaseException as error:
+            status = 500
+            server_errors.told(error, call.request_id)
+            raise  # ends the connection: what was begun cannot be taken back
         finally:
             self.open -= 1
             self._on_ended(call.route, status)

@@ -93,7 +93,15 @@ async def _front(**options: Any) -> AsyncIterator[Front]:
 
         return EventStream(events())
 
+    async def broken(call: Call) -> Response:
+        async def events() -> Any:
+            yield b"data: one\n\n"
+            raise ValueError("two")
+
+        return EventStream(events())
+
     routes = (
+        Route("GET", "/broken", broken),
         Route("POST", "/echo", echo),
         Route("GET", "/hello", hello, is_open=True),
         Route("GET", "/slow", slow),
