@@ -5,8 +5,8 @@ MODEL := .models/SmolLM2-135M-Instruct
 ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adapters/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo serve test test-slow test-attacks test-ends test-lowest lint format types proto-lint protos protos-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
-        bench bench-kernels clean
+.PHONY: help setup base demo serve test test-slow test-attacks test-ends test-lowest lint format types proto-lint proto-breaking proto-baseline protos protos-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
+        bench bench-kernels clients clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -80,7 +80,6 @@ CLIENTS_INSTALL = .bench/clients/bin/python .ci/pip_install.py
 	@.bench/clients/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
-.PHONY: clients
 clients: setup base .bench/clients/.ready  ## try OpenAI's client, LiteLLM, LangChain, guidellm, aiperf, vllm bench on a server (3 minutes; 5 GB to install)
 	$(BIN)/python -m tests.clients $(ARGS)
 
@@ -97,6 +96,12 @@ types: setup  ## mypy
 
 proto-lint: setup  ## buf lint
 	$(BIN)/buf lint protos
+
+proto-breaking: setup  ## fail if protos/ breaks clients of protos/baseline.binpb
+	$(BIN)/buf breaking protos --against protos/baseline.binpb
+
+proto-baseline: setup proto-breaking  ## make the baseline anew: with each release, and for nothing else
+	$(BIN)/buf build protos --exclude-source-info -o protos/baseline.binpb
 
 protos: setup  ## regenerate the Python code of protos/
 	$(BIN)/python protos/generate.py

@@ -119,7 +119,7 @@ class Intake:
         ready = reading
         if request.messages is not None and len(request.uses) == 1:
             ready = _after(ready, lambda: self._render(request))
-        if request.sampling.structured is not None:
+        if request.is_constrained:
             ready = _after(ready, lambda: self._compile(request))
         return ready
 

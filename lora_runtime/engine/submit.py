@@ -24,7 +24,7 @@ from ..requests.token_text import TokenBytes
 from ..requests.tokenization import encode, render_chat
 from ..requests.unread import Backlogs
 from .chats import ForeignChats
-from .messages import MessageParsers
+from .messages import MessageParsers, forced_form
 
 
 class RequestBuilder:
@@ -48,10 +48,10 @@ class RequestBuilder:
         self._grammars, self._turn_ends = grammars, turn_ends
 
     def compile(self, request: Request, versions: Seq[AdapterVersion]) -> Future[Grammar]:
-        """Grammar of the request's structured answer. Raises as Grammars.compile."""
-        assert request.sampling.structured is not None
+        """Grammar of the request's structured answer, or calls. Raises as Grammars.compile."""
         tokenizer, _ = self._vocabulary(versions)
-        return self._grammars.compile(tokenizer, request.sampling.structured, request.caller)
+        form = request.sampling.structured or forced_form(request)
+        return self._grammars.compile(tokenizer, form, request.caller)
 
     def build(
         self, request: Request, versions: list[AdapterVersion], arrived: float
@@ -93,7 +93,7 @@ class RequestBuilder:
         max_tokens = min(params.max_new_tokens, self._max_context - len(prompt))
         bias = token_bias(params, ends | stop_ids, vocab_size)
         grammar = None
-        if params.structured is not None:
+        if request.is_constrained:
             grammar = self.compile(request, versions).result()
         tenant = request.uses[0].adapter_id if request.uses else ""
         salt = prefix_salt(request.caller, request.cache_salt)
