@@ -160,12 +160,14 @@ def test_choices_of_one_request(engine: Engine) -> None:
 def test_the_end(engine: Engine) -> None:
     ended = answer(engine, DIGITS)
     assert ended.finish_reason is FinishReason.EOS
-    assert ended.token_ids[-1] == EOS and len(ended.text) == 8
+    assert ended.token_ids[-1] == EOS
+    assert len(ended.text) == 8
     # Neither makes it go on where it cannot.
     for params in ({"ignore_eos": True}, {"min_tokens": 30}, {"ignore_eos": True, "min_tokens": 9}):
         assert answer(engine, DIGITS, **params).token_ids == ended.token_ids
     cut = answer(engine, DIGITS, max_new_tokens=5)
-    assert cut.finish_reason is FinishReason.LENGTH and cut.text == ended.text[:5]
+    assert cut.finish_reason is FinishReason.LENGTH
+    assert cut.text == ended.text[:5]
     assert answer(engine, DIGITS, stop=("-",)).text == ended.text[:3]
 
 
@@ -175,12 +177,14 @@ def test_an_end_that_may_come_or_not(engine: Engine) -> None:
     assert len(answer(engine, open_end, logit_bias=bias).text) == 2
     assert len(answer(engine, open_end, logit_bias=bias, min_tokens=5).text) == 5
     whole = answer(engine, open_end, logit_bias=bias, ignore_eos=True)
-    assert len(whole.text) == 50 and whole.finish_reason is FinishReason.EOS
+    assert len(whole.text) == 50
+    assert whole.finish_reason is FinishReason.EOS
 
 
 def test_penalties_come_before(engine: Engine) -> None:
     penalised = answer(engine, DIGITS, repetition_penalty=50.0, presence_penalty=2.0)
-    assert len(penalised.text) == 8 and penalised.text[3] == "-"
+    assert len(penalised.text) == 8
+    assert penalised.text[3] == "-"
 
 
 def test_preempted_rows_go_on_as_they_were(
@@ -264,7 +268,7 @@ def test_a_matcher_that_raises_ends_its_row_alone(
     others = free_rows(engine)
     culprit = engine.submit(request(CULPRIT))
     others.append(engine.submit(request(FORM)))
-    with pytest.raises(InvalidRequestError, match="structured: .*injected"):
+    with pytest.raises(InvalidRequestError, match=r"structured: .*injected"):
         culprit.result()
     assert outcomes(others) == alone
     assert engine.healthy
@@ -300,7 +304,7 @@ def test_a_mask_that_never_comes_ends_its_row(
             time.sleep(0.001)
 
     hinder(monkeypatch, wait)
-    with pytest.raises(InvalidRequestError, match="structured: .*takes longer"):
+    with pytest.raises(InvalidRequestError, match=r"structured: .*takes longer"):
         engine.generate(request(CULPRIT))
     assert outcomes([engine.submit(request(FORM))]) == alone
     done.append(True)
