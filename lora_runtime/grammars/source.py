@@ -11,10 +11,8 @@ from llguidance import regex_to_lark
 
 from ..api.structured import StructuredAnswer, StructuredKind
 from ..errors import InvalidRequestError
+from .check import OPTIONS
 
-_FREE = '\n%llguidance {"no_forcing": true}\n'
-"""Lets the model spell what must come next as it will: llguidance would ask the tokenizer, which has
-added tokens wherever a text has theirs, and then find that special ones are no text."""
 _OPTIONS = {
     # At most one space, and no line's end: small models go on with white space for ever.
     "item_separator": ",[ ]?",
@@ -47,7 +45,7 @@ def grammar_of(answer: StructuredAnswer) -> str:
             text = "start: " + " | ".join(map(json.dumps, answer.choices))
         case _:
             text = _lark(answer.text)
-    return text + _FREE
+    return f"{text}\n{OPTIONS}\n"
 
 
 def refusal(text: str) -> InvalidRequestError:
