@@ -135,11 +135,13 @@ class EngineConfig(BaseConfig):
     """Largest file of an adapter's tensors that is accepted, in bytes; and the bytes of such files
     that are in memory at once while they are read, others wait."""
     chat_template_timeout_s: Positive = 2.0
-    """Seconds that a chat template which came with an adapter may take for one request."""
+    """Seconds that a chat template which came with an adapter may take for one request; and a
+    response template, which tells the parts of its answers apart, beside a moment for each."""
     adapter_tokenizer_timeout_s: Positive = 20.0
     """Seconds that it may take to read a tokenizer which came with an adapter."""
     adapter_worker_bytes: AtLeastOne = 1 << 30
-    """Bytes of memory that rendering such a template, and reading such a tokenizer, may take."""
+    """Bytes of memory that rendering such a template, reading such a tokenizer, and telling apart
+    (at most 256 MiB), may take."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -25,16 +25,23 @@ _FRAME_BYTES = 2
 def check_handle(handle: RequestHandle, engine: Engine, max_bytes: int) -> None:
     """Check the answer of a submitted request. Raises InvalidRequestError."""
     params, prompt = handle.request.sampling, len(handle.prompt_token_ids)
-    check_size(params, prompt, engine.max_context, engine.base.vocab_size, max_bytes)
+    sizes = engine.max_context, engine.base.vocab_size, max_bytes
+    check_size(params, prompt, *sizes, parsed=handle.request.parse_answer)
 
 
 def check_size(
-    params: SamplingParams, prompt_tokens: int, max_context: int, vocab_size: int, max_bytes: int
+    params: SamplingParams,
+    prompt_tokens: int,
+    max_context: int,
+    vocab_size: int,
+    max_bytes: int,
+    parsed: bool = False,
 ) -> None:
     """Check that an answer fits into one message, before it is computed. Raises
     InvalidRequestError."""
     tokens = min(params.max_new_tokens, max_context - prompt_tokens)
-    if answer_bytes(params, tokens, vocab_size) <= max_bytes:
+    texts = params.n * tokens * _TEXT_BYTES if parsed else 0  # of the message, beside the text
+    if answer_bytes(params, tokens, vocab_size) + texts <= max_bytes:
         return
     text = (
         f"the answer may have over {max_bytes} bytes, a message's limit: take fewer tokens, choices "

@@ -47,8 +47,8 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _PACKED = {"token_ids", "stop_token_ids"}
 _ENTRIES = {"adapters", "logit_bias"}
 _LONG = {
-    *("prompt", "messages", "token_ids", "stop", "stop_token_ids", "tools", "documents"),
-    "structured",
+    *("prompt", "messages", "token_ids", "stop", "stop_token_ids"),
+    *("tools", "documents", "structured"),
 }
 _SIZED = "structured"
 """Field whose bytes are counted."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import FieldViolation, InvalidRequestError
 from .limits import RequestLimits
-from .messages import ChatMessage, Object, ToolChoice, wrong_chat
+from .messages import ChatMessage, NamedTool, Object, ToolChoice, wrong_chat
 from .parsed import MessageDelta, ParsedMessage
 from .structured import StructuredAnswer
 from .template_values import wrong_values
@@ -223,6 +223,16 @@ class Request:
         """The adapters of the request, none for the base."""
         return self.adapters or ((WeightedAdapter(self.adapter_id),) if self.adapter_id else ())
 
+    @property
+    def forces_call(self) -> bool:
+        """Whether the answer must be a tool call."""
+        return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether the answer's text has a form."""
+        return self.sampling.structured is not None or self.forces_call
+
     def _count(self, field: str) -> int:
         if field == "structured":
             return 0 if self.sampling.structured is None else self.sampling.structured.size
@@ -237,6 +247,8 @@ class Request:
             else "",
             "chat_template_kwargs": wrong_values(self.chat_template_kwargs, bool(self.messages)),
         }
+        if self.forces_call and self.sampling.structured is not None:
+            wrong["structured"] = "tool_choice has a form for the answer as well: give one of both"
         wrong |= wrong_chat(
             self.messages, self.tools, self.documents, self.tool_choice, self.chat_template_kwargs
         )

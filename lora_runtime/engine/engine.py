@@ -37,6 +37,7 @@ from ..grammars.compiler import GRAMMAR_BYTES, Grammars
 from ..grammars.masks import MaskThreads
 from ..requests.handle import EventStream, RequestHandle
 from ..requests.lengths import TextLimit, longest_token
+from ..requests.prompt_tokens import PromptTokens
 from ..scheduling.block_allocator import BlockAllocator
 from ..scheduling.fairness import FairQueue
 from ..scheduling.limits import Limits
@@ -296,6 +297,11 @@ class Engine:
         `submit` need not be called.
         """
         return self._intake.prepare(request)
+
+    def tokenize(self, request: Request, *, add_special_tokens: bool = True) -> PromptTokens:
+        """Tokenize its prompt as `submit` does; a `prompt` without the special tokens that the
+        tokenizer adds unless `add_special_tokens`. Raises as `submit`."""
+        return self._intake.tokenize(request, add_special_tokens)
 
     def generate(self, request: Request) -> Generation:
         """Submit and wait for all choices."""

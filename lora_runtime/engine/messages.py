@@ -8,17 +8,35 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..api.json_values import plain
-from ..api.messages import NamedTool, read_objects
+from ..api.messages import NamedTool, function_of, read_objects
 from ..api.requests import Request
+from ..api.structured import StructuredAnswer, StructuredKind
 from ..config import EngineConfig
 from ..foreign.process import WorkLimits
-from ..requests.forced_calls import CallListParser, NamedCallParser
+from ..requests.forced_calls import (
+    CallListParser,
+    NamedCallParser,
+    arguments_schema,
+    calls_schema,
+)
 from ..requests.parsing import MessageParser, PlainParser
 from ..requests.shown_text import ShownText
 from ..requests.template_parser import Reading, ReadingWorkers, TemplateParser
 
 _MEMORY_BYTES = 256 << 20
 """Memory of one request's reading, at most."""
+
+
+def forced_form(request: Request) -> StructuredAnswer:
+    """Form of an answer that its tool choice makes a call."""
+    tools, choice = read_objects(request.tools), request.tool_choice
+    if isinstance(choice, NamedTool):
+        named = next(tool for tool in tools if function_of(tool)["name"] == choice.name)
+        schema = arguments_schema(named)
+    else:
+        schema = calls_schema(tools, request.parallel_tool_calls)
+    text = json.dumps(plain(schema), ensure_ascii=False)
+    return StructuredAnswer(StructuredKind.JSON_SCHEMA, text)
 
 
 class MessageParsers:

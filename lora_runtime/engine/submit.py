@@ -17,13 +17,14 @@ from ..kv_cache import prefix_salt
 from ..requests.detokenize import IncrementalDetokenizer
 from ..requests.handle import RequestHandle
 from ..requests.lengths import TextLimit
+from ..requests.prompt_tokens import PromptTokens
 from ..requests.sequence import LiveRequest, Sequence, SequenceAdapter
 from ..requests.token_bias import token_bias
 from ..requests.token_text import TokenBytes
 from ..requests.tokenization import encode, render_chat
 from ..requests.unread import Backlogs
 from .chats import ForeignChats
-from .messages import MessageParsers
+from .messages import MessageParsers, forced_form
 
 
 class RequestBuilder:
@@ -47,10 +48,10 @@ class RequestBuilder:
         self._grammars, self._turn_ends = grammars, turn_ends
 
     def compile(self, request: Request, versions: Seq[AdapterVersion]) -> Future[Grammar]:
-        """Grammar of the request's structured answer. Raises as Grammars.compile."""
-        assert request.sampling.structured is not None
+        """Grammar of the request's structured answer, or calls. Raises as Grammars.compile."""
         tokenizer, _ = self._vocabulary(versions)
-        return self._grammars.compile(tokenizer, request.sampling.structured, request.caller)
+        form = request.sampling.structured or forced_form(request)
+        return self._grammars.compile(tokenizer, form, request.caller)
 
     def build(
         self, request: Request, versions: list[AdapterVersion], arrived: float
@@ -92,7 +93,7 @@ class RequestBuilder:
         max_tokens = min(params.max_new_tokens, self._max_context - len(prompt))
         bias = token_bias(params, ends | stop_ids, vocab_size)
         grammar = None
-        if params.structured is not None:
+        if request.is_constrained:
             grammar = self.compile(request, versions).result()
         tenant = request.uses[0].adapter_id if request.uses else ""
         salt = prefix_salt(request.caller, request.cache_salt)
@@ -119,6 +120,22 @@ class RequestBuilder:
             for i in range(params.n)
         ]
         return LiveRequest(handle, versions, sequences)
+
+    def tokens(
+        self, request: Request, versions: list[AdapterVersion], add_special_tokens: bool
+    ) -> PromptTokens:
+        """Tokenize a request's prompt alone. Raises InvalidRequestError."""
+        tokenizer, vocab_size = self._vocabulary(versions)
+        ids = encode(
+            request,
+            tokenizer,
+            vocab_size,
+            self._max_context,
+            limit=self._text_limit,
+            chat=self._chat(request, versions, tokenizer),
+            add_special_tokens=add_special_tokens,
+        )
+        return PromptTokens(ids, tokenizer)
 
     def _chat(self, request: Request, versions: list[AdapterVersion], tokenizer: Any) -> str | None:
         """Text of a conversation; None if the request is none."""

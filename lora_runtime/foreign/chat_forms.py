@@ -1,9 +1,10 @@
-"""Turns of a chat in the form that its template takes: contents as texts or as lists of parts, and
-arguments of calls as objects or as their JSON texts."""
+"""Turns of a chat in the form that its template takes: contents as texts or as lists of parts,
+arguments of calls as objects or as their JSON texts, ids of calls of any length or of nine characters."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Any
 
 Turn = dict[str, Any]
 _PROBE = "loramux-question"
+_SHORT_ID = 9
+"""Characters of a call's id, where a template takes no others (Mistral's)."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,9 @@ def _forms_of(template: str, special: str) -> Forms:
     values = json.loads(special)
     parts = [{"type": "text", "text": _PROBE}]
     with_text, with_parts = (_probed(template, c, values) for c in (_PROBE, parts))
-    # Printed as it is, a list has the text in it, too, and its keys around it.
-    return Forms(_PROBE in with_text, _PROBE in with_parts and f"'{_PROBE}'" not in with_parts)
+    # Printed as it is, or as JSON, a list has the text in it, too, in quotes.
+    is_printed = any(f"{quote}{_PROBE}{quote}" in with_parts for quote in "'\"")
+    return Forms(_PROBE in with_text, _PROBE in with_parts and not is_printed)
 
 
 def _probed(template: str, content: Any, special: dict[str, Any]) -> str:
@@ -62,26 +66,44 @@ def _content(content: Any, forms: Forms) -> Any:
 
 
 def render_turns(turns: list[Turn], render: Callable[[list[Turn]], str]) -> str:
-    """Render turns. A template that fails at arguments which are objects gets their JSON texts."""
+    """Render turns. A template that fails at calls gets these in other forms, too."""
     try:
         return render(turns)
     except Exception:
         if not any("tool_calls" in turn for turn in turns):
             raise
-        with contextlib.suppress(Exception):
-            return render([_with_texts(turn) for turn in turns])
+        for forms in ((_with_texts,), (_with_short_ids,), (_with_texts, _with_short_ids)):
+            others = turns
+            for form in forms:
+                others = [form(turn) for turn in others]
+            with contextlib.suppress(Exception):
+                return render(others)
         raise
 
 
 def _with_texts(turn: Turn) -> Turn:
+    """A turn whose calls have their arguments as JSON texts."""
+
+    def with_text(call: Turn) -> Turn:
+        function = call["function"]
+        text = json.dumps(function["arguments"], ensure_ascii=False)
+        return call | {"function": function | {"arguments": text}}
+
     if "tool_calls" not in turn:
         return turn
-    calls = [
-        call
-        | {
-            "function": call["function"]
-            | {"arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False)}
-        }
-        for call in turn["tool_calls"]
-    ]
-    return turn | {"tool_calls": calls}
+    return turn | {"tool_calls": [*map(with_text, turn["tool_calls"])]}
+
+
+def _with_short_ids(turn: Turn) -> Turn:
+    """A turn whose calls, or the one that it answers, have short ids: the same for the same."""
+
+    def short(own: str) -> str:
+        return hashlib.sha256(own.encode()).hexdigest()[:_SHORT_ID]
+
+    changed = dict(turn)
+    if "tool_calls" in turn:
+        calls = turn["tool_calls"]
+        changed["tool_calls"] = [call | {"id": short(call.get("id", ""))} for call in calls]
+    if "tool_call_id" in turn:
+        changed["tool_call_id"] = short(turn["tool_call_id"])
+    return changed

@@ -13,6 +13,7 @@ from ..api.parsed import MessageDelta, ToolCallDelta
 from ..api.requests import TokenEvent
 
 _ANY = {"type": "object"}
+_PARAMETERS = "/properties/parameters"
 
 
 def arguments_schema(tool: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -27,15 +28,28 @@ def calls_schema(tools: Sequence[Mapping[str, Any]], parallel: bool) -> dict[str
             "type": "object",
             "properties": {
                 "name": {"type": "string", "enum": [function_of(tool)["name"]]},
-                "parameters": arguments_schema(tool),
+                "parameters": _moved(arguments_schema(tool), f"#/items/anyOf/{i}{_PARAMETERS}"),
             },
             "required": ["name", "parameters"],
             "additionalProperties": False,
         }
-        for tool in tools
+        for i, tool in enumerate(tools)
     ]
     schema: dict[str, Any] = {"type": "array", "minItems": 1, "items": {"anyOf": kinds}}
     return schema if parallel else schema | {"maxItems": 1}
+
+
+def _moved(schema: Any, root: str) -> Any:
+    """Schema whose references within itself are those of a part of another, at `root`."""
+    if isinstance(schema, list | tuple):
+        return [_moved(one, root) for one in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    moved = {key: _moved(value, root) for key, value in schema.items()}
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#"):
+        moved["$ref"] = root + reference[1:]
+    return moved
 
 
 class NamedCallParser:

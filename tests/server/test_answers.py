@@ -75,6 +75,10 @@ def test_what_may_be_too_large_is_refused_with_the_fields() -> None:
     with pytest.raises(InvalidRequestError, match="GenerateStream") as caught:
         check_size(params, 5, 8192, _VOCABULARY, _DEFAULT_BYTES)
     assert [v.field for v in caught.value.violations] == ["max_new_tokens", "n", "logprobs"]
+    texts = SamplingParams(max_new_tokens=20_000, n=16)  # twice, as a text and as a message
+    check_size(texts, 5, 32768, _VOCABULARY, _DEFAULT_BYTES)
+    with pytest.raises(InvalidRequestError):
+        check_size(texts, 5, 32768, _VOCABULARY, _DEFAULT_BYTES, parsed=True)
     # The context, or what the prompt leaves of it, is less than what was asked for.
     check_size(params, 5, 512, _VOCABULARY, _DEFAULT_BYTES)
     check_size(params, 8000, 8192, _VOCABULARY, _DEFAULT_BYTES)

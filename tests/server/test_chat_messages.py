@@ -33,7 +33,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"b": 1.0, "
 def test_a_conversation_as_it_is_read() -> None:
     message = pb.GenerateRequest(
         messages=[
-            pb.ChatMessage(role="user", parts=[pb.ContentPart(text="a"), {"type": "text"}]),  # type: ignore[list-item]
+            pb.ChatMessage(role="user", parts=[pb.ContentPart(text="a"), {"type": "text"}]),
             pb.ChatMessage(
                 role="assistant",
                 tool_calls=[pb.ToolCall(id="c", name="f", arguments='{"x": 1}')],

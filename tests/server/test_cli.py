@@ -159,6 +159,38 @@ async def test_generate_goes_on_with_a_begun_answer(served: Harness) -> None:
     assert "no text in UTF-8" in (await run(served, "generate", "\udcff", code=2)).stderr
 
 
+async def test_generate_with_tools(served: Harness, tmp_path: Path) -> None:
+    parameters = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]}
+    tool = {
+        "type": "function",
+        "function": {"name": "f", "parameters": parameters | {"additionalProperties": False}},
+    }
+    turns = [
+        {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": {"on": True}}}],
+        },
+        {"role": "tool", "content": "5", "tool_call_id": "c"},
+    ]
+    tools, messages = tmp_path / "tools.json", tmp_path / "messages.json"
+    tools.write_text(json.dumps([tool]))
+    messages.write_text(json.dumps(turns))
+    args = ("generate", "--messages", str(messages), "--tools", str(tools))
+    result = await run(served, *args, "--tool-choice", "f")
+    assert result.stdout in ('\nf {"on": true}\n', '\nf {"on": false}\n')
+    parsed = await run(served, "generate", "hi", "--parse", "--max-new-tokens", "3", "--json")
+    events = [json.loads(line) for line in parsed.stdout.splitlines()]
+    assert "".join(e["content"] for e in events) == "".join(e["text"] for e in events)
+    result = await run(served, *args, "--tool-choice", "g", code=1)
+    assert "no tool is named 'g'" in result.stderr
+    await run(served, "generate", "--messages", str(messages), "--no-chat", code=2)
+    for wrong in ("{", "[1]", '[{"content": "no role"}]', '[{"role": "a", "content": 5}]'):
+        messages.write_text(wrong)
+        assert "--messages" in (await run(served, *args, code=2)).stderr
+
+
 async def test_generate_with_biases(served: Harness) -> None:
     args = ("generate", "hi", "--max-new-tokens", "3")
     given = ("--logit-bias", "65=100", "--logit-bias", "66=-100", "--min-tokens", "3")

@@ -50,7 +50,7 @@ VALUES: list[dict[str, Any]] = [
 
 def expected(messages: tuple[ChatMessage, ...], **fields: Any) -> tuple[int, ...]:
     tokenizer = make_tokenizer()
-    turns = [{"role": m.role, "content": m.content} for m in messages]
+    turns = [{"role": m.role, "content": str(m.content)} for m in messages]
     ids = tokenizer.apply_chat_template(turns, chat_template=TEMPLATE, return_dict=False, **fields)
     return tuple(ids)
 

@@ -190,7 +190,8 @@ def test_a_worker_that_dies_and_one_in_a_stranger_s_hands(
     assert parser._worker is not None
     parser._worker.interrupt()
     assert joined_of([first, *events]).content.endswith("</tool_call>")
-    for answer in (None, [], [{}], [{"content": 1}], ["x"]):
+    odd: list[Any] = [None, [], [{}], [{"content": 1}], ["x"]]
+    for answer in odd:
         parser = parser_of(workers, kind)
         monkeypatch.setattr(parser, "_begin", lambda answer=answer: _Odd(answer))
         done = handle_of(parser, [kind.answer]).result()
@@ -262,7 +263,7 @@ def test_special_tokens_are_seen(workers: ReadingWorkers) -> None:
     """Answers hide them, and what they delimit is told apart by them."""
     tokenizer = make_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["[TOOL_CALLS]"]})
-    token = tokenizer.convert_tokens_to_ids("[TOOL_CALLS]")
+    token: Any = tokenizer.convert_tokens_to_ids("[TOOL_CALLS]")
     text = ShownText(tokenizer, (), (), frozenset({EOS}))
     assert text.push(TokenEvent(0, "", (token,))) == "[TOOL_CALLS]"
     assert text.push(TokenEvent(0, "", (EOS,), finish_reason=FinishReason.EOS)) == ""

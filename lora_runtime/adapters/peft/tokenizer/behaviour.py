@@ -167,6 +167,8 @@ _WITHOUT_EFFECT = (
     "pad_token_type_id",
     "padding_side",
     "processor_class",
+    "response_schema",
+    "response_template",  # compared beside the chat template
     "special_tokens_map_file",
     "stride",
     "tokenizer_class",

@@ -37,10 +37,11 @@ def make_own(base: Any, known: BaseTokenizer, facts: dict[str, Any]) -> Any:
     check_counts(facts.get("added", []), [content for _, content, _ in known.added])
     _check_class(known, facts)
     special, template = facts["special"], facts["template"] or base.chat_template
-    if not _differs(base, known, facts, template):
+    response = facts["response_template"] or response_template(base)
+    if response == response_template(base) and not _differs(base, known, facts, template):
         return None
     own = copy.copy(base)
-    own.chat_template = template
+    own.chat_template, own.response_template = template, response
     names = [*base.SPECIAL_TOKENS_ATTRIBUTES, *special.keys() - {*base.SPECIAL_TOKENS_ATTRIBUTES}]
     # Beside transformers' own way to set them, which adds tokens to the pipeline.
     own.__dict__["SPECIAL_TOKENS_ATTRIBUTES"] = names
@@ -53,6 +54,11 @@ def make_own(base: Any, known: BaseTokenizer, facts: dict[str, Any]) -> Any:
         if renumbering:
             renumber(own, renumbering)
     return own
+
+
+def response_template(tokenizer: Any) -> Any:
+    """What tells the parts of an answer apart; None if nothing does."""
+    return getattr(tokenizer, "response_template", None)
 
 
 def _differs(base: Any, known: BaseTokenizer, facts: Mapping[str, Any], template: Any) -> bool:
@@ -112,6 +118,7 @@ def _check_class(known: BaseTokenizer, facts: Mapping[str, Any]) -> None:
 def _check_types(facts: dict[str, Any]) -> None:
     """Check what came out of a worker, which may be in a stranger's hands by now."""
     template, names = facts["template"], [facts["special"]]
+    response = facts["response_template"], facts["response_note"]
     if not isinstance(template, str | None):
         names.append(template)
     around, parts = facts.get("around"), facts.get("parts", {})
@@ -121,6 +128,8 @@ def _check_types(facts: dict[str, Any]) -> None:
         all(isinstance(text, str) for group in names for item in group.items() for text in item)
         and all(isinstance(facts[name], int) for name in ("size", "split_special", "cleans_up"))
         and isinstance(facts.get("is_around_base", True), bool)
+        and isinstance(response[0], dict | None)
+        and isinstance(response[1], str)
         and all(isinstance(text, str) for text in (*facts["methods"], *facts.get("batches", ())))
         and isinstance(facts.get("settings", {}), dict)
         and all(part in PARTS for part in parts)

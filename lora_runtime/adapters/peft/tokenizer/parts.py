@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import AdapterError
+from ....foreign.answers import check_template
 from ....foreign.worker import RefusedError
 from ..files import decode_object, shown
 from .behaviour import (
@@ -36,6 +37,7 @@ _MAX_MORE_CHARS = 1 << 15
 """Characters of all of these: to search texts for them is prepared where the engine runs."""
 _MAX_NAMES = 64
 _MAX_CHARS = 1 << 20
+_MAX_RESPONSE_CHARS = 64 << 10
 _CONFIG = "tokenizer_config.json"
 
 
@@ -109,14 +111,31 @@ def _facts(own: Any) -> dict[str, Any]:
     template = own.chat_template
     if len(special) > _MAX_NAMES or len(json.dumps([special, template])) > _MAX_CHARS:
         raise AdapterError("the adapter's tokenizer has a chat template of more than 1 MiB")
+    response, note = _response_template(own)
     return {
         "special": special,
         "template": template,
+        "response_template": response,
+        "response_note": note,
         "split_special": bool(own.split_special_tokens),
         "size": len(own),
         "methods": methods_of(own),
         "cleans_up": cleans_up(own),
     }
+
+
+def _response_template(own: Any) -> tuple[dict[str, Any] | None, str]:
+    """Response template, and a note on one that cannot be used."""
+    template = getattr(own, "response_template", None)
+    if template is None:
+        return None, ""
+    try:
+        if len(json.dumps(template)) > _MAX_RESPONSE_CHARS:
+            raise RefusedError(f"has over {_MAX_RESPONSE_CHARS} characters")
+        check_template(template)
+    except RefusedError as error:
+        return None, f"the response template of its tokenizer is not used: {shown(str(error), 300)}"
+    return template, ""
 
 
 def _pipeline(own: Any, base: dict[str, Any]) -> dict[str, Any]:

@@ -174,6 +174,8 @@ def _load(
     if without := facts.get("batches"):
         note = f"{' and '.join(without)} of the tokenizer's files have no effect"
         found = replace(found, notes=(*found.notes, note))
+    if note := facts["response_note"]:
+        found = replace(found, notes=(*found.notes, note))
     return found
 
 

@@ -1,0 +1,123 @@
+"""Response templates of a base and of adapters: whose reads an answer, and what that costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_runtime import ChatMessage, Engine, EngineConfig, Request, SamplingParams
+from lora_runtime.foreign.process import WORKERS
+
+from ...support.adapters import save_adapter
+from ...support.models import save_base
+
+ALL: dict[str, Any] = {"content": "text", "content_args": {"strip": False}}
+BASE = {"start_anchor": "<bot>", "fields": {"content": ALL}}
+OWN = {"start_anchor": "<bot>", "fields": {"thinking": ALL}}
+WRONG = {"start_anchor": "<bot>", "fields": {"content": {"open": 5}}}
+ENDLESS = {
+    "start_anchor": "<bot>",
+    "fields": {"tool_calls": {"open_pattern": "(?:.|..)*$\\Z.", "content": "json"}, "content": ALL},
+}
+
+
+def save_template(directory: Path, template: Any) -> None:
+    """Put it into the configuration of a directory's tokenizer."""
+    path = directory / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"response_template": template}))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = save_base(tmp_path_factory.mktemp("response") / "base", layers=1)
+    save_template(directory, BASE)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def engine(base: Path) -> Iterator[Engine]:
+    use = WORKERS.use()
+    config = EngineConfig(dtype="float32", kv_cache_bytes=8 << 20, chat_template_timeout_s=0.5)
+    with Engine(base, config) as engine:
+        yield engine
+    use.close()
+
+
+@pytest.fixture(scope="module")
+def add(
+    base: Path, engine: Engine, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, Any], None]:
+    def add(name: str, template: Any) -> None:
+        directory = save_adapter(base, tmp_path_factory.mktemp("own") / name, r=2)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            (directory / file).write_bytes((base / file).read_bytes())
+        save_template(directory, template)
+        engine.load_adapter(directory, name)
+
+    return add
+
+
+def ask(adapter_id: str = "", tokens: int = 12, **fields: Any) -> Request:
+    return Request(
+        messages=(ChatMessage("user", "Hi"),),
+        adapter_id=adapter_id,
+        sampling=SamplingParams(max_new_tokens=tokens, ignore_eos=True, skip_special_tokens=False),
+        parse_answer=True,
+        **fields,
+    )
+
+
+def parts(engine: Engine, request: Request) -> tuple[str, str, str]:
+    done = engine.generate(request).choices[0]
+    assert done.message is not None
+    return done.text, done.message.content, done.message.reasoning_content
+
+
+def test_the_base_s_own(engine: Engine) -> None:
+    text, content, reasoning = parts(engine, ask())
+    assert text
+    assert (content, reasoning) == (text, "")
+
+
+def test_an_adapter_s_own(engine: Engine, add: Callable[[str, Any], None]) -> None:
+    add("own", OWN)
+    text, content, reasoning = parts(engine, ask("own"))
+    assert text
+    assert (content, reasoning) == ("", text)
+    events = list(engine.stream(ask("own")))
+    assert "".join(e.message.reasoning_content for e in events if e.message) == text
+    assert parts(engine, ask())[2] == ""
+
+
+def test_one_that_is_wrong_is_noted(engine: Engine, add: Callable[[str, Any], None]) -> None:
+    """It is not used, and the base's is."""
+    add("wrong", WRONG)
+    (info,) = (info for info in engine.list_adapters() if info.adapter_id == "wrong")
+    assert any("response template of its tokenizer is not used" in note for note in info.notes)
+    text, content, _ = parts(engine, ask("wrong"))
+    assert content == text
+
+
+def test_one_without_an_end(engine: Engine, add: Callable[[str, Any], None]) -> None:
+    add("endless", ENDLESS)
+    text, content, _ = parts(engine, ask("endless", tokens=60))
+    assert content == text
+
+
+@pytest.mark.parametrize("field", ["prompt", "token_ids"])
+def test_other_prompts_are_read_too(engine: Engine, field: str) -> None:
+    given: Any = {"prompt": "<bot>", "token_ids": (1, 2)}[field]
+    request = Request(
+        **{field: given}, parse_answer=True, sampling=SamplingParams(max_new_tokens=4)
+    )
+    done = engine.generate(request).choices[0]
+    assert done.message is not None
+
+
+def test_nothing_is_read_unless_it_is_wanted(engine: Engine) -> None:
+    handle = engine.submit(Request(prompt="x", sampling=SamplingParams(max_new_tokens=2)))
+    assert all(event.message is None for event in handle)
