@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lora_runtime.kernels.token_masks import mask_tokens, mask_tokens_reference
+from lora_runtime.kernels.token_masks import _is_out, mask_tokens, mask_tokens_reference
 
 
 @pytest.mark.parametrize("vocab", [1, 31, 32, 33, 258, 1000])
@@ -21,5 +21,10 @@ def test_equals_the_reference(vocab: int, words: int, rows: list[int]) -> None:
     expected = logits.clone()
     for row, mask in zip(rows, masks, strict=True):
         expected[row] = mask_tokens_reference(logits[row], mask)
+    packed = np.zeros((len(rows), width + 1), np.uint32)
+    packed[:, :width] = masks
+    on_device = _is_out(torch.from_numpy(packed.view(np.int32)), vocab)
+    for row, is_out in zip(rows, on_device, strict=True):
+        assert torch.equal(is_out, expected[row, : is_out.numel()].isinf())
     mask_tokens(logits, rows, masks)
     assert torch.equal(logits, expected)
