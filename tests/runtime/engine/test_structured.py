@@ -115,7 +115,7 @@ def reference(base: Path, form: StructuredAnswer, count: int) -> tuple[list[int]
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     table = LLTokenizer(make_tokenizer().backend_tokenizer.to_str(), eos_token=[EOS])
     matcher = LLMatcher(table, grammar_of(form))
-    tokens, logprobs = list(PROMPT), []
+    tokens, logprobs = list(PROMPT), list[float]()
     while len(logprobs) < count:
         with torch.inference_mode():
             logits = model(input_ids=torch.tensor([tokens])).logits[0, -1]
