@@ -71,7 +71,7 @@ class MessageParsers:
         reading = Reading(
             hashlib.sha256(json.dumps(template).encode()).hexdigest(),
             template,
-            text,
+            _from_anchor(template, text),
             plain(read_objects(request.tools)),
             bool(request.tools) and request.tool_choice != "none",
             request.parallel_tool_calls,
@@ -81,3 +81,12 @@ class MessageParsers:
 
     def close(self) -> None:
         self._workers.close()
+
+
+def _from_anchor(template: dict[str, Any], prompt: str) -> str:
+    """End of a prompt that a template looks at, where that is known without a pattern."""
+    anchors = template.get("start_anchor")
+    anchors = [anchors] if isinstance(anchors, str) else anchors
+    if not isinstance(anchors, list) or not all(isinstance(anchor, str) for anchor in anchors):
+        return prompt
+    return prompt[max([0, *(prompt.rfind(anchor) for anchor in anchors)]) :]

@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..api.requests import TokenEvent
 from ..errors import EngineStoppedError
 from ..foreign.answers import OPEN, READ
 from ..foreign.process import WORKERS, Worker, WorkError, WorkLimits
+from .parsing import with_message
 from .shown_text import ShownText
 
 log = logging.getLogger(__name__)
@@ -36,24 +38,24 @@ class ReadingWorkers:
 
     def __init__(self, limits: WorkLimits) -> None:
         self.limits = limits
-        self.opening = ThreadPoolExecutor(4, "loramux-answers")
-        """Threads on which event loops have workers opened."""
+        self.opening = ThreadPoolExecutor(2, "loramux-answers")
+        """Threads on which event loops have workers forked: that takes some milliseconds."""
         self._lock = threading.Lock()
         self._idle: OrderedDict[str, list[Worker]] = OrderedDict()
         self._closed = False
         self._logged = -_LOG_EVERY_S
 
-    def take(self, key: str) -> Worker:
-        """A worker that has read by this template, or a new one. Raises WorkError."""
+    def take(self, key: str) -> Worker | None:
+        """A worker that has read by this template, if there is one that nobody uses."""
         with self._lock:
             if self._closed:
                 raise EngineStoppedError("the engine is shutting down")
-            if idle := self._idle.get(key):
-                worker = idle.pop()
-                if not idle:
-                    del self._idle[key]
-                return worker
-        return WORKERS.worker()
+            if (idle := self._idle.get(key)) is None:
+                return None
+            worker = idle.pop()
+            if not idle:
+                del self._idle[key]
+            return worker
 
     def give_back(self, key: str, worker: Worker) -> None:
         with self._lock:
@@ -113,6 +115,15 @@ class TemplateParser:
         self._open = len(self._choices)
         self._left = workers.limits.seconds
         self._worker: Worker | None = None
+        self._asks: Worker | None = None
+        """The same, while it works."""
+        self._known = (
+            reading.template,
+            reading.prompt,
+            reading.tools,
+            reading.takes_calls,
+            len(texts),
+        )
         self._failed = self._closed = False
         self._lock = threading.Lock()
         """Held while the worker changes hands, never while it works."""
@@ -123,9 +134,8 @@ class TemplateParser:
         if pieces and not self._failed:
             try:
                 worker = self._worker or self._begin()
-                began = time.monotonic()
-                answers = worker.ask(READ, [*pieces.values()], **self._limits(pieces))
-                self._count(time.monotonic() - began)
+                with self._asking(worker):
+                    answers = worker.ask(READ, [*pieces.values()], **self._limits(pieces))
             except WorkError as error:
                 self._fail(error)
         return self._finish(events, pieces, answers)
@@ -136,9 +146,8 @@ class TemplateParser:
         if pieces and not self._failed:
             try:
                 worker = self._worker or await self._abegin()
-                began = time.monotonic()
-                answers = await worker.aask(READ, [*pieces.values()], **self._limits(pieces))
-                self._count(time.monotonic() - began)
+                with self._asking(worker):
+                    answers = await worker.aask(READ, [*pieces.values()], **self._limits(pieces))
             except WorkError as error:
                 self._fail(error)
         return self._finish(events, pieces, answers)
@@ -146,41 +155,60 @@ class TemplateParser:
     def close(self) -> None:
         with self._lock:
             self._closed = True
+            if self._asks:
+                self._asks.interrupt()  # who waits for it closes it
+                return
             worker, self._worker = self._worker, None
         if worker is not None:
             if self._open:
-                worker.close()  # it may be in the middle of something
+                worker.close()  # what it has read so far is nobody else's
             self._workers.give_back(self._reading.key, worker)
 
-    def _begin(self) -> Worker:
-        """A worker that knows the prompt. Raises WorkError."""
-        reading = self._reading
-        worker = self._workers.take(reading.key)
-        arguments = (
-            reading.template,
-            reading.prompt,
-            reading.tools,
-            reading.takes_calls,
-            len(self._choices),
-        )
-        try:
-            worker.ask(OPEN, *arguments, limits=self._workers.limits, max_bytes=4096)
-        except BaseException:
-            worker.close()
-            raise
+    @contextmanager
+    def _asking(self, worker: Worker) -> Iterator[None]:
+        """Keep the worker's connection, whoever closes this, and count the time that it takes."""
+        began = time.monotonic()
         with self._lock:
             if self._closed:
                 worker.close()
                 raise WorkError("was left")
-            self._worker = worker
+            self._worker = self._asks = worker
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._asks = None
+                if self._closed:
+                    worker.close()
+            spent = time.monotonic() - began
+            self._left = min(self._workers.limits.seconds, self._left + _EACH_S - spent)
+
+    def _begin(self) -> Worker:
+        """A worker that knows the prompt. Raises WorkError."""
+        limits = self._limits({})
+        if (idle := self._workers.take(self._reading.key)) is not None:
+            with suppress(WorkError), self._asking(idle):  # it may have died meanwhile
+                idle.ask(OPEN, *self._known, **limits)
+                return idle
+        worker = WORKERS.worker()
+        with self._asking(worker):
+            worker.ask(OPEN, *self._known, **limits)
         return worker
 
     async def _abegin(self) -> Worker:
+        limits = self._limits({})
+        if (idle := self._workers.take(self._reading.key)) is not None:
+            with suppress(WorkError), self._asking(idle):
+                await idle.aask(OPEN, *self._known, **limits)
+                return idle
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._workers.opening, self._begin)
+            worker = await loop.run_in_executor(self._workers.opening, WORKERS.worker)
         except RuntimeError as error:
             raise EngineStoppedError("the engine was shut down") from error
+        with self._asking(worker):
+            await worker.aask(OPEN, *self._known, **limits)
+        return worker
 
     def _pieces(self, events: Sequence[TokenEvent], whole: bool) -> dict[int, _Piece]:
         """New texts, by the event that they come with: each, or fewer of them for a message that is
@@ -202,9 +230,6 @@ class TemplateParser:
         # Six bytes are the longest that JSON makes of a character, and arguments are JSON in it.
         return {"limits": limits, "max_bytes": 12 * characters + 4096 * (1 + len(pieces))}
 
-    def _count(self, seconds: float) -> None:
-        self._left = min(self._workers.limits.seconds, self._left + _EACH_S - seconds)
-
     def _fail(self, error: Exception) -> None:
         self._failed = True
         if not self._closed:
@@ -218,7 +243,7 @@ class TemplateParser:
         if not self._open:
             self.close()
         nothing = MessageDelta()
-        return [replace(e, message=found.get(place, nothing)) for place, e in enumerate(events)]
+        return [with_message(e, found.get(place, nothing)) for place, e in enumerate(events)]
 
     def _deltas(self, pieces: dict[int, _Piece], answers: Any) -> Iterator[MessageDelta]:
         for i, (index, _, _) in enumerate(pieces.values()):

@@ -149,6 +149,7 @@ def test_workers_are_kept(workers: ReadingWorkers) -> None:
     kind = KINDS["no call"]
     handle_of(parser_of(workers, kind), [kind.answer]).result()
     before = workers.take("key")
+    assert before is not None
     workers.give_back("key", before)
     handle_of(parser_of(workers, kind), [kind.answer]).result()
     assert workers.take("key") is before
@@ -226,6 +227,35 @@ def test_a_request_that_is_left(workers: ReadingWorkers) -> None:
     assert worker is not None
     handle.cancel()
     assert worker.closed, "it knows what another has asked"
+
+
+async def test_a_request_that_is_left_while_it_is_read() -> None:
+    """By another task: its reader is told at once, and the worker ends."""
+    slow = ReadingWorkers(WorkLimits(60.0, 256 << 20))
+    text = "a" * 60 + "b"
+    parser = parser_of(slow, Kind(SLOW, "[/INST]", text))
+    handle = handle_of(parser, [text])
+    reading = asyncio.create_task(handle.aresult())
+    while parser._asks is None:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    worker = parser._asks
+    handle.cancel()
+    await asyncio.wait_for(reading, 30)
+    assert worker is not None
+    assert worker.closed
+    slow.close()
+
+
+def test_an_idle_worker_that_has_died(workers: ReadingWorkers) -> None:
+    kind = KINDS["hermes"]
+    handle_of(parser_of(workers, kind), [kind.answer]).result()
+    idle = workers.take("key")
+    assert idle is not None
+    idle.interrupt()
+    workers.give_back("key", idle)
+    done = handle_of(parser_of(workers, kind), [kind.answer]).result()
+    assert shown(done.choices[0].message) == expected(kind)
 
 
 def test_content_alone() -> None:
