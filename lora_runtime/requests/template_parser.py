@@ -11,21 +11,21 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ..api.parsed import MessageDelta, ToolCallDelta
 from ..api.requests import TokenEvent
 from ..errors import EngineStoppedError
 from ..foreign.answers import OPEN, READ
-from ..foreign.process import WORKERS, Worker, WorkError, WorkLimits
+from ..foreign.process import WORKERS, Worker, WorkError, WorkLimits, WorkTimeoutError
 from .parsing import with_message
 from .shown_text import ShownText
 
 log = logging.getLogger(__name__)
 _IDLE_WORKERS = 8
-_EACH_S = 0.05
-"""Seconds that reading on may take each time, beside those that a request has once."""
+_EACH_S = 0.005
+"""Seconds of computing that reading on may take each time, beside those that a request has once."""
 _LATE = 1 << 13
 """Characters that wait where nobody waits for parts."""
 _LOG_EVERY_S = 60.0
@@ -166,8 +166,7 @@ class TemplateParser:
 
     @contextmanager
     def _asking(self, worker: Worker) -> Iterator[None]:
-        """Keep the worker's connection, whoever closes this, and count the time that it takes."""
-        began = time.monotonic()
+        """Keep the worker's connection, whoever closes this."""
         with self._lock:
             if self._closed:
                 worker.close()
@@ -180,8 +179,6 @@ class TemplateParser:
                 self._asks = None
                 if self._closed:
                     worker.close()
-            spent = time.monotonic() - began
-            self._left = min(self._workers.limits.seconds, self._left + _EACH_S - spent)
 
     def _begin(self) -> Worker:
         """A worker that knows the prompt. Raises WorkError."""
@@ -226,9 +223,9 @@ class TemplateParser:
 
     def _limits(self, pieces: dict[int, _Piece]) -> dict[str, Any]:
         characters = sum(len(choice.open) for choice in self._choices)
-        limits = replace(self._workers.limits, seconds=max(self._left, _EACH_S))
         # Six bytes are the longest that JSON makes of a character, and arguments are JSON in it.
-        return {"limits": limits, "max_bytes": 12 * characters + 4096 * (1 + len(pieces))}
+        size = 12 * characters + 4096 * (1 + len(pieces))
+        return {"limits": self._workers.limits, "max_bytes": size}
 
     def _fail(self, error: Exception) -> None:
         self._failed = True
@@ -245,13 +242,24 @@ class TemplateParser:
         nothing = MessageDelta()
         return [with_message(e, found.get(place, nothing)) for place, e in enumerate(events)]
 
+    def _count(self, seconds: float) -> None:
+        """Count what reading on has taken. Raises WorkTimeoutError for what is too much in all."""
+        most = self._workers.limits.seconds
+        self._left = min(most, self._left + _EACH_S - seconds)
+        if self._left < 0:
+            raise WorkTimeoutError(f"took longer than {most:g} s in all")
+
     def _deltas(self, pieces: dict[int, _Piece], answers: Any) -> Iterator[MessageDelta]:
         for i, (index, _, _) in enumerate(pieces.values()):
             choice = self._choices[index]
             if not self._failed:
                 try:
-                    yield choice.delta(answers[i], self._reading.all_calls)
+                    if i == 0:
+                        self._count(answers["seconds"])
+                    yield choice.delta(answers["read"][i], self._reading.all_calls)
                     continue
+                except WorkError as error:
+                    self._fail(error)
                 except (TypeError, ValueError, LookupError):  # a worker in a stranger's hands
                     self._fail(WorkError("made its worker give something else"))
             text, choice.open = choice.open, ""

@@ -191,7 +191,8 @@ def test_a_worker_that_dies_and_one_in_a_stranger_s_hands(
     assert parser._worker is not None
     parser._worker.interrupt()
     assert joined_of([first, *events]).content.endswith("</tool_call>")
-    odd: list[Any] = [None, [], [{}], [{"content": 1}], ["x"]]
+    reads: list[Any] = [None, [], [{}], [{"content": 1}], ["x"]]
+    odd = [None, [], {"read": []}, *({"read": read, "seconds": 0} for read in reads)]
     for answer in odd:
         parser = parser_of(workers, kind)
         monkeypatch.setattr(parser, "_begin", lambda answer=answer: _Odd(answer))
@@ -245,6 +246,22 @@ async def test_a_request_that_is_left_while_it_is_read() -> None:
     assert worker is not None
     assert worker.closed
     slow.close()
+
+
+def test_a_little_too_long_each_time(
+    workers: ReadingWorkers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No answer takes a core for as long as it has tokens."""
+    kind = KINDS["no call"]
+    parser = parser_of(workers, kind)
+    text = {"content": "", "reasoning": "", "calls": [], "settled": 0}
+    odd = _Odd({"read": [text] * 32, "seconds": 16.0})
+    monkeypatch.setattr(parser, "_begin", lambda: odd)
+    workers._logged = float("-inf")
+    with caplog.at_level(logging.WARNING):
+        events = list(handle_of(parser, [kind.answer * 5]))
+    assert "took longer than 30 s in all" in caplog.text
+    assert joined_of(events).content == kind.answer * 5
 
 
 def test_an_idle_worker_that_has_died(workers: ReadingWorkers) -> None:
