@@ -12,6 +12,7 @@ from ..api.messages import NamedTool, function_of, read_objects
 from ..api.requests import Request
 from ..api.structured import StructuredAnswer, StructuredKind
 from ..config import EngineConfig
+from ..foreign.answer_workers import AnswerWorkers
 from ..foreign.process import WorkLimits
 from ..requests.forced_calls import (
     CallListParser,
@@ -21,10 +22,21 @@ from ..requests.forced_calls import (
 )
 from ..requests.parsing import MessageParser, PlainParser
 from ..requests.shown_text import ShownText
-from ..requests.template_parser import Reading, ReadingWorkers, TemplateParser
+from ..requests.template_parser import Reading, TemplateParser
 
 _MEMORY_BYTES = 256 << 20
 """Memory of one request's reading, at most."""
+
+
+def notes_on_messages(tokenizer: Any) -> tuple[str, ...]:
+    """Give a note on a base whose calls nothing tells apart from text."""
+    template = getattr(tokenizer, "chat_template", None)
+    if "tools" not in str(template or "") or getattr(tokenizer, "response_template", None):
+        return ()
+    return (
+        "the base's chat template takes tools, and its tokenizer has no response template: calls in "
+        "its answers stay text, but for those that a tool_choice makes",
+    )
 
 
 def forced_form(request: Request) -> StructuredAnswer:
@@ -44,7 +56,7 @@ class MessageParsers:
 
     def __init__(self, config: EngineConfig) -> None:
         memory = min(_MEMORY_BYTES, config.adapter_worker_bytes)
-        self._workers = ReadingWorkers(WorkLimits(config.chat_template_timeout_s, memory))
+        self._workers = AnswerWorkers(WorkLimits(config.chat_template_timeout_s, memory))
 
     def of(
         self,

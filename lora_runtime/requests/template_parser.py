@@ -4,12 +4,8 @@ read can hold anybody else."""
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -17,73 +13,18 @@ from typing import Any
 from ..api.parsed import MessageDelta, ToolCallDelta
 from ..api.requests import TokenEvent
 from ..errors import EngineStoppedError
+from ..foreign.answer_workers import AnswerWorkers
 from ..foreign.answers import OPEN, READ
-from ..foreign.process import WORKERS, Worker, WorkError, WorkLimits, WorkTimeoutError
+from ..foreign.process import WORKERS, Worker, WorkError, WorkTimeoutError
 from .parsing import with_message
 from .shown_text import ShownText
 
-log = logging.getLogger(__name__)
-_IDLE_WORKERS = 8
 _EACH_S = 0.005
 """Seconds of computing that reading on may take each time, beside those that a request has once."""
 _LATE = 1 << 13
 """Characters that wait where nobody waits for parts."""
-_LOG_EVERY_S = 60.0
 _Piece = tuple[int, str, bool]
 """A choice's index, its new text, and whether it is the last."""
-
-
-class ReadingWorkers:
-    """Workers that read answers: one a request, kept for the next with the same template."""
-
-    def __init__(self, limits: WorkLimits) -> None:
-        self.limits = limits
-        self.opening = ThreadPoolExecutor(2, "loramux-answers")
-        """Threads on which event loops have workers forked: that takes some milliseconds."""
-        self._lock = threading.Lock()
-        self._idle: OrderedDict[str, list[Worker]] = OrderedDict()
-        self._closed = False
-        self._logged = -_LOG_EVERY_S
-
-    def take(self, key: str) -> Worker | None:
-        """A worker that has read by this template, if there is one that nobody uses."""
-        with self._lock:
-            if self._closed:
-                raise EngineStoppedError("the engine is shutting down")
-            if (idle := self._idle.get(key)) is None:
-                return None
-            worker = idle.pop()
-            if not idle:
-                del self._idle[key]
-            return worker
-
-    def give_back(self, key: str, worker: Worker) -> None:
-        with self._lock:
-            if not worker.closed:
-                self._idle.setdefault(key, []).append(worker)
-                self._idle.move_to_end(key)
-            over = sum(map(len, self._idle.values())) - (0 if self._closed else _IDLE_WORKERS)
-            for _ in range(over):
-                oldest = next(iter(self._idle))
-                self._idle[oldest].pop().close()
-                if not self._idle[oldest]:
-                    del self._idle[oldest]
-
-    def note(self, error: Exception) -> None:
-        """Log that answers could not be read, once in a while."""
-        now = time.monotonic()
-        if now - self._logged > _LOG_EVERY_S:
-            self._logged = now
-            log.warning("an answer's message is left as text: its response template %s", error)
-
-    def close(self) -> None:
-        """End those that nobody uses, and each of the others when it is given back. Idempotent."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, OrderedDict()
-        for worker in (worker for workers in idle.values() for worker in workers):
-            worker.close()
-        self.opening.shutdown(wait=False)
 
 
 @dataclass(frozen=True)
@@ -107,7 +48,7 @@ class TemplateParser:
     """
 
     def __init__(
-        self, workers: ReadingWorkers, reading: Reading, texts: Sequence[ShownText]
+        self, workers: AnswerWorkers, reading: Reading, texts: Sequence[ShownText]
     ) -> None:
         """`texts`: of each choice."""
         self._workers, self._reading = workers, reading

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from lora_runtime import ChatMessage, Engine, EngineConfig, Request, SamplingParams
+from lora_runtime.engine.messages import notes_on_messages
 from lora_runtime.foreign.process import WORKERS
 
 from ...support.adapters import save_adapter
-from ...support.models import save_base
+from ...support.models import make_tokenizer, save_base
 
 ALL: dict[str, Any] = {"content": "text", "content_args": {"strip": False}}
 BASE = {"start_anchor": "<bot>", "fields": {"content": ALL}}
@@ -116,6 +117,15 @@ def test_other_prompts_are_read_too(engine: Engine, field: str) -> None:
     )
     done = engine.generate(request).choices[0]
     assert done.message is not None
+
+
+def test_a_base_whose_calls_stay_text_is_noted() -> None:
+    tokenizer = make_tokenizer()
+    assert notes_on_messages(tokenizer) == ()
+    tokenizer.chat_template += "{% for tool in tools %}{% endfor %}"
+    assert "calls in its answers stay text" in notes_on_messages(tokenizer)[0]
+    tokenizer.response_template = BASE
+    assert notes_on_messages(tokenizer) == ()
 
 
 def test_nothing_is_read_unless_it_is_wanted(engine: Engine) -> None:
