@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lora_runtime import ChatMessage, Engine, EngineConfig, Request, SamplingParams
+from lora_runtime import (
+    ChatMessage,
+    Engine,
+    EngineConfig,
+    Request,
+    SamplingParams,
+    StructuredAnswer,
+)
+from lora_runtime.api.parsed import joined
 from lora_runtime.engine.messages import notes_on_messages
 from lora_runtime.foreign.process import WORKERS
 
 from ...support.adapters import save_adapter
 from ...support.models import make_tokenizer, save_base
+from ...support.response_templates import KINDS, TOOLS
 
 ALL: dict[str, Any] = {"content": "text", "content_args": {"strip": False}}
 BASE = {"start_anchor": "<bot>", "fields": {"content": ALL}}
@@ -92,6 +102,28 @@ def test_an_adapter_s_own(engine: Engine, add: Callable[[str, Any], None]) -> No
     events = list(engine.stream(ask("own")))
     assert "".join(e.message.reasoning_content for e in events if e.message) == text
     assert parts(engine, ask())[2] == ""
+
+
+@pytest.mark.parametrize("name", ["hermes", "mistral"])
+def test_calls_as_they_come(engine: Engine, add: Callable[[str, Any], None], name: str) -> None:
+    """From the engine's thread to the message, in the way of a model that writes just that."""
+    kind = KINDS[name]
+    add(name, kind.template | {"start_anchor": "<bot>"})
+    sampling = SamplingParams(
+        max_new_tokens=400, structured=StructuredAnswer("choice", choices=(kind.answer,))
+    )
+    request = replace(ask(name), sampling=sampling, tools=tuple(TOOLS))
+    done = engine.generate(request).choices[0]
+    assert done.text == kind.answer
+    events = list(engine.stream(request))
+    for message in (done.message, joined([e.message for e in events if e.message])):
+        assert message is not None
+        assert (message.content, message.reasoning_content) == (kind.content, kind.reasoning)
+        assert [(call.name, call.arguments) for call in message.tool_calls] == [*kind.calls]
+    untaken = engine.generate(replace(request, tool_choice="none")).choices[0].message
+    assert untaken is not None
+    assert not untaken.tool_calls
+    assert untaken.content == kind.answer.rpartition("</think>")[2].strip()
 
 
 def test_one_that_is_wrong_is_noted(engine: Engine, add: Callable[[str, Any], None]) -> None:
