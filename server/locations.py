@@ -15,7 +15,7 @@ from lora_runtime import ADAPTER_FILES, AdapterError, InvalidRequestError
 _MAX_LENGTH = 4096
 """Limit of a path or a URL, in characters."""
 _HUB = "hf://"
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", re.ASCII)
+_HUB_ID = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}(@[\w./-]{1,128})?", re.ASCII)
 _REVISION = re.compile(r"@(?:refs/(?:pr|convert)/[^/]+|[^/]+)")
 _REFS = re.compile(r"@refs(/|\Z)")
 """Pattern of refs: pull requests are among these, and anyone may open one."""
@@ -57,11 +57,11 @@ class Locations:
         """Give what `name`, a plain path, may be: the directories of adapters below roots, the URLs
         below sources. Raises AdapterError for one that cannot be used."""
         for root in self.roots:
-            if (root / name / ADAPTER_FILES[0]).exists():
-                try:
+            try:
+                if _is_there(root / name / ADAPTER_FILES[0]):
                     yield self._directory(str(root / name))
-                except (PermissionError, InvalidRequestError) as error:
-                    raise AdapterError(str(error)) from None
+            except (PermissionError, InvalidRequestError) as error:
+                raise AdapterError(str(error)) from None
         for prefix in self._sources:
             yield f"{prefix.rstrip('/')}/{name}"
 
@@ -71,7 +71,7 @@ class Locations:
             raise InvalidRequestError.of("path", "must not have a null character")
         if not self.roots:
             raise PermissionError(
-                "this server has no adapter root: loading directories over gRPC is switched off"
+                "this server has no adapter root: loading directories is switched off"
             )
         try:
             real = Path(os.path.realpath(self.roots[0] / path))  # reads links, and fails for none
@@ -99,6 +99,16 @@ class Locations:
         if not any(_is_below(url, prefix) for prefix in self._sources):
             raise PermissionError("the source is outside the server's adapter sources")
         return url
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file is there. Raises PermissionError where that cannot be seen."""
+    try:
+        return path.exists()
+    except PermissionError:
+        raise
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def adapter_id_of(request: pb.LoadAdapterRequest) -> str:

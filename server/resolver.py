@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
@@ -56,10 +56,13 @@ class Resolver:
         engine: Callable[[], Engine],
         locations: Locations,
         threads: Threads,
+        declared: Callable[[], Iterable[str]] = tuple,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Take the server's parts. `declared`: names that have their adapters from elsewhere, though
+        they may not be loaded yet."""
         self._engine, self._locations, self._threads = engine, locations, threads
-        self._clock = clock
+        self._declared, self._clock = declared, clock
         self._ids: tuple[str, ...] = ()
         self._known: frozenset[str] = frozenset()
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -142,6 +145,8 @@ class Resolver:
 
     def _load(self, adapter_id: str) -> bool:
         """Load from the first place that has it; on a thread. Raises as Engine.load_adapter."""
+        if adapter_id in self._declared():
+            return False
         unavailable: LoramuxError | None = None
         for source in self._locations.below(adapter_id):
             try:

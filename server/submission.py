@@ -7,9 +7,9 @@ import dataclasses
 import os
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Generic, TypeVar
 
-from lora_runtime import Engine, InvalidRequestError, Request, RequestHandle
+from lora_runtime import Engine, InvalidRequestError, PromptTokens, Request, RequestHandle
 
 from .answer_size import check_handle
 from .auth.tokens import ANYONE, Caller
@@ -19,7 +19,21 @@ from .threads import Threads, Turns
 _THREADS_EACH = max(2, (os.cpu_count() or 1) // 2)
 """Threads for submission that one caller may have at once, and half of those of one adapter:
 tokenizers compute, and steps need the cores, too."""
-T = TypeVar("T", bound=RequestHandle | Future)
+M = TypeVar("M")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Made(Generic[M]):
+    """What was made of a prompt's tokens: nothing is left behind when nobody waits for it."""
+
+    value: M
+
+    def cancel(self) -> None:
+        """Let go of it."""
+
+
+T = TypeVar("T", bound=RequestHandle | Future | _Made)
+D = TypeVar("D", bound=RequestHandle | _Made)
 
 
 class Submission:
@@ -45,25 +59,53 @@ class Submission:
         most that the answer as a whole may have. Whoever has the handle cancels it.
         """
         engine = self._engine()
+        return await self._prepared(
+            request,
+            who,
+            time_left,
+            lambda late: _if_it_fits(engine.submit(late), max_bytes, engine),
+        )
+
+    async def tokenize(
+        self,
+        request: Request,
+        who: Caller,
+        make: Callable[[PromptTokens], M],
+        add_special_tokens: bool = True,
+    ) -> M:
+        """Tokenize a request's prompt, and make something of its tokens, as `submit` would."""
+        engine = self._engine()
+
+        def tokenize(late: Request) -> _Made[M]:
+            return _Made(make(engine.tokenize(late, add_special_tokens=add_special_tokens)))
+
+        return (await self._prepared(request, who, lambda: None, tokenize)).value
+
+    async def _prepared(
+        self,
+        request: Request,
+        who: Caller,
+        time_left: Callable[[], float | None],
+        work: Callable[[Request], D],
+    ) -> D:
+        """Do `work` with a request, on a thread, once its adapters have been read."""
+        engine = self._engine()
         await self._resolve(request, who)
         request = dataclasses.replace(
             request, caller=who.name, caller_max_waiting=who.max_waiting, timeout_s=time_left()
         )
 
-        def submit(late: Request) -> RequestHandle:
-            return _if_it_fits(engine.submit(late), max_bytes, engine)
-
-        def submit_if_prepared() -> RequestHandle | Future[None]:
+        def work_if_prepared() -> D | Future[None]:
             reading = engine.prepare(request)
             is_ready = reading.done() and reading.exception() is None
-            return submit(request) if is_ready else reading  # one that failed is reported already
+            return work(request) if is_ready else reading  # one that failed is reported already
 
-        begun = await self._in_turn(request, who, submit_if_prepared)
-        if isinstance(begun, RequestHandle):
+        begun = await self._in_turn(request, who, work_if_prepared)
+        if not isinstance(begun, Future):
             return begun
         await asyncio.wrap_future(begun)
         late = dataclasses.replace(request, timeout_s=time_left())
-        return await self._in_turn(request, who, lambda: submit(late))
+        return await self._in_turn(request, who, lambda: work(late))
 
     async def _resolve(self, request: Request, who: Caller) -> None:
         """Bring in the adapters that are not known, if that is switched on."""

@@ -65,7 +65,7 @@ def main() -> None:
         try:
             for name in args.signal:
                 for kind, client in kinds(args):
-                    for long in (False, True) if name == "term" else (False,):
+                    for long in (False, True) if name == "term" and not args.alone else (False,):
                         for row in measure(pair, args, name, kind, client, long):
                             rows.append(row)
                             print(json.dumps(row), flush=True)
@@ -93,6 +93,7 @@ def arguments() -> argparse.Namespace:
         default=["httpx"],
         help="HTTP",
     )
+    parser.add_argument("--alone", action="store_true", help="without long streams beside")
     parser.add_argument("--checkout", type=Path, default=ROOT, help="whose server is tried")
     parser.add_argument("--args", default="", help="more arguments of loramux serve")
     parser.add_argument("--port", type=int, default=50777)

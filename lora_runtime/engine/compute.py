@@ -78,20 +78,20 @@ class StepComputer:
         output = self._runner.forward(batch)
         computed.distinct_adapters = batch.distinct_adapters
         grammars = [s.grammar for s in batch.sampling if s.grammar is not None]
-        is_any_late = self._masks.settle(grammars)
+        late = {id(grammar) for grammar in self._masks.settle(grammars)}
         for row in rows:
             row.sequence.num_computed += row.count
-            if row.sequence.awaits_mask:  # its last token runs again, with the mask
-                row.sequence.num_computed -= 1
+            if late and id(row.sequence.grammar) in late:
+                row.sequence.num_computed -= 1  # its last token runs again, with the mask
             try:
                 self._scheduler.publish_blocks(row.sequence)
             except BaseException as error:
                 log.exception("blocks cannot be published")
                 computed.failed.append((row.sequence, error.with_traceback(None)))
         sampling = batch.sampling
-        if is_any_late:
+        if late:
             self._planner.forget()  # rows do not all go one token further
-            kept = [i for i, seq in enumerate(sampling) if not seq.awaits_mask]
+            kept = [i for i, seq in enumerate(sampling) if id(seq.grammar) not in late]
             output = StepOutput(output.logits[kept], [output.greedy[i] for i in kept])
             sampling = [sampling[i] for i in kept]
         if sampling:

@@ -37,6 +37,7 @@ from ..grammars.compiler import GRAMMAR_BYTES, Grammars
 from ..grammars.masks import MaskThreads
 from ..requests.handle import EventStream, RequestHandle
 from ..requests.lengths import TextLimit, longest_token
+from ..requests.prompt_tokens import PromptTokens
 from ..scheduling.block_allocator import BlockAllocator
 from ..scheduling.fairness import FairQueue
 from ..scheduling.limits import Limits
@@ -132,14 +133,14 @@ class Engine:
             get_ready(self.base.tokenizer)
         text_limit = TextLimit(self.max_context, longest_token(self.base.tokenizer), note)
         self._chats = ForeignChats(self.base.tokenizer, config, text_limit)
-        self._parsers = parsers = MessageParsers(config)
-        if getattr(self.base.tokenizer, "response_template", None):
-            WORKERS.start()  # before the first answer comes
         trial = WorkLimits(config.grammar_timeout_s, GRAMMAR_BYTES)
         self._grammars = Grammars(self.base.eos_token_ids, trial)
         self._masks = MaskThreads(
             lambda: self._inbox.post(lambda mail: setattr(mail, "mask_arrived", True))
         )
+        self._parsers = parsers = MessageParsers(config)
+        if getattr(self.base.tokenizer, "response_template", None):
+            WORKERS.start()  # before the first answer comes
         ends = base_endings(self.base.tokenizer, self.base.eos_token_ids)
         self._notes = ends.notes + notes_on_messages(self.base.tokenizer)
         for note in self._notes:
@@ -296,6 +297,11 @@ class Engine:
         `submit` need not be called.
         """
         return self._intake.prepare(request)
+
+    def tokenize(self, request: Request, *, add_special_tokens: bool = True) -> PromptTokens:
+        """Tokenize its prompt as `submit` does; a `prompt` without the special tokens that the
+        tokenizer adds unless `add_special_tokens`. Raises as `submit`."""
+        return self._intake.tokenize(request, add_special_tokens)
 
     def generate(self, request: Request) -> Generation:
         """Submit and wait for all choices."""

@@ -23,6 +23,7 @@ from ..errors import (
     ends_thread,
 )
 from ..requests.handle import RequestHandle
+from ..requests.prompt_tokens import PromptTokens
 from ..scheduling.limits import Limits
 from .chats import ForeignChats
 from .inbox import Inbox
@@ -53,15 +54,18 @@ class Intake:
         """Wait for its adapters' first reading, and queue it. Raises as Engine.submit."""
         arrived = time.monotonic()
         with self._rejecting(request):
-            prepared = self._prepare(request)
-            try:
-                _wait_for(prepared, request.timeout_s)
-            except TimeoutError:
-                prepared.cancel()  # its place is free, and a chat is not rendered for nobody
-                raise RequestTimeoutError(
-                    "the request's deadline passed while its adapter was read, or its chat rendered"
-                ) from None
+            self._wait_until_prepared(request)
             return self._submit(request, arrived)
+
+    def tokenize(self, request: Request, add_special_tokens: bool) -> PromptTokens:
+        """Wait as `submit`, and encode its prompt alone. Raises as Engine.tokenize."""
+        with self._rejecting(request):
+            self._wait_until_prepared(request)
+            versions = self._store.lease(request.uses)
+            try:
+                return self._builder.tokens(request, versions, add_special_tokens)
+            finally:
+                self._store.release(request.uses, versions)
 
     def prepare(self, request: Request) -> Future[None]:
         """Begin its adapters' first reading, and the rendering of its chat where that is not done
@@ -87,6 +91,16 @@ class Intake:
             told = EngineFailedError(f"the request cannot be taken in: {described(error)}")
             self._observers.notify("on_request_rejected", request, told)
             raise told from error
+
+    def _wait_until_prepared(self, request: Request) -> None:
+        prepared = self._prepare(request)
+        try:
+            _wait_for(prepared, request.timeout_s)
+        except TimeoutError:
+            prepared.cancel()  # its place is free, and a chat is not rendered for nobody
+            raise RequestTimeoutError(
+                "the request's deadline passed while its adapter was read, or its chat rendered"
+            ) from None
 
     def _prepare(self, request: Request) -> Future[None]:
         request.validate(self._request_limits)

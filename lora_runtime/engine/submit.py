@@ -17,6 +17,7 @@ from ..kv_cache import prefix_salt
 from ..requests.detokenize import IncrementalDetokenizer
 from ..requests.handle import RequestHandle
 from ..requests.lengths import TextLimit
+from ..requests.prompt_tokens import PromptTokens
 from ..requests.sequence import LiveRequest, Sequence, SequenceAdapter
 from ..requests.token_bias import token_bias
 from ..requests.token_text import TokenBytes
@@ -119,6 +120,22 @@ class RequestBuilder:
             for i in range(params.n)
         ]
         return LiveRequest(handle, versions, sequences)
+
+    def tokens(
+        self, request: Request, versions: list[AdapterVersion], add_special_tokens: bool
+    ) -> PromptTokens:
+        """Tokenize a request's prompt alone. Raises InvalidRequestError."""
+        tokenizer, vocab_size = self._vocabulary(versions)
+        ids = encode(
+            request,
+            tokenizer,
+            vocab_size,
+            self._max_context,
+            limit=self._text_limit,
+            chat=self._chat(request, versions, tokenizer),
+            add_special_tokens=add_special_tokens,
+        )
+        return PromptTokens(ids, tokenizer)
 
     def _chat(self, request: Request, versions: list[AdapterVersion], tokenizer: Any) -> str | None:
         """Text of a conversation; None if the request is none."""

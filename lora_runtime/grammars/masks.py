@@ -61,12 +61,11 @@ class MaskThreads:
                 (self._slow if row.is_slow else self._quick).append(row)
             self._changed.notify_all()
 
-    def settle(self, rows: Iterable[RowGrammar]) -> bool:
-        """Wait for the masks of a step's rows, a little; what is not there then is late. True if
-        any is."""
+    def settle(self, rows: Iterable[RowGrammar]) -> list[RowGrammar]:
+        """Wait for the masks of a step's rows, a little; those whose is not there then are late."""
         pending = [row for row in rows if not row.is_ready]
         if not pending:
-            return False
+            return []
         with self._changed:
             self._settled.wait_for(
                 lambda: all(row.is_ready or row.is_slow for row in pending), _PATIENCE_S
@@ -77,7 +76,7 @@ class MaskThreads:
             self._late.update(pending)
             if pending:
                 self._replace_stuck()
-        return bool(pending)
+        return pending
 
     def overdue(self) -> list[RowGrammar]:
         """Rows that have been late for longer than a row may be."""

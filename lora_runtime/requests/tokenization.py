@@ -24,12 +24,13 @@ def encode(
     *,
     limit: TextLimit | None = None,
     chat: str | None = None,
+    add_special_tokens: bool = True,
 ) -> tuple[int, ...]:
     """The prompt's token ids. Raises InvalidRequestError: empty, too long, or not in the
     vocabulary.
 
-    `prompt` is tokenized with the tokenizer's own special tokens, `messages` through its chat
-    template with the assistant's turn opened, or its last one begun; `chat` is their text, if that
+    `prompt` is tokenized with the tokenizer's own special tokens, if `add_special_tokens`;
+    `messages` through its chat template with the assistant's turn opened, or its last one begun; `chat` is their text, if that
     is rendered already.
     `limit`: of their texts; None is the usual one.
     """
@@ -43,7 +44,11 @@ def encode(
         ids = limit.tokenize(text, field, partial(_ids, tokenizer, add_special_tokens=False))
     else:
         assert request.prompt is not None
-        ids = limit.tokenize(request.prompt, field, partial(_ids, tokenizer))
+        ids = limit.tokenize(
+            request.prompt,
+            field,
+            partial(_ids, tokenizer, add_special_tokens=add_special_tokens),
+        )
     if not ids:
         raise InvalidRequestError.of(field, "has no tokens")
     if bad := next((t for t in ids if not 0 <= t < vocab_size), None):

@@ -14,6 +14,7 @@ from lora_runtime import __version__
 
 from . import adapters, calls, serve, token, train
 from .common import GroupedCommand
+from .vllm_flags import ServeCommand
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,7 +23,7 @@ app = typer.Typer(
     context_settings={"max_content_width": 120},
     help="One frozen base model, many LoRA adapters, one batch.",
 )
-app.command("serve", cls=GroupedCommand)(serve.serve)
+app.command("serve", cls=ServeCommand)(serve.serve)
 app.command("generate")(calls.generate)
 app.add_typer(adapters.app, name="adapters")
 app.command("info")(calls.info)

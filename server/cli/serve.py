@@ -19,6 +19,7 @@ from ..config import Policy, Settings, SettingsError, load
 from ..environment import from_json, pairs, service_links
 from ..sources import REPEATED, flag_of, variable_of
 from .common import fail, set_parameters
+from .vllm_flags import PASSED_OVER
 
 _ENGINE = {setting.name for setting in EngineConfig.settings()}
 _METAVARS: dict[Any, str] = {
@@ -32,7 +33,7 @@ _METAVARS: dict[Any, str] = {
 }
 
 
-def serve(config: Path | None = None, **flags: Any) -> None:
+def serve(context: typer.Context, config: Path | None = None, **flags: Any) -> None:
     """Load the base model and serve it with its adapters over gRPC.
 
     Every flag can also be set as LORAMUX_<NAME> in the environment, where an empty variable is as
@@ -54,6 +55,8 @@ def serve(config: Path | None = None, **flags: Any) -> None:
             "pod's spec, or another name of the Service, leaves them out",
             variables=links,
         )
+    if unused := context.meta.get(PASSED_OVER):
+        structlog.get_logger("loramux.server").info("flags without effect here", flags=unused)
     # torch is loaded only where it is needed: the other commands and --help stay quick
     from ..lifecycle.ending import leave
     from ..process import serve
@@ -75,6 +78,7 @@ def _parameters() -> list[inspect.Parameter]:
     )
     config = Annotated[Path | None, option]
     return [
+        inspect.Parameter("context", keyword, annotation=typer.Context),
         inspect.Parameter("config", keyword, default=None, annotation=config),
         *(
             inspect.Parameter(name, keyword, default=None, annotation=_option(name, field))

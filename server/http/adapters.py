@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -21,10 +21,15 @@ from ..errors import cut
 from . import errors
 from .calls import Call
 from .errors import HttpError
+from .openai.unknown import UNKNOWN
 
 _UNLOAD_WAIT_S = 25
 """Seconds that running requests get: less than the 30 after which controllers hang up."""
 _FIELDS = {"adapter_id": "lora_name", "path": "lora_path", "source": "lora_path"}
+_LOAD_FIELDS = {"lora_name", "lora_path", "load_inplace", "is_3d_lora_weight"}
+_UNLOAD_FIELDS = {"lora_name", "lora_int_id"}
+"""Fields of vLLM's; a tensor's own shape says what `is_3d_lora_weight` would, and an adapter has no
+number beside its name."""
 _USER_INPUT, _NOT_FOUND = "InvalidUserInput", "NotFoundError"
 """Types of vLLM's errors."""
 
@@ -48,7 +53,7 @@ async def unload(call: Call) -> Response:
 
 
 async def _load(call: Call) -> str:
-    body = await call.json()
+    body = await _body(call, _LOAD_FIELDS)
     name, path = _text(body, "lora_name"), _text(body, "lora_path")
     in_place = body.get("load_inplace", False)
     if not isinstance(in_place, bool):
@@ -84,7 +89,7 @@ async def _load(call: Call) -> str:
 
 
 async def _unload(call: Call) -> str:
-    name = _text(await call.json(), "lora_name")
+    name = _text(await _body(call, _UNLOAD_FIELDS), "lora_name")
     _allow(call, name)
     if not name:
         raise _LoraError(
@@ -95,6 +100,12 @@ async def _unload(call: Call) -> str:
     except UnknownAdapterError:
         raise _LoraError(404, _NOT_FOUND, f"The lora adapter '{name}' cannot be found.") from None
     return f"Success: LoRA adapter '{name}' removed successfully."
+
+
+async def _body(call: Call, fields: Collection[str]) -> dict[str, Any]:
+    body = await call.json()
+    UNKNOWN.note(call.route, [name for name in body if name not in fields])
+    return body
 
 
 def _allow(call: Call, name: str) -> None:

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from . import adapters, errors, models, pages
+from . import adapters, errors, models, pages, tokens
 from .calls import Call, Parts
 from .errors import HttpError
 from .openai import routes as openai
@@ -39,6 +39,8 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/metrics", pages.metrics),
     Route("GET", "/version", pages.version),
     Route("GET", "/v1/models", models.list_models),
+    Route("POST", "/tokenize", tokens.tokenize),
+    Route("POST", "/detokenize", tokens.detokenize),
     Route("POST", "/v1/completions", openai.complete),
     Route("POST", "/v1/chat/completions", openai.chat),
     Route("POST", "/v1/load_lora_adapter", adapters.load),

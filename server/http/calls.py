@@ -5,11 +5,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from lora_runtime import Engine, RequestHandle
+from lora_runtime import Engine, PromptTokens, RequestHandle
 from lora_runtime import Request as EngineRequest
 
 from ..adapter_changes import AdapterChanges
@@ -25,6 +25,7 @@ from .metrics_page import MetricsPage
 from .names import ModelNames
 from .reading import Reader
 
+T = TypeVar("T")
 _VALUES = 1 << 15
 """Values of a body beside a prompt's token ids."""
 
@@ -93,12 +94,25 @@ class Call:
         `max_bytes`: the most that an answer may have which is sent at once. Raises HttpError outside
         the caller's scope, and as Submission.
         """
-        names = [use.adapter_id for use in request.uses] or [""]
-        self.adapter = "+".join(names)
-        self.allow(Right.USE, names, request.priority)
+        self._check_use(request)
         handle = await self.parts.submission.submit(request, self.who, max_bytes=max_bytes)
         self._handles.append(handle)
         return handle
+
+    async def tokenize(
+        self,
+        request: EngineRequest,
+        make: Callable[[PromptTokens], T],
+        add_special_tokens: bool = True,
+    ) -> T:
+        """Make something of a prompt's tokens, on a thread. Raises as `submit`."""
+        self._check_use(request)
+        return await self.parts.submission.tokenize(request, self.who, make, add_special_tokens)
+
+    def _check_use(self, request: EngineRequest) -> None:
+        names = [use.adapter_id for use in request.uses] or [""]
+        self.adapter = "+".join(names)
+        self.allow(Right.USE, names, request.priority)
 
     def end(self) -> None:
         """Cancel what runs for the call."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from ..lifecycle.connections import connections, turn_away
+from ..lifecycle.connections import turn_away
 from .server import HttpServer
 
 _HANDSHAKE_S = 0.1
@@ -37,14 +37,9 @@ class HttpDrain:
         await asyncio.sleep(min(_HANDSHAKE_S, seconds))
         self._server.close_port()
         silent_s = min(_SILENT_S, seconds / 2)
-        shaking_hands_until = time.monotonic() + silent_s
-        while (now := time.monotonic()) < until:
+        while self._server.connections and time.monotonic() < until:
             for connection in self._server.connections:
                 connection.end_if_idle(silent_s)
-            if not self._server.connections and not (
-                now < shaking_hands_until and self._has_connections()
-            ):
-                return
             await asyncio.sleep(_LOOK_S)
 
     async def cut_off(self) -> None:
@@ -54,8 +49,3 @@ class HttpDrain:
             await asyncio.sleep(_LOOK_S)
         for connection in self._server.connections:
             connection.transport.close()
-
-    def _has_connections(self) -> bool:
-        """Look for clients that uvicorn does not know: they are in the middle of TLS' handshake."""
-        with connections(self._server.port) as found:
-            return bool(found)

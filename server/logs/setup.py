@@ -25,6 +25,7 @@ _NOISY = (
     "httpcore",
     "httpx2",
     "httpcore2",
+    "uvicorn",
     "aiohttp",
     "fsspec",
     "s3fs",

@@ -106,7 +106,7 @@ class Attackers:
 
     def repeat_get(self, target: str, path: str, caller: str, seconds: float) -> dict[str, int]:
         """As `repeat`, pages over HTTP."""
-        return self._run("repeat_get", target, path, token_of(caller), seconds)
+        return self._run("repeat_get", target, path, token_of(caller) if caller else "", seconds)
 
     def leave_unread(
         self, target: str, method: str, request: bytes, caller: str, streams: int, seconds: float

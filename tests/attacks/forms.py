@@ -70,7 +70,8 @@ class Asked:
         if "priority" in fields:
             fields["priority"] = -fields["priority"]  # as vLLM counts it: lower goes first
         fields = {_NAMES.get(name, name): value for name, value in fields.items()}
-        return CHAT if chats else COMPLETIONS, written(fields | {"stream": stream})
+        fields |= {"stream": stream, "return_token_ids": True}
+        return CHAT if chats else COMPLETIONS, written(fields)
 
 
 def encoded(message: Any, fields: Mapping[str, Any]) -> bytes:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import select
 import socket
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 
 from ..support.tokens import token_of
 
+PATIENCE_S = 3
 STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
 
 
@@ -38,25 +40,39 @@ def connect(port: int, room: int = 0) -> socket.socket:
     return one
 
 
-def said(port: int, parts: Iterable[bytes], seconds: float = 3) -> bytes:
-    """What is answered until the connection's end, or until nothing has come for `seconds`.
+def said(port: int, requests: Iterable[Iterable[bytes]], quiet_s: float = 0.5) -> list[bytes]:
+    """Say each on a connection of its own; what is answered until all have ended, or until nothing
+    has come for `quiet_s`.
 
     An end in the middle of what is said is an end like another.
     """
-    with connect(port) as one:
-        with suppress(OSError):
-            for part in parts:
-                one.sendall(part)
-        return read(one, seconds)
+    with ExitStack() as stack:
+        opened = []
+        for parts in requests:
+            one = stack.enter_context(connect(port))
+            opened.append(one)
+            with suppress(OSError):
+                for part in parts:
+                    one.sendall(part)
+        return heard(opened, quiet_s)
 
 
-def read(one: socket.socket, seconds: float) -> bytes:
-    got = bytearray()
-    one.settimeout(seconds)
-    with suppress(OSError):
-        while part := one.recv(1 << 16):
-            got += part
-    return bytes(got)
+def heard(opened: Sequence[socket.socket], quiet_s: float) -> list[bytes]:
+    got: dict[socket.socket, bytes] = dict.fromkeys(opened, b"")
+    going = set(opened)
+    # The first answer may take longer: the server has other work, too.
+    while ready := select.select(going, (), (), quiet_s if any(got.values()) else PATIENCE_S)[0]:
+        for one in ready:
+            try:
+                part = one.recv(1 << 16)
+            except OSError:
+                part = b""
+            got[one] += part
+            if not part:
+                going.discard(one)
+        if not going:
+            break
+    return list(got.values())
 
 
 def statuses(answer: bytes) -> list[int]:

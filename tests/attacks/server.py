@@ -25,6 +25,8 @@ DRAIN_S = 1
 """What running requests get after SIGTERM."""
 LIMIT_BYTES = 6 << 30
 """What a server may take: an attack on memory must not reach the machine."""
+FILES = 1024
+"""Files and connections that it may have open, so that places are few."""
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
@@ -68,6 +70,7 @@ class ServerProcess:
                 log = opened.enter_context(self.log.open("w"))
             self.process = subprocess.Popen(command, cwd=ROOT, stderr=log)
         resource.prlimit(self.pid, resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
+        resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (FILES, FILES))
 
     @property
     def pid(self) -> int:

@@ -83,7 +83,7 @@ TRICKS = {
     "a prompt of true": written({"prompt": [True, True]}),
     "names by the hundred thousand": names(300_000),
     "a name of 4 MB": b'{"' + b"a" * (FULL - 64) + b'":1}',
-    "objects in objects": body(chat_template_kwargs={"a": Deep(500)}),
+    "half a character in a message": b'{"messages":[{"role":"user","content":%s}]}' % HALF.encode(),
     "biases by the hundred thousand": body(logit_bias={str(i): 1 for i in range(200_000)}),
     "biases without a number": body(logit_bias={"x" * 1000: 1}),
     "a bias for a token of 20 digits": body(logit_bias={"9" * 20: 1}),
@@ -101,7 +101,10 @@ CHATS = {
             }
         ]
     },
-    "half a character in a message": {"messages": [{"role": "user", "content": "a"}], "user": 7},
+    "objects in objects": {
+        "messages": [{"role": "user", "content": "a"}],
+        "chat_template_kwargs": {"a": Deep(500)},
+    },
     "tools by the million": {
         "messages": [{"role": "user", "content": "a"}],
         "tools": Many({"type": "function"}, FULL - 128),
@@ -150,22 +153,23 @@ def test_chats(arena: Arena, name: str) -> None:
     arena.withstand(f"HTTP, chat: {name}", attack)
 
 
-@pytest.mark.parametrize("where", ["model", "request_id", "user", "cache_salt"])
+@pytest.mark.parametrize("where", ["model", "request_id", "user", "cache_salt", "unknown"])
 def test_half_a_character(arena: Arena, where: str) -> None:
     """It has no bytes: what logs, errors and headers would fail of."""
 
     def attack(server: ServerProcess) -> str:
         data = raw(f'"{where}":{HALF}')
-        return expect(
-            sent(arena, server, COMPLETIONS, data), REFUSED, "NOT_FOUND", "PERMISSION_DENIED"
-        )
+        return expect(sent(arena, server, COMPLETIONS, data), REFUSED)
 
     arena.withstand(f"HTTP, JSON: half a character in {where}", attack)
 
 
+SMALL: tuple[Any, ...] = (0, 0.5, [], {}, "", None)
+
+
 def test_six_bodies_of_numbers_at_once(arena: Arena) -> None:
     """What takes longest to read."""
-    bodies = [written({"prompt": Many(v, FULL - 64)}) for v in (0, 0.5, [], {}, "", None)]
+    bodies = [written({"prompt": Many(v, FULL - 64)}) for v in SMALL]
 
     def attack(server: ServerProcess) -> str:
         posts = [(COMPLETIONS, one) for one in bodies * 2]
@@ -209,9 +213,8 @@ def test_bodies_of_other_kinds(arena: Arena, name: str) -> None:
     request = post(COMPLETIONS, body(), "attacker", **KINDS[name])
 
     def attack(server: ServerProcess) -> str:
-        codes = statuses(
-            said(server.http_port, [request.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)])
-        )
+        closing = request.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)
+        (codes,) = map(statuses, said(server.http_port, [[closing]]))
         allowed = ([200], [400], [415]) if "letters" in name else ([400], [415])
         assert codes in allowed, codes
         return str(codes)

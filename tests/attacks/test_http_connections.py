@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -12,17 +12,18 @@ from .arena import Arena, expect
 from .calls import answer, asked
 from .forms import CHAT, COMPLETIONS, Asked, Many
 from .fronts import GRPC, HTTP
-from .http1 import connect, drip, head, post, read, said, statuses, vanish
-from .server import ServerProcess
+from .http1 import connect, drip, head, post, said, statuses, vanish
+from .server import FILES, ServerProcess
 from .sockets import connections, is_closed
 
 pytestmark = pytest.mark.attacks
 
 CALLER = "attacker"
 SECONDS = 2
+PLACES = FILES // 2
 LONG = asked(max_new_tokens=3000)
 PATHS = (CHAT, COMPLETIONS, "/tokenize", "/detokenize", "/v1/load_lora_adapter")
-PAGES = ("/health", "/v1/models", "/metrics", "/version")
+PAGES = {"/health": "", "/v1/models": CALLER, "/metrics": "operator", "/version": CALLER}
 
 
 def streamed(request: Asked, caller: str = CALLER) -> bytes:
@@ -30,56 +31,61 @@ def streamed(request: Asked, caller: str = CALLER) -> bytes:
     return post(path, data, caller)
 
 
-def test_connections_that_are_slow(arena: Arena) -> None:
+JSON = {"content-type": "application/json"}
+BEGUN = head("POST", COMPLETIONS, {}, CALLER)[:-2]
+SIZED = head("POST", COMPLETIONS, JSON | {"content-length": 10_000}, CALLER)
+CHUNKED = head("POST", COMPLETIONS, JSON | {"transfer-encoding": "chunked"}, CALLER)
+HALVES = (b"", b"G", BEGUN, BEGUN + b"x: ")
+HALF_BODIES = (SIZED, SIZED + b"{", CHUNKED + b"1\r\n{\r\n", CHUNKED + b"ff")
+
+
+@pytest.mark.parametrize(
+    ("what", "texts"),
+    [
+        ("heads", HALVES),
+        pytest.param("bodies", HALF_BODIES, marks=pytest.mark.slow),  # which may take a minute
+    ],
+)
+def test_connections_that_are_slow(arena: Arena, what: str, texts: tuple[bytes, ...]) -> None:
     """All are closed in the end, however much they still say."""
-    begun = head("POST", COMPLETIONS, {}, CALLER)[:-2]
-    whole = head(
-        "POST", COMPLETIONS, {"content-length": 10_000, "content-type": "application/json"}, CALLER
-    )
-    chunks = head(
-        "POST",
-        COMPLETIONS,
-        {"transfer-encoding": "chunked", "content-type": "application/json"},
-        CALLER,
-    )
 
     def attack(server: ServerProcess) -> str:
         with ExitStack() as stack:
             opened = []
-            for text in (
-                b"",
-                b"G",
-                begun + b"x: ",
-                whole + b"{",
-                chunks + b"1\r\n{\r\n",
-                chunks + b"ff",
-            ):
+            for text in texts:
                 opened += stack.enter_context(connections(server.http_port, 20, text))
             answer(arena, server, "neighbour", HTTP)
-            drip(opened[60:], b" ", 0.5, SECONDS)
-            wait_until(lambda: all(map(is_closed, opened)), 60)
+            drip(opened[20:], b" ", 0.5, SECONDS)
+            wait_until(lambda: all(map(is_closed, opened)), 90)
         return f"{len(opened)} connections, all closed"
 
-    arena.withstand("HTTP, connections that say half, or nothing", attack)
+    arena.withstand(f"HTTP, {what} that are sent by half", attack)
 
 
-@pytest.mark.parametrize("text", [b"", head("GET", "/health", {})], ids=["silent", "kept"])
-def test_more_connections_than_there_are_places(arena: Arena, text: bytes) -> None:
-    """Who says nothing makes room for who asks."""
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("say nothing", b""),
+        ("say half", BEGUN),
+        ("are kept", head("GET", "/health", {})),
+        ("have a body to send", SIZED + b"{"),
+        ("have an answer to read", head("GET", "/v1/models", {}, CALLER) * 4),
+    ],
+)
+def test_more_connections_than_there_are_places(arena: Arena, kind: str, text: bytes) -> None:
+    """Who asks nothing makes room for who does."""
 
     def attack(server: ServerProcess) -> str:
-        with connections(server.http_port, 3000, text) as opened:
+        with connections(server.http_port, PLACES + 100, text) as opened:
             for front in (HTTP, GRPC, HTTP):
                 answer(arena, server, "neighbour", front)
-            codes = statuses(
-                said(server.http_port, [head("GET", "/health", {"connection": "close"})])
-            )
+            probe = head("GET", "/health", {"connection": "close"})
+            (codes,) = map(statuses, said(server.http_port, [[probe]]))
             assert codes == [200], codes
             held = sum(not is_closed(one) for one in opened)
         return f"{held} of {len(opened)} held"
 
-    kind = "are kept" if text else "say nothing"
-    arena.withstand(f"HTTP, 3000 connections that {kind}", attack)
+    arena.withstand(f"HTTP, {PLACES + 100} connections that {kind}", attack)
 
 
 @pytest.mark.parametrize("how", ["reset", "closed", "half closed"])
@@ -148,7 +154,7 @@ def test_streams_read_in_drops(arena: Arena) -> None:
 @pytest.mark.parametrize("path", PAGES)
 def test_floods_of_pages(arena: Arena, path: str) -> None:
     def attack(server: ServerProcess) -> str:
-        counts = arena.attackers.repeat_get(server.http_target, path, CALLER, SECONDS)
+        counts = arena.attackers.repeat_get(server.http_target, path, PAGES[path], SECONDS)
         assert counts.keys() <= {"OK", "RESOURCE_EXHAUSTED"}, counts
         return f"{counts} in {SECONDS} s"
 
@@ -156,7 +162,7 @@ def test_floods_of_pages(arena: Arena, path: str) -> None:
 
 
 def test_pages_that_are_not_read(arena: Arena) -> None:
-    request = head("GET", "/metrics", {}, CALLER) * 200
+    request = head("GET", "/metrics", {}, "operator") * 200
 
     def attack(server: ServerProcess) -> str:
         with connections(server.http_port, 50, request):
@@ -182,12 +188,9 @@ def test_work_without_a_token(arena: Arena, name: str) -> None:
     length = {"content-length": 4_000_000, "content-type": "application/json"}
 
     def attack(server: ServerProcess) -> str:
-        seen = set()
-        for path in PATHS:
-            for _ in range(5):
-                with closing(connect(server.http_port)) as one:
-                    one.sendall(head("POST", path, length | CREDENTIALS[name]))
-                    seen.update(statuses(read(one, 3)) or [0])
+        requests = [[head("POST", path, length | CREDENTIALS[name])] for path in PATHS * 5]
+        answers = map(statuses, said(server.http_port, requests))
+        seen = {code for codes in answers for code in codes or [0]}
         assert seen <= {401, 400, 404, 405, 431}, seen
         return f"{seen}, nothing of their bodies was sent"
 
@@ -202,7 +205,7 @@ def test_two_tokens(arena: Arena) -> None:
     )
 
     def attack(server: ServerProcess) -> str:
-        codes = statuses(said(server.http_port, [request]))
+        (codes,) = map(statuses, said(server.http_port, [[request]]))
         assert codes in ([400], [401]), codes
         return str(codes)
 

@@ -74,7 +74,7 @@ def make(
     engine: FakeEngine, threads: Threads, clock: Clock | None = None, root: Path | None = None
 ) -> Resolver:
     locations = Locations([root] if root else [], [] if root else ["s3://bucket/adapters"])
-    return Resolver(lambda: engine, locations, threads, clock or Clock())  # type: ignore[arg-type, return-value]
+    return Resolver(lambda: engine, locations, threads, clock=clock or Clock())  # type: ignore[arg-type, return-value]
 
 
 async def until(condition: Any) -> None:
@@ -148,6 +148,40 @@ async def test_only_plain_names_are_looked_for(threads: Threads, name: str) -> N
     engine = FakeEngine(name)
     await make(engine, threads).bring_in(name, ALICE)
     assert not engine.loads
+
+
+async def test_names_that_are_too_long_for_a_file_are_not_found(
+    threads: Threads, tmp_path: Path
+) -> None:
+    engine = FakeEngine()
+    resolver = make(engine, threads, root=tmp_path)
+    for name in ("x" * 256, "\u65e5" * 200):
+        await resolver.bring_in(name, ALICE)
+    assert not engine.loads
+
+
+async def test_a_directory_that_may_not_be_read_is_not_taken_for_none(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", denied)
+    with pytest.raises(AdapterError, match="found but could not be loaded"):
+        await make(FakeEngine(), threads, root=tmp_path).bring_in("sql", ALICE)
+
+
+async def test_a_declared_name_is_not_taken_from_elsewhere(threads: Threads) -> None:
+    engine = FakeEngine("sql", "chat")
+    resolver = Resolver(
+        lambda: engine,  # type: ignore[arg-type, return-value]
+        Locations([], ["s3://bucket"]),
+        threads,
+        declared=lambda: ["sql"],
+    )
+    for name in ("sql", "chat"):
+        await resolver.bring_in(name, ALICE)
+    assert engine.ids == ("chat",)
 
 
 async def test_a_flood_of_names_delays_nobody_else(threads: Threads) -> None:

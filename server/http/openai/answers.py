@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from lora_runtime import (
     AdapterUse,
+    ChatMessage,
     Choice,
-    FinishReason,
     Generation,
     RequestHandle,
     Timings,
@@ -18,12 +18,8 @@ from lora_runtime import (
 
 from .logprobs import ChatLogprobs, CompletionLogprobs, LogprobWriter, together
 from .requests import Call
+from .said import message, reason
 
-REASONS = {
-    FinishReason.EOS: "stop",
-    FinishReason.STOP: "stop",
-    FinishReason.LENGTH: "length",
-}
 _SLICE = 64
 """Tokens of a piece."""
 dumps = json.JSONEncoder(separators=(",", ":")).encode
@@ -102,10 +98,16 @@ def echoed(call: Call, handle: RequestHandle) -> str:
     request = handle.request
     if request.messages is not None:
         last = request.messages[-1]
-        return last.content if last.role == "assistant" else ""
+        return _text(last) if last.role == "assistant" else ""
     if request.prompt is not None:
         return request.prompt
     return b"".join(map(handle.token_bytes, handle.prompt_token_ids)).decode(errors="replace")
+
+
+def _text(message: ChatMessage) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    return "".join(part.text for part in message.content)
 
 
 def whole(
@@ -127,15 +129,15 @@ def whole(
 
 
 def _choice(call: Call, handle: RequestHandle, choice: Choice, index: int) -> Iterator[str]:
-    text = echoed(call, handle) + choice.text
-    is_chat = call.form.input == "messages"
+    echo, is_chat = echoed(call, handle), call.form.input == "messages"
     if is_chat:
-        message = {"role": "assistant", "content": text, "refusal": None}
-        yield f'{{"index":{index},"message":{dumps(message)},"logprobs":'
+        said = message(choice, echo, call.options.include_reasoning)
+        yield f'{{"index":{index},"message":{dumps(said)},"logprobs":'
     else:
-        yield f'{{"index":{index},"text":{dumps(text)},"logprobs":'
+        yield f'{{"index":{index},"text":{dumps(echo + choice.text)},"logprobs":'
     yield from _logprobs(call, handle, choice)
-    yield f',"finish_reason":"{REASONS[choice.finish_reason]}"'
+    calls = choice.message is not None and bool(choice.message.tool_calls)
+    yield f',"finish_reason":"{reason(choice.finish_reason, calls)}"'
     if call.options.return_token_ids:
         yield f',"token_ids":{dumps(choice.token_ids)}'
         if not is_chat:

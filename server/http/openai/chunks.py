@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from lora_runtime import RequestHandle, TokenEvent
 
 from .answers import (
-    REASONS,
     Head,
     Totals,
     adapters_json,
@@ -22,6 +21,7 @@ from .answers import (
 )
 from .logprobs import LogprobWriter, together
 from .requests import Call
+from .said import delta, has_calls, reason
 
 DONE = b"data: [DONE]\n\n"
 
@@ -50,12 +50,14 @@ class Chunks:
         ids = self._token_ids(event, not choice.tokens)
         choice.tokens += len(event.token_ids)
         index = self._first + event.index
-        body = (
-            f'{{"index":{index},"delta":{{"content":{dumps(text)}}}'
-            if self._is_chat
-            else f'{{"index":{index},"text":{dumps(text)}'
-        )
-        end = f',"logprobs":{choice.logprobs(event)},"finish_reason":{self._end(event)}{ids}'
+        if self._is_chat:
+            choice.has_calls |= has_calls(event.message)
+            said = delta(event, self._call.options.include_reasoning)
+            body = f'{{"index":{index},"delta":{dumps(said)}'
+        else:
+            body = f'{{"index":{index},"text":{dumps(text)}'
+        ended = self._end(event, choice.has_calls)
+        end = f',"logprobs":{choice.logprobs(event)},"finish_reason":{ended}{ids}'
         return before + self._chunk(body + end, choice.tokens, extra)
 
     def _opening(self, event: TokenEvent) -> tuple[str, str, str]:
@@ -75,11 +77,12 @@ class Chunks:
             "",
         )
 
-    def _end(self, event: TokenEvent) -> str:
+    def _end(self, event: TokenEvent, has_calls: bool) -> str:
         if event.finish_reason is None or event.usage is None or event.timings is None:
             return "null"
         self._totals.add(event.usage, event.index == 0)
-        return f'"{REASONS[event.finish_reason]}","timings":{timings_json(event.timings)}'
+        told = reason(event.finish_reason, has_calls)
+        return f'"{told}","timings":{timings_json(event.timings)}'
 
     def _token_ids(self, event: TokenEvent, first: bool) -> str:
         if not self._call.options.return_token_ids:
@@ -99,7 +102,7 @@ class _Choice:
     """One choice as far as it has come."""
 
     def __init__(self, call: Call, handle: RequestHandle) -> None:
-        self.tokens = 0
+        self.tokens, self.has_calls = 0, False
         self._writer: LogprobWriter | None = None
         if handle.request.sampling.logprobs is not None:
             self._writer = writer(call, handle)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from .inputs import ADAPTERS, MESSAGES, PROMPT, STREAM_OPTIONS
+from .inputs import ADAPTERS, PROMPT, STREAM_OPTIONS
 from .kinds import (
     BIAS,
     BOOLEAN,
@@ -25,6 +25,15 @@ from .kinds import (
     Refused,
     Unused,
     one_of,
+)
+from .messages import DOCUMENTS, MESSAGES, TOOL_CHOICE, TOOLS
+from .structured import (
+    CHOICE,
+    GRAMMAR,
+    JSON_SCHEMA,
+    REGEX,
+    RESPONSE_FORMAT,
+    STRUCTURED_OUTPUTS,
 )
 
 _SEEDS = 1 << 63
@@ -56,8 +65,13 @@ _SAMPLING = (
     Field("max_tokens", INTEGER, "sampling.max_new_tokens"),
     Field("logit_bias", BIAS, "sampling.logit_bias"),
     Field("min_tokens", INTEGER, "sampling.min_tokens"),
-    Refused("response_format", ({"type": "text"},)),
-    Refused("structured_outputs"),
+    Field("response_format", RESPONSE_FORMAT, "sampling.structured"),
+    Field("structured_outputs", STRUCTURED_OUTPUTS, "sampling.structured"),
+    # The same in older releases of vLLM.
+    Field("guided_json", JSON_SCHEMA, "sampling.structured"),
+    Field("guided_regex", REGEX, "sampling.structured"),
+    Field("guided_choice", CHOICE, "sampling.structured"),
+    Field("guided_grammar", GRAMMAR, "sampling.structured"),
 )
 _REQUEST = (
     Field("model", TEXT, "option.model"),
@@ -167,17 +181,17 @@ CHAT = Form(
         Refused("add_special_tokens", (False,)),
         Refused("audio"),
         Refused("chat_template", hint="the template is the model's, or the adapter's own"),
-        Refused("documents", ([],)),
+        Field("tools", TOOLS, "request.tools"),
+        Field("tool_choice", TOOL_CHOICE, "request.tool_choice"),
+        Field("parallel_tool_calls", BOOLEAN, "request.parallel_tool_calls"),
+        Field("documents", DOCUMENTS, "request.documents"),
+        Field("include_reasoning", BOOLEAN, "option.include_reasoning"),
         Refused("function_call", ("none",), "use tools"),
         Refused("functions", ([],), "use tools"),
         Refused("modalities", (["text"],)),
-        Refused("tool_choice", ("none",)),
-        Refused("tools"),
         Refused("web_search_options"),
-        Unused("include_reasoning"),
         Unused("media_io_kwargs"),
         Unused("mm_processor_kwargs"),
-        Unused("parallel_tool_calls"),
         Unused("prediction"),
         *_NOT_SERVED,
         *_WITHOUT_EFFECT,

@@ -1,16 +1,17 @@
-"""What a request has to read and to use: prompts, messages, adapters; and how it is to be streamed."""
+"""What a request has to read and to use: prompts and adapters; and how it is to be streamed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lora_runtime import ChatMessage, WeightedAdapter
+from lora_runtime import WeightedAdapter
 
 from .kinds import (
     Kind,
     Wrong,
+    in_list,
+    list_of,
     to_boolean,
     to_integers,
     to_list,
@@ -22,7 +23,6 @@ from .kinds import (
 MAX_PROMPTS = 128
 """Prompts of one completion: each is a request of its own."""
 Prompt = str | tuple[int, ...]
-_TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 @dataclass(frozen=True)
@@ -56,34 +56,8 @@ def _most_ids(value: Any) -> int:
     return len(value)
 
 
-def to_messages(value: Any) -> tuple[ChatMessage, ...]:
-    return tuple(_in(i, _message, one) for i, one in enumerate(to_list(value, "messages")))
-
-
-def _message(value: Any) -> ChatMessage:
-    message = to_object(value)
-    return ChatMessage(to_text(message.get("role")), _content(message.get("content")))
-
-
-def _content(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    return "\n".join(_in(i, _part, one) for i, one in enumerate(to_list(value, "parts")))
-
-
-def _part(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    part = to_object(value)
-    if part.get("type") not in _TEXT_PARTS:
-        raise Wrong("only parts of type text are supported")
-    return to_text(part.get("text"))
-
-
 def to_adapters(value: Any) -> tuple[WeightedAdapter, ...]:
-    return tuple(_in(i, _adapter, one) for i, one in enumerate(to_list(value, "adapters")))
+    return in_list(value, "adapters", _adapter)
 
 
 def _adapter(value: Any) -> WeightedAdapter:
@@ -103,43 +77,16 @@ def to_stream_options(value: Any) -> StreamOptions:
     return StreamOptions(**flags)
 
 
-def _in(index: int, read: Any, value: Any) -> Any:
-    """Read an entry; what is wrong is said with its place."""
-    try:
-        return read(value)
-    except Wrong as wrong:
-        raise Wrong(f"[{index}] {wrong}") from None
-
-
-def _list_of(items: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {"type": "array", "items": items}
-
-
-_IDS = _list_of({"type": "integer"})
-_PARTS = {"type": "object", "required": ["type"], "properties": {"type": {"type": "string"}}}
+_IDS = list_of({"type": "integer"})
 PROMPT = Kind(
     to_prompts,
-    {"anyOf": [{"type": "string"}, _IDS, _list_of({"type": "string"}), _list_of(_IDS)]},
+    {"anyOf": [{"type": "string"}, _IDS, list_of({"anyOf": [{"type": "string"}, _IDS]})]},
     counted="token_ids",
     count=_most_ids,
 )
-MESSAGES = Kind(
-    to_messages,
-    _list_of(
-        {
-            "type": "object",
-            "required": ["role"],
-            "properties": {
-                "role": {"type": "string"},
-                "content": {"anyOf": [{"type": ["string", "null"]}, _list_of(_PARTS)]},
-            },
-        }
-    ),
-    counted="messages",
-)
 ADAPTERS = Kind(
     to_adapters,
-    _list_of(
+    list_of(
         {
             "type": "object",
             "required": ["adapter_id"],

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from lora_runtime import RequestLimits
 
+T = TypeVar("T")
 _EXACT = 1 << 53
 """Up to here a float is the integer that was meant."""
 _ID_DIGITS = 12
@@ -79,6 +80,22 @@ def to_list(value: Any, what: str) -> Sequence[Any]:
     return value
 
 
+def in_list(value: Any, what: str, read: Callable[[Any], T]) -> tuple[T, ...]:
+    """Read the entries of a list; what is wrong with one is said with its place."""
+    found = []
+    for index, entry in enumerate(to_list(value, what)):
+        try:
+            found.append(read(entry))
+        except Wrong as wrong:
+            raise Wrong(f"[{index}] {wrong}") from None
+    return tuple(found)
+
+
+def list_of(items: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the schema of a list."""
+    return {"type": "array", "items": items}
+
+
 def to_stop(value: Any) -> tuple[str, ...]:
     """Strings, of which one may come without a list around it."""
     if isinstance(value, str):
@@ -119,7 +136,7 @@ TEXT = Kind(to_text, {"type": "string"})
 OBJECT = Kind(to_object, {"type": "object"})
 STOP = Kind(
     to_stop,
-    {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+    {"anyOf": [{"type": "string"}, list_of({"type": "string"})]},
     counted="stop",
 )
 BIAS = Kind(
@@ -128,9 +145,7 @@ BIAS = Kind(
     counted="logit_bias",
     count=lambda value: len(value) if isinstance(value, Mapping) else 0,
 )
-TOKEN_IDS = Kind(
-    to_integers, {"type": "array", "items": {"type": "integer"}}, counted="stop_token_ids"
-)
+TOKEN_IDS = Kind(to_integers, list_of({"type": "integer"}), counted="stop_token_ids")
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ _dumps = json.JSONEncoder(separators=(",", ":")).encode
 class LogprobWriter(Protocol):
     """Writer of one choice's log probabilities, increment by increment."""
 
-    names: tuple[str, ...]
-    """Names of the lists that there are."""
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the lists that there are."""
 
     def entries(self, tokens: Iterable[TokenLogprob]) -> tuple[str, ...]:
         """Give the next tokens' entries of each list as JSON, without the lists' brackets."""

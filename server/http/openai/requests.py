@@ -18,6 +18,9 @@ from .fields import Form
 from .inputs import Prompt, StreamOptions
 from .kinds import Field, Refused, Wrong
 
+_OLDER, _NEWER = "max_tokens", "max_completion_tokens"
+"""Two names of one field, of which the newer counts."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -33,6 +36,7 @@ class Options:
     """A chat's own switch."""
     add_generation_prompt: bool | None = None
     reasoning_effort: str | None = None
+    include_reasoning: bool = True
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
 
@@ -67,13 +71,6 @@ def read(form: Form, body: Mapping[str, Any], limits: RequestLimits, max_context
     return found.call(max_context)
 
 
-def renamed(error: InvalidRequestError, names: Mapping[str, str]) -> InvalidRequestError:
-    """The same error with the names that the caller knows."""
-    return InvalidRequestError(
-        [replace(v, field=names.get(v.field, v.field)) for v in error.violations]
-    )
-
-
 class _Found:
     """Values of a body by where they go, and what is wrong with it."""
 
@@ -106,10 +103,12 @@ class _Found:
         if rule.change is not None:
             read = rule.change(read)
         place, _, name = rule.to.partition(".")
-        # Of two names of one field the newer counts, whatever their order: it comes later in the table.
-        if self._names.get(name, "") in ("", "max_tokens"):
-            self._values[place][name] = read
-            self._names[name] = rule.name
+        if read is None or (other := self._names.get(name)) == _NEWER:
+            return
+        if other not in (None, _OLDER):
+            raise Wrong(f"{other} says it already")
+        self._values[place][name] = read
+        self._names[name] = rule.name
 
     def check_together(self) -> None:
         """Check what fields say together; the engine checks the rest."""
@@ -152,7 +151,7 @@ class _Found:
             request["chat_template_kwargs"] = _effort(
                 option.reasoning_effort, request.get("chat_template_kwargs", {})
             )
-        whole = Request(sampling=sampling, **request)
+        whole = Request(sampling=sampling, parse_answer=self.form.input == "messages", **request)
         inputs: list[dict[str, Any]] = [{}]
         if self.form.input == "prompt":
             inputs = [

@@ -44,7 +44,7 @@ async def _answer(http: HttpCall, form: Form) -> Response:
     call, head = await _read(http, form, await http.json())
     if call.options.stream:
         handles = [await http.submit(one) for one in call.requests]
-        return await stream.Answer.begun(http, call, head, handles)
+        return await stream.begun(http, call, head, handles)
     share = http.parts.max_message_bytes // len(call.requests)
     handles = [await http.submit(one, share) for one in _fitting(http, call, share)]
     done = await asyncio.gather(*(handle.aresult() for handle in handles))

@@ -13,6 +13,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from loramux.v1 import inference_pb2
+from structlog.testing import capture_logs
 
 from ...support.engines import slow_down
 from ...support.http_front import HttpHarness, http_running
@@ -91,6 +92,14 @@ async def test_load_and_unload_as_vllm_answers(front: HttpHarness) -> None:
     )
 
 
+async def test_unknown_fields_are_ignored_and_logged(front: HttpHarness) -> None:
+    body = {"lora_name": "new", "lora_path": "a1", "is_3d_lora_weight": False, "base_model": "x"}
+    with capture_logs() as lines:
+        assert (await front.post(LOAD, body, "root")).status_code == 200
+    (line,) = [one for one in lines if one["event"] == "unknown fields are ignored"]
+    assert line["fields"] == ["base_model"]
+
+
 BOTH = "Both 'lora_name' and 'lora_path' must be provided."
 REFUSED: dict[str, tuple[dict[str, Any], tuple[int, str, str]]] = {
     "nothing": ({}, (400, "InvalidUserInput", BOTH)),
@@ -119,6 +128,18 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[int, str, str]]] = {
     "by dots": (
         {"lora_name": "new", "lora_path": "../tokens.yaml"},
         (403, "permission_error", "the path is outside the server's adapter roots"),
+    ),
+    "too long": (
+        {"lora_name": "new", "lora_path": "x" * 300 + "/" + "y" * 300},
+        (400, "invalid_request_error", "lora_path: cannot be read"),
+    ),
+    "far too long": (
+        {"lora_name": "new", "lora_path": "x" * 5000},
+        (400, "invalid_request_error", "lora_path: must have at most 4096 characters"),
+    ),
+    "a long name": (
+        {"lora_name": "x" * 5000, "lora_path": "a1"},
+        (400, "invalid_request_error", "lora_name: must have at most 256 characters"),
     ),
     "another's source": (
         {"lora_name": "new", "lora_path": "s3://bucket/a"},

@@ -15,6 +15,7 @@ from lora_runtime import (
     AdapterUse,
     FinishReason,
     Generation,
+    MessageDelta,
     RequestHandle,
     RequestLimits,
     Timings,
@@ -49,7 +50,11 @@ def make(name: str, **fields: Any) -> tuple[Call, RequestHandle]:
     return call, handle
 
 
-def events(handle: RequestHandle, reason: FinishReason = FinishReason.EOS) -> list[TokenEvent]:
+def events(
+    handle: RequestHandle,
+    reason: FinishReason = FinishReason.EOS,
+    said: Sequence[MessageDelta] = (),
+) -> list[TokenEvent]:
     """Six tokens of each choice in turn."""
     params = handle.request.sampling
     found = []
@@ -59,7 +64,8 @@ def events(handle: RequestHandle, reason: FinishReason = FinishReason.EOS) -> li
             if params.logprobs is not None:
                 top = ((3, -0.5), (7, float("-inf")), (4, -2.0))[: params.logprobs]
                 logprobs = (TokenLogprob(token, -1.0, top),)
-            event = TokenEvent(index, text, (token,), logprobs)
+            message = said[(token - 1) % len(said)] if said else None
+            event = TokenEvent(index, text, (token,), logprobs, message=message)
             if token == 6:
                 event = replace(
                     event, finish_reason=reason, usage=Usage(3, 2 - index, 6), timings=TIMES
@@ -75,8 +81,10 @@ def answer(call: Call, handle: RequestHandle, **options: Any) -> dict[str, Any]:
     return json.loads("".join(whole(call, HEAD, [(handle, done)])))
 
 
-def chunks(call: Call, handle: RequestHandle, size: int = 3) -> list[dict[str, Any]]:
-    found, totals = events(handle), Totals()
+def chunks(
+    call: Call, handle: RequestHandle, size: int = 3, **options: Any
+) -> list[dict[str, Any]]:
+    found, totals = events(handle, **options), Totals()
     writer = Chunks(call, HEAD, handle, totals)
     parts = [writer.write(found[at : at + size]) for at in range(0, len(found), size)]
     return read_events(b"".join(parts) + usage_chunk(call, HEAD, totals))
@@ -200,9 +208,9 @@ def test_increments_are_the_whole_answer(name: str, size: int) -> None:
         assert [c["finish_reason"] for c in own[:-1]] == [None] * (len(own) - 1)
         assert own[-1]["finish_reason"] == choice["finish_reason"]
         assert own[-1]["timings"] == choice["timings"]
-        assert sum((c.get("token_ids", []) for c in own), []) == choice["token_ids"]
+        assert [t for c in own for t in c.get("token_ids", [])] == choice["token_ids"]
         for key, values in choice["logprobs"].items():
-            assert sum((c["logprobs"][key] for c in own if c["logprobs"]), []) == values
+            assert [v for c in own if c["logprobs"] for v in c["logprobs"][key]] == values
     assert increments[0]["adapters"] == expected["adapters"]
     if name == "chat":
         assert increments[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
+from pydantic import BaseModel
 
 from ....support.http_front import HttpHarness
 
@@ -74,7 +75,8 @@ async def test_a_sync_client(front: HttpHarness) -> None:
             assert {m.id for m in client.models.list()} == {"tiny", "a0", "a7"}
             options: Any = {"model": "a0", "prompt": "so", "temperature": 0, "max_tokens": 6}
             whole = client.completions.create(**options)
-            assert whole.usage is not None and whole.usage.completion_tokens <= 6
+            assert whole.usage is not None
+            assert whole.usage.completion_tokens <= 6
             chunks = list(
                 client.completions.create(
                     **options, stream=True, stream_options={"include_usage": True}
@@ -107,14 +109,17 @@ async def test_the_helper_for_streams(client: AsyncOpenAI) -> None:
     )
     assert [c.message.content for c in final.choices] == [c.message.content for c in whole.choices]
     for ours, theirs in zip(final.choices, whole.choices, strict=True):
-        assert ours.logprobs and theirs.logprobs and theirs.logprobs.content
+        assert ours.logprobs
+        assert theirs.logprobs
+        assert theirs.logprobs.content
         assert ours.logprobs.content == theirs.logprobs.content
         assert (
             bytes(b for one in theirs.logprobs.content for b in one.bytes or [])
             .decode(errors="replace")
             .startswith((theirs.message.content or "").rstrip("\ufffd"))
         )
-    assert final.usage is not None and whole.usage is not None
+    assert final.usage is not None
+    assert whole.usage is not None
     assert final.usage.completion_tokens == whole.usage.completion_tokens
     assert final.usage.prompt_tokens == whole.usage.prompt_tokens
 
@@ -165,7 +170,8 @@ async def test_tokens_of_the_cache_are_counted(client: AsyncOpenAI) -> None:
     cached = []
     for _ in range(2):
         usage = (await client.completions.create(**options)).usage
-        assert usage is not None and usage.prompt_tokens_details is not None
+        assert usage is not None
+        assert usage.prompt_tokens_details is not None
         cached.append(usage.prompt_tokens_details.cached_tokens)
     assert cached[0] == 0 < (cached[1] or 0)
 
@@ -234,3 +240,21 @@ async def test_unknown_fields_are_ignored(client: AsyncOpenAI) -> None:
         **options, user="me", store=True, metadata={"a": "b"}, extra_body={"nonsense": {"x": 1}}
     )
     assert other.choices[0].message == plain.choices[0].message
+
+
+class Pet(BaseModel):
+    name: Literal["rex", "tom"]
+    age: int
+
+
+async def test_an_answer_in_the_form_of_a_model(client: AsyncOpenAI) -> None:
+    parsed = await client.chat.completions.parse(
+        model="a0", messages=HELLO, seed=2, response_format=Pet, logit_bias={"52": -100}
+    )
+    pet = parsed.choices[0].message.parsed
+    assert isinstance(pet, Pet)
+    chosen = await client.completions.create(
+        model="a0", prompt="hello", extra_body={"structured_outputs": {"choice": ["yes", "no"]}}
+    )
+    assert chosen.choices[0].text in ("yes", "no")
+    assert chosen.choices[0].finish_reason == "stop"

@@ -44,11 +44,17 @@ def client_of(front: HttpHarness, retries: int = 0) -> AsyncOpenAI:
     return AsyncOpenAI(base_url=f"{front.url}/v1", api_key="none", max_retries=retries)
 
 
+async def read_all(stream: Any) -> None:
+    async for _ in stream:
+        pass
+
+
 async def test_a_full_queue_is_tried_again_when_it_was_said(
     front: HttpHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = front.server.app.engine
-    submit, refused = engine.submit, []
+    submit = engine.submit
+    refused: list[Any] = []
 
     def full_twice(request: Any) -> Any:
         if len(refused) < 2:
@@ -59,7 +65,8 @@ async def test_a_full_queue_is_tried_again_when_it_was_said(
     monkeypatch.setattr(engine, "submit", full_twice)
     async with client_of(front, retries=2) as client:
         answer = await client.completions.create(model="", prompt="hello", max_tokens=2)
-    assert answer.usage is not None and len(refused) == 2
+    assert answer.usage is not None
+    assert len(refused) == 2
 
     refused.clear()
     async with client_of(front) as client:
@@ -114,9 +121,10 @@ async def test_openais_client_raises_what_it_is_told_in_mid_stream(front: HttpHa
         stream = await client.chat.completions.create(
             model="", messages=[{"role": "user", "content": "hello"}], stream=True
         )
+        await anext(stream)
+        break_down(front.server.app.engine)
         with pytest.raises(openai.APIError, match="failed to serve"):
-            async for _ in stream:
-                break_down(front.server.app.engine)
+            await read_all(stream)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -142,10 +150,10 @@ async def test_what_nobody_reads_is_bounded(
     ended = Ends()
     front.server.app.engine.add_observer(ended)
     host, port = front.url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port), limit=1)
+    _reader, writer = await asyncio.open_connection(host, int(port), limit=1)
     body = json.dumps({**BODY, "n": 16, "logprobs": 20, "max_tokens": 500}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    writer.write(head.encode() + body)
+    head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
     await writer.drain()
     stats = front.server.app.engine.stats
     while not stats().running:
