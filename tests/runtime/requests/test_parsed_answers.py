@@ -193,7 +193,7 @@ def test_a_worker_that_dies_and_one_in_a_stranger_s_hands(
     parser._worker.interrupt()
     assert joined_of([first, *events]).content.endswith("</tool_call>")
     reads: list[Any] = [None, [], [{}], [{"content": 1}], ["x"]]
-    odd = [None, [], {"read": []}, *({"read": read, "seconds": 0} for read in reads)]
+    odd: list[Any] = [None, [], {"read": []}, *({"read": read, "seconds": 0} for read in reads)]
     for answer in odd:
         parser = parser_of(workers, kind)
         monkeypatch.setattr(parser, "_begin", lambda answer=answer: _Odd(answer))
