@@ -88,7 +88,7 @@ class MessageParsers:
             bool(request.tools) and request.tool_choice != "none",
             request.parallel_tool_calls,
         )
-        texts = [ShownText(tokenizer, prompt, params.stop, ends) for _ in range(params.n)]
+        texts = [ShownText(tokenizer, prompt, params, ends) for _ in range(params.n)]
         return TemplateParser(self._workers, reading, texts)
 
     def close(self) -> None:

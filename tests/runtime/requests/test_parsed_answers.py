@@ -61,7 +61,7 @@ def parser_of(
 ) -> TemplateParser:
     reading = Reading("key", kind.template, kind.prompt, TOOLS, True, all_calls)
     tokenizer = make_tokenizer()
-    texts = [ShownText(tokenizer, (), (), frozenset({EOS})) for _ in range(choices)]
+    texts = [ShownText(tokenizer, (), SamplingParams(), frozenset({EOS})) for _ in range(choices)]
     return TemplateParser(workers, reading, texts)
 
 
@@ -312,12 +312,17 @@ def test_special_tokens_are_seen(workers: AnswerWorkers) -> None:
     tokenizer = make_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["[TOOL_CALLS]"]})
     token: Any = tokenizer.convert_tokens_to_ids("[TOOL_CALLS]")
-    text = ShownText(tokenizer, (), (), frozenset({EOS}))
+    text = ShownText(tokenizer, (), SamplingParams(), frozenset({EOS}))
     assert text.push(TokenEvent(0, "", (token,))) == "[TOOL_CALLS]"
     assert text.push(TokenEvent(0, "", (EOS,), finish_reason=FinishReason.EOS)) == ""
-    ends = ShownText(tokenizer, (), ("bc",), frozenset({EOS}))
+    ends = ShownText(tokenizer, (), SamplingParams(stop=("bc",)), frozenset({EOS}))
     a, b, c = ids_of("abc")
     assert [ends.push(TokenEvent(0, "", (token,))) for token in (a, b)] == ["a", ""]
     assert ends.push(TokenEvent(0, "", (c,), finish_reason=FinishReason.STOP)) == ""
-    late = ShownText(tokenizer, (), ("bc",), frozenset({EOS}))
+    late = ShownText(tokenizer, (), SamplingParams(stop=("bc",)), frozenset({EOS}))
     assert late.push(TokenEvent(0, "", (b,), finish_reason=FinishReason.LENGTH)) == "b"
+    early = ShownText(tokenizer, (), SamplingParams(stop=("ab",), min_tokens=2), frozenset({EOS}))
+    texts = [early.push(TokenEvent(0, "", (token,))) for token in (a, b, c)]
+    assert "".join(texts) == "abc"
+    ignored = ShownText(tokenizer, (), SamplingParams(), frozenset())
+    assert ignored.push(TokenEvent(0, "", (EOS,), finish_reason=FinishReason.EOS)) == ""
