@@ -23,6 +23,7 @@ from ..requests.forced_calls import (
 from ..requests.parsing import MessageParser, PlainParser
 from ..requests.shown_text import ShownText
 from ..requests.template_parser import Reading, TemplateParser
+from ..requests.tokenization import template_values
 
 _MEMORY_BYTES = 256 << 20
 """Memory of one request's reading, at most."""
@@ -80,12 +81,13 @@ class MessageParsers:
             return PlainParser()
         if text is None:
             text = tokenizer.decode(list(prompt), clean_up_tokenization_spaces=False)
+        tools = template_values(request).get("tools") or []
         reading = Reading(
             hashlib.sha256(json.dumps(template).encode()).hexdigest(),
             template,
             _from_anchor(template, text),
-            plain(read_objects(request.tools)),
-            bool(request.tools) and request.tool_choice != "none",
+            tools,
+            bool(tools) and request.tool_choice != "none",
             request.parallel_tool_calls,
         )
         texts = [ShownText(tokenizer, prompt, params, ends) for _ in range(params.n)]

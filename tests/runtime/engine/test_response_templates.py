@@ -120,6 +120,10 @@ def test_calls_as_they_come(engine: Engine, add: Callable[[str, Any], None], nam
         assert message is not None
         assert (message.content, message.reasoning_content) == (kind.content, kind.reasoning)
         assert [(call.name, call.arguments) for call in message.tool_calls] == [*kind.calls]
+    others = replace(request, tools=(), chat_template_kwargs={"tools": TOOLS})
+    message = engine.generate(others).choices[0].message
+    assert message is not None
+    assert [call.name for call in message.tool_calls] == [name for name, _ in kind.calls]
     untaken = engine.generate(replace(request, tool_choice="none")).choices[0].message
     assert untaken is not None
     assert not untaken.tool_calls
