@@ -120,4 +120,8 @@ def _not_served(methods: dict[str, Route]) -> HttpError:
 
 def _logged(call: Call) -> dict[str, Any]:
     """Fields of a refusal's line in the log; what the engine took up has its line from there."""
-    return {} if call.was_submitted else {"method": call.route, "adapter": call.adapter[:MAX_ID_LENGTH]}
+    return (
+        {}
+        if call.was_submitted
+        else {"method": call.route, "adapter": call.adapter[:MAX_ID_LENGTH]}
+    )
