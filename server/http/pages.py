@@ -27,6 +27,7 @@ async def live(call: Call) -> Response:
 
 
 async def version(call: Call) -> Response:
+    """Tell the version of the server."""
     call.allow(Right.READ)
     return JSONResponse({"version": __version__})
 
