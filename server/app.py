@@ -21,13 +21,12 @@ from .declared import DeclaredAdapters, DeclaredGauges, DeclaredStatus
 from .gauges import ReadinessGauges
 from .grpc_front import OWN_SERVICES, add_services, interceptors, probe_server, warn_of_plain_tokens
 from .http.access import Access
-from .http.app import OTHER, HttpApp
 from .http.calls import Parts
 from .http.drain import HttpDrain
 from .http.metrics_page import MetricsPage
 from .http.names import ModelNames
 from .http.reading import Reader
-from .http.server import HttpServer
+from .http_front import HttpFront
 from .lifecycle.drain import Drain
 from .lifecycle.ending import STEP_S
 from .lifecycle.health import Health
@@ -43,14 +42,13 @@ from .services.adapters import AdaptersService
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
 from .submission import Submission
-from .threads import Threads
+from .threads import READS_EACH, Threads, Turns
 from .transport import (
     add_port,
     address,
     bare_host,
     check_port,
     credentials,
-    https_contexts,
     named_port,
     serving_options,
 )
@@ -72,12 +70,11 @@ class App:
         self.metrics.follow(self._calls)
         self._credentials: grpc.ServerCredentials | None = None
         self._drain: Drain | None = None
-        self._http_drain: HttpDrain | None = None
         self._declared: DeclaredAdapters | None = None
         self._readiness = Readiness(settings.ready_after_s)
         self.metrics.registry.register(ReadinessGauges(self._readiness))
         self._health = Health(OWN_SERVICES, self._readiness)
-        self._threads = Threads()
+        self._threads, self._reads = Threads(), Turns(READS_EACH)
         locations = Locations(settings.adapter_roots, settings.adapter_sources)
         self._changes = AdapterChanges(lambda: self.engine, locations, self._threads)
         self._adapters = AdaptersService(
@@ -86,6 +83,7 @@ class App:
             self._declared_status,
             settings.max_message_bytes,
             self._threads,
+            self._reads,
         )
         resolver = (
             Resolver(lambda: self.engine, locations, self._threads, self._declared_names)
@@ -97,11 +95,7 @@ class App:
             lambda: self.engine, self._submission, self._threads, settings.max_message_bytes
         )
         self._tokens = TokenFile(settings.auth_file) if settings.auth_file else None
-        self.http_app = HttpApp(self._http_parts(), self.metrics.http_ended)
-        self.http: HttpServer | None = None
-        self.metrics.follow_http(
-            lambda: self.http_app.open, lambda: self.http.open_connections if self.http else 0
-        )
+        self.http = HttpFront(settings, self._http_parts(), self.metrics)
         through = interceptors(
             self._calls, self._request_limits, self._tokens, self.metrics.call_refused
         )
@@ -123,16 +117,6 @@ class App:
             raise EngineStoppedError("the base model is not loaded")
         return self._engine
 
-    def make_http_server(self) -> HttpServer:
-        contexts = https_contexts(self.settings, self._threads.reading)
-        return HttpServer(
-            self.http_app,
-            self.settings.max_message_bytes,
-            partial(self.metrics.http_ended, OTHER),
-            contexts.newest if contexts else None,
-            self.settings.max_connection_age_s,
-        )
-
     async def listen(self) -> None:
         """Open the ports of health and metrics. Raises OSError, RuntimeError, TLSError.
 
@@ -148,10 +132,8 @@ class App:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probes)
             self._probes.add_insecure_port(address(settings, settings.health_port))
             await self._probes.start()
-        if settings.http_port:
-            self.http = self.make_http_server()
-            with named_port("HTTP port", settings.http_port):
-                self.http.bind(bare_host(settings), settings.http_port)
+        with named_port("HTTP port", settings.http_port):
+            self.http.bind()
         if settings.metrics_port:
             with named_port("metrics port", settings.metrics_port):
                 self._metrics_server = metrics_port.start(
@@ -211,16 +193,15 @@ class App:
             threads.submit(self._declared.stop_following)
         if self._drain is not None:
             log.info("draining", delay_s=settings.drain_delay_s, seconds=settings.drain_s)
-            if self._http_drain is not None:
-                self._http_drain.tell()
+            if self.http.drain is not None:
+                self.http.drain.tell()
             await asyncio.sleep(settings.drain_delay_s)
             await asyncio.gather(*(d.finish_calls(settings.drain_s) for d in self._drains()))
         self._threads.close()
         if self._engine is not None:
             await in_thread(self._engine.shutdown, 0, STEP_S)
         await asyncio.gather(*(drain.cut_off() for drain in self._drains()))
-        if self.http is not None:
-            await self.http.stop()
+        await self.http.stop()
         # The state file follows the engine as long as a call may be answered.
         if self._declared is not None:
             await in_thread(self._declared.stop)
@@ -243,10 +224,8 @@ class App:
         age_s = self.settings.max_connection_age_s
         self._drain = Drain(self._server, self.port, self._calls, self._running, age_s)
         await self._server.start()
-        if self.http is not None:
-            with named_port("HTTP port", self.settings.http_port):
-                await self.http.listen()
-            self._http_drain = HttpDrain(self.http)
+        with named_port("HTTP port", self.settings.http_port):
+            await self.http.listen()
         log.info(
             "listening",
             address=address(self.settings, self.port),
@@ -258,7 +237,7 @@ class App:
 
     def _drains(self) -> list[Drain | HttpDrain]:
         """Drains of the ports that are open."""
-        return [drain for drain in (self._drain, self._http_drain) if drain is not None]
+        return [drain for drain in (self._drain, self.http.drain) if drain is not None]
 
     def _declare(self, engine: Engine, settings_policies: SettingsPolicies) -> DeclaredAdapters:
         settings = self.settings
@@ -300,6 +279,7 @@ class App:
             threads=self._threads,
             readiness=self._readiness,
             metrics=MetricsPage(self.metrics.registry, self._threads.reading),
+            reads=self._reads,
             reader=Reader(self.settings.max_message_bytes, self._threads.parsing),
             access=Access(self._tokens, self.metrics.call_refused),
             names=ModelNames(self.settings.served_model_name, lambda: self.engine),
