@@ -12,6 +12,7 @@ from contextlib import ExitStack, suppress
 from ..support.tokens import token_of
 
 PATIENCE_S = 3
+SHORT = 10_000
 STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
 
 
@@ -78,6 +79,13 @@ def heard(opened: Sequence[socket.socket], quiet_s: float) -> list[bytes]:
 def statuses(answer: bytes) -> list[int]:
     """Those of the answers, the provisional ones left out."""
     return [int(code) for code in STATUS.findall(answer) if not code.startswith(b"1")]
+
+
+def grouped(cases: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
+    """Short ones together in one attack, each long one by itself."""
+    short = {name: data for name, data in cases.items() if len(data) < SHORT}
+    long = {name: {name: data} for name, data in cases.items() if len(data) >= SHORT}
+    return {f"{len(short)} short ones": short} | long
 
 
 def drip(connections: Iterable[socket.socket], byte: bytes, every: float, seconds: float) -> None:
