@@ -93,7 +93,7 @@ def drip(connections: Iterable[socket.socket], byte: bytes, every: float, second
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for one in connections:
-            with suppress(OSError):
+            with suppress(OSError):  # it is closed
                 one.send(byte)
         time.sleep(every)
 
