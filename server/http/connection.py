@@ -81,6 +81,8 @@ class Connection(KeepAlive):
         self._early = b""
         """Bytes that came before TLS was all set."""
         self._in_head, self._is_whole = False, True
+        self._is_last = False
+        """Whether the connection ends with the answer to this request, whatever is behind it."""
         self._received = self._header_bytes = self._chunks = 0
 
     # --- the connection -------------------------------------------------------------------------
@@ -160,12 +162,17 @@ class Connection(KeepAlive):
         self._settle()
 
     def _feed(self, data: bytes) -> None:
+        if self._is_last and self._is_whole:
+            return
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
+            if self._is_last:
+                return
             # Such as h2c, which is not for this server. Its parser takes no body then; this one does.
+            self._is_last = True
             self.parser = httptools.HttpRequestParser(_Rest(self))
-            self.parser.feed_data(_head_of_rest(self.headers) + data[upgrade.args[0] :])
+            self._feed(_head_of_rest(self.headers) + data[upgrade.args[0] :])
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= _PIPELINED:
