@@ -43,9 +43,7 @@ def test_every_finished_answer_is_valid(make_engine: Callable[..., Engine]) -> N
             continue
         assert choice.finish_reason is FinishReason.EOS
         validator = jsonschema.validators.validator_for(schema)
-        validator(schema, format_checker=validator.FORMAT_CHECKER).validate(
-            json.loads(choice.text)
-        )
+        validator(schema, format_checker=validator.FORMAT_CHECKER).validate(json.loads(choice.text))
         finished += 1
     assert finished >= 190
 
