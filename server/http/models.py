@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
-from typing import Any
+from collections.abc import Iterator
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from lora_runtime import AdapterInfo, Engine, UnknownAdapterError, redact
+from lora_runtime import Engine, UnknownAdapterError, redact
 
 from ..auth.rules import Right
 from .calls import Call
@@ -21,16 +22,17 @@ _PAUSE_S = 1e-4
 async def list_models(call: Call) -> Response:
     """List models as OpenAI does, with vLLM's `root`, `parent` and `max_model_len`."""
     call.allow(Right.READ)
-    found = await call.parts.threads.reading.run(lambda: _models(call))
-    return JSONResponse({"object": "list", "data": found})
+    models = await call.read(lambda: list(_models(call)))
+    body = b'{"object":"list","data":[' + b",".join(models) + b"]}"
+    return Response(body, media_type="application/json")
 
 
-def _models(call: Call) -> list[dict[str, Any]]:
+def _models(call: Call) -> Iterator[bytes]:
+    """Give each model as JSON. On a thread: there may be thousands."""
     engine, who = call.parts.engine(), call.who
     base = call.parts.names.base
-    models = []
     if who.may_use(""):
-        models.append(_model(engine, base, engine.base.name, None, _STARTED))
+        yield _model(engine, base, engine.base.name, None, _STARTED)
     for number, adapter_id in enumerate(engine.adapter_ids()):
         if number % _SLICE == _SLICE - 1:
             time.sleep(_PAUSE_S)
@@ -40,18 +42,11 @@ def _models(call: Call) -> list[dict[str, Any]]:
             info = engine.get_adapter(adapter_id)
         except UnknownAdapterError:  # unloaded meanwhile
             continue
-        models.append(_adapter(engine, base, info))
-    return models
+        yield _model(engine, adapter_id, redact(info.source), base, int(info.loaded_at))
 
 
-def _adapter(engine: Engine, base: str, info: AdapterInfo) -> dict[str, Any]:
-    return _model(engine, info.adapter_id, redact(info.source), base, int(info.loaded_at))
-
-
-def _model(
-    engine: Engine, name: str, root: str, parent: str | None, created: int
-) -> dict[str, Any]:
-    return {
+def _model(engine: Engine, name: str, root: str, parent: str | None, created: int) -> bytes:
+    told = {
         "id": name,
         "object": "model",
         "created": created,
@@ -60,3 +55,4 @@ def _model(
         "parent": parent,
         "max_model_len": engine.max_context,
     }
+    return json.dumps(told).encode()

@@ -163,7 +163,7 @@ def test_without_a_token(arena: Arena, front: Front, name: str) -> None:
 
     def attack(server: ServerProcess) -> str:
         outcomes = front.send(arena.attackers, server, [request] * 10)
-        return expect(outcomes, "UNAUTHENTICATED")
+        return expect(outcomes, "UNAUTHENTICATED", *front.unread)
 
     arena.withstand(front.named(f"{name}, no token"), attack)
 

@@ -19,13 +19,15 @@ from .checks.harness import ADAPTERS
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / ".models/SmolLM2-135M-Instruct"
+BASE = "base"
+"""Its name in metrics."""
 START_TIMEOUT_S = 300
 STOP_TIMEOUT_S = 60
 
 
 @dataclass(frozen=True)
 class Served:
-    """What the server has served by now, by adapter; the base is ""."""
+    """What the server has served by now, by adapter; the base by BASE."""
 
     requests: dict[str, int]
     """Those that ended well."""
@@ -73,7 +75,7 @@ def served(url: str) -> Served:
 
 def _counts(page: str, line: str) -> dict[str, int]:
     found = {}
-    for name in ("", *ADAPTERS):
+    for name in (BASE, *ADAPTERS):
         match = re.search(rf"^{line.replace('{}', name)} (\S+)$", page, re.MULTILINE)
         found[name] = int(float(match[1])) if match else 0
     return found

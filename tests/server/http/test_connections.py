@@ -6,6 +6,7 @@ import asyncio
 import json
 
 import pytest
+from structlog.testing import capture_logs
 
 from server.http import connection, places
 from server.http.places import MOST_S, Phase
@@ -226,6 +227,15 @@ async def test_one_connection_more_ends_the_oldest_that_waits(make_front: MakeFr
                         assert (await sixth.answer()).status == 503
                         assert await sixth.ended() == b""
         assert front.refused == [503]
+
+
+async def test_a_stream_that_fails_ends_its_connection(make_front: MakeFront) -> None:
+    async with make_front() as front, raw(front.url) as client:
+        with capture_logs() as lines:
+            await client.send(request("/broken"))
+            assert (await client.ended()).endswith(b"data: one\n\n\r\n")
+        assert [line["event"] for line in lines] == ["call failed"]
+        assert front.ended == [("GET /broken", 500)]
 
 
 def test_each_phase_but_the_servers_own_has_an_end() -> None:

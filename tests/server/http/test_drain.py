@@ -54,8 +54,8 @@ class Client:
 
 @asynccontextmanager
 async def connected(served: Harness) -> AsyncIterator[Client]:
-    assert served.app.http is not None
-    reader, writer = await asyncio.open_connection("127.0.0.1", served.app.http.port)
+    assert served.app.http.server is not None
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.app.http.server.port)
     try:
         yield Client(reader, writer)
     finally:
@@ -76,9 +76,9 @@ async def test_the_port_opens_when_it_can_serve(tiny_base: Path) -> None:
         with pytest.raises(ConnectionRefusedError):
             async with connected(served):
                 pass
-        assert served.app.http is not None
+        assert served.app.http.server is not None
         with socket.socket() as other, pytest.raises(OSError, match="in use"):
-            other.bind(("127.0.0.1", served.app.http.port))  # it is taken already
+            other.bind(("127.0.0.1", served.app.http.server.port))  # it is taken already
 
 
 async def test_who_comes_during_the_delay_is_served_and_told_to_go(tiny_base: Path) -> None:
@@ -114,8 +114,8 @@ async def test_an_idle_connection_is_left_alone_for_a_while(
     monkeypatch.setattr(drain, "_SILENT_S", 0.5)
     async with running(settings(tiny_base, drain_s=600)) as served, connected(served) as client:
         await client.get()
-        assert served.app.http is not None
-        (connection,) = served.app.http.connections
+        assert served.app.http.server is not None
+        (connection,) = served.app.http.server.connections
         connection.end_if_idle(60)
         assert not connection.transport.is_closing()
         await served.app.stop()
@@ -125,8 +125,8 @@ async def test_an_idle_connection_is_left_alone_for_a_while(
 async def test_a_request_that_nobody_has_read_yet_keeps_its_connection(tiny_base: Path) -> None:
     async with running(settings(tiny_base)) as served, connected(served) as client:
         await client.get()
-        assert served.app.http is not None
-        (connection,) = served.app.http.connections
+        assert served.app.http.server is not None
+        (connection,) = served.app.http.server.connections
         raw = client.writer.get_extra_info("socket")
         os.write(raw.fileno(), PAGE)  # in the kernel; the event loop has had no turn
         connection.end_if_idle(0)
@@ -137,9 +137,9 @@ async def test_a_request_that_nobody_has_read_yet_keeps_its_connection(tiny_base
 
 async def test_a_request_that_is_being_sent_keeps_its_connection(tiny_base: Path) -> None:
     async with running(settings(tiny_base)) as served, connected(served) as client:
-        assert served.app.http is not None
+        assert served.app.http.server is not None
         client.writer.write(PAGE[:20])
-        while not (found := served.app.http.connections) or not found[0].scope:
+        while not (found := served.app.http.server.connections) or not found[0].scope:
             await asyncio.sleep(0.01)
         found[0].end_if_idle(0)
         client.writer.write(PAGE[20:])
@@ -187,8 +187,8 @@ async def test_no_call_that_was_accepted_fails(tiny_base: Path) -> None:
                 ends[str(answer.status_code)] += 1
 
     async with running(settings(tiny_base, drain_s=60, drain_delay_s=0.3)) as served:
-        assert served.app.http is not None
-        url = f"http://127.0.0.1:{served.app.http.port}"
+        assert served.app.http.server is not None
+        url = f"http://127.0.0.1:{served.app.http.server.port}"
         callers = [asyncio.ensure_future(caller(url)) for _ in range(16)]
         while ends["200"] < 32:
             await asyncio.sleep(0.01)
