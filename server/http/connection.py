@@ -19,6 +19,7 @@ from .refusals import (
     LARGE_BODY,
     LARGE_HEAD,
     LONG_URL,
+    MANY_CHUNKS,
     NO_HTTP,
     PIPELINE,
     SLOW,
