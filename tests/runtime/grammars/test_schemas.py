@@ -49,7 +49,7 @@ def test_every_finished_answer_is_valid(make_engine: Callable[..., Engine]) -> N
 
 
 @pytest.mark.parametrize(
-    "schema, why",
+    ("schema", "why"),
     {
         "unknown keyword of JSON Schema": ({"not": {"type": "string"}}, "not"),
         "unique items": ({"type": "array", "uniqueItems": True}, "uniqueItems"),
@@ -81,7 +81,7 @@ def test_properties_may_be_called_as_keywords(
 
 
 @pytest.mark.parametrize(
-    "text, why",
+    ("text", "why"),
     {
         "no JSON": ("{", "no JSON Schema"),
         "no object": ("[]", "no object"),

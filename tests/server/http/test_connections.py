@@ -133,8 +133,9 @@ async def test_an_offer_of_http2_is_passed_over(make_front: MakeFront) -> None:
                     await client.send(piece)
                 assert (await client.answer()).json()["read"] == 8
         async with raw(front.url) as client:
-            await client.send(request("/hello?x", headers=offer))
+            await client.send(request("/hello?x", headers=offer) * 2)
             assert (await client.answer()).json() == {"hello": "x"}
+            assert await client.ended() == b""
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ import pytest
 
 from server.http import drain
 
+from ...support.certificates import Authority
 from ...support.engines import slow_down
 from ...support.servers import Harness, free_port, make_settings, running
 
@@ -170,12 +172,16 @@ async def test_what_does_not_finish_is_told_so(tiny_base: Path, stream: bool) ->
     assert error["error"]["type"] == "service_unavailable_error"
 
 
-async def test_no_call_that_was_accepted_fails(tiny_base: Path) -> None:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_no_call_that_was_accepted_fails(tiny_base: Path, tmp_path: Path, tls: bool) -> None:
     """Clients that try nothing again, until nobody listens any more."""
     ends: Counter[str] = Counter()
+    pair = Authority(tmp_path, "ca").issue("server") if tls else None
+    files = {"tls_cert": pair.cert, "tls_key": pair.key} if pair else {}
+    trust = ssl.create_default_context(cafile=tmp_path / "ca.pem") if tls else False
 
     async def caller(url: str) -> None:
-        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=60, verify=trust) as client:
             while not ends["refused"] or not stopping.done():
                 try:
                     answer = await client.post(
@@ -186,9 +192,9 @@ async def test_no_call_that_was_accepted_fails(tiny_base: Path) -> None:
                     return
                 ends[str(answer.status_code)] += 1
 
-    async with running(settings(tiny_base, drain_s=60, drain_delay_s=0.3)) as served:
+    async with running(settings(tiny_base, drain_s=60, drain_delay_s=0.3, **files)) as served:
         assert served.app.http.server is not None
-        url = f"http://127.0.0.1:{served.app.http.server.port}"
+        url = f"http{'s' if tls else ''}://localhost:{served.app.http.server.port}"
         callers = [asyncio.ensure_future(caller(url)) for _ in range(16)]
         while ends["200"] < 32:
             await asyncio.sleep(0.01)

@@ -41,8 +41,8 @@ async def plain(tiny_base: Path, roots: dict[str, Path]) -> AsyncIterator[Harnes
 
 
 def port_of(served: Harness) -> int:
-    assert served.app.http is not None
-    return served.app.http.port
+    assert served.app.http.server is not None
+    return served.app.http.server.port
 
 
 @pytest.mark.parametrize("page", ["README", "examples"])
