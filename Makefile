@@ -5,7 +5,7 @@ MODEL := .models/SmolLM2-135M-Instruct
 ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adapters/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo serve test test-slow test-attacks test-ends test-lowest lint format types proto-lint proto-breaking proto-baseline protos protos-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
+.PHONY: help setup base demo serve test test-slow test-attacks test-ends fuzz test-lowest lint format types proto-lint proto-breaking proto-baseline protos protos-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
         bench bench-kernels clients clean
 
 help:  ## list the targets
@@ -54,11 +54,15 @@ test: setup base  ## run the tests but the slow ones and the attacks; a part of 
 test-slow: setup base  ## run the slow tests
 	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not attacks" $(ARGS)
 
-test-attacks: setup  ## attack servers beside innocent callers (4 minutes); the table as JSON: ARGS='--attacks-json FILE'
+test-attacks: setup  ## attack servers beside innocent callers (5 minutes); the table as JSON: ARGS='--attacks-json FILE'
 	$(BIN)/python -m pytest tests/attacks -m "not slow" $(ARGS)
 
-test-ends: setup  ## end servers during attacks, one kind after the other, and while a step or the log's reader hangs
+test-ends: setup  ## end servers during attacks, one kind after the other; the attacks that are left over HTTP
 	$(BIN)/python -m pytest tests/attacks -m slow $(ARGS)
+
+EXAMPLES ?= 500
+fuzz: setup  ## requests made from the API's description by schemathesis, many of each page: make fuzz EXAMPLES=2000
+	$(BIN)/python -m pytest tests/attacks/test_http_fuzz.py --fuzz-examples $(EXAMPLES) $(ARGS)
 
 .bench/lowest/.ready: .ci/lowest.txt
 	@test -x .bench/lowest/bin/python || $(PYTHON) -m venv .bench/lowest

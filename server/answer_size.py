@@ -40,8 +40,7 @@ def check_size(
     """Check that an answer fits into one message, before it is computed. Raises
     InvalidRequestError."""
     tokens = min(params.max_new_tokens, max_context - prompt_tokens)
-    texts = params.n * tokens * _TEXT_BYTES if parsed else 0  # of the message, beside the text
-    if answer_bytes(params, tokens, vocab_size) + texts <= max_bytes:
+    if answer_bytes(params, tokens, vocab_size, parsed) <= max_bytes:
         return
     text = (
         f"the answer may have over {max_bytes} bytes, a message's limit: take fewer tokens, choices "
@@ -51,10 +50,10 @@ def check_size(
     raise InvalidRequestError([FieldViolation(field, text) for field in fields])
 
 
-def answer_bytes(params: SamplingParams, tokens: int, vocab_size: int) -> int:
+def answer_bytes(params: SamplingParams, tokens: int, vocab_size: int, parsed: bool = False) -> int:
     """Bytes of an answer of `tokens` tokens a choice, about: only texts are not known before."""
     token_id = -(-vocab_size.bit_length() // 7)
-    each = token_id + _TEXT_BYTES
+    each = token_id + _TEXT_BYTES * (2 if parsed else 1)  # that of the message is beside the text
     if params.logprobs is not None:
         one = token_id + _LOGPROB_BYTES + _FRAME_BYTES
         each += one * (1 + params.logprobs) + 1  # of the outer one the length has two bytes

@@ -3,48 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2_grpc
-from loramux.v1 import (
-    adapters_pb2,
-    adapters_pb2_grpc,
-    inference_pb2,
-    inference_pb2_grpc,
-    server_pb2,
-    server_pb2_grpc,
-)
+from grpc_health.v1 import health_pb2_grpc
 
-from lora_runtime import Engine, EngineObserver, EngineStoppedError, RequestLimits
+from lora_runtime import Engine, EngineStoppedError, RequestLimits
 
-from . import metrics_port, reflection
+from . import metrics_port
 from .adapter_changes import AdapterChanges
-from .auth.interceptor import TokenInterceptor
 from .auth.tokens import TokenFile
 from .calls import CallInterceptor
 from .config import Settings
 from .declared import DeclaredAdapters, DeclaredGauges, DeclaredStatus
 from .gauges import ReadinessGauges
+from .grpc_front import OWN_SERVICES, add_services, interceptors, probe_server, warn_of_plain_tokens
 from .http.access import Access
-from .http.app import OTHER, HttpApp
 from .http.calls import Parts
 from .http.drain import HttpDrain
 from .http.metrics_page import MetricsPage
 from .http.names import ModelNames
 from .http.reading import Reader
-from .http.server import HttpServer
+from .http_front import HttpFront
 from .lifecycle.drain import Drain
 from .lifecycle.ending import STEP_S
 from .lifecycle.health import Health
 from .lifecycle.readiness import Readiness
 from .lifecycle.running_calls import RunningCalls
-from .lifecycle.step_watch import StepWatch
-from .limits import LimitInterceptor
+from .lifecycle.step_watch import FailureWatch, StepWatch
 from .locations import Locations
 from .logs import RequestLog
 from .metrics import Metrics
@@ -54,36 +42,18 @@ from .services.adapters import AdaptersService
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
 from .submission import Submission
-from .threads import Threads
-from .tls import is_loopback
+from .threads import READS_EACH, Threads, Turns
 from .transport import (
     add_port,
     address,
     bare_host,
-    channel_options,
     check_port,
     credentials,
-    https_contexts,
+    named_port,
     serving_options,
 )
 
 log = structlog.get_logger("loramux.server")
-_OWN_SERVICES = (
-    inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,
-    adapters_pb2.DESCRIPTOR.services_by_name["Adapters"].full_name,
-    server_pb2.DESCRIPTOR.services_by_name["Server"].full_name,
-)
-
-
-class _FailureWatch(EngineObserver):
-    """Watch that turns health off when the engine dies; called on the engine thread."""
-
-    def __init__(self, health: Health) -> None:
-        self._health = health
-        self._loop = asyncio.get_running_loop()
-
-    def on_engine_failed(self, error: BaseException) -> None:
-        self._loop.call_soon_threadsafe(self._health.failed)
 
 
 class App:
@@ -100,12 +70,11 @@ class App:
         self.metrics.follow(self._calls)
         self._credentials: grpc.ServerCredentials | None = None
         self._drain: Drain | None = None
-        self._http_drain: HttpDrain | None = None
         self._declared: DeclaredAdapters | None = None
         self._readiness = Readiness(settings.ready_after_s)
         self.metrics.registry.register(ReadinessGauges(self._readiness))
-        self._health = Health(_OWN_SERVICES, self._readiness)
-        self._threads = Threads()
+        self._health = Health(OWN_SERVICES, self._readiness)
+        self._threads, self._reads = Threads(), Turns(READS_EACH)
         locations = Locations(settings.adapter_roots, settings.adapter_sources)
         self._changes = AdapterChanges(lambda: self.engine, locations, self._threads)
         self._adapters = AdaptersService(
@@ -114,6 +83,7 @@ class App:
             self._declared_status,
             settings.max_message_bytes,
             self._threads,
+            self._reads,
         )
         resolver = (
             Resolver(lambda: self.engine, locations, self._threads, self._declared_names)
@@ -125,25 +95,18 @@ class App:
             lambda: self.engine, self._submission, self._threads, settings.max_message_bytes
         )
         self._tokens = TokenFile(settings.auth_file) if settings.auth_file else None
-        self.http_app = HttpApp(self._http_parts(), self.metrics.http_ended)
-        self.http: HttpServer | None = None
-        self.metrics.follow_http(
-            lambda: self.http_app.open, lambda: self.http.open_connections if self.http else 0
+        self.http = HttpFront(settings, self._http_parts(), self.metrics)
+        through = interceptors(
+            self._calls, self._request_limits, self._tokens, self.metrics.call_refused
         )
-        self._server = grpc.aio.server(
-            options=serving_options(settings), interceptors=self._interceptors()
-        )
+        self._server = grpc.aio.server(options=serving_options(settings), interceptors=through)
         self._probes = (
-            grpc.aio.server(
-                options=channel_options(settings),
-                interceptors=[
-                    CallInterceptor([self.metrics]),
-                    LimitInterceptor(self._request_limits),
-                ],
-            )
+            probe_server(settings, self.metrics, self._request_limits)
             if settings.health_port
             else None
         )
+        if self._tokens is not None:
+            warn_of_plain_tokens(settings)
         self._metrics_server: metrics_port.MetricsServer | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -154,16 +117,6 @@ class App:
             raise EngineStoppedError("the base model is not loaded")
         return self._engine
 
-    def make_http_server(self) -> HttpServer:
-        contexts = https_contexts(self.settings, self._threads.reading)
-        return HttpServer(
-            self.http_app,
-            self.settings.max_message_bytes,
-            partial(self.metrics.http_ended, OTHER),
-            contexts.newest if contexts else None,
-            self.settings.max_connection_age_s,
-        )
-
     async def listen(self) -> None:
         """Open the ports of health and metrics. Raises OSError, RuntimeError, TLSError.
 
@@ -173,18 +126,16 @@ class App:
         self._health.show()
         settings = self.settings
         self._credentials = credentials(settings)
-        with _named("port", settings.port):
+        with named_port("port", settings.port):
             check_port(settings)
         if self._probes is not None:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probes)
             self._probes.add_insecure_port(address(settings, settings.health_port))
             await self._probes.start()
-        if settings.http_port:
-            self.http = self.make_http_server()
-            with _named("HTTP port", settings.http_port):
-                self.http.bind(bare_host(settings), settings.http_port)
+        with named_port("HTTP port", settings.http_port):
+            self.http.bind()
         if settings.metrics_port:
-            with _named("metrics port", settings.metrics_port):
+            with named_port("metrics port", settings.metrics_port):
                 self._metrics_server = metrics_port.start(
                     bare_host(settings), settings.metrics_port, self.metrics.registry
                 )
@@ -199,7 +150,7 @@ class App:
         in_thread = self._threads.starting.run
         engine = await in_thread(lambda: Engine(self.settings.base, self.settings.engine_config()))
         engine.add_observer(RequestLog(self.settings.log_requests))
-        engine.add_observer(_FailureWatch(self._health))
+        engine.add_observer(FailureWatch(self._health))
         engine.start()
         await in_thread(engine.warm_up)
         self.metrics.attach(engine)
@@ -242,16 +193,15 @@ class App:
             threads.submit(self._declared.stop_following)
         if self._drain is not None:
             log.info("draining", delay_s=settings.drain_delay_s, seconds=settings.drain_s)
-            if self._http_drain is not None:
-                self._http_drain.tell()
+            if self.http.drain is not None:
+                self.http.drain.tell()
             await asyncio.sleep(settings.drain_delay_s)
             await asyncio.gather(*(d.finish_calls(settings.drain_s) for d in self._drains()))
         self._threads.close()
         if self._engine is not None:
             await in_thread(self._engine.shutdown, 0, STEP_S)
         await asyncio.gather(*(drain.cut_off() for drain in self._drains()))
-        if self.http is not None:
-            await self.http.stop()
+        await self.http.stop()
         # The state file follows the engine as long as a call may be answered.
         if self._declared is not None:
             await in_thread(self._declared.stop)
@@ -266,15 +216,16 @@ class App:
 
     async def _open(self) -> None:
         """Take calls."""
-        self._add_services()
+        info = ServerInfoService(
+            lambda: self.engine, self._readiness, self.settings.max_message_bytes, self._threads
+        )
+        add_services(self._server, self._inference, self._adapters, info, self._health)
         self.port = add_port(self._server, self.settings, self._credentials)
         age_s = self.settings.max_connection_age_s
         self._drain = Drain(self._server, self.port, self._calls, self._running, age_s)
         await self._server.start()
-        if self.http is not None:
-            with _named("HTTP port", self.settings.http_port):
-                await self.http.listen()
-            self._http_drain = HttpDrain(self.http)
+        with named_port("HTTP port", self.settings.http_port):
+            await self.http.listen()
         log.info(
             "listening",
             address=address(self.settings, self.port),
@@ -286,7 +237,7 @@ class App:
 
     def _drains(self) -> list[Drain | HttpDrain]:
         """Drains of the ports that are open."""
-        return [drain for drain in (self._drain, self._http_drain) if drain is not None]
+        return [drain for drain in (self._drain, self.http.drain) if drain is not None]
 
     def _declare(self, engine: Engine, settings_policies: SettingsPolicies) -> DeclaredAdapters:
         settings = self.settings
@@ -320,17 +271,6 @@ class App:
     def _declared_names(self) -> set[str]:
         return {one.name for one in self._declared_status()}
 
-    def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
-        limits = LimitInterceptor(self._request_limits)
-        if self._tokens is None:
-            return [self._calls, limits]
-        if self.settings.tls_cert is None and not is_loopback(self.settings.host):
-            log.warning(
-                "bearer tokens without TLS: anyone on the way can read them",
-                host=self.settings.host,
-            )
-        return [self._calls, limits, TokenInterceptor(self._tokens, self.metrics.call_refused)]
-
     def _http_parts(self) -> Parts:
         return Parts(
             engine=lambda: self.engine,
@@ -339,6 +279,7 @@ class App:
             threads=self._threads,
             readiness=self._readiness,
             metrics=MetricsPage(self.metrics.registry, self._threads.reading),
+            reads=self._reads,
             reader=Reader(self.settings.max_message_bytes, self._threads.parsing),
             access=Access(self._tokens, self.metrics.call_refused),
             names=ModelNames(self.settings.served_model_name, lambda: self.engine),
@@ -347,27 +288,3 @@ class App:
 
     def _request_limits(self) -> RequestLimits:
         return RequestLimits() if self._engine is None else self._engine.request_limits
-
-    def _add_services(self) -> None:
-        def engine() -> Engine:
-            return self.engine
-
-        inference_pb2_grpc.add_InferenceServicer_to_server(self._inference, self._server)
-        adapters_pb2_grpc.add_AdaptersServicer_to_server(self._adapters, self._server)
-        server_pb2_grpc.add_ServerServicer_to_server(
-            ServerInfoService(
-                engine, self._readiness, self.settings.max_message_bytes, self._threads
-            ),
-            self._server,
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.add_to(self._server, (*_OWN_SERVICES, health.SERVICE_NAME))
-
-
-@contextmanager
-def _named(kind: str, port: int) -> Iterator[None]:
-    """Let an OSError of the block say which port it is about."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, f"{kind} {port}: {error.strerror}") from error

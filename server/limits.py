@@ -52,7 +52,7 @@ _LONG = {
 }
 _SIZED = "structured"
 """Field whose bytes are counted."""
-_SIZED_FRAME = 16
+SIZED_FRAME = 16
 """Bytes of it around its text."""
 
 
@@ -127,7 +127,7 @@ def over_limit(data: bytes, message: Descriptor, limits: RequestLimits) -> Refus
             # A packed list is one field with so many ids at least; parsed ones are counted again.
             entries = max(1, length // _VARINT_BYTES) if name in _PACKED else 1
             if name == _SIZED:
-                entries = max(0, length - _SIZED_FRAME)
+                entries = max(0, length - SIZED_FRAME)
             counts[name] = counts.get(name, 0) + entries
             if counts[name] > most[name]:
                 return Refused(name, limits.excess(name))

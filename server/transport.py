@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -103,3 +105,12 @@ def serving_options(settings: Settings) -> list[tuple[str, int]]:
         # Without a grace: running calls finish, and the connection ends with the last of them.
         options.append(("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)))
     return options
+
+
+@contextmanager
+def named_port(kind: str, port: int) -> Iterator[None]:
+    """Let an OSError of the block say which port it is about."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{kind} {port}: {error.strerror}") from error

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 _MAX_INTEGER = 1 << 63
-_ESCAPED = 6
-"""Characters that JSON has for one, at most."""
+_WRITTEN = 2
+"""Characters of a JSON text for one of its names and texts, at most: escapes and all between them."""
+_COMMAS = 4
+"""Commas of a JSON text for a value, at most: texts have some, too."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,7 @@ def read_object(value: str | Mapping[str, Any], bounds: JsonBounds) -> Mapping[s
         return value
     if not isinstance(value, str):
         raise ValueError("must be an object, or its JSON text")
-    if len(value) > bounds.characters * _ESCAPED:
-        raise ValueError(f"at most {bounds.characters} characters of names and texts")
+    check_text([value], bounds)
     try:
         found = json.loads(value, parse_constant=_no_number)
     except RecursionError:
@@ -82,6 +83,14 @@ def read_object(value: str | Mapping[str, Any], bounds: JsonBounds) -> Mapping[s
     if not isinstance(found, dict):
         raise ValueError("must be an object, or its JSON text")
     return found
+
+
+def check_text(texts: Sequence[str], bounds: JsonBounds) -> None:
+    """Check JSON texts before they are read: nothing else runs meanwhile. Raises ValueError."""
+    if sum(map(len, texts)) > bounds.characters * _WRITTEN:
+        raise ValueError(f"at most {bounds.characters} characters of names and texts")
+    if sum(text.count(",") for text in texts) > bounds.values * _COMMAS:
+        raise ValueError(f"at most {bounds.values} values, those within others among them")
 
 
 def _no_number(name: str) -> NoReturn:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .json_values import JsonBounds, plain, read_object, too_much
+from .json_values import JsonBounds, check_text, plain, read_object, too_much
 
 TEXT, FUNCTION = "text", "function"
 MAX_TOOL_CHARACTERS = 256 << 10
@@ -108,6 +108,11 @@ def wrong_messages(messages: Sequence[ChatMessage]) -> str:
     if parts + sum(len(m.tool_calls) for m in messages) > MAX_PARTS:
         return f"at most {MAX_PARTS} content parts and tool calls"
     arguments: list[Mapping[str, Any]] = []
+    given = (call.arguments for message in messages for call in message.tool_calls)
+    try:
+        check_text([text for text in given if isinstance(text, str)], BOUNDS)
+    except ValueError as error:
+        return f"arguments of tool calls: {error}"
     for i, message in enumerate(messages):
         if not isinstance(message.content, str):
             for j, part in enumerate(message.content):
@@ -135,9 +140,7 @@ def _wrong_call(call: ToolCall, arguments: list[Mapping[str, Any]]) -> str:
 
 def read_objects(given: Sequence[Object]) -> tuple[Mapping[str, Any], ...]:
     """Read tools or documents, in bounds. Raises ValueError."""
-    texts = sum(len(one) for one in given if isinstance(one, str))
-    if texts > 6 * MAX_TOOL_CHARACTERS:  # as many as escapes may take
-        raise ValueError(f"at most {MAX_TOOL_CHARACTERS} characters of names and texts")
+    check_text([one for one in given if isinstance(one, str)], BOUNDS)
     found = []
     for i, one in enumerate(given):
         try:

@@ -48,7 +48,7 @@ from .inbox import Inbox
 from .intake import Intake
 from .loop import EngineLoop
 from .memory import kv_block_bytes, plan_memory
-from .messages import MessageParsers
+from .messages import MessageParsers, notes_on_messages
 from .observers import Observers
 from .store_reports import StoreReports
 from .submit import RequestBuilder
@@ -142,8 +142,8 @@ class Engine:
         if getattr(self.base.tokenizer, "response_template", None):
             WORKERS.start()  # before the first answer comes
         ends = base_endings(self.base.tokenizer, self.base.eos_token_ids)
-        self._notes = ends.notes
-        for note in ends.notes:
+        self._notes = ends.notes + notes_on_messages(self.base.tokenizer)
+        for note in self._notes:
             log.warning("%s", note)
         builder = RequestBuilder(
             self.base,

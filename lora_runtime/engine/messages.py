@@ -12,6 +12,7 @@ from ..api.messages import NamedTool, function_of, read_objects
 from ..api.requests import Request
 from ..api.structured import StructuredAnswer, StructuredKind
 from ..config import EngineConfig
+from ..foreign.answer_workers import AnswerWorkers
 from ..foreign.process import WorkLimits
 from ..requests.forced_calls import (
     CallListParser,
@@ -21,10 +22,22 @@ from ..requests.forced_calls import (
 )
 from ..requests.parsing import MessageParser, PlainParser
 from ..requests.shown_text import ShownText
-from ..requests.template_parser import Reading, ReadingWorkers, TemplateParser
+from ..requests.template_parser import Reading, TemplateParser
+from ..requests.tokenization import template_values
 
 _MEMORY_BYTES = 256 << 20
 """Memory of one request's reading, at most."""
+
+
+def notes_on_messages(tokenizer: Any) -> tuple[str, ...]:
+    """Give a note on a base whose calls nothing tells apart from text."""
+    template = getattr(tokenizer, "chat_template", None)
+    if "tools" not in str(template or "") or getattr(tokenizer, "response_template", None):
+        return ()
+    return (
+        "the base's chat template takes tools, and its tokenizer has no response template: calls in "
+        "its answers stay text, but for those that a tool_choice makes",
+    )
 
 
 def forced_form(request: Request) -> StructuredAnswer:
@@ -44,7 +57,7 @@ class MessageParsers:
 
     def __init__(self, config: EngineConfig) -> None:
         memory = min(_MEMORY_BYTES, config.adapter_worker_bytes)
-        self._workers = ReadingWorkers(WorkLimits(config.chat_template_timeout_s, memory))
+        self._workers = AnswerWorkers(WorkLimits(config.chat_template_timeout_s, memory))
 
     def of(
         self,
@@ -68,16 +81,26 @@ class MessageParsers:
             return PlainParser()
         if text is None:
             text = tokenizer.decode(list(prompt), clean_up_tokenization_spaces=False)
+        tools = template_values(request).get("tools") or []
         reading = Reading(
             hashlib.sha256(json.dumps(template).encode()).hexdigest(),
             template,
-            text,
-            plain(read_objects(request.tools)),
-            bool(request.tools) and request.tool_choice != "none",
+            _from_anchor(template, text),
+            tools,
+            bool(tools) and request.tool_choice != "none",
             request.parallel_tool_calls,
         )
-        texts = [ShownText(tokenizer, prompt, params.stop, ends) for _ in range(params.n)]
+        texts = [ShownText(tokenizer, prompt, params, ends) for _ in range(params.n)]
         return TemplateParser(self._workers, reading, texts)
 
     def close(self) -> None:
         self._workers.close()
+
+
+def _from_anchor(template: dict[str, Any], prompt: str) -> str:
+    """End of a prompt that a template looks at, where that is known without a pattern."""
+    anchors = template.get("start_anchor")
+    anchors = [anchors] if isinstance(anchors, str) else anchors
+    if not isinstance(anchors, list) or not all(isinstance(anchor, str) for anchor in anchors):
+        return prompt
+    return prompt[max([0, *(prompt.rfind(anchor) for anchor in anchors)]) :]

@@ -14,6 +14,12 @@ from ..foreign.worker import RefusedError
 
 CHECK = f"{__name__}:check"
 MAX_RESULT_BYTES = 4096
+OPTIONS = '%llguidance {"no_forcing": true}'
+"""Line of every grammar.
+
+Lets the model spell what must come next as it will: llguidance would ask the tokenizer, which has
+added tokens wherever a text has theirs, and then find that special ones are no text.
+"""
 _STACK_BYTES = 2 << 20
 """Less than threads have outside: a grammar that fits here overflows no stack there."""
 _SAID = 300
@@ -21,7 +27,11 @@ _SAID = 300
 
 def limits() -> LLParserLimits:
     """Limits of what one mask, and one row's states, may take."""
-    return LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+    return LLParserLimits(
+        max_items_in_row=10_000,  # as of an object with two thousand optional properties
+        max_lexer_states=50_000,
+        verbose_errors=False,
+    )
 
 
 def compiled(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
@@ -34,7 +44,8 @@ def compiled(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
 
 def said(matcher: LLMatcher) -> str:
     """What a matcher says it failed at, in a line."""
-    text = matcher.get_error().partition("\n<")[0]
+    lines = matcher.get_error().partition("\n<")[0].splitlines()
+    text = " ".join(line for line in lines if OPTIONS not in line)
     return " ".join(text.split())[:_SAID] or "it cannot go on"
 
 

@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from llguidance import LLMatcher
+from llguidance import regex_to_lark
 
 from ..api.structured import StructuredAnswer, StructuredKind
 from ..errors import InvalidRequestError
+from .check import OPTIONS
 
 _OPTIONS = {
     # At most one space, and no line's end: small models go on with white space for ever.
@@ -32,19 +33,19 @@ _TEMPERATURE = re.compile(r"\[[^\]]*\btemperature\s*=")
 
 
 def grammar_of(answer: StructuredAnswer) -> str:
-    """Grammar of an answer, in a form of llguidance. Raises InvalidRequestError."""
+    """Lark grammar of an answer, as llguidance has them. Raises InvalidRequestError."""
     match answer.kind:
         case StructuredKind.JSON_OBJECT:
-            return _of_schema({"type": "object"})
+            text = _of_schema({"type": "object"})
         case StructuredKind.JSON_SCHEMA:
-            return _of_schema(_schema(answer.text))
+            text = _of_schema(_schema(answer.text))
         case StructuredKind.REGEX:
-            return LLMatcher.grammar_from_regex(answer.text)
+            text = f"start: /{regex_to_lark(answer.text)}/"
         case StructuredKind.CHOICE:
-            return LLMatcher.grammar_from_lark(
-                "start: " + " | ".join(map(json.dumps, answer.choices))
-            )
-    return _lark(answer.text)
+            text = "start: " + " | ".join(map(json.dumps, answer.choices))
+        case _:
+            text = _lark(answer.text)
+    return f"{text}\n{OPTIONS}\n"
 
 
 def refusal(text: str) -> InvalidRequestError:
@@ -53,10 +54,7 @@ def refusal(text: str) -> InvalidRequestError:
 
 
 def _of_schema(schema: dict[str, Any]) -> str:
-    try:
-        return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_OPTIONS)
-    except ValueError as error:
-        raise refusal(f"is no JSON Schema: {error}"[:300]) from error
+    return f"start: %json {json.dumps(schema | {'x-guidance': _OPTIONS})}"
 
 
 def _schema(text: str) -> dict[str, Any]:
@@ -105,6 +103,7 @@ def _lark(text: str) -> str:
         raise refusal("is no Lark grammar")
     if _TEMPERATURE.search(text):
         raise refusal("has the attribute 'temperature', which is not supported")
-    if "x-guidance" in text:
-        raise refusal("has the keyword 'x-guidance', which is not supported")
+    for word in ("x-guidance", "%llguidance"):
+        if word in text:
+            raise refusal(f"has the keyword {word!r}, which is not supported")
     return text

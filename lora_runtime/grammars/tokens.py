@@ -38,9 +38,7 @@ class TokenTables:
                 self._tables.move_to_end(key)
                 return self._tables[key][1]
         try:
-            table = self._table(backend)
-            if renumbering:
-                table = _renumbered(table, renumbering, self._eos)
+            table = self._table(backend, renumbering)
         except Exception as error:
             raise refusal(f"is not supported with this tokenizer: {error}"[:300]) from error
         with self._lock:
@@ -49,16 +47,29 @@ class TokenTables:
                 self._tables.popitem(last=False)
         return table
 
-    def _table(self, backend: Any) -> LLTokenizer:
+    def _table(self, backend: Any, renumbering: Any) -> LLTokenizer:
         plain = copy.copy(backend)
         plain.no_padding()
         plain.no_truncation()
-        size = max(plain.get_vocab_size(), *(token + 1 for token in self._eos), 0)
-        ids = [
-            *plain.get_added_tokens_decoder(),
-            *plain.get_vocab(with_added_tokens=False).values(),
-        ]
-        return LLTokenizer(plain.to_str(), n_vocab=max(size, *ids) + 1, eos_token=self._eos)
+        added = plain.get_added_tokens_decoder()
+        vocabulary = plain.get_vocab(with_added_tokens=False)
+        most = max([*added, *vocabulary.values(), *self._eos])
+        table = LLTokenizer(plain.to_str(), n_vocab=most + 1, eos_token=self._eos)
+        # llguidance takes all added tokens for special ones, which are no text.
+        texts = {index: t.content.encode() for index, t in added.items() if not t.special}
+        if not texts and not renumbering:
+            return table
+        own: dict[int, int] = renumbering.own if renumbering else {}
+        inner: dict[int, int] = renumbering.inner if renumbering else {}
+        tokens, special = [], []
+        for index in range(max([most, *own.values()]) + 1):
+            at = inner.get(index, index)
+            tokens.append(texts.get(at) or (table.decode_bytes([at]) if at <= most else b""))
+            if at <= most and at not in texts and table.is_special_token(at):
+                special.append(index)
+        return LLTokenizer(
+            TokenizerWrapper(_Tokens(tokens, special, self._eos[0])), eos_token=self._eos
+        )
 
 
 class _Tokens:
@@ -69,17 +80,4 @@ class _Tokens:
         self.eos_token_id, self.bos_token_id = eos, None
 
     def __call__(self, text: str) -> list[int]:
-        raise NotImplementedError  # no prompt is tokenized here
-
-
-def _renumbered(table: LLTokenizer, renumbering: Any, eos: list[int]) -> LLTokenizer:
-    """Table of a tokenizer whose ids are not its pipeline's."""
-    size = max([table.vocab_size, *(index + 1 for index in renumbering.own.values())])
-    tokens, special = [], []
-    for index in range(size):
-        inner = renumbering.inner.get(index, index)
-        is_known = inner < table.vocab_size
-        tokens.append(table.decode_bytes([inner]) if is_known else b"")
-        if is_known and table.is_special_token(inner):
-            special.append(index)
-    return LLTokenizer(TokenizerWrapper(_Tokens(tokens, special, eos[0])), eos_token=eos)
+        raise NotImplementedError  # grammars are free to be spelled in any way

@@ -21,14 +21,22 @@ def mask_tokens(logits: torch.Tensor, rows: Sequence[int], masks: Sequence[np.nd
     for place, mask in enumerate(masks):
         words = min(len(mask), packed.shape[1])
         packed[place, :words] = mask[:words]
-    bits = upload(torch.from_numpy(packed.view(np.int32)), logits.device)
-    shifts = torch.arange(32, dtype=torch.int32, device=logits.device)
-    is_out = ((bits[:, :, None] >> shifts) & 1).view(len(rows), -1)[:, :vocab] == 0
+    if logits.is_cpu:  # where this is the quicker way
+        bits = np.unpackbits(~packed.view(np.uint8), axis=1, count=vocab, bitorder="little")
+        is_out = torch.from_numpy(bits).view(torch.bool)
+    else:
+        is_out = _is_out(upload(torch.from_numpy(packed.view(np.int32)), logits.device), vocab)
     if len(rows) == len(logits):
         logits.masked_fill_(is_out, -torch.inf)
         return
     places = upload(torch.tensor(rows), logits.device)
     logits.index_copy_(0, places, logits.index_select(0, places).masked_fill_(is_out, -torch.inf))
+
+
+def _is_out(packed: torch.Tensor, vocab: int) -> torch.Tensor:
+    """(rows, vocab) whether each bit is 0, on the device of the (rows, words) int32 ones."""
+    shifts = torch.arange(32, dtype=torch.int32, device=packed.device)
+    return ((packed[:, :, None] >> shifts) & 1).view(len(packed), -1)[:, :vocab] == 0
 
 
 def mask_tokens_reference(row: torch.Tensor, mask: np.ndarray) -> torch.Tensor:

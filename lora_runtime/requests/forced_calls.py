@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from ..api.messages import function_of
 from ..api.parsed import MessageDelta, ToolCallDelta
 from ..api.requests import TokenEvent
+from .parsing import with_message
 
 _ANY = {"type": "object"}
 _PARAMETERS = "/properties/parameters"
@@ -59,7 +59,7 @@ class NamedCallParser:
         self._name, self._begun = name, [False] * choices
 
     def read(self, events: Sequence[TokenEvent], whole: bool = False) -> list[TokenEvent]:
-        return [replace(event, message=self._delta(event)) for event in events]
+        return [with_message(event, self._delta(event)) for event in events]
 
     async def aread(self, events: Sequence[TokenEvent], whole: bool = False) -> list[TokenEvent]:
         return self.read(events)
@@ -83,7 +83,7 @@ class CallListParser:
         self._lists = [_CallList() for _ in range(choices)]
 
     def read(self, events: Sequence[TokenEvent], whole: bool = False) -> list[TokenEvent]:
-        return [replace(e, message=self._lists[e.index].delta(e)) for e in events]
+        return [with_message(e, self._lists[e.index].delta(e)) for e in events]
 
     async def aread(self, events: Sequence[TokenEvent], whole: bool = False) -> list[TokenEvent]:
         return self.read(events)

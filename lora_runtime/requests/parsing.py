@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from ..api.parsed import MessageDelta
@@ -29,11 +28,16 @@ class MessageParser(Protocol):
         ...
 
 
+def with_message(event: TokenEvent, message: MessageDelta) -> TokenEvent:
+    # dataclasses.replace takes twice as long, for each token.
+    return TokenEvent(**vars(event) | {"message": message})
+
+
 class PlainParser:
     """Reader of answers that are content alone."""
 
     def read(self, events: Sequence[TokenEvent], whole: bool = False) -> list[TokenEvent]:
-        return [replace(event, message=MessageDelta(event.text)) for event in events]
+        return [with_message(event, MessageDelta(event.text)) for event in events]
 
     async def aread(self, events: Sequence[TokenEvent], whole: bool = False) -> list[TokenEvent]:
         return self.read(events)

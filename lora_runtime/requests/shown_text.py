@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..api.requests import FinishReason, TokenEvent
+from ..api.requests import FinishReason, SamplingParams, TokenEvent
 from .detokenize import IncrementalDetokenizer
 from .text import AnswerText
 
@@ -17,19 +17,20 @@ class ShownText:
     """
 
     def __init__(
-        self, tokenizer: Any, prompt: Sequence[int], stop: Sequence[str], ends: frozenset[int]
+        self, tokenizer: Any, prompt: Sequence[int], params: SamplingParams, ends: frozenset[int]
     ) -> None:
         """`ends`: the tokens that end the answer."""
-        self._text = AnswerText(IncrementalDetokenizer(tokenizer, prompt, False), stop)
+        shown = IncrementalDetokenizer(tokenizer, prompt, False)
+        self._text = AnswerText(shown, params.stop, params.min_tokens)
         self._ends = ends
 
     def push(self, event: TokenEvent) -> str:
         """What an event adds."""
         text, stopped = "", False
         for token in event.token_ids:
-            if event.finish_reason and token in self._ends:
-                more, stopped = self._text.end(token, event.finish_reason is FinishReason.EOS)
-                return text + more
+            is_eos = event.finish_reason is FinishReason.EOS
+            if is_eos or (event.finish_reason and token in self._ends):
+                return text + self._text.end(token, is_eos)[0]
             more, stopped = self._text.push(token)
             text += more
         if event.finish_reason is FinishReason.LENGTH and not stopped:

@@ -4,84 +4,27 @@ read can hold anybody else."""
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from ..api.parsed import MessageDelta, ToolCallDelta
 from ..api.requests import TokenEvent
 from ..errors import EngineStoppedError
+from ..foreign.answer_workers import AnswerWorkers
 from ..foreign.answers import OPEN, READ
-from ..foreign.process import WORKERS, Worker, WorkError, WorkLimits
+from ..foreign.process import WORKERS, Worker, WorkError, WorkTimeoutError
+from .parsing import with_message
 from .shown_text import ShownText
 
-log = logging.getLogger(__name__)
-_IDLE_WORKERS = 8
-_EACH_S = 0.05
-"""Seconds that reading on may take each time, beside those that a request has once."""
+_EACH_S = 0.005
+"""Seconds of computing that reading on may take each time, beside those that a request has once."""
 _LATE = 1 << 13
 """Characters that wait where nobody waits for parts."""
-_LOG_EVERY_S = 60.0
 _Piece = tuple[int, str, bool]
 """A choice's index, its new text, and whether it is the last."""
-
-
-class ReadingWorkers:
-    """Workers that read answers: one a request, kept for the next with the same template."""
-
-    def __init__(self, limits: WorkLimits) -> None:
-        self.limits = limits
-        self.opening = ThreadPoolExecutor(4, "loramux-answers")
-        """Threads on which event loops have workers opened."""
-        self._lock = threading.Lock()
-        self._idle: OrderedDict[str, list[Worker]] = OrderedDict()
-        self._closed = False
-        self._logged = -_LOG_EVERY_S
-
-    def take(self, key: str) -> Worker:
-        """A worker that has read by this template, or a new one. Raises WorkError."""
-        with self._lock:
-            if self._closed:
-                raise EngineStoppedError("the engine is shutting down")
-            if idle := self._idle.get(key):
-                worker = idle.pop()
-                if not idle:
-                    del self._idle[key]
-                return worker
-        return WORKERS.worker()
-
-    def give_back(self, key: str, worker: Worker) -> None:
-        with self._lock:
-            if not worker.closed:
-                self._idle.setdefault(key, []).append(worker)
-                self._idle.move_to_end(key)
-            over = sum(map(len, self._idle.values())) - (0 if self._closed else _IDLE_WORKERS)
-            for _ in range(over):
-                oldest = next(iter(self._idle))
-                self._idle[oldest].pop().close()
-                if not self._idle[oldest]:
-                    del self._idle[oldest]
-
-    def note(self, error: Exception) -> None:
-        """Log that answers could not be read, once in a while."""
-        now = time.monotonic()
-        if now - self._logged > _LOG_EVERY_S:
-            self._logged = now
-            log.warning("an answer's message is left as text: its response template %s", error)
-
-    def close(self) -> None:
-        """End those that nobody uses, and each of the others when it is given back. Idempotent."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, OrderedDict()
-        for worker in (worker for workers in idle.values() for worker in workers):
-            worker.close()
-        self.opening.shutdown(wait=False)
 
 
 @dataclass(frozen=True)
@@ -105,7 +48,7 @@ class TemplateParser:
     """
 
     def __init__(
-        self, workers: ReadingWorkers, reading: Reading, texts: Sequence[ShownText]
+        self, workers: AnswerWorkers, reading: Reading, texts: Sequence[ShownText]
     ) -> None:
         """`texts`: of each choice."""
         self._workers, self._reading = workers, reading
@@ -113,6 +56,15 @@ class TemplateParser:
         self._open = len(self._choices)
         self._left = workers.limits.seconds
         self._worker: Worker | None = None
+        self._asks: Worker | None = None
+        """The same, while it works."""
+        self._known = (
+            reading.template,
+            reading.prompt,
+            reading.tools,
+            reading.takes_calls,
+            len(texts),
+        )
         self._failed = self._closed = False
         self._lock = threading.Lock()
         """Held while the worker changes hands, never while it works."""
@@ -123,9 +75,8 @@ class TemplateParser:
         if pieces and not self._failed:
             try:
                 worker = self._worker or self._begin()
-                began = time.monotonic()
-                answers = worker.ask(READ, [*pieces.values()], **self._limits(pieces))
-                self._count(time.monotonic() - began)
+                with self._asking(worker):
+                    answers = worker.ask(READ, [*pieces.values()], **self._limits(pieces))
             except WorkError as error:
                 self._fail(error)
         return self._finish(events, pieces, answers)
@@ -136,9 +87,8 @@ class TemplateParser:
         if pieces and not self._failed:
             try:
                 worker = self._worker or await self._abegin()
-                began = time.monotonic()
-                answers = await worker.aask(READ, [*pieces.values()], **self._limits(pieces))
-                self._count(time.monotonic() - began)
+                with self._asking(worker):
+                    answers = await worker.aask(READ, [*pieces.values()], **self._limits(pieces))
             except WorkError as error:
                 self._fail(error)
         return self._finish(events, pieces, answers)
@@ -146,41 +96,57 @@ class TemplateParser:
     def close(self) -> None:
         with self._lock:
             self._closed = True
+            if self._asks:
+                self._asks.interrupt()  # who waits for it closes it
+                return
             worker, self._worker = self._worker, None
         if worker is not None:
             if self._open:
-                worker.close()  # it may be in the middle of something
+                worker.close()  # what it has read so far is nobody else's
             self._workers.give_back(self._reading.key, worker)
 
-    def _begin(self) -> Worker:
-        """A worker that knows the prompt. Raises WorkError."""
-        reading = self._reading
-        worker = self._workers.take(reading.key)
-        arguments = (
-            reading.template,
-            reading.prompt,
-            reading.tools,
-            reading.takes_calls,
-            len(self._choices),
-        )
-        try:
-            worker.ask(OPEN, *arguments, limits=self._workers.limits, max_bytes=4096)
-        except BaseException:
-            worker.close()
-            raise
+    @contextmanager
+    def _asking(self, worker: Worker) -> Iterator[None]:
+        """Keep the worker's connection, whoever closes this."""
         with self._lock:
             if self._closed:
                 worker.close()
                 raise WorkError("was left")
-            self._worker = worker
+            self._worker = self._asks = worker
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._asks = None
+                if self._closed:
+                    worker.close()
+
+    def _begin(self) -> Worker:
+        """A worker that knows the prompt. Raises WorkError."""
+        limits = self._limits({})
+        if (idle := self._workers.take(self._reading.key)) is not None:
+            with suppress(WorkError), self._asking(idle):  # it may have died meanwhile
+                idle.ask(OPEN, *self._known, **limits)
+                return idle
+        worker = WORKERS.worker()
+        with self._asking(worker):
+            worker.ask(OPEN, *self._known, **limits)
         return worker
 
     async def _abegin(self) -> Worker:
+        limits = self._limits({})
+        if (idle := self._workers.take(self._reading.key)) is not None:
+            with suppress(WorkError), self._asking(idle):
+                await idle.aask(OPEN, *self._known, **limits)
+                return idle
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._workers.opening, self._begin)
+            worker = await loop.run_in_executor(self._workers.opening, WORKERS.worker)
         except RuntimeError as error:
             raise EngineStoppedError("the engine was shut down") from error
+        with self._asking(worker):
+            await worker.aask(OPEN, *self._known, **limits)
+        return worker
 
     def _pieces(self, events: Sequence[TokenEvent], whole: bool) -> dict[int, _Piece]:
         """New texts, by the event that they come with: each, or fewer of them for a message that is
@@ -198,12 +164,9 @@ class TemplateParser:
 
     def _limits(self, pieces: dict[int, _Piece]) -> dict[str, Any]:
         characters = sum(len(choice.open) for choice in self._choices)
-        limits = replace(self._workers.limits, seconds=max(self._left, _EACH_S))
         # Six bytes are the longest that JSON makes of a character, and arguments are JSON in it.
-        return {"limits": limits, "max_bytes": 12 * characters + 4096 * (1 + len(pieces))}
-
-    def _count(self, seconds: float) -> None:
-        self._left = min(self._workers.limits.seconds, self._left + _EACH_S - seconds)
+        size = 12 * characters + 4096 * (1 + len(pieces))
+        return {"limits": self._workers.limits, "max_bytes": size}
 
     def _fail(self, error: Exception) -> None:
         self._failed = True
@@ -218,15 +181,26 @@ class TemplateParser:
         if not self._open:
             self.close()
         nothing = MessageDelta()
-        return [replace(e, message=found.get(place, nothing)) for place, e in enumerate(events)]
+        return [with_message(e, found.get(place, nothing)) for place, e in enumerate(events)]
+
+    def _count(self, seconds: float) -> None:
+        """Count what reading on has taken. Raises WorkTimeoutError for what is too much in all."""
+        most = self._workers.limits.seconds
+        self._left = min(most, self._left + _EACH_S - seconds)
+        if self._left < 0:
+            raise WorkTimeoutError(f"took longer than {most:g} s in all")
 
     def _deltas(self, pieces: dict[int, _Piece], answers: Any) -> Iterator[MessageDelta]:
         for i, (index, _, _) in enumerate(pieces.values()):
             choice = self._choices[index]
             if not self._failed:
                 try:
-                    yield choice.delta(answers[i], self._reading.all_calls)
+                    if i == 0:
+                        self._count(answers["seconds"])
+                    yield choice.delta(answers["read"][i], self._reading.all_calls)
                     continue
+                except WorkError as error:
+                    self._fail(error)
                 except (TypeError, ValueError, LookupError):  # a worker in a stranger's hands
                     self._fail(WorkError("made its worker give something else"))
             text, choice.open = choice.open, ""

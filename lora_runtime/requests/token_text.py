@@ -22,6 +22,8 @@ class TokenBytes:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        decoder = getattr(getattr(tokenizer, "_tokenizer", None), "decoder", None)
+        self._is_byte_level = type(decoder).__name__ == "ByteLevel"
         self._known: dict[int, bytes] = _KNOWN.setdefault(tokenizer, {})
 
     def __call__(self, token_id: int) -> bytes:
@@ -34,6 +36,10 @@ class TokenBytes:
         return found
 
     def _bytes(self, token_id: int) -> bytes:
+        if self._is_byte_level:  # ten times as fast, and a step may give hundreds
+            name = self._name(token_id)
+            found = self._by_name(name)
+            return name.encode() if found is None else found
         byte = byte_of(self._tokenizer, token_id)
         # Twice, since a tokenizer may leave out the space of the first one.
         once, twice = self._text([token_id]), self._text([token_id] * 2)
@@ -41,13 +47,19 @@ class TokenBytes:
             return bytes([byte])
         text = twice[len(once) :] if twice.startswith(once) else once
         if _REPLACEMENT in twice:
-            return self._by_name(token_id) or text.encode()
+            return self._by_name(self._name(token_id)) or text.encode()
         return text.encode()
 
-    def _by_name(self, token_id: int) -> bytes | None:
+    def _name(self, token_id: int) -> str:
+        try:
+            (name,) = self._tokenizer.convert_ids_to_tokens([token_id])
+        except (IndexError, KeyError):  # an id that it does not know
+            return ""
+        return name or ""
+
+    def _by_name(self, name: str) -> bytes | None:
         """Bytes of a byte-level token, whose name has a character for each; None for others."""
-        (name,) = self._tokenizer.convert_ids_to_tokens([token_id])
-        found = [_byte_of_character().get(character) for character in name or ""]
+        found = [_byte_of_character().get(character) for character in name]
         return bytes(b for b in found if b is not None) if None not in found else None
 
     def _text(self, ids: list[int]) -> str:

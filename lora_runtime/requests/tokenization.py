@@ -30,8 +30,8 @@ def encode(
     vocabulary.
 
     `prompt` is tokenized with the tokenizer's own special tokens, if `add_special_tokens`;
-    `messages` through its chat template with the assistant's turn opened, or its last one begun; `chat` is their text, if that
-    is rendered already.
+    `messages` through its chat template with the assistant's turn opened, or its last one begun;
+    `chat` is their text, if that is rendered already.
     `limit`: of their texts; None is the usual one.
     """
     limit = limit or TextLimit(max_context)

@@ -35,7 +35,11 @@ def apply_bias(logits: torch.Tensor, sequences: Seq[Sequence]) -> None:
 
 
 def _addends(seq: Sequence) -> Addends | None:
-    return None if seq.bias is None else seq.bias.at(seq.num_generated)
+    if seq.bias is None:
+        return None
+    if seq.grammar is not None and seq.grammar.only_ends:
+        return seq.bias.always  # min_tokens makes nothing go on that cannot
+    return seq.bias.at(seq.num_generated)
 
 
 def apply_bias_reference(

@@ -51,11 +51,9 @@ def sample(
         if seq.grammar is not None and seq.grammar.error
     }
     valid = [i for i, token in enumerate(tokens) if token >= 0 and i not in refused]
-    # Where a grammar has come to its end, nothing else counts: not min_tokens either.
-    free = [i for i in valid if (g := sequences[i].grammar) is None or not g.only_ends]
-    penalised = [i for i in free if has_penalties(sequences[i].sampling)]
+    penalised = [i for i in valid if has_penalties(sequences[i].sampling)]
     biased = [
-        i for i in free if is_biased(sequences[i]) and not has_penalties(sequences[i].sampling)
+        i for i in valid if is_biased(sequences[i]) and not has_penalties(sequences[i].sampling)
     ]
     masked = _to_be_masked(valid, {*penalised, *biased}, tokens, sequences)
     changed, own_rows = (

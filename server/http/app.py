@@ -3,48 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from . import adapters, errors, models, pages, tokens
+from lora_runtime import MAX_ID_LENGTH
+
+from .. import errors as server_errors
+from . import adapters, errors, models, pages, schemas, tokens
 from .calls import Call, Parts
 from .errors import HttpError
 from .openai import routes as openai
-
-Handler = Callable[[Call], Awaitable[Response]]
-
-
-@dataclass(frozen=True)
-class Route:
-    """Route by its path and method. An open one asks for no token."""
-
-    method: str
-    path: str
-    handler: Handler
-    is_open: bool = False
-
-    @property
-    def name(self) -> str:
-        return f"{self.method} {self.path}"
-
+from .openai.fields import CHAT, COMPLETION
+from .openai.schemas import CHAT_ANSWER, COMPLETION_ANSWER, body_schema
+from .openapi import described
+from .route import Route
 
 ROUTES: tuple[Route, ...] = (
-    Route("GET", "/health", pages.health, is_open=True),  # probes have no tokens
-    Route("GET", "/live", pages.live, is_open=True),
+    # Probes have no tokens.
+    Route("GET", "/health", pages.health, is_open=True, answer=schemas.STATUS),
+    Route("GET", "/live", pages.live, is_open=True, answer=schemas.STATUS),
     Route("GET", "/metrics", pages.metrics),
-    Route("GET", "/version", pages.version),
-    Route("GET", "/v1/models", models.list_models),
-    Route("POST", "/tokenize", tokens.tokenize),
-    Route("POST", "/detokenize", tokens.detokenize),
-    Route("POST", "/v1/completions", openai.complete),
-    Route("POST", "/v1/chat/completions", openai.chat),
-    Route("POST", "/v1/load_lora_adapter", adapters.load),
-    Route("POST", "/v1/unload_lora_adapter", adapters.unload),
+    Route("GET", "/version", pages.version, answer=schemas.VERSION),
+    Route("GET", "/v1/models", models.list_models, answer=schemas.MODELS),
+    Route("GET", models.ONE, models.give_model, answer=schemas.MODEL),
+    Route("POST", "/tokenize", tokens.tokenize, body=schemas.TOKENIZE, answer=schemas.TOKENS),
+    Route("POST", "/detokenize", tokens.detokenize, body=schemas.DETOKENIZE, answer=schemas.PROMPT),
+    Route(
+        "POST",
+        "/v1/completions",
+        openai.complete,
+        body=body_schema(COMPLETION),
+        answer=COMPLETION_ANSWER,
+    ),
+    Route("POST", "/v1/chat/completions", openai.chat, body=body_schema(CHAT), answer=CHAT_ANSWER),
+    Route("POST", "/v1/load_lora_adapter", adapters.load, body=schemas.LOAD),
+    Route("POST", "/v1/unload_lora_adapter", adapters.unload, body=schemas.UNLOAD),
 )
 _GONE = 499
 """Status of a call whose client did not wait for the end, as proxies log it."""
@@ -66,13 +63,19 @@ class HttpApp:
         self.open = 0
         """Calls that run now."""
         self._routes: dict[str, dict[str, Route]] = {}
-        for route in routes:
+        own = Route("GET", "/openapi.json", self.describe, answer={"type": "object"})
+        self._described = described((*routes, own))
+        for route in (*routes, own):
             self._routes.setdefault(route.path, {})[route.method] = route
+
+    async def describe(self, call: Call) -> Response:
+        """Describe the API in OpenAPI's form."""
+        return JSONResponse(self._described)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        methods = self._routes.get(scope["path"], {})
+        methods = self._routes.get(models.route_of(scope["path"]), {})
         route = methods.get("GET" if scope["method"] == "HEAD" else scope["method"])
         call = Call(self._parts, Request(scope, receive), route.name if route else OTHER)
         status = _GONE
@@ -86,6 +89,10 @@ class HttpApp:
             status = answer.status_code
         except (asyncio.CancelledError, ClientDisconnect):
             pass  # the client is gone, or the server is at its end
+        except BaseException as error:
+            status = 500
+            server_errors.told(error, call.request_id)
+            raise  # ends the connection: what was begun cannot be taken back
         finally:
             self.open -= 1
             self._on_ended(call.route, status)
@@ -113,4 +120,8 @@ def _not_served(methods: dict[str, Route]) -> HttpError:
 
 def _logged(call: Call) -> dict[str, Any]:
     """Fields of a refusal's line in the log; what the engine took up has its line from there."""
-    return {} if call.was_submitted else {"method": call.route, "adapter": call.adapter}
+    return (
+        {}
+        if call.was_submitted
+        else {"method": call.route, "adapter": call.adapter[:MAX_ID_LENGTH]}
+    )

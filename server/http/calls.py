@@ -9,7 +9,13 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from lora_runtime import Engine, PromptTokens, RequestHandle
+from lora_runtime import (
+    MAX_ID_LENGTH,
+    Engine,
+    InvalidRequestError,
+    PromptTokens,
+    RequestHandle,
+)
 from lora_runtime import Request as EngineRequest
 
 from ..adapter_changes import AdapterChanges
@@ -18,7 +24,7 @@ from ..auth.tokens import ANYONE, Caller
 from ..lifecycle.readiness import Readiness
 from ..request_ids import METADATA_KEY, is_safe
 from ..submission import Submission
-from ..threads import Threads
+from ..threads import Threads, Turns
 from .access import Access
 from .json_text import Limits
 from .metrics_page import MetricsPage
@@ -43,6 +49,7 @@ class Parts:
     metrics: MetricsPage
     access: Access
     names: ModelNames
+    reads: Turns
     reader: Reader
     max_message_bytes: int
 
@@ -82,6 +89,11 @@ class Call:
         """Check what the caller may do. Raises HttpError."""
         self.parts.access.check(self.who, right, adapters, priority, self.route, self.request_id)
 
+    async def read(self, work: Callable[[], T]) -> T:
+        """Run `work`, which takes locks, on a thread. One caller's calls wait for one another."""
+        async with self.parts.reads.taken(self.who.name):
+            return await self.parts.threads.reading.run(work)
+
     async def json(self) -> dict[str, Any]:
         """Read the body, which must be a JSON object. Raises HttpError."""
         tokens = self.parts.engine().request_limits.token_ids or 0
@@ -111,6 +123,8 @@ class Call:
 
     def _check_use(self, request: EngineRequest) -> None:
         names = [use.adapter_id for use in request.uses] or [""]
+        if any(len(name) > MAX_ID_LENGTH for name in names):  # patterns are matched with them
+            raise InvalidRequestError.of("adapter_id", f"at most {MAX_ID_LENGTH} characters")
         self.adapter = "+".join(names)
         self.allow(Right.USE, names, request.priority)
 

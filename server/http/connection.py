@@ -3,54 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
 from asyncio import TimerHandle
 from collections.abc import Callable
 from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any
 
 import httptools
 
-from .errors import form
 from .keep_alive import KeepAlive
 from .places import MOST_S, Phase, Places
+from .refusals import (
+    CHUNKS,
+    FULL,
+    LARGE_BODY,
+    LARGE_HEAD,
+    LONG_URL,
+    MANY_CHUNKS,
+    NO_HTTP,
+    PIPELINE,
+    SLOW,
+    URL_BYTES,
+    Refusal,
+    RefusedError,
+    answer,
+)
 
-_HEADERS, _HEAD_BYTES, _URL_BYTES = 128, 64 << 10, 8 << 10
-"""Most headers of a request, bytes of them with their line, and bytes of its URL."""
-_CHUNKS = 4096
-"""Most chunks of a body: to take one of a byte takes as long as one of a thousand."""
+_HEADERS, _HEAD_BYTES = 128, 64 << 10
+"""Most headers of a request, and bytes of them with their line."""
 _PIPELINED = 8
 """Most requests that wait on a connection for the answer of the one before."""
-_UNREAD_S = 30.0
-"""Seconds in which a client must take something of what waits for it."""
-
-
-class _Refusal(NamedTuple):
-    """What a client is told whose bytes are no request."""
-
-    status: int
-    code: str
-    text: str
-
-
-_NO_HTTP = _Refusal(400, "invalid_http", "this is no HTTP/1.1 request")
-_FULL = _Refusal(503, "no_connection_left", "the server has no connection left")
-_LARGE_HEAD = _Refusal(431, "headers_too_large", "the headers are too many, or too long")
-_LONG_URL = _Refusal(414, "url_too_long", f"the URL has over {_URL_BYTES} bytes")
-_LARGE_BODY = _Refusal(413, "request_too_large", "the body is too large")
-_MANY_CHUNKS = _Refusal(413, "too_many_chunks", f"the body has over {_CHUNKS} chunks")
-_PIPELINE = _Refusal(400, "too_many_requests_at_once", "too many requests wait on a connection")
-_SLOW = _Refusal(408, "request_timeout", "the request did not come in time")
-
-
-class _RefusedError(Exception):
-    """Error that ends the parser's work."""
-
-    def __init__(self, refusal: _Refusal) -> None:
-        super().__init__(refusal.text)
-        self.refusal = refusal
 
 
 @dataclass(frozen=True)
@@ -75,12 +57,14 @@ class Connection(KeepAlive):
         self._port = port
         self._phase = Phase.NEW
         self._late: TimerHandle | None = None
-        self._unread: TimerHandle | None = None
+        self._is_unread = False
         self._calls: set[asyncio.Task[None]] = set()
         self._securing: asyncio.Task[None] | None = None
         self._early = b""
         """Bytes that came before TLS was all set."""
         self._in_head, self._is_whole = False, True
+        self._is_last = False
+        """Whether the connection ends with the answer to this request, whatever is behind it."""
         self._received = self._header_bytes = self._chunks = 0
 
     # --- the connection -------------------------------------------------------------------------
@@ -88,8 +72,8 @@ class Connection(KeepAlive):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         if not self._port.places.take(self):
-            self._port.on_refused(_FULL.status)
-            transport.write(_answer(_FULL))
+            self._port.on_refused(FULL.status)
+            transport.write(answer(FULL))
             transport.close()
             return
         if self._port.tls is None:
@@ -132,12 +116,13 @@ class Connection(KeepAlive):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unread = self.loop.call_later(_UNREAD_S, self.transport.abort)
+        self._is_unread = True
+        self._settle()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._unread is not None:
-            self._unread.cancel()
+        self._is_unread = False
+        self._settle()
 
     # --- what comes -----------------------------------------------------------------------------
 
@@ -151,25 +136,30 @@ class Connection(KeepAlive):
             self._feed(data)
         except httptools.HttpParserError as error:
             cause = error.__context__
-            self._refuse(cause.refusal if isinstance(cause, _RefusedError) else _NO_HTTP)
+            self._refuse(cause.refusal if isinstance(cause, RefusedError) else NO_HTTP)
             return
         most = _HEAD_BYTES if self._in_head else 2 * (_HEAD_BYTES + self._port.max_body_bytes)
         if self._received > most and not self._is_whole:
-            self._refuse(_LARGE_HEAD if self._in_head else _LARGE_BODY)
+            self._refuse(LARGE_HEAD if self._in_head else LARGE_BODY)
             return
         self._settle()
 
     def _feed(self, data: bytes) -> None:
+        if self._is_last and self._is_whole:
+            return
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
+            if self._is_last:
+                return
             # Such as h2c, which is not for this server. Its parser takes no body then; this one does.
+            self._is_last = True
             self.parser = httptools.HttpRequestParser(_Rest(self))
-            self.parser.feed_data(_head_of_rest(self.headers) + data[upgrade.args[0] :])
+            self._feed(_head_of_rest(self.headers) + data[upgrade.args[0] :])
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= _PIPELINED:
-            raise _RefusedError(_PIPELINE)
+            raise RefusedError(PIPELINE)
         super().on_message_begin()
         self._in_head, self._is_whole = True, False
         # The first bytes came with those of the request before: they are not counted.
@@ -177,15 +167,15 @@ class Connection(KeepAlive):
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
-        if len(self.url) > _URL_BYTES:
-            raise _RefusedError(_LONG_URL)
+        if len(self.url) > URL_BYTES:
+            raise RefusedError(LONG_URL)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
         self._header_bytes += len(name) + len(value)
         # Those after a chunked body count, too.
         if len(self.headers) > _HEADERS or self._header_bytes > _HEAD_BYTES:
-            raise _RefusedError(_LARGE_HEAD)
+            raise RefusedError(LARGE_HEAD)
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
@@ -195,8 +185,8 @@ class Connection(KeepAlive):
 
     def on_chunk_header(self) -> None:
         self._chunks += 1
-        if self._chunks > _CHUNKS:
-            raise _RefusedError(_MANY_CHUNKS)
+        if self._chunks > CHUNKS:
+            raise RefusedError(MANY_CHUNKS)
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
@@ -216,14 +206,18 @@ class Connection(KeepAlive):
             calls.add(call)
             call.add_done_callback(calls.discard)
 
-    def _refuse(self, refusal: _Refusal) -> None:
+    def _refuse(self, refusal: Refusal) -> None:
         """Answer what is no request, unless another one is being answered, and close."""
         self._port.on_refused(refusal.status)
+        if self._phase is Phase.REST:  # its answer has been given
+            self.transport.close()
+            self._enter(Phase.CLOSING)
+            return
         running = self.cycle is not None and not self.cycle.response_complete
         if running and (self.cycle.response_started or len(self._calls) > 1 or self.pipeline):
             self.transport.abort()
             return
-        self.transport.write(_answer(refusal))
+        self.transport.write(answer(refusal))
         self.transport.close()
         self._enter(Phase.CLOSING)
 
@@ -236,6 +230,8 @@ class Connection(KeepAlive):
     def _phase_now(self) -> Phase:
         if self.transport.is_closing():
             return Phase.CLOSING
+        if self._is_unread:
+            return Phase.UNREAD
         is_running = self.cycle is not None and not self.cycle.response_complete
         if is_running:
             return Phase.ANSWER if self._is_whole or self._in_head else Phase.BODY
@@ -256,7 +252,7 @@ class Connection(KeepAlive):
 
     def _is_late(self) -> None:
         if self._phase in (Phase.HEAD, Phase.BODY):
-            self._refuse(_SLOW)
+            self._refuse(SLOW)
         elif self._phase in (Phase.NEW, Phase.IDLE):
             self.transport.close()
             self._enter(Phase.CLOSING)
@@ -267,10 +263,9 @@ class Connection(KeepAlive):
         """Let go of the place and the timers."""
         self.connections.discard(self)
         self._port.places.leave(self)
-        for timer in (self._late, self._unread):
-            if timer is not None:
-                timer.cancel()
-        self._late = self._unread = None
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
 
 class _Rest:
@@ -288,12 +283,3 @@ def _head_of_rest(headers: list[tuple[bytes, bytes]]) -> bytes:
         b": ".join(one) for one in headers if one[0] in (b"content-length", b"transfer-encoding")
     ]
     return b"\r\n".join([b"POST / HTTP/1.1", *told, b"", b""])
-
-
-def _answer(refusal: _Refusal) -> bytes:
-    body = json.dumps(form(refusal.status, refusal.text, None, refusal.code)).encode()
-    head = (
-        f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-    )
-    return head.encode() + body

@@ -1,8 +1,8 @@
 """JSON that anybody may have written: looked at and counted first, then parsed, strictly.
 
 To parse holds the interpreter, and a body of 4 MB may have two million values, or one text with as
-many escapes. So values are counted before they are made, and long texts are taken out and read in
-pieces, between which others get the interpreter.
+many escapes. So values are counted before they are made, and long texts, and runs of numbers, are taken out and
+read in pieces, between which others get the interpreter.
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ _TEXT = re.compile(
 )
 """Pattern of a text's inside, in which halves of characters (surrogates) come in pairs."""
 _BRACKETS = re.compile(r"[\[\]{}]")
+_WHOLE = r"(?:0|[1-9]\d*+)"
+_SPACE = r"[ \t\n\r]*+"
+_RUN = re.compile(rf"(?<![\d.eE+-]){_WHOLE}(?:{_SPACE},{_SPACE}{_WHOLE})*+")
+_RUN_CHARS = 64
+_OF_NUMBERS = tuple("0123456789.eE")
+_MOST_NUMBERS = 1 << 20
 _NUMBER = re.compile(r"[0-9.eE+-]+")
 
 
@@ -83,7 +89,7 @@ def _text_of(data: bytes) -> str:
 class _Reading:
     """Reading of one text.
 
-    Its outline is the text with a mark for each long text of it, which is read in pieces.
+    Its outline is the text with a mark for each long text, or run of numbers, in it.
     """
 
     def __init__(self, text: str, limits: Limits) -> None:
@@ -92,6 +98,8 @@ class _Reading:
         self._outline: list[str] = []
         self._mark = secrets.token_hex(16)
         self._long: dict[str, str] = {}
+        self._runs: dict[str, list[int]] = {}
+        self._numbers = 0
 
     def value(self) -> Any:
         """Read it all. Raises JSONError."""
@@ -108,6 +116,10 @@ class _Reading:
     def _outside(self, start: int, end: int) -> None:
         """Count what stands between two texts."""
         piece = self._text[start:end]
+        if _has_long_number(piece):
+            raise JSONError("a number is too long")
+        if len(piece) > _PIECE:
+            piece = self._without_runs(piece)
         self._outline.append(piece)
         self._values += piece.count(",") + piece.count("[") + piece.count("{")
         if self._values > self._most:
@@ -117,8 +129,26 @@ class _Reading:
                 self._depth += 1 if bracket[0] in "[{" else -1
                 if self._depth > _MAX_DEPTH:
                     raise JSONError(f"more than {_MAX_DEPTH} levels")
-        if _has_long_number(piece):
-            raise JSONError("a number is too long")
+
+    def _without_runs(self, piece: str) -> str:
+        """Take long runs of whole numbers out: token ids, of which a body may have very many."""
+        parts, done = [], 0
+        for at in _pieces(0, len(piece)):
+            for run in _RUN.finditer(piece, max(at, done), at + _PIECE):
+                start, end = run.span()
+                if end - start < _RUN_CHARS:
+                    continue
+                if piece[end : end + 1] in _OF_NUMBERS:  # the last one goes on
+                    end = piece.rindex(",", start, end)
+                numbers = list(map(int, piece[start:end].split(",")))
+                if (count := self._numbers + len(numbers)) > _MOST_NUMBERS:
+                    raise JSONError(f"more than {_MOST_NUMBERS} numbers")
+                self._numbers = count
+                mark = f"{self._mark}{len(self._runs)}n"
+                self._runs[mark] = numbers
+                parts += [piece[done:start], f'"{mark}"']
+                done = end
+        return "".join([*parts, piece[done:]])
 
     def _inside(self, start: int) -> int:
         """Read one text; gives where the next thing begins."""
@@ -146,23 +176,36 @@ class _Reading:
         found = _object(pairs)
         if any(name in self._long for name in found):
             raise JSONError("a name is too long")
+        if self._runs and any(
+            name in self._runs for pair in pairs for name in pair if type(name) is str
+        ):
+            raise JSONError("a name, or its value, is several numbers")
         return found
 
     def _filled(self, value: Any) -> Any:
-        """Put the long texts in."""
-        if not self._long:
+        """Put the long texts and runs of numbers in."""
+        if not self._long and not self._runs:
             return value
         if isinstance(value, str):
+            if value in self._runs:
+                raise JSONError("it is several numbers")
             return self._long.get(value, value)
         waiting = [value]
         while waiting:
             one = waiting.pop()
+            if isinstance(one, list):
+                one[:] = self._spliced(one)
             for key, inner in one.items() if isinstance(one, dict) else enumerate(one):
                 if isinstance(inner, str):
                     one[key] = self._long.get(inner, inner)
                 elif isinstance(inner, dict | list):
                     waiting.append(inner)
         return value
+
+    def _spliced(self, values: list[Any]) -> Iterator[Any]:
+        for value in values:
+            run = self._runs.get(value) if isinstance(value, str) else None
+            yield from (value,) if run is None else run
 
 
 def _has_long_number(text: str) -> bool:

@@ -10,6 +10,9 @@ from ..auth.rules import Right
 from ..lifecycle.readiness import ServerState
 from .calls import Call
 
+_ACCEPT_CHARS = 1000
+"""Characters of what a caller accepts that are looked at: some tens of kinds."""
+
 
 async def health(call: Call) -> Response:
     """Tell whether the server takes traffic, as gRPC's health under the empty name."""
@@ -24,6 +27,7 @@ async def live(call: Call) -> Response:
 
 
 async def version(call: Call) -> Response:
+    """Tell the version of the server."""
     call.allow(Right.READ)
     return JSONResponse({"version": __version__})
 
@@ -31,6 +35,6 @@ async def version(call: Call) -> Response:
 async def metrics(call: Call) -> Response:
     """Show all metrics; they name every adapter, so the whole scope is asked for."""
     call.allow(Right.READ, ["*"])
-    accept = call.request.headers.get("accept", "")
+    accept = call.request.headers.get("accept", "")[:_ACCEPT_CHARS]
     text, kind = await call.parts.metrics.page(accept)
     return Response(text, media_type=kind)

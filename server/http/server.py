@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import resource
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, cast
 
@@ -23,6 +24,9 @@ _BACKLOG = 256
 _SEND_BYTES = 256 << 10
 """Bytes that the kernel keeps of an answer whose client does not read."""
 _MOST_CONNECTIONS = 4096
+_TICK_S = 1.0
+_END_S = 1.0
+"""Seconds for calls to end whose connections have been closed."""
 
 
 class HttpServer:
@@ -56,7 +60,7 @@ class HttpServer:
         )
         self._server = _Server(config)
         self._serving: asyncio.Task[None] | None = None
-        self._listener: socket.socket | None = None
+        self._listeners: list[socket.socket] = []
         self.port = 0
 
     @property
@@ -71,14 +75,14 @@ class HttpServer:
 
     def bind(self, host: str, port: int) -> None:
         """Take the port, and refuse connections until `listen`. Raises OSError."""
-        self._listener = _listener(host, port)
-        self.port = int(self._listener.getsockname()[1])
+        self._listeners = _listeners(host, port)
+        self.port = int(self._listeners[0].getsockname()[1])
 
     async def listen(self) -> None:
         """Take connections on the port that was bound. Raises OSError."""
-        assert self._listener is not None
-        self._listener.listen(_BACKLOG)  # uvicorn does so too, but tells no error
-        self._serving = asyncio.create_task(self._server.serve([self._listener]))
+        for listener in self._listeners:
+            listener.listen(_BACKLOG)  # uvicorn does so too, but tells no error
+        self._serving = asyncio.create_task(self._server.serve(self._listeners))
         await self._server.listening.wait()
 
     async def start(self, host: str, port: int) -> None:
@@ -93,22 +97,38 @@ class HttpServer:
 
     async def stop(self) -> None:
         """End all connections and the port."""
-        if self._serving is None:
-            if self._listener is not None:
-                self._listener.close()
-            return
-        for connection in self.connections:
-            connection.transport.abort()
-        self._server.should_exit = True
-        await self._serving
+        if self._serving is not None:
+            for connection in self.connections:
+                connection.transport.abort()
+            self._server.end()
+            await self._serving
+        for listener in self._listeners:
+            listener.close()
 
 
 class _Server(uvicorn.Server):
-    """Server that leaves the process's signals alone, and tells when it listens."""
+    """Server that leaves the process's signals alone, tells when it listens, and ends at once."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self.listening = asyncio.Event()
+        self.listening, self._ending = asyncio.Event(), asyncio.Event()
+
+    def end(self) -> None:
+        self.should_exit = True
+        self._ending.set()
+
+    async def main_loop(self) -> None:
+        """Renew what each answer has, such as the date."""
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), _TICK_S)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port, and wait for what still runs; the connections have been closed."""
+        for server in self.servers:
+            server.close()
+        if tasks := set(self.server_state.tasks):
+            await asyncio.wait(tasks, timeout=_END_S)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -125,8 +145,29 @@ def _most_connections() -> int:
     return min(_MOST_CONNECTIONS, files // 2)
 
 
-def _listener(host: str, port: int) -> socket.socket:
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+def _listeners(host: str, port: int) -> list[socket.socket]:
+    """Bind to all addresses of a host, but for those that this machine lacks, such as localhost's
+    without IPv6. Raises OSError."""
+    found: list[socket.socket] = []
+    problems: list[OSError] = []
+    for family, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        try:
+            found.append(_listener(family, (address[0], port or _port(found), *address[2:])))
+        except OSError as error:
+            problems.append(error)
+    taken = [error for error in problems if error.errno == errno.EADDRINUSE]
+    if taken or not found:
+        for listener in found:
+            listener.close()
+        raise (taken or problems)[0]
+    return found
+
+
+def _port(listeners: list[socket.socket]) -> int:
+    return int(listeners[0].getsockname()[1]) if listeners else 0
+
+
+def _listener(family: int, address: tuple[Any, ...]) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

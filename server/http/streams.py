@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -13,6 +14,9 @@ _HEADERS = {
     "cache-control": "no-cache",
     "x-accel-buffering": "no",  # proxies would collect events
 }
+
+_AT_ONCE = 64
+"""Events after which others get a turn of the event loop."""
 
 
 class EventStream(Response):
@@ -30,6 +34,9 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async with aclosing(self._events) as events:
+            number = 0
             async for event in events:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
+                if (number := number + 1) % _AT_ONCE == 0:
+                    await asyncio.sleep(0)  # neither may have waited for anything
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,4 +1,4 @@
-"""Watch over the engine's steps: one that hangs takes the server out."""
+"""Watches over the engine: its end, and a step that hangs, take the server out."""
 
 from __future__ import annotations
 
@@ -6,12 +6,23 @@ import asyncio
 
 import structlog
 
-from lora_runtime import Engine, RunningStep
+from lora_runtime import Engine, EngineObserver, RunningStep
 
 from .health import Health
 
 log = structlog.get_logger("loramux.server")
 _LOOK_S = 5.0
+
+
+class FailureWatch(EngineObserver):
+    """Watch that turns health off when the engine dies; called on the engine thread."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+        self._loop = asyncio.get_running_loop()
+
+    def on_engine_failed(self, error: BaseException) -> None:
+        self._loop.call_soon_threadsafe(self._health.failed)
 
 
 class StepWatch:

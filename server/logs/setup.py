@@ -25,7 +25,6 @@ _NOISY = (
     "httpcore",
     "httpx2",
     "httpcore2",
-    "uvicorn",
     "aiohttp",
     "fsspec",
     "s3fs",
@@ -37,6 +36,8 @@ _NOISY = (
 )
 # These warn at each start of what nobody who runs a server can change.
 _IDLE_WARNINGS = ("torchao", "torch.utils._pytree")
+# What it says of calls, the HTTP front has said.
+_DOUBLE = "uvicorn"
 # It logs a traceback for each message that cannot be parsed.
 _GRPC = "grpc._cython.cygrpc"
 _queue: LineQueue | None = None
@@ -62,6 +63,7 @@ def configure(log_format: str, level: str) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for idle in _IDLE_WARNINGS:
         logging.getLogger(idle).setLevel(logging.ERROR)
+    logging.getLogger(_DOUBLE).setLevel(logging.CRITICAL)
     logging.getLogger(_GRPC).addFilter(LIMIT)
     structlog.configure(
         processors=[*_shared(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -27,8 +27,6 @@ from ..threads import Threads, Turns
 from .adapter_messages import from_policy, may_see, to_declared, to_message
 from .pages import IdsInScope, page
 
-_READS_EACH = 2
-"""Threads for reports that one caller may have at once."""
 T = TypeVar("T")
 
 
@@ -42,11 +40,12 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         declared: Callable[[], Iterable[DeclaredStatus]],
         max_message_bytes: int,
         threads: Threads,
+        reads: Turns,
     ) -> None:
         self._engine, self._changes, self._declared = engine, changes, declared
         self._max_message_bytes = max_message_bytes
         self._threads = threads
-        self._turns = Turns(_READS_EACH)
+        self._turns = reads
         self._ids = IdsInScope()
 
     async def LoadAdapter(

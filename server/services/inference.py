@@ -24,6 +24,7 @@ from lora_runtime import (
 from .. import errors
 from ..answer_size import QUICK_ENTRIES, entries
 from ..auth.interceptor import caller
+from ..limits import SIZED_FRAME
 from ..request_ids import request_id_of
 from ..submission import Submission
 from ..threads import Threads
@@ -171,8 +172,10 @@ def to_request(
 
 
 def _count(message: pb.GenerateRequest, field: str) -> int:
-    """Entries of a field; of a structured answer, which is counted as it is, none."""
-    return 0 if field == "structured" else len(getattr(message, field))
+    """Entries of a field; of a structured answer, its bytes."""
+    if field == "structured":
+        return max(0, message.structured.ByteSize() - SIZED_FRAME)
+    return len(getattr(message, field))
 
 
 def _adapter(message: pb.GenerateRequest) -> str:

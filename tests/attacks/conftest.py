@@ -19,6 +19,7 @@ TEMPLATE_S = 0.5
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--attacks-json", type=Path, help="write the attacks' table there too")
+    parser.addoption("--fuzz-examples", type=int, default=15, help="requests made for each page")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,6 +33,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("attacks")
     for line in report.table(report.ROWS):
         terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def fuzz_examples(request: pytest.FixtureRequest) -> int:
+    """Requests that are made for each page from the API's description."""
+    return request.config.getoption("--fuzz-examples")
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +72,8 @@ def arena(ground: Ground, attackers: Attackers, redirects: Redirects) -> Iterato
 
 @pytest.fixture(scope="session")
 def torch_arena(ground: Ground, attackers: Attackers) -> Iterator[Arena]:
-    """A server on torch's kernels."""
-    arena = Arena(lambda: ground.serve("--kernels", "torch"), attackers, "tokens")
+    """A server on torch's kernels, which looks for names that it does not know."""
+    flags = ("--kernels", "torch", "--resolve-adapters")
+    arena = Arena(lambda: ground.serve(*flags), attackers, "tokens")
     yield arena
     arena.end()

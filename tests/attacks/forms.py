@@ -69,9 +69,17 @@ class Asked:
             fields |= {"logprobs": True, "top_logprobs": fields["logprobs"]}
         if "priority" in fields:
             fields["priority"] = -fields["priority"]  # as vLLM counts it: lower goes first
+        if "structured" in fields:
+            fields["structured_outputs"] = _structured(fields.pop("structured"))
         fields = {_NAMES.get(name, name): value for name, value in fields.items()}
         fields |= {"stream": stream, "return_token_ids": True}
         return CHAT if chats else COMPLETIONS, written(fields)
+
+
+def _structured(form: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A form that the answer must have, by the names that vLLM gives them."""
+    names = {"json_schema": "json", "lark": "grammar"}
+    return {names.get(k, k): v["texts"] if k == "choice" else v for k, v in form.items()}
 
 
 def encoded(message: Any, fields: Mapping[str, Any]) -> bytes:

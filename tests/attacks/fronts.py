@@ -30,6 +30,10 @@ class Front:
     """A front, as attackers and callers use it."""
 
     name: str
+    over: tuple[str, ...] = ("OK", "RESOURCE_EXHAUSTED")
+    """How calls end of which there are more than there is room for."""
+    unread: tuple[str, ...] = ()
+    """How a refused call may end whose body is not read to its end."""
 
     def __str__(self) -> str:
         return self.name
@@ -99,7 +103,9 @@ def _each(requests: Sequence[Asked], form: Any) -> list[Any]:
     return [written[id(one)] for one in requests]
 
 
-GRPC, HTTP = Front("grpc"), Front("http")
+GRPC = Front("grpc")
+# Each call has a connection of its own: it may find no place, or lose it while it says what it wants.
+HTTP = Front("http", (*GRPC.over, "UNAVAILABLE", "CLOSED"), ("CLOSED",))
 both = pytest.mark.parametrize("front", [GRPC, HTTP], ids=str)
 """For what each front reads and writes by code of its own."""
 both_http_slow = pytest.mark.parametrize(

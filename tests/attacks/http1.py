@@ -12,6 +12,7 @@ from contextlib import ExitStack, suppress
 from ..support.tokens import token_of
 
 PATIENCE_S = 3
+SHORT = 10_000
 STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
 
 
@@ -80,12 +81,19 @@ def statuses(answer: bytes) -> list[int]:
     return [int(code) for code in STATUS.findall(answer) if not code.startswith(b"1")]
 
 
+def grouped(cases: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
+    """Short ones together in one attack, each long one by itself."""
+    short = {name: data for name, data in cases.items() if len(data) < SHORT}
+    long = {name: {name: data} for name, data in cases.items() if len(data) >= SHORT}
+    return {f"{len(short)} short ones": short} | long
+
+
 def drip(connections: Iterable[socket.socket], byte: bytes, every: float, seconds: float) -> None:
     """Say a byte now and then on each that is open."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for one in connections:
-            with suppress(OSError):
+            with suppress(OSError):  # it is closed
                 one.send(byte)
         time.sleep(every)
 

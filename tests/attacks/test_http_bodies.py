@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from .arena import Arena, expect
 from .attackers import Outcome
 from .forms import CHAT, COMPLETIONS, LONG, Deep, Long, Many, written
-from .http1 import post, said, statuses
+from .http1 import grouped, post, said, statuses
 from .server import ServerProcess
 from .wire import FULL
 
@@ -69,9 +70,9 @@ TRICKS = {
     "an integer of 4 MB": b'{"seed":' + LONG_NUMBER[:-20] + b"}",
     "a fraction of 4 MB": b'{"temperature":0.' + LONG_NUMBER[:-30] + b"}",
     "an exponent of 4 MB": b'{"temperature":1e' + LONG_NUMBER[:-30] + b"}",
-    "a fraction of tokens": raw('"max_tokens":1.5'),
-    "true for a number": raw('"max_tokens":true,"n":true'),
-    "a text for a number": raw('"max_tokens":"2"'),
+    "a fraction of tokens": body(max_tokens=1.5),
+    "true for a number": body(n=True),
+    "a text for a number": body(n="2"),
     "a number for a text": raw('"model":7'),
     "an object for a text": raw('"stop":{"a":1}'),
     "half a character in the prompt": b'{"prompt":' + HALF.encode() + b"}",
@@ -127,41 +128,55 @@ def sent(
     return arena.attackers.post(server.http_target, [(path, data)] * times, "attacker").result(60)
 
 
-@pytest.mark.parametrize("name", NO_JSON)
-def test_bodies_that_are_no_request(arena: Arena, name: str) -> None:
+def refused(arena: Arena, server: ServerProcess, path: str, bodies: Mapping[str, bytes]) -> str:
+    posts = [(path, data) for data in bodies.values() for _ in range(3)]
+    outcomes = arena.attackers.post(server.http_target, posts, "attacker").result(60)
+    for i, name in enumerate(bodies):
+        for one in outcomes[3 * i : 3 * i + 3]:
+            assert one.code == REFUSED, f"{name}: {one.code} {one.details}"
+    return expect(outcomes, REFUSED)
+
+
+NO_REQUESTS, TRICKY = grouped(NO_JSON), grouped(TRICKS)
+
+
+@pytest.mark.parametrize("group", NO_REQUESTS)
+def test_bodies_that_are_no_request(arena: Arena, group: str) -> None:
     def attack(server: ServerProcess) -> str:
-        outcomes = sent(arena, server, COMPLETIONS, NO_JSON[name])
-        outcomes += sent(arena, server, CHAT, NO_JSON[name])
-        return expect(outcomes, REFUSED)
+        refused(arena, server, CHAT, NO_REQUESTS[group])
+        return refused(arena, server, COMPLETIONS, NO_REQUESTS[group])
 
-    arena.withstand(f"HTTP, JSON: {name}", attack)
-
-
-@pytest.mark.parametrize("name", TRICKS)
-def test_bodies_with_tricks(arena: Arena, name: str) -> None:
-    def attack(server: ServerProcess) -> str:
-        return expect(sent(arena, server, COMPLETIONS, TRICKS[name]), REFUSED)
-
-    arena.withstand(f"HTTP, JSON: {name}", attack)
+    arena.withstand(f"HTTP, no JSON: {group}", attack)
 
 
-@pytest.mark.parametrize("name", CHATS)
-def test_chats(arena: Arena, name: str) -> None:
-    def attack(server: ServerProcess) -> str:
-        return expect(sent(arena, server, CHAT, written(CHATS[name])), REFUSED)
+@pytest.mark.parametrize("group", TRICKY)
+def test_bodies_with_tricks(arena: Arena, group: str) -> None:
+    arena.withstand(
+        f"HTTP, JSON: {group}",
+        lambda server: refused(arena, server, COMPLETIONS, TRICKY[group]),
+    )
 
-    arena.withstand(f"HTTP, chat: {name}", attack)
+
+CHATTY = grouped({name: written(fields) for name, fields in CHATS.items()})
 
 
-@pytest.mark.parametrize("where", ["model", "request_id", "user", "cache_salt", "unknown"])
-def test_half_a_character(arena: Arena, where: str) -> None:
+@pytest.mark.parametrize("group", CHATTY)
+def test_chats(arena: Arena, group: str) -> None:
+    arena.withstand(
+        f"HTTP, chat: {group}", lambda server: refused(arena, server, CHAT, CHATTY[group])
+    )
+
+
+def test_half_a_character(arena: Arena) -> None:
     """It has no bytes: what logs, errors and headers would fail of."""
-
-    def attack(server: ServerProcess) -> str:
-        data = raw(f'"{where}":{HALF}')
-        return expect(sent(arena, server, COMPLETIONS, data), REFUSED)
-
-    arena.withstand(f"HTTP, JSON: half a character in {where}", attack)
+    bodies = {
+        where: raw(f'"{where}":{HALF}')
+        for where in ("model", "request_id", "user", "cache_salt", "unknown")
+    }
+    arena.withstand(
+        "HTTP, JSON: half a character",
+        lambda server: refused(arena, server, COMPLETIONS, bodies),
+    )
 
 
 SMALL: tuple[Any, ...] = (0, 0.5, [], {}, "", None)
@@ -208,18 +223,18 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_bodies_of_other_kinds(arena: Arena, name: str) -> None:
-    request = post(COMPLETIONS, body(), "attacker", **KINDS[name])
+def test_bodies_of_other_kinds(arena: Arena) -> None:
+    whole = [post(COMPLETIONS, body(), "attacker", **headers) for headers in KINDS.values()]
+    requests = [[one.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)] for one in whole]
 
     def attack(server: ServerProcess) -> str:
-        closing = request.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)
-        (codes,) = map(statuses, said(server.http_port, [[closing]]))
-        allowed = ([200], [400], [415]) if "letters" in name else ([400], [415])
-        assert codes in allowed, codes
-        return str(codes)
+        found = map(statuses, said(server.http_port, requests))
+        for name, codes in zip(KINDS, found, strict=True):
+            allowed = ([200], [400], [415]) if "letters" in name else ([400], [415])
+            assert codes in allowed, f"{name}: {codes}"
+        return f"{len(requests)} kinds"
 
-    arena.withstand(f"HTTP, a body of {name}", attack)
+    arena.withstand("HTTP, bodies of other kinds", attack)
 
 
 TOKENS = {

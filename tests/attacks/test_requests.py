@@ -31,7 +31,7 @@ def prompted(**fields: Any) -> Asked:
 
 
 def said(**fields: Any) -> Asked:
-    return Asked({"messages": [fields]})
+    return Asked({"messages": [{"role": "user"} | fields]})
 
 
 def valued(raw: bytes, values: Any) -> Asked:
@@ -163,7 +163,7 @@ def test_without_a_token(arena: Arena, front: Front, name: str) -> None:
 
     def attack(server: ServerProcess) -> str:
         outcomes = front.send(arena.attackers, server, [request] * 10)
-        return expect(outcomes, "UNAUTHENTICATED")
+        return expect(outcomes, "UNAUTHENTICATED", *front.unread)
 
     arena.withstand(front.named(f"{name}, no token"), attack)
 

@@ -38,7 +38,7 @@ def main() -> int:
 def _show(reports: dict[str, Report]) -> None:
     table = Table("client", "checks", "failed", "requests", "tokens", "models", "seconds")
     for name, report in reports.items():
-        used = [model or "base" for model, count in report.served.requests.items() if count]
+        used = [model for model, count in report.served.requests.items() if count]
         table.add_row(
             name,
             str(len(report.findings)),

@@ -9,7 +9,7 @@ from typing import Any
 
 from .checks.harness import ADAPTERS
 from .clients import PYTHON, VENV, Bench
-from .server import MODEL
+from .server import BASE, MODEL
 
 REQUESTS, PROMPT_TOKENS, NEW_TOKENS, AT_ONCE = 12, 24, 12, 4
 _OFFLINE = {"HF_HUB_OFFLINE": "1"}
@@ -61,7 +61,7 @@ def _guidellm(adapter: str, path: str) -> Bench:
             *("--output", f"kind=json,path={scratch / 'guidellm.json'}"),
         ]
 
-    return _bench(command, _guidellm_read, adapters=(adapter,))
+    return _bench(command, _guidellm_read, adapters=(adapter or BASE,))
 
 
 def _guidellm_read(scratch: Path) -> tuple[int, int, int]:

@@ -49,7 +49,7 @@ class Bench:
     requests: int
     tokens: int
     adapters: tuple[str, ...]
-    """Those that take turns; the base is ""."""
+    """Those that take turns; the base too."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,13 +18,15 @@ from .checks.harness import ADAPTERS
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / ".models/SmolLM2-135M-Instruct"
+BASE = "base"
+"""Its name in metrics."""
 START_TIMEOUT_S = 300
 STOP_TIMEOUT_S = 60
 
 
 @dataclass(frozen=True)
 class Served:
-    """What the server has served by now, by adapter; the base is ""."""
+    """What the server has served by now, by adapter; the base by BASE."""
 
     requests: dict[str, int]
     """Those that ended well."""
@@ -73,7 +74,7 @@ def served(url: str) -> Served:
 
 def _counts(page: str, line: str) -> dict[str, int]:
     found = {}
-    for name in ("", *ADAPTERS):
+    for name in (BASE, *ADAPTERS):
         match = re.search(rf"^{line.replace('{}', name)} (\S+)$", page, re.MULTILINE)
         found[name] = int(float(match[1])) if match else 0
     return found
@@ -82,7 +83,7 @@ def _counts(page: str, line: str) -> dict[str, int]:
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+        with contextlib.suppress(OSError):
             urllib.request.urlopen(f"{url}/health", timeout=2)
             return
         time.sleep(0.3)

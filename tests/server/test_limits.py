@@ -29,6 +29,7 @@ MANY: dict[str, dict[str, Any]] = {
     "stop": {"prompt": "x", "stop": [""] * 17},
     "stop_token_ids": {"prompt": "x", "stop_token_ids": [1] * 2570},
     "logit_bias": {"prompt": "x", "logit_bias": dict.fromkeys(range(1025), 1.0)},
+    "structured": {"prompt": "x", "structured": {"choice": {"texts": ["a"] * 22_000}}},
     "token_ids": {"token_ids": [1] * 10_010},
 }
 BY_HAND = {
@@ -36,6 +37,7 @@ BY_HAND = {
     "token_ids": b"\x18\x05" * 1001,
     "stop_token_ids": b"\x7a\x00" * 257,
     "logit_bias": b"\xd2\x01\x00" * 1025,
+    "structured": (b"\xe2\x01\x84\x20" + b"\x12\x81\x20" + b"x" * 4097) * 17,
     "messages": b"\xa3\x06" + b"\x22\x00" * 1025 + b"\xa4\x06",
     "adapters": b"\xa2\x81\x00\x00" * 9,
     "message": b"\xf8\x06\x05" * 257,
@@ -76,6 +78,7 @@ def test_what_is_within_passes() -> None:
         stop_token_ids=[2**32 - 1] * 256,
         logit_bias=dict.fromkeys(range(2**32 - 1024, 2**32), -0.1),
         adapters=[{"adapter_id": "a", "weight": 0.5}] * 8,
+        structured={"choice": {"texts": ["x" * 1000] * 65}},
         seed=2**63 - 1,
         temperature=1,
     )

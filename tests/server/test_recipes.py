@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from ..support.certificates import Authority
-from ..support.recipes import commands, run
+from ..support.recipes import commands, first_screen, run
 from ..support.servers import Harness, make_settings, running
 from ..support.tokens import token_of, write_tokens
 
@@ -59,6 +59,7 @@ async def guarded(
 
 
 def test_the_recipes_are_read_whole() -> None:
+    assert len(first_screen("ghz")) == 1
     by_tool = {tool: commands(tool) for tool in ("grpcurl", "ghz")}
     assert {"--async", "--duration-stop", "-c", "-n"} <= set(" ".join(by_tool["ghz"]).split())
     assert any("GenerateStream" in command for command in by_tool["ghz"])
@@ -81,7 +82,9 @@ def assert_all_ok(command: str, status: int, output: str) -> None:
 
 
 @ghz
-@pytest.mark.parametrize("command", [c for c in commands("ghz") if "--insecure" in c])
+@pytest.mark.parametrize(
+    "command", [c for c in [*commands("ghz"), *first_screen("ghz")] if "--insecure" in c]
+)
 async def test_ghz(plain: Harness, tmp_path: Path, command: str) -> None:
     assert_all_ok(command, *await run(command, plain.app.port, tmp_path))
 

@@ -51,11 +51,11 @@ async def http_running(
 @asynccontextmanager
 async def _client(server: Harness, port: bool) -> AsyncIterator[httpx.AsyncClient]:
     if not port:
-        transport = httpx.ASGITransport(server.app.http_app)
+        transport = httpx.ASGITransport(server.app.http.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://front") as client:
             yield client
         return
-    front = server.app.make_http_server()
+    front = server.app.http.make_server()
     await front.start("127.0.0.1", 0)
     try:
         url = f"http://127.0.0.1:{front.port}"

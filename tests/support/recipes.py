@@ -8,14 +8,28 @@ import re
 import shlex
 from pathlib import Path
 
-README = Path(__file__).parents[2] / "examples" / "README.md"
-ADDRESS = "localhost:50051"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "examples" / "README.md"
+ADDRESS, HTTP_ADDRESS = "localhost:50051", "localhost:8000"
 
 
 def commands(tool: str) -> list[str]:
     """The commands of the section that is called as the tool is."""
     section = README.read_text().split(f"\n## {tool}\n")[1].split("\n## ")[0]
-    lines = "".join(re.findall(r"```sh\n(.*?)```", section, re.DOTALL)).splitlines()
+    found = _commands(section)
+    assert found, f"no commands of {tool}"
+    assert all(command.startswith(f"{tool} ") for command in found), found
+    return found
+
+
+def first_screen(tool: str) -> list[str]:
+    """Those of the project's README, before its first section."""
+    screen = (ROOT / "README.md").read_text().split("\n## ")[0]
+    return [command for command in _commands(screen) if command.startswith(f"{tool} ")]
+
+
+def _commands(text: str) -> list[str]:
+    lines = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).splitlines()
     found: list[str] = []
     begun = ""
     for line in lines:
@@ -25,18 +39,24 @@ def commands(tool: str) -> list[str]:
         if _is_whole(begun):
             found.append(begun.strip())
             begun = ""
-    assert found, f"no commands of {tool}"
     assert not begun, f"unfinished: {begun}"
-    assert all(command.startswith(f"{tool} ") for command in found), found
     return found
 
 
-async def run(command: str, port: int, cwd: Path, **environment: str) -> tuple[int, str]:
+def programs(page: Path) -> list[str]:
+    """The Python programs of a page that call over HTTP."""
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    return [block for block in blocks if HTTP_ADDRESS in block]
+
+
+async def run(
+    command: str, port: int, cwd: Path, address: str = ADDRESS, **environment: str
+) -> tuple[int, str]:
     """The exit status and all output of a command, run by a shell with no more changed than the
     server's port."""
-    assert command.count(ADDRESS) == 1, command
+    assert command.count(address) == 1, command
     process = await asyncio.create_subprocess_shell(
-        command.replace(ADDRESS, f"localhost:{port}"),
+        command.replace(address, f"localhost:{port}"),
         cwd=cwd,
         env=os.environ | environment,
         stdout=asyncio.subprocess.PIPE,

@@ -82,19 +82,25 @@ def timings_json(timings: Timings) -> str:
     return dumps({name: round(seconds, 6) for name, seconds in vars(timings).items()})
 
 
-def writer(call: Call, handle: RequestHandle, offset: int = 0) -> LogprobWriter:
+@dataclass(frozen=True)
+class Running:
+    """A prompt's request, and what is to come before the new text of each choice."""
+
+    handle: RequestHandle
+    echo: str = ""
+
+
+def writer(call: Call, handle: RequestHandle) -> LogprobWriter:
     """Make the writer of one choice's log probabilities."""
     as_ids = call.options.return_tokens_as_token_ids
     if call.form.input == "messages":
         return ChatLogprobs(handle.token_bytes, as_ids)
-    return CompletionLogprobs(handle.token_bytes, as_ids, offset)
+    return CompletionLogprobs(handle.token_bytes, as_ids)
 
 
-def echoed(call: Call, handle: RequestHandle) -> str:
-    """What comes before the new text where it is to be echoed: a completion's prompt, or the
-    assistant's message that a chat goes on with."""
-    if not call.options.echo:
-        return ""
+def echo(handle: RequestHandle) -> str:
+    """What is to come before the new text where that is asked for: a completion's prompt, or the
+    assistant's message that a chat goes on with. Takes milliseconds for many token ids."""
     request = handle.request
     if request.messages is not None:
         last = request.messages[-1]
@@ -110,31 +116,29 @@ def _text(message: ChatMessage) -> str:
     return "".join(part.text for part in message.content)
 
 
-def whole(
-    call: Call, head: Head, answered: Sequence[tuple[RequestHandle, Generation]]
-) -> Iterator[str]:
+def whole(call: Call, head: Head, answered: Sequence[tuple[Running, Generation]]) -> Iterator[str]:
     """Write the answer of all prompts."""
     totals, index = Totals(), 0
     yield f'{head.json(call.form.object)},"choices":['
-    for handle, done in answered:
+    for running, done in answered:
         for choice in done.choices:
             yield "," if index else ""
-            yield from _choice(call, handle, choice, index)
+            yield from _choice(call, running, choice, index)
             totals.add(choice.usage, choice.index == 0)
             index += 1
     yield f'],"usage":{totals.json()},"adapters":{adapters_json(answered[0][1].adapters)}'
     if call.options.return_token_ids and call.form.input == "messages":
-        yield f',"prompt_token_ids":{dumps(answered[0][0].prompt_token_ids)}'
+        yield f',"prompt_token_ids":{dumps(answered[0][0].handle.prompt_token_ids)}'
     yield "}"
 
 
-def _choice(call: Call, handle: RequestHandle, choice: Choice, index: int) -> Iterator[str]:
-    echo, is_chat = echoed(call, handle), call.form.input == "messages"
+def _choice(call: Call, running: Running, choice: Choice, index: int) -> Iterator[str]:
+    handle, is_chat = running.handle, call.form.input == "messages"
     if is_chat:
-        said = message(choice, echo, call.options.include_reasoning)
+        said = message(choice, running.echo, call.options.include_reasoning)
         yield f'{{"index":{index},"message":{dumps(said)},"logprobs":'
     else:
-        yield f'{{"index":{index},"text":{dumps(echo + choice.text)},"logprobs":'
+        yield f'{{"index":{index},"text":{dumps(running.echo + choice.text)},"logprobs":'
     yield from _logprobs(call, handle, choice)
     calls = choice.message is not None and bool(choice.message.tool_calls)
     yield f',"finish_reason":"{reason(choice.finish_reason, calls)}"'

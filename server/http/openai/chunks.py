@@ -11,10 +11,10 @@ from lora_runtime import RequestHandle, TokenEvent
 
 from .answers import (
     Head,
+    Running,
     Totals,
     adapters_json,
     dumps,
-    echoed,
     timings_json,
     usage_json,
     writer,
@@ -30,10 +30,11 @@ class Chunks:
     """Writer of the events of one prompt's choices."""
 
     def __init__(
-        self, call: Call, head: Head, handle: RequestHandle, totals: Totals, first: int = 0
+        self, call: Call, head: Head, running: Running, totals: Totals, first: int = 0
     ) -> None:
         """Count in `totals`; `first` is the index of the prompt's first choice."""
-        self._call, self._handle, self._totals, self._first = call, handle, totals, first
+        self._call, self._totals, self._first = call, totals, first
+        self._handle, self._echo = running.handle, running.echo
         self._is_chat = call.form.input == "messages"
         self._head = head.json(call.form.chunk_object)
         self._choices: dict[int, _Choice] = {}
@@ -63,11 +64,10 @@ class Chunks:
     def _opening(self, event: TokenEvent) -> tuple[str, str, str]:
         """Begin a choice: a chat with a chunk of its own that has the role. Gives what comes before
         the first event, its text, and what is beside its choice."""
-        echo = echoed(self._call, self._handle)
         extra = f',"adapters":{adapters_json(self._handle.adapters)}' if event.index == 0 else ""
         if not self._is_chat:
-            return "", echo + event.text, extra
-        delta = f'{{"role":"assistant","content":{dumps(echo)}}}'
+            return "", self._echo + event.text, extra
+        delta = f'{{"role":"assistant","content":{dumps(self._echo)}}}'
         choice = f'{{"index":{self._first + event.index},"delta":{delta}'
         if self._call.options.return_token_ids:
             extra += f',"prompt_token_ids":{dumps(self._handle.prompt_token_ids)}'

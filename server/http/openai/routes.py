@@ -21,13 +21,13 @@ from ...answer_size import QUICK_ENTRIES, answer_bytes, entries
 from ...request_ids import is_safe
 from ..calls import Call as HttpCall
 from . import stream
-from .answers import Head, whole
+from .answers import Head, Running, echo, whole
 from .fields import CHAT, COMPLETION, Form
 from .requests import Call, read
 from .unknown import UNKNOWN
 
 _PAUSE_S = 1e-4
-Answered = Sequence[tuple[RequestHandle, Generation]]
+Answered = Sequence[tuple[Running, Generation]]
 
 
 async def complete(http: HttpCall) -> Response:
@@ -44,11 +44,12 @@ async def _answer(http: HttpCall, form: Form) -> Response:
     call, head = await _read(http, form, await http.json())
     if call.options.stream:
         handles = [await http.submit(one) for one in call.requests]
-        return await stream.begun(http, call, head, handles)
+        return await stream.begun(http, call, head, await _running(http, call, handles))
     share = http.parts.max_message_bytes // len(call.requests)
     handles = [await http.submit(one, share) for one in _fitting(http, call, share)]
+    running = await _running(http, call, handles)
     done = await asyncio.gather(*(handle.aresult() for handle in handles))
-    return await _whole(http, call, head, list(zip(handles, done, strict=True)))
+    return await _whole(http, call, head, list(zip(running, done, strict=True)))
 
 
 async def _read(http: HttpCall, form: Form, body: Mapping[str, Any]) -> tuple[Call, Head]:
@@ -85,11 +86,26 @@ def _fitting(http: HttpCall, call: Call, most: int) -> Sequence[Request]:
     an answer ends there."""
     if call.max_tokens_given:
         return call.requests
-    params = call.requests[0].sampling
-    tokens = max(1, most // answer_bytes(params, 1, http.parts.engine().base.vocab_size))
+    first, vocab_size = call.requests[0], http.parts.engine().base.vocab_size
+    params = first.sampling
+    tokens = max(1, most // answer_bytes(params, 1, vocab_size, first.parse_answer))
     if tokens < params.max_new_tokens:
         params = replace(params, max_new_tokens=tokens)
     return [replace(one, sampling=params) for one in call.requests]
+
+
+async def _running(
+    http: HttpCall, call: Call, handles: Sequence[RequestHandle]
+) -> Sequence[Running]:
+    """Find what is to be echoed. Raises InvalidRequestError where that is too much: each choice has
+    it again."""
+    if not call.options.echo:
+        return [Running(handle) for handle in handles]
+    echoes = await http.parts.threads.answering.run(lambda: [echo(one) for one in handles])
+    most = http.parts.max_message_bytes
+    if sum(map(len, echoes)) * call.requests[0].sampling.n > most:
+        raise InvalidRequestError.of("echo", f"the answer may have over {most} bytes")
+    return [Running(*pair) for pair in zip(handles, echoes, strict=True)]
 
 
 async def _whole(http: HttpCall, call: Call, head: Head, answered: Answered) -> Response:

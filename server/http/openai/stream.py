@@ -11,7 +11,7 @@ from lora_runtime import RequestHandle, TokenEvent
 from .. import errors
 from ..calls import Call as HttpCall
 from ..streams import EventStream
-from .answers import Head, Totals, dumps
+from .answers import Head, Running, Totals, dumps
 from .chunks import DONE, Chunks, usage_chunk
 from .requests import Call
 
@@ -20,15 +20,13 @@ _AT_ONCE = 64
 Batch = tuple[int, list[TokenEvent]]
 
 
-async def begun(
-    http: HttpCall, call: Call, head: Head, handles: Sequence[RequestHandle]
-) -> EventStream:
+async def begun(http: HttpCall, call: Call, head: Head, running: Sequence[Running]) -> EventStream:
     """Make the answer once it has begun: what fails before is told by a status.
 
     What waits while one write is under way goes into the next; of a reader that stops, what is left
     unread is bounded by the engine.
     """
-    body = _body(call, head, handles)
+    body = _body(call, head, running)
     return EventStream(_to_end(http, await anext(body), body))
 
 
@@ -48,12 +46,10 @@ async def _to_end(
     yield DONE
 
 
-async def _body(
-    call: Call, head: Head, handles: Sequence[RequestHandle]
-) -> AsyncGenerator[bytes, None]:
-    totals, each = Totals(), handles[0].request.sampling.n
-    chunks = [Chunks(call, head, one, totals, i * each) for i, one in enumerate(handles)]
-    async with aclosing(_batches(handles)) as batches:
+async def _body(call: Call, head: Head, running: Sequence[Running]) -> AsyncGenerator[bytes, None]:
+    totals, each = Totals(), running[0].handle.request.sampling.n
+    chunks = [Chunks(call, head, one, totals, i * each) for i, one in enumerate(running)]
+    async with aclosing(_batches([one.handle for one in running])) as batches:
         async for index, events in batches:
             yield chunks[index].write(events)
     if call.usage.include_usage:

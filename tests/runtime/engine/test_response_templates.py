@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lora_runtime import ChatMessage, Engine, EngineConfig, Request, SamplingParams
+from lora_runtime import (
+    ChatMessage,
+    Engine,
+    EngineConfig,
+    Request,
+    SamplingParams,
+    StructuredAnswer,
+)
+from lora_runtime.api.parsed import joined
+from lora_runtime.engine.messages import notes_on_messages
 from lora_runtime.foreign.process import WORKERS
 
 from ...support.adapters import save_adapter
-from ...support.models import save_base
+from ...support.models import make_tokenizer, save_base
+from ...support.response_templates import KINDS, TOOLS
 
 ALL: dict[str, Any] = {"content": "text", "content_args": {"strip": False}}
 BASE = {"start_anchor": "<bot>", "fields": {"content": ALL}}
@@ -93,6 +104,32 @@ def test_an_adapter_s_own(engine: Engine, add: Callable[[str, Any], None]) -> No
     assert parts(engine, ask())[2] == ""
 
 
+@pytest.mark.parametrize("name", ["hermes", "mistral"])
+def test_calls_as_they_come(engine: Engine, add: Callable[[str, Any], None], name: str) -> None:
+    """From the engine's thread to the message, in the way of a model that writes just that."""
+    kind = KINDS[name]
+    add(name, kind.template | {"start_anchor": "<bot>"})
+    sampling = SamplingParams(
+        max_new_tokens=400, structured=StructuredAnswer("choice", choices=(kind.answer,))
+    )
+    request = replace(ask(name), sampling=sampling, tools=tuple(TOOLS))
+    done = engine.generate(request).choices[0]
+    assert done.text == kind.answer
+    events = list(engine.stream(request))
+    for message in (done.message, joined([e.message for e in events if e.message])):
+        assert message is not None
+        assert (message.content, message.reasoning_content) == (kind.content, kind.reasoning)
+        assert [(call.name, call.arguments) for call in message.tool_calls] == [*kind.calls]
+    others = replace(request, tools=(), chat_template_kwargs={"tools": TOOLS})
+    message = engine.generate(others).choices[0].message
+    assert message is not None
+    assert [call.name for call in message.tool_calls] == [name for name, _ in kind.calls]
+    untaken = engine.generate(replace(request, tool_choice="none")).choices[0].message
+    assert untaken is not None
+    assert not untaken.tool_calls
+    assert untaken.content == kind.answer.rpartition("</think>")[2].strip()
+
+
 def test_one_that_is_wrong_is_noted(engine: Engine, add: Callable[[str, Any], None]) -> None:
     """It is not used, and the base's is."""
     add("wrong", WRONG)
@@ -116,6 +153,15 @@ def test_other_prompts_are_read_too(engine: Engine, field: str) -> None:
     )
     done = engine.generate(request).choices[0]
     assert done.message is not None
+
+
+def test_a_base_whose_calls_stay_text_is_noted() -> None:
+    tokenizer = make_tokenizer()
+    assert notes_on_messages(tokenizer) == ()
+    tokenizer.chat_template += "{% for tool in tools %}{% endfor %}"
+    assert "calls in its answers stay text" in notes_on_messages(tokenizer)[0]
+    tokenizer.response_template = BASE
+    assert notes_on_messages(tokenizer) == ()
 
 
 def test_nothing_is_read_unless_it_is_wanted(engine: Engine) -> None:

@@ -43,15 +43,13 @@ def test_every_finished_answer_is_valid(make_engine: Callable[..., Engine]) -> N
             continue
         assert choice.finish_reason is FinishReason.EOS
         validator = jsonschema.validators.validator_for(schema)
-        validator(schema, format_checker=validator.FORMAT_CHECKER).validate(
-            json.loads(choice.text)
-        )
+        validator(schema, format_checker=validator.FORMAT_CHECKER).validate(json.loads(choice.text))
         finished += 1
     assert finished >= 190
 
 
 @pytest.mark.parametrize(
-    "schema, why",
+    ("schema", "why"),
     {
         "unknown keyword of JSON Schema": ({"not": {"type": "string"}}, "not"),
         "unique items": ({"type": "array", "uniqueItems": True}, "uniqueItems"),
@@ -83,7 +81,7 @@ def test_properties_may_be_called_as_keywords(
 
 
 @pytest.mark.parametrize(
-    "text, why",
+    ("text", "why"),
     {
         "no JSON": ("{", "no JSON Schema"),
         "no object": ("[]", "no object"),

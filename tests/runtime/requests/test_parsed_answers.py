@@ -21,11 +21,12 @@ from lora_runtime import (
 )
 from lora_runtime.api.parsed import joined
 from lora_runtime.api.requests import Timings
+from lora_runtime.foreign.answer_workers import AnswerWorkers
 from lora_runtime.foreign.process import WORKERS, WorkLimits
 from lora_runtime.requests.forced_calls import CallListParser, NamedCallParser
 from lora_runtime.requests.parsing import MessageParser, PlainParser
 from lora_runtime.requests.shown_text import ShownText
-from lora_runtime.requests.template_parser import Reading, ReadingWorkers, TemplateParser
+from lora_runtime.requests.template_parser import Reading, TemplateParser
 
 from ...support.models import EOS, make_tokenizer
 from ...support.response_templates import KINDS, TOOLS, Kind
@@ -49,18 +50,18 @@ def _workers() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def workers() -> Iterator[ReadingWorkers]:
-    workers = ReadingWorkers(WorkLimits(30.0, 256 << 20))
+def workers() -> Iterator[AnswerWorkers]:
+    workers = AnswerWorkers(WorkLimits(30.0, 256 << 20))
     yield workers
     workers.close()
 
 
 def parser_of(
-    workers: ReadingWorkers, kind: Kind, choices: int = 1, all_calls: bool = True
+    workers: AnswerWorkers, kind: Kind, choices: int = 1, all_calls: bool = True
 ) -> TemplateParser:
     reading = Reading("key", kind.template, kind.prompt, TOOLS, True, all_calls)
     tokenizer = make_tokenizer()
-    texts = [ShownText(tokenizer, (), (), frozenset({EOS})) for _ in range(choices)]
+    texts = [ShownText(tokenizer, (), SamplingParams(), frozenset({EOS})) for _ in range(choices)]
     return TemplateParser(workers, reading, texts)
 
 
@@ -106,7 +107,7 @@ def joined_of(events: list[TokenEvent], index: int = 0) -> ParsedMessage:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_each_way_to_take_it(workers: ReadingWorkers, name: str) -> None:
+def test_each_way_to_take_it(workers: AnswerWorkers, name: str) -> None:
     kind = KINDS[name]
 
     async def taken() -> list[TokenEvent]:
@@ -125,19 +126,19 @@ def test_each_way_to_take_it(workers: ReadingWorkers, name: str) -> None:
     assert shown(joined_of(asyncio.run(taken()))) == expected(kind)
 
 
-def test_choices_are_read_apart(workers: ReadingWorkers) -> None:
+def test_choices_are_read_apart(workers: AnswerWorkers) -> None:
     one, other = KINDS["hermes"], KINDS["no call"]
     handle = handle_of(parser_of(workers, one, choices=2), [one.answer, other.answer])
     assert [shown(c.message) for c in handle.result().choices] == [expected(one), expected(other)]
 
 
-def test_the_first_call_alone(workers: ReadingWorkers) -> None:
+def test_the_first_call_alone(workers: AnswerWorkers) -> None:
     kind = KINDS["mistral"]
     done = handle_of(parser_of(workers, kind, all_calls=False), [kind.answer]).result()
     assert shown(done.choices[0].message) == ("", "", [kind.calls[0]])
 
 
-def test_a_call_s_parts(workers: ReadingWorkers) -> None:
+def test_a_call_s_parts(workers: AnswerWorkers) -> None:
     kind = KINDS["hermes"]
     events = list(handle_of(parser_of(workers, kind), [kind.answer]))
     calls = [call for event in events if event.message for call in event.message.tool_calls]
@@ -145,10 +146,11 @@ def test_a_call_s_parts(workers: ReadingWorkers) -> None:
     assert len({call.id for call in calls}) == 2
 
 
-def test_workers_are_kept(workers: ReadingWorkers) -> None:
+def test_workers_are_kept(workers: AnswerWorkers) -> None:
     kind = KINDS["no call"]
     handle_of(parser_of(workers, kind), [kind.answer]).result()
     before = workers.take("key")
+    assert before is not None
     workers.give_back("key", before)
     handle_of(parser_of(workers, kind), [kind.answer]).result()
     assert workers.take("key") is before
@@ -156,10 +158,10 @@ def test_workers_are_kept(workers: ReadingWorkers) -> None:
 
 @pytest.mark.parametrize("way", ["sync", "async", "whole"])
 def test_a_pattern_without_an_end(
-    way: str, caplog: pytest.LogCaptureFixture, workers: ReadingWorkers
+    way: str, caplog: pytest.LogCaptureFixture, workers: AnswerWorkers
 ) -> None:
     """What it has not read is content; the worker is gone, and not another's."""
-    quick = ReadingWorkers(WorkLimits(0.3, 256 << 20))
+    quick = AnswerWorkers(WorkLimits(0.3, 256 << 20))
     text = "aaaa b " + "a" * 60 + "b and more"
     handle = handle_of(parser_of(quick, Kind(SLOW, "[/INST]", text)), [text])
 
@@ -180,7 +182,7 @@ def test_a_pattern_without_an_end(
 
 
 def test_a_worker_that_dies_and_one_in_a_stranger_s_hands(
-    workers: ReadingWorkers, monkeypatch: pytest.MonkeyPatch
+    workers: AnswerWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind = KINDS["hermes"]
     parser = parser_of(workers, kind)
@@ -190,7 +192,8 @@ def test_a_worker_that_dies_and_one_in_a_stranger_s_hands(
     assert parser._worker is not None
     parser._worker.interrupt()
     assert joined_of([first, *events]).content.endswith("</tool_call>")
-    odd: list[Any] = [None, [], [{}], [{"content": 1}], ["x"]]
+    reads: list[Any] = [None, [], [{}], [{"content": 1}], ["x"]]
+    odd: list[Any] = [None, [], {"read": []}, *({"read": read, "seconds": 0} for read in reads)]
     for answer in odd:
         parser = parser_of(workers, kind)
         monkeypatch.setattr(parser, "_begin", lambda answer=answer: _Odd(answer))
@@ -211,13 +214,13 @@ class _Odd:
         pass
 
 
-def test_a_template_that_is_none(workers: ReadingWorkers) -> None:
+def test_a_template_that_is_none(workers: AnswerWorkers) -> None:
     kind = Kind({"fields": 1}, "", "text")
     done = handle_of(parser_of(workers, kind), ["text"]).result()
     assert shown(done.choices[0].message) == ("text", "", [])
 
 
-def test_a_request_that_is_left(workers: ReadingWorkers) -> None:
+def test_a_request_that_is_left(workers: AnswerWorkers) -> None:
     kind = KINDS["hermes"]
     parser = parser_of(workers, kind)
     handle = handle_of(parser, [kind.answer])
@@ -226,6 +229,51 @@ def test_a_request_that_is_left(workers: ReadingWorkers) -> None:
     assert worker is not None
     handle.cancel()
     assert worker.closed, "it knows what another has asked"
+
+
+async def test_a_request_that_is_left_while_it_is_read() -> None:
+    """By another task: its reader is told at once, and the worker ends."""
+    slow = AnswerWorkers(WorkLimits(60.0, 256 << 20))
+    text = "a" * 60 + "b"
+    parser = parser_of(slow, Kind(SLOW, "[/INST]", text))
+    handle = handle_of(parser, [text])
+    reading = asyncio.create_task(handle.aresult())
+    while parser._asks is None:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    worker = parser._asks
+    handle.cancel()
+    await asyncio.wait_for(reading, 30)
+    assert worker is not None
+    assert worker.closed
+    slow.close()
+
+
+def test_a_little_too_long_each_time(
+    workers: AnswerWorkers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No answer takes a core for as long as it has tokens."""
+    kind = KINDS["no call"]
+    parser = parser_of(workers, kind)
+    text = {"content": "", "reasoning": "", "calls": [], "settled": 0}
+    odd = _Odd({"read": [text] * 32, "seconds": 16.0})
+    monkeypatch.setattr(parser, "_begin", lambda: odd)
+    workers._logged = float("-inf")
+    with caplog.at_level(logging.WARNING):
+        events = list(handle_of(parser, [kind.answer * 5]))
+    assert "took longer than 30 s in all" in caplog.text
+    assert joined_of(events).content == kind.answer * 5
+
+
+def test_an_idle_worker_that_has_died(workers: AnswerWorkers) -> None:
+    kind = KINDS["hermes"]
+    handle_of(parser_of(workers, kind), [kind.answer]).result()
+    idle = workers.take("key")
+    assert idle is not None
+    idle.interrupt()
+    workers.give_back("key", idle)
+    done = handle_of(parser_of(workers, kind), [kind.answer]).result()
+    assert shown(done.choices[0].message) == expected(kind)
 
 
 def test_content_alone() -> None:
@@ -259,17 +307,22 @@ def test_the_arguments_of_one_call() -> None:
     assert message.tool_calls[0].id.startswith("call_")
 
 
-def test_special_tokens_are_seen(workers: ReadingWorkers) -> None:
+def test_special_tokens_are_seen(workers: AnswerWorkers) -> None:
     """Answers hide them, and what they delimit is told apart by them."""
     tokenizer = make_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["[TOOL_CALLS]"]})
     token: Any = tokenizer.convert_tokens_to_ids("[TOOL_CALLS]")
-    text = ShownText(tokenizer, (), (), frozenset({EOS}))
+    text = ShownText(tokenizer, (), SamplingParams(), frozenset({EOS}))
     assert text.push(TokenEvent(0, "", (token,))) == "[TOOL_CALLS]"
     assert text.push(TokenEvent(0, "", (EOS,), finish_reason=FinishReason.EOS)) == ""
-    ends = ShownText(tokenizer, (), ("bc",), frozenset({EOS}))
+    ends = ShownText(tokenizer, (), SamplingParams(stop=("bc",)), frozenset({EOS}))
     a, b, c = ids_of("abc")
     assert [ends.push(TokenEvent(0, "", (token,))) for token in (a, b)] == ["a", ""]
     assert ends.push(TokenEvent(0, "", (c,), finish_reason=FinishReason.STOP)) == ""
-    late = ShownText(tokenizer, (), ("bc",), frozenset({EOS}))
+    late = ShownText(tokenizer, (), SamplingParams(stop=("bc",)), frozenset({EOS}))
     assert late.push(TokenEvent(0, "", (b,), finish_reason=FinishReason.LENGTH)) == "b"
+    early = ShownText(tokenizer, (), SamplingParams(stop=("ab",), min_tokens=2), frozenset({EOS}))
+    texts = [early.push(TokenEvent(0, "", (token,))) for token in (a, b, c)]
+    assert "".join(texts) == "abc"
+    ignored = ShownText(tokenizer, (), SamplingParams(), frozenset())
+    assert ignored.push(TokenEvent(0, "", (EOS,), finish_reason=FinishReason.EOS)) == ""

@@ -18,7 +18,7 @@ from server.http.json_text import Limits
 from server.http.reading import Reader
 from server.http.server import HttpServer
 from server.http.streams import EventStream
-from server.threads import Threads
+from server.threads import Threads, Turns
 
 MAX_BYTES = 200_000
 
@@ -62,6 +62,7 @@ async def _front(**options: Any) -> AsyncIterator[Front]:
         metrics=cast(Any, None),
         access=Access(options.pop("tokens", None), lambda reason: None),
         names=cast(Any, None),
+        reads=Turns(2),
         changes=cast(Any, None),
         reader=Reader(MAX_BYTES, threads.parsing),
         max_message_bytes=MAX_BYTES,
@@ -93,7 +94,15 @@ async def _front(**options: Any) -> AsyncIterator[Front]:
 
         return EventStream(events())
 
+    async def broken(call: Call) -> Response:
+        async def events() -> Any:
+            yield b"data: one\n\n"
+            raise ValueError("two")
+
+        return EventStream(events())
+
     routes = (
+        Route("GET", "/broken", broken),
         Route("POST", "/echo", echo),
         Route("GET", "/hello", hello, is_open=True),
         Route("GET", "/slow", slow),

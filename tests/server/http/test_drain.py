@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ import pytest
 
 from server.http import drain
 
+from ...support.certificates import Authority
 from ...support.engines import slow_down
 from ...support.servers import Harness, free_port, make_settings, running
 
@@ -54,8 +56,8 @@ class Client:
 
 @asynccontextmanager
 async def connected(served: Harness) -> AsyncIterator[Client]:
-    assert served.app.http is not None
-    reader, writer = await asyncio.open_connection("127.0.0.1", served.app.http.port)
+    assert served.app.http.server is not None
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.app.http.server.port)
     try:
         yield Client(reader, writer)
     finally:
@@ -76,9 +78,9 @@ async def test_the_port_opens_when_it_can_serve(tiny_base: Path) -> None:
         with pytest.raises(ConnectionRefusedError):
             async with connected(served):
                 pass
-        assert served.app.http is not None
+        assert served.app.http.server is not None
         with socket.socket() as other, pytest.raises(OSError, match="in use"):
-            other.bind(("127.0.0.1", served.app.http.port))  # it is taken already
+            other.bind(("127.0.0.1", served.app.http.server.port))  # it is taken already
 
 
 async def test_who_comes_during_the_delay_is_served_and_told_to_go(tiny_base: Path) -> None:
@@ -114,8 +116,8 @@ async def test_an_idle_connection_is_left_alone_for_a_while(
     monkeypatch.setattr(drain, "_SILENT_S", 0.5)
     async with running(settings(tiny_base, drain_s=600)) as served, connected(served) as client:
         await client.get()
-        assert served.app.http is not None
-        (connection,) = served.app.http.connections
+        assert served.app.http.server is not None
+        (connection,) = served.app.http.server.connections
         connection.end_if_idle(60)
         assert not connection.transport.is_closing()
         await served.app.stop()
@@ -125,8 +127,8 @@ async def test_an_idle_connection_is_left_alone_for_a_while(
 async def test_a_request_that_nobody_has_read_yet_keeps_its_connection(tiny_base: Path) -> None:
     async with running(settings(tiny_base)) as served, connected(served) as client:
         await client.get()
-        assert served.app.http is not None
-        (connection,) = served.app.http.connections
+        assert served.app.http.server is not None
+        (connection,) = served.app.http.server.connections
         raw = client.writer.get_extra_info("socket")
         os.write(raw.fileno(), PAGE)  # in the kernel; the event loop has had no turn
         connection.end_if_idle(0)
@@ -137,9 +139,9 @@ async def test_a_request_that_nobody_has_read_yet_keeps_its_connection(tiny_base
 
 async def test_a_request_that_is_being_sent_keeps_its_connection(tiny_base: Path) -> None:
     async with running(settings(tiny_base)) as served, connected(served) as client:
-        assert served.app.http is not None
+        assert served.app.http.server is not None
         client.writer.write(PAGE[:20])
-        while not (found := served.app.http.connections) or not found[0].scope:
+        while not (found := served.app.http.server.connections) or not found[0].scope:
             await asyncio.sleep(0.01)
         found[0].end_if_idle(0)
         client.writer.write(PAGE[20:])
@@ -170,12 +172,16 @@ async def test_what_does_not_finish_is_told_so(tiny_base: Path, stream: bool) ->
     assert error["error"]["type"] == "service_unavailable_error"
 
 
-async def test_no_call_that_was_accepted_fails(tiny_base: Path) -> None:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_no_call_that_was_accepted_fails(tiny_base: Path, tmp_path: Path, tls: bool) -> None:
     """Clients that try nothing again, until nobody listens any more."""
     ends: Counter[str] = Counter()
+    pair = Authority(tmp_path, "ca").issue("server") if tls else None
+    files = {"tls_cert": pair.cert, "tls_key": pair.key} if pair else {}
+    trust = ssl.create_default_context(cafile=tmp_path / "ca.pem") if tls else False
 
     async def caller(url: str) -> None:
-        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=60, verify=trust) as client:
             while not ends["refused"] or not stopping.done():
                 try:
                     answer = await client.post(
@@ -186,9 +192,9 @@ async def test_no_call_that_was_accepted_fails(tiny_base: Path) -> None:
                     return
                 ends[str(answer.status_code)] += 1
 
-    async with running(settings(tiny_base, drain_s=60, drain_delay_s=0.3)) as served:
-        assert served.app.http is not None
-        url = f"http://127.0.0.1:{served.app.http.port}"
+    async with running(settings(tiny_base, drain_s=60, drain_delay_s=0.3, **files)) as served:
+        assert served.app.http.server is not None
+        url = f"http{'s' if tls else ''}://localhost:{served.app.http.server.port}"
         callers = [asyncio.ensure_future(caller(url)) for _ in range(16)]
         while ends["200"] < 32:
             await asyncio.sleep(0.01)

@@ -69,7 +69,7 @@ REFUSED = {
     "control": (b'["\n"]', "Invalid control character at"),
     "deep": (b"[" * 65 + b"]" * 65, "more than 64 levels"),
     "very-deep": (b'{"a":' * 90_000, "more than 64 levels"),
-    "many": (b"[" + b"0," * 5000 + b"0]", "more than 1000 values"),
+    "many": (b"[" + b"{}," * 5000 + b"0]", "more than 1000 values"),
     "many-lists": (b"[" + b"[]," * 1000 + b"0]", "more than 1000 values"),
     "open-text": (b'["' + b"a" * 70_000, "a text is not ended, or has a wrong escape"),
     "long-text-with-a-wrong-escape": (
@@ -100,6 +100,48 @@ def test_escapes_that_are_none() -> None:
 def test_digits_in_texts_are_no_numbers() -> None:
     text = "1" * 3000
     assert parse(json.dumps([text]).encode(), LIMITS) == [text]
+
+
+NUMBERS = {
+    "ids": "[" + ",".join(map(str, range(40_000))) + "]",
+    "lists": json.dumps([list(range(n)) for n in range(1, 400)]),
+    "one-digit": "[" + "7," * 100_000 + "7]",
+    "among": json.dumps([*range(5000), 0.5, *range(5000), -1, *range(5000), 1e3, None, [5], 10]),
+    "zeros": "[" + "0, " * 20_000 + "0]",
+    "in-objects": json.dumps({"a": list(range(9000)), "b": [{"c": list(range(9000))}, 1]}),
+    "spaces": "[" + " ,\n\t".join(map(str, range(9000))) + "]",
+}
+
+
+@pytest.mark.parametrize("text", NUMBERS.values(), ids=NUMBERS)
+def test_runs_of_numbers_are_no_values(text: str) -> None:
+    assert parse(text.encode(), Limits(2000)) == json.loads(text)
+
+
+NO_RUNS = {
+    "no-list": "1," * 20_000 + "1",
+    "no-value": '{"a": ' + "1," * 20_000 + "1}",
+    "no-name": "{" + "1," * 20_000 + '1: "a"}',
+    "last-comma": "[" + "1," * 20_000 + "]",
+    "no-comma": "[" + "1," * 20_000 + "1 1]",
+    "zeros-before": "[" + "01," * 20_000 + "1]",
+    "no-fraction": "[" + "1," * 20_000 + "1.]",
+    "minus": "[" + "1," * 20_000 + "1-]",
+}
+
+
+@pytest.mark.parametrize("text", NO_RUNS.values(), ids=NO_RUNS)
+def test_numbers_that_are_no_json(text: str) -> None:
+    with pytest.raises(JSONError):
+        parse(text.encode(), Limits(100_000))
+    with pytest.raises(ValueError, match="line 1"):
+        json.loads(text)
+
+
+def test_numbers_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_text, "_MOST_NUMBERS", 9_999)
+    with pytest.raises(JSONError, match="more than 9999 numbers"):
+        parse(NUMBERS["ids"].encode(), LIMITS)
 
 
 HEAVY = {

@@ -80,10 +80,15 @@ async def test_pages_about_the_server(settings: Any) -> None:
 
 
 async def test_a_page_is_made_once_for_all_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry, threads, made = CollectorRegistry(), Threads(), []
+    registry, threads, made = CollectorRegistry(), Threads(), list[int]()
     Counter("one", "One.", registry=registry)
     collect = registry.collect
-    monkeypatch.setattr(registry, "collect", lambda: made.append(1) or collect())
+
+    def counted() -> Any:
+        made.append(1)
+        return collect()
+
+    monkeypatch.setattr(registry, "collect", counted)
     page = MetricsPage(registry, threads.reading)
     asked = [asyncio.create_task(page.page("")) for _ in range(9)]
     await asyncio.sleep(0)

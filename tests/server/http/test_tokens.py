@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from ...support.adapters import save_adapter
 from ...support.http_front import HttpHarness, http_running
@@ -119,6 +120,13 @@ async def test_scopes(front: HttpHarness) -> None:
         assert (await front.post(path, body)).status_code == 401
     assert (await front.post("/detokenize", {"tokens": []}, "user")).status_code == 403
     assert (await front.post("/detokenize", {"tokens": []}, "root")).json() == {"prompt": ""}
+
+
+async def test_long_names_are_not_looked_at_nor_logged(front: HttpHarness) -> None:
+    with capture_logs() as lines:
+        answer = await front.post("/tokenize", {"prompt": "a", "model": "m" * 9000}, "user")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model")
+    assert len(str(lines)) < 1000
 
 
 async def test_nothing_is_left_behind(front: HttpHarness) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest_asyncio
+from openai import AsyncOpenAI
 
 from ....support.http_front import HttpHarness, http_running
 from ....support.servers import make_settings
@@ -17,3 +18,9 @@ async def front(tiny_base: Path, tiny_adapters: dict[str, Path]) -> AsyncIterato
     settings = make_settings(tiny_base, adapters, served_model_name="tiny")
     async with http_running(settings, port=True) as harness:
         yield harness
+
+
+@pytest_asyncio.fixture(loop_scope="package")
+async def client(front: HttpHarness) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=f"{front.url}/v1", api_key="none", max_retries=0) as client:
+        yield client

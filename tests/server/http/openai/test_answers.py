@@ -24,7 +24,7 @@ from lora_runtime import (
     Usage,
 )
 from lora_runtime.requests.answer import Answer
-from server.http.openai.answers import Head, Totals, whole
+from server.http.openai.answers import Head, Running, Totals, echo, whole
 from server.http.openai.chunks import Chunks, usage_chunk
 from server.http.openai.fields import CHAT, COMPLETION
 from server.http.openai.requests import Call, read
@@ -74,18 +74,22 @@ def events(
     return found
 
 
+def running(call: Call, handle: RequestHandle) -> Running:
+    return Running(handle, echo(handle) if call.options.echo else "")
+
+
 def answer(call: Call, handle: RequestHandle, **options: Any) -> dict[str, Any]:
     taken = Answer(handle.request.sampling.n)
     taken.add(events(handle, **options))
     done = Generation("r", "", "", taken.choices(), USES)
-    return json.loads("".join(whole(call, HEAD, [(handle, done)])))
+    return json.loads("".join(whole(call, HEAD, [(running(call, handle), done)])))
 
 
 def chunks(
     call: Call, handle: RequestHandle, size: int = 3, **options: Any
 ) -> list[dict[str, Any]]:
     found, totals = events(handle, **options), Totals()
-    writer = Chunks(call, HEAD, handle, totals)
+    writer = Chunks(call, HEAD, running(call, handle), totals)
     parts = [writer.write(found[at : at + size]) for at in range(0, len(found), size)]
     return read_events(b"".join(parts) + usage_chunk(call, HEAD, totals))
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 import openai
 import pytest
-import pytest_asyncio
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel
@@ -17,12 +15,6 @@ from ....support.http_front import HttpHarness
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
-
-
-@pytest_asyncio.fixture(loop_scope="package")
-async def client(front: HttpHarness) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{front.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 async def grpc_text(front: HttpHarness, **fields: Any) -> tuple[str, list[int]]:
@@ -231,6 +223,19 @@ async def test_refusals_name_the_field(
         await client.chat.completions.create(**options)
     assert caught.value.param == param
     assert param in caught.value.message or param == "model"
+
+
+async def test_parts_of_text_are_the_text(client: AsyncOpenAI) -> None:
+    parts: Any = [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
+    options: Any = {"model": "tiny", "max_tokens": 4, "seed": 5}
+    by_parts, by_text = [
+        await client.chat.completions.create(messages=messages, **options)
+        for messages in (parts, HELLO)
+    ]
+    assert by_parts.choices[0].message == by_text.choices[0].message
+    assert by_parts.usage is not None
+    assert by_text.usage is not None
+    assert by_parts.usage.prompt_tokens == by_text.usage.prompt_tokens
 
 
 async def test_unknown_fields_are_ignored(client: AsyncOpenAI) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -55,6 +56,21 @@ async def test_prompts_share_what_an_answer_may_have(front: HttpHarness) -> None
     refused = await front.post("/v1/completions", body)
     assert refused.json()["error"]["param"] == "max_tokens"
     assert (await front.post("/v1/completions", {**body, "prompt": "a"})).status_code == 200
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("prompt", ["x" * 400, [65] * 400])
+async def test_echoes_count(front: HttpHarness, prompt: Any) -> None:
+    body = {"prompt": prompt, "max_tokens": 1, "echo": True, "seed": 1}
+    (choice,) = (await front.post("/v1/completions", body)).json()["choices"]
+    streamed = await front.post("/v1/completions", {**body, "stream": True})
+    first = json.loads(streamed.text.partition("\n")[0].removeprefix("data: "))["choices"][0]
+    assert len(choice["text"]) >= 400
+    assert first["text"] == choice["text"]
+    for stream in (False, True):
+        many = {**body, "prompt": [prompt] * 2, "n": 16, "stream": stream}
+        refused = await front.post("/v1/completions", many)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "echo")
 
 
 @pytest.mark.asyncio(loop_scope="module")

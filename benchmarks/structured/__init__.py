@@ -1,0 +1,4 @@
+"""Structured answers: `python -m benchmarks.structured`.
+
+May import: common, lora_runtime.
+"""

@@ -1,0 +1,176 @@
+"""Compilation: hostile grammars cost their caller alone, within bounds; others are kept."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+from llguidance import LLMatcher
+from tokenizers import AddedToken
+
+from lora_runtime import (
+    CallerLimitError,
+    EngineStoppedError,
+    InvalidRequestError,
+    StructuredAnswer,
+)
+from lora_runtime.adapters.peft.tokenizer.renumbered import Renumbering, renumber
+from lora_runtime.foreign.process import WORKERS, WorkLimits
+from lora_runtime.foreign.template_queue import MAX_WAITING
+from lora_runtime.grammars import compiler
+from lora_runtime.grammars.compiler import GRAMMAR_BYTES, Grammars
+from lora_runtime.grammars.source import grammar_of
+from lora_runtime.grammars.tokens import TokenTables
+
+from ...support.models import EOS, VOCAB, make_tokenizer
+
+Compile = Callable[[StructuredAnswer], str]
+CHAIN = "start: r0\n" + "\n".join(f'r{i}: r{i + 1} | "a"' for i in range(4000)) + '\nr4000: "b"'
+HOSTILE = {
+    "a long computation": ("json_schema", '{"type": "integer", "multipleOf": 1000003}'),
+    "a stack that overflows": ("lark", CHAIN),
+    "many properties": (
+        "json_schema",
+        '{"properties": {' + ",".join(f'"{i}": true' for i in range(5000)) + "}}",
+    ),
+    "all of many expressions": (
+        "lark",
+        "start: A\nA: " + " & ".join(f"/(.*{chr(97 + i)}.{{20}}){{3}}/" for i in range(20)),
+    ),
+    "deep parentheses": ("regex", "(" * 20000 + "a" + ")" * 20000),
+}
+
+
+@pytest.mark.parametrize(("kind", "text"), HOSTILE.values(), ids=HOSTILE)
+def test_hostile_grammars_are_refused(compile_it: Compile, kind: str, text: str) -> None:
+    assert compile_it(StructuredAnswer(kind, text))
+    assert not compile_it(StructuredAnswer("regex", "[a-z]{5}"))
+
+
+def test_what_runs_out_of_time_and_memory(compile_it: Compile) -> None:
+    answer = StructuredAnswer(*HOSTILE["a long computation"])
+    assert compile_it(answer) == "cannot be compiled within 1 s and 256 MiB"
+
+
+def test_what_is_wrong_is_said_in_a_line(compile_it: Compile) -> None:
+    for answer, why in (
+        (StructuredAnswer("regex", "(a"), "unclosed group"),
+        (StructuredAnswer("regex", r"(a)\1"), "backreferences"),
+        (StructuredAnswer("lark", 'start: "a'), "lexer error"),
+        (StructuredAnswer("lark", '%llguidance {}\nstart: "a"'), "%llguidance"),
+        (StructuredAnswer("lark", 'start: %json {"x-guidance": {"lenient": true}}'), "x-guidance"),
+    ):
+        said = compile_it(answer)
+        assert why in said
+        assert "\n" not in said
+        assert "no_forcing" not in said
+        assert len(said) <= 300
+
+
+def accepts(tokenizer: Any, answer: StructuredAnswer, text: str) -> bool:
+    matcher = LLMatcher(TokenTables([EOS]).of(tokenizer), grammar_of(answer))
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    {
+        '{"a":1}': True,
+        '{"a": 1, "b": [1, "x", null]}': True,
+        "{}": True,
+        '{"a":  1}': False,
+        '{ "a":1}': False,
+        '{"a":1,\n"b":2}': False,
+        '{"a":1} ': False,
+        "[]": False,
+        '"a"': False,
+    }.items(),
+)
+def test_any_json_object_on_one_line(tokenizer: Any, text: str, is_one: bool) -> None:
+    assert accepts(tokenizer, StructuredAnswer("json_object"), text) == is_one
+
+
+@pytest.mark.parametrize(
+    "text", ["a/b", "a\\/b", '"x" | "y"', "a\nb", "%llguidance {}", "é😀", "#"]
+)
+def test_texts_stand_for_themselves(tokenizer: Any, text: str) -> None:
+    assert accepts(tokenizer, StructuredAnswer("choice", choices=(text, "other")), text)
+    literal = "".join(f"\\x{{{ord(char):x}}}" for char in text)
+    assert accepts(tokenizer, StructuredAnswer("regex", literal), text)
+    assert accepts(tokenizer, StructuredAnswer("regex", "(a/b|a\\\\/b)|" + literal), text)
+    assert not accepts(tokenizer, StructuredAnswer("regex", literal + "z"), text)
+
+
+def test_special_tokens_are_no_text(tokenizer: Any) -> None:
+    matcher = LLMatcher(
+        TokenTables([EOS]).of(tokenizer), grammar_of(StructuredAnswer("choice", choices=("</s>",)))
+    )
+    spelled = [ord(char) - 33 for char in "</s>"]
+    for token in spelled:
+        bits = matcher.compute_bitmask()
+        assert not bits[EOS // 8] >> EOS % 8 & 1
+        assert matcher.consume_token(token)
+
+
+def test_added_tokens_of_a_renumbered_tokenizer() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([AddedToken("<mood>", special=False)])
+    renumber(tokenizer, Renumbering({VOCAB: 300}, frozenset()))
+    assert tokenizer("a<mood>", add_special_tokens=False)["input_ids"] == [64, 300]
+    assert accepts(tokenizer, StructuredAnswer("choice", choices=("a<mood>",)), "a<mood>")
+
+
+def test_one_compilation_for_all_who_want_it(grammars: Grammars, tokenizer: Any) -> None:
+    answer = StructuredAnswer("regex", "once[0-9]")
+    first = grammars.compile(tokenizer, answer, "one")
+    second = grammars.compile(copy.copy(tokenizer), answer, "two")
+    assert first.result(60) is second.result(60)
+    assert grammars.compile(tokenizer, answer, "").result(0) is first.result()
+
+
+def test_what_is_kept_has_a_size(
+    grammars: Grammars, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiler, "_CACHED_BYTES", 1)
+    answers = [StructuredAnswer("regex", f"kept{i}") for i in range(3)]
+    made = [grammars.compile(tokenizer, answer, "").result(60) for answer in answers]
+    assert list(grammars._grammars.values()) == made[-1:]
+
+
+@pytest.fixture
+def stopped() -> Iterator[Grammars]:
+    """Grammars whose trials never come to an end."""
+    use = WORKERS.use()
+    made = Grammars({EOS}, WorkLimits(1.0, GRAMMAR_BYTES))
+    made._trials.render = lambda *args: Future()  # type: ignore[method-assign]
+    yield made
+    made.close()
+    use.close()
+
+
+def test_a_caller_has_so_many_that_wait(stopped: Grammars, tokenizer: Any) -> None:
+    answers = [StructuredAnswer("regex", f"wait{i}") for i in range(MAX_WAITING + 1)]
+    for answer in answers[:MAX_WAITING]:
+        stopped.compile(tokenizer, answer, "one")
+    with pytest.raises(CallerLimitError, match="grammars that wait"):
+        stopped.compile(tokenizer, answers[-1], "one")
+    stopped.compile(tokenizer, answers[-1], "two")
+    stopped.compile(tokenizer, answers[0], "one")  # waits already
+
+
+def test_the_end(tokenizer: Any) -> None:
+    made = Grammars({EOS}, WorkLimits(1.0, GRAMMAR_BYTES))
+    made.close()
+    with pytest.raises(EngineStoppedError):
+        made.compile(tokenizer, StructuredAnswer("regex", "a"), "").result(60)
+
+
+def test_a_model_without_an_end(tokenizer: Any) -> None:
+    made = Grammars((), WorkLimits(1.0, GRAMMAR_BYTES))
+    with pytest.raises(InvalidRequestError, match="end of sequence"):
+        made.compile(tokenizer, StructuredAnswer("regex", "a"), "")
+    made.close()

@@ -1,0 +1,21 @@
+"""The page about HTTP says which fields are taken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from server.http.app import ROUTES
+from server.http.openai.page import filled
+
+PAGE = Path(__file__).parents[4] / "docs/guide/http.md"
+
+
+def test_the_page_has_every_route() -> None:
+    text = PAGE.read_text()
+    assert [route.path for route in ROUTES if f"{route.path}`" not in text] == []
+
+
+def test_the_page_has_the_table_of_fields() -> None:
+    text = PAGE.read_text()
+    assert "`max_completion_tokens`" in text
+    assert text == filled(text)  # python -m server.http.openai.page docs/guide/http.md
