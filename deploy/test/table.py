@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 LABELS = ("before", "after")
-ORDER = ("rollout", "deletion", "SIGKILL", "SIGTERM", "scale", "broken")
+ORDER = ("rollout", "deletion", "SIGKILL", "SIGTERM", "HTTP", "scale", "broken")
 
 
 def main() -> None:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from server.http.app import ROUTES
 from server.http.openai.page import filled
 
 PAGE = Path(__file__).parents[4] / "docs/guide/http.md"
+
+
+def test_the_page_has_every_route() -> None:
+    text = PAGE.read_text()
+    assert [route.path for route in ROUTES if f"{route.path}`" not in text] == []
 
 
 def test_the_page_has_the_table_of_fields() -> None:
