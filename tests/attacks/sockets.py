@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-
 AT_ONCE = 100
 """Connections of a moment: of more than the kernel queues, others' begin a second later."""
 
