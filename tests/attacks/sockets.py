@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+
+AT_ONCE = 100
+"""Connections of a moment: of more than the kernel queues, others' begin a second later."""
 
 
 @contextmanager
@@ -12,7 +16,9 @@ def connections(port: int, count: int, said: bytes) -> Iterator[list[socket.sock
     """As many as the server takes, up to `count`; each says `said` and no more."""
     with ExitStack() as stack:
         opened = []
-        for _ in range(count):
+        for i in range(count):
+            if i % AT_ONCE == AT_ONCE - 1:
+                time.sleep(0.05)
             try:
                 one = socket.create_connection(("127.0.0.1", port), timeout=5)
             except OSError:  # no more are taken

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from .arena import Arena, expect
-from .calls import asked, chat
+from .calls import answer, asked, chat
 from .forms import Asked, Many
 from .fronts import HTTP, Front, both, both_http_slow
 from .server import ServerProcess
@@ -68,6 +68,12 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "nothing": {"regex": ""},
     "what never comes": {"lark": "start: A\nA: /a/ & /b/"},
 }
+
+
+@pytest.fixture(autouse=True)
+def compiler(arena: Arena) -> None:
+    """The process that compiles: it stays, and its memory is no attack's."""
+    answer(arena, arena.server, "attacker", structured={"regex": "a+"})
 
 
 @both_http_slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -121,11 +122,15 @@ SECRET = "Customer 4711 Jane Miller, diagnosis: {}, balance 1200 euros, wants to
 def test_what_others_have_asked(arena: Arena, front: Front) -> None:
     """A right guess tells no more than a wrong one; who gives the same salt shares."""
 
+    tries, number = itertools.count(), 0
+
     def cached(server: ServerProcess, caller: str, illness: str, **fields: str) -> int:
-        prompt = f"{front}: {SECRET.format(illness)}"
+        prompt = f"{front} {number}: {SECRET.format(illness)}"
         return answer(arena, server, caller, front, prompt=prompt, **fields).cached_tokens
 
     def attack(server: ServerProcess) -> str:
+        nonlocal number
+        number = next(tries)  # a second try finds its own prompts
         cached(server, "neighbour", "diabetes")
         assert cached(server, "neighbour", "diabetes") > 0
         guesses = [cached(server, "attacker", g) for g in ("diabetes", "asthma", "migraine")]

@@ -236,8 +236,9 @@ async def test_who_does_not_read_makes_room(make_front: MakeFront) -> None:
         front.server._places._most = 1
         unread.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await unread.send(request("/flood"))
-        while not front.server._places._unread:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(20):
+            while not front.server._places._unread:
+                await asyncio.sleep(0.01)
         async with raw(front.url) as other:
             await other.send(request("/hello"))
             assert (await other.answer()).status == 200
