@@ -27,7 +27,11 @@ _SAID = 300
 
 def limits() -> LLParserLimits:
     """Limits of what one mask, and one row's states, may take."""
-    return LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+    return LLParserLimits(
+        max_items_in_row=10_000,  # as of an object with two thousand optional properties
+        max_lexer_states=50_000,
+        verbose_errors=False,
+    )
 
 
 def compiled(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:

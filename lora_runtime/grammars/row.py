@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Collection
 
 import numpy as np
-from llguidance import LLMatcher
+from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
 from ..errors import described
 from .check import said
 
 SLOW_S = 0.02
 """Seconds of a mask beyond which a row's next ones are computed where no quick row waits."""
+_local = threading.local()
 
 
 class RowGrammar:
@@ -59,7 +61,7 @@ class RowGrammar:
         """Compute the mask behind the token that `advance` took. What raises is the row's error."""
         began = time.monotonic()
         try:
-            if self._token < 0 or self._matcher.consume_token(self._token):
+            if self._token < 0 or self._consume():
                 self._fill()
             else:
                 self.error = said(self._matcher)
@@ -70,6 +72,11 @@ class RowGrammar:
 
     def allows(self, token: int) -> bool:
         return token // 32 < len(self.mask) and bool(self.mask[token // 32] >> token % 32 & 1)
+
+    def _consume(self) -> bool:
+        if self.is_slow:
+            return _consume_beside(self._matcher, self._token)
+        return self._matcher.consume_token(self._token)
 
     def _fill(self) -> None:
         matcher, mask = self._matcher, self.mask
@@ -88,3 +95,12 @@ class RowGrammar:
                 np.bitwise_or(mask, self._ends, out=mask)
         elif self.only_ends:
             self.error = "no token may come next"
+
+
+def _consume_beside(matcher: LLMatcher, token: int) -> bool:
+    """Consume a token without the interpreter's lock, which LLMatcher.consume_token keeps: with many
+    properties for tens of milliseconds. llguidance lets go of it where it has two to advance."""
+    if not hasattr(_local, "executor"):
+        _local.executor = LLExecutor(1)
+        _local.other = LLMatcher(LLTokenizer("byte"), "no grammar", log_level=0)
+    return _local.executor.consume_token_par([(matcher, token), (_local.other, 0)])[0]

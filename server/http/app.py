@@ -29,6 +29,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/metrics", pages.metrics),
     Route("GET", "/version", pages.version, answer=schemas.VERSION),
     Route("GET", "/v1/models", models.list_models, answer=schemas.MODELS),
+    Route("GET", models.ONE, models.give_model, answer=schemas.MODEL),
     Route("POST", "/tokenize", tokens.tokenize, body=schemas.TOKENIZE, answer=schemas.TOKENS),
     Route("POST", "/detokenize", tokens.detokenize, body=schemas.DETOKENIZE, answer=schemas.PROMPT),
     Route(
@@ -74,7 +75,7 @@ class HttpApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        methods = self._routes.get(scope["path"], {})
+        methods = self._routes.get(models.route_of(scope["path"]), {})
         route = methods.get("GET" if scope["method"] == "HEAD" else scope["method"])
         call = Call(self._parts, Request(scope, receive), route.name if route else OTHER)
         status = _GONE

@@ -19,6 +19,7 @@ from .refusals import (
     LARGE_BODY,
     LARGE_HEAD,
     LONG_URL,
+    MANY_CHUNKS,
     NO_HTTP,
     PIPELINE,
     SLOW,
@@ -32,8 +33,6 @@ _HEADERS, _HEAD_BYTES = 128, 64 << 10
 """Most headers of a request, and bytes of them with their line."""
 _PIPELINED = 8
 """Most requests that wait on a connection for the answer of the one before."""
-_UNREAD_S = 30.0
-"""Seconds in which a client must take something of what waits for it."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Connection(KeepAlive):
         self._port = port
         self._phase = Phase.NEW
         self._late: TimerHandle | None = None
-        self._unread: TimerHandle | None = None
+        self._is_unread = False
         self._calls: set[asyncio.Task[None]] = set()
         self._securing: asyncio.Task[None] | None = None
         self._early = b""
@@ -117,12 +116,13 @@ class Connection(KeepAlive):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unread = self.loop.call_later(_UNREAD_S, self.transport.abort)
+        self._is_unread = True
+        self._settle()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._unread is not None:
-            self._unread.cancel()
+        self._is_unread = False
+        self._settle()
 
     # --- what comes -----------------------------------------------------------------------------
 
@@ -209,6 +209,10 @@ class Connection(KeepAlive):
     def _refuse(self, refusal: Refusal) -> None:
         """Answer what is no request, unless another one is being answered, and close."""
         self._port.on_refused(refusal.status)
+        if self._phase is Phase.REST:  # its answer has been given
+            self.transport.close()
+            self._enter(Phase.CLOSING)
+            return
         running = self.cycle is not None and not self.cycle.response_complete
         if running and (self.cycle.response_started or len(self._calls) > 1 or self.pipeline):
             self.transport.abort()
@@ -226,6 +230,8 @@ class Connection(KeepAlive):
     def _phase_now(self) -> Phase:
         if self.transport.is_closing():
             return Phase.CLOSING
+        if self._is_unread:
+            return Phase.UNREAD
         is_running = self.cycle is not None and not self.cycle.response_complete
         if is_running:
             return Phase.ANSWER if self._is_whole or self._in_head else Phase.BODY
@@ -257,10 +263,9 @@ class Connection(KeepAlive):
         """Let go of the place and the timers."""
         self.connections.discard(self)
         self._port.places.leave(self)
-        for timer in (self._late, self._unread):
-            if timer is not None:
-                timer.cancel()
-        self._late = self._unread = None
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
 
 class _Rest:

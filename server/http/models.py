@@ -1,7 +1,8 @@
-"""Page of models: the base and the adapters in the caller's scope."""
+"""Pages of models: the base and the adapters in the caller's scope."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from lora_runtime import Engine, UnknownAdapterError, redact
 from ..auth.rules import Right
 from .calls import Call
 
+ONE = "/v1/models/{model}"
+_FOLDER = "/v1/models/"
 _STARTED = int(time.time())
 _SLICE = 64
 """Adapters after which others get the interpreter."""
@@ -27,22 +30,45 @@ async def list_models(call: Call) -> Response:
     return Response(body, media_type="application/json")
 
 
+async def give_model(call: Call) -> Response:
+    """Give a model as the list has it."""
+    adapter_id = call.parts.names.adapter_of(call.request.scope["path"].removeprefix(_FOLDER))
+    call.adapter = adapter_id
+    call.allow(Right.READ, [adapter_id])
+    body = await call.read(lambda: _adapter(call, adapter_id) if adapter_id else _base(call))
+    return Response(body, media_type="application/json")
+
+
+def route_of(path: str) -> str:
+    """Path of the route that `path` belongs to: ONE's has a name in it."""
+    return ONE if path.startswith(_FOLDER) and path != _FOLDER else path
+
+
 def _models(call: Call) -> Iterator[bytes]:
     """Give each model as JSON. On a thread: there may be thousands."""
     engine, who = call.parts.engine(), call.who
-    base = call.parts.names.base
     if who.may_use(""):
-        yield _model(engine, base, engine.base.name, None, _STARTED)
+        yield _base(call)
     for number, adapter_id in enumerate(engine.adapter_ids()):
         if number % _SLICE == _SLICE - 1:
             time.sleep(_PAUSE_S)
         if not who.may_use(adapter_id):
             continue
-        try:
-            info = engine.get_adapter(adapter_id)
-        except UnknownAdapterError:  # unloaded meanwhile
-            continue
-        yield _model(engine, adapter_id, redact(info.source), base, int(info.loaded_at))
+        with contextlib.suppress(UnknownAdapterError):  # unloaded meanwhile
+            yield _adapter(call, adapter_id)
+
+
+def _base(call: Call) -> bytes:
+    engine = call.parts.engine()
+    return _model(engine, call.parts.names.base, engine.base.name, None, _STARTED)
+
+
+def _adapter(call: Call, adapter_id: str) -> bytes:
+    """Raises UnknownAdapterError."""
+    engine = call.parts.engine()
+    info = engine.get_adapter(adapter_id)
+    parent, created = call.parts.names.base, int(info.loaded_at)
+    return _model(engine, adapter_id, redact(info.source), parent, created)
 
 
 def _model(engine: Engine, name: str, root: str, parent: str | None, created: int) -> bytes:

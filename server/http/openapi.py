@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ def _operation(route: Route) -> dict[str, Any]:
     told: dict[str, Any] = {
         "operationId": route.handler.__name__,
         "summary": (inspect.getdoc(route.handler) or "").partition("\n\n")[0],
-        "parameters": [_ID],
+        "parameters": [_ID, *_in_path(route.path)],
         "responses": {
             "200": done,
             # What a probe is told has the same form, well or not.
@@ -56,6 +57,14 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.body is not None:
         told["requestBody"] = {"required": True, "content": {_JSON: {"schema": route.body}}}
     return told
+
+
+def _in_path(path: str) -> list[dict[str, Any]]:
+    names = re.findall(r"\{(\w+)\}", path)
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in names
+    ]
 
 
 def _content(route: Route) -> Mapping[str, Any]:

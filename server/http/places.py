@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from itertools import chain
 from typing import Protocol
 
 
@@ -15,6 +16,8 @@ class Phase(Enum):
     HEAD = "head"
     BODY = "body"
     ANSWER = "answer"
+    UNREAD = "unread"
+    """What is answered waits for the client to take it."""
     IDLE = "idle"
     """Between requests."""
     REST = "rest"
@@ -31,6 +34,7 @@ MOST_S = {
     # Longer than load balancers keep connections, so that these end them, when they send nothing.
     Phase.IDLE: 75.0,
     Phase.REST: 2.0,
+    Phase.UNREAD: 30.0,
     Phase.CLOSING: 5.0,
 }
 """Seconds that a phase may take. For an answer the engine has limits of its own."""
@@ -47,22 +51,28 @@ class Places:
     """Places of one port.
 
     One connection more than `most` ends the one that has waited longest: without a request first,
-    then with a body that is not there yet. Those whose requests are being answered stay.
+    then with a body that is not there yet, then with an answer that it does not read. Those whose
+    requests are being answered stay.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._waiting: dict[Holder, None] = {}
         self._sending: dict[Holder, None] = {}
+        self._unread: dict[Holder, None] = {}
         self._answered: set[Holder] = set()
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._sending) + len(self._answered)
+        return sum(map(len, (*self._in_turn(), self._answered)))
+
+    def _in_turn(self) -> tuple[dict[Holder, None], ...]:
+        """Holders that make room, the first ones first."""
+        return self._waiting, self._sending, self._unread
 
     def take(self, holder: Holder) -> bool:
         """Take a place; False if all are taken by those who stay."""
         if len(self) >= self._most:
-            oldest = next(iter(self._waiting), None) or next(iter(self._sending), None)
+            oldest = next(chain(*self._in_turn()), None)
             if oldest is None:
                 return False
             self.leave(oldest)
@@ -75,12 +85,14 @@ class Places:
         self.leave(holder)
         if phase is Phase.ANSWER:
             self._answered.add(holder)
+        elif phase is Phase.UNREAD:
+            self._unread[holder] = None
         elif phase is Phase.BODY:
             self._sending[holder] = None
         else:
             self._waiting[holder] = None
 
     def leave(self, holder: Holder) -> None:
-        self._waiting.pop(holder, None)
-        self._sending.pop(holder, None)
+        for holders in self._in_turn():
+            holders.pop(holder, None)
         self._answered.discard(holder)

@@ -18,21 +18,16 @@ _OR_NULL = {"type": ["string", "null"]}
 ERROR = _object(error=_object(message=_TEXT, type=_TEXT, param=_OR_NULL, code=_TEXT))
 STATUS = _object(status=_TEXT)
 VERSION = _object(version=_TEXT)
-MODELS = _object(
-    object={"const": "list"},
-    data={
-        "type": "array",
-        "items": _object(
-            id=_TEXT,
-            object={"const": "model"},
-            created=_COUNT,
-            owned_by=_TEXT,
-            root=_TEXT,
-            parent=_OR_NULL,
-            max_model_len=_COUNT,
-        ),
-    },
+MODEL = _object(
+    id=_TEXT,
+    object={"const": "model"},
+    created=_COUNT,
+    owned_by=_TEXT,
+    root=_TEXT,
+    parent=_OR_NULL,
+    max_model_len=_COUNT,
 )
+MODELS = _object(object={"const": "list"}, data={"type": "array", "items": MODEL})
 TOKENIZE = {
     "type": "object",
     "properties": {

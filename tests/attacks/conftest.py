@@ -72,7 +72,8 @@ def arena(ground: Ground, attackers: Attackers, redirects: Redirects) -> Iterato
 
 @pytest.fixture(scope="session")
 def torch_arena(ground: Ground, attackers: Attackers) -> Iterator[Arena]:
-    """A server on torch's kernels."""
-    arena = Arena(lambda: ground.serve("--kernels", "torch"), attackers, "tokens")
+    """A server on torch's kernels, which looks for names that it does not know."""
+    flags = ("--kernels", "torch", "--resolve-adapters")
+    arena = Arena(lambda: ground.serve(*flags), attackers, "tokens")
     yield arena
     arena.end()

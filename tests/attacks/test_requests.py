@@ -31,7 +31,7 @@ def prompted(**fields: Any) -> Asked:
 
 
 def said(**fields: Any) -> Asked:
-    return Asked({"messages": [fields]})
+    return Asked({"messages": [{"role": "user"} | fields]})
 
 
 def valued(raw: bytes, values: Any) -> Asked:

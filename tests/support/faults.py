@@ -140,7 +140,7 @@ def in_decode(e: Engine, live: LiveRequest, patch: pytest.MonkeyPatch, raises: R
 
 def in_stops(e: Engine, live: LiveRequest, patch: pytest.MonkeyPatch, raises: Raise) -> None:
     (seq,) = live.sequences
-    patch.setattr(seq.text.stops, "push", lambda text, ends: raises())
+    patch.setattr(seq.text.stops, "push", lambda *args: raises())
 
 
 def in_push(e: Engine, live: LiveRequest, patch: pytest.MonkeyPatch, raises: Raise) -> None:

@@ -36,7 +36,8 @@ def models_are_listed(url: str) -> None:
     models = {model.id: model for model in client(url).models.list()}
     base, *_ = models  # the base comes first: some clients take the first one
     assert set(models) == {base, *ADAPTERS}, models
-    assert all(getattr(models[name], "parent", None) == base for name in ADAPTERS)
+    assert all(models[name].parent == base for name in ADAPTERS)
+    assert client(url).models.retrieve("pirate") == models["pirate"]
 
 
 @check

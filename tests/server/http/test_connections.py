@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 
 import pytest
 from structlog.testing import capture_logs
 
-from server.http import connection, places
+from server.http import places
 from server.http.places import MOST_S, Phase
 
 from ...support.raw_http import raw, request
@@ -198,7 +199,7 @@ async def test_the_end_of_a_client_ends_its_call(make_front: MakeFront) -> None:
 async def test_a_client_that_does_not_read_is_sent_away(
     make_front: MakeFront, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "_UNREAD_S", 0.3)
+    monkeypatch.setitem(places.MOST_S, Phase.UNREAD, 0.3)
     async with make_front() as front, raw(front.url) as client:
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await client.send(request("/flood"))
@@ -228,6 +229,30 @@ async def test_one_connection_more_ends_the_oldest_that_waits(make_front: MakeFr
                         assert (await sixth.answer()).status == 503
                         assert await sixth.ended() == b""
         assert front.refused == [503]
+
+
+async def test_who_does_not_read_makes_room(make_front: MakeFront) -> None:
+    async with make_front() as front, raw(front.url) as unread:
+        front.server._places._most = 1
+        unread.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await unread.send(request("/flood"))
+        while not front.server._places._unread:
+            await asyncio.sleep(0.01)
+        async with raw(front.url) as other:
+            await other.send(request("/hello"))
+            assert (await other.answer()).status == 200
+        await asyncio.wait_for(front.cancelled.wait(), 20)
+
+
+async def test_a_body_too_large_is_refused_once(make_front: MakeFront) -> None:
+    async with make_front() as front, raw(front.url) as client:
+        headers = {"transfer-encoding": "chunked", "content-type": "application/json"}
+        await client.send(request("/echo", headers=headers, method="POST"))
+        chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
+        with suppress(OSError):
+            for _ in range(20):
+                await client.send(chunk)
+        assert (await client.ended()).count(b"HTTP/1.1 413") <= 1
 
 
 async def test_a_stream_that_fails_ends_its_connection(make_front: MakeFront) -> None:

@@ -42,6 +42,19 @@ async def test_models_are_those_in_scope(
     assert [m["id"] for m in listed["data"]] == ["a0", "a1"]
 
 
+async def test_a_model_is_given_as_the_list_has_it(front: HttpHarness) -> None:
+    listed = (await front.get("/v1/models", "root")).json()["data"]
+    for model in listed:
+        assert (await front.get(f"/v1/models/{model['id']}", "root")).json() == model
+    unknown = await front.get("/v1/models/nobody", "root")
+    error = unknown.json()["error"]
+    assert (unknown.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
+    assert (await front.get("/v1/models/", "root")).json()["error"]["code"] == "not_found"
+    for other, who, status in (("a2", "user", 403), ("tiny", "user", 403), ("a0", "blind", 403)):
+        assert (await front.get(f"/v1/models/{other}", who)).status_code == status
+    assert (await front.get("/v1/models/a1", "user")).status_code == 200
+
+
 async def test_models_are_for_those_who_may_read(front: HttpHarness) -> None:
     answer = await front.get("/v1/models", "blind")
     assert answer.status_code == 403

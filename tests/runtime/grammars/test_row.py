@@ -1,0 +1,76 @@
+"""Rows of grammars: what may come next."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lora_runtime import StructuredAnswer
+from lora_runtime.grammars.check import compiled
+from lora_runtime.grammars.row import RowGrammar
+from lora_runtime.grammars.source import grammar_of
+from lora_runtime.grammars.tokens import TokenTables
+
+from ...support.models import EOS, VOCAB
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": False}
+
+
+def row_of(tokenizer: Any, answer: StructuredAnswer, **options: Any) -> RowGrammar:
+    table = TokenTables([EOS]).of(tokenizer)
+    ends = {EOS, 1000}  # the other one is of an adapter whose table is another
+    return RowGrammar(compiled(table, grammar_of(answer)), table.vocab_size, ends, **options)
+
+
+def allowed(row: RowGrammar) -> str:
+    """The characters that may come, and . for the end."""
+    row.compute()
+    assert row.is_ready
+    assert not row.error
+    ids = np.unpackbits(row.mask.view(np.uint8), bitorder="little").nonzero()[0].tolist()
+    assert all(row.allows(token) for token in ids)
+    assert not row.allows(VOCAB + 1000)
+    return "".join(sorted("." if token == EOS else chr(token + 33) for token in ids))
+
+
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_tokens_of_a_text(tokenizer: Any, is_slow: bool) -> None:
+    answer = StructuredAnswer("json_schema", json.dumps(SCHEMA))
+    row = row_of(tokenizer, answer, is_slow=is_slow)
+    seen = [allowed(row)]
+    for char in '{"a":-17}':
+        assert row.allows(ord(char) - 33)
+        row.advance(ord(char) - 33)
+        assert not row.is_ready
+        seen.append(allowed(row))
+    assert seen[:4] == ["{", '"}', "a", '"']
+    assert seen[6] == "0123456789"
+    assert seen[-1] == "."
+    assert row.only_ends
+
+
+def test_the_end_that_is_ignored(tokenizer: Any) -> None:
+    answer = StructuredAnswer("regex", "a{1,2}")
+    plain, ignoring = row_of(tokenizer, answer), row_of(tokenizer, answer, ignore_eos=True)
+    for row in (plain, ignoring):
+        assert allowed(row) == "a"
+        row.advance(64)
+    assert (allowed(plain), allowed(ignoring)) == (".a", "a")
+    assert not plain.only_ends
+    for row in (plain, ignoring):
+        row.advance(64)
+        assert allowed(row) == "."
+        assert row.only_ends
+
+
+def test_a_token_that_may_not_come(tokenizer: Any) -> None:
+    for is_slow in (False, True):
+        row = row_of(tokenizer, StructuredAnswer("regex", "ab"), is_slow=is_slow)
+        allowed(row)
+        row.advance(65)
+        row.compute()
+        assert row.is_ready
+        assert "satisfy" in row.error
