@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import tempfile
 import time
@@ -238,10 +239,30 @@ def _open(source: str) -> tuple[AbstractFileSystem, str]:
                 "request_class": requests_below(source),
                 "response_class": ResponseInTime,
             }
-        return fsspec.core.url_to_fs(source, **options)
+        fs, root = fsspec.core.url_to_fs(source, **options)
+        _close_elsewhere(fs)
+        return fs, root
     raise AdapterUnavailableError(
         f"{named(source)} needs the package {_PACKAGES[protocol]!r}, which is not installed"
     )
+
+
+def _close_elsewhere(fs: AbstractFileSystem) -> None:
+    """Let a thread of its own close the file system's session, in the end.
+
+    fsspec closes it where garbage is collected, and waits there: a second and more for each, on the
+    event loop or the engine's thread.
+    """
+    close = getattr(type(fs), "close_session", None)
+    if close is None:
+        return
+
+    def begin(*session: Any) -> None:
+        # Not threading's: whoever collects may have its locks. At the end no thread starts.
+        with contextlib.suppress(RuntimeError):
+            _thread.start_new_thread(close, session)
+
+    fs.close_session = begin
 
 
 def _stamp(info: Mapping[str, Any]) -> _Stamp:

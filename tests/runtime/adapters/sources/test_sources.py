@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
+import queue
 import threading
 import traceback
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.http import HTTPFileSystem
 from huggingface_hub import HfApi, constants
 
 from lora_runtime import AdapterError
@@ -318,6 +321,23 @@ def test_a_disk_that_refuses(memory: fsspec.AbstractFileSystem, tmp_path: Path) 
 
 def test_a_prefix_of_the_web(web: WebStore, cache: Path) -> None:
     assert contents(resolve(f"{web.url}/x/a/", cache, max_bytes=LIMIT)) == FILES
+
+
+def test_a_session_is_not_closed_where_garbage_is_collected(
+    web: WebStore, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That would wait there: on the engine's thread, or in the event loop."""
+    own, closed = HTTPFileSystem.close_session, queue.Queue[int]()
+
+    def close(loop: Any, session: Any) -> None:
+        own(loop, session)
+        closed.put(threading.get_ident())
+
+    monkeypatch.setattr(HTTPFileSystem, "close_session", staticmethod(close))
+    with pytest.raises(AdapterError):
+        resolve(f"{web.url}/nothing", cache, max_bytes=1 << 20)
+    gc.collect()
+    assert closed.get(timeout=30) != threading.get_ident()
 
 
 def test_the_query_goes_with_every_file(web: WebStore, cache: Path) -> None:
