@@ -20,7 +20,9 @@ from .openai import routes as openai
 from .openai.fields import CHAT, COMPLETION
 from .openai.schemas import CHAT_ANSWER, COMPLETION_ANSWER, body_schema
 from .openapi import described
+from .places import most_connections
 from .route import Route
+from .shares import CallShares
 
 ROUTES: tuple[Route, ...] = (
     # Probes have no tokens.
@@ -60,6 +62,7 @@ class HttpApp:
     ) -> None:
         """Take the server's parts. `on_ended`: told of each call's route and status."""
         self._parts, self._on_ended = parts, on_ended
+        self._shares = CallShares(most_connections() // 2)
         self.open = 0
         """Calls that run now."""
         self._routes: dict[str, dict[str, Route]] = {}
@@ -96,14 +99,19 @@ class HttpApp:
         finally:
             self.open -= 1
             self._on_ended(call.route, status)
+            if call.has_share:
+                self._shares.give_back(call.who)
             call.end()
 
     async def _answer(self, call: Call, route: Route | None, methods: dict[str, Route]) -> Response:
         try:
             if route is None:
                 raise _not_served(methods)
-            if not route.is_open:
-                call.authenticate()
+            if route.is_open:
+                return await route.handler(call)
+            call.authenticate()
+            self._shares.take(call.who)
+            call.has_share = True
             return await route.handler(call)
         except (asyncio.CancelledError, ClientDisconnect):
             raise

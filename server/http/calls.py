@@ -59,6 +59,8 @@ class Call:
 
     fields: Mapping[str, str] = {}
     """Names of the runtime's fields as the caller knows them, for refusals."""
+    has_share = False
+    """Whether the call is counted among its caller's."""
     adapter = ""
     """Adapter that the call is about, as far as it is known, for the log."""
 

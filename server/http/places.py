@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from enum import Enum
 from itertools import chain
 from typing import Protocol
@@ -38,6 +39,15 @@ MOST_S = {
     Phase.CLOSING: 5.0,
 }
 """Seconds that a phase may take. For an answer the engine has limits of its own."""
+
+
+_MOST_CONNECTIONS = 4096
+
+
+def most_connections() -> int:
+    """Most connections: half of what the system lets the process open at once, at most."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(_MOST_CONNECTIONS, files // 2)
 
 
 class Holder(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import resource
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -17,13 +16,12 @@ from starlette.types import ASGIApp
 
 from .connection import Connection, Port
 from .keep_alive import Farewell
-from .places import MOST_S, Phase, Places
+from .places import MOST_S, Phase, Places, most_connections
 
 _BACKLOG = 256
 """Connections taken in one turn of the event loop, at most."""
 _SEND_BYTES = 256 << 10
 """Bytes that the kernel keeps of an answer whose client does not read."""
-_MOST_CONNECTIONS = 4096
 _TICK_S = 1.0
 _END_S = 1.0
 """Seconds for calls to end whose connections have been closed."""
@@ -42,7 +40,7 @@ class HttpServer:
     ) -> None:
         """Take the application. `tls`: what gives the context for a new connection;
         `connection_age_s`: 0 where connections do not end by age."""
-        self._places = Places(_most_connections())
+        self._places = Places(most_connections())
         self.farewell = Farewell(connection_age_s)
         port = Port(self._places, max_body_bytes, on_refused, tls)
         config = uvicorn.Config(
@@ -137,12 +135,6 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _most_connections() -> int:
-    """Most connections: half of what the system lets the process open at once, at most."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(_MOST_CONNECTIONS, files // 2)
 
 
 def _listeners(host: str, port: int) -> list[socket.socket]:

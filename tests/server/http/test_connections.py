@@ -9,8 +9,11 @@ from contextlib import suppress
 import pytest
 from structlog.testing import capture_logs
 
+from server.auth.tokens import Caller
 from server.http import places
+from server.http.errors import HttpError
 from server.http.places import MOST_S, Phase
+from server.http.shares import CallShares
 
 from ...support.raw_http import raw, request
 from .conftest import MAX_BYTES, MakeFront
@@ -243,6 +246,18 @@ async def test_who_does_not_read_makes_room(make_front: MakeFront) -> None:
             await other.send(request("/hello"))
             assert (await other.answer()).status == 200
         await asyncio.wait_for(front.cancelled.wait(), 20)
+
+
+def test_a_caller_has_half_of_the_places() -> None:
+    shares = CallShares(2)
+    first, second = (Caller(name=n, token_sha256="0" * 64, adapters=()) for n in ("a", "b"))
+    for _ in range(2):
+        shares.take(first)
+    with pytest.raises(HttpError, match="2 calls at once"):
+        shares.take(first)
+    shares.take(second)
+    shares.give_back(first)
+    shares.take(first)
 
 
 async def test_a_body_too_large_is_refused_once(make_front: MakeFront) -> None:
