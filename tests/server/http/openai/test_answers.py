@@ -193,7 +193,13 @@ def test_logprobs_of_a_chat() -> None:
 @pytest.mark.parametrize("name", FORMS)
 def test_increments_are_the_whole_answer(name: str, size: int) -> None:
     logprobs = {"logprobs": True, "top_logprobs": 1} if name == "chat" else {"logprobs": 1}
-    fields = {"n": 2, "stream": True, "return_token_ids": True, **logprobs}
+    fields = {
+        "n": 2,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "return_token_ids": True,
+        **logprobs,
+    }
     expected = answer(*make(name, **fields))
     found = chunks(*make(name, **fields), size=size)
     kind = ChatCompletionChunk if name == "chat" else Completion
@@ -204,7 +210,7 @@ def test_increments_are_the_whole_answer(name: str, size: int) -> None:
         assert (one["id"], one["created"], one["model"]) == ("id-1", 5, "tiny")
     *increments, last = found
     assert (last["choices"], last["usage"]) == ([], expected["usage"])
-    assert all("usage" not in one for one in increments)
+    assert {one["usage"] for one in increments} == {None}
     for choice in expected["choices"]:
         own = [c for one in increments for c in one["choices"] if c["index"] == choice["index"]]
         text = choice["text"] if name == "completion" else choice["message"]["content"]
@@ -222,6 +228,13 @@ def test_increments_are_the_whole_answer(name: str, size: int) -> None:
     else:
         assert increments[0]["choices"][0]["prompt_token_ids"] == [1, 2, 3]
         assert expected["choices"][0]["prompt_token_ids"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("options", [{}, {"stream_options": {"include_usage": False}}])
+@pytest.mark.parametrize("name", FORMS)
+def test_usage_is_told_to_who_asks(name: str, options: dict[str, Any]) -> None:
+    *increments, _ = chunks(*make(name, stream=True, **options))
+    assert not any("usage" in one for one in increments)
 
 
 @pytest.mark.parametrize("name", FORMS)
