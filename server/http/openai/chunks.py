@@ -82,7 +82,8 @@ class Chunks:
             return "null"
         self._totals.add(event.usage, event.index == 0)
         told = reason(event.finish_reason, has_calls)
-        return f'"{told}","timings":{timings_json(event.timings)}'
+        stopped_by = f'"stop_reason":{dumps(event.stopped_by)}'
+        return f'"{told}",{stopped_by},"timings":{timings_json(event.timings)}'
 
     def _token_ids(self, event: TokenEvent, first: bool) -> str:
         if not self._call.options.return_token_ids:

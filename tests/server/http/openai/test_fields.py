@@ -178,8 +178,8 @@ def test_adapters_and_options() -> None:
     assert request.cache_salt == "s"
     assert made.usage == StreamOptions(include_usage=True)
     each = {"continuous_usage_stats": True}
-    for given in (each, {**each, "include_usage": None}):
-        assert call("chat", stream=True, stream_options=given).usage == StreamOptions(True, True)
+    for options in (each, {**each, "include_usage": None}):
+        assert call("chat", stream=True, stream_options=options).usage == StreamOptions(True, True)
     off = {**each, "include_usage": False}
     assert call("chat", stream=True, stream_options=off).usage == StreamOptions(False, True)
     assert (made.options.model, made.options.request_id, made.options.stream) == ("x", "r", True)
@@ -231,10 +231,10 @@ def test_true_is_not_one() -> None:
 
 
 def test_the_best_of_as_many_are_all() -> None:
-    for fields in ({"best_of": 1}, {"best_of": 3, "n": 3}, {"best_of": None, "n": 3}):
-        assert not wrong("completion", **fields)
-    for fields in ({"best_of": 3}, {"best_of": 1, "n": 3}, {"best_of": True}):
-        assert list(wrong("completion", **fields)) == ["best_of"]
+    for best_of, n in ((1, None), (3, 3), (None, 3)):
+        assert not wrong("completion", best_of=best_of, n=n)
+    for best_of, n in ((3, None), (1, 3), (True, 1)):
+        assert list(wrong("completion", best_of=best_of, n=n)) == ["best_of"]
 
 
 @pytest.mark.parametrize("field", ["adapter_id", "adapter_source", "lora", "lora_path"])
