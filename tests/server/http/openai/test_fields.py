@@ -270,7 +270,7 @@ def test_an_adapter_that_is_named_otherwise_is_not_passed_over(name: str, field:
         ("logit_bias", {"1": 101}, "must be in [-100, 100]"),
         ("logit_bias", {"1": 1, "01": 1}, "a token is named twice"),
         ("logit_bias", {str(i): 1 for i in range(1025)}, "at most 1024"),
-        ("min_tokens", 999, "at most max_new_tokens"),
+        ("min_tokens", 999, "no more than an answer may have"),
         ("cache_salt", "x" * 257, "at most 256"),
     ],
 )
