@@ -70,7 +70,7 @@ async def _read(http: HttpCall, form: Form, body: Mapping[str, Any]) -> tuple[Ca
         replace(one, adapter_id=adapter, request_id=request_id)
         for one, request_id in zip(call.requests, _ids(http.request_id, call), strict=True)
     )
-    head = Head(form.prefix + http.request_id, int(time.time()), call.options.model or names.base)
+    head = Head(form.prefix + http.request_id, int(time.time()), names.model_of(adapter))
     return replace(call, requests=requests), head
 
 

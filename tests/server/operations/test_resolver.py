@@ -20,9 +20,10 @@ from lora_runtime import (
     EngineStoppedError,
 )
 from server.auth.tokens import ANYONE, Caller
-from server.config import SettingsError, load
+from server.load_settings import load
 from server.locations import Locations
 from server.operations.resolver import Resolver
+from server.sources import SettingsError
 from server.threads import Threads
 
 from ...support.servers import Harness, make_settings, refused, running

@@ -43,7 +43,7 @@ async def front(
         tiny_base,
         {"a0": tiny_adapters["a0"]},
         auth_file=tokens,
-        served_model_name="tiny",
+        served_model_names=["tiny"],
         adapter_roots=[root],
         adapter_sources=["hf://my-org"],
     )
