@@ -20,9 +20,10 @@ from ..adapters.peft.tokenizer.reading import get_ready
 from ..adapters.sources.sources import is_remote
 from ..adapters.store.store import AdapterStore
 from ..api.adapters import AdapterInfo, AdapterPolicy, Registration
+from ..api.answers import Generation, TokenEvent
 from ..api.limits import RequestLimits
 from ..api.reports import EngineInfo, EngineObserver, EngineStats, RunningStep
-from ..api.requests import MAX_ID_LENGTH, Generation, Request, SamplingParams, TokenEvent
+from ..api.requests import MAX_ID_LENGTH, Request, SamplingParams
 from ..base_model import BaseModel
 from ..config import BaseConfig, EngineConfig
 from ..errors import (

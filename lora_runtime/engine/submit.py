@@ -9,7 +9,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from ..adapters.store.version import AdapterVersion
-from ..api.requests import AdapterUse, Request
+from ..api.answers import AdapterUse
+from ..api.requests import Request
 from ..base_model import BaseModel
 from ..errors import InvalidRequestError
 from ..grammars.compiler import Grammar, Grammars

@@ -18,8 +18,8 @@ from lora_runtime import (
     TokenEvent,
     Usage,
 )
+from lora_runtime.api.answers import Timings
 from lora_runtime.api.parsed import joined
-from lora_runtime.api.requests import Timings
 from lora_runtime.foreign.answer_workers import AnswerWorkers
 from lora_runtime.foreign.process import WORKERS, WorkLimits
 from lora_runtime.requests.parsing import MessageParser
