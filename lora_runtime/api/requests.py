@@ -248,3 +248,84 @@ class Request:
             ),
         ]
         return [FieldViolation("adapters", text) for ok, text in checks if not ok]
+<<<<<<< HEAD
+=======
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Log probability (natural log) of the chosen token and of the most likely ones, (id, logprob)."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts. `cached_tokens` of the prompt were found in the prefix cache."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Server-side seconds: waiting before the first step, prefill to the first token, decode."""
+
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """Increment of one choice. The last event of a choice has `finish_reason`, `usage`, `timings`."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    timings: Timings | None = None
+    message: MessageDelta | None = None
+    """What it adds to the message; None unless the request has `parse_answer`."""
+    stopped_by: str | int | None = None
+    """Stop string or stop token that ended the choice."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One finished completion."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    message: ParsedMessage | None = None
+    stopped_by: str | int | None = None
+    """Stop string or stop token that ended it."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """All choices of one request, ordered by index, and the adapter version that served them."""
+
+    request_id: str
+    adapter_id: str
+    adapter_version: str
+    choices: tuple[Choice, ...]
+    adapters: tuple[AdapterUse, ...] = ()
+    """Every adapter that served it; of a composition `adapter_id` and `adapter_version` are empty.
+    """
+
+    @property
+    def text(self) -> str:
+        """The first choice's text."""
+        return self.choices[0].text
+>>>>>>> aa085dad4a98c56b8a8c53003d2159fe3f01a285

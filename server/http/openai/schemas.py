@@ -82,6 +82,7 @@ def _answer(kind: str, logprobs: Schema, reasons: tuple[str, ...], said: Schema)
             **said,
             "logprobs": _or_null(logprobs),
             "finish_reason": {"enum": list(reasons)},
+            "stop_reason": {"type": ["string", "integer", "null"]},
             "timings": _TIMINGS,
         },
         token_ids=_IDS,
