@@ -36,7 +36,7 @@ def notes_on_messages(tokenizer: Any) -> tuple[str, ...]:
         return ()
     return (
         "the base's chat template takes tools, and its tokenizer has no response template: calls in "
-        "its answers stay text, but for those that a tool_choice makes",
+        "its answers stay text, but for those that a tool_choice makes (see response_template)",
     )
 
 
