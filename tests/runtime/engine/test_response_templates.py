@@ -107,6 +107,17 @@ def test_an_adapter_s_own(engine: Engine, add: Callable[[str, Any], None]) -> No
     assert parts(engine, ask())[2] == ""
 
 
+@pytest.mark.parametrize("form", ["json_object", "json_schema"])
+def test_json_is_content(engine: Engine, add: Callable[[str, Any], None], form: Any) -> None:
+    """Also where a prompt has begun to reason, which nothing in it ends."""
+    add("own", OWN)
+    structured = StructuredAnswer(form, '{"enum": [5]}' if form == "json_schema" else "")
+    sampling = SamplingParams(max_new_tokens=12, structured=structured)
+    text, content, reasoning = parts(engine, replace(ask("own"), sampling=sampling))
+    assert text
+    assert (content, reasoning) == (text, "")
+
+
 @pytest.mark.parametrize("name", ["hermes", "mistral"])
 def test_calls_as_they_come(engine: Engine, add: Callable[[str, Any], None], name: str) -> None:
     """From the engine's thread to the message, in the way of a model that writes just that."""
