@@ -201,7 +201,7 @@ def test_a_file_that_is_none_is_refused(base: Path, tmp_path: Path, written: str
         file.write_text(written)
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "config.json").write_bytes((base / "config.json").read_bytes())
-    with pytest.raises(BaseModelError, match="response_template .*template.json' cannot be used"):
+    with pytest.raises(BaseModelError, match="cannot be used"):
         BaseModel.load(tmp_path / "base", device="cpu", response_template=str(file))
 
 
