@@ -144,6 +144,7 @@ def test_an_answer_with_calls() -> None:
         "content": "I call",
         "refusal": None,
         "reasoning_content": "let me see",
+        "reasoning": "let me see",
         "tool_calls": CALLS,
     }
     (choice,) = answer(
@@ -163,8 +164,8 @@ def test_calls_by_increments() -> None:
     deltas = [choice["delta"] for one in found for choice in one["choices"]]
     assert deltas == [
         {"role": "assistant", "content": ""},
-        {"reasoning_content": "let me "},
-        {"reasoning_content": "see"},
+        {"reasoning_content": "let me ", "reasoning": "let me "},
+        {"reasoning_content": "see", "reasoning": "see"},
         {"content": "I call"},
         {
             "tool_calls": [
@@ -191,4 +192,4 @@ def test_calls_by_increments() -> None:
     ]
     assert found[-2]["choices"][0]["finish_reason"] == "tool_calls"
     silent = chunks(*make("chat", stream=True, include_reasoning=False), said=SAID)
-    assert "reasoning_content" not in json.dumps(silent)
+    assert "reasoning" not in json.dumps(silent)
