@@ -12,6 +12,7 @@ from typing import Any
 import httptools
 
 from .keep_alive import KeepAlive
+from .offers import Rest, head_of_rest
 from .places import MOST_S, Phase, Places
 from .refusals import (
     CHUNKS,
@@ -33,6 +34,8 @@ _HEADERS, _HEAD_BYTES = 128, 64 << 10
 """Most headers of a request, and bytes of them with their line."""
 _PIPELINED = 8
 """Most requests that wait on a connection for the answer of the one before."""
+_AHEAD_BYTES = 64 << 10
+"""Bytes behind a request that is being answered after which no more are read."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Connection(KeepAlive):
         self._in_head, self._is_whole = False, True
         self._is_last = False
         """Whether the connection ends with the answer to this request, whatever is behind it."""
-        self._received = self._header_bytes = self._chunks = 0
+        self._received = self._header_bytes = self._chunks = self._ahead = 0
 
     # --- the connection -------------------------------------------------------------------------
 
@@ -146,7 +149,16 @@ class Connection(KeepAlive):
         if self._received > most and is_counted:
             self._refuse(LARGE_HEAD if self._in_head else LARGE_BODY)
             return
+        self._read_on(len(data))
         self._settle()
+
+    def _read_on(self, size: int) -> None:
+        """Undo uvicorn's pauses: who is not read from is not seen to go."""
+        self._ahead = self._ahead + size if self.pipeline else 0
+        is_body_read = self._is_whole or self._in_head or bool(self.pipeline)
+        has_room = len(self.pipeline) < _PIPELINED and self._ahead <= _AHEAD_BYTES
+        if is_body_read and has_room:
+            self.flow.resume_reading()
 
     def _feed(self, data: bytes) -> None:
         if self._is_last and self._is_whole:
@@ -158,8 +170,8 @@ class Connection(KeepAlive):
                 return
             # Such as h2c, which is not for this server. Its parser takes no body then; this one does.
             self._is_last = True
-            self.parser = httptools.HttpRequestParser(_Rest(self))
-            self._feed(_head_of_rest(self.headers) + data[upgrade.args[0] :])
+            self.parser = httptools.HttpRequestParser(Rest(self))
+            self._feed(head_of_rest(self.headers) + data[upgrade.args[0] :])
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= _PIPELINED:
@@ -283,20 +295,3 @@ class Connection(KeepAlive):
         if self._late is not None:
             self._late.cancel()
             self._late = None
-
-
-class _Rest:
-    """Receiver of the body of a request whose head has been read by another parser."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.on_body = connection.on_body
-        self.on_message_complete = connection.on_message_complete
-        self.on_chunk_header = connection.on_chunk_header
-
-
-def _head_of_rest(headers: list[tuple[bytes, bytes]]) -> bytes:
-    """Make a head with what says how long a body is."""
-    told = [
-        b": ".join(one) for one in headers if one[0] in (b"content-length", b"transfer-encoding")
-    ]
-    return b"\r\n".join([b"POST / HTTP/1.1", *told, b"", b""])
