@@ -27,6 +27,17 @@ def pytest_configure(config: pytest.Config) -> None:
         report.keep_in(path)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let attacks on the same server follow each other: one runs at a time."""
+    turns = ("torch_arena", "no_arena")
+
+    def turn(item: pytest.Item) -> int:
+        names = getattr(item, "fixturenames", ())
+        return next((i for i, name in enumerate(turns, 1) if name in names), 0)
+
+    items.sort(key=turn)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not report.ROWS:
         return

@@ -34,6 +34,8 @@ class Front:
     """How calls end of which there are more than there is room for."""
     unread: tuple[str, ...] = ()
     """How a refused call may end whose body is not read to its end."""
+    ways: tuple[bool, ...] = (False, True)
+    """Ways in which a request is read: whether as a stream's."""
 
     def __str__(self) -> str:
         return self.name
@@ -105,7 +107,7 @@ def _each(requests: Sequence[Asked], form: Any) -> list[Any]:
 
 GRPC = Front("grpc")
 # Each call has a connection of its own: it may find no place, or lose it while it says what it wants.
-HTTP = Front("http", (*GRPC.over, "UNAVAILABLE", "CLOSED"), ("CLOSED",))
+HTTP = Front("http", (*GRPC.over, "UNAVAILABLE", "CLOSED"), ("CLOSED",), (True,))
 both = pytest.mark.parametrize("front", [GRPC, HTTP], ids=str)
 """For what each front reads and writes by code of its own."""
 both_http_slow = pytest.mark.parametrize(
