@@ -17,14 +17,14 @@ from lora_runtime import (
     RequestHandle,
 )
 
-from ...answer_size import QUICK_ENTRIES, answer_bytes, entries
+from ...operations.answer_size import QUICK_ENTRIES, answer_bytes, entries
 from ...request_ids import is_safe
+from ..bodies.unknown import UNKNOWN
 from ..calls import Call as HttpCall
-from . import stream
-from .answers import Head, Running, echo, whole
-from .fields import CHAT, COMPLETION, Form
-from .requests import Call, read
-from .unknown import UNKNOWN
+from .answers import stream
+from .answers.whole import Head, Running, echo, whole
+from .requests.body import Call, read
+from .requests.fields import CHAT, COMPLETION, Form
 
 _PAUSE_S = 1e-4
 Answered = Sequence[tuple[Running, Generation]]

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .fields import Form
-from .kinds import Field, Refused, Unused, list_of
+from .requests.fields import Form
+from .requests.kinds import Field, Refused, Unused, list_of
 
 Schema = Mapping[str, Any]
 

@@ -24,10 +24,10 @@ from lora_runtime import (
     Usage,
 )
 from lora_runtime.requests.answer import Answer
-from server.http.openai.answers import Head, Running, Totals, echo, whole
-from server.http.openai.chunks import Chunks, usage_chunk
-from server.http.openai.fields import CHAT, COMPLETION
-from server.http.openai.requests import Call, read
+from server.http.openai.answers.chunks import Chunks, usage_chunk
+from server.http.openai.answers.whole import Head, Running, Totals, echo, whole
+from server.http.openai.requests.body import Call, read
+from server.http.openai.requests.fields import CHAT, COMPLETION
 
 BODIES: dict[str, dict[str, Any]] = {
     "completion": {"prompt": "hé"},

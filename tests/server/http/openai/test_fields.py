@@ -16,10 +16,10 @@ from lora_runtime import (
     SamplingParams,
     WeightedAdapter,
 )
-from server.http.openai.fields import CHAT, COMPLETION, Form
-from server.http.openai.inputs import MAX_PROMPTS, StreamOptions
-from server.http.openai.kinds import Field, Refused
-from server.http.openai.requests import Call, Options, read
+from server.http.openai.requests.body import Call, Options, read
+from server.http.openai.requests.fields import CHAT, COMPLETION, Form
+from server.http.openai.requests.inputs import MAX_PROMPTS, StreamOptions
+from server.http.openai.requests.kinds import Field, Refused
 
 LIMITS = RequestLimits(token_ids=99)
 CONTEXT = 100
