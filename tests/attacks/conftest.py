@@ -15,11 +15,13 @@ from .redirects import Redirects, redirecting
 
 TEMPLATE_S = 0.5
 """What an adapter's template may take: there are many that take all of it."""
+TOKENIZER_S = 1
+"""What its tokenizer may take to load, and its template to tell what ends a turn."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--attacks-json", type=Path, help="write the attacks' table there too")
-    parser.addoption("--fuzz-examples", type=int, default=15, help="requests made for each page")
+    parser.addoption("--fuzz-examples", type=int, default=5, help="requests made for each page")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -74,7 +76,9 @@ def redirects() -> Iterator[Redirects]:
 @pytest.fixture(scope="session")
 def arena(ground: Ground, attackers: Attackers, redirects: Redirects) -> Iterator[Arena]:
     """A server with tokens, on the C++ kernels where they run; it keeps no host copies."""
-    limits = ("--adapter-host-bytes", 0, "--chat-template-timeout-s", TEMPLATE_S)
+    limits: tuple[object, ...] = ("--adapter-host-bytes", 0)
+    limits += ("--chat-template-timeout-s", TEMPLATE_S)
+    limits += ("--adapter-tokenizer-timeout-s", TOKENIZER_S)
     places = ("--state-file", ground.state(), "--adapter-source", redirects.allowed)
     arena = Arena(lambda: ground.serve(*limits, *places), attackers)
     yield arena

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -110,7 +110,36 @@ GRPC = Front("grpc")
 HTTP = Front("http", (*GRPC.over, "UNAVAILABLE", "CLOSED"), ("CLOSED",), (True,))
 both = pytest.mark.parametrize("front", [GRPC, HTTP], ids=str)
 """For what each front reads and writes by code of its own."""
+
+
+def over_both(
+    attackers: Attackers,
+    server: ServerProcess,
+    requests: Sequence[Asked],
+    caller: str,
+    stream: bool = False,
+    **how: Any,
+) -> Callable[[], list[Outcome]]:
+    """Send all at once over either front: for what is the same code behind them.
+
+    What it gives waits for every end.
+    """
+    begun = {
+        front: front.start(attackers, server, requests, caller, stream, **how)
+        for front in (GRPC, HTTP)
+    }
+
+    def ended() -> list[Outcome]:
+        return [
+            replace(outcome, details=outcome.details and f"{front}: {outcome.details}")
+            for front, outcomes in begun.items()
+            for outcome in outcomes.result(2 * PATIENCE_S)
+        ]
+
+    return ended
+
+
 both_http_slow = pytest.mark.parametrize(
     "front", [GRPC, pytest.param(HTTP, marks=pytest.mark.slow)], ids=str
 )
-"""For what is the same code behind them."""
+"""For what takes seconds, and is the same code behind them."""

@@ -10,7 +10,7 @@ from . import wire
 from .arena import Arena, expect
 from .calls import asked
 from .forms import Asked, Deep, Long, Many
-from .fronts import GRPC, Front, both, both_http_slow
+from .fronts import GRPC, Front, both, over_both
 from .ground import CONTEXT, EOS
 from .server import ServerProcess
 from .wire import FULL, GENERATE, MESSAGES, PROMPT, STOP_TOKEN_IDS, TEMPLATE_VALUES, TOKEN_IDS
@@ -242,14 +242,14 @@ ANSWERED = {
 }
 
 
-@both_http_slow
 @pytest.mark.parametrize("name", ANSWERED)
-def test_what_is_answered(arena: Arena, front: Front, name: str) -> None:
+def test_what_is_answered(arena: Arena, name: str) -> None:
     def attack(server: ServerProcess) -> str:
-        begun = [
-            front.start(arena.attackers, server, [ANSWERED[name]], "attacker", stream)
-            for stream in (False, True)
-        ]
-        return expect([outcome for one in begun for outcome in one.result(60)], "OK")
+        text = ""
+        for stream in (False, True):
+            text = expect(
+                over_both(arena.attackers, server, [ANSWERED[name]], "attacker", stream)(), "OK"
+            )
+        return text
 
-    arena.withstand(front.named(name), attack)
+    arena.withstand(name, attack)
