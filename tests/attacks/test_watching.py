@@ -25,6 +25,8 @@ from .wire import GENERATE, STREAM
 pytestmark = pytest.mark.attacks
 
 SECONDS = 2
+"""How long nothing is read."""
+FLOOD_S = 1
 """How long a flood lasts."""
 
 
@@ -198,9 +200,9 @@ def test_floods_of_small_calls(arena: Arena, name: str) -> None:
 
     def attack(server: ServerProcess) -> str:
         data = request.SerializeToString()
-        counts = arena.attackers.repeat(server.target, method, data, caller, SECONDS)
+        counts = arena.attackers.repeat(server.target, method, data, caller, FLOOD_S)
         assert counts.keys() <= {"OK", "NOT_FOUND", "RESOURCE_EXHAUSTED"}, counts
-        return f"{counts} in {SECONDS} s"
+        return f"{counts} in {FLOOD_S} s"
 
     arena.withstand(f"flood: {name}", attack)
 
@@ -213,7 +215,7 @@ AT_ONCE = 100
 @both
 def test_more_calls_than_there_is_room_for(arena: Arena, front: Front) -> None:
     """Nobody has cancelled: nobody gets CANCELLED."""
-    request = asked(max_new_tokens=30)
+    request = asked(max_new_tokens=12)
 
     def attack(server: ServerProcess) -> str:
         outcomes = front.send(arena.attackers, server, [request] * CALLS, "attacker")
@@ -224,7 +226,7 @@ def test_more_calls_than_there_is_room_for(arena: Arena, front: Front) -> None:
 
 @both_http_slow
 def test_more_streams_than_there_is_room_for(arena: Arena, front: Front) -> None:
-    request = asked(max_new_tokens=30)
+    request = asked(max_new_tokens=12)
 
     def attack(server: ServerProcess) -> str:
         outcomes = front.send(arena.attackers, server, [request] * 1200, "attacker", stream=True)
