@@ -135,6 +135,7 @@ class Engine:
         self._chats = ForeignChats(self.base.tokenizer, config, text_limit)
         trial = WorkLimits(config.grammar_timeout_s, GRAMMAR_BYTES)
         self._grammars = Grammars(self.base.eos_token_ids, trial)
+        self._grammars.get_ready(self.base.tokenizer)
         self._masks = MaskThreads(
             lambda: self._inbox.post(lambda mail: setattr(mail, "mask_arrived", True))
         )

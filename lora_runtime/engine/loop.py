@@ -132,8 +132,6 @@ class EngineLoop:
                 self._live.end(live, _named(version.unavailable(), live, [version]), "error")
                 return
         try:
-            if live.grammars:
-                self._masks.start(live.grammars)
             for seq in live.sequences:
                 self.scheduler.add(seq)
         except BaseException as error:
