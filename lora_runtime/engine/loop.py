@@ -21,7 +21,7 @@ from ..errors import (
     described,
 )
 from ..grammars.masks import MASK_S, MaskThreads
-from ..grammars.source import refusal
+from ..grammars.schemas import refusal
 from ..requests.sequence import LiveRequest, Sequence
 from ..sampling.accept import accept_token
 from ..sampling.sampling import Sampled

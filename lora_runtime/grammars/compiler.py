@@ -25,7 +25,8 @@ from ..foreign.process import WorkError, WorkLimits, WorkTimeoutError
 from ..foreign.template_queue import MAX_WAITING, TemplateQueue
 from .check import CHECK, MAX_RESULT_BYTES, first_mask
 from .grammar import Grammar
-from .source import grammar_of, refusal
+from .schemas import refusal
+from .source import grammar_of
 from .tokens import TokenTables
 
 GRAMMAR_BYTES = 256 << 20

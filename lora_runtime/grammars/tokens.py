@@ -13,7 +13,7 @@ from llguidance import LLTokenizer, TokenizerWrapper
 from ..adapters.peft.tokenizer.behaviour import backend_of
 from ..api.structured import StructuredAnswer
 from .grammar import Grammar
-from .source import refusal
+from .schemas import refusal
 
 _KEPT = 8
 """Tokenizers whose tables are kept: each has a few hundred bytes for a token."""
