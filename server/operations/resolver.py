@@ -8,7 +8,6 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from pathlib import Path
 
 import structlog
 
@@ -16,6 +15,8 @@ from lora_runtime import (
     MAX_ID_LENGTH,
     AdapterCapacityError,
     AdapterError,
+    AdapterExistsError,
+    AdapterMissingError,
     AdapterUnavailableError,
     CallerLimitError,
     Engine,
@@ -63,8 +64,6 @@ class Resolver:
         they may not be loaded yet."""
         self._engine, self._locations, self._threads = engine, locations, threads
         self._declared, self._clock = declared, clock
-        self._ids: tuple[str, ...] = ()
-        self._known: frozenset[str] = frozenset()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._failed: OrderedDict[str, tuple[float, LoramuxError | None]] = OrderedDict()
         """By name, until when it is not looked for again, and why; None: it was not found."""
@@ -91,17 +90,15 @@ class Resolver:
                     if self._is_settled(adapter_id) or adapter_id in self._running:
                         continue
                     # It keeps the turns, whoever still waits for it.
-                    looking = asyncio.create_task(self._look(adapter_id, turns.pop_all()))
+                    looking = asyncio.create_task(self._look(adapter_id, who, turns.pop_all()))
+                    looking.add_done_callback(_take_error)
                     self._running[adapter_id] = looking
                 await asyncio.shield(looking)
 
     def _is_settled(self, adapter_id: str) -> bool:
         """Whether there is nothing to look for; raises what the last look met, if that is not long
         ago."""
-        ids = self._engine().adapter_ids()
-        if ids is not self._ids:
-            self._ids, self._known = ids, frozenset(ids)
-        if adapter_id in self._known:
+        if self._engine().has_adapter(adapter_id):
             return True
         until, error = self._failed.get(adapter_id, (0.0, None))
         if self._clock() >= until:
@@ -122,18 +119,22 @@ class Resolver:
             if not self._waiting[who.name]:
                 del self._waiting[who.name]
 
-    async def _look(self, adapter_id: str, turns: AsyncExitStack) -> None:
+    async def _look(self, adapter_id: str, who: Caller, turns: AsyncExitStack) -> None:
         error: LoramuxError | None = None
         try:
             if await self._threads.loading.run(lambda: self._load(adapter_id)):
-                log.info("adapter resolved", adapter=adapter_id)
+                log.info("adapter resolved", adapter=adapter_id, caller=who.name)
                 return
         except EngineStoppedError:
             raise
-        except LoramuxError as met:
+        except Exception as met:  # what a stranger's files set off, they set off again
             error = _for_callers(met, adapter_id)
             limited(
-                "adapter not resolved", "adapter not resolved", adapter=adapter_id, error=str(met)
+                "adapter not resolved",
+                "adapter not resolved",
+                adapter=adapter_id,
+                caller=who.name,
+                error=str(met) if isinstance(met, LoramuxError) else repr(met),
             )
         finally:
             del self._running[adapter_id]
@@ -150,12 +151,15 @@ class Resolver:
         unavailable: LoramuxError | None = None
         for source in self._locations.below(adapter_id):
             try:
-                self._engine().load_adapter(source, adapter_id, roots=self._locations.roots)
+                self._engine().load_adapter(
+                    source, adapter_id, roots=self._locations.roots, replace=False
+                )
+            except AdapterExistsError:  # another's load was faster
+                return True
+            except AdapterMissingError:
+                continue
             except AdapterUnavailableError as error:
                 unavailable = error
-            except AdapterError:
-                if isinstance(source, Path):  # of a URL, it is all that says that nothing is there
-                    raise
             else:
                 return True
         if unavailable is not None:
@@ -163,7 +167,13 @@ class Resolver:
         return False
 
 
-def _for_callers(error: LoramuxError, adapter_id: str) -> LoramuxError:
+def _take_error(looking: asyncio.Task[None]) -> None:
+    """Take a task's error: whoever waited for it may be gone."""
+    if not looking.cancelled():
+        looking.exception()
+
+
+def _for_callers(error: Exception, adapter_id: str) -> LoramuxError:
     """Make the error that callers get: the words of the load are the operator's, for the log."""
     if isinstance(error, AdapterUnavailableError):
         return AdapterUnavailableError(

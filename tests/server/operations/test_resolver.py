@@ -12,10 +12,14 @@ from typing import Any
 import grpc
 import pytest
 from loramux.v1 import inference_pb2
+from structlog.testing import capture_logs
 
 from lora_runtime import (
     AdapterError,
+    AdapterExistsError,
+    AdapterMissingError,
     AdapterUnavailableError,
+    BaseMismatchError,
     CallerLimitError,
     EngineStoppedError,
 )
@@ -43,14 +47,17 @@ class FakeEngine:
         self.ids: tuple[str, ...] = ()
         self.go_on = threading.Event()
         self.go_on.set()
-        self.error: Exception = AdapterError("adapter_config.json is missing")
+        self.error: Exception = AdapterMissingError("adapter_config.json is missing")
 
-    def adapter_ids(self) -> tuple[str, ...]:
-        return self.ids
+    def has_adapter(self, adapter_id: str) -> bool:
+        return adapter_id in self.ids
 
-    def load_adapter(self, source: str | Path, adapter_id: str, **_: Any) -> None:
+    def load_adapter(self, source: str | Path, adapter_id: str, replace: bool, **_: Any) -> None:
         self.loads.append(str(source))
         assert self.go_on.wait(30)
+        assert not replace
+        if adapter_id in self.ids:
+            raise AdapterExistsError(adapter_id)
         if adapter_id not in self.there:
             raise self.error
         self.ids = (*self.ids, adapter_id)
@@ -205,7 +212,31 @@ async def test_a_flood_of_names_delays_nobody_else(threads: Threads) -> None:
     assert engine.ids == ("sql",)
 
 
+async def test_who_loads_it_meanwhile_is_not_undone(threads: Threads) -> None:
+    engine = FakeEngine("sql")
+    engine.go_on.clear()
+    asked = asyncio.create_task(make(engine, threads).bring_in("sql", ALICE))
+    await until(lambda: engine.loads)
+    engine.ids = ("sql",)
+    engine.go_on.set()
+    await asked
+    assert engine.ids == ("sql",)
+
+
+async def test_what_a_source_has_that_is_broken_is_not_taken_for_none(threads: Threads) -> None:
+    engine = FakeEngine()
+    engine.error = BaseMismatchError("no such module")
+    with (
+        capture_logs() as lines,
+        pytest.raises(AdapterError, match="found but could not be loaded"),
+    ):
+        await make(engine, threads).bring_in("sql", ALICE)
+    (line,) = [line for line in lines if line["event"] == "adapter not resolved"]
+    assert (line["caller"], line["error"]) == ("alice", "no such module")
+
+
 FAILURES = {
+    "unexpected": (OSError("/secret/path"), AdapterError, "found but could not be loaded"),
     "broken": (AdapterError("/secret/path is broken"), AdapterError, "found but could not be loaded"),
     "away": (AdapterUnavailableError("s3 is down"), AdapterUnavailableError, "cannot be fetched now"),
 }  # fmt: skip

@@ -45,7 +45,7 @@ async def front(
         auth_file=tokens,
         served_model_name="tiny",
         adapter_roots=[root],
-        adapter_sources=["hf://my-org"],
+        adapter_sources=["hf://my-org", "memory://store"],
     )
     async with http_running(settings) as harness:
         yield harness
@@ -120,6 +120,14 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[int, str, str]]] = {
     "missing": (
         {"lora_name": "new", "lora_path": "a7"},
         (404, "NotFoundError", "Loading lora new failed: No adapter found for a7"),
+    ),
+    "missing in a store": (
+        {"lora_name": "new", "lora_path": "memory://store/a7"},
+        (
+            404,
+            "NotFoundError",
+            "Loading lora new failed: No adapter found for memory://store/a7",
+        ),
     ),
     "outside": (
         {"lora_name": "new", "lora_path": "/etc"},
