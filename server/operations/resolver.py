@@ -39,6 +39,8 @@ _TOGETHER = 16
 """Names looked for at once: half of the threads for loads."""
 _WAITING_EACH = 64
 """Requests of one caller that may wait for their names to be looked for."""
+_MOST = 10_000
+"""Adapters from which on none is brought in: a store may have one under names without end."""
 _REMEMBERED = 1024
 _REMEMBERED_S = 10.0
 """How many names that were not found, or could not be loaded, are not looked for again, and how
@@ -148,6 +150,8 @@ class Resolver:
         """Load from the first place that has it; on a thread. Raises as Engine.load_adapter."""
         if adapter_id in self._declared():
             return False
+        if len(self._engine().adapter_ids()) >= _MOST:
+            raise AdapterCapacityError(f"there are {_MOST} adapters already: none is brought in")
         unavailable: LoramuxError | None = None
         for source in self._locations.below(adapter_id):
             try:

@@ -15,6 +15,7 @@ from loramux.v1 import inference_pb2
 from structlog.testing import capture_logs
 
 from lora_runtime import (
+    AdapterCapacityError,
     AdapterError,
     AdapterExistsError,
     AdapterMissingError,
@@ -26,6 +27,7 @@ from lora_runtime import (
 from server.auth.tokens import ANYONE, Caller
 from server.config import SettingsError, load
 from server.locations import Locations
+from server.operations import resolver as resolver_module
 from server.operations.resolver import Resolver
 from server.threads import Threads
 
@@ -48,6 +50,9 @@ class FakeEngine:
         self.go_on = threading.Event()
         self.go_on.set()
         self.error: Exception = AdapterMissingError("adapter_config.json is missing")
+
+    def adapter_ids(self) -> tuple[str, ...]:
+        return self.ids
 
     def has_adapter(self, adapter_id: str) -> bool:
         return adapter_id in self.ids
@@ -210,6 +215,19 @@ async def test_a_flood_of_names_delays_nobody_else(threads: Threads) -> None:
     engine.go_on.set()
     await asyncio.gather(other, *more)
     assert engine.ids == ("sql",)
+
+
+async def test_adapters_without_end_are_not_brought_in(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolver_module, "_MOST", 2)
+    engine = FakeEngine("a", "A", "b")
+    resolver = make(engine, threads)
+    for name in ("a", "A"):
+        await resolver.bring_in(name, ALICE)
+    with pytest.raises(AdapterCapacityError, match="does not fit now"):
+        await resolver.bring_in("b", ALICE)
+    assert engine.ids == ("a", "A")
 
 
 async def test_who_loads_it_meanwhile_is_not_undone(threads: Threads) -> None:
