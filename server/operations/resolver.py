@@ -24,7 +24,7 @@ from lora_runtime import (
     LoramuxError,
 )
 
-from ..auth.tokens import Caller
+from ..auth.tokens import ANYONE, Caller, keys_of
 from ..locations import Locations
 from ..logs import limited
 from ..threads import Threads, Turns
@@ -37,8 +37,8 @@ _EACH = 4
 """Names that one caller has looked for at once."""
 _TOGETHER = 16
 """Names looked for at once: half of the threads for loads."""
-_WAITING_EACH = 64
-"""Requests of one caller that may wait for their names to be looked for."""
+_WAITING_EACH, _WAITING_ANYONE = 64, 256
+"""Requests of one caller, or of all where callers have no names, that may wait for theirs."""
 _MOST = 10_000
 """Adapters from which on none is brought in: a store may have one under names without end."""
 _REMEMBERED = 1024
@@ -86,7 +86,7 @@ class Resolver:
                 continue
             with self._counted(who):
                 async with AsyncExitStack() as turns:
-                    await turns.enter_async_context(self._callers.taken(who.name))
+                    await turns.enter_async_context(self._callers.taken(*keys_of(who)))
                     await turns.enter_async_context(self._all)
                     # Others may have asked for it meanwhile.
                     if self._is_settled(adapter_id) or adapter_id in self._running:
@@ -111,8 +111,9 @@ class Resolver:
 
     @contextmanager
     def _counted(self, who: Caller) -> Iterator[None]:
-        if self._waiting[who.name] >= _WAITING_EACH:
-            raise CallerLimitError(who.name, f"{_WAITING_EACH} unknown adapters at once", 1.0)
+        most = _WAITING_ANYONE if who is ANYONE else _WAITING_EACH
+        if self._waiting[who.name] >= most:
+            raise CallerLimitError(who.name, f"{most} unknown adapters at once", 1.0)
         self._waiting[who.name] += 1
         try:
             yield
@@ -133,7 +134,7 @@ class Resolver:
             error = _for_callers(met, adapter_id)
             limited(
                 "adapter not resolved",
-                "adapter not resolved",
+                f"adapter not resolved: {who.name}",  # one caller's flood hides no other's
                 adapter=adapter_id,
                 caller=who.name,
                 error=str(met) if isinstance(met, LoramuxError) else repr(met),

@@ -253,6 +253,18 @@ async def test_what_a_source_has_that_is_broken_is_not_taken_for_none(threads: T
     assert (line["caller"], line["error"]) == ("alice", "no such module")
 
 
+async def test_callers_without_names_have_no_share_of_one(threads: Threads) -> None:
+    names = [f"a{i}" for i in range(100)]
+    engine = FakeEngine(*names)
+    engine.go_on.clear()
+    resolver = make(engine, threads)
+    asked = [asyncio.create_task(resolver.bring_in(name, ANYONE)) for name in names]
+    await until(lambda: len(engine.loads) == 16)
+    engine.go_on.set()
+    await asyncio.gather(*asked)
+    assert set(engine.ids) == set(names)
+
+
 FAILURES = {
     "unexpected": (OSError("/secret/path"), AdapterError, "found but could not be loaded"),
     "broken": (AdapterError("/secret/path is broken"), AdapterError, "found but could not be loaded"),
