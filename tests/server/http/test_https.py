@@ -7,6 +7,7 @@ import json
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -81,7 +82,9 @@ async def test_the_log_says_where_to_call(
     tiny_base: Path, authority: Authority, scheme: str
 ) -> None:
     pair = authority.issue("server")
-    files = {"tls_cert": pair.cert, "tls_key": pair.key} if scheme == "https" else {}
+    files: dict[str, Any] = (
+        {"tls_cert": pair.cert, "tls_key": pair.key} if scheme == "https" else {}
+    )
     settings = make_settings(tiny_base, http_port=free_port(), **files)
     with capture_logs() as logs:
         async with running(settings) as served:
