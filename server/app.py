@@ -13,20 +13,19 @@ from grpc_health.v1 import health_pb2_grpc
 from lora_runtime import Engine, EngineStoppedError, RequestLimits
 
 from . import metrics_port
-from .adapter_changes import AdapterChanges
 from .auth.tokens import TokenFile
-from .calls import CallInterceptor
 from .config import Settings
 from .declared import DeclaredAdapters, DeclaredGauges, DeclaredStatus
 from .gauges import ReadinessGauges
-from .grpc_front import OWN_SERVICES, add_services, interceptors, probe_server, warn_of_plain_tokens
+from .grpc.calls import CallInterceptor
+from .grpc.front import OWN_SERVICES, add_services, interceptors, probe_server, warn_of_plain_tokens
 from .http.access import Access
+from .http.bodies.reading import Reader
 from .http.calls import Parts
-from .http.drain import HttpDrain
-from .http.metrics_page import MetricsPage
+from .http.connections.drain import HttpDrain
+from .http.front import HttpFront
 from .http.names import ModelNames
-from .http.reading import Reader
-from .http_front import HttpFront
+from .http.pages.metrics_page import MetricsPage
 from .lifecycle.drain import Drain
 from .lifecycle.ending import STEP_S
 from .lifecycle.health import Health
@@ -36,12 +35,13 @@ from .lifecycle.step_watch import FailureWatch, StepWatch
 from .locations import Locations
 from .logs import RequestLog
 from .metrics import Metrics
+from .operations.adapter_changes import AdapterChanges
+from .operations.resolver import Resolver
+from .operations.submission import Submission
 from .policies import SettingsPolicies
-from .resolver import Resolver
 from .services.adapters import AdaptersService
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
-from .submission import Submission
 from .threads import READS_EACH, Threads, Turns
 from .transport import (
     add_port,
@@ -282,7 +282,7 @@ class App:
             reads=self._reads,
             reader=Reader(self.settings.max_message_bytes, self._threads.parsing),
             access=Access(self._tokens, self.metrics.call_refused),
-            names=ModelNames(self.settings.served_model_name, lambda: self.engine),
+            names=ModelNames(self.settings.served_model_names, lambda: self.engine),
             max_message_bytes=self.settings.max_message_bytes,
         )
 

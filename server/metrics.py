@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from lora_runtime import AdapterInfo, Engine, EngineObserver, Request, RequestRecord, StepStats
 
-from .calls import CallInterceptor
 from .gauges import EngineGauges, LogLines
+from .grpc.calls import CallInterceptor
 
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STEPS = (*_LATENCY, 120, 300)

@@ -1,5 +1,5 @@
 """The HTTP front: OpenAI's forms, health, metrics; the same engine, tokens and limits as gRPC's.
 
-May import: adapter_changes, auth, errors, http.openai, lifecycle, logs, lora_runtime, request_ids,
-submission, threads.
+May import: auth, config, errors, http.bodies, http.connections, http.openai, http.openai.requests,
+http.pages, lifecycle, logs, lora_runtime, metrics, operations, request_ids, threads, transport.
 """

@@ -13,23 +13,24 @@ from starlette.types import Receive, Scope, Send
 from lora_runtime import MAX_ID_LENGTH
 
 from .. import errors as server_errors
-from . import adapters, errors, models, pages, schemas, tokens
+from . import errors, schemas
 from .calls import Call, Parts
+from .connections.places import most_connections
 from .errors import HttpError
 from .openai import routes as openai
-from .openai.fields import CHAT, COMPLETION
+from .openai.requests.fields import CHAT, COMPLETION
 from .openai.schemas import CHAT_ANSWER, COMPLETION_ANSWER, body_schema
 from .openapi import described
-from .places import most_connections
+from .pages import adapters, health, models, tokens
 from .route import Route
 from .shares import CallShares
 
 ROUTES: tuple[Route, ...] = (
     # Probes have no tokens.
-    Route("GET", "/health", pages.health, is_open=True, answer=schemas.STATUS),
-    Route("GET", "/live", pages.live, is_open=True, answer=schemas.STATUS),
-    Route("GET", "/metrics", pages.metrics),
-    Route("GET", "/version", pages.version, answer=schemas.VERSION),
+    Route("GET", "/health", health.health, is_open=True, answer=schemas.STATUS),
+    Route("GET", "/live", health.live, is_open=True, answer=schemas.STATUS),
+    Route("GET", "/metrics", health.metrics),
+    Route("GET", "/version", health.version, answer=schemas.VERSION),
     Route("GET", "/v1/models", models.list_models, answer=schemas.MODELS),
     Route("GET", models.ONE, models.give_model, answer=schemas.MODEL),
     Route("POST", "/tokenize", tokens.tokenize, body=schemas.TOKENIZE, answer=schemas.TOKENS),

@@ -18,18 +18,18 @@ from lora_runtime import (
 )
 from lora_runtime import Request as EngineRequest
 
-from ..adapter_changes import AdapterChanges
 from ..auth.rules import Right
 from ..auth.tokens import ANYONE, Caller
 from ..lifecycle.readiness import Readiness
+from ..operations.adapter_changes import AdapterChanges
+from ..operations.submission import Submission
 from ..request_ids import METADATA_KEY, is_safe
-from ..submission import Submission
 from ..threads import Threads, Turns
 from .access import Access
-from .json_text import Limits
-from .metrics_page import MetricsPage
+from .bodies.json_text import Limits
+from .bodies.reading import Reader
 from .names import ModelNames
-from .reading import Reader
+from .pages.metrics_page import MetricsPage
 
 T = TypeVar("T")
 _VALUES = 1 << 15

@@ -1,4 +1,4 @@
 """The server's life: whether it is ready and live, how clients are moved off, and its end in time.
 
-May import: calls, declared, logs, lora_runtime.
+May import: declared, grpc, logs, lora_runtime.
 """

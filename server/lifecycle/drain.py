@@ -7,7 +7,7 @@ import time
 
 import grpc
 
-from ..calls import CallInterceptor
+from ..grpc.calls import CallInterceptor
 from .connections import close, connections, silent_s, stop_listening
 from .running_calls import RunningCalls
 

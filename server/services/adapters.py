@@ -18,10 +18,10 @@ from lora_runtime import (
 )
 
 from .. import errors
-from ..adapter_changes import ALL, AdapterChanges, check_length
 from ..auth.interceptor import caller
 from ..auth.shares import PIN_SHARE, check_policy
 from ..declared import DeclaredStatus
+from ..operations.adapter_changes import ALL, AdapterChanges, check_length
 from ..request_ids import request_id_of
 from ..threads import Threads, Turns
 from .adapter_messages import from_policy, may_see, to_declared, to_message

@@ -22,11 +22,11 @@ from lora_runtime import (
 )
 
 from .. import errors
-from ..answer_size import QUICK_ENTRIES, entries
 from ..auth.interceptor import caller
-from ..limits import SIZED_FRAME
+from ..grpc.limits import SIZED_FRAME
+from ..operations.answer_size import QUICK_ENTRIES, entries
+from ..operations.submission import Submission
 from ..request_ids import request_id_of
-from ..submission import Submission
 from ..threads import Threads
 from .answers import to_increment, to_response, to_response_in_slices, to_uses
 from .chat_messages import to_message, to_tool_choice

@@ -18,7 +18,7 @@ from lora_runtime import (
     TokenLogprob,
     Usage,
 )
-from server.answer_size import answer_bytes, check_size
+from server.operations.answer_size import answer_bytes, check_size
 from server.services import answers
 from server.services.answers import to_response, to_response_in_slices
 

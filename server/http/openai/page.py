@@ -9,8 +9,8 @@ import re
 import sys
 from pathlib import Path
 
-from .fields import CHAT, COMPLETION
-from .kinds import Field, Refused, Unused
+from .requests.fields import CHAT, COMPLETION
+from .requests.kinds import Field, Refused, Unused
 
 _ROWS = {
     Field: "taken",

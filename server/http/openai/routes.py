@@ -17,14 +17,14 @@ from lora_runtime import (
     RequestHandle,
 )
 
-from ...answer_size import QUICK_ENTRIES, answer_bytes, entries
+from ...operations.answer_size import QUICK_ENTRIES, answer_bytes, entries
 from ...request_ids import is_safe
+from ..bodies.unknown import UNKNOWN
 from ..calls import Call as HttpCall
-from . import stream
-from .answers import Head, Running, echo, whole
-from .fields import CHAT, COMPLETION, Form
-from .requests import Call, read
-from .unknown import UNKNOWN
+from .answers import stream
+from .answers.whole import Head, Running, echo, whole
+from .requests.body import Call, read
+from .requests.fields import CHAT, COMPLETION, Form
 
 _PAUSE_S = 1e-4
 Answered = Sequence[tuple[Running, Generation]]
@@ -54,6 +54,7 @@ async def _answer(http: HttpCall, form: Form) -> Response:
 
 async def _read(http: HttpCall, form: Form, body: Mapping[str, Any]) -> tuple[Call, Head]:
     engine = http.parts.engine()
+    http.fields = dict(zip(form.by_name, form.by_name, strict=True))  # until it is the engine's turn
     call = read(form, body, engine.request_limits, engine.max_context)
     del body
     http.fields = call.names
@@ -70,7 +71,7 @@ async def _read(http: HttpCall, form: Form, body: Mapping[str, Any]) -> tuple[Ca
         replace(one, adapter_id=adapter, request_id=request_id)
         for one, request_id in zip(call.requests, _ids(http.request_id, call), strict=True)
     )
-    head = Head(form.prefix + http.request_id, int(time.time()), call.options.model or names.base)
+    head = Head(form.prefix + http.request_id, int(time.time()), names.model_of(adapter))
     return replace(call, requests=requests), head
 
 

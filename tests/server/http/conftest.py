@@ -13,10 +13,10 @@ from starlette.responses import JSONResponse, Response
 
 from server.http.access import Access
 from server.http.app import HttpApp, Route
+from server.http.bodies.json_text import Limits
+from server.http.bodies.reading import Reader
 from server.http.calls import Call, Parts
-from server.http.json_text import Limits
-from server.http.reading import Reader
-from server.http.server import HttpServer
+from server.http.connections.server import HttpServer
 from server.http.streams import EventStream
 from server.threads import Threads, Turns
 
@@ -76,6 +76,7 @@ async def _front(**options: Any) -> AsyncIterator[Front]:
         return JSONResponse({"hello": call.request.url.query})
 
     async def slow(call: Call) -> Response:
+        await call.request.body()
         front.slow.set()
         try:
             await asyncio.sleep(60)

@@ -11,7 +11,7 @@ import pytest_asyncio
 from jsonschema import Draft202012Validator
 
 from server.http.app import ROUTES
-from server.http.openai.fields import CHAT, COMPLETION
+from server.http.openai.requests.fields import CHAT, COMPLETION
 from server.http.openapi import described
 from tests.support.http_front import HttpHarness, http_running
 from tests.support.servers import make_settings

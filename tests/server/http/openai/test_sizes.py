@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 import structlog
 
+from server.http.bodies.unknown import UnknownFields
 from server.http.openai import routes
-from server.http.openai.unknown import UnknownFields
 
 from ....support.http_front import HttpHarness, http_running
 from ....support.servers import make_settings

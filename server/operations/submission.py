@@ -1,0 +1,142 @@
+"""Submission of requests to the engine, the same for every front: turns, threads, time, sizes."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+from lora_runtime import Engine, InvalidRequestError, PromptTokens, Request, RequestHandle
+
+from ..auth.tokens import ANYONE, Caller
+from ..threads import Threads, Turns
+from .answer_size import check_handle
+from .resolver import Resolver
+
+_THREADS_EACH = max(2, (os.cpu_count() or 1) // 2)
+"""Threads for submission that one caller may have at once, and half of those of one adapter:
+tokenizers compute, and steps need the cores, too."""
+M = TypeVar("M")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Made(Generic[M]):
+    """What was made of a prompt's tokens: nothing is left behind when nobody waits for it."""
+
+    value: M
+
+    def cancel(self) -> None:
+        """Let go of it."""
+
+
+T = TypeVar("T", bound=RequestHandle | Future | _Made)
+D = TypeVar("D", bound=RequestHandle | _Made)
+
+
+class Submission:
+    """Submission of one server: its turns are those of all fronts together."""
+
+    def __init__(
+        self, engine: Callable[[], Engine], threads: Threads, resolver: Resolver | None = None
+    ) -> None:
+        self._engine, self._threads, self._resolver = engine, threads, resolver
+        self._callers, self._adapters = Turns(_THREADS_EACH), Turns(2 * _THREADS_EACH)
+
+    async def submit(
+        self,
+        request: Request,
+        who: Caller,
+        time_left: Callable[[], float | None] = lambda: None,
+        max_bytes: int | None = None,
+    ) -> RequestHandle:
+        """Submit off the event loop: tokenizing takes milliseconds.
+
+        An adapter that was never read here may take seconds or more: its reading is not on the
+        threads for submission. `time_left`: seconds that the caller still waits. `max_bytes`: the
+        most that the answer as a whole may have. Whoever has the handle cancels it.
+        """
+        engine = self._engine()
+        return await self._prepared(
+            request,
+            who,
+            time_left,
+            lambda late: _if_it_fits(engine.submit(late), max_bytes, engine),
+        )
+
+    async def tokenize(
+        self,
+        request: Request,
+        who: Caller,
+        make: Callable[[PromptTokens], M],
+        add_special_tokens: bool = True,
+    ) -> M:
+        """Tokenize a request's prompt, and make something of its tokens, as `submit` would."""
+        engine = self._engine()
+
+        def tokenize(late: Request) -> _Made[M]:
+            return _Made(make(engine.tokenize(late, add_special_tokens=add_special_tokens)))
+
+        return (await self._prepared(request, who, lambda: None, tokenize)).value
+
+    async def _prepared(
+        self,
+        request: Request,
+        who: Caller,
+        time_left: Callable[[], float | None],
+        work: Callable[[Request], D],
+    ) -> D:
+        """Do `work` with a request, on a thread, once its adapters have been read."""
+        engine = self._engine()
+        await self._resolve(request, who)
+        request = dataclasses.replace(
+            request, caller=who.name, caller_max_waiting=who.max_waiting, timeout_s=time_left()
+        )
+
+        def work_if_prepared() -> D | Future[None]:
+            reading = engine.prepare(request)
+            is_ready = reading.done() and reading.exception() is None
+            return work(request) if is_ready else reading  # one that failed is reported already
+
+        begun = await self._in_turn(request, who, work_if_prepared)
+        if not isinstance(begun, Future):
+            return begun
+        await asyncio.wrap_future(begun)
+        late = dataclasses.replace(request, timeout_s=time_left())
+        return await self._in_turn(request, who, lambda: work(late))
+
+    async def _resolve(self, request: Request, who: Caller) -> None:
+        """Bring in the adapters that are not known, if that is switched on."""
+        uses = request.uses
+        if self._resolver is None or len(uses) > self._engine().request_limits.adapters:
+            return
+        for use in uses:
+            await self._resolver.bring_in(use.adapter_id, who)
+
+    async def _in_turn(self, request: Request, who: Caller, work: Callable[[], T]) -> T:
+        """Run `work` on a thread; cancel what it gives if the call is gone before it is done.
+
+        Neither one adapter, whose template and tokenizer are its author's, nor one caller with a
+        token has all of the threads.
+        """
+        names = [] if who is ANYONE else [who.name]
+        # Each once and in one order, whatever a caller names: else two calls wait for each other.
+        adapters = sorted({use.adapter_id for use in request.uses})
+        if not names and not adapters:
+            adapters = [""]  # the base's turns are for calls without a token: others have their own
+        async with self._callers.taken(*names), self._adapters.taken(*adapters):
+            return await self._threads.submission.run(work, late=lambda given: given.cancel())
+
+
+def _if_it_fits(handle: RequestHandle, max_bytes: int | None, engine: Engine) -> RequestHandle:
+    """Give a request whose answer fits into a message; another is ended before a step has it."""
+    if max_bytes is None:
+        return handle
+    try:
+        check_handle(handle, engine, max_bytes)
+    except InvalidRequestError:
+        handle.cancel()
+        raise
+    return handle
