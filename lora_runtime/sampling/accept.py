@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ..api.requests import FinishReason, TokenEvent
+from ..api.answers import FinishReason, TokenEvent
 from ..requests.sequence import Sequence
 from .sampling import Sampled
 

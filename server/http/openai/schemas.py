@@ -71,6 +71,7 @@ _CALL = _object(
 _MESSAGE = _object(
     {"role": {"const": "assistant"}, "content": _or_null(_TEXT), "refusal": {"type": "null"}},
     reasoning_content=_TEXT,
+    reasoning=_TEXT,
     tool_calls=list_of(_CALL),
 )
 
