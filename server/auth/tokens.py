@@ -52,6 +52,11 @@ class Caller(BaseModel):
     max_waiting: Annotated[int, Field(strict=True, ge=0)] = 0
     """Sequences that may wait beside those that can run; 0 is half of the server's max_waiting."""
 
+    @property
+    def own_turns(self) -> tuple[str, ...]:
+        """Key of turns that are the caller's alone; none where callers are not told apart."""
+        return (self.name,) if self.name else ()
+
     def may_use(self, adapter_id: str) -> bool:
         """True if the caller may use an adapter; "" is the base model.
 

@@ -20,7 +20,7 @@ from lora_runtime import (
 )
 
 from ..auth.shares import PIN_SHARE, check_policy
-from ..auth.tokens import ANYONE, Caller
+from ..auth.tokens import Caller
 from ..locations import Locations, adapter_id_of
 from ..threads import Threads, Turns
 
@@ -99,13 +99,13 @@ class AdapterChanges:
         if timeout_s <= 0:
             return await self.change(unload, adapter_id, who)
         check_length(adapter_id)
-        async with self._unloads.taken(*_keys(who)):
+        async with self._unloads.taken(*who.own_turns):
             return await self._wait_for(unload, adapter_id)
 
     async def change(self, work: Callable[[], T], adapter_id: str, who: Caller) -> T:
         """Run what changes an adapter, and does not take long, in the caller's turn."""
         check_length(adapter_id)
-        async with self._changes.taken(*_keys(who)):
+        async with self._changes.taken(*who.own_turns):
             return await self._threads.administration.run(work)
 
     def _load(
@@ -151,7 +151,3 @@ def check_length(adapter_id: str) -> None:
     """Check an id before it is looked at. Raises InvalidRequestError."""
     if len(adapter_id) > MAX_ID_LENGTH:
         raise InvalidRequestError.of("adapter_id", f"must have at most {MAX_ID_LENGTH} characters")
-
-
-def _keys(who: Caller) -> list[str]:
-    return [] if who is ANYONE else [who.name]
