@@ -67,6 +67,8 @@ class TokenEvent:
     timings: Timings | None = None
     message: MessageDelta | None = None
     """What it adds to the message; None unless the request has `parse_answer`."""
+    stopped_by: str | int | None = None
+    """Stop string or stop token that ended the choice."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class Choice:
     usage: Usage
     timings: Timings
     message: ParsedMessage | None = None
+    stopped_by: str | int | None = None
+    """Stop string or stop token that ended it."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ class Language:
         self.chats = ForeignChats(base.tokenizer, config, limit)
         trial = WorkLimits(config.grammar_timeout_s, GRAMMAR_BYTES)
         self.grammars = Grammars(base.eos_token_ids, trial)
+        self.grammars.get_ready(base.tokenizer)
         self.parsers = MessageParsers(config)
         if getattr(base.tokenizer, "response_template", None):
             WORKERS.start()  # before the first answer comes

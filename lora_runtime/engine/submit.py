@@ -107,7 +107,9 @@ class RequestBuilder:
                 stop_ids=stop_ids,
                 vocab_limit=vocab_size if vocab_size < self._base.vocab_size else None,
                 bias=bias,
-                grammar=None if grammar is None else grammar.row(ends, params.ignore_eos),
+                grammar=None
+                if grammar is None
+                else grammar.row(ends, params.ignore_eos, request.caller or tenant),
                 arrived=arrived,
             )
             for i in range(params.n)

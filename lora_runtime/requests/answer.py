@@ -54,4 +54,5 @@ class _Part:
             last.usage,
             last.timings,
             None if last.message is None else joined(self._messages),
+            last.stopped_by,
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from llguidance import LLMatcher
 
 from lora_runtime import (
     Engine,
@@ -35,9 +36,9 @@ def hinder(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
     """Act before each mask of a CULPRIT's row behind its third token."""
     fill = RowGrammar._fill
 
-    def hindered(row: RowGrammar) -> None:
+    def hindered(row: RowGrammar, matcher: LLMatcher) -> None:
         row.filled = getattr(row, "filled", 0) + 1  # type: ignore[attr-defined]
-        fill(row)
+        fill(row, matcher)
         allowed = np.unpackbits(row.mask.view(np.uint8), bitorder="little")
         if row.filled > 3 and not row.only_ends and allowed.nonzero()[0].tolist() == DIGIT_IDS:  # type: ignore[attr-defined]
             act()
@@ -82,7 +83,7 @@ def test_a_mask_that_never_comes_ends_its_row(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = outcomes([engine.submit(request(FORM))])
-    monkeypatch.setattr(masks, "MASK_S", 0.2)
+    monkeypatch.setattr(masks, "STUCK_S", 0.2)
     done: list[bool] = []
 
     def wait() -> None:

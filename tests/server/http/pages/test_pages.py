@@ -98,6 +98,10 @@ async def test_a_page_is_made_once_for_all_who_wait(monkeypatch: pytest.MonkeyPa
     assert {text for text, _ in pages} == {(await page.page(""))[0]}
     assert len(made) == 2
     assert (await page.page("application/openmetrics-text; version=1.0.0"))[0].endswith(b"# EOF\n")
+    made.clear()
+    wanted = [f"application/openmetrics-text; version={n}.0.0" for n in range(1, 9)]
+    pages = await asyncio.gather(*map(page.page, wanted))
+    assert (len(made), {kind.partition("; charset")[0] for _, kind in pages}) == (1, {wanted[0]})
     threads.close()
 
 
