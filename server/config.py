@@ -164,7 +164,7 @@ class Settings(_EngineSettings):
         4 << 20,
         ge=1024,
         le=_MAX_BYTES,
-        description="Largest gRPC message accepted or sent, in bytes.",
+        description="Largest gRPC message accepted or sent, and largest HTTP body accepted, in bytes.",
     )
     keepalive_s: float = Field(
         30, gt=0, le=_MAX_S, description="Seconds between keepalive pings on an idle connection."

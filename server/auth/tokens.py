@@ -52,11 +52,6 @@ class Caller(BaseModel):
     max_waiting: Annotated[int, Field(strict=True, ge=0)] = 0
     """Sequences that may wait beside those that can run; 0 is half of the server's max_waiting."""
 
-    @property
-    def own_turns(self) -> tuple[str, ...]:
-        """Key of turns that are the caller's alone; none where callers are not told apart."""
-        return (self.name,) if self.name else ()
-
     def may_use(self, adapter_id: str) -> bool:
         """True if the caller may use an adapter; "" is the base model.
 
@@ -73,6 +68,13 @@ ANYONE = Caller.model_construct(
     name="", token_sha256="", adapters=("*",), admin=True, shares=True, max_priority=MAX_PRIORITY
 )
 """The caller where the server has no token file: it has no name, and so no share of its own."""
+
+
+def keys_of(who: Caller) -> list[str]:
+    """Give the keys of a caller's own turns: none where callers have no names."""
+    return [] if who is ANYONE else [who.name]
+
+
 _ENTRIES = TypeAdapter(list[Caller])
 
 

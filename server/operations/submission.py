@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from lora_runtime import Engine, InvalidRequestError, PromptTokens, Request, RequestHandle
 
-from ..auth.tokens import Caller
+from ..auth.tokens import Caller, keys_of
 from ..threads import Threads, Turns
 from .answer_size import check_handle
 from .resolver import Resolver
@@ -121,11 +121,12 @@ class Submission:
         Neither one adapter, whose template and tokenizer are its author's, nor one caller with a
         token has all of the threads.
         """
+        names = keys_of(who)
         # Each once and in one order, whatever a caller names: else two calls wait for each other.
         adapters = sorted({use.adapter_id for use in request.uses})
-        if not who.own_turns and not adapters:
+        if not names and not adapters:
             adapters = [""]  # the base's turns are for calls without a token: others have their own
-        async with self._callers.taken(*who.own_turns), self._adapters.taken(*adapters):
+        async with self._callers.taken(*names), self._adapters.taken(*adapters):
             return await self._threads.submission.run(work, late=lambda given: given.cancel())
 
 

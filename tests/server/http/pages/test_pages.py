@@ -116,8 +116,9 @@ async def test_ids_of_calls(settings: Any) -> None:
 
 async def test_what_is_not_served(settings: Any) -> None:
     async with http_running(settings) as front:
-        answer = await front.client.get("/v2/models")
+        answer = await front.client.post("/chat/completions")  # a `base_url` without its end
         assert (answer.status_code, answer.json()["error"]["type"]) == (404, "not_found_error")
+        assert answer.json()["error"]["message"].endswith("OpenAI's begin with /v1/")
         answer = await front.client.post("/v1/models")
         assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
         answer = await front.client.options("/v1/chat/completions")
