@@ -18,7 +18,6 @@ from .config import Settings
 from .declared import DeclaredAdapters, DeclaredGauges, DeclaredStatus
 from .gauges import ReadinessGauges
 from .grpc.calls import CallInterceptor
-from .grpc.front import OWN_SERVICES, add_services, interceptors, probe_server, warn_of_plain_tokens
 from .http.access import Access
 from .http.bodies.reading import Reader
 from .http.calls import Parts
@@ -41,6 +40,13 @@ from .operations.resolver import Resolver
 from .operations.submission import Submission
 from .policies import SettingsPolicies
 from .services.adapters import AdaptersService
+from .services.front import (
+    OWN_SERVICES,
+    add_services,
+    interceptors,
+    probe_server,
+    warn_of_plain_tokens,
+)
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
 from .threads import Threads
