@@ -23,8 +23,8 @@ from .http.bodies.reading import Reader
 from .http.calls import Parts
 from .http.connections.drain import HttpDrain
 from .http.front import HttpFront
+from .http.metrics_page import MetricsPage
 from .http.names import ModelNames
-from .http.pages.metrics_page import MetricsPage
 from .lifecycle.drain import Drain
 from .lifecycle.ending import STEP_S
 from .lifecycle.health import Health

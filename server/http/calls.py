@@ -27,8 +27,8 @@ from ..threads import Threads
 from .access import Access
 from .bodies.json_text import Limits
 from .bodies.reading import Reader
+from .metrics_page import MetricsPage
 from .names import ModelNames
-from .pages.metrics_page import MetricsPage
 
 T = TypeVar("T")
 _VALUES = 1 << 15
