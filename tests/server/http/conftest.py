@@ -18,7 +18,8 @@ from server.http.bodies.reading import Reader
 from server.http.calls import Call, Parts
 from server.http.connections.server import HttpServer
 from server.http.streams import EventStream
-from server.threads import Threads, Turns
+from server.operations.reads import Reads
+from server.threads import Threads
 
 MAX_BYTES = 200_000
 
@@ -62,7 +63,7 @@ async def _front(**options: Any) -> AsyncIterator[Front]:
         metrics=cast(Any, None),
         access=Access(options.pop("tokens", None), lambda reason: None),
         names=cast(Any, None),
-        reads=Turns(2),
+        reads=Reads(threads.reading),
         changes=cast(Any, None),
         reader=Reader(MAX_BYTES, threads.parsing),
         max_message_bytes=MAX_BYTES,
