@@ -282,7 +282,7 @@ class App:
             reads=self._reads,
             reader=Reader(self.settings.max_message_bytes, self._threads.parsing),
             access=Access(self._tokens, self.metrics.call_refused),
-            names=ModelNames(self.settings.served_model_name, lambda: self.engine),
+            names=ModelNames(self.settings.served_model_names, lambda: self.engine),
             max_message_bytes=self.settings.max_message_bytes,
         )
 

@@ -22,6 +22,7 @@ REPEATED = {
     "adapter_sources": "--adapter-source",
     "allow_unknown_fields": "--allow-unknown-fields",
     "http_cors_origins": "--http-cors-origin",
+    "served_model_names": "--served-model-name",
 }
 """Flags that are given once for each item."""
 

@@ -9,8 +9,9 @@ import pytest
 from loramux.v1 import adapters_pb2 as pb
 
 from lora_runtime import InvalidRequestError
-from server.config import SettingsError, load
+from server.load_settings import load
 from server.locations import Locations, adapter_id_of
+from server.sources import SettingsError
 
 SOURCES = [
     "hf://my-org",

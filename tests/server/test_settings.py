@@ -10,8 +10,9 @@ import pytest
 
 from lora_runtime import AdapterPolicy, EngineConfig
 from lora_runtime.settings import Setting
-from server.config import Settings, SettingsError, load
-from server.sources import flag_of
+from server.config import Settings
+from server.load_settings import load
+from server.sources import SettingsError, flag_of
 
 SECONDS = [
     name
@@ -175,3 +176,14 @@ def test_origins(origin: str) -> None:
 def test_origins_that_no_browser_sends(origin: str) -> None:
     with pytest.raises(SettingsError, match=r"is no origin such as https://chat\.example"):
         load({"base": "b", "http_cors_origins": [origin]})
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [(["a", ""], "1 to 256 characters"), (["n" * 257], "1 to 256"), (["b", "x"], "'x' is one of")],
+    ids=["empty", "long", "an adapter's"],
+)
+def test_names_of_the_base_are_its_own(yaml: Path, names: list[str], why: str) -> None:
+    assert load({"served_model_names": ["b", "org/b"]}, yaml).served_model_names == ["b", "org/b"]
+    with pytest.raises(SettingsError, match=why):
+        load({"served_model_names": names}, yaml)

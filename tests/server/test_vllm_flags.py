@@ -10,7 +10,8 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from server.cli import app, serve
-from server.config import Settings, SettingsError
+from server.config import Settings
+from server.sources import SettingsError
 
 from ..support.servers import make_settings
 
@@ -40,7 +41,9 @@ def test_kserves_arguments_are_taken(monkeypatch: pytest.MonkeyPatch, quote: str
     modules = [f'{quote}{{"name":"{n}","path":"/mnt/lora/{n[-1]}"}}{quote}' for n in names]
     limits = ["--max-lora-rank=64", "--max-loras=2", "--max-cpu-loras=4"]
     appended = ["--enable-lora", *limits, "--lora-modules", *modules, "--max-running", "8"]
-    assert flags_of(monkeypatch, [*OWN, *appended]) == {
+    named = ["--served-model-name", "base", "publishers/ns/models/base"]
+    assert flags_of(monkeypatch, [*OWN, *named, *appended]) == {
+        "served_model_names": ["base", "publishers/ns/models/base"],
         "base": "/mnt/models",
         "http_port": "8000",
         "max_adapters": "2",
@@ -82,6 +85,19 @@ def test_every_form_of_modules_is_taken(
     found = flags_of(monkeypatch, [*modules, *OWN])
     assert found["adapters"] == {"a": "/x", "b": "/y"}
     assert found["base"] == "/mnt/models"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["--served-model-name", "a", "b"],
+        ["--served-model-name=a", "b"],
+        ["--served-model-name", "a", "--served-model-name", "b"],
+    ],
+    ids=["behind one another", "equals", "twice"],
+)
+def test_every_form_of_names_is_taken(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> None:
+    assert flags_of(monkeypatch, [*names, *OWN])["served_model_names"] == ["a", "b"]
 
 
 @pytest.mark.parametrize("module", ["{", '{"name": "a"}', '{"name": "a", "path": 7}', "a"])

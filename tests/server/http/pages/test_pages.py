@@ -30,7 +30,7 @@ def settings(tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path) ->
         blind={"adapters": ["*"], "read": False},
     )
     adapters = {"a0": tiny_adapters["a0"]}
-    return make_settings(tiny_base, adapters, auth_file=tokens, served_model_name="tiny")
+    return make_settings(tiny_base, adapters, auth_file=tokens, served_model_names=["tiny"])
 
 
 async def statuses(front: HttpHarness, *paths: str, who: str = "") -> list[int]:
