@@ -158,22 +158,23 @@ async def test_a_client_that_sends_reads_its_answer(
             yield b" " * size
 
     body = chunks() if pieces > 1 else b" " * size
-    async with make_front() as front, httpx.AsyncClient() as client:
+    async with make_front(max_bytes=4 << 20) as front, httpx.AsyncClient() as client:
         answer = await client.post(front.url + path, content=body, headers=headers)
         assert answer.status_code == status
 
 
+@pytest.mark.parametrize(("seconds", "size"), [(0.3, 10), (600, 10_000)], ids=["time", "bytes"])
 async def test_who_sends_without_end_is_sent_away(
-    make_front: MakeFront, monkeypatch: pytest.MonkeyPatch
+    make_front: MakeFront, monkeypatch: pytest.MonkeyPatch, seconds: float, size: int
 ) -> None:
-    monkeypatch.setitem(places.MOST_S, Phase.CLOSING, 0.3)
+    monkeypatch.setitem(places.MOST_S, Phase.CLOSING, seconds)
     async with make_front() as front, raw(front.url) as client:
         await client.send(b"nonsense")
         assert (await client.answer()).status == 400
 
         async def send() -> None:
             while True:
-                client.writer.write(b"x" * 1000)
+                client.writer.write(b"x" * size)
                 await asyncio.sleep(0.01)
 
         sending = asyncio.create_task(send())
