@@ -75,6 +75,9 @@ class StepComputer:
     def _run(self, rows: Seq[ScheduledRow], computed: Computed) -> None:
         """Compute rows; what this raises has changed nothing but the KV behind what was computed."""
         batch = self._planner.plan(rows)
+        # Not before they run: what is compiled takes memory.
+        if new := [g for r in rows if (g := r.sequence.grammar) is not None and not g.is_begun]:
+            self._masks.start(new)
         output = self._runner.forward(batch)
         computed.distinct_adapters = batch.distinct_adapters
         grammars = [s.grammar for s in batch.sampling if s.grammar is not None]

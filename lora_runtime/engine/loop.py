@@ -21,7 +21,7 @@ from ..errors import (
     described,
 )
 from ..grammars.masks import MASK_S, MaskThreads
-from ..grammars.source import refusal
+from ..grammars.schemas import refusal
 from ..requests.sequence import LiveRequest, Sequence
 from ..sampling.accept import accept_token
 from ..sampling.sampling import Sampled
@@ -132,8 +132,6 @@ class EngineLoop:
                 self._live.end(live, _named(version.unavailable(), live, [version]), "error")
                 return
         try:
-            if live.grammars:
-                self._masks.start(live.grammars)
             for seq in live.sequences:
                 self.scheduler.add(seq)
         except BaseException as error:

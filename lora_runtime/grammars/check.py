@@ -3,7 +3,6 @@ what ends the process ends no other."""
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from typing import Any
@@ -26,7 +25,7 @@ _SAID = 300
 
 
 def limits() -> LLParserLimits:
-    """Limits of what one mask, and one row's states, may take."""
+    """Limits of what one mask, and one row's states, may take: tens of milliseconds, and of MB."""
     return LLParserLimits(
         max_items_in_row=10_000,  # as of an object with two thousand optional properties
         max_lexer_states=50_000,
@@ -42,6 +41,13 @@ def compiled(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
     return matcher
 
 
+def first_mask(matcher: LLMatcher) -> None:
+    """Find what the first token may be. Raises ValueError where none can."""
+    matcher.compute_bitmask()
+    if matcher.is_error():
+        raise ValueError(f"no token can begin the answer: {said(matcher)}")
+
+
 def said(matcher: LLMatcher) -> str:
     """What a matcher says it failed at, in a line."""
     lines = matcher.get_error().partition("\n<")[0].splitlines()
@@ -50,7 +56,7 @@ def said(matcher: LLMatcher) -> str:
 
 
 def check(grammar: str) -> dict[str, Any]:
-    """Compile a grammar, and find what the first token may be: for so many `seconds` and `bytes`.
+    """Compile a grammar, and find what the first token may be: for so many `seconds`.
 
     Raises RefusedError.
     """
@@ -65,18 +71,9 @@ def check(grammar: str) -> dict[str, Any]:
 
 
 def _try(grammar: str, outcome: dict[str, Any]) -> None:
-    began, before = time.process_time(), _resident()
+    began = time.process_time()
     try:
-        matcher = compiled(LLTokenizer("byte"), grammar)
-        matcher.compute_bitmask()
-        if matcher.is_error():
-            raise ValueError(f"no token can begin the answer: {said(matcher)}")
+        first_mask(compiled(LLTokenizer("byte"), grammar))
     except BaseException as error:  # panics of Rust's code too
         outcome["error"] = str(error)[:_SAID] or type(error).__name__
     outcome["seconds"] = time.process_time() - began
-    outcome["bytes"] = max(0, _resident() - before)
-
-
-def _resident() -> int:
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

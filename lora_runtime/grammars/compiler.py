@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-
-from llguidance import LLMatcher
 
 from ..adapters.peft.tokenizer.behaviour import backend_of
 from ..api.structured import StructuredAnswer
@@ -18,24 +17,21 @@ from ..errors import (
     RETRY_AFTER_S,
     CallerLimitError,
     EngineStoppedError,
+    InvalidRequestError,
     LoramuxError,
     described,
 )
 from ..foreign.process import WorkError, WorkLimits, WorkTimeoutError
 from ..foreign.template_queue import MAX_WAITING, TemplateQueue
-from .check import CHECK, MAX_RESULT_BYTES, compiled
-from .row import RowGrammar
-from .source import grammar_of, refusal
+from .check import CHECK, MAX_RESULT_BYTES, first_mask
+from .grammar import Grammar
+from .schemas import refusal
+from .source import grammar_of
 from .tokens import TokenTables
 
-_QUICK_S = 0.1
-"""Seconds of a trial up to which a grammar's masks are expected to be quick."""
 GRAMMAR_BYTES = 256 << 20
 """Memory that the trial of a grammar may take."""
-_CACHED_BYTES = 64 << 20
-_ENTRY_BYTES = 64 << 10
-"""Bytes that a grammar counts beside what its trial took."""
-_Key = tuple[int, StructuredAnswer]
+_Begun = tuple[int, StructuredAnswer]
 
 
 @dataclass(frozen=True)
@@ -50,31 +46,16 @@ class Trial:
     def arguments(self) -> tuple[str]:
         return (self.grammar,)
 
-    def checked(self, answer: Any) -> tuple[float, int]:
-        """Seconds and bytes that it took. Raises WorkError for what no worker of ours gives."""
+    def checked(self, answer: Any) -> float:
+        """Seconds that it took. Raises WorkError for what no worker of ours gives."""
         match answer:
-            case {"seconds": float() as seconds, "bytes": int() as size} if seconds >= 0 <= size:
-                return seconds, size
+            case {"seconds": float() as seconds} if seconds >= 0:
+                return seconds
         raise WorkError("gave something else than its cost")
 
 
-@dataclass(frozen=True)
-class Grammar:
-    """Compiled grammar of an answer, for one tokenizer."""
-
-    matcher: LLMatcher
-    """At the beginning; each row has a copy."""
-    vocab_size: int
-    is_slow: bool
-    num_bytes: int
-
-    def row(self, ends: Collection[int], ignore_eos: bool) -> RowGrammar:
-        """One sequence's place in it, at the beginning."""
-        return RowGrammar(self.matcher.deep_copy(), self.vocab_size, ends, ignore_eos, self.is_slow)
-
-
 class Grammars:
-    """Compiles grammars and keeps them, by tokenizer and text.
+    """Tries grammars, and keeps those that can be had, by tokenizer and text.
 
     A stranger's grammar is tried by a worker first, under limits of time and memory. Callers take
     turns there, and what comes after a trial belongs to its turn.
@@ -86,9 +67,14 @@ class Grammars:
         self._trials = TemplateQueue(limits)
         self._threads = ThreadPoolExecutor(2, "loramux-grammars")
         self._lock = threading.Lock()
-        self._grammars: OrderedDict[_Key, Grammar] = OrderedDict()
-        self._begun: dict[_Key, Future[Grammar]] = {}
+        self._begun: dict[_Begun, Future[Grammar]] = {}
         self._counts: Counter[str] = Counter()
+
+    def get_ready(self, tokenizer: Any) -> None:
+        """Make the base's table: llguidance lets no other thread run while it makes one."""
+        if self._has_ends:
+            with contextlib.suppress(InvalidRequestError):  # its requests are told
+                self._tables.of(tokenizer)
 
     def compile(self, tokenizer: Any, answer: StructuredAnswer, caller: str) -> Future[Grammar]:
         """Grammar of an answer; the same future for all who want it at once.
@@ -98,13 +84,12 @@ class Grammars:
         """
         if not self._has_ends:
             raise refusal("needs a model with an end of sequence")
-        key = id(backend_of(tokenizer)), answer
+        key = id(backend_of(tokenizer)), answer  # it is there for as long as something is begun
         whole: Future[Grammar] = Future()
+        if (table := self._tables.known(tokenizer)) and (made := table.grammar(answer)):
+            whole.set_result(made)
+            return whole
         with self._lock:
-            if (made := self._grammars.get(key)) is not None:
-                self._grammars.move_to_end(key)
-                whole.set_result(made)
-                return whole
             if key in self._begun:
                 return self._begun[key]
             if self._counts[caller] >= MAX_WAITING:
@@ -127,25 +112,24 @@ class Grammars:
     def _try(
         self, tokenizer: Any, answer: StructuredAnswer, caller: str, whole: Future[Grammar]
     ) -> None:
-        """Write the grammar down, and let a worker try it."""
+        """Write the grammar down, let a worker try it, and then try it with all of the tokens."""
 
-        def compile_it(trial: Future[tuple[float, int]]) -> None:
+        def keep_it(trial: Future[float]) -> None:
             with self._failing(whole):
-                seconds, size = trial.result()
+                made = Grammar(table.tokenizer, text, trial.result())
                 try:
-                    matcher = compiled(table, grammar)
+                    first_mask(made.matcher())
                 except ValueError as error:
                     raise refusal(str(error)) from error
-                made = Grammar(matcher, table.vocab_size, seconds > _QUICK_S, size + _ENTRY_BYTES)
-                self._keep((id(backend_of(tokenizer)), answer), made)
+                table.keep(answer, made)
                 whole.set_result(made)
 
         with self._failing(whole):
-            table, grammar = self._tables.of(tokenizer), grammar_of(answer)
-            trial = self._trials.render(caller, Trial(grammar))
+            table, text = self._tables.of(tokenizer), grammar_of(answer)
+            trial = self._trials.render(caller, Trial(text))
             if trial is None:
                 raise CallerLimitError(caller, f"{MAX_WAITING} grammars that wait", RETRY_AFTER_S)
-            trial.add_done_callback(compile_it)
+            trial.add_done_callback(keep_it)
 
     @contextmanager
     def _failing(self, whole: Future[Grammar]) -> Iterator[None]:
@@ -156,14 +140,7 @@ class Grammars:
             if not whole.done():
                 whole.set_exception(self._told(error))
 
-    def _keep(self, key: _Key, made: Grammar) -> None:
-        with self._lock:
-            self._grammars[key] = made
-            total = sum(one.num_bytes for one in self._grammars.values())
-            while total > _CACHED_BYTES and len(self._grammars) > 1:
-                total -= self._grammars.popitem(last=False)[1].num_bytes
-
-    def _ended(self, key: _Key, caller: str) -> None:
+    def _ended(self, key: _Begun, caller: str) -> None:
         with self._lock:
             del self._begun[key]
             self._counts[caller] -= 1

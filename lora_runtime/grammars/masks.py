@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 
 from .row import SLOW_S, RowGrammar
@@ -16,23 +16,59 @@ _SLOW_THREADS = 1
 _PATIENCE_S = 0.005
 """Seconds that a step waits for the masks of its quick rows, all together."""
 MASK_S = 2.0
-"""Seconds after which a row that is waited for ends."""
+"""Seconds of the processor's that one mask may take: its row ends then."""
+STUCK_S = 60.0
+"""Seconds by the clock after which it ends, too, as it would where a lock is never let go of."""
 _NICENESS = 19
+
+
+class _Lane:
+    """Rows whose masks are wanted, of owners that take turns."""
+
+    def __init__(self) -> None:
+        self._rows: OrderedDict[str, deque[RowGrammar]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    def put(self, row: RowGrammar) -> None:
+        self._rows.setdefault(row.owner, deque()).append(row)
+
+    def take(self) -> RowGrammar:
+        """The next row, of whose owner's turn it is."""
+        owner, rows = self._rows.popitem(last=False)
+        row = rows.popleft()
+        if rows:
+            self._rows[owner] = rows  # behind the others
+        return row
 
 
 class _Worker:
     """Thread of a lane, and the row that it works on."""
 
-    def __init__(self, lane: deque[RowGrammar]) -> None:
+    def __init__(self, lane: _Lane) -> None:
         self.lane = lane
         self.row: RowGrammar | None = None
-        self.began = 0.0
+        self.began = self._began_cpu = 0.0
         self.is_replaced = False
-        self.native_id = 0
+        self.ident = self.native_id = 0
+
+    def begin(self, row: RowGrammar) -> None:
+        """Note what the thread that calls begins with."""
+        self.row, self.began, self._began_cpu = row, time.monotonic(), time.thread_time()
+
+    def is_overdue(self) -> bool:
+        """Whether its row is to end. A busy machine is no row's fault: what counts is the time that
+        the thread ran. Called while it has a row, and so lives."""
+        if time.monotonic() - self.began > STUCK_S:
+            return True
+        clock = time.pthread_getcpuclockid(self.ident)
+        return time.clock_gettime(clock) - self._began_cpu > MASK_S
 
 
 class MaskThreads:
     """Computes masks; rows that are slow to compute wait for each other, and nobody for them.
+    Owners of rows take turns.
 
     A mask that is not there when its step samples is late: its row sits steps out until it is. A
     thread that a quick row's mask holds up is replaced: it ends with that mask. Threads start with
@@ -44,8 +80,7 @@ class MaskThreads:
         self._on_late = on_late
         lock = threading.Lock()
         self._changed, self._settled = threading.Condition(lock), threading.Condition(lock)
-        self._quick: deque[RowGrammar] = deque()
-        self._slow: deque[RowGrammar] = deque()
+        self._quick, self._slow = _Lane(), _Lane()
         self._late: set[RowGrammar] = set()
         self._workers: list[_Worker] = []
         self._is_closed = False
@@ -58,7 +93,8 @@ class MaskThreads:
                 for lane in lanes:
                     self._start_thread(lane)
             for row in rows:
-                (self._slow if row.is_slow else self._quick).append(row)
+                row.is_begun = True
+                (self._slow if row.is_slow else self._quick).put(row)
             self._changed.notify_all()
 
     def settle(self, rows: Iterable[RowGrammar]) -> list[RowGrammar]:
@@ -79,12 +115,17 @@ class MaskThreads:
         return pending
 
     def overdue(self) -> list[RowGrammar]:
-        """Rows that have been late for longer than a row may be."""
+        """Late rows whose masks take longer than they may; nobody waits for those threads."""
         if not self._late:
             return []
-        now = time.monotonic()
+        found = []
         with self._changed:
-            return [row for row in self._late if now - row.wanted_at > MASK_S]
+            for worker in list(self._workers):
+                row = worker.row
+                if row is not None and row in self._late and worker.is_overdue():
+                    found.append(row)
+                    self._replace(worker)
+        return found
 
     def close(self) -> None:
         """End the threads. Idempotent."""
@@ -94,19 +135,19 @@ class MaskThreads:
 
     def _replace_stuck(self) -> None:
         now = time.monotonic()
-        for worker in self._workers:
+        for worker in list(self._workers):
             row = worker.row
-            if (
-                row is not None
-                and worker.lane is self._quick
-                and not worker.is_replaced
-                and now - worker.began > SLOW_S
-            ):
-                row.is_slow = worker.is_replaced = True
-                be_nice(worker.native_id)
-                self._start_thread(self._quick)
+            if row is not None and worker.lane is self._quick and now - worker.began > SLOW_S:
+                row.is_slow = True
+                self._replace(worker)
 
-    def _start_thread(self, lane: deque[RowGrammar]) -> None:
+    def _replace(self, worker: _Worker) -> None:
+        if not worker.is_replaced:
+            worker.is_replaced = True
+            be_nice(worker.native_id)
+            self._start_thread(worker.lane)
+
+    def _start_thread(self, lane: _Lane) -> None:
         worker = _Worker(lane)
         self._workers.append(worker)
         threading.Thread(
@@ -114,7 +155,7 @@ class MaskThreads:
         ).start()
 
     def _run(self, worker: _Worker) -> None:
-        worker.native_id = threading.get_native_id()
+        worker.ident, worker.native_id = threading.get_ident(), threading.get_native_id()
         if worker.lane is self._slow:
             be_nice(worker.native_id)
         while (row := self._take(worker)) is not None:
@@ -136,8 +177,9 @@ class MaskThreads:
             self._changed.wait_for(lambda: worker.lane or worker.is_replaced or self._is_closed)
             if worker.is_replaced or self._is_closed:
                 return None
-            worker.row, worker.began = worker.lane.popleft(), time.monotonic()
-            return worker.row
+            row = worker.lane.take()
+            worker.begin(row)
+            return row
 
 
 def be_nice(native_id: int) -> None:

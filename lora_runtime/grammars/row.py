@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 from llguidance import LLExecutor, LLMatcher, LLTokenizer
@@ -13,7 +13,9 @@ from ..errors import described
 from .check import said
 
 SLOW_S = 0.02
-"""Seconds of a mask beyond which a row's next ones are computed where no quick row waits."""
+"""Seconds of the processor's beyond which a row's masks are computed where no quick row waits."""
+_HEAVY_S = 0.1
+"""Seconds of a trial beyond which a row stays there, however quick its masks are."""
 _local = threading.local()
 
 
@@ -21,19 +23,24 @@ class RowGrammar:
     """Matcher of one sequence, and the mask of its next token.
 
     The engine's thread calls `advance`, and reads the mask once `is_ready`; in between, and before
-    the first token, another thread calls `compute`. Tokens that end the sequence (`ends`) are
-    allowed where the grammar may end; with `ignore_eos` only where nothing else may come.
+    the first token, another thread calls `compute`, which makes the matcher at first. Tokens that
+    end the sequence (`ends`) are allowed where the grammar may end; with `ignore_eos` only where
+    nothing else may come.
     """
 
     def __init__(
         self,
-        matcher: LLMatcher,
+        make: Callable[[], LLMatcher],
         vocab_size: int,
         ends: Collection[int],
         ignore_eos: bool = False,
-        is_slow: bool = False,
+        seconds: float = 0.0,
+        owner: str = "",
     ) -> None:
-        self._matcher, self._ignores_eos = matcher, ignore_eos
+        """`seconds`: what to make the matcher took; `owner`: who takes turns with others'."""
+        self._make, self._ignores_eos, self.owner = make, ignore_eos, owner
+        self._matcher: LLMatcher | None = None
+        self._is_heavy = seconds > _HEAVY_S
         self.mask = np.zeros(-(-vocab_size // 32), np.uint32)
         """A bit for each token, the lowest first."""
         self._address = self.mask.ctypes.data
@@ -42,44 +49,45 @@ class RowGrammar:
         for token in (t for t in ends if t < vocab_size):
             self._ends[token // 32] |= np.uint32(1 << token % 32)
         self._token = -1
-        self.is_slow = is_slow
-        self.is_ready = False
+        self.is_slow = seconds > SLOW_S
+        self.is_begun = self.is_ready = False
         self.is_late = False
         """Whether a step went by without it."""
         self.is_dropped = False
         self.only_ends = False
         """Whether nothing may come but a token that ends the sequence."""
         self.error = ""
-        self.wanted_at = time.monotonic()
 
     def advance(self, token: int) -> None:
         """Take the sequence's next token; `compute` is to be called."""
         self._token, self.is_ready = token, False
-        self.wanted_at = time.monotonic()
 
     def compute(self) -> None:
         """Compute the mask behind the token that `advance` took. What raises is the row's error."""
-        began = time.monotonic()
         try:
-            if self._token < 0 or self._consume():
-                self._fill()
+            if self._matcher is None:
+                self._matcher = self._make()
+                self.is_slow = self._is_heavy
+            began = time.thread_time()
+            if self._token < 0 or self._consume(self._matcher):
+                self._fill(self._matcher)
             else:
                 self.error = said(self._matcher)
+            self.is_slow = self.is_slow or time.thread_time() - began > SLOW_S
         except BaseException as error:  # panics of Rust's code too
             self.error = described(error)
-        self.is_slow = self.is_slow or time.monotonic() - began > SLOW_S
         self.is_ready = True
 
     def allows(self, token: int) -> bool:
         return token // 32 < len(self.mask) and bool(self.mask[token // 32] >> token % 32 & 1)
 
-    def _consume(self) -> bool:
+    def _consume(self, matcher: LLMatcher) -> bool:
         if self.is_slow:
-            return _consume_beside(self._matcher, self._token)
-        return self._matcher.consume_token(self._token)
+            return _consume_beside(matcher, self._token)
+        return matcher.consume_token(self._token)
 
-    def _fill(self) -> None:
-        matcher, mask = self._matcher, self.mask
+    def _fill(self, matcher: LLMatcher) -> None:
+        mask = self.mask
         if matcher.is_stopped():
             mask[:] = 0
         else:

@@ -11,10 +11,44 @@ from typing import Any
 from llguidance import LLTokenizer, TokenizerWrapper
 
 from ..adapters.peft.tokenizer.behaviour import backend_of
-from .source import refusal
+from ..api.structured import StructuredAnswer
+from .grammar import Grammar
+from .schemas import refusal
 
 _KEPT = 8
 """Tokenizers whose tables are kept: each has a few hundred bytes for a token."""
+_CACHED_BYTES = 8 << 20
+"""Bytes of the texts that are kept for each."""
+_ENTRY_BYTES = 1 << 10
+
+
+class Table:
+    """Tokens of one tokenizer, and the grammars that were tried with them."""
+
+    def __init__(self, tokenizer: LLTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._lock = threading.Lock()
+        self._grammars: OrderedDict[StructuredAnswer, Grammar] = OrderedDict()
+        self._bytes = 0
+
+    def grammar(self, answer: StructuredAnswer) -> Grammar | None:
+        """The grammar of an answer, if it was tried and is kept."""
+        with self._lock:
+            if (made := self._grammars.get(answer)) is not None:
+                self._grammars.move_to_end(answer)
+            return made
+
+    def keep(self, answer: StructuredAnswer, made: Grammar) -> None:
+        """Keep a grammar, and let go of those that were not wanted for long."""
+        with self._lock:
+            self._bytes += 0 if answer in self._grammars else _size(answer, made)
+            self._grammars[answer] = made
+            while self._bytes > _CACHED_BYTES and len(self._grammars) > 1:
+                self._bytes -= _size(*self._grammars.popitem(last=False))
+
+
+def _size(answer: StructuredAnswer, made: Grammar) -> int:
+    return _ENTRY_BYTES + answer.size + len(made.text)
 
 
 class TokenTables:
@@ -24,25 +58,30 @@ class TokenTables:
         self._eos = sorted(eos_ids)
         """Ends as llguidance sees them: rows have their own."""
         self._lock = threading.Lock()
-        self._tables: OrderedDict[int, tuple[Any, LLTokenizer]] = OrderedDict()
+        self._tables: OrderedDict[int, tuple[Any, Table]] = OrderedDict()
 
-    def of(self, tokenizer: Any) -> LLTokenizer:
+    def known(self, tokenizer: Any) -> Table | None:
+        """Table of a tokenizer, if there is one."""
+        key = id(backend_of(tokenizer))  # tokenizers that differ by their template alone share it
+        with self._lock:
+            if key not in self._tables:
+                return None
+            self._tables.move_to_end(key)
+            return self._tables[key][1]
+
+    def of(self, tokenizer: Any) -> Table:
         """Table of a tokenizer; takes a second for a new one. Raises InvalidRequestError."""
+        if (known := self.known(tokenizer)) is not None:
+            return known
         backend = backend_of(tokenizer)
         if backend is None:
             raise refusal("is not supported with a tokenizer that runs in Python")
-        renumbering = getattr(tokenizer, "renumbering", None)
-        key = id(backend)  # tokenizers that differ by their template alone share it
-        with self._lock:
-            if key in self._tables:
-                self._tables.move_to_end(key)
-                return self._tables[key][1]
         try:
-            table = self._table(backend, renumbering)
+            table = Table(self._table(backend, getattr(tokenizer, "renumbering", None)))
         except Exception as error:
             raise refusal(f"is not supported with this tokenizer: {error}"[:300]) from error
         with self._lock:
-            self._tables[key] = backend, table  # the object stays, and its id with it
+            self._tables[id(backend)] = backend, table  # the object stays, and its id with it
             while len(self._tables) > _KEPT:
                 self._tables.popitem(last=False)
         return table

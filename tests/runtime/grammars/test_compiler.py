@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLParserLimits
 from tokenizers import AddedToken
 
 from lora_runtime import (
@@ -20,8 +21,9 @@ from lora_runtime import (
 from lora_runtime.adapters.peft.tokenizer.renumbered import Renumbering, renumber
 from lora_runtime.foreign.process import WORKERS, WorkLimits
 from lora_runtime.foreign.template_queue import MAX_WAITING
-from lora_runtime.grammars import compiler
+from lora_runtime.grammars import check, tokens
 from lora_runtime.grammars.compiler import GRAMMAR_BYTES, Grammars
+from lora_runtime.grammars.grammar import Grammar
 from lora_runtime.grammars.source import grammar_of
 from lora_runtime.grammars.tokens import TokenTables
 
@@ -71,7 +73,7 @@ def test_what_is_wrong_is_said_in_a_line(compile_it: Compile) -> None:
 
 
 def accepts(tokenizer: Any, answer: StructuredAnswer, text: str) -> bool:
-    matcher = LLMatcher(TokenTables([EOS]).of(tokenizer), grammar_of(answer))
+    matcher = LLMatcher(TokenTables([EOS]).of(tokenizer).tokenizer, grammar_of(answer))
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
 
@@ -107,7 +109,8 @@ def test_texts_stand_for_themselves(tokenizer: Any, text: str) -> None:
 
 def test_special_tokens_are_no_text(tokenizer: Any) -> None:
     matcher = LLMatcher(
-        TokenTables([EOS]).of(tokenizer), grammar_of(StructuredAnswer("choice", choices=("</s>",)))
+        TokenTables([EOS]).of(tokenizer).tokenizer,
+        grammar_of(StructuredAnswer("choice", choices=("</s>",))),
     )
     spelled = [ord(char) - 33 for char in "</s>"]
     for token in spelled:
@@ -135,10 +138,42 @@ def test_one_compilation_for_all_who_want_it(grammars: Grammars, tokenizer: Any)
 def test_what_is_kept_has_a_size(
     grammars: Grammars, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiler, "_CACHED_BYTES", 1)
+    monkeypatch.setattr(tokens, "_CACHED_BYTES", 1)
     answers = [StructuredAnswer("regex", f"kept{i}") for i in range(3)]
     made = [grammars.compile(tokenizer, answer, "").result(60) for answer in answers]
-    assert list(grammars._grammars.values()) == made[-1:]
+    table = grammars._tables.of(tokenizer)
+    assert [table.grammar(answer) for answer in answers] == [None, None, made[-1]]
+
+
+def test_a_grammar_is_of_one_tokenizer(grammars: Grammars, tokenizer: Any) -> None:
+    answer = StructuredAnswer("regex", "of one")
+    first = grammars.compile(tokenizer, answer, "").result(60)
+    other = make_tokenizer()
+    other.add_tokens([AddedToken("of one", special=False)])
+    second = grammars.compile(other, answer, "").result(60)
+    assert first.tokenizer.vocab_size < second.tokenizer.vocab_size
+
+
+def test_rows_share_nothing(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one has filled with the states of its text, another of the same form has not."""
+    few = LLParserLimits(max_lexer_states=300)
+    monkeypatch.setattr(check, "limits", lambda: few)
+    table = TokenTables([EOS]).of(tokenizer).tokenizer
+    grammar = Grammar(table, grammar_of(StructuredAnswer("regex", "[ab]*a[ab]{12}")), 0.0)
+    full, other = grammar.row({EOS}, False), grammar.row({EOS}, False)
+    for row in (full, other):
+        row.compute()
+    for char in random.Random(1).choices("ab", k=2000):
+        full.advance(ord(char) - 33)
+        full.compute()
+    assert "too many states" in full.error
+    for char in "abba":
+        other.advance(ord(char) - 33)
+        other.compute()
+        assert not other.error
+    fresh = grammar.row({EOS}, False)
+    fresh.compute()
+    assert not fresh.error
 
 
 @pytest.fixture

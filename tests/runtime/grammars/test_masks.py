@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -14,16 +15,19 @@ from lora_runtime.grammars.masks import MaskThreads
 class Row:
     """A row whose mask comes when it is let."""
 
-    def __init__(self, is_slow: bool = False, waits: bool = False) -> None:
-        self.is_slow = is_slow
-        self.is_ready = self.is_late = self.is_dropped = False
-        self.wanted_at = 0.0
+    def __init__(
+        self, is_slow: bool = False, waits: bool = False, is_busy: bool = False, owner: str = ""
+    ) -> None:
+        self.is_slow, self.is_busy, self.owner = is_slow, is_busy, owner
+        self.is_ready = self.is_late = self.is_dropped = self.is_begun = False
         self.let, self.began = threading.Event(), threading.Event()
         if not waits:
             self.let.set()
 
     def compute(self) -> None:
         self.began.set()
+        while self.is_busy and not self.let.is_set():
+            pass
         self.let.wait(60)
         self.is_ready = True
 
@@ -47,7 +51,7 @@ def threads(late: threading.Semaphore) -> Iterator[MaskThreads]:
 def make(threads: MaskThreads) -> Iterator[Make]:
     rows: list[Row] = []
 
-    def make(**options: bool) -> Row:
+    def make(**options: Any) -> Row:
         rows.append(row := Row(**options))
         threads.start([row])  # type: ignore[list-item]
         return row
@@ -110,12 +114,36 @@ def test_rows_that_have_ended_are_passed_over(threads: MaskThreads, make: Make) 
     assert not dropped.began.is_set()
 
 
-def test_who_is_late_for_too_long(
+def test_owners_take_turns(threads: MaskThreads, make: Make) -> None:
+    first = make(is_slow=True, waits=True, owner="many")
+    first.began.wait(60)
+    others = [make(is_slow=True, waits=True, owner="many") for _ in range(3)]
+    one = make(is_slow=True, owner="one")
+    first.let.set()
+    others[0].let.set()
+    finish(threads, one)
+    assert not others[1].is_ready
+    assert not others[2].began.is_set()
+
+
+def test_who_takes_too_long(
     threads: MaskThreads, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = make(is_slow=True, waits=True)
+    row, behind = make(is_slow=True, waits=True), make(is_slow=True)
     assert threads.overdue() == []
+    row.began.wait(60)
+    settle(threads, row, behind)
+    assert threads.overdue() == []  # it has waited, and not run
+    monkeypatch.setattr(masks, "STUCK_S", 0.0)
+    assert threads.overdue() == [row]  # not who waits for it
+    finish(threads, behind)  # on another thread
+
+
+def test_the_time_that_counts_is_the_processor_s(
+    threads: MaskThreads, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(masks, "MASK_S", 0.05)
+    row = make(is_slow=True, waits=True, is_busy=True)
     settle(threads, row)
-    assert threads.overdue() == [row]  # it is wanted since the clock began
-    monkeypatch.setattr(masks, "MASK_S", 1e12)
-    assert threads.overdue() == []
+    while not threads.overdue():  # it ends, since the row never does
+        settle(threads, row)

@@ -20,9 +20,10 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "additiona
 
 
 def row_of(tokenizer: Any, answer: StructuredAnswer, **options: Any) -> RowGrammar:
-    table = TokenTables([EOS]).of(tokenizer)
+    table = TokenTables([EOS]).of(tokenizer).tokenizer
     ends = {EOS, 1000}  # the other one is of an adapter whose table is another
-    return RowGrammar(compiled(table, grammar_of(answer)), table.vocab_size, ends, **options)
+    text = grammar_of(answer)
+    return RowGrammar(lambda: compiled(table, text), table.vocab_size, ends, **options)
 
 
 def allowed(row: RowGrammar) -> str:
@@ -36,10 +37,11 @@ def allowed(row: RowGrammar) -> str:
     return "".join(sorted("." if token == EOS else chr(token + 33) for token in ids))
 
 
-@pytest.mark.parametrize("is_slow", [False, True])
-def test_tokens_of_a_text(tokenizer: Any, is_slow: bool) -> None:
+@pytest.mark.parametrize("seconds", [0.0, 1.0], ids=["quick", "slow"])
+def test_tokens_of_a_text(tokenizer: Any, seconds: float) -> None:
     answer = StructuredAnswer("json_schema", json.dumps(SCHEMA))
-    row = row_of(tokenizer, answer, is_slow=is_slow)
+    row = row_of(tokenizer, answer, seconds=seconds)
+    assert row.is_slow == bool(seconds)
     seen = [allowed(row)]
     for char in '{"a":-17}':
         assert row.allows(ord(char) - 33)
@@ -67,10 +69,24 @@ def test_the_end_that_is_ignored(tokenizer: Any) -> None:
 
 
 def test_a_token_that_may_not_come(tokenizer: Any) -> None:
-    for is_slow in (False, True):
-        row = row_of(tokenizer, StructuredAnswer("regex", "ab"), is_slow=is_slow)
+    for seconds in (0.0, 1.0):
+        row = row_of(tokenizer, StructuredAnswer("regex", "ab"), seconds=seconds)
         allowed(row)
         row.advance(65)
         row.compute()
         assert row.is_ready
         assert "satisfy" in row.error
+
+
+def test_what_is_slow_to_make_may_be_quick_to_follow(tokenizer: Any) -> None:
+    row = row_of(tokenizer, StructuredAnswer("regex", "ab"), seconds=0.05)
+    assert row.is_slow
+    allowed(row)
+    assert not row.is_slow
+
+
+def test_what_cannot_be_made(tokenizer: Any) -> None:
+    row = row_of(tokenizer, StructuredAnswer("lark", "start: other"))
+    row.compute()
+    assert row.is_ready
+    assert "other" in row.error

@@ -87,6 +87,7 @@ def test_forms(name: str, kind: str) -> None:
         ({"structured_outputs": {"whitespace_pattern": " "}}, "whitespace_pattern is not"),
         ({"structured_outputs": {"choice": []}}, "choice needs choices"),
         ({"structured_outputs": {"regex": 5}}, "must be a string"),
+        ({"structured_outputs": {"regex": 0}}, "must be a string"),
         ({"guided_choice": ["a", ""]}, "must not be empty"),
     ],
 )

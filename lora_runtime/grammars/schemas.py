@@ -1,0 +1,149 @@
+"""JSON Schemas: what llguidance would pass over, or come close to only, is refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import InvalidRequestError
+
+_NOT_KNOWN = (
+    # llguidance passes over them, as it does annotations; draft 3 has the first three.
+    *("disallow", "divisibleBy", "extends", "x-guidance"),
+    # It knows them, and refuses them, where the schema says that it is of a later draft.
+    *("dependentRequired", "dependentSchemas", "unevaluatedItems", "unevaluatedProperties"),
+)
+_LEVELS = 100
+_NAMED = {"properties", "patternProperties", "$defs", "definitions"}
+_VALUES = {"const", "enum"}
+_DATA = {*_VALUES, "default", "examples", "required", "type"}
+"""Keywords whose values are no schemas."""
+_LOWER, _UPPER = {"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"}
+_BOUNDS = {*_LOWER, *_UPPER, "multipleOf"}
+_EXACT = 1 << 53
+"""Beyond it floats, which llguidance has for all numbers, are not every integer."""
+_MOST = (1 << 63) - 1
+
+
+def refusal(text: str) -> InvalidRequestError:
+    """Refusal of a request for its structured answer."""
+    return InvalidRequestError.of("structured", text)
+
+
+def read_schema(text: str) -> dict[str, Any]:
+    """Read a schema, without what has no effect. Raises InvalidRequestError."""
+    try:
+        schema = json.loads(text, parse_constant=_no_constant)
+        if schema is True:
+            return {}
+        if not isinstance(schema, dict):
+            raise ValueError("it is no object")
+        is_draft_4 = "draft-04" in str(schema.get("$schema"))
+        for part in list(_schemas(schema)):
+            _check(part, is_draft_4)
+    except RecursionError:
+        raise refusal("is no JSON Schema: it has too many levels") from None
+    except ValueError as error:
+        raise refusal(f"is no JSON Schema: {error}"[:300]) from error
+    return schema
+
+
+def _check(part: dict[str, Any], is_draft_4: bool) -> None:
+    for keyword in (*_NOT_KNOWN, *(["const"] if is_draft_4 else [])):
+        if keyword in part:
+            raise refusal(f"has the keyword {keyword!r}, which is not supported")
+    if isinstance(part.get("required"), bool):
+        raise refusal("has the keyword 'required' of draft 3, which is not supported")
+    if part.get("uniqueItems") is False:
+        del part["uniqueItems"]
+    if not isinstance(part.get("items"), list):
+        part.pop("additionalItems", None)  # llguidance forgets prefixItems beside it
+    _check_names(part)
+    _check_numbers(part)
+
+
+def _check_names(part: dict[str, Any]) -> None:
+    least, required = part.get("minProperties"), part.get("required")
+    sure = 1 + (len(required) if isinstance(required, list) else 0)
+    if isinstance(least, int) and least > sure:  # a name may come twice
+        raise refusal("has a 'minProperties' of more than those required and one, not supported")
+
+
+def _check_numbers(part: dict[str, Any]) -> None:
+    given = [(key, part[key]) for key in part.keys() & _BOUNDS]
+    given += [(key, one) for key in part.keys() & _VALUES for one in _leaves(part[key])]
+    for key, value in given:
+        if isinstance(value, int | float) and not _is_held(key, value):
+            raise refusal(f"has {key!r} with a number that is not held exactly")
+    if part.get("type") == "integer":
+        return
+    low, high = _bounds(part)
+    if low is None or high is None or low[0] * high[0] < 0:
+        return
+    near, far = sorted((low, high), key=lambda bound: abs(bound[0]))
+    # llguidance lets the bound itself through.
+    if near[1] and near[0] == int(near[0]) and int(far[0]) == near[0] != far[0]:
+        raise refusal(f"has numbers behind {near[0]:g}, and before the next integer: not supported")
+
+
+def _bounds(part: dict[str, Any]) -> list[tuple[float, bool] | None]:
+    """The lower and the upper bound, and whether each is left out itself; None where there is none."""
+    found: list[tuple[float, bool] | None] = []
+    for side, narrower in (("Minimum", max), ("Maximum", min)):
+        plain, outer = part.get(side.lower()), part.get(f"exclusive{side}")
+        if outer is True:  # of draft 4
+            outer, plain = plain, None
+        bounds = [
+            (float(value), is_out)
+            for value, is_out in ((outer, True), (plain, False))  # of equal ones the first
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        ]
+        found.append(narrower(bounds, key=lambda bound: bound[0]) if bounds else None)
+    return found
+
+
+def _is_held(keyword: str, value: float) -> bool:
+    """Whether what llguidance makes of a number lets nothing through that the number does not."""
+    if abs(value) <= _EXACT:
+        return True
+    try:
+        nearest = min(max(int(float(value)), -_MOST - 1), _MOST)
+    except OverflowError:
+        return False
+    return (keyword in _UPPER and nearest <= value) or (keyword in _LOWER and nearest >= value)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, list):
+            waiting += one
+        elif isinstance(one, dict):
+            waiting += one.values()
+        else:
+            yield one
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _schemas(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The schema and those within it."""
+    waiting: list[tuple[Any, bool, int]] = [(schema, True, 0)]
+    while waiting:
+        value, is_schema, level = waiting.pop()
+        if level > _LEVELS:
+            raise ValueError("it has too many levels")
+        if isinstance(value, list):
+            waiting += [(one, True, level + 1) for one in value]
+        elif isinstance(value, dict):
+            if is_schema:
+                yield value
+            waiting += [
+                (one, not (is_schema and key in _NAMED), level + 1)
+                for key, one in value.items()
+                if not (is_schema and key in _DATA)
+            ]
