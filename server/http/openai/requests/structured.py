@@ -12,7 +12,6 @@ from .kinds import Kind, Wrong, in_list, list_of, to_boolean, to_object, to_text
 
 _FORMATS = ("text", "json_object", "json_schema")
 _KINDS = ("json", "json_object", "regex", "choice", "grammar")
-_NEUTRAL = (None, False, "")
 
 
 def to_format(value: Any) -> StructuredAnswer | None:
@@ -33,7 +32,7 @@ def to_format(value: Any) -> StructuredAnswer | None:
 
 def to_structured(value: Any) -> StructuredAnswer | None:
     """Read vLLM's form: one of several kinds, by its name."""
-    given = {name: one for name, one in to_object(value).items() if one not in _NEUTRAL}
+    given = {name: one for name, one in to_object(value).items() if not _is_nothing(name, one)}
     if others := given.keys() - {*_KINDS}:
         raise Wrong(f"{min(others)[:64]} is not supported")
     if len(given) > 1:
@@ -42,6 +41,11 @@ def to_structured(value: Any) -> StructuredAnswer | None:
         return None
     ((name, one),) = given.items()
     return _READERS[name](one)
+
+
+def _is_nothing(name: str, value: Any) -> bool:
+    """Whether it asks for nothing. A schema may be false, and an expression empty: those ask."""
+    return value is None or (value is False and name != "json")
 
 
 def to_schema(value: Any) -> StructuredAnswer:
