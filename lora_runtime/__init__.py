@@ -28,6 +28,16 @@ from .api.adapters import (
     RegisteredVersion,
     Registration,
 )
+from .api.answers import (
+    AdapterUse,
+    Choice,
+    FinishReason,
+    Generation,
+    Timings,
+    TokenEvent,
+    TokenLogprob,
+    Usage,
+)
 from .api.limits import RequestLimits
 from .api.messages import MAX_PARTS, ChatMessage, ContentPart, NamedTool, ToolCall
 from .api.parsed import MessageDelta, ParsedMessage, ToolCallDelta
@@ -40,28 +50,16 @@ from .api.reports import (
     RunningStep,
     StepStats,
 )
-from .api.requests import (
-    MAX_ID_LENGTH,
-    MAX_PRIORITY,
-    AdapterUse,
-    Choice,
-    FinishReason,
-    Generation,
-    Request,
-    SamplingParams,
-    Timings,
-    TokenEvent,
-    TokenLogprob,
-    Usage,
-    WeightedAdapter,
-)
+from .api.requests import MAX_ID_LENGTH, MAX_PRIORITY, Request, SamplingParams, WeightedAdapter
 from .api.structured import StructuredAnswer, StructuredKind
 from .config import BaseConfig, EngineConfig
 from .errors import (
     AdapterCapacityError,
     AdapterError,
+    AdapterExistsError,
     AdapterInUseError,
     AdapterLimitError,
+    AdapterMissingError,
     AdapterUnavailableError,
     BaseMismatchError,
     BaseModelError,
@@ -125,9 +123,11 @@ __all__ = [
     "MAX_PRIORITY",
     "AdapterCapacityError",
     "AdapterError",
+    "AdapterExistsError",
     "AdapterInUseError",
     "AdapterInfo",
     "AdapterLimitError",
+    "AdapterMissingError",
     "AdapterPolicy",
     "AdapterReport",
     "AdapterState",

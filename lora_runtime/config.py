@@ -38,6 +38,10 @@ class BaseConfig:
     """Allow the base to be a hub id, fetched over the network; a local directory needs none."""
     max_added_tokens: NotNegative = 64
     """Tokens that an adapter may add behind the base's vocabulary."""
+    response_template: str = ""
+    """JSON file with a response template for the base's tokenizer, as `parse_response` of
+    transformers takes it: tells tool calls and reasoning of answers apart. Empty is the tokenizer's
+    own; an adapter's own goes before both."""
     kernels: Annotated[str, one_of("auto", "torch", "triton")] = "auto"
     """Backend: auto takes Triton's kernels on CUDA and the C++ ones on x86-64 CPUs where they can
     run the base, torch neither; triton on a CPU needs Triton's interpreter (TRITON_INTERPRET=1)."""

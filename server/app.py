@@ -126,16 +126,16 @@ class App:
         self._health.show()
         settings = self.settings
         self._credentials = credentials(settings)
-        with named_port("port", settings.port):
+        with named_port("--port", settings.port):
             check_port(settings)
         if self._probes is not None:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probes)
             self._probes.add_insecure_port(address(settings, settings.health_port))
             await self._probes.start()
-        with named_port("HTTP port", settings.http_port):
+        with named_port("--http-port", settings.http_port):
             self.http.bind()
         if settings.metrics_port:
-            with named_port("metrics port", settings.metrics_port):
+            with named_port("--metrics-port", settings.metrics_port):
                 self._metrics_server = metrics_port.start(
                     bare_host(settings), settings.metrics_port, self.metrics.registry
                 )
@@ -224,12 +224,12 @@ class App:
         age_s = self.settings.max_connection_age_s
         self._drain = Drain(self._server, self.port, self._calls, self._running, age_s)
         await self._server.start()
-        with named_port("HTTP port", self.settings.http_port):
+        with named_port("--http-port", self.settings.http_port):
             await self.http.listen()
         log.info(
             "listening",
             address=address(self.settings, self.port),
-            http_port=self.settings.http_port,
+            http=self.http.url,
             metrics_port=self.settings.metrics_port,
             tls=self._credentials is not None,
             tokens=self.settings.auth_file is not None,
@@ -282,7 +282,7 @@ class App:
             reads=self._reads,
             reader=Reader(self.settings.max_message_bytes, self._threads.parsing),
             access=Access(self._tokens, self.metrics.call_refused),
-            names=ModelNames(self.settings.served_model_name, lambda: self.engine),
+            names=ModelNames(self.settings.served_model_names, lambda: self.engine),
             max_message_bytes=self.settings.max_message_bytes,
         )
 

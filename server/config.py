@@ -1,24 +1,19 @@
 """All settings in one typed object.
 
-They come from the places that sources.py reads. Settings of the engine are the fields of
+load_settings.py makes it of what sources.py finds. Settings of the engine are the fields of
 `lora_runtime.EngineConfig`, and stand there alone.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import fields
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from lora_runtime import AdapterPolicy, EngineConfig
-
-from .environment import nearest, shown
-from .sources import Given, SettingsError, flag_of, gather, variable_of
+from lora_runtime import MAX_ID_LENGTH, AdapterPolicy, EngineConfig
 
 _MAX_BYTES = 2**31 - 1
 """Largest size that gRPC takes."""
@@ -85,10 +80,9 @@ class Settings(_EngineSettings):
         le=65535,
         description="Port of the OpenAI-compatible HTTP API, with TLS and tokens as --port; 0 switches it off.",
     )
-    served_model_name: str = Field(
-        "",
-        max_length=256,
-        description="Name of the base model over HTTP; empty is --base.",
+    served_model_names: list[str] = Field(
+        default_factory=list,
+        description="Name of the base model over HTTP, the first that of its answers; repeatable. Without one, --base.",
     )
     metrics_port: int = Field(
         9464, ge=0, le=65535, description="HTTP port of /metrics; 0 switches it off."
@@ -170,7 +164,7 @@ class Settings(_EngineSettings):
         4 << 20,
         ge=1024,
         le=_MAX_BYTES,
-        description="Largest gRPC message accepted or sent, in bytes.",
+        description="Largest gRPC message accepted or sent, and largest HTTP body accepted, in bytes.",
     )
     keepalive_s: float = Field(
         30, gt=0, le=_MAX_S, description="Seconds between keepalive pings on an idle connection."
@@ -236,6 +230,15 @@ class Settings(_EngineSettings):
         return self
 
     @model_validator(mode="after")
+    def _names_are_the_bases_own(self) -> Self:
+        for name in self.served_model_names:
+            if not 1 <= len(name) <= MAX_ID_LENGTH:
+                raise ValueError(f"served_model_names: 1 to {MAX_ID_LENGTH} characters each")
+            if name in self.adapters:
+                raise ValueError(f"served_model_names: {name!r} is one of adapters")
+        return self
+
+    @model_validator(mode="after")
     def _sources_are_urls(self) -> Self:
         for prefix in self.adapter_sources:
             if not all(prefix.partition("://")[:2]):
@@ -259,46 +262,3 @@ class Settings(_EngineSettings):
     def engine_config(self) -> EngineConfig:
         """Config of the engine. Raises ValueError for values that contradict each other."""
         return EngineConfig(**{f.name: getattr(self, f.name) for f in fields(EngineConfig)})
-
-
-def load(flags: dict[str, Any], config_file: Path | None = None) -> Settings:
-    """Merge all sources. Raises SettingsError."""
-    found = gather(Settings.model_fields, flags, config_file)
-    problems = list(found.problems)
-    try:
-        settings = Settings(**{name: one.value for name, one in found.given.items()})
-        settings.engine_config()
-    except ValidationError as error:
-        problems += [_problem(e, found.given) for e in error.errors()]
-    except ValueError as error:
-        problems.append(_with_origins(str(error), found.given))
-    if problems:
-        raise SettingsError(problems)
-    return settings
-
-
-def _problem(error: ErrorDetails, given: dict[str, Given]) -> str:
-    """Give one line: where the value came from, what is wrong, and the value."""
-    if not error["loc"]:
-        return _with_origins(error["msg"].removeprefix("Value error, "), given)
-    name, *inner = map(str, error["loc"])
-    if name not in given:
-        return f"{name} is needed: {flag_of(name)}, {variable_of(name)} or {name} in --config"
-    place = ": ".join([given[name].origin, *([".".join(inner)] if inner else [])])
-    if error["type"] == "extra_forbidden":
-        return f"{place} is not a setting of a policy{nearest(inner[-1], Policy.model_fields)}"
-    return f"{place}: {error['msg']}, got {shown(error['input'])}"
-
-
-def _with_origins(message: str, given: dict[str, Given]) -> str:
-    """Give a message about several settings, and what each of them is and where it is from."""
-    values = []
-    for name, field in Settings.model_fields.items():
-        if not re.search(rf"\b{name}\b", message):
-            continue
-        if name in given:
-            values.append(f"{given[name].origin} is {shown(given[name].value)}")
-        else:
-            default = field.get_default(call_default_factory=True)
-            values.append(f"{name} is {shown(default)} by default")
-    return f"{message} ({', '.join(values)})" if values else message

@@ -108,9 +108,9 @@ def serving_options(settings: Settings) -> list[tuple[str, int]]:
 
 
 @contextmanager
-def named_port(kind: str, port: int) -> Iterator[None]:
-    """Let an OSError of the block say which port it is about."""
+def named_port(flag: str, port: int) -> Iterator[None]:
+    """Let an OSError of the block say which port it is about, and what chooses another."""
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, f"{kind} {port}: {error.strerror}") from error
+        raise OSError(error.errno, f"{flag} {port}: {error.strerror}") from error

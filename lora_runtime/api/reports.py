@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .adapters import AdapterInfo
-from .requests import AdapterUse, Request
+from .answers import AdapterUse
+from .requests import Request
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
@@ -15,25 +15,26 @@ from typing import Self
 
 import torch
 
-from ..adapters.peft.tokenizer.ends import base_endings
 from ..adapters.peft.tokenizer.reading import get_ready
 from ..adapters.sources.sources import is_remote
 from ..adapters.store.store import AdapterStore
 from ..api.adapters import AdapterInfo, AdapterPolicy, Registration
+from ..api.answers import Generation, TokenEvent
 from ..api.limits import RequestLimits
 from ..api.reports import EngineInfo, EngineObserver, EngineStats, RunningStep
-from ..api.requests import MAX_ID_LENGTH, Generation, Request, SamplingParams, TokenEvent
+from ..api.requests import MAX_ID_LENGTH, Request, SamplingParams
 from ..base_model import BaseModel
 from ..config import BaseConfig, EngineConfig
 from ..errors import (
     AdapterError,
+    AdapterExistsError,
+    AdapterMissingError,
     EngineStoppedError,
     InvalidRequestError,
     LoramuxError,
     UnknownAdapterError,
 )
-from ..foreign.process import WORKERS, WorkLimits
-from ..grammars.compiler import GRAMMAR_BYTES, Grammars
+from ..foreign.process import WORKERS
 from ..grammars.masks import MaskThreads
 from ..requests.handle import EventStream, RequestHandle
 from ..requests.lengths import TextLimit, longest_token
@@ -43,12 +44,11 @@ from ..scheduling.fairness import FairQueue
 from ..scheduling.limits import Limits
 from ..scheduling.scheduler import Scheduler
 from ..version import __version__
-from .chats import ForeignChats
 from .inbox import Inbox
 from .intake import Intake
+from .language import Language
 from .loop import EngineLoop
 from .memory import kv_block_bytes, plan_memory
-from .messages import MessageParsers, notes_on_messages
 from .observers import Observers
 from .store_reports import StoreReports
 from .submit import RequestBuilder
@@ -81,17 +81,17 @@ class Engine:
             )
         if config.threads:
             torch.set_num_threads(config.threads)
-        self._owned: BaseModel | None = None
-        """Base that this engine closes, if any."""
+        self._parts = ExitStack()
+        """Parts that end with this engine: its own base, if any, behind what works with it."""
         if not isinstance(base, BaseModel):
-            base = self._owned = BaseModel.load(base, config, lora=config.max_adapters > 0)
+            base = BaseModel.load(base, config, lora=config.max_adapters > 0)
+            self._parts.callback(base.close)
         self.base = base
-        self._workers = WORKERS.use()
-        self._parsers: MessageParsers | None = None
+        self._parts.callback(WORKERS.use().close)
         try:
             self._set_up(config)
         except BaseException:
-            self._close_base()
+            self._parts.close()
             raise
 
     def _set_up(self, config: EngineConfig) -> None:
@@ -132,38 +132,19 @@ class Engine:
         if config.max_adapters:
             get_ready(self.base.tokenizer)
         text_limit = TextLimit(self.max_context, longest_token(self.base.tokenizer), note)
-        self._chats = ForeignChats(self.base.tokenizer, config, text_limit)
-        trial = WorkLimits(config.grammar_timeout_s, GRAMMAR_BYTES)
-        self._grammars = Grammars(self.base.eos_token_ids, trial)
-        self._grammars.get_ready(self.base.tokenizer)
+        self._language = language = Language(self.base, config, text_limit)
+        self._parts.callback(language.close)
         self._masks = MaskThreads(
             lambda: self._inbox.post(lambda mail: setattr(mail, "mask_arrived", True))
         )
-        self._parsers = parsers = MessageParsers(config)
-        if getattr(self.base.tokenizer, "response_template", None):
-            WORKERS.start()  # before the first answer comes
-        ends = base_endings(self.base.tokenizer, self.base.eos_token_ids)
-        self._notes = ends.notes + notes_on_messages(self.base.tokenizer)
-        for note in self._notes:
-            log.warning("%s", note)
-        builder = RequestBuilder(
-            self.base,
-            self.max_context,
-            text_limit,
-            self._chats,
-            parsers,
-            self._cancel,
-            self._grammars,
-            ends.turns,
-        )
         self._intake = Intake(
-            builder,
+            RequestBuilder(self.base, self.max_context, language, self._cancel),
             store,
             self._limits,
             self._inbox,
             self._observers,
             self.request_limits,
-            self._chats,
+            language.chats,
         )
         self._scheduler = Scheduler(
             BlockAllocator(num_blocks, config.kv_block_size, config.prefix_caching),
@@ -239,8 +220,7 @@ class Engine:
     def stop_admitting(self) -> None:
         """Stop admitting: from now on `submit` raises EngineStoppedError; what runs goes on."""
         self._inbox.close()
-        self._chats.close()
-        self._grammars.close()
+        self._language.stop_admitting()
 
     def shutdown(self, drain_s: float = 0, join_s: float | None = None) -> bool:
         """Stop admitting, let requests finish for `drain_s` seconds, cancel the rest, join.
@@ -256,13 +236,13 @@ class Engine:
         self._masks.close()
         if joined:
             self._store.close()
-            self._close_base()
+            self._parts.close()
             return True
         log.error("the engine thread does not end, it is left behind: %s", self.running_step())
         self._loop.abandon(EngineStoppedError("the engine was shut down while a step hung"))
         # Not the slots: the step has their weights, and may have their lock.
         self._store.stop_loading()
-        self._close_base()
+        self._parts.close()
         return self._joined(1)  # a step that waited for another process ends with that
 
     def _joined(self, timeout_s: float | None) -> bool:
@@ -271,13 +251,6 @@ class Engine:
             return True
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
-
-    def _close_base(self) -> None:
-        if self._parsers is not None:
-            self._parsers.close()
-        self._workers.close()
-        if self._owned is not None:
-            self._owned.close()
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -333,6 +306,7 @@ class Engine:
         roots: Sequence[Path] = (),
         pin_share: float = 1.0,
         allow_unknown_fields: bool = False,
+        replace: bool = True,
     ) -> AdapterInfo:
         """Read, check and register a PEFT adapter under `adapter_id` (default: the source's last
         name).
@@ -343,7 +317,9 @@ class Engine:
         lead out of these directories by links are refused. A pinned one is refused where more than
         `pin_share` of the slots would be pinned then. With `allow_unknown_fields`, fields of
         adapter_config.json that are not known are passed over, with a note; else they are refused.
-        Raises AdapterError, BaseMismatchError, AdapterCapacityError, AdapterUnavailableError.
+        Without `replace` an id in use stays as it is, whoever else loads it meanwhile, and nothing
+        is told to observers where there is no adapter. Raises AdapterError, AdapterMissingError,
+        BaseMismatchError, AdapterExistsError, AdapterCapacityError, AdapterUnavailableError.
         """
         text = os.fspath(source)
         if not is_remote(text):
@@ -353,10 +329,13 @@ class Engine:
         _check_share("canary_weight", canary_weight, below=1)
         try:
             return self._store.load(
-                text, name, canary_weight, policy, roots, pin_share, allow_unknown_fields
+                text, name, canary_weight, policy, roots, pin_share, allow_unknown_fields, replace
             )
+        except AdapterExistsError:
+            raise
         except LoramuxError as error:
-            self._observers.notify("on_adapter_failed", name, error)
+            if replace or not isinstance(error, AdapterMissingError):
+                self._observers.notify("on_adapter_failed", name, error)
             raise
 
     def set_canary(self, adapter_id: str, weight: float) -> AdapterInfo:
@@ -415,6 +394,10 @@ class Engine:
         """Report on an adapter. Raises UnknownAdapterError."""
         return self._store.get(adapter_id)
 
+    def has_adapter(self, adapter_id: str) -> bool:
+        """Tell whether an id is in use; takes no lock, so that an event loop may ask."""
+        return self._store.has(adapter_id)
+
     def adapter_ids(self) -> tuple[str, ...]:
         """Ids of the adapters, sorted; the same object until they change."""
         return self._store.adapter_ids()
@@ -451,7 +434,7 @@ class Engine:
             kv_blocks=self._scheduler.allocator.num_blocks,
             version=__version__,
             memory=self._memory,
-            notes=self._notes,
+            notes=self._language.notes,
         )
 
     def stats(self) -> EngineStats:

@@ -27,6 +27,7 @@ from ..requests.prompt_tokens import PromptTokens
 from ..scheduling.limits import Limits
 from .chats import ForeignChats
 from .inbox import Inbox
+from .messages import about_tools
 from .observers import Observers
 from .submit import RequestBuilder
 
@@ -143,7 +144,8 @@ class Intake:
         finally:
             self._store.release(request.uses, versions)
         own: Future[None] = Future()  # the other is for all who want the same
-        compiling.add_done_callback(lambda done: _pass_on(done, own))
+        told = about_tools if request.forces_call else None
+        compiling.add_done_callback(lambda done: _pass_on(done, own, told))
         return own
 
     def _note_unprepared(self, request: Request, reading: Future[None]) -> None:
@@ -212,10 +214,15 @@ def _after(first: Future[None], begin: Callable[[], Future[None]]) -> Future[Non
     return whole
 
 
-def _pass_on(done: Future[Any], whole: Future[None]) -> None:
+def _pass_on(
+    done: Future[Any],
+    whole: Future[None],
+    told: Callable[[BaseException], BaseException] | None = None,
+) -> None:
+    """Let one end as another has; with an error as `told` tells it."""
     if done.cancelled() or not whole.set_running_or_notify_cancel():
         whole.cancel()
     elif (error := done.exception()) is not None:
-        whole.set_exception(error)
+        whole.set_exception(told(error) if told else error)
     else:
         whole.set_result(None)

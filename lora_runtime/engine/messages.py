@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..api.json_values import plain
@@ -12,6 +13,7 @@ from ..api.messages import NamedTool, function_of, read_objects
 from ..api.requests import Request
 from ..api.structured import StructuredAnswer, StructuredKind
 from ..config import EngineConfig
+from ..errors import InvalidRequestError
 from ..foreign.answer_workers import AnswerWorkers
 from ..foreign.process import WorkLimits
 from ..requests.forced_calls import (
@@ -25,6 +27,7 @@ from ..requests.shown_text import ShownText
 from ..requests.template_parser import Reading, TemplateParser
 from ..requests.tokenization import template_values
 
+_JSON = (StructuredKind.JSON_OBJECT, StructuredKind.JSON_SCHEMA)
 _MEMORY_BYTES = 256 << 20
 """Memory of one request's reading, at most."""
 
@@ -36,7 +39,7 @@ def notes_on_messages(tokenizer: Any) -> tuple[str, ...]:
         return ()
     return (
         "the base's chat template takes tools, and its tokenizer has no response template: calls in "
-        "its answers stay text, but for those that a tool_choice makes",
+        "its answers stay text, but for those that a tool_choice makes (see response_template)",
     )
 
 
@@ -50,6 +53,14 @@ def forced_form(request: Request) -> StructuredAnswer:
         schema = calls_schema(tools, request.parallel_tool_calls)
     text = json.dumps(plain(schema), ensure_ascii=False)
     return StructuredAnswer(StructuredKind.JSON_SCHEMA, text)
+
+
+def about_tools(error: BaseException) -> BaseException:
+    """The error of a form that tools have made: they are what its caller gave."""
+    if not isinstance(error, InvalidRequestError):
+        return error
+    of_tools = [replace(one, field="tools") for one in error.violations]
+    return InvalidRequestError(of_tools)
 
 
 class MessageParsers:
@@ -77,7 +88,9 @@ class MessageParsers:
         if request.tool_choice == "required":
             return CallListParser(params.n)
         template = getattr(tokenizer, "response_template", None)
-        if not isinstance(template, dict):
+        form = params.structured
+        # JSON is an answer's content, also where the prompt has begun to reason.
+        if not isinstance(template, dict) or (form is not None and form.kind in _JSON):
             return PlainParser()
         if text is None:
             text = tokenizer.decode(list(prompt), clean_up_tokenization_spaces=False)

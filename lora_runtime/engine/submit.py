@@ -9,22 +9,22 @@ from concurrent.futures import Future
 from typing import Any
 
 from ..adapters.store.version import AdapterVersion
-from ..api.requests import AdapterUse, Request
+from ..api.answers import AdapterUse
+from ..api.requests import Request
 from ..base_model import BaseModel
 from ..errors import InvalidRequestError
-from ..grammars.compiler import Grammar, Grammars
+from ..grammars.compiler import Grammar
 from ..kv_cache import prefix_salt
 from ..requests.detokenize import IncrementalDetokenizer
 from ..requests.handle import RequestHandle
-from ..requests.lengths import TextLimit
 from ..requests.prompt_tokens import PromptTokens
 from ..requests.sequence import LiveRequest, Sequence, SequenceAdapter
 from ..requests.token_bias import token_bias
 from ..requests.token_text import TokenBytes
 from ..requests.tokenization import encode, render_chat
 from ..requests.unread import Backlogs
-from .chats import ForeignChats
-from .messages import MessageParsers, forced_form
+from .language import Language
+from .messages import forced_form
 
 
 class RequestBuilder:
@@ -34,24 +34,17 @@ class RequestBuilder:
         self,
         base: BaseModel,
         max_context: int,
-        text_limit: TextLimit,
-        chats: ForeignChats,
-        parsers: MessageParsers,
+        language: Language,
         on_cancel: Callable[[RequestHandle], None],
-        grammars: Grammars,
-        turn_ends: frozenset[int] = frozenset(),
     ) -> None:
-        """`turn_ends`: of the base's chat template, beside its ends of a sequence."""
-        self._base, self._max_context, self._text_limit = base, max_context, text_limit
-        self._chats, self._backlogs, self._on_cancel = chats, Backlogs(), on_cancel
-        self._parsers = parsers
-        self._grammars, self._turn_ends = grammars, turn_ends
+        self._base, self._max_context, self._language = base, max_context, language
+        self._backlogs, self._on_cancel = Backlogs(), on_cancel
 
     def compile(self, request: Request, versions: Seq[AdapterVersion]) -> Future[Grammar]:
         """Grammar of the request's structured answer, or calls. Raises as Grammars.compile."""
         tokenizer, _ = self._vocabulary(versions)
         form = request.sampling.structured or forced_form(request)
-        return self._grammars.compile(tokenizer, form, request.caller)
+        return self._language.grammars.compile(tokenizer, form, request.caller)
 
     def build(
         self, request: Request, versions: list[AdapterVersion], arrived: float
@@ -64,7 +57,7 @@ class RequestBuilder:
         tokenizer, vocab_size = self._vocabulary(versions)
         chat = self._chat(request, versions, tokenizer)
         prompt = encode(
-            request, tokenizer, vocab_size, self._max_context, limit=self._text_limit, chat=chat
+            request, tokenizer, vocab_size, self._max_context, limit=self._language.limit, chat=chat
         )
         pairs = list(zip(request.uses, versions, strict=True))
         adapters = tuple(
@@ -82,7 +75,7 @@ class RequestBuilder:
             self._on_cancel,
             self._backlogs.open(),
             TokenBytes(tokenizer),
-            self._parsers.of(
+            self._language.parsers.of(
                 request,
                 tokenizer,
                 prompt,
@@ -133,7 +126,7 @@ class RequestBuilder:
             tokenizer,
             vocab_size,
             self._max_context,
-            limit=self._text_limit,
+            limit=self._language.limit,
             chat=self._chat(request, versions, tokenizer),
             add_special_tokens=add_special_tokens,
         )
@@ -143,9 +136,10 @@ class RequestBuilder:
         """Text of a conversation; None if the request is none."""
         if request.messages is None:
             return None
-        if len(versions) == 1 and self._chats.concern(request, versions[0]):
-            return self._chats.text(request, versions[0])
-        self._text_limit.check_messages(request.messages)
+        chats = self._language.chats
+        if len(versions) == 1 and chats.concern(request, versions[0]):
+            return chats.text(request, versions[0])
+        self._language.limit.check_messages(request.messages)
         return render_chat(request, tokenizer)
 
     def _vocabulary(self, versions: Seq[AdapterVersion]) -> tuple[Any, int]:
@@ -171,7 +165,7 @@ class RequestBuilder:
         if request.messages is None:
             return ids
         own = [one.turn_ends for one in details if one.tokenizer]
-        return ids.union(*(own or [self._turn_ends]))
+        return ids.union(*(own or [self._language.turn_ends]))
 
 
 def _activation_start(adapter_id: str, version: AdapterVersion, prompt: tuple[int, ...]) -> int:

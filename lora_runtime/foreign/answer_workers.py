@@ -12,7 +12,9 @@ from ..errors import EngineStoppedError
 from .process import Worker, WorkLimits
 
 log = logging.getLogger(__name__)
-_IDLE_WORKERS = 8
+_IDLE_WORKERS = 32
+"""Workers kept for as many streams at once, some 5 MB each: to fork them anew, at their priority,
+takes a loaded machine a second."""
 _LOG_EVERY_S = 60.0
 
 

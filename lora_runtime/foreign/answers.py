@@ -6,8 +6,13 @@ so is the text that they read: both may take any time.
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from .worker import RefusedError
@@ -17,6 +22,10 @@ if TYPE_CHECKING:
 
 OPEN = f"{__name__}:open_answers"
 READ = f"{__name__}:read_on"
+_LONG_S = 0.1
+"""Seconds of computing after which a reading has what the others leave: a stranger may have many
+begun at once."""
+_NICENESS = os.nice(0)
 _answers: dict[int, AnswerReader] = {}
 
 
@@ -36,10 +45,13 @@ def open_answers(
     """Begin the answers to a prompt; those of a request before are dropped. Raises RefusedError."""
     from .answer_reader import AnswerReader
 
+    if os.nice(0) > _NICENESS:
+        os._exit(0)  # another process has its usual priority
     _answers.clear()
-    check_template(template)
-    for index in range(choices):
-        _answers[index] = AnswerReader(template, prompt, tools, takes_calls)
+    with _yielding():
+        check_template(template)
+        for index in range(choices):
+            _answers[index] = AnswerReader(template, prompt, tools, takes_calls)
 
 
 def read_on(pieces: Sequence[tuple[int, str, bool]]) -> dict[str, Any]:
@@ -49,5 +61,25 @@ def read_on(pieces: Sequence[tuple[int, str, bool]]) -> dict[str, Any]:
     nothing open about. `seconds`: of computing; more pass where the cores have other work.
     """
     before = time.process_time()
-    read = [_answers[index].read(text, is_last) for index, text, is_last in pieces]
+    with _yielding():
+        read = [_answers[index].read(text, is_last) for index, text, is_last in pieces]
     return {"read": read, "seconds": time.process_time() - before}
+
+
+@contextmanager
+def _yielding() -> Iterator[None]:
+    """Give this process the lowest priority where it computes long."""
+    _prepare()
+    signal.setitimer(signal.ITIMER_PROF, _LONG_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+@cache
+def _prepare() -> None:
+    # The C library's own function, since none of Python's would run within a pattern: it is called
+    # with the signal's number, more than there are steps to the lowest priority.
+    library = ctypes.CDLL(None)
+    library.signal(signal.SIGPROF, ctypes.cast(library.nice, ctypes.c_void_p))

@@ -1,5 +1,6 @@
-"""Turns of a chat in the form that its template takes: contents as texts or as lists of parts,
-arguments of calls as objects or as their JSON texts, ids of calls of any length or of nine characters."""
+"""Turns of a chat in the form that its template takes: contents as texts or as lists of parts, a
+developer's as the system's, arguments of calls as objects or as their JSON texts, ids of calls of
+any length or of nine characters."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from typing import Any
 
 Turn = dict[str, Any]
 _PROBE = "loramux-question"
+_DEVELOPER = "developer"
 _SHORT_ID = 9
 """Characters of a call's id, where a template takes no others (Mistral's)."""
 
@@ -25,36 +27,52 @@ class Forms:
     parts: bool
 
 
-def forms_of(template: str, special: dict[str, Any]) -> Forms:
-    """Find out what a template takes, by a conversation of one turn. `special`: its tokens."""
-    return _forms_of(template, json.dumps(special, sort_keys=True, default=str))
+def fitted(turns: list[Turn], template: str, special: dict[str, Any]) -> list[Turn]:
+    """Turns as the template takes them, which conversations of a turn or two find out. `special`:
+    its tokens."""
+    values = json.dumps(special, sort_keys=True, default=str)
+    forms = _forms_of(template, values)
+    turns = [turn | {"content": _content(turn["content"], forms)} for turn in turns]
+    if any(turn["role"] == _DEVELOPER for turn in turns) and _drops_developers(template, values):
+        turns = [turn | {"role": _system_for(turn["role"])} for turn in turns]
+    return turns
 
 
 @lru_cache(16)
 def _forms_of(template: str, special: str) -> Forms:
-    values = json.loads(special)
     parts = [{"type": "text", "text": _PROBE}]
-    with_text, with_parts = (_probed(template, c, values) for c in (_PROBE, parts))
+    with_text, with_parts = (
+        _probed(template, special, [{"role": "user", "content": content}])
+        for content in (_PROBE, parts)
+    )
     # Printed as it is, or as JSON, a list has the text in it, too, in quotes.
     is_printed = any(f"{quote}{_PROBE}{quote}" in with_parts for quote in "'\"")
     return Forms(_PROBE in with_text, _PROBE in with_parts and not is_printed)
 
 
-def _probed(template: str, content: Any, special: dict[str, Any]) -> str:
+@lru_cache(16)
+def _drops_developers(template: str, special: str) -> bool:
+    """Whether a template has no text for turns of OpenAI's newer name for the system, or fails."""
+    content = _content(_PROBE, _forms_of(template, special))
+    turns = [{"role": _DEVELOPER, "content": content}, {"role": "user", "content": content}]
+    return _probed(template, special, turns).count(_PROBE) < 2
+
+
+def _probed(template: str, special: str, turns: list[Turn]) -> str:
     """Text of a conversation, empty if the template has none for it."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    chat = [{"role": "user", "content": content}]
-    arguments: dict[str, Any] = {"conversations": [chat], "chat_template": template}
+    arguments: dict[str, Any] = {"conversations": [turns], "chat_template": template}
     with contextlib.suppress(Exception):  # whatever a template does with it
-        texts: Any = render_jinja_template(**arguments, **special, add_generation_prompt=True)
+        texts: Any = render_jinja_template(
+            **arguments, **json.loads(special), add_generation_prompt=True
+        )
         return texts[0][0]
     return ""
 
 
-def fitted(turns: list[Turn], forms: Forms) -> list[Turn]:
-    """Turns with contents as the template takes them."""
-    return [turn | {"content": _content(turn["content"], forms)} for turn in turns]
+def _system_for(role: str) -> str:
+    return "system" if role == _DEVELOPER else role
 
 
 def _content(content: Any, forms: Forms) -> Any:

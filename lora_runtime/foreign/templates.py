@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .chat_forms import fitted, forms_of, render_turns
+from .chat_forms import fitted, render_turns
 from .worker import RefusedError
 
 RENDER = f"{__name__}:render"
@@ -38,7 +38,7 @@ def render(
         return texts[0][0]
 
     try:
-        text = render_turns(fitted(messages, forms_of(template, special)), rendered)
+        text = render_turns(fitted(messages, template, special), rendered)
         text.encode()  # tokenizers take no halves of characters
     except MemoryError:
         raise RefusedError("needs more memory than it may take") from None

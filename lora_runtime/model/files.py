@@ -13,6 +13,7 @@ from ..config import BaseConfig
 from ..errors import BaseModelError
 from .frozen import FrozenModel, LinearHook
 from .loading import Split, identity_of, read_base, resolve_device, resolve_dtype
+from .response_template import read_template
 from .source import check_source
 
 
@@ -35,6 +36,8 @@ class BaseFiles:
         Raises BaseModelError for one that is not there, and for files that are not.
         """
         check_source(self.source, self.config.trust_hub)
+        if self.config.response_template:
+            read_template(self.config.response_template)  # before the weights are read
         return resolve_device(self.config.device)
 
     def read(self) -> FrozenModel:

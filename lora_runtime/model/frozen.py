@@ -22,6 +22,7 @@ from . import attention, hooks, quantised
 from .loading import check_architecture, eos_ids, untempered
 from .modules import base_modules
 from .own_forward import OwnForward, layer_paths, layers_without, own_forward
+from .response_template import with_template
 from .row_order import RowOrder
 from .step_context import AttentionCall, StepContext
 
@@ -58,7 +59,7 @@ class FrozenModel:
         hooks.LinearHook.
         """
         self.model = model.eval().requires_grad_(False)
-        self.tokenizer = tokenizer
+        self.tokenizer = with_template(tokenizer, config.response_template)
         self.name = name
         self.identity = identity
         with self._refusing():

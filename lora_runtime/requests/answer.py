@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..api.answers import Choice, TokenEvent, TokenLogprob
 from ..api.parsed import MessageDelta, joined
-from ..api.requests import Choice, TokenEvent, TokenLogprob
 
 
 class Answer:
@@ -54,4 +54,5 @@ class _Part:
             last.usage,
             last.timings,
             None if last.message is None else joined(self._messages),
+            last.stopped_by,
         )

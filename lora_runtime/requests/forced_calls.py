@@ -7,9 +7,9 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..api.answers import TokenEvent
 from ..api.messages import function_of
 from ..api.parsed import MessageDelta, ToolCallDelta
-from ..api.requests import TokenEvent
 from .parsing import with_message
 
 _ANY = {"type": "object"}
@@ -28,7 +28,7 @@ def calls_schema(tools: Sequence[Mapping[str, Any]], parallel: bool) -> dict[str
             "type": "object",
             "properties": {
                 "name": {"type": "string", "enum": [function_of(tool)["name"]]},
-                "parameters": _moved(arguments_schema(tool), f"#/items/anyOf/{i}{_PARAMETERS}"),
+                "parameters": _moved(_bare(tool), f"#/items/anyOf/{i}{_PARAMETERS}"),
             },
             "required": ["name", "parameters"],
             "additionalProperties": False,
@@ -37,6 +37,11 @@ def calls_schema(tools: Sequence[Mapping[str, Any]], parallel: bool) -> dict[str
     ]
     schema: dict[str, Any] = {"type": "array", "minItems": 1, "items": {"anyOf": kinds}}
     return schema if parallel else schema | {"maxItems": 1}
+
+
+def _bare(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """Schema of a tool's arguments without a name of its own, below which it would have to lie."""
+    return {key: value for key, value in arguments_schema(tool).items() if key != "$id"}
 
 
 def _moved(schema: Any, root: str) -> Any:

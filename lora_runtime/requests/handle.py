@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Self, TypeVar
 
-from ..api.requests import AdapterUse, Generation, Request, TokenEvent
+from ..api.answers import AdapterUse, Generation, TokenEvent
+from ..api.requests import Request
 from ..errors import UnreadAnswerError
 from .answer import Answer
 from .parsing import MessageParser

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from ..adapters.store.version import AdapterVersion
+from ..api.answers import Timings, Usage
 from ..api.reports import RequestRecord
-from ..api.requests import SamplingParams, Timings, Usage
+from ..api.requests import SamplingParams
 from ..grammars.row import RowGrammar
 from ..kv_cache import BlockKey
 from .detokenize import IncrementalDetokenizer

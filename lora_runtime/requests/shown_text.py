@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..api.requests import FinishReason, SamplingParams, TokenEvent
+from ..api.answers import FinishReason, TokenEvent
+from ..api.requests import SamplingParams
 from .detokenize import IncrementalDetokenizer
 from .text import AnswerText
 

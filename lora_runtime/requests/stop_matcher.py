@@ -28,6 +28,8 @@ class StopMatcher:
         self._given = 0
         self.held = ""
         """Text that is held back."""
+        self.found = ""
+        """Stop string that was completed."""
 
     @property
     def has_strings(self) -> bool:
@@ -44,15 +46,20 @@ class StopMatcher:
             return text, False
         self.held += text
         end, start = self._shown.read(strings, text, ends)
-        start = self._place(start)
+        start, state = self._place(start), self._shown.state
         if self._delivered is not None:
             other_end, other = self._delivered.read(strings, text, ends)
+            found = other_end, other, self._delivered.state
             if other_end and end:
-                end, start = min((end, start), (other_end, other))
-            elif other_end or not end:
-                end, start = other_end, other if other_end else min(start, other)
+                end, start, state = min((end, start, state), found)
+            elif other_end:
+                end, start, state = found
+            elif not end:
+                start = min(start, other)
             if not self._hidden and self._delivered.state == self._shown.state:
                 self._delivered = None
+        if end:
+            self.found = strings.string(state)
         return self._give(start), end > 0
 
     def push_hidden(self, text: str, ends: bool = True) -> tuple[str, bool]:
@@ -65,7 +72,9 @@ class StopMatcher:
         self._hidden.append((self._shown.length, len(text)))
         end, start = self._shown.read(strings, text, ends)
         start = self._place(start)
-        if not end:
+        if end:
+            self.found = strings.string(self._shown.state)
+        else:
             start = min(start, self._delivered.read(strings, "")[1])
         return self._give(start), end > 0
 
@@ -76,7 +85,7 @@ class StopMatcher:
         """
         before = self._begun() if text else ""
         found = [
-            (at + len(stop), at)
+            (at + len(stop), at, stop)
             for stop in self._stops
             # What is complete in `before` was passed over.
             if (at := (before + text).find(stop, max(0, len(before) - len(stop) + 1))) >= 0
@@ -84,7 +93,8 @@ class StopMatcher:
         ]
         if not found:
             return "", False
-        return self._give(self._place(self._shown.length - len(before) + min(found)[1])), True
+        _, at, self.found = min(found)
+        return self._give(self._place(self._shown.length - len(before) + at)), True
 
     def flush(self) -> str:
         """The text that is held back, once no more can follow."""

@@ -24,6 +24,8 @@ class StopStrings:
         """By state, how many characters at the end of the text begin a stop string."""
         self.found = array("i", [0])
         """By state, the length of the longest stop string that ends here; 0: none does."""
+        self._whole: dict[int, str] = {}
+        """Stop strings by the states that are theirs alone."""
         for string in strings:
             self._insert(string)
         self._shorter = array("i", bytes(len(self.depth) * self.depth.itemsize))
@@ -49,6 +51,12 @@ class StopStrings:
                 return state, at
         return state, 0
 
+    def string(self, state: int) -> str:
+        """Give the longest stop string that ends in `state`, of those in which one does."""
+        while state not in self._whole:
+            state = self._shorter[state]
+        return self._whole[state]
+
     def _insert(self, string: str) -> None:
         """Add the states of one string."""
         state, depth = 0, 0
@@ -67,6 +75,8 @@ class StopStrings:
             self.depth.extend(range(depth + 1, len(string) + 1))
             self.found.extend([0] * (len(string) - depth - 1) + [len(string)])
             self._next += [*string[depth + 1 :], ""]
+            state = len(self.depth) - 1
+        self._whole[state] = string
 
     def _link(self) -> None:
         """Find each state's next shorter one, the short ones first."""

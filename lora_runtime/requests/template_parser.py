@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from ..api.answers import TokenEvent
 from ..api.parsed import MessageDelta, ToolCallDelta
-from ..api.requests import TokenEvent
 from ..errors import EngineStoppedError
 from ..foreign.answer_workers import AnswerWorkers
 from ..foreign.answers import OPEN, READ

@@ -9,7 +9,7 @@ from ..api.json_values import plain
 from ..api.messages import read_objects
 from ..api.requests import Request
 from ..errors import InvalidRequestError
-from ..foreign.chat_forms import fitted, forms_of, render_turns
+from ..foreign.chat_forms import fitted, render_turns
 from .lengths import TextLimit
 
 _REASON = 300
@@ -86,8 +86,7 @@ def render_chat(request: Request, tokenizer: Any) -> str:
     try:
         template = tokenizer.get_chat_template(tools=values.get("tools"))
         turns = [m.values() for m in request.messages or ()]
-        forms = forms_of(template, tokenizer.special_tokens_map)
-        return render_turns(fitted(turns, forms), render)
+        return render_turns(fitted(turns, template, tokenizer.special_tokens_map), render)
     except Exception as error:  # whatever a template does with what callers wrote
         text = f"refuses them: {error or type(error).__name__}"[:_REASON]
         raise refusal(request, f"the chat template {text}") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from weakref import WeakSet
 
-from ..api.requests import TokenEvent
+from ..api.answers import TokenEvent
 
 REQUEST_BYTES = 32 << 20
 """Unread bytes of one request, at most: some 110,000 tokens, or 10,000 with 20 logprobs each."""

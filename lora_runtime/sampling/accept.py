@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ..api.requests import FinishReason, TokenEvent
+from ..api.answers import FinishReason, TokenEvent
 from ..requests.sequence import Sequence
 from .sampling import Sampled
 
@@ -27,8 +27,9 @@ def accept_token(seq: Sequence, sampled: Sampled) -> TokenEvent:
             reason = FinishReason.LENGTH
             tail, stopped = seq.text.end()
             text += tail
+    stopped_by: str | int | None = token if reason is FinishReason.STOP else None
     if stopped:
-        reason = FinishReason.STOP
+        reason, stopped_by = FinishReason.STOP, seq.text.stops.found
     return TokenEvent(
         index=seq.index,
         text=text,
@@ -37,6 +38,7 @@ def accept_token(seq: Sequence, sampled: Sampled) -> TokenEvent:
         finish_reason=reason,
         usage=seq.usage() if reason else None,
         timings=seq.timings() if reason else None,
+        stopped_by=stopped_by,
     )
 
 

@@ -9,7 +9,7 @@ from itertools import groupby
 
 import torch
 
-from ..api.requests import TokenLogprob
+from ..api.answers import TokenLogprob
 from ..kernels.host_to_device import upload
 from ..kernels.sampling import SampleRow, sample_rows_reference
 from ..kernels.token_masks import mask_tokens

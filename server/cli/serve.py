@@ -15,9 +15,10 @@ from pydantic.fields import FieldInfo
 
 from lora_runtime import EngineConfig
 
-from ..config import Policy, Settings, SettingsError, load
+from ..config import Policy, Settings
 from ..environment import from_json, pairs, service_links
-from ..sources import REPEATED, flag_of, variable_of
+from ..load_settings import load
+from ..sources import REPEATED, SettingsError, flag_of, variable_of
 from .common import fail, set_parameters
 from .vllm_flags import PASSED_OVER
 

@@ -12,10 +12,12 @@ from .common import GroupedCommand
 
 PASSED_OVER = "loramux.passed_over"
 """Key in a context's `meta`: the flags that were given and have no effect."""
-_MODULES, _SLOTS = "--lora-modules", "--max-loras"
+_MODULES, _SLOTS, _NAMES = "--lora-modules", "--max-loras", "--served-model-name"
 _NO_EFFECT = {"--enable-lora": 0, "--max-lora-rank": 1, "--max-cpu-loras": 1}
 """Flags with the number of their values: adapters need not be switched on, every rank is served,
 and host memory is bounded in bytes."""
+_ABOUT = {"base_model_name", "is_3d_lora_weight"}
+"""Keys of a module beside its name and path: there is one base, and tensors say their shape."""
 
 
 class ServeCommand(GroupedCommand):
@@ -32,7 +34,7 @@ def _translated(args: Sequence[str], passed_over: list[str]) -> Iterator[str]:
     left = list(args)
     while left:
         flag, _, value = (given := left.pop(0)).partition("=")
-        if flag not in (_MODULES, _SLOTS, *_NO_EFFECT):
+        if flag not in (_MODULES, _SLOTS, _NAMES, *_NO_EFFECT):
             yield given
             continue
         values = [value] if value else []
@@ -43,6 +45,9 @@ def _translated(args: Sequence[str], passed_over: list[str]) -> Iterator[str]:
             passed_over.append(flag)
         elif flag == _SLOTS:
             yield from ("--max-adapters", *values)
+        elif flag == _NAMES:
+            for name in values or [""]:
+                yield from (_NAMES, name)
         else:
             for module in values:
                 yield from ("--adapter", _adapter(module))
@@ -57,7 +62,10 @@ def _adapter(module: str) -> str:
     try:
         found = json.loads(module)
         name, path = found["name"], found["path"]
-        if isinstance(name, str) and isinstance(path, str):
+        # A name with a = would be taken for a shorter one.
+        if isinstance(name, str) and isinstance(path, str) and "=" not in name:
+            if unknown := found.keys() - _ABOUT - {"name", "path"}:
+                raise typer.BadParameter(f"{_MODULES}: unknown: {', '.join(sorted(unknown))}")
             return f"{name}={path}"
     except (ValueError, KeyError, RecursionError):
         pass

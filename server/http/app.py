@@ -122,7 +122,7 @@ class HttpApp:
 
 def _not_served(methods: dict[str, Route]) -> HttpError:
     if not methods:
-        return HttpError(404, "not_found", "there is no such page")
+        return HttpError(404, "not_found", "there is no such page; OpenAI's begin with /v1/")
     allowed = {"allow": ", ".join(sorted(methods))}
     return HttpError(405, "method_not_allowed", "the page has other methods", headers=allowed)
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from ..config import Settings
 from ..metrics import Metrics
-from ..transport import bare_host, https_contexts
+from ..transport import address, bare_host, https_contexts
 from .app import OTHER, HttpApp
 from .calls import Parts
 from .connections.drain import HttpDrain
@@ -49,6 +49,14 @@ class HttpFront:
         if self.server is not None:
             await self.server.listen()
             self.drain = HttpDrain(self.server)
+
+    @property
+    def url(self) -> str | None:
+        """Address that clients call; None without a port."""
+        if self.server is None:
+            return None
+        scheme = "https" if self._settings.tls_cert else "http"
+        return f"{scheme}://{address(self._settings, self._settings.http_port)}"
 
     async def stop(self) -> None:
         if self.server is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from loramux.v1 import inference_pb2 as pb
 
@@ -44,6 +45,7 @@ def to_response(done: Generation, pause_s: float = 0) -> pb.GenerateResponse:
             finish_reason=_REASONS[c.finish_reason],
             usage=pb.Usage(**vars(c.usage)),
             timings=pb.Timings(**vars(c.timings)),
+            **_stopped_by(c.stopped_by),
         )
         if c.message is not None:
             choice.content = c.message.content
@@ -77,12 +79,19 @@ def to_increment(handle: RequestHandle, e: TokenEvent) -> pb.GenerateStreamRespo
         else pb.FINISH_REASON_UNSPECIFIED,
         usage=pb.Usage(**vars(e.usage)) if e.usage else None,
         timings=pb.Timings(**vars(e.timings)) if e.timings else None,
+        **_stopped_by(e.stopped_by),
     )
     if e.message is not None:
         answer.content = e.message.content
         answer.reasoning_content = e.message.reasoning_content
         answer.tool_calls.extend(pb.ToolCallDelta(**vars(call)) for call in e.message.tool_calls)
     return answer
+
+
+def _stopped_by(stop: str | int | None) -> dict[str, Any]:
+    if stop is None:
+        return {}
+    return {"stop_string" if isinstance(stop, str) else "stop_token_id": stop}
 
 
 def to_uses(adapters: Iterable[AdapterUse]) -> list[pb.AdapterUse]:

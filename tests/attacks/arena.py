@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 import grpc
 
@@ -41,7 +42,12 @@ class Trial:
 
 
 class Arena:
-    """Attacks share the server; one that it does not survive is that attack's failure alone."""
+    """Attacks share the server; one that it does not survive is that attack's failure alone.
+
+    One arena has a server at a time: its neighbour keeps a core busy, and would slow the others' attacks.
+    """
+
+    _serving: ClassVar[Arena | None] = None
 
     def __init__(
         self, start: Callable[[], ServerProcess], attackers: Attackers, compared: str = "bits"
@@ -54,6 +60,8 @@ class Arena:
     def server(self) -> ServerProcess:
         """A server that serves, with a neighbour that knows its output."""
         if self._server is None:
+            Arena.end_any()
+            Arena._serving = self
             try:
                 self._server = self._start()
                 self._server.wait_until_serving()
@@ -64,7 +72,15 @@ class Arena:
                 raise
         return self._server
 
+    @staticmethod
+    def end_any() -> None:
+        """End the server that runs, whichever arena's it is."""
+        if Arena._serving:
+            Arena._serving.end()
+
     def end(self) -> None:
+        if Arena._serving is self:
+            Arena._serving = None
         if self._neighbour:
             self._neighbour.end()
         if self._server:

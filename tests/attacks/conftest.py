@@ -15,16 +15,29 @@ from .redirects import Redirects, redirecting
 
 TEMPLATE_S = 0.5
 """What an adapter's template may take: there are many that take all of it."""
+TOKENIZER_S = 1
+"""What its tokenizer may take to load, and its template to tell what ends a turn."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--attacks-json", type=Path, help="write the attacks' table there too")
-    parser.addoption("--fuzz-examples", type=int, default=15, help="requests made for each page")
+    parser.addoption("--fuzz-examples", type=int, default=5, help="requests made for each page")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if path := config.getoption("--attacks-json", None):
         report.keep_in(path)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let attacks on the same server follow each other: one runs at a time."""
+    turns = ("torch_arena", "no_arena")
+
+    def turn(item: pytest.Item) -> int:
+        names = getattr(item, "fixturenames", ())
+        return next((i for i, name in enumerate(turns, 1) if name in names), 0)
+
+    items.sort(key=turn)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -63,7 +76,9 @@ def redirects() -> Iterator[Redirects]:
 @pytest.fixture(scope="session")
 def arena(ground: Ground, attackers: Attackers, redirects: Redirects) -> Iterator[Arena]:
     """A server with tokens, on the C++ kernels where they run; it keeps no host copies."""
-    limits = ("--adapter-host-bytes", 0, "--chat-template-timeout-s", TEMPLATE_S)
+    limits: tuple[object, ...] = ("--adapter-host-bytes", 0)
+    limits += ("--chat-template-timeout-s", TEMPLATE_S)
+    limits += ("--adapter-tokenizer-timeout-s", TOKENIZER_S)
     places = ("--state-file", ground.state(), "--adapter-source", redirects.allowed)
     arena = Arena(lambda: ground.serve(*limits, *places), attackers)
     yield arena

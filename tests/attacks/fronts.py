@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -34,6 +34,8 @@ class Front:
     """How calls end of which there are more than there is room for."""
     unread: tuple[str, ...] = ()
     """How a refused call may end whose body is not read to its end."""
+    ways: tuple[bool, ...] = (False, True)
+    """Ways in which a request is read: whether as a stream's."""
 
     def __str__(self) -> str:
         return self.name
@@ -105,10 +107,39 @@ def _each(requests: Sequence[Asked], form: Any) -> list[Any]:
 
 GRPC = Front("grpc")
 # Each call has a connection of its own: it may find no place, or lose it while it says what it wants.
-HTTP = Front("http", (*GRPC.over, "UNAVAILABLE", "CLOSED"), ("CLOSED",))
+HTTP = Front("http", (*GRPC.over, "UNAVAILABLE", "CLOSED"), ("CLOSED",), (True,))
 both = pytest.mark.parametrize("front", [GRPC, HTTP], ids=str)
 """For what each front reads and writes by code of its own."""
+
+
+def over_both(
+    attackers: Attackers,
+    server: ServerProcess,
+    requests: Sequence[Asked],
+    caller: str,
+    stream: bool = False,
+    **how: Any,
+) -> Callable[[], list[Outcome]]:
+    """Send all at once over either front: for what is the same code behind them.
+
+    What it gives waits for every end.
+    """
+    begun = {
+        front: front.start(attackers, server, requests, caller, stream, **how)
+        for front in (GRPC, HTTP)
+    }
+
+    def ended() -> list[Outcome]:
+        return [
+            replace(outcome, details=outcome.details and f"{front}: {outcome.details}")
+            for front, outcomes in begun.items()
+            for outcome in outcomes.result(2 * PATIENCE_S)
+        ]
+
+    return ended
+
+
 both_http_slow = pytest.mark.parametrize(
     "front", [GRPC, pytest.param(HTTP, marks=pytest.mark.slow)], ids=str
 )
-"""For what is the same code behind them."""
+"""For what takes seconds, and is the same code behind them."""

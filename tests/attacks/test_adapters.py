@@ -11,7 +11,7 @@ from .arena import Arena, expect
 from .attackers import Outcome
 from .calls import answer, asked, chat, load, unload
 from .forms import Asked
-from .fronts import GRPC, Front, both_http_slow
+from .fronts import GRPC, over_both
 from .ground import Ground
 from .server import ServerProcess
 
@@ -36,46 +36,39 @@ def test_files_that_must_be_refused(arena: Arena, ground: Ground, name: str) -> 
 
 
 def used(
-    arena: Arena,
-    front: Front,
-    server: ServerProcess,
-    path: str,
-    *requests: Asked,
-    stream: bool = False,
+    arena: Arena, server: ServerProcess, path: str, *requests: Asked, stream: bool = False
 ) -> tuple[list[Outcome], list[Outcome]]:
-    """How the load ended, and how the requests did, if there is an adapter to ask.
+    """How the load ended, and how the requests did over either front, if there is an adapter to ask.
 
     Meanwhile somebody else's conversation is answered.
     """
     loaded = load(arena, server, path)
     if loaded[0].code != "OK":
         return loaded, []
-    begun = front.start(arena.attackers, server, requests, "attacker", stream, timeout=10)
-    innocent = front.send(arena.attackers, server, [chat()] * 3, "neighbour", timeout=10)
-    outcomes = begun.result(60)
+    ended = over_both(arena.attackers, server, requests, "attacker", stream, timeout=10)
+    innocent = GRPC.send(arena.attackers, server, [chat()] * 3, "neighbour", timeout=10)
+    outcomes = ended()
     expect(innocent, "OK")
     expect(unload(arena, server, path), "OK")
     return loaded, outcomes
 
 
-@both_http_slow
 @pytest.mark.parametrize("name", hostile.TEMPLATES | hostile.REFUSED_TEMPLATES)
-def test_templates(arena: Arena, front: Front, ground: Ground, name: str) -> None:
+def test_templates(arena: Arena, ground: Ground, name: str) -> None:
     make = (hostile.TEMPLATES | hostile.REFUSED_TEMPLATES)[name]
     path = ground.adapter(name_of("template", name), make)
 
     def attack(server: ServerProcess) -> str:
-        loaded, outcomes = used(arena, front, server, path, *[chat(adapter_id=path)] * 2)
+        loaded, outcomes = used(arena, server, path, chat(adapter_id=path))
         if not outcomes:
             return f"load: {expect(loaded, *REFUSED)}"
         return expect(outcomes, *FAILS)
 
-    arena.withstand(front.named(f"template: {name}"), attack)
+    arena.withstand(f"template: {name}", attack)
 
 
-@both_http_slow
 @pytest.mark.parametrize("name", hostile.TOKENIZERS)
-def test_tokenizers(arena: Arena, front: Front, ground: Ground, name: str) -> None:
+def test_tokenizers(arena: Arena, ground: Ground, name: str) -> None:
     path = ground.adapter(name_of("tokenizer", name), hostile.TOKENIZERS[name])
     texts = ["x", "ab" * 40, "a" * 30, "</s> a", ""]
     requests = [
@@ -87,13 +80,13 @@ def test_tokenizers(arena: Arena, front: Front, ground: Ground, name: str) -> No
     def attack(server: ServerProcess) -> str:
         text = ""
         for stream in (False, True):
-            loaded, outcomes = used(arena, front, server, path, *requests, stream=stream)
+            loaded, outcomes = used(arena, server, path, *requests, stream=stream)
             if not outcomes:
                 return f"load: {expect(loaded, *REFUSED)}"
             text = expect(outcomes, "OK", *REFUSED)
         return text
 
-    arena.withstand(front.named(f"tokenizer: {name}"), attack)
+    arena.withstand(f"tokenizer: {name}", attack)
 
 
 def test_many_at_once(arena: Arena, ground: Ground) -> None:

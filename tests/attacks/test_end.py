@@ -50,6 +50,12 @@ class Reserve:
             server.kill()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_arena() -> None:
+    """Servers that end have the machine to themselves."""
+    Arena.end_any()
+
+
 @pytest.fixture(scope="module")
 def reserve(ground: Ground) -> Iterator[Reserve]:
     reserve = Reserve(ground)

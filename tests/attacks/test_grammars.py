@@ -10,7 +10,7 @@ import pytest
 from .arena import Arena, expect
 from .calls import answer, asked, chat
 from .forms import Asked, Many
-from .fronts import HTTP, Front, both, both_http_slow
+from .fronts import HTTP, Front, both, over_both
 from .server import ServerProcess
 
 pytestmark = pytest.mark.attacks
@@ -76,17 +76,16 @@ def compiler(arena: Arena) -> None:
     answer(arena, arena.server, "attacker", structured={"regex": "a+"})
 
 
-@both_http_slow
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_is_hard_to_compile(arena: Arena, front: Front, name: str) -> None:
+def test_what_is_hard_to_compile(arena: Arena, name: str) -> None:
     """Refused, or answered: within a bound of time and memory, and never at another's cost."""
     request = asked(structured=HOSTILE[name], max_new_tokens=20)
 
     def attack(server: ServerProcess) -> str:
-        outcomes = front.send(arena.attackers, server, [request] * 4, "attacker", timeout=20)
-        return expect(outcomes, REFUSED, "OK")
+        ended = over_both(arena.attackers, server, [request] * 2, "attacker", timeout=20)
+        return expect(ended(), REFUSED, "OK")
 
-    arena.withstand(front.named(f"structured: {name}"), attack)
+    arena.withstand(f"structured: {name}", attack)
 
 
 @both

@@ -30,7 +30,7 @@ def test_a_caller_that_fills_the_queue(arena: Arena, front: Front, adapter_id: s
         if adapter_id:
             expect(load(arena, server, "good", adapter_id), "OK")
         requests = [asked(adapter_id=adapter_id, **LONG)] * 36
-        begun = front.start(arena.attackers, server, requests, "attacker", cancel_after=4.0)
+        begun = front.start(arena.attackers, server, requests, "attacker", cancel_after=2.0)
         for innocent in (GRPC, HTTP) * 2:
             answer(arena, server, "neighbour", innocent)
             answer(arena, server, "neighbour", innocent, adapter_id="good")
@@ -49,7 +49,7 @@ def test_single_requests_that_fill_the_queue(arena: Arena, front: Front) -> None
     requests = [asked(max_new_tokens=3000)] * 300
 
     def attack(server: ServerProcess) -> str:
-        begun = front.start(arena.attackers, server, requests, "attacker", cancel_after=3.0)
+        begun = front.start(arena.attackers, server, requests, "attacker", cancel_after=2.0)
         for innocent in (GRPC, HTTP) * 2:
             answer(arena, server, "neighbour", innocent, adapter_id="good")
         return expect(begun.result(60), "CANCELLED", "RESOURCE_EXHAUSTED")

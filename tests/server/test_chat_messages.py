@@ -20,7 +20,7 @@ from lora_runtime import (
     ToolCall,
     ToolCallDelta,
 )
-from lora_runtime.api.requests import Choice, FinishReason, Generation, Timings, TokenEvent, Usage
+from lora_runtime.api.answers import Choice, FinishReason, Generation, Timings, TokenEvent, Usage
 from lora_runtime.requests.handle import RequestHandle
 from server.services.answers import to_increment, to_response
 from server.services.inference import to_request

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from lora_runtime import __version__
-from server.config import Settings, load
+from server.config import Settings
+from server.load_settings import load
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 

@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 
 from server import environment
 from server.cli import app
-from server.config import Settings, SettingsError, load
-from server.sources import variable_of
+from server.config import Settings
+from server.load_settings import load
+from server.sources import SettingsError, variable_of
 
 ROOT = Path(__file__).parents[2]
 LINKS = {

@@ -97,10 +97,17 @@ async def test_finish_reasons(served: Harness) -> None:
         0
     ]
     assert by_token.finish_reason == inference_pb2.FINISH_REASON_STOP
+    assert plain.choices[0].WhichOneof("stopped_by") is None
+    assert by_token.WhichOneof("stopped_by") == "stop_token_id"
+    assert by_token.stop_token_id == tokens[2]
     assert list(by_token.token_ids) == tokens[: tokens.index(tokens[2]) + 1]
     letter = next(c for c in plain.text if c != "\ufffd")
     by_string = (await served.generate(prompt="hello", stop=[letter], **EIGHT)).choices[0]
     assert by_string.finish_reason == inference_pb2.FINISH_REASON_STOP
+    assert by_string.stop_string == letter
+    events = [e async for e in served.stream(prompt="hello", stop=[letter], **EIGHT)]
+    assert [e.WhichOneof("stopped_by") for e in events[:-1]] == [None] * (len(events) - 1)
+    assert events[-1].stop_string == letter
     assert by_string.text == plain.text[: plain.text.index(letter)]
 
 

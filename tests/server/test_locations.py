@@ -9,8 +9,9 @@ import pytest
 from loramux.v1 import adapters_pb2 as pb
 
 from lora_runtime import InvalidRequestError
-from server.config import SettingsError, load
+from server.load_settings import load
 from server.locations import Locations, adapter_id_of
+from server.sources import SettingsError
 
 SOURCES = [
     "hf://my-org",
@@ -137,6 +138,13 @@ def test_nothing_is_said_about_what_is_outside_the_roots(
     assert {refusal(root, path) for path in paths} == {
         "the path is outside the server's adapter roots"
     }
+
+
+def test_names_are_below_sources() -> None:
+    sources = ["hf://my-org", "s3://bucket/x/", "hf://", "memory://"]
+    locations = Locations([], sources)
+    assert list(locations.below("a")) == ["hf://my-org/a", "s3://bucket/x/a", "memory://a"]
+    assert "hf://org/a" in locations.below("org/a")
 
 
 def test_odd_paths_below_a_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -296,11 +296,11 @@ def test_no_secret_in_the_log(
 
 
 @pytest.mark.slow
-def test_a_taken_port_ends_the_process(tmp_path: Path, tiny_base: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        server = Process(tmp_path, "--base", str(tiny_base), port=taken.getsockname()[1])
+@pytest.mark.parametrize("flag", ["--port", "--http-port", "--metrics-port"])
+def test_a_taken_port_ends_the_process(tmp_path: Path, tiny_base: Path, flag: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = Process(tmp_path, "--base", str(tiny_base), flag, str(port))
         assert server.process.wait(timeout=120) == 1
     assert server.lines()[-1]["event"] == "the server cannot listen"
-    assert server.lines()[-1]["error"].endswith(f"port {server.port}: Address already in use")
+    assert server.lines()[-1]["error"].endswith(f"] {flag} {port}: Address already in use")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from google.protobuf import descriptor_pool, json_format, message_factory
 
 from ..support.certificates import Authority
 from ..support.recipes import commands, first_screen, run
@@ -65,6 +67,21 @@ def test_the_recipes_are_read_whole() -> None:
     assert any("GenerateStream" in command for command in by_tool["ghz"])
     for tool, plain in (("grpcurl", " -plaintext "), ("ghz", " --insecure ")):
         assert [command for command in by_tool[tool] if plain not in command], tool
+
+
+def test_what_recipes_send_is_a_message() -> None:
+    """Also where the tools are not installed."""
+    seen = set()
+    for command in [*commands("grpcurl"), *commands("ghz"), *first_screen("ghz")]:
+        words = shlex.split(command.replace("\\\n", " "))
+        for flag in {"-d", "--data"}.intersection(words):
+            data = json.loads(words[words.index(flag) + 1])
+            (method,) = (word for word in words if re.fullmatch(r"[\w.]+/\w+", word))
+            kind = descriptor_pool.Default().FindMethodByName(method.replace("/", ".")).input_type
+            for one in data if isinstance(data, list) else [data]:
+                json_format.ParseDict(one, message_factory.GetMessageClass(kind)())
+            seen.add(method)
+    assert {"loramux.v1.Inference/Generate", "loramux.v1.Adapters/SetPolicy"} < seen
 
 
 def calls_by_status(summary: str) -> dict[str, int]:

@@ -10,8 +10,9 @@ import pytest
 
 from lora_runtime import AdapterPolicy, EngineConfig
 from lora_runtime.settings import Setting
-from server.config import Settings, SettingsError, load
-from server.sources import flag_of
+from server.config import Settings
+from server.load_settings import load
+from server.sources import SettingsError, flag_of
 
 SECONDS = [
     name
@@ -164,3 +165,14 @@ def test_a_long_value_is_cut() -> None:
 
 def test_every_setting_is_described() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [(["a", ""], "1 to 256 characters"), (["n" * 257], "1 to 256"), (["b", "x"], "'x' is one of")],
+    ids=["empty", "long", "an adapter's"],
+)
+def test_names_of_the_base_are_its_own(yaml: Path, names: list[str], why: str) -> None:
+    assert load({"served_model_names": ["b", "org/b"]}, yaml).served_model_names == ["b", "org/b"]
+    with pytest.raises(SettingsError, match=why):
+        load({"served_model_names": names}, yaml)

@@ -12,8 +12,9 @@ from loramux.v1 import server_pb2, server_pb2_grpc
 from typer.testing import CliRunner
 
 from server.cli import app
-from server.config import SettingsError, load
+from server.load_settings import load
 from server.process import serve
+from server.sources import SettingsError
 from server.tls import TLSError, server_credentials
 
 from ..support.certificates import Authority, Pair

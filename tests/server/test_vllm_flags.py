@@ -10,7 +10,8 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from server.cli import app, serve
-from server.config import Settings, SettingsError
+from server.config import Settings
+from server.sources import SettingsError
 
 from ..support.servers import make_settings
 
@@ -40,7 +41,9 @@ def test_kserves_arguments_are_taken(monkeypatch: pytest.MonkeyPatch, quote: str
     modules = [f'{quote}{{"name":"{n}","path":"/mnt/lora/{n[-1]}"}}{quote}' for n in names]
     limits = ["--max-lora-rank=64", "--max-loras=2", "--max-cpu-loras=4"]
     appended = ["--enable-lora", *limits, "--lora-modules", *modules, "--max-running", "8"]
-    assert flags_of(monkeypatch, [*OWN, *appended]) == {
+    named = ["--served-model-name", "base", "publishers/ns/models/base"]
+    assert flags_of(monkeypatch, [*OWN, *named, *appended]) == {
+        "served_model_names": ["base", "publishers/ns/models/base"],
         "base": "/mnt/models",
         "http_port": "8000",
         "max_adapters": "2",
@@ -84,8 +87,46 @@ def test_every_form_of_modules_is_taken(
     assert found["base"] == "/mnt/models"
 
 
-@pytest.mark.parametrize("module", ["{", '{"name": "a"}', '{"name": "a", "path": 7}', "a"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["--served-model-name", "a", "b"],
+        ["--served-model-name=a", "b"],
+        ["--served-model-name", "a", "--served-model-name", "b"],
+    ],
+    ids=["behind one another", "equals", "twice"],
+)
+def test_every_form_of_names_is_taken(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> None:
+    assert flags_of(monkeypatch, [*names, *OWN])["served_model_names"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "{",
+        '{"name": "a"}',
+        '{"name": "a", "path": 7}',
+        '{"name": "a=b", "path": "/x"}',
+        "a",
+    ],
+)
 def test_what_is_no_module_is_refused(module: str) -> None:
     result = CliRunner().invoke(app, ["serve", *OWN, "--lora-modules", module])
     assert result.exit_code == 2
     assert "NAME=" in result.output
+
+
+def test_keys_of_a_module_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = '{"name": "a", "path": "/x", "base_model_name": "b", "is_3d_lora_weight": false}'
+    assert flags_of(monkeypatch, [*OWN, "--lora-modules", module])["adapters"] == {"a": "/x"}
+    other = module.replace("base_model_name", "revision")
+    result = CliRunner().invoke(app, ["serve", *OWN, "--lora-modules", other])
+    assert result.exit_code == 2
+    assert "unknown: revision" in result.output
+
+
+@pytest.mark.parametrize("flag", ["--max-num-seqs", "--no-enable-lora", "--max-model-len=8"])
+def test_other_flags_are_refused_by_name(flag: str) -> None:
+    result = CliRunner().invoke(app, ["serve", *OWN, "--enable-lora", flag])
+    assert result.exit_code == 2
+    assert flag.partition("=")[0] in result.output

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-_FUNCTION = {"type": "function", "function": "{content}"}
+_EXAMPLES = Path(__file__).parents[2] / "examples" / "response_templates"
 
 
 @dataclass(frozen=True)
@@ -20,65 +22,13 @@ class Kind:
     calls: tuple[tuple[str, str], ...] = ()
 
 
-def _template(anchor: str, **fields: Any) -> dict[str, Any]:
-    return {"defaults": {"role": "assistant"}, "start_anchor": anchor, "fields": fields}
+def example(name: str) -> dict[str, Any]:
+    """Template that the project gives for a kind of models."""
+    return json.loads((_EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
 
 
-_HERMES = _template(
-    "<|im_start|>assistant\n",
-    reasoning_content={"open": "<think>", "close": "</think>", "content": "text"},
-    tool_calls={
-        "open_pattern": r"\s*<tool_call>",
-        "close": "</tool_call>",
-        "repeats": True,
-        "content": "json",
-        "transform": _FUNCTION,
-    },
-    content={"close_pattern": r"\s*(?:<\|im_end\|>|<\|endoftext\|>)", "content": "text"},
-)
-_QWEN35 = _template(
-    "<|im_start|>assistant\n",
-    tool_calls={
-        "open_pattern": r"\s*<tool_call>\s*<function=(?P<name>[^>\n]+)>",
-        "close_pattern": r"</function>\s*</tool_call>",
-        "repeats": True,
-        "content": "xml-inline",
-        "content_args": {
-            "tag_pattern": r"<parameter=(?P<key>[^>\n]+)>\s*(?P<value>.*?)\s*</parameter>"
-        },
-        "transform": {
-            "type": "function",
-            "function": {"name": "{name}", "arguments": "{content}"},
-        },
-    },
-    content={"content": "text"},
-)
-_LLAMA = _template(
-    "<|start_header_id|>assistant<|end_header_id|>\n\n",
-    tool_calls={
-        "open": "<|python_tag|>",
-        "content": "json",
-        "repeats": True,
-        "transform": {
-            "type": "function",
-            "function": {"name": "{content.name}", "arguments": "{content.parameters}"},
-        },
-    },
-    content={"content": "text"},
-)
-_MISTRAL = _template(
-    "[/INST]",
-    tool_calls={
-        "open": "[TOOL_CALLS]",
-        "content": "json",
-        "transform_each": True,
-        "transform": {
-            "type": "function",
-            "function": {"name": "{name}", "arguments": "{arguments}"},
-        },
-    },
-    content={"content": "text"},
-)
+_HERMES = example("hermes")
+_LLAMA_START = "<|start_header_id|>assistant<|end_header_id|>\n\n"
 _CHATML = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 KINDS = {
@@ -96,7 +46,7 @@ KINDS = {
         _HERMES, _CHATML + "<think>\n", "So.\n</think>\n\n It is  \n", "It is", "So."
     ),
     "qwen3.5": Kind(
-        _QWEN35,
+        example("qwen3_coder"),
         _CHATML,
         "Now\n<tool_call>\n<function=f>\n<parameter=city>\nKöln\n</parameter>\n<parameter=n>\n7\n"
         "</parameter>\n</function>\n</tool_call>",
@@ -105,17 +55,34 @@ KINDS = {
         (("f", '{"city": "Köln", "n": 7}'),),
     ),
     "llama": Kind(
-        _LLAMA,
-        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        example("llama3"),
+        _LLAMA_START,
         '<|python_tag|>{"name": "f", "parameters": {"city": "Köln"}}',
         calls=(("f", '{"city": "Köln"}'),),
     ),
     "mistral": Kind(
-        _MISTRAL,
+        example("mistral"),
         "[INST]Hi[/INST]",
         '[TOOL_CALLS][{"name": "f", "arguments": {"city": "Köln"}}, {"name": "g", "arguments": {}}]',
         calls=(("f", '{"city": "Köln"}'), ("g", "{}")),
     ),
+    "llama, without a mark": Kind(
+        example("llama3"),
+        _LLAMA_START,
+        '{"name": "f", "parameters": {"city": "Köln"}}',
+        calls=(("f", '{"city": "Köln"}'),),
+    ),
+    "llama, other JSON": Kind(example("llama3"), _LLAMA_START, '{"city": 1}', '{"city": 1}'),
+    "mistral, behind results": Kind(
+        example("mistral"),
+        "[INST]Hi[/INST][TOOL_CALLS][{}]</s>[TOOL_RESULTS]1[/TOOL_RESULTS]",
+        "It is 1.",
+        "It is 1.",
+    ),
+    "deepseek": Kind(
+        example("deepseek_r1"), "Hi<｜Assistant｜><think>\n", "So.\n</think>\n\nNo.", "No.", "So."
+    ),
+    "never closed": Kind(_HERMES, _CHATML, "<think>\nSo <tool_call>", "", "So <tool_call>"),
     "no call": Kind(_HERMES, _CHATML, "It is <b>5</b>. \n Is it? \n", "It is <b>5</b>. \n Is it?"),
     "no JSON": Kind(
         _HERMES,

@@ -78,6 +78,8 @@ def _is_quick(data: bytes) -> bool:
 
 def _text_of(data: bytes) -> str:
     decode = codecs.getincrementaldecoder("utf-8")().decode
+    # Editors put a byte order mark before a file, and clients send such files.
+    data = data.removeprefix(codecs.BOM_UTF8)
     data = data.strip(b" \t\n\r")  # what the decoder looks at by a pattern
     try:
         pieces = [decode(data[at : at + _PIECE]) for at in _pieces(0, len(data))]

@@ -12,6 +12,7 @@ from typing import Any
 import httptools
 
 from .keep_alive import KeepAlive
+from .offers import Rest, head_of_rest
 from .places import MOST_S, Phase, Places
 from .refusals import (
     CHUNKS,
@@ -33,6 +34,8 @@ _HEADERS, _HEAD_BYTES = 128, 64 << 10
 """Most headers of a request, and bytes of them with their line."""
 _PIPELINED = 8
 """Most requests that wait on a connection for the answer of the one before."""
+_AHEAD_BYTES = 64 << 10
+"""Bytes behind a request that is being answered after which no more are read."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,15 @@ class Connection(KeepAlive):
         self._late: TimerHandle | None = None
         self._is_unread = False
         self._calls: set[asyncio.Task[None]] = set()
+        self._answering: Any = None
+        """Cycle whose call has begun last; uvicorn's `cycle` is that of the newest request."""
         self._securing: asyncio.Task[None] | None = None
         self._early = b""
         """Bytes that came before TLS was all set."""
         self._in_head, self._is_whole = False, True
         self._is_last = False
         """Whether the connection ends with the answer to this request, whatever is behind it."""
-        self._received = self._header_bytes = self._chunks = 0
+        self._received = self._header_bytes = self._chunks = self._ahead = 0
 
     # --- the connection -------------------------------------------------------------------------
 
@@ -107,9 +112,7 @@ class Connection(KeepAlive):
     def connection_lost(self, exc: Exception | None) -> None:
         self._ended()
         super().connection_lost(exc)
-        # The client is gone: whatever runs for it ends now, not when an answer cannot be sent.
-        for call in list(self._calls):
-            call.cancel()
+        self._end_calls()  # now, not when an answer cannot be sent
 
     def give_way(self) -> None:
         self.transport.abort()
@@ -130,6 +133,8 @@ class Connection(KeepAlive):
         if self._securing is not None:
             self._early += data
             return
+        if self.is_left:
+            return
         self._unset_keepalive_if_required()
         self._received += len(data)
         try:
@@ -139,10 +144,21 @@ class Connection(KeepAlive):
             self._refuse(cause.refusal if isinstance(cause, RefusedError) else NO_HTTP)
             return
         most = _HEAD_BYTES if self._in_head else 2 * (_HEAD_BYTES + self._port.max_body_bytes)
-        if self._received > most and not self._is_whole:
+        # What is sent behind an answer is passed over, and costs less than another request would.
+        is_counted = not self._is_whole and self._phase is not Phase.REST
+        if self._received > most and is_counted:
             self._refuse(LARGE_HEAD if self._in_head else LARGE_BODY)
             return
+        self._read_on(len(data))
         self._settle()
+
+    def _read_on(self, size: int) -> None:
+        """Undo uvicorn's pauses: who is not read from is not seen to go."""
+        self._ahead = self._ahead + size if self.pipeline else 0
+        is_body_read = self._is_whole or self._in_head or bool(self.pipeline)
+        has_room = len(self.pipeline) < _PIPELINED and self._ahead <= _AHEAD_BYTES
+        if is_body_read and has_room:
+            self.flow.resume_reading()
 
     def _feed(self, data: bytes) -> None:
         if self._is_last and self._is_whole:
@@ -154,8 +170,8 @@ class Connection(KeepAlive):
                 return
             # Such as h2c, which is not for this server. Its parser takes no body then; this one does.
             self._is_last = True
-            self.parser = httptools.HttpRequestParser(_Rest(self))
-            self._feed(_head_of_rest(self.headers) + data[upgrade.args[0] :])
+            self.parser = httptools.HttpRequestParser(Rest(self))
+            self._feed(head_of_rest(self.headers) + data[upgrade.args[0] :])
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= _PIPELINED:
@@ -201,25 +217,36 @@ class Connection(KeepAlive):
         self._settle()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._answering = cycle
         call = self.loop.create_task(cycle.run_asgi(app))
         for calls in (self.tasks, self._calls):
             calls.add(call)
             call.add_done_callback(calls.discard)
 
+    def _end_calls(self) -> None:
+        """End what runs: nobody waits for it, or will be answered."""
+        self.pipeline.clear()
+        if self._answering is not None:
+            self._answering.disconnected = True
+        for call in list(self._calls):
+            call.cancel()
+
     def _refuse(self, refusal: Refusal) -> None:
         """Answer what is no request, unless another one is being answered, and close."""
         self._port.on_refused(refusal.status)
-        if self._phase is Phase.REST:  # its answer has been given
-            self.transport.close()
-            self._enter(Phase.CLOSING)
-            return
-        running = self.cycle is not None and not self.cycle.response_complete
-        if running and (self.cycle.response_started or len(self._calls) > 1 or self.pipeline):
+        if self._is_running() and (
+            self.cycle.response_started or self.pipeline or self._in_head or self._is_whole
+        ):
             self.transport.abort()
             return
-        self.transport.write(answer(refusal))
-        self.transport.close()
-        self._enter(Phase.CLOSING)
+        if self._phase is not Phase.REST:  # its answer has been given
+            self.transport.write(answer(refusal))
+        self._end_calls()
+        self.leave()
+
+    def leave(self) -> None:
+        super().leave()
+        self._settle()
 
     # --- phases ---------------------------------------------------------------------------------
 
@@ -228,18 +255,20 @@ class Connection(KeepAlive):
             self._enter(phase)
 
     def _phase_now(self) -> Phase:
-        if self.transport.is_closing():
+        if self.is_left or self.transport.is_closing():
             return Phase.CLOSING
         if self._is_unread:
             return Phase.UNREAD
-        is_running = self.cycle is not None and not self.cycle.response_complete
-        if is_running:
+        if self._is_running():
             return Phase.ANSWER if self._is_whole or self._in_head else Phase.BODY
         if self._in_head:
             return Phase.HEAD
         if self.cycle is None:
             return Phase.NEW
         return Phase.IDLE if self._is_whole else Phase.REST
+
+    def _is_running(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _enter(self, phase: Phase) -> None:
         if self._late is not None:
@@ -266,20 +295,3 @@ class Connection(KeepAlive):
         if self._late is not None:
             self._late.cancel()
             self._late = None
-
-
-class _Rest:
-    """Receiver of the body of a request whose head has been read by another parser."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.on_body = connection.on_body
-        self.on_message_complete = connection.on_message_complete
-        self.on_chunk_header = connection.on_chunk_header
-
-
-def _head_of_rest(headers: list[tuple[bytes, bytes]]) -> bytes:
-    """Make a head with what says how long a body is."""
-    told = [
-        b": ".join(one) for one in headers if one[0] in (b"content-length", b"transfer-encoding")
-    ]
-    return b"\r\n".join([b"POST / HTTP/1.1", *told, b"", b""])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -33,6 +33,8 @@ class KeepAlive(HttpToolsProtocol):
 
     def __init__(self, *, farewell: Farewell, **parts: Any) -> None:
         super().__init__(**parts)
+        self.is_left = False
+        """Whether nothing is answered any more."""
         self._farewell = farewell
         self._last, self._idle_since = 0.0, time.monotonic()
         self._is_reading = False
@@ -49,6 +51,7 @@ class KeepAlive(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
+        self.cycle.transport = cast(Any, _LastAnswer(self))
         if self._farewell.ends or time.monotonic() > self._last:
             self.tell()
 
@@ -57,8 +60,27 @@ class KeepAlive(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
+        if not self.is_left:
+            super().on_response_complete()
         self._idle_since = time.monotonic()
+
+    def close(self) -> None:
+        """Close it, at once if its client has sent all that it was sending."""
+        if self._is_reading or self.pipeline:
+            self.leave()
+        else:
+            self.transport.close()
+
+    def leave(self) -> None:
+        """Answer nothing more, and pass over what comes, until its client ends it or is late.
+
+        A client whose connection is reset while it sends does not read what it was answered.
+        """
+        self.is_left = True
+        self.pipeline.clear()
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
 
     def tell(self) -> None:
         """Let the answer that is due say that the connection ends with it; one that has begun cannot
@@ -84,3 +106,12 @@ class KeepAlive(HttpToolsProtocol):
             return
         if not unread_bytes(listener.fileno()):
             self.transport.close()
+
+
+class _LastAnswer:
+    """Transport of an answer, which ends the connection if it was the last."""
+
+    def __init__(self, connection: KeepAlive) -> None:
+        self.write = connection.transport.write
+        self.is_closing = connection.transport.is_closing
+        self.close = connection.close

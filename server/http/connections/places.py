@@ -34,7 +34,7 @@ MOST_S = {
     Phase.BODY: 60.0,
     # Longer than load balancers keep connections, so that these end them, when they send nothing.
     Phase.IDLE: 75.0,
-    Phase.REST: 2.0,
+    Phase.REST: 10.0,
     Phase.UNREAD: 30.0,
     Phase.CLOSING: 5.0,
 }

@@ -54,6 +54,9 @@ async def _answer(http: HttpCall, form: Form) -> Response:
 
 async def _read(http: HttpCall, form: Form, body: Mapping[str, Any]) -> tuple[Call, Head]:
     engine = http.parts.engine()
+    http.fields = dict(
+        zip(form.by_name, form.by_name, strict=True)
+    )  # until it is the engine's turn
     call = read(form, body, engine.request_limits, engine.max_context)
     del body
     http.fields = call.names
@@ -70,7 +73,7 @@ async def _read(http: HttpCall, form: Form, body: Mapping[str, Any]) -> tuple[Ca
         replace(one, adapter_id=adapter, request_id=request_id)
         for one, request_id in zip(call.requests, _ids(http.request_id, call), strict=True)
     )
-    head = Head(form.prefix + http.request_id, int(time.time()), call.options.model or names.base)
+    head = Head(form.prefix + http.request_id, int(time.time()), names.model_of(adapter))
     return replace(call, requests=requests), head
 
 

@@ -71,6 +71,7 @@ _CALL = _object(
 _MESSAGE = _object(
     {"role": {"const": "assistant"}, "content": _or_null(_TEXT), "refusal": {"type": "null"}},
     reasoning_content=_TEXT,
+    reasoning=_TEXT,
     tool_calls=list_of(_CALL),
 )
 
@@ -82,6 +83,7 @@ def _answer(kind: str, logprobs: Schema, reasons: tuple[str, ...], said: Schema)
             **said,
             "logprobs": _or_null(logprobs),
             "finish_reason": {"enum": list(reasons)},
+            "stop_reason": {"type": ["string", "integer", "null"]},
             "timings": _TIMINGS,
         },
         token_ids=_IDS,

@@ -10,6 +10,8 @@ from prometheus_client.exposition import choose_encoder
 
 from ...threads import Pool
 
+_OPEN_METRICS = "application/openmetrics-text"
+
 
 class MetricsPage:
     """Page of a registry: made once for all who ask meanwhile, and beside the event loop, as that
@@ -21,7 +23,8 @@ class MetricsPage:
 
     async def page(self, accept: str) -> tuple[bytes, str]:
         """Make the page in the form that `accept` asks for; gives it and its content type."""
-        make, kind = choose_encoder(accept)
+        # Not with the version that is asked for: each that is made up would be a page of its own.
+        make, kind = choose_encoder(_OPEN_METRICS if _OPEN_METRICS in accept else "")
         making = self._making.get(kind)
         if making is None:
             making = self._making[kind] = asyncio.create_task(self._made(make))

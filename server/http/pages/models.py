@@ -32,10 +32,11 @@ async def list_models(call: Call) -> Response:
 
 async def give_model(call: Call) -> Response:
     """Give a model as the list has it."""
-    adapter_id = call.parts.names.adapter_of(call.request.scope["path"].removeprefix(_FOLDER))
+    model = call.request.scope["path"].removeprefix(_FOLDER)
+    adapter_id = call.parts.names.adapter_of(model)
     call.adapter = adapter_id
     call.allow(Right.READ, [adapter_id])
-    body = await call.read(lambda: _adapter(call, adapter_id) if adapter_id else _base(call))
+    body = await call.read(lambda: _adapter(call, adapter_id) if adapter_id else _base(call, model))
     return Response(body, media_type="application/json")
 
 
@@ -48,7 +49,7 @@ def _models(call: Call) -> Iterator[bytes]:
     """Give each model as JSON. On a thread: there may be thousands."""
     engine, who = call.parts.engine(), call.who
     if who.may_use(""):
-        yield _base(call)
+        yield from (_base(call, name) for name in call.parts.names.of_base)
     for number, adapter_id in enumerate(engine.adapter_ids()):
         if number % _SLICE == _SLICE - 1:
             time.sleep(_PAUSE_S)
@@ -58,9 +59,9 @@ def _models(call: Call) -> Iterator[bytes]:
             yield _adapter(call, adapter_id)
 
 
-def _base(call: Call) -> bytes:
+def _base(call: Call, name: str) -> bytes:
     engine = call.parts.engine()
-    return _model(engine, call.parts.names.base, engine.base.name, None, _STARTED)
+    return _model(engine, name, engine.base.name, None, _STARTED)
 
 
 def _adapter(call: Call, adapter_id: str) -> bytes:

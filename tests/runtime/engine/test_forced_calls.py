@@ -89,14 +89,27 @@ def test_without_parameters_it_is_any_object(engine: Engine) -> None:
         ({"tools": ()}, "tool_choice"),
         (
             {"tools": (TOOLS[0] | {"function": {"name": "f", "parameters": {"type": 1}}},)},
-            "structured",
+            "tools",
         ),
     ],
     ids=["two forms", "no tools", "no schema"],
 )
 def test_what_cannot_be_held(engine: Engine, change: dict[str, Any], field: str) -> None:
-    with pytest.raises(InvalidRequestError, match=field):
+    with pytest.raises(InvalidRequestError) as raised:
         engine.submit(ask("required", **change))
+    assert [one.field for one in raised.value.violations] == [field]
+
+
+@pytest.mark.parametrize("choice", ["required", NamedTool("go")], ids=["required", "named"])
+def test_parameters_with_a_name_of_their_own(engine: Engine, choice: str | NamedTool) -> None:
+    """References within them are to them all the same."""
+    tool = {"name": "go", "parameters": POINT | {"$id": "https://example.com/point.json"}}
+    done = engine.generate(
+        ask(choice, tools=({"function": tool},), parallel_tool_calls=False)
+    ).choices[0]
+    assert done.message is not None
+    (call,) = done.message.tool_calls
+    jsonschema.validate(call.values(), POINT)
 
 
 def test_auto_and_none_hold_nothing() -> None:

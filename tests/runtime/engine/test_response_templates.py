@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 from lora_runtime import (
+    BaseModel,
+    BaseModelError,
     ChatMessage,
     Engine,
     EngineConfig,
@@ -104,6 +107,17 @@ def test_an_adapter_s_own(engine: Engine, add: Callable[[str, Any], None]) -> No
     assert parts(engine, ask())[2] == ""
 
 
+@pytest.mark.parametrize("form", ["json_object", "json_schema"])
+def test_json_is_content(engine: Engine, add: Callable[[str, Any], None], form: Any) -> None:
+    """Also where a prompt has begun to reason, which nothing in it ends."""
+    add("own", OWN)
+    structured = StructuredAnswer(form, '{"enum": [5]}' if form == "json_schema" else "")
+    sampling = SamplingParams(max_new_tokens=12, structured=structured)
+    text, content, reasoning = parts(engine, replace(ask("own"), sampling=sampling))
+    assert text
+    assert (content, reasoning) == (text, "")
+
+
 @pytest.mark.parametrize("name", ["hermes", "mistral"])
 def test_calls_as_they_come(engine: Engine, add: Callable[[str, Any], None], name: str) -> None:
     """From the engine's thread to the message, in the way of a model that writes just that."""
@@ -167,3 +181,38 @@ def test_a_base_whose_calls_stay_text_is_noted() -> None:
 def test_nothing_is_read_unless_it_is_wanted(engine: Engine) -> None:
     handle = engine.submit(Request(prompt="x", sampling=SamplingParams(max_new_tokens=2)))
     assert all(event.message is None for event in handle)
+
+
+def test_a_file_in_the_place_of_the_base_s_own(base: Path, tmp_path: Path) -> None:
+    file = tmp_path / "template.json"
+    file.write_text(json.dumps(OWN))
+    config = EngineConfig(dtype="float32", kv_cache_bytes=1 << 20, response_template=str(file))
+    with Engine(base, config) as engine:
+        text, content, reasoning = parts(engine, ask())
+    assert text
+    assert (content, reasoning) == ("", text)
+
+
+@pytest.mark.parametrize("written", ["{", "[]", json.dumps(WRONG), None])
+def test_a_file_that_is_none_is_refused(base: Path, tmp_path: Path, written: str | None) -> None:
+    """Before the weights are read."""
+    file = tmp_path / "template.json"
+    if written is not None:
+        file.write_text(written)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_bytes((base / "config.json").read_bytes())
+    with pytest.raises(BaseModelError, match="cannot be used"):
+        BaseModel.load(tmp_path / "base", device="cpu", response_template=str(file))
+
+
+def test_a_wrong_one_of_the_base_s_own_is_not_used(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = tmp_path / "base"
+    shutil.copytree(base, directory)
+    save_template(directory, WRONG)
+    config = EngineConfig(dtype="float32", kv_cache_bytes=1 << 20)
+    with Engine(directory, config) as engine:
+        text, content, _ = parts(engine, ask())
+    assert content == text
+    assert "the response template of the base's tokenizer is not used" in caplog.text

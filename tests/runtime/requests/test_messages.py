@@ -65,6 +65,10 @@ PARTS = """{% for m in messages %}<{{ m.role }}>{% for part in m.content %}\
 {% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}"""
 BOTH = """{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}{% else %}\
 {% for part in m.content %}({{ part.text }}){% endfor %}{% endif %}{% endfor %}"""
+ROLES = """{% for m in messages %}{% if m.role in ('system', 'user') %}<{{ m.role }}>{{ m.content }}\
+{% endif %}{% endfor %}"""
+FIRM = """{% for m in messages %}{% if m.role not in ('system', 'user') %}\
+{{ raise_exception('no such role') }}{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}"""
 TEMPLATES = {
     "hermes": HERMES,
     "llama": LLAMA,
@@ -73,6 +77,8 @@ TEMPLATES = {
     "strict": STRICT,
     "parts": PARTS,
     "both": BOTH,
+    "roles": ROLES,
+    "firm": FIRM,
 }
 TOOL = {
     "type": "function",
@@ -172,6 +178,21 @@ def test_short_ids_where_a_template_wants_these(engine: Engine) -> None:
     _, called, own, told, _ = text_of(engine, "strict", ASKED, CALLED, TOLD).split(";")
     assert called == f'weather{{"zz": 1.0, "a": [1, "ü"]}} {told}'
     assert (len(told), own) == (9, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("hermes", "<|im_start|>developerBe brief."),
+        ("parts", "<developer>Be brief.<user>How is it?"),
+        ("roles", "<system>Be brief.<user>How is it?"),
+        ("firm", "<system>Be brief.<user>How is it?"),
+    ],
+)
+def test_a_developer_is_the_system_where_a_template_has_none(
+    engine: Engine, name: str, text: str
+) -> None:
+    assert text in text_of(engine, name, ChatMessage("developer", "Be brief."), ASKED)
 
 
 def test_a_template_that_fails_in_any_form(engine: Engine) -> None:

@@ -16,15 +16,13 @@ from lora_runtime import (
     RequestHandle,
     SamplingParams,
     TokenEvent,
-    ToolCall,
     Usage,
 )
+from lora_runtime.api.answers import Timings
 from lora_runtime.api.parsed import joined
-from lora_runtime.api.requests import Timings
 from lora_runtime.foreign.answer_workers import AnswerWorkers
 from lora_runtime.foreign.process import WORKERS, WorkLimits
-from lora_runtime.requests.forced_calls import CallListParser, NamedCallParser
-from lora_runtime.requests.parsing import MessageParser, PlainParser
+from lora_runtime.requests.parsing import MessageParser
 from lora_runtime.requests.shown_text import ShownText
 from lora_runtime.requests.template_parser import Reading, TemplateParser
 
@@ -274,55 +272,3 @@ def test_an_idle_worker_that_has_died(workers: AnswerWorkers) -> None:
     workers.give_back("key", idle)
     done = handle_of(parser_of(workers, kind), [kind.answer]).result()
     assert shown(done.choices[0].message) == expected(kind)
-
-
-def test_content_alone() -> None:
-    handle = handle_of(PlainParser(), ["<think>Ja</think> "])
-    assert shown(handle.result().choices[0].message) == ("<think>Ja</think> ", "", [])
-
-
-@pytest.mark.parametrize(
-    ("text", "content", "calls"),
-    [
-        (
-            '[{"name": "f", "parameters": {"a": "}\\"]é"}}, {"name":"g","parameters":{}}]',
-            "",
-            [("f", '{"a": "}\\"]é"}'), ("g", "{}")],
-        ),
-        ('[{"name": "f", "parameters": {"a": [1, {', '{"name": "f", "parameters": {"a": [1, {', []),
-        ('[{"name": "f"}]', '{"name": "f"}', []),
-    ],
-    ids=["two", "cut off", "none"],
-)
-def test_lists_of_calls(text: str, content: str, calls: list[tuple[str, str]]) -> None:
-    done = handle_of(CallListParser(2), [text, text]).result()
-    assert [shown(choice.message) for choice in done.choices] == 2 * [(content, "", calls)]
-
-
-def test_the_arguments_of_one_call() -> None:
-    text = '{"city": "Köln"'
-    events = list(handle_of(NamedCallParser("f", 1), [text]))
-    message = joined_of(events)
-    assert message.tool_calls == (ToolCall("f", text, message.tool_calls[0].id),)
-    assert message.tool_calls[0].id.startswith("call_")
-
-
-def test_special_tokens_are_seen(workers: AnswerWorkers) -> None:
-    """Answers hide them, and what they delimit is told apart by them."""
-    tokenizer = make_tokenizer()
-    tokenizer.add_special_tokens({"additional_special_tokens": ["[TOOL_CALLS]"]})
-    token: Any = tokenizer.convert_tokens_to_ids("[TOOL_CALLS]")
-    text = ShownText(tokenizer, (), SamplingParams(), frozenset({EOS}))
-    assert text.push(TokenEvent(0, "", (token,))) == "[TOOL_CALLS]"
-    assert text.push(TokenEvent(0, "", (EOS,), finish_reason=FinishReason.EOS)) == ""
-    ends = ShownText(tokenizer, (), SamplingParams(stop=("bc",)), frozenset({EOS}))
-    a, b, c = ids_of("abc")
-    assert [ends.push(TokenEvent(0, "", (token,))) for token in (a, b)] == ["a", ""]
-    assert ends.push(TokenEvent(0, "", (c,), finish_reason=FinishReason.STOP)) == ""
-    late = ShownText(tokenizer, (), SamplingParams(stop=("bc",)), frozenset({EOS}))
-    assert late.push(TokenEvent(0, "", (b,), finish_reason=FinishReason.LENGTH)) == "b"
-    early = ShownText(tokenizer, (), SamplingParams(stop=("ab",), min_tokens=2), frozenset({EOS}))
-    texts = [early.push(TokenEvent(0, "", (token,))) for token in (a, b, c)]
-    assert "".join(texts) == "abc"
-    ignored = ShownText(tokenizer, (), SamplingParams(), frozenset())
-    assert ignored.push(TokenEvent(0, "", (EOS,), finish_reason=FinishReason.EOS)) == ""

@@ -119,9 +119,11 @@ def test_stop_strings_of_special_tokens(
     done = parrot.engine.generate(request)
     assert [c.text for c in done.choices] == [kept] * 2
     assert {c.finish_reason for c in done.choices} == {expected}
+    by = stop if expected is FinishReason.STOP else None
+    assert {c.stopped_by for c in done.choices} == {by}
     events = [e for e in parrot.engine.stream(request) if not e.index]
     assert "".join(e.text for e in events) == kept
-    assert events[-1].finish_reason is expected
+    assert (events[-1].finish_reason, events[-1].stopped_by) == (expected, by)
 
 
 @pytest.mark.parametrize(
@@ -147,13 +149,21 @@ def test_the_end_of_sequence_may_be_part_of_a_stop_string(
     sampling = SamplingParams(max_new_tokens=9, stop=stop, skip_special_tokens=skip)
     done = parrot.engine.generate(Request(prompt="x", sampling=sampling)).choices[0]
     assert (done.text, done.finish_reason, len(done.token_ids)) == (kept, reason, 4)
+    if reason is FinishReason.STOP:
+        assert done.stopped_by in stop
+        assert "one</s>".startswith(f"{kept}{done.stopped_by}")
+    else:
+        assert done.stopped_by is None
 
 
 def test_a_stop_token_completes_a_stop_string(parrot: Parrot) -> None:
     say(parrot, "a<s>b")
     sampling = SamplingParams(max_new_tokens=3, stop=("a<s>",), stop_token_ids=(BOS,))
     done = parrot.engine.generate(Request(prompt="x", sampling=sampling)).choices[0]
-    assert (done.text, done.finish_reason) == ("", FinishReason.STOP)
+    assert (done.text, done.finish_reason, done.stopped_by) == ("", FinishReason.STOP, "a<s>")
+    sampling = SamplingParams(max_new_tokens=3, stop=("b",), stop_token_ids=(BOS,))
+    done = parrot.engine.generate(Request(prompt="x", sampling=sampling)).choices[0]
+    assert (done.text, done.finish_reason, done.stopped_by) == ("a", FinishReason.STOP, BOS)
 
 
 def test_special_tokens_are_shown(parrot: Parrot) -> None:

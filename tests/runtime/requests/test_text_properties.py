@@ -125,6 +125,7 @@ def test_stop_matcher_gives_what_a_plain_search_gives(
     for piece in _cut(text, data):
         given_text, stopped = matcher.push(piece)
         assert (given_text, stopped) == plain.push(piece)
+        assert matcher.found == plain.found
         if stopped:
             return
     assert matcher.flush() == plain.pending
@@ -134,13 +135,14 @@ class _PlainMatcher:
     """Looks for every stop string in all that is held back."""
 
     def __init__(self, stops: list[str]) -> None:
-        self._stops, self.pending = stops, ""
+        self._stops, self.pending, self.found = stops, "", ""
 
     def push(self, text: str) -> tuple[str, bool]:
         self.pending += text
-        hits = [(at + len(s), at) for s in self._stops if (at := self.pending.find(s)) >= 0]
+        hits = [(at + len(s), at, s) for s in self._stops if (at := self.pending.find(s)) >= 0]
         if hits:
-            return self.pending[: min(hits)[1]], True
+            _, at, self.found = min(hits)
+            return self.pending[:at], True
         ends = range(len(self.pending) + 1)
         begun = [n for n in ends for s in self._stops if n < len(s) and s.startswith(self._end(n))]
         cut = len(self.pending) - max(begun)

@@ -76,6 +76,7 @@ async def _front(**options: Any) -> AsyncIterator[Front]:
         return JSONResponse({"hello": call.request.url.query})
 
     async def slow(call: Call) -> Response:
+        await call.request.body()
         front.slow.set()
         try:
             await asyncio.sleep(60)

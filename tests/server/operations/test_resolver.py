@@ -1,34 +1,32 @@
-"""Adapters brought in by the requests that name them: where from, how often, and for whom."""
+"""The resolver: where it looks for names, how often, and for whom."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
-from loramux.v1 import inference_pb2
+from structlog.testing import capture_logs
 
 from lora_runtime import (
+    AdapterCapacityError,
     AdapterError,
+    AdapterExistsError,
+    AdapterMissingError,
     AdapterUnavailableError,
+    BaseMismatchError,
     CallerLimitError,
     EngineStoppedError,
 )
 from server.auth.tokens import ANYONE, Caller
-from server.config import SettingsError, load
 from server.locations import Locations
+from server.operations import resolver as resolver_module
 from server.operations.resolver import Resolver
 from server.threads import Threads
 
-from ...support.servers import Harness, make_settings, refused, running
-from ...support.tokens import bearer, write_tokens
-
-EIGHT: dict[str, Any] = {"prompt": "hello", "max_new_tokens": 8, "ignore_eos": True}
 ALICE, BOB = (
     Caller.model_construct(name=name, token_sha256="", adapters=("*",)) for name in ("alice", "bob")
 )
@@ -43,14 +41,20 @@ class FakeEngine:
         self.ids: tuple[str, ...] = ()
         self.go_on = threading.Event()
         self.go_on.set()
-        self.error: Exception = AdapterError("adapter_config.json is missing")
+        self.error: Exception = AdapterMissingError("adapter_config.json is missing")
 
     def adapter_ids(self) -> tuple[str, ...]:
         return self.ids
 
-    def load_adapter(self, source: str | Path, adapter_id: str, **_: Any) -> None:
+    def has_adapter(self, adapter_id: str) -> bool:
+        return adapter_id in self.ids
+
+    def load_adapter(self, source: str | Path, adapter_id: str, replace: bool, **_: Any) -> None:
         self.loads.append(str(source))
         assert self.go_on.wait(30)
+        assert not replace
+        if adapter_id in self.ids:
+            raise AdapterExistsError(adapter_id)
         if adapter_id not in self.there:
             raise self.error
         self.ids = (*self.ids, adapter_id)
@@ -205,7 +209,56 @@ async def test_a_flood_of_names_delays_nobody_else(threads: Threads) -> None:
     assert engine.ids == ("sql",)
 
 
+async def test_adapters_without_end_are_not_brought_in(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolver_module, "_MOST", 2)
+    engine = FakeEngine("a", "A", "b")
+    resolver = make(engine, threads)
+    for name in ("a", "A"):
+        await resolver.bring_in(name, ALICE)
+    with pytest.raises(AdapterCapacityError, match="does not fit now"):
+        await resolver.bring_in("b", ALICE)
+    assert engine.ids == ("a", "A")
+
+
+async def test_who_loads_it_meanwhile_is_not_undone(threads: Threads) -> None:
+    engine = FakeEngine("sql")
+    engine.go_on.clear()
+    asked = asyncio.create_task(make(engine, threads).bring_in("sql", ALICE))
+    await until(lambda: engine.loads)
+    engine.ids = ("sql",)
+    engine.go_on.set()
+    await asked
+    assert engine.ids == ("sql",)
+
+
+async def test_what_a_source_has_that_is_broken_is_not_taken_for_none(threads: Threads) -> None:
+    engine = FakeEngine()
+    engine.error = BaseMismatchError("no such module")
+    with (
+        capture_logs() as lines,
+        pytest.raises(AdapterError, match="found but could not be loaded"),
+    ):
+        await make(engine, threads).bring_in("sql", ALICE)
+    (line,) = [line for line in lines if line["event"] == "adapter not resolved"]
+    assert (line["caller"], line["error"]) == ("alice", "no such module")
+
+
+async def test_callers_without_names_have_no_share_of_one(threads: Threads) -> None:
+    names = [f"a{i}" for i in range(100)]
+    engine = FakeEngine(*names)
+    engine.go_on.clear()
+    resolver = make(engine, threads)
+    asked = [asyncio.create_task(resolver.bring_in(name, ANYONE)) for name in names]
+    await until(lambda: len(engine.loads) == 16)
+    engine.go_on.set()
+    await asyncio.gather(*asked)
+    assert set(engine.ids) == set(names)
+
+
 FAILURES = {
+    "unexpected": (OSError("/secret/path"), AdapterError, "found but could not be loaded"),
     "broken": (AdapterError("/secret/path is broken"), AdapterError, "found but could not be loaded"),
     "away": (AdapterUnavailableError("s3 is down"), AdapterUnavailableError, "cannot be fetched now"),
 }  # fmt: skip
@@ -236,68 +289,3 @@ async def test_a_stop_is_not_remembered(threads: Threads) -> None:
         with pytest.raises(EngineStoppedError):
             await resolver.bring_in("sql", ANYONE)
     assert not resolver._failed
-
-
-@pytest.fixture
-def tokens(tmp_path: Path) -> Path:
-    return write_tokens(
-        tmp_path / "tokens.yaml", all={"adapters": ["*"]}, team={"adapters": ["a1", "team-*"]}
-    )
-
-
-async def test_requests_bring_in_what_is_below_a_root(
-    tiny_base: Path, tiny_adapters: dict[str, Path], tokens: Path, tmp_path: Path
-) -> None:
-    root = tmp_path / "root"
-    (root / "team-x").mkdir(parents=True)
-    for name in ("a1", "team-x/sql"):
-        (root / name).symlink_to(tiny_adapters["a1"])
-    (root / "broken").mkdir()
-    (root / "broken" / "adapter_config.json").write_text("{")
-    (root / "out").symlink_to(tokens.parent)
-    shutil.copytree(tiny_adapters["a1"], tmp_path / "theirs")
-    (root / "theirs").symlink_to(tmp_path / "theirs")
-    settings = make_settings(
-        tiny_base,
-        {"a0": tiny_adapters["a0"]},
-        auth_file=tokens,
-        adapter_roots=[root, tiny_adapters["a1"].parent],
-        resolve_adapters=True,
-    )
-    async with running(settings) as served:
-        first = await _ask(served, "a1", "team")
-        assert list(first.choices[0].token_ids) == list(
-            (await _ask(served, "team-x/sql", "team")).choices[0].token_ids
-        )
-        assert first.adapter_version
-        both = [{"adapter_id": name} for name in ("a2", "a3")]
-        assert len((await _ask(served, both, "all")).adapters) == 2
-        engine = served.app.engine
-        assert set(engine.adapter_ids()) == {"a0", "a1", "team-x/sql", "a2", "a3"}
-        # What is outside the scope is not even looked for.
-        await refused(_ask(served, "a4", "team"), grpc.StatusCode.PERMISSION_DENIED)
-        for name in ("nowhere", "out", "../tokens.yaml"):
-            await refused(_ask(served, name, "all"), grpc.StatusCode.NOT_FOUND)
-        for name in ("broken", "theirs"):
-            error = await refused(_ask(served, name, "all"), grpc.StatusCode.INVALID_ARGUMENT)
-            assert error.details() == f"LoRA adapter '{name}' was found but could not be loaded."
-        assert len(engine.adapter_ids()) == 5
-
-
-async def _ask(served: Harness, adapter: Any, who: str) -> Any:
-    named = {"adapter_id": adapter} if isinstance(adapter, str) else {"adapters": adapter}
-    request = inference_pb2.GenerateRequest(**named, **EIGHT)
-    return await served.inference.Generate(request, metadata=bearer(who))
-
-
-async def test_nothing_is_resolved_unless_it_is_switched_on(
-    tiny_base: Path, tiny_adapters: dict[str, Path]
-) -> None:
-    root = tiny_adapters["a1"].parent
-    async with running(make_settings(tiny_base, adapter_roots=[root])) as served:
-        await refused(served.generate(adapter_id="a1", **EIGHT), grpc.StatusCode.NOT_FOUND)
-
-
-def test_resolving_needs_a_place() -> None:
-    with pytest.raises(SettingsError, match="resolve_adapters needs adapter_roots"):
-        load({"base": "x", "resolve_adapters": True})

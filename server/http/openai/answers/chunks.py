@@ -82,7 +82,8 @@ class Chunks:
             return "null"
         self._totals.add(event.usage, event.index == 0)
         told = reason(event.finish_reason, has_calls)
-        return f'"{told}","timings":{timings_json(event.timings)}'
+        stopped_by = f'"stop_reason":{dumps(event.stopped_by)}'
+        return f'"{told}",{stopped_by},"timings":{timings_json(event.timings)}'
 
     def _token_ids(self, event: TokenEvent, first: bool) -> str:
         if not self._call.options.return_token_ids:
@@ -93,9 +94,15 @@ class Chunks:
         return found
 
     def _chunk(self, choice: str, tokens: int, extra: str = "") -> str:
-        if self._call.usage.continuous_usage_stats and self._call.usage.include_usage:
-            extra += f',"usage":{usage_json(len(self._handle.prompt_token_ids), tokens)}'
-        return f'data: {self._head},"choices":[{choice}}}]{extra}}}\n\n'
+        return f'data: {self._head},"choices":[{choice}}}]{extra}{self._usage(tokens)}}}\n\n'
+
+    def _usage(self, tokens: int) -> str:
+        """Tell what a choice has used up to here, or as OpenAI does that it comes at the end."""
+        if not self._call.usage.include_usage:
+            return ""
+        if not self._call.usage.continuous_usage_stats:
+            return ',"usage":null'
+        return f',"usage":{usage_json(len(self._handle.prompt_token_ids), tokens)}'
 
 
 class _Choice:

@@ -27,8 +27,8 @@ def message(choice: Choice, echo: str, include_reasoning: bool) -> dict[str, Any
     found: dict[str, Any] = {"role": "assistant", "content": echo + content, "refusal": None}
     if said is None:
         return found
-    if said.reasoning_content and include_reasoning:
-        found["reasoning_content"] = said.reasoning_content
+    if include_reasoning:
+        found |= _reasoning(said.reasoning_content)
     if said.tool_calls:
         found["content"] = found["content"] or None
         found["tool_calls"] = [
@@ -48,13 +48,18 @@ def delta(event: TokenEvent, include_reasoning: bool) -> dict[str, Any]:
     if said is None:
         return {"content": event.text}
     found: dict[str, Any] = {}
-    if said.reasoning_content and include_reasoning:
-        found["reasoning_content"] = said.reasoning_content
+    if include_reasoning:
+        found |= _reasoning(said.reasoning_content)
     if said.tool_calls:
         found["tool_calls"] = [_call(call) for call in said.tool_calls]
     if said.content or not found:
         found["content"] = said.content
     return found
+
+
+def _reasoning(text: str) -> dict[str, str]:
+    """Make reasoning by both names that clients look for: vLLM's is the shorter one by now."""
+    return {"reasoning_content": text, "reasoning": text} if text else {}
 
 
 def has_calls(said: MessageDelta | None) -> bool:

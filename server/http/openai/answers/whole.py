@@ -142,6 +142,7 @@ def _choice(call: Call, running: Running, choice: Choice, index: int) -> Iterato
     yield from _logprobs(call, handle, choice)
     calls = choice.message is not None and bool(choice.message.tool_calls)
     yield f',"finish_reason":"{reason(choice.finish_reason, calls)}"'
+    yield f',"stop_reason":{dumps(choice.stopped_by)}'
     if call.options.return_token_ids:
         yield f',"token_ids":{dumps(choice.token_ids)}'
         if not is_chat:

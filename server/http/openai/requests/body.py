@@ -32,6 +32,7 @@ class Options:
     stream: bool = False
     stream_options: StreamOptions | None = None
     echo: bool = False
+    best_of: int | None = None
     with_logprobs: bool | None = None
     """A chat's own switch."""
     add_generation_prompt: bool | None = None
@@ -114,6 +115,7 @@ class _Found:
         """Check what fields say together; the engine checks the rest."""
         option, request = self._values["option"], self._values["request"]
         inputs = option.get("prompts"), request.get("messages")
+        n = self._values["sampling"].get("n", 1)
         checks = [
             (self.form.input, inputs == (None, None) and not self.violations, "is needed"),
             (
@@ -134,6 +136,11 @@ class _Found:
                 and self.form.input == "prompt"
                 and "logprobs" in self._names,
                 "is not supported with logprobs: the prompt's tokens have none",
+            ),
+            (
+                "best_of",
+                option.get("best_of", n) != n,
+                "must be n: of more, the best are not looked for",
             ),
             (
                 "add_generation_prompt",

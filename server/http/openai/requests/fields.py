@@ -37,11 +37,17 @@ from .structured import (
 )
 
 _SEEDS = 1 << 63
+_LEAST_TOP_P = 1e-9
+"""What the engine, which takes no 0, gets for it: the most likely token is left."""
 
 
 def _seed(value: int) -> int | None:
     """Seed as the engine has it; -1 is none, as in vLLM, and other negative ones are as good as any."""
     return None if value == -1 else value % _SEEDS if value < 0 else value
+
+
+def _top_p(value: float) -> float:
+    return value or _LEAST_TOP_P
 
 
 def _top_k(value: int) -> int:
@@ -50,7 +56,7 @@ def _top_k(value: int) -> int:
 
 _SAMPLING = (
     Field("temperature", NUMBER, "sampling.temperature"),
-    Field("top_p", NUMBER, "sampling.top_p"),
+    Field("top_p", NUMBER, "sampling.top_p", _top_p),
     Field("top_k", INTEGER, "sampling.top_k", _top_k),
     Field("min_p", NUMBER, "sampling.min_p"),
     Field("repetition_penalty", NUMBER, "sampling.repetition_penalty"),
@@ -63,6 +69,7 @@ _SAMPLING = (
     Field("skip_special_tokens", BOOLEAN, "sampling.skip_special_tokens"),
     Field("n", INTEGER, "sampling.n"),
     Field("max_tokens", INTEGER, "sampling.max_new_tokens"),
+    Field("max_completion_tokens", INTEGER, "sampling.max_new_tokens"),
     Field("logit_bias", BIAS, "sampling.logit_bias"),
     Field("min_tokens", INTEGER, "sampling.min_tokens"),
     Field("response_format", RESPONSE_FORMAT, "sampling.structured"),
@@ -73,6 +80,7 @@ _SAMPLING = (
     Field("guided_choice", CHOICE, "sampling.structured"),
     Field("guided_grammar", GRAMMAR, "sampling.structured"),
 )
+_BY_MODEL = "model names an adapter, adapters several"
 _REQUEST = (
     Field("model", TEXT, "option.model"),
     Field("adapters", ADAPTERS, "request.adapters"),
@@ -87,9 +95,13 @@ _REQUEST = (
     Field("return_tokens_as_token_ids", BOOLEAN, "option.return_tokens_as_token_ids"),
 )
 _NOT_SERVED = (
+    # Other servers' ways to name an adapter: without it the answer would be another model's.
+    *(Refused(name, hint=_BY_MODEL) for name in ("adapter_id", "adapter_source", "lora_path")),
+    Refused("lora", ([],), _BY_MODEL),
     Refused("allowed_token_ids", ([],)),
     Refused("bad_words", ([],)),
     Refused("include_stop_str_in_output", (False,)),
+    Refused("guided_whitespace_pattern"),
     Refused("kv_transfer_params"),
     Refused("length_penalty", (1, 1.0), "it belongs to beam search"),
     Refused("logits_processors", ([],)),
@@ -106,8 +118,9 @@ _NOT_SERVED = (
 _WITHOUT_EFFECT = tuple(
     Unused(name)
     for name in (
-        *("metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"),
-        *("service_tier", "session_id", "store", "stream_interval", "user"),
+        *("guided_decoding_backend", "metadata", "prompt_cache_key", "prompt_cache_options"),
+        *("prompt_cache_retention", "safety_identifier", "service_tier", "session_id", "store"),
+        *("stream_interval", "user"),
     )
 )
 """Fields for a provider's own books, caches and pace."""
@@ -149,7 +162,7 @@ COMPLETION = Form(
         Field("prompt", PROMPT, "option.prompts"),
         Field("logprobs", INTEGER, "sampling.logprobs"),
         Refused("add_special_tokens", (True,), "send token ids"),
-        Refused("best_of", (1,), "use n"),
+        Field("best_of", INTEGER, "option.best_of"),
         Refused("prompt_embeds"),
         Refused("suffix", ("",)),
         *_NOT_SERVED,
@@ -165,7 +178,6 @@ CHAT = Form(
     "messages",
     (
         *_SAMPLING,
-        Field("max_completion_tokens", INTEGER, "sampling.max_new_tokens"),
         *_REQUEST,
         Field("messages", MESSAGES, "request.messages"),
         Field("logprobs", BOOLEAN, "option.with_logprobs"),
@@ -189,6 +201,8 @@ CHAT = Form(
         Refused("function_call", ("none",), "use tools"),
         Refused("functions", ([],), "use tools"),
         Refused("modalities", (["text"],)),
+        Refused("moderation"),
+        Refused("verbosity", ("medium",)),
         Refused("web_search_options"),
         Unused("media_io_kwargs"),
         Unused("mm_processor_kwargs"),

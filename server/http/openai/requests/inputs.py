@@ -27,7 +27,7 @@ Prompt = str | tuple[int, ...]
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """How usage is told in a stream: by a last chunk without choices, and by each chunk."""
+    """How usage is told in a stream: by a last chunk without choices, and then by each chunk."""
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
@@ -74,7 +74,8 @@ def to_stream_options(value: Any) -> StreamOptions:
     given = to_object(value)
     names = ("include_usage", "continuous_usage_stats")
     flags = {name: to_boolean(given[name]) for name in names if given.get(name) is not None}
-    return StreamOptions(**flags)
+    # The second alone is no less a wish to be told.
+    return StreamOptions(**{"include_usage": flags.get(names[1], False), **flags})
 
 
 _IDS = list_of({"type": "integer"})

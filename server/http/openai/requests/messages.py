@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from lora_runtime import MAX_PARTS, ChatMessage, ContentPart, NamedTool, ToolCall
 
 from .kinds import Kind, Wrong, in_list, list_of, to_list, to_object, to_text
 
+T = TypeVar("T")
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 _NOT_TAKEN = ("audio", "function_call")
 _CHOICES = ("none", "auto", "required")
@@ -34,10 +35,10 @@ def _message(value: Any) -> ChatMessage:
             raise Wrong(f"{name} is not supported")
     reasoning = message.get("reasoning_content")
     return ChatMessage(
-        to_text(message.get("role")),
-        _content(message.get("content")),
+        _read(message, "role", to_text),
+        _read(message, "content", _content),
         name=_text_of(message, "name"),
-        tool_calls=in_list(message.get("tool_calls") or [], "tool calls", _call),
+        tool_calls=_read(message, "tool_calls", _calls),
         tool_call_id=_text_of(message, "tool_call_id"),
         # vLLM gives it by both names.
         reasoning_content=_text_of(
@@ -46,9 +47,17 @@ def _message(value: Any) -> ChatMessage:
     )
 
 
+def _read(owner: Mapping[str, Any], name: str, read: Callable[[Any], T]) -> T:
+    """Read what an object has by a name; what is wrong with it is said with that name."""
+    try:
+        return read(owner.get(name))
+    except Wrong as wrong:
+        text = str(wrong)
+        raise Wrong(name + ("" if text.startswith("[") else " ") + text) from None
+
+
 def _text_of(message: Mapping[str, Any], name: str) -> str:
-    value = message.get(name)
-    return "" if value is None else to_text(value)
+    return _read(message, name, lambda value: "" if value is None else to_text(value))
 
 
 def _content(value: Any) -> str | tuple[ContentPart, ...]:
@@ -67,14 +76,18 @@ def _part(value: Any) -> ContentPart:
     return ContentPart(to_text(part.get("refusal" if kind == "refusal" else "text")))
 
 
+def _calls(value: Any) -> tuple[ToolCall, ...]:
+    return in_list(value or [], "tool calls", _call)
+
+
 def _call(value: Any) -> ToolCall:
     call = to_object(value)
-    function = to_object(call.get("function"))
+    function = _read(call, "function", to_object)
     arguments = function.get("arguments")
     if not isinstance(arguments, Mapping):
         arguments = _text_of(function, "arguments")
     return ToolCall(
-        to_text(function.get("name")),
+        _read(function, "name", to_text),
         arguments,
         _text_of(call, "id"),
         _text_of(call, "type") or "function",

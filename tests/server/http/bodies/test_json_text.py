@@ -88,6 +88,12 @@ def test_what_is_refused(data: bytes, says: str) -> None:
     assert str(caught.value).startswith(says)
 
 
+@pytest.mark.parametrize("length", [1, 70_000], ids=["short", "long"])
+def test_a_mark_of_the_byte_order_is_passed_over(length: int) -> None:
+    text = "a" * length
+    assert parse(json.dumps([text]).encode("utf-8-sig"), LIMITS) == [text]
+
+
 def test_commas_in_texts_are_no_values() -> None:
     text = "a, b, [c], {d}, " * 5000
     assert parse(json.dumps({"a": text}).encode(), LIMITS) == {"a": text}

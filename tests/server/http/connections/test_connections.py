@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
+import httpx
 import pytest
 from structlog.testing import capture_logs
 
@@ -40,6 +42,40 @@ async def test_requests_ahead_of_answers(make_front: MakeFront) -> None:
         assert await client.ended() == b""
         await asyncio.wait_for(front.cancelled.wait(), 20)
         assert front.refused == [400]
+
+
+async def test_requests_are_read_while_they_may_wait(make_front: MakeFront) -> None:
+    async with make_front() as front, raw(front.url) as client:
+        await client.send(request("/slow"))
+        await asyncio.wait_for(front.slow.wait(), 20)
+        (connection,) = front.server.connections
+        async with asyncio.timeout(20):
+            for number in range(8):
+                assert not connection.flow.read_paused
+                await client.send(request("/hello"))
+                while len(connection.pipeline) == number:
+                    await asyncio.sleep(0.01)
+        assert connection.flow.read_paused
+
+
+async def test_no_other_request_gets_the_answer_of_what_is_none(make_front: MakeFront) -> None:
+    async with make_front() as front, raw(front.url) as client:
+        await client.send(request("/slow") + b"nonsense")
+        assert await client.ended() == b""
+        await asyncio.wait_for(front.cancelled.wait(), 20)
+        assert front.refused == [400]
+
+
+async def test_a_reset_is_nothing_to_log(
+    make_front: MakeFront, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make_front() as front, raw(front.url) as client:
+        await client.send(request("/slow") * 3)
+        await asyncio.wait_for(front.slow.wait(), 20)
+        client.writer.transport.abort()
+        await asyncio.wait_for(front.cancelled.wait(), 20)
+        await front.server.stop()
+    assert (caplog.records, front.ended) == ([], [("GET /slow", 499)])
 
 
 NO_REQUESTS: dict[str, tuple[bytes, int]] = {
@@ -105,6 +141,51 @@ async def test_a_large_body_is_refused_and_the_connection_serves_on(make_front: 
         assert front.refused == []
 
 
+JSON = {"content-type": "application/json"}
+LARGE: dict[str, tuple[str, int, int, dict[str, str], int]] = {
+    "announced": ("/echo", 1, 16 << 20, JSON, 413),
+    "last": ("/echo", 1, 16 << 20, JSON | {"connection": "close"}, 413),
+    "elsewhere": ("/nowhere", 1, 16 << 20, JSON, 404),
+    "in-chunks": ("/echo", 256, 1 << 16, JSON, 413),
+    "many-chunks": ("/echo", 4200, 10, JSON, 413),
+    "many-chunks-elsewhere": ("/nowhere", 4200, 10, JSON, 404),
+}
+
+
+@pytest.mark.parametrize(("path", "pieces", "size", "headers", "status"), LARGE.values(), ids=LARGE)
+async def test_a_client_that_sends_reads_its_answer(
+    make_front: MakeFront, path: str, pieces: int, size: int, headers: dict[str, str], status: int
+) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(pieces):
+            yield b" " * size
+
+    body = chunks() if pieces > 1 else b" " * size
+    async with make_front() as front, httpx.AsyncClient() as client:
+        answer = await client.post(front.url + path, content=body, headers=headers)
+        assert answer.status_code == status
+
+
+async def test_who_sends_without_end_is_sent_away(
+    make_front: MakeFront, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(places.MOST_S, Phase.CLOSING, 0.3)
+    async with make_front() as front, raw(front.url) as client:
+        await client.send(b"nonsense")
+        assert (await client.answer()).status == 400
+
+        async def send() -> None:
+            while True:
+                client.writer.write(b"x" * 1000)
+                await asyncio.sleep(0.01)
+
+        sending = asyncio.create_task(send())
+        async with asyncio.timeout(20):
+            while len(front.server._places):
+                await asyncio.sleep(0.01)
+        sending.cancel()
+
+
 async def test_a_client_that_waits_before_its_body(make_front: MakeFront) -> None:
     headers = {"content-type": "application/json", "expect": "100-continue"}
     async with make_front() as front, raw(front.url) as client:
@@ -161,13 +242,16 @@ async def test_slow_clients(
     sent: bytes,
     status: int | None,
 ) -> None:
-    monkeypatch.setitem(places.MOST_S, phase, 0.2)
+    for ended in (phase, Phase.CLOSING):
+        monkeypatch.setitem(places.MOST_S, ended, 0.2)
     async with make_front() as front, raw(front.url) as client:
         await client.send(sent)
         if status:
             assert (await client.answer()).status == status
         assert await client.ended() == b""
-        assert len(front.server._places) == 0
+        async with asyncio.timeout(20):
+            while len(front.server._places):
+                await asyncio.sleep(0.01)
 
 
 async def test_bytes_between_requests_keep_no_connection(
@@ -197,6 +281,20 @@ async def test_the_end_of_a_client_ends_its_call(make_front: MakeFront) -> None:
         await asyncio.wait_for(front.cancelled.wait(), 20)
         await asyncio.sleep(0)
         assert (front.app.open, front.ended) == (0, [("GET /slow", 499)])
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [[request("/slow", b" " * 150_000)], [request("/slow", b"{}")] * 3, [request("/slow")] * 3],
+    ids=["large", "ahead", "ahead-without-bodies"],
+)
+async def test_whoever_goes_is_seen_to_go(make_front: MakeFront, sent: list[bytes]) -> None:
+    async with make_front() as front, raw(front.url) as client:
+        for one in sent:
+            await client.send(one)
+            await asyncio.wait_for(front.slow.wait(), 20)
+        client.writer.close()
+        await asyncio.wait_for(front.cancelled.wait(), 20)
 
 
 async def test_a_client_that_does_not_read_is_sent_away(
@@ -260,7 +358,10 @@ def test_a_caller_has_half_of_the_places() -> None:
     shares.take(first)
 
 
-async def test_a_body_too_large_is_refused_once(make_front: MakeFront) -> None:
+async def test_a_body_too_large_is_refused_once(
+    make_front: MakeFront, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(places.MOST_S, Phase.REST, 0.2)
     async with make_front() as front, raw(front.url) as client:
         headers = {"transfer-encoding": "chunked", "content-type": "application/json"}
         await client.send(request("/echo", headers=headers, method="POST"))

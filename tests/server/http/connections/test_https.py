@@ -7,8 +7,10 @@ import json
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from server import tls
 from server.http.connections import places
@@ -18,6 +20,7 @@ from server.tls import ServerContexts
 
 from ....support.certificates import Authority, Pair
 from ....support.raw_http import RawConnection, raw, request
+from ....support.servers import free_port, make_settings, running
 from ..conftest import Front, MakeFront
 
 
@@ -72,6 +75,22 @@ async def test_calls_over_tls(
             await asyncio.wait_for(front.slow.wait(), 20)
         await asyncio.wait_for(front.cancelled.wait(), 20)
         await none_left(front)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_the_log_says_where_to_call(
+    tiny_base: Path, authority: Authority, scheme: str
+) -> None:
+    pair = authority.issue("server")
+    files: dict[str, Any] = (
+        {"tls_cert": pair.cert, "tls_key": pair.key} if scheme == "https" else {}
+    )
+    settings = make_settings(tiny_base, http_port=free_port(), **files)
+    with capture_logs() as logs:
+        async with running(settings) as served:
+            (line,) = [line for line in logs if line["event"] == "listening"]
+            assert line["address"] == served.target
+            assert line["http"] == f"{scheme}://127.0.0.1:{settings.http_port}"
 
 
 async def none_left(front: Front) -> None:

@@ -15,7 +15,7 @@ from ....support.servers import make_settings
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def front(tiny_base: Path, tiny_adapters: dict[str, Path]) -> AsyncIterator[HttpHarness]:
     adapters = {name: tiny_adapters[name] for name in ("a0", "a7")}
-    settings = make_settings(tiny_base, adapters, served_model_name="tiny")
+    settings = make_settings(tiny_base, adapters, served_model_names=["tiny"])
     async with http_running(settings, port=True) as harness:
         yield harness
 

@@ -54,6 +54,7 @@ def events(
     handle: RequestHandle,
     reason: FinishReason = FinishReason.EOS,
     said: Sequence[MessageDelta] = (),
+    by: str | int | None = None,
 ) -> list[TokenEvent]:
     """Six tokens of each choice in turn."""
     params = handle.request.sampling
@@ -68,7 +69,11 @@ def events(
             event = TokenEvent(index, text, (token,), logprobs, message=message)
             if token == 6:
                 event = replace(
-                    event, finish_reason=reason, usage=Usage(3, 2 - index, 6), timings=TIMES
+                    event,
+                    finish_reason=reason,
+                    usage=Usage(3, 2 - index, 6),
+                    timings=TIMES,
+                    stopped_by=by,
                 )
             found.append(event)
     return found
@@ -119,6 +124,7 @@ def test_a_completion() -> None:
         "text": "hello 🦙!\u2028",
         "logprobs": None,
         "finish_reason": "stop",
+        "stop_reason": None,
         "timings": {"queue_s": 0.1, "prefill_s": 0.2, "decode_s": 0.3},
     }
     assert found["usage"] == {
@@ -148,6 +154,16 @@ def test_a_chat() -> None:
 )
 def test_reasons(reason: FinishReason, told: str) -> None:
     assert answer(*make("chat"), reason=reason)["choices"][0]["finish_reason"] == told
+
+
+@pytest.mark.parametrize("by", ["!", 5])
+@pytest.mark.parametrize("name", FORMS)
+def test_what_stopped_it_is_told(name: str, by: str | int) -> None:
+    ended: dict[str, Any] = {"reason": FinishReason.STOP, "by": by}
+    assert answer(*make(name), **ended)["choices"][0]["stop_reason"] == by
+    *increments, last, _ = chunks(*make(name, stream=True), size=1, **ended)
+    assert last["choices"][0]["stop_reason"] == by
+    assert not any("stop_reason" in c for one in increments for c in one["choices"])
 
 
 def test_logprobs_of_a_completion() -> None:
@@ -193,7 +209,13 @@ def test_logprobs_of_a_chat() -> None:
 @pytest.mark.parametrize("name", FORMS)
 def test_increments_are_the_whole_answer(name: str, size: int) -> None:
     logprobs = {"logprobs": True, "top_logprobs": 1} if name == "chat" else {"logprobs": 1}
-    fields = {"n": 2, "stream": True, "return_token_ids": True, **logprobs}
+    fields = {
+        "n": 2,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "return_token_ids": True,
+        **logprobs,
+    }
     expected = answer(*make(name, **fields))
     found = chunks(*make(name, **fields), size=size)
     kind = ChatCompletionChunk if name == "chat" else Completion
@@ -204,7 +226,7 @@ def test_increments_are_the_whole_answer(name: str, size: int) -> None:
         assert (one["id"], one["created"], one["model"]) == ("id-1", 5, "tiny")
     *increments, last = found
     assert (last["choices"], last["usage"]) == ([], expected["usage"])
-    assert all("usage" not in one for one in increments)
+    assert {one["usage"] for one in increments} == {None}
     for choice in expected["choices"]:
         own = [c for one in increments for c in one["choices"] if c["index"] == choice["index"]]
         text = choice["text"] if name == "completion" else choice["message"]["content"]
@@ -222,6 +244,13 @@ def test_increments_are_the_whole_answer(name: str, size: int) -> None:
     else:
         assert increments[0]["choices"][0]["prompt_token_ids"] == [1, 2, 3]
         assert expected["choices"][0]["prompt_token_ids"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("options", [{}, {"stream_options": {"include_usage": False}}])
+@pytest.mark.parametrize("name", FORMS)
+def test_usage_is_told_to_who_asks(name: str, options: dict[str, Any]) -> None:
+    *increments, _ = chunks(*make(name, stream=True, **options))
+    assert not any("usage" in one for one in increments)
 
 
 @pytest.mark.parametrize("name", FORMS)

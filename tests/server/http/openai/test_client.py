@@ -202,6 +202,7 @@ async def test_a_chat_goes_on_to_the_end_of_the_context(
         ({"logprobs": True, "top_logprobs": 21}, openai.BadRequestError, "top_logprobs"),
         ({"extra_body": {"priority": 99}}, openai.BadRequestError, "priority"),
         ({"extra_body": {"bad_words": ["x"]}}, openai.BadRequestError, "bad_words"),
+        ({"extra_body": {"adapter_id": "a0"}}, openai.BadRequestError, "adapter_id"),
         ({"messages": []}, openai.BadRequestError, "messages"),
         (
             {"messages": [{"role": "user", "content": "long " * 600}]},

@@ -104,9 +104,11 @@ def test_what_clients_count_otherwise_is_turned_round() -> None:
     assert 0 <= (call("chat", seed=-5).requests[0].sampling.seed or -1) < 2**63
     assert call("chat", priority=-3).requests[0].priority == 3  # vLLM: the lowest first
     assert call("chat", stop="x").requests[0].sampling.stop == ("x",)
+    assert call("chat", top_p=0).requests[0].sampling.top_p == 1e-9  # the engine takes no 0
     newer = {"max_tokens": 5, "max_completion_tokens": 6}
-    for fields in (newer, dict(reversed(newer.items()))):
-        assert call("chat", **fields).requests[0].sampling.max_new_tokens == 6
+    for name in FORMS:
+        for fields in (newer, dict(reversed(newer.items()))):
+            assert call(name, **fields).requests[0].sampling.max_new_tokens == 6
 
 
 def test_logprobs_of_both_forms() -> None:
@@ -175,6 +177,11 @@ def test_adapters_and_options() -> None:
     assert request.adapters == (WeightedAdapter("a"), WeightedAdapter("b", -1.0))
     assert request.cache_salt == "s"
     assert made.usage == StreamOptions(include_usage=True)
+    each = {"continuous_usage_stats": True}
+    for options in (each, {**each, "include_usage": None}):
+        assert call("chat", stream=True, stream_options=options).usage == StreamOptions(True, True)
+    off = {**each, "include_usage": False}
+    assert call("chat", stream=True, stream_options=off).usage == StreamOptions(False, True)
     assert (made.options.model, made.options.request_id, made.options.stream) == ("x", "r", True)
     assert (
         "neither adapter_id"
@@ -219,8 +226,21 @@ def test_what_is_not_served_is_refused_by_name(name: str) -> None:
 
 
 def test_true_is_not_one() -> None:
-    assert wrong("completion", best_of=True)
-    assert not wrong("completion", best_of=1)
+    assert wrong("chat", length_penalty=True)
+    assert not wrong("chat", length_penalty=1)
+
+
+def test_the_best_of_as_many_are_all() -> None:
+    for best_of, n in ((1, None), (3, 3), (None, 3)):
+        assert not wrong("completion", best_of=best_of, n=n)
+    for best_of, n in ((3, None), (1, 3), (True, 1)):
+        assert list(wrong("completion", best_of=best_of, n=n)) == ["best_of"]
+
+
+@pytest.mark.parametrize("field", ["adapter_id", "adapter_source", "lora", "lora_path"])
+@pytest.mark.parametrize("name", FORMS)
+def test_an_adapter_that_is_named_otherwise_is_not_passed_over(name: str, field: str) -> None:
+    assert "model names an adapter" in wrong(name, **{field: "pirate"})[field]
 
 
 @pytest.mark.parametrize(

@@ -76,12 +76,17 @@ def test_a_conversation_as_it_is_read() -> None:
         ({"messages": []}, "messages", "must not be empty"),
         ({"messages": "hi"}, "messages", "must be a list of messages"),
         ({"messages": ["hi"]}, "messages", "[0] must be an object"),
-        ({"messages": [{"content": "hi"}]}, "messages", "[0] must be a string"),
-        ({"messages": [{"role": "user", "content": 5}]}, "messages", "[0] must be a list of parts"),
+        ({"messages": [{"content": "hi"}]}, "messages", "[0] role must be a string"),
+        (
+            {"messages": [{"role": "user", "content": 5}]},
+            "messages",
+            "[0] content must be a list of parts",
+        ),
+        ({"messages": [{"role": "user", "name": 5}]}, "messages", "[0] name must be a string"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages",
-            "[0] [0] has type 'image_url': only text",
+            "[0] content[0] has type 'image_url': only text",
         ),
         (
             {"messages": [{"role": "a", "function_call": {}}]},
@@ -91,7 +96,7 @@ def test_a_conversation_as_it_is_read() -> None:
         (
             {"messages": [{"role": "a", "tool_calls": [{}]}]},
             "messages",
-            "[0] [0] must be an object",
+            "[0] tool_calls[0] function must be an object",
         ),
         ({"messages": [{"role": "user", "content": "hi"}] * 1025}, "messages", "at most 1024"),
         (
@@ -139,6 +144,7 @@ def test_an_answer_with_calls() -> None:
         "content": "I call",
         "refusal": None,
         "reasoning_content": "let me see",
+        "reasoning": "let me see",
         "tool_calls": CALLS,
     }
     (choice,) = answer(
@@ -158,8 +164,8 @@ def test_calls_by_increments() -> None:
     deltas = [choice["delta"] for one in found for choice in one["choices"]]
     assert deltas == [
         {"role": "assistant", "content": ""},
-        {"reasoning_content": "let me "},
-        {"reasoning_content": "see"},
+        {"reasoning_content": "let me ", "reasoning": "let me "},
+        {"reasoning_content": "see", "reasoning": "see"},
         {"content": "I call"},
         {
             "tool_calls": [
@@ -186,4 +192,4 @@ def test_calls_by_increments() -> None:
     ]
     assert found[-2]["choices"][0]["finish_reason"] == "tool_calls"
     silent = chunks(*make("chat", stream=True, include_reasoning=False), said=SAID)
-    assert "reasoning_content" not in json.dumps(silent)
+    assert "reasoning" not in json.dumps(silent)

@@ -93,6 +93,7 @@ def test_forms(name: str, kind: str) -> None:
         ({"structured_outputs": {"regex": 5}}, "must be a string"),
         ({"structured_outputs": {"regex": ""}}, "regex needs a text"),
         ({"structured_outputs": {"grammar": ""}}, "lark needs a text"),
+        ({"structured_outputs": {"regex": 0}}, "must be a string"),
         ({"guided_choice": ["a", ""]}, "must not be empty"),
     ],
 )

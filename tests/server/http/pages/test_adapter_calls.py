@@ -1,54 +1,21 @@
-"""Adapters loaded and unloaded over HTTP, with the calls that controllers of vLLM make."""
+"""Adapters loaded and unloaded over HTTP, with vLLM's calls."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import pytest_asyncio
 from loramux.v1 import inference_pb2
 from structlog.testing import capture_logs
 
 from ....support.engines import slow_down
-from ....support.http_front import HttpHarness, http_running
-from ....support.servers import make_settings
-from ....support.tokens import token_of, write_tokens
+from ....support.http_front import HttpHarness
+from ....support.tokens import token_of
 
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
-GO = {"user-agent": "Go-http-client/1.1", "accept-encoding": "gzip"}
-"""What Go's client sends by itself."""
-
-
-@pytest_asyncio.fixture
-async def front(
-    tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path
-) -> AsyncIterator[HttpHarness]:
-    tokens = write_tokens(
-        tmp_path / "tokens.yaml",
-        root={"adapters": ["*"], "admin": True},
-        team={"adapters": ["team-*"], "admin": True},
-        user={"adapters": ["*"]},
-    )
-    root = tmp_path / "root"
-    root.mkdir()
-    for name in ("a1", "a2"):
-        shutil.copytree(tiny_adapters[name], root / name)
-    settings = make_settings(
-        tiny_base,
-        {"a0": tiny_adapters["a0"]},
-        auth_file=tokens,
-        served_model_name="tiny",
-        adapter_roots=[root],
-        adapter_sources=["hf://my-org"],
-    )
-    async with http_running(settings) as harness:
-        yield harness
 
 
 def told(answer: httpx.Response) -> tuple[int, str, str]:
@@ -120,6 +87,14 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[int, str, str]]] = {
     "missing": (
         {"lora_name": "new", "lora_path": "a7"},
         (404, "NotFoundError", "Loading lora new failed: No adapter found for a7"),
+    ),
+    "missing in a store": (
+        {"lora_name": "new", "lora_path": "memory://store/a7"},
+        (
+            404,
+            "NotFoundError",
+            "Loading lora new failed: No adapter found for memory://store/a7",
+        ),
     ),
     "outside": (
         {"lora_name": "new", "lora_path": "/etc"},
@@ -212,95 +187,3 @@ async def test_an_unload_lets_running_requests_end(front: HttpHarness) -> None:
     assert sum([len(event.token_ids) async for event in running]) == 39
     assert (await unloading).status_code == 200  # 409 if it did not wait
     assert "a0" not in await models(front)
-
-
-async def as_aibrix(
-    front: HttpHarness, path: str, body: dict[str, Any] | None, key: str = "root"
-) -> httpx.Response:
-    """A call of AIBrix's controller, which gives no content type without a body."""
-    headers = GO | {"authorization": f"Bearer {token_of(key)}"}
-    if body is None:
-        return await front.client.get(path, headers=headers)
-    headers["content-type"] = "application/json"
-    data = json.dumps(body, separators=(",", ":"))
-    return await front.client.post(path, content=data, headers=headers)
-
-
-async def test_aibrix_brings_an_adapter_to_a_pod_and_takes_it_away(front: HttpHarness) -> None:
-    """pkg/controller/modeladapter/lora_client.go at e3e10f9: 200 or 201 is success."""
-
-    async def names() -> set[str]:
-        listed = await as_aibrix(front, "/v1/models", None)
-        assert listed.status_code == 200
-        return {model["id"] for model in listed.json()["data"]}
-
-    path = {"lora_name": "text2sql-lora-1", "lora_path": "a1"}
-    assert "text2sql-lora-1" not in await names()
-    assert (await as_aibrix(front, LOAD, path)).status_code == 200
-    assert "text2sql-lora-1" in await names()  # so that it is not asked for again
-    gone = await as_aibrix(front, UNLOAD, {"lora_name": "text2sql-lora-1"})
-    assert gone.status_code == 200
-    assert "text2sql-lora-1" not in await names()
-
-
-async def test_aibrix_hub_ids_come_without_their_scheme(
-    front: HttpHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """huggingface://my-org/adapter is sent as my-org/adapter; other URLs as they are."""
-    engine, asked = front.server.app.engine, []
-    own = engine.load_adapter
-
-    def load(source: Any, adapter_id: str, **options: Any) -> Any:
-        asked.append(str(source))
-        return own(front.server.app.settings.adapter_roots[0] / "a1", adapter_id, **options)
-
-    monkeypatch.setattr(engine, "load_adapter", load)
-    for name, sent in (("x", "my-org/adapter"), ("y", "hf://my-org/adapter@v1")):
-        answer = await as_aibrix(front, LOAD, {"lora_name": name, "lora_path": sent})
-        assert answer.status_code == 200
-    assert asked == ["hf://my-org/adapter", "hf://my-org/adapter@v1"]
-
-
-async def test_aibrix_runtime_beside_the_server_loads_what_it_fetched(
-    front: HttpHarness, tmp_path: Path
-) -> None:
-    """python/aibrix/aibrix/openapi/engine/vllm.py: the sidecar has /v1/lora_adapter/load itself,
-    and makes vLLM's calls with the local path; it tries again from 500 on."""
-    fetched = str(tmp_path / "root" / "a2")
-    key = {"authorization": f"Bearer {token_of('root')}"}
-    body = {"lora_name": "fetched", "lora_path": fetched}
-    answer = await front.client.post(LOAD, json=body, headers=key)
-    assert answer.status_code == 200
-    answer = await front.client.post(LOAD, json=body, headers=key)
-    assert answer.status_code == 400
-    missing = {"lora_name": "other", "lora_path": fetched + "-not"}
-    assert (await front.client.post(LOAD, json=missing, headers=key)).status_code == 404
-    gone = {"lora_name": "fetched", "lora_int_id": None}
-    assert (await front.client.post(UNLOAD, json=gone, headers=key)).status_code == 200
-    assert (await front.client.post(UNLOAD, json=gone, headers=key)).status_code == 404
-
-
-async def test_production_stack_takes_an_adapter_that_is_there_for_loaded(
-    front: HttpHarness, tmp_path: Path
-) -> None:
-    """operator/internal/controller/loraadapter_controller.go at a6c01db: only 200 is success, and a
-    400 whose body says at its top that the adapter has been loaded; it sends a content type with
-    GET, too."""
-    headers = GO | {
-        "content-type": "application/json",
-        "authorization": f"Bearer {token_of('root')}",
-    }
-    path = str(tmp_path / "root" / "a1")
-    body = json.dumps({"lora_name": "sql", "lora_path": path}, separators=(",", ":"))
-    assert (await front.client.post(LOAD, content=body, headers=headers)).status_code == 200
-    again = await front.client.post(LOAD, content=body, headers=headers)
-    said = again.json()
-    assert (again.status_code, said["type"]) == (400, "InvalidUserInput")
-    assert "has already been loaded" in said["message"]
-    listed = await front.client.get("/v1/models", headers=headers)
-    assert listed.status_code == 200
-    (found,) = [m for m in listed.json()["data"] if m["parent"] is not None and m["id"] == "sql"]
-    assert (found["root"], found["object"]) == (path, "model")
-    assert isinstance(found["created"], int)
-    body = json.dumps({"lora_name": "sql"})
-    assert (await front.client.post(UNLOAD, content=body, headers=headers)).status_code == 200

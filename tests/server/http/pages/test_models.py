@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
 from ....support.http_front import HttpHarness, http_running
@@ -21,8 +22,11 @@ async def front(
         root={"adapters": ["*"]},
         user={"adapters": ["a0", "a1"]},
         blind={"adapters": ["*"], "read": False},
+        admin={"adapters": ["*"], "admin": True},
     )
-    settings = make_settings(tiny_base, tiny_adapters, auth_file=tokens, served_model_name="tiny")
+    settings = make_settings(
+        tiny_base, tiny_adapters, auth_file=tokens, served_model_names=["tiny", "org/tiny"]
+    )
     async with http_running(settings) as harness:
         yield harness
 
@@ -32,8 +36,9 @@ async def test_models_are_those_in_scope(
 ) -> None:
     listed = (await front.get("/v1/models", "root")).json()
     assert listed["object"] == "list"
-    assert [m["id"] for m in listed["data"]] == ["tiny", *tiny_adapters]
-    base, first, *_ = listed["data"]
+    assert [m["id"] for m in listed["data"]] == ["tiny", "org/tiny", *tiny_adapters]
+    base, alias, first, *_ = listed["data"]
+    assert alias == base | {"id": "org/tiny"}
     assert (base["parent"], base["object"], base["owned_by"]) == (None, "model", "loramux")
     assert (first["parent"], first["root"]) == ("tiny", str(tiny_adapters["a0"]))
     assert first["max_model_len"] == front.server.app.engine.max_context
@@ -53,6 +58,19 @@ async def test_a_model_is_given_as_the_list_has_it(front: HttpHarness) -> None:
     for other, who, status in (("a2", "user", 403), ("tiny", "user", 403), ("a0", "blind", 403)):
         assert (await front.get(f"/v1/models/{other}", who)).status_code == status
     assert (await front.get("/v1/models/a1", "user")).status_code == 200
+
+
+@pytest.mark.parametrize("model", ["tiny", "org/tiny", ""])
+async def test_every_name_of_the_base_is_the_base(front: HttpHarness, model: str) -> None:
+    body = {"model": model, "prompt": "a b", "max_tokens": 2, "temperature": 0}
+    answer = await front.post("/v1/completions", body, "root")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["model"] == "tiny"
+    assert (await front.post("/v1/completions", body, "user")).status_code == 403
+    if model:
+        taken = {"lora_name": model, "lora_path": "x"}
+        answer = await front.post("/v1/load_lora_adapter", taken, "admin")
+        assert "conflicts with a served base model" in answer.json()["message"]
 
 
 async def test_models_are_for_those_who_may_read(front: HttpHarness) -> None:

@@ -30,7 +30,7 @@ def settings(tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path: Path) ->
         blind={"adapters": ["*"], "read": False},
     )
     adapters = {"a0": tiny_adapters["a0"]}
-    return make_settings(tiny_base, adapters, auth_file=tokens, served_model_name="tiny")
+    return make_settings(tiny_base, adapters, auth_file=tokens, served_model_names=["tiny"])
 
 
 async def statuses(front: HttpHarness, *paths: str, who: str = "") -> list[int]:
@@ -98,6 +98,10 @@ async def test_a_page_is_made_once_for_all_who_wait(monkeypatch: pytest.MonkeyPa
     assert {text for text, _ in pages} == {(await page.page(""))[0]}
     assert len(made) == 2
     assert (await page.page("application/openmetrics-text; version=1.0.0"))[0].endswith(b"# EOF\n")
+    made.clear()
+    wanted = [f"application/openmetrics-text; version={n}.0.0" for n in range(1, 9)]
+    pages = await asyncio.gather(*map(page.page, wanted))
+    assert (len(made), {kind.partition("; charset")[0] for _, kind in pages}) == (1, {wanted[0]})
     threads.close()
 
 
@@ -112,8 +116,9 @@ async def test_ids_of_calls(settings: Any) -> None:
 
 async def test_what_is_not_served(settings: Any) -> None:
     async with http_running(settings) as front:
-        answer = await front.client.get("/v2/models")
+        answer = await front.client.post("/chat/completions")  # a `base_url` without its end
         assert (answer.status_code, answer.json()["error"]["type"]) == (404, "not_found_error")
+        assert answer.json()["error"]["message"].endswith("OpenAI's begin with /v1/")
         answer = await front.client.post("/v1/models")
         assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
         answer = await front.client.options("/v1/chat/completions")

@@ -31,7 +31,7 @@ async def front(
     tokens = write_tokens(
         root / "tokens.yaml", root={"adapters": ["*"]}, user={"adapters": ["plain"]}
     )
-    settings = make_settings(tiny_base, adapters, auth_file=tokens, served_model_name="tiny")
+    settings = make_settings(tiny_base, adapters, auth_file=tokens, served_model_names=["tiny"])
     async with http_running(settings) as harness:
         yield harness
 
