@@ -4,7 +4,9 @@ LoramuxError
   InvalidRequestError
   UnknownAdapterError
   AdapterError
+    AdapterMissingError
     BaseMismatchError
+  AdapterExistsError
   AdapterUnavailableError
   AdapterInUseError
   AdapterCapacityError
@@ -99,8 +101,16 @@ class AdapterError(LoramuxError):
     """The adapter's files are unreadable, corrupt, or use something the runtime cannot apply."""
 
 
+class AdapterMissingError(AdapterError):
+    """There is no adapter at the source: no such directory, no configuration in it."""
+
+
 class BaseMismatchError(AdapterError):
     """The adapter was made for another base: a target module is missing or has another shape."""
+
+
+class AdapterExistsError(LoramuxError):
+    """The id has an adapter, which the new one was not to replace."""
 
 
 class AdapterUnavailableError(LoramuxError):

@@ -63,7 +63,9 @@ class Locations:
             except (PermissionError, InvalidRequestError) as error:
                 raise AdapterError(str(error)) from None
         for prefix in self._sources:
-            yield f"{prefix.rstrip('/')}/{name}"
+            url = prefix + name if prefix.endswith("://") else f"{prefix.rstrip('/')}/{name}"
+            if not url.startswith(_HUB) or "/" in url.removeprefix(_HUB):  # no organisation alone
+                yield url
 
     def _directory(self, path: str) -> Path:
         """Check a directory; gives the real path, symbolic links followed. Raises as `resolve`."""

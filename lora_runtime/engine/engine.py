@@ -27,6 +27,8 @@ from ..base_model import BaseModel
 from ..config import BaseConfig, EngineConfig
 from ..errors import (
     AdapterError,
+    AdapterExistsError,
+    AdapterMissingError,
     EngineStoppedError,
     InvalidRequestError,
     LoramuxError,
@@ -304,6 +306,7 @@ class Engine:
         roots: Sequence[Path] = (),
         pin_share: float = 1.0,
         allow_unknown_fields: bool = False,
+        replace: bool = True,
     ) -> AdapterInfo:
         """Read, check and register a PEFT adapter under `adapter_id` (default: the source's last
         name).
@@ -314,7 +317,9 @@ class Engine:
         lead out of these directories by links are refused. A pinned one is refused where more than
         `pin_share` of the slots would be pinned then. With `allow_unknown_fields`, fields of
         adapter_config.json that are not known are passed over, with a note; else they are refused.
-        Raises AdapterError, BaseMismatchError, AdapterCapacityError, AdapterUnavailableError.
+        Without `replace` an id in use stays as it is, whoever else loads it meanwhile, and nothing
+        is told to observers where there is no adapter. Raises AdapterError, AdapterMissingError,
+        BaseMismatchError, AdapterExistsError, AdapterCapacityError, AdapterUnavailableError.
         """
         text = os.fspath(source)
         if not is_remote(text):
@@ -324,10 +329,13 @@ class Engine:
         _check_share("canary_weight", canary_weight, below=1)
         try:
             return self._store.load(
-                text, name, canary_weight, policy, roots, pin_share, allow_unknown_fields
+                text, name, canary_weight, policy, roots, pin_share, allow_unknown_fields, replace
             )
+        except AdapterExistsError:
+            raise
         except LoramuxError as error:
-            self._observers.notify("on_adapter_failed", name, error)
+            if replace or not isinstance(error, AdapterMissingError):
+                self._observers.notify("on_adapter_failed", name, error)
             raise
 
     def set_canary(self, adapter_id: str, weight: float) -> AdapterInfo:
@@ -385,6 +393,10 @@ class Engine:
     def get_adapter(self, adapter_id: str) -> AdapterInfo:
         """Report on an adapter. Raises UnknownAdapterError."""
         return self._store.get(adapter_id)
+
+    def has_adapter(self, adapter_id: str) -> bool:
+        """Tell whether an id is in use; takes no lock, so that an event loop may ask."""
+        return self._store.has(adapter_id)
 
     def adapter_ids(self) -> tuple[str, ...]:
         """Ids of the adapters, sorted; the same object until they change."""

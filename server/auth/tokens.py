@@ -68,6 +68,13 @@ ANYONE = Caller.model_construct(
     name="", token_sha256="", adapters=("*",), admin=True, shares=True, max_priority=MAX_PRIORITY
 )
 """The caller where the server has no token file: it has no name, and so no share of its own."""
+
+
+def keys_of(who: Caller) -> list[str]:
+    """Give the keys of a caller's own turns: none where callers have no names."""
+    return [] if who is ANYONE else [who.name]
+
+
 _ENTRIES = TypeAdapter(list[Caller])
 
 

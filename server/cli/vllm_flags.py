@@ -16,6 +16,8 @@ _MODULES, _SLOTS, _NAMES = "--lora-modules", "--max-loras", "--served-model-name
 _NO_EFFECT = {"--enable-lora": 0, "--max-lora-rank": 1, "--max-cpu-loras": 1}
 """Flags with the number of their values: adapters need not be switched on, every rank is served,
 and host memory is bounded in bytes."""
+_ABOUT = {"base_model_name", "is_3d_lora_weight"}
+"""Keys of a module beside its name and path: there is one base, and tensors say their shape."""
 
 
 class ServeCommand(GroupedCommand):
@@ -60,7 +62,10 @@ def _adapter(module: str) -> str:
     try:
         found = json.loads(module)
         name, path = found["name"], found["path"]
-        if isinstance(name, str) and isinstance(path, str):
+        # A name with a = would be taken for a shorter one.
+        if isinstance(name, str) and isinstance(path, str) and "=" not in name:
+            if unknown := found.keys() - _ABOUT - {"name", "path"}:
+                raise typer.BadParameter(f"{_MODULES}: unknown: {', '.join(sorted(unknown))}")
             return f"{name}={path}"
     except (ValueError, KeyError, RecursionError):
         pass

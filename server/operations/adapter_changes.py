@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 from loramux.v1 import adapters_pb2 as pb
 
 from lora_runtime import (
-    ADAPTER_FILES,
     MAX_ID_LENGTH,
     AdapterInfo,
     AdapterInUseError,
@@ -20,7 +18,7 @@ from lora_runtime import (
 )
 
 from ..auth.shares import PIN_SHARE, check_policy
-from ..auth.tokens import ANYONE, Caller
+from ..auth.tokens import Caller, keys_of
 from ..locations import Locations, adapter_id_of
 from ..threads import Threads, Turns
 
@@ -45,7 +43,7 @@ class AdapterChanges:
         self, engine: Callable[[], Engine], locations: Locations, threads: Threads
     ) -> None:
         self._engine, self._locations, self._threads = engine, locations, threads
-        self._loads, self._names = Turns(_LOADS_EACH), Turns(1)
+        self._loads = Turns(_LOADS_EACH)
         self._changes, self._unloads = Turns(_CHANGES_EACH), Turns(_CHANGES_EACH)
         self._unloading: set[str] = set()
         """Ids that an unload waits for."""
@@ -61,31 +59,17 @@ class AdapterChanges:
 
     async def load_named(
         self, adapter_id: str, location: str, who: Caller, replace: bool
-    ) -> AdapterInfo | None:
-        """Load from a path, a URL or a hub id, see Locations.request; raises as `load`.
-
-        Gives None, and loads nothing, where the id is in use unless it is to `replace` that.
-        """
+    ) -> AdapterInfo:
+        """Load from a path, a URL or a hub id, see Locations.request; raises as `load`, and
+        AdapterExistsError for an id in use that it is not to `replace`."""
         check_length(adapter_id)
 
-        def load() -> AdapterInfo | None:
-            if not replace and adapter_id in self._engine().adapter_ids():
-                return None
+        def load() -> AdapterInfo:
             request = self._locations.request(adapter_id, location)
-            return self._load(request, who, None)
+            return self._load(request, who, None, replace)
 
-        # One load of a name at a time: of two at once, the second finds the first's.
-        async with self._names.taken(adapter_id), self._loads.taken(who.name):
+        async with self._loads.taken(who.name):
             return await self._threads.loading.run(load)
-
-    async def is_missing(self, location: str) -> bool:
-        """Whether there is no adapter in the directory that `load_named` would load from."""
-
-        def look() -> bool:
-            source = self._locations.resolve(self._locations.request("", location))
-            return isinstance(source, Path) and not (source / ADAPTER_FILES[0]).exists()
-
-        return await self._threads.loading.run(look)
 
     async def unload(self, adapter_id: str, timeout_s: float, who: Caller) -> AdapterInfo:
         """Unload, waiting up to `timeout_s` for requests that use it. Raises InvalidRequestError,
@@ -99,17 +83,21 @@ class AdapterChanges:
         if timeout_s <= 0:
             return await self.change(unload, adapter_id, who)
         check_length(adapter_id)
-        async with self._unloads.taken(*_keys(who)):
+        async with self._unloads.taken(*keys_of(who)):
             return await self._wait_for(unload, adapter_id)
 
     async def change(self, work: Callable[[], T], adapter_id: str, who: Caller) -> T:
         """Run what changes an adapter, and does not take long, in the caller's turn."""
         check_length(adapter_id)
-        async with self._changes.taken(*_keys(who)):
+        async with self._changes.taken(*keys_of(who)):
             return await self._threads.administration.run(work)
 
     def _load(
-        self, request: pb.LoadAdapterRequest, who: Caller, policy: AdapterPolicy | None
+        self,
+        request: pb.LoadAdapterRequest,
+        who: Caller,
+        policy: AdapterPolicy | None,
+        replace: bool = True,
     ) -> AdapterInfo:
         engine, source, adapter_id = (
             self._engine(),
@@ -131,6 +119,7 @@ class AdapterChanges:
             roots=self._locations.roots,
             pin_share=PIN_SHARE,
             allow_unknown_fields=request.allow_unknown_fields,
+            replace=replace,
         )
 
     async def _wait_for(self, unload: Callable[[], T], adapter_id: str) -> T:
@@ -151,7 +140,3 @@ def check_length(adapter_id: str) -> None:
     """Check an id before it is looked at. Raises InvalidRequestError."""
     if len(adapter_id) > MAX_ID_LENGTH:
         raise InvalidRequestError.of("adapter_id", f"must have at most {MAX_ID_LENGTH} characters")
-
-
-def _keys(who: Caller) -> list[str]:
-    return [] if who is ANYONE else [who.name]

@@ -8,7 +8,6 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from pathlib import Path
 
 import structlog
 
@@ -16,6 +15,8 @@ from lora_runtime import (
     MAX_ID_LENGTH,
     AdapterCapacityError,
     AdapterError,
+    AdapterExistsError,
+    AdapterMissingError,
     AdapterUnavailableError,
     CallerLimitError,
     Engine,
@@ -23,7 +24,7 @@ from lora_runtime import (
     LoramuxError,
 )
 
-from ..auth.tokens import Caller
+from ..auth.tokens import ANYONE, Caller, keys_of
 from ..locations import Locations
 from ..logs import limited
 from ..threads import Threads, Turns
@@ -36,8 +37,10 @@ _EACH = 4
 """Names that one caller has looked for at once."""
 _TOGETHER = 16
 """Names looked for at once: half of the threads for loads."""
-_WAITING_EACH = 64
-"""Requests of one caller that may wait for their names to be looked for."""
+_WAITING_EACH, _WAITING_ANYONE = 64, 256
+"""Requests of one caller, or of all where callers have no names, that may wait for theirs."""
+_MOST = 10_000
+"""Adapters from which on none is brought in: a store may have one under names without end."""
 _REMEMBERED = 1024
 _REMEMBERED_S = 10.0
 """How many names that were not found, or could not be loaded, are not looked for again, and how
@@ -63,8 +66,6 @@ class Resolver:
         they may not be loaded yet."""
         self._engine, self._locations, self._threads = engine, locations, threads
         self._declared, self._clock = declared, clock
-        self._ids: tuple[str, ...] = ()
-        self._known: frozenset[str] = frozenset()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._failed: OrderedDict[str, tuple[float, LoramuxError | None]] = OrderedDict()
         """By name, until when it is not looked for again, and why; None: it was not found."""
@@ -85,23 +86,21 @@ class Resolver:
                 continue
             with self._counted(who):
                 async with AsyncExitStack() as turns:
-                    await turns.enter_async_context(self._callers.taken(who.name))
+                    await turns.enter_async_context(self._callers.taken(*keys_of(who)))
                     await turns.enter_async_context(self._all)
                     # Others may have asked for it meanwhile.
                     if self._is_settled(adapter_id) or adapter_id in self._running:
                         continue
                     # It keeps the turns, whoever still waits for it.
-                    looking = asyncio.create_task(self._look(adapter_id, turns.pop_all()))
+                    looking = asyncio.create_task(self._look(adapter_id, who, turns.pop_all()))
+                    looking.add_done_callback(_take_error)
                     self._running[adapter_id] = looking
                 await asyncio.shield(looking)
 
     def _is_settled(self, adapter_id: str) -> bool:
         """Whether there is nothing to look for; raises what the last look met, if that is not long
         ago."""
-        ids = self._engine().adapter_ids()
-        if ids is not self._ids:
-            self._ids, self._known = ids, frozenset(ids)
-        if adapter_id in self._known:
+        if self._engine().has_adapter(adapter_id):
             return True
         until, error = self._failed.get(adapter_id, (0.0, None))
         if self._clock() >= until:
@@ -112,8 +111,9 @@ class Resolver:
 
     @contextmanager
     def _counted(self, who: Caller) -> Iterator[None]:
-        if self._waiting[who.name] >= _WAITING_EACH:
-            raise CallerLimitError(who.name, f"{_WAITING_EACH} unknown adapters at once", 1.0)
+        most = _WAITING_ANYONE if who is ANYONE else _WAITING_EACH
+        if self._waiting[who.name] >= most:
+            raise CallerLimitError(who.name, f"{most} unknown adapters at once", 1.0)
         self._waiting[who.name] += 1
         try:
             yield
@@ -122,18 +122,22 @@ class Resolver:
             if not self._waiting[who.name]:
                 del self._waiting[who.name]
 
-    async def _look(self, adapter_id: str, turns: AsyncExitStack) -> None:
+    async def _look(self, adapter_id: str, who: Caller, turns: AsyncExitStack) -> None:
         error: LoramuxError | None = None
         try:
             if await self._threads.loading.run(lambda: self._load(adapter_id)):
-                log.info("adapter resolved", adapter=adapter_id)
+                log.info("adapter resolved", adapter=adapter_id, caller=who.name)
                 return
         except EngineStoppedError:
             raise
-        except LoramuxError as met:
+        except Exception as met:  # what a stranger's files set off, they set off again
             error = _for_callers(met, adapter_id)
             limited(
-                "adapter not resolved", "adapter not resolved", adapter=adapter_id, error=str(met)
+                "adapter not resolved",
+                f"adapter not resolved: {who.name}",  # one caller's flood hides no other's
+                adapter=adapter_id,
+                caller=who.name,
+                error=str(met) if isinstance(met, LoramuxError) else repr(met),
             )
         finally:
             del self._running[adapter_id]
@@ -147,15 +151,20 @@ class Resolver:
         """Load from the first place that has it; on a thread. Raises as Engine.load_adapter."""
         if adapter_id in self._declared():
             return False
+        if len(self._engine().adapter_ids()) >= _MOST:
+            raise AdapterCapacityError(f"there are {_MOST} adapters already: none is brought in")
         unavailable: LoramuxError | None = None
         for source in self._locations.below(adapter_id):
             try:
-                self._engine().load_adapter(source, adapter_id, roots=self._locations.roots)
+                self._engine().load_adapter(
+                    source, adapter_id, roots=self._locations.roots, replace=False
+                )
+            except AdapterExistsError:  # another's load was faster
+                return True
+            except AdapterMissingError:
+                continue
             except AdapterUnavailableError as error:
                 unavailable = error
-            except AdapterError:
-                if isinstance(source, Path):  # of a URL, it is all that says that nothing is there
-                    raise
             else:
                 return True
         if unavailable is not None:
@@ -163,7 +172,13 @@ class Resolver:
         return False
 
 
-def _for_callers(error: LoramuxError, adapter_id: str) -> LoramuxError:
+def _take_error(looking: asyncio.Task[None]) -> None:
+    """Take a task's error: whoever waited for it may be gone."""
+    if not looking.cancelled():
+        looking.exception()
+
+
+def _for_callers(error: Exception, adapter_id: str) -> LoramuxError:
     """Make the error that callers get: the words of the load are the operator's, for the log."""
     if isinstance(error, AdapterUnavailableError):
         return AdapterUnavailableError(

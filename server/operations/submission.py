@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from lora_runtime import Engine, InvalidRequestError, PromptTokens, Request, RequestHandle
 
-from ..auth.tokens import ANYONE, Caller
+from ..auth.tokens import Caller, keys_of
 from ..threads import Threads, Turns
 from .answer_size import check_handle
 from .resolver import Resolver
@@ -121,7 +121,7 @@ class Submission:
         Neither one adapter, whose template and tokenizer are its author's, nor one caller with a
         token has all of the threads.
         """
-        names = [] if who is ANYONE else [who.name]
+        names = keys_of(who)
         # Each once and in one order, whatever a caller names: else two calls wait for each other.
         adapters = sorted({use.adapter_id for use in request.uses})
         if not names and not adapters:

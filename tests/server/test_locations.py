@@ -140,6 +140,13 @@ def test_nothing_is_said_about_what_is_outside_the_roots(
     }
 
 
+def test_names_are_below_sources() -> None:
+    sources = ["hf://my-org", "s3://bucket/x/", "hf://", "memory://"]
+    locations = Locations([], sources)
+    assert list(locations.below("a")) == ["hf://my-org/a", "s3://bucket/x/a", "memory://a"]
+    assert "hf://org/a" in locations.below("org/a")
+
+
 def test_odd_paths_below_a_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "closed").mkdir()

@@ -100,8 +100,33 @@ def test_every_form_of_names_is_taken(monkeypatch: pytest.MonkeyPatch, names: li
     assert flags_of(monkeypatch, [*names, *OWN])["served_model_names"] == ["a", "b"]
 
 
-@pytest.mark.parametrize("module", ["{", '{"name": "a"}', '{"name": "a", "path": 7}', "a"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "{",
+        '{"name": "a"}',
+        '{"name": "a", "path": 7}',
+        '{"name": "a=b", "path": "/x"}',
+        "a",
+    ],
+)
 def test_what_is_no_module_is_refused(module: str) -> None:
     result = CliRunner().invoke(app, ["serve", *OWN, "--lora-modules", module])
     assert result.exit_code == 2
     assert "NAME=" in result.output
+
+
+def test_keys_of_a_module_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = '{"name": "a", "path": "/x", "base_model_name": "b", "is_3d_lora_weight": false}'
+    assert flags_of(monkeypatch, [*OWN, "--lora-modules", module])["adapters"] == {"a": "/x"}
+    other = module.replace("base_model_name", "revision")
+    result = CliRunner().invoke(app, ["serve", *OWN, "--lora-modules", other])
+    assert result.exit_code == 2
+    assert "unknown: revision" in result.output
+
+
+@pytest.mark.parametrize("flag", ["--max-num-seqs", "--no-enable-lora", "--max-model-len=8"])
+def test_other_flags_are_refused_by_name(flag: str) -> None:
+    result = CliRunner().invoke(app, ["serve", *OWN, "--enable-lora", flag])
+    assert result.exit_code == 2
+    assert flag.partition("=")[0] in result.output

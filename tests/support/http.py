@@ -24,6 +24,8 @@ class WebStore:
     drops: dict[str, str] = field(default_factory=dict)
     """What of a path's answer comes in drops without end: "header lines", or "bytes"."""
     seen: list[str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    """Headers of every answer."""
     etags: bool = True
     announce: bool = True
     """Send Content-Length."""
@@ -66,6 +68,8 @@ def web_store() -> Iterator[WebStore]:
             if store.etags:
                 self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
             self.send_header("X-Repo-Commit", store.commit)
+            for name, value in store.headers.items():
+                self.send_header(name, value)
             what = store.drops.get(path)
             if what == "header lines":
                 self.flush_headers()

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from ...errors import AdapterError, BaseMismatchError
+from ...errors import AdapterError, AdapterMissingError, BaseMismatchError
 from ...foreign.process import WorkLimits
 from ...modules import BaseDescription
 from .absent import CONFIG, without_config
@@ -108,7 +108,7 @@ def read_spec(
     try:
         data = read_limited(directory / CONFIG, MAX_CONFIG_BYTES, roots)
     except MissingFileError as error:
-        raise AdapterError(without_config(directory, roots)) from error
+        raise AdapterMissingError(without_config(directory, roots)) from error
     return data, parse_config(decode_config(data), allow_unknown_fields)
 
 

@@ -11,9 +11,14 @@ from typing import Any
 from urllib.parse import unquote
 
 import huggingface_hub
+from huggingface_hub.errors import (
+    GatedRepoError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.utils import tqdm
 
-from ...errors import AdapterError
+from ...errors import AdapterError, AdapterMissingError
 from ..peft.shards_index import INDEX, WEIGHTS
 from .disk_cache import DiskCache
 from .source_files import (
@@ -67,16 +72,14 @@ def fetch(source: str, cache: DiskCache, limits: Limits) -> Path:
     """Fetch the adapter's files; gives their directory in the cache.
 
     A commit that was fetched before needs no network; a branch is asked for. Raises AdapterError
-    for what cannot be an adapter, and huggingface_hub's own errors.
+    for what cannot be an adapter, AdapterMissingError, and huggingface_hub's own errors.
     """
     wanted = parse(source)
     if _COMMIT.fullmatch(wanted.revision or "") and (
         hit := cache.lookup(wanted.key(wanted.revision or ""))
     ):
         return hit
-    info = huggingface_hub.HfApi().model_info(
-        wanted.repo, revision=wanted.revision, files_metadata=True, timeout=_TIMEOUT_S
-    )
+    info = _info(source, wanted)
     commit = info.sha
     if commit is None:
         raise AdapterError(f"{named(source)}: the hub names no commit")
@@ -105,6 +108,20 @@ def fetch(source: str, cache: DiskCache, limits: Limits) -> Path:
         stored = cache.store(content)
     cache.remember(wanted.key(commit), stored)
     return stored
+
+
+def _info(source: str, wanted: HubSource) -> huggingface_hub.ModelInfo:
+    try:
+        return huggingface_hub.HfApi().model_info(
+            wanted.repo, revision=wanted.revision, files_metadata=True, timeout=_TIMEOUT_S
+        )
+    except GatedRepoError:  # it is there
+        raise
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        pass
+    raise AdapterMissingError(
+        f"{named(source)}: the hub has no such repository or revision, or hides it from the server"
+    )
 
 
 def _download(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from ...errors import AdapterError
+from ...errors import AdapterError, AdapterMissingError
 from ..peft.absent import CONFIG, WITHOUT_INDEX, is_shard
 from ..peft.config import MAX_CONFIG_BYTES
 from ..peft.generation import GENERATION_CONFIG
@@ -79,21 +79,17 @@ class Limits:
 def check_complete(source: str, found: Iterable[str], listed: Iterable[str] = ()) -> None:
     """Check that the required files are there, or an index of shards in place of the weights.
 
-    Raises AdapterError that names the first one missing; `listed`: all that is known to lie there.
+    Raises AdapterError that names the first one missing, AdapterMissingError where that is the
+    configuration; `listed`: all that is known to lie there.
     """
     found = set(found)
-    if (
-        CONFIG in found
-        and INDEX not in found
-        and WEIGHTS not in found
-        and any(map(is_shard, listed))
-    ):
+    if CONFIG not in found:
+        raise AdapterMissingError(f"{named(source)}: {CONFIG} is missing")
+    if INDEX in found or WEIGHTS in found:
+        return
+    if any(map(is_shard, listed)):
         raise AdapterError(f"{named(source)}: the weights are in shards, and {WITHOUT_INDEX}")
-    for name in REQUIRED:
-        if name not in found and (name != WEIGHTS or INDEX not in found):
-            raise AdapterError(
-                f"{named(source)}: {name} is missing (pickled weights are never fetched)"
-            )
+    raise AdapterError(f"{named(source)}: {WEIGHTS} is missing (pickled weights are never fetched)")
 
 
 def missing_adapter_file(directory: Path, names: Collection[str]) -> str:

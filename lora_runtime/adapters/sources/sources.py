@@ -8,7 +8,12 @@ import stat
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from ...errors import AdapterError, AdapterUnavailableError, LoramuxError
+from ...errors import (
+    AdapterError,
+    AdapterMissingError,
+    AdapterUnavailableError,
+    LoramuxError,
+)
 from ...permissions import why_denied
 from . import hub, remote
 from .disk_cache import DiskCache
@@ -62,7 +67,7 @@ def _local(directory: Path) -> Path:
     except OSError:
         is_directory = False
     if not is_directory:
-        raise AdapterError(f"adapter path {directory.name!r} is not a directory")
+        raise AdapterMissingError(f"adapter path {directory.name!r} is not a directory")
     return directory
 
 

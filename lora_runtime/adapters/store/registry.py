@@ -13,6 +13,7 @@ from ...api.requests import WeightedAdapter
 from ...config import EngineConfig
 from ...errors import (
     AdapterCapacityError,
+    AdapterExistsError,
     AdapterInUseError,
     AdapterUnavailableError,
     UnknownAdapterError,
@@ -65,6 +66,13 @@ class Registry:
         if alias is None or alias.unloading:
             raise UnknownAdapterError(adapter_id)
         return alias
+
+    def check_free(self, adapter_id: str) -> None:
+        """Raise AdapterExistsError for an id in use; one that is being unloaded may be had."""
+        with self.locked():
+            alias = self.aliases.get(adapter_id)
+            if alias is not None and not alias.unloading:
+                raise AdapterExistsError(f"adapter {adapter_id!r} is registered already")
 
     def register(self, registration: Registration) -> None:
         with self.locked():

@@ -58,10 +58,14 @@ class AdapterStore:
         roots: Sequence[Path] = (),
         pin_share: float = 1.0,
         allow_unknown_fields: bool = False,
+        replace: bool = True,
     ) -> AdapterInfo:
-        """Read, check, stage and register; into a slot at once where there is room."""
+        """Read, check, stage and register; into a slot at once where there is room. Raises
+        AdapterExistsError for an id in use that is not to be replaced."""
         started = time.monotonic()
         registry = self._registry
+        if not replace:
+            registry.check_free(adapter_id)
         with (
             panics_as(AdapterError),
             self._reader.read(source, roots, allow_unknown_fields) as read,
@@ -70,6 +74,8 @@ class AdapterStore:
             if not registry.has_staged(place.version):
                 read.stage()  # it takes a while: not under the lock, unless another thread drops the staged copy now
             with registry.locked():
+                if not replace:
+                    registry.check_free(adapter_id)  # again: reading took a while
                 with registry.kept(lambda: registry.known(place, adapter_id)) as version:
                     registry.take_in(version, read)
                     registry.point(adapter_id, version, place, canary_weight, policy, pin_share)
@@ -137,6 +143,10 @@ class AdapterStore:
     def get(self, adapter_id: str) -> AdapterInfo:
         """Raises UnknownAdapterError."""
         return self._registry.info(adapter_id)
+
+    def has(self, adapter_id: str) -> bool:
+        """Whether the id is in use; takes no lock."""
+        return adapter_id in self._registry.aliases
 
     def adapter_ids(self) -> tuple[str, ...]:
         """Ids, sorted; the same object until they change."""

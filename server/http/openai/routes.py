@@ -54,7 +54,9 @@ async def _answer(http: HttpCall, form: Form) -> Response:
 
 async def _read(http: HttpCall, form: Form, body: Mapping[str, Any]) -> tuple[Call, Head]:
     engine = http.parts.engine()
-    http.fields = dict(zip(form.by_name, form.by_name, strict=True))  # until it is the engine's turn
+    http.fields = dict(
+        zip(form.by_name, form.by_name, strict=True)
+    )  # until it is the engine's turn
     call = read(form, body, engine.request_limits, engine.max_context)
     del body
     http.fields = call.names

@@ -13,7 +13,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from lora_runtime import AdapterError, UnknownAdapterError
+from lora_runtime import AdapterExistsError, AdapterMissingError, UnknownAdapterError
 
 from ...auth.rules import Right
 from ...errors import cut
@@ -67,24 +67,21 @@ async def _load(call: Call) -> str:
             _USER_INPUT,
             f"The lora adapter '{name}' conflicts with a served base model.",
         )
-    changes = call.parts.changes
     try:
-        done = await changes.load_named(name, path, call.who, replace=in_place)
-    except AdapterError:
-        if not await changes.is_missing(path):
-            raise
+        await call.parts.changes.load_named(name, path, call.who, replace=in_place)
+    except AdapterMissingError:
         raise _LoraError(
             404,
             _NOT_FOUND,
             f"Loading lora {name} failed: No adapter found for {cut(path)}",
         ) from None
-    if done is None:
+    except AdapterExistsError:
         raise _LoraError(
             400,
             _USER_INPUT,
             f"The lora adapter '{name}' has already been loaded. If you want to load the "
             "adapter in place, set 'load_inplace' to True.",
-        )
+        ) from None
     return f"Success: LoRA adapter '{name}' added successfully."
 
 

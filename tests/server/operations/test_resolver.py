@@ -9,15 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from lora_runtime import (
+    AdapterCapacityError,
     AdapterError,
+    AdapterExistsError,
+    AdapterMissingError,
     AdapterUnavailableError,
+    BaseMismatchError,
     CallerLimitError,
     EngineStoppedError,
 )
 from server.auth.tokens import ANYONE, Caller
 from server.locations import Locations
+from server.operations import resolver as resolver_module
 from server.operations.resolver import Resolver
 from server.threads import Threads
 
@@ -35,14 +41,20 @@ class FakeEngine:
         self.ids: tuple[str, ...] = ()
         self.go_on = threading.Event()
         self.go_on.set()
-        self.error: Exception = AdapterError("adapter_config.json is missing")
+        self.error: Exception = AdapterMissingError("adapter_config.json is missing")
 
     def adapter_ids(self) -> tuple[str, ...]:
         return self.ids
 
-    def load_adapter(self, source: str | Path, adapter_id: str, **_: Any) -> None:
+    def has_adapter(self, adapter_id: str) -> bool:
+        return adapter_id in self.ids
+
+    def load_adapter(self, source: str | Path, adapter_id: str, replace: bool, **_: Any) -> None:
         self.loads.append(str(source))
         assert self.go_on.wait(30)
+        assert not replace
+        if adapter_id in self.ids:
+            raise AdapterExistsError(adapter_id)
         if adapter_id not in self.there:
             raise self.error
         self.ids = (*self.ids, adapter_id)
@@ -197,7 +209,56 @@ async def test_a_flood_of_names_delays_nobody_else(threads: Threads) -> None:
     assert engine.ids == ("sql",)
 
 
+async def test_adapters_without_end_are_not_brought_in(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolver_module, "_MOST", 2)
+    engine = FakeEngine("a", "A", "b")
+    resolver = make(engine, threads)
+    for name in ("a", "A"):
+        await resolver.bring_in(name, ALICE)
+    with pytest.raises(AdapterCapacityError, match="does not fit now"):
+        await resolver.bring_in("b", ALICE)
+    assert engine.ids == ("a", "A")
+
+
+async def test_who_loads_it_meanwhile_is_not_undone(threads: Threads) -> None:
+    engine = FakeEngine("sql")
+    engine.go_on.clear()
+    asked = asyncio.create_task(make(engine, threads).bring_in("sql", ALICE))
+    await until(lambda: engine.loads)
+    engine.ids = ("sql",)
+    engine.go_on.set()
+    await asked
+    assert engine.ids == ("sql",)
+
+
+async def test_what_a_source_has_that_is_broken_is_not_taken_for_none(threads: Threads) -> None:
+    engine = FakeEngine()
+    engine.error = BaseMismatchError("no such module")
+    with (
+        capture_logs() as lines,
+        pytest.raises(AdapterError, match="found but could not be loaded"),
+    ):
+        await make(engine, threads).bring_in("sql", ALICE)
+    (line,) = [line for line in lines if line["event"] == "adapter not resolved"]
+    assert (line["caller"], line["error"]) == ("alice", "no such module")
+
+
+async def test_callers_without_names_have_no_share_of_one(threads: Threads) -> None:
+    names = [f"a{i}" for i in range(100)]
+    engine = FakeEngine(*names)
+    engine.go_on.clear()
+    resolver = make(engine, threads)
+    asked = [asyncio.create_task(resolver.bring_in(name, ANYONE)) for name in names]
+    await until(lambda: len(engine.loads) == 16)
+    engine.go_on.set()
+    await asyncio.gather(*asked)
+    assert set(engine.ids) == set(names)
+
+
 FAILURES = {
+    "unexpected": (OSError("/secret/path"), AdapterError, "found but could not be loaded"),
     "broken": (AdapterError("/secret/path is broken"), AdapterError, "found but could not be loaded"),
     "away": (AdapterUnavailableError("s3 is down"), AdapterUnavailableError, "cannot be fetched now"),
 }  # fmt: skip

@@ -22,7 +22,7 @@ from lora_runtime import AdapterError
 from lora_runtime.adapters.sources import disk_cache, http_calls, remote, source_files
 from lora_runtime.adapters.sources.disk_cache import DiskCache, digest, sweep
 from lora_runtime.adapters.sources.sources import is_remote, resolve
-from lora_runtime.errors import AdapterUnavailableError
+from lora_runtime.errors import AdapterMissingError, AdapterUnavailableError
 
 from ....support.http import WebStore, web_store
 
@@ -519,6 +519,26 @@ def test_hub(hub: WebStore, cache: Path) -> None:
     deeper = resolve("hf://org/name@main/deep/er", cache, max_bytes=LIMIT)
     assert contents(deeper)["adapter_model.safetensors"] == b"weights "
     assert not leftovers(cache)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("RepoNotFound", AdapterMissingError),
+        ("RevisionNotFound", AdapterMissingError),
+        ("GatedRepo", AdapterUnavailableError),
+        ("", AdapterUnavailableError),
+    ],
+)
+def test_what_the_hub_does_not_have_is_missing(
+    hub: WebStore, cache: Path, code: str, kind: type[Exception]
+) -> None:
+    hub.failures["/api/models/org/none"] = 404
+    hub.headers["x-error-code"] = code
+    with pytest.raises(kind, match="hf://org/none"):
+        resolve("hf://org/none", cache, max_bytes=LIMIT)
+    with pytest.raises(AdapterMissingError, match=r"adapter_config\.json is missing"):
+        resolve("hf://org/name/elsewhere", cache, max_bytes=LIMIT)
 
 
 def test_the_hub_is_not_waited_for_without_end(

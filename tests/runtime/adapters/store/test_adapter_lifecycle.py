@@ -9,14 +9,17 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from lora_runtime import (
     AdapterError,
+    AdapterExistsError,
     AdapterInfo,
     AdapterInUseError,
+    AdapterMissingError,
     BaseModel,
     Engine,
     EngineObserver,
@@ -24,6 +27,7 @@ from lora_runtime import (
     SamplingParams,
     UnknownAdapterError,
 )
+from lora_runtime.adapters.store.reading import Reader
 
 from ....support.adapters import edit_config, edit_tensors
 from ....support.engines import slow_down
@@ -50,6 +54,54 @@ def test_version_is_the_content(
     copy = engine.load_adapter(shutil.copytree(tiny_adapters["a0"], tmp_path / "copy"), "y")
     assert first.version == copy.version != engine.load_adapter(tiny_adapters["a1"], "z").version
     assert engine.load_adapter(tiny_adapters["a0"], "x").version == first.version
+
+
+def test_an_id_that_is_not_to_be_replaced_stays_as_it_is(
+    make_engine: Callable[..., Engine],
+    tiny_adapters: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = make_engine()
+    assert not engine.has_adapter("x")
+    read, faster = Reader.read, tiny_adapters["a1"]
+
+    def slowly(reader: Reader, source: str, *args: Any) -> Any:
+        found = read(reader, source, *args)
+        if source == str(tiny_adapters["a0"]):  # another load comes first
+            engine.load_adapter(faster, "x")
+        return found
+
+    monkeypatch.setattr(Reader, "read", slowly)
+    with pytest.raises(AdapterExistsError):
+        engine.load_adapter(tiny_adapters["a0"], "x", replace=False)
+    assert engine.get_adapter("x").source == str(faster)
+    assert engine.has_adapter("x")
+    # Before anything is read, too.
+    monkeypatch.setattr(Reader, "read", None)
+    with pytest.raises(AdapterExistsError):
+        engine.load_adapter(tiny_adapters["a2"], "x", replace=False)
+
+
+def test_where_there_is_no_adapter_nothing_has_failed_that_was_looked_for(
+    make_engine: Callable[..., Engine], tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    class Heard(EngineObserver):
+        def __init__(self) -> None:
+            self.failed: list[str] = []
+
+        def on_adapter_failed(self, adapter_id: str, error: Exception) -> None:
+            self.failed.append(adapter_id)
+
+    engine = make_engine()
+    engine.load_adapter(tiny_adapters["a0"])
+    engine.add_observer(heard := Heard())
+    for source in (tmp_path, tmp_path / "nowhere", f"file://{tmp_path}"):
+        for name, replace in (("asked", False), ("ordered", True)):
+            with pytest.raises(AdapterMissingError):
+                engine.load_adapter(source, name, replace=replace)
+    with pytest.raises(AdapterExistsError):
+        engine.load_adapter(tiny_adapters["a1"], "a0", replace=False)
+    assert heard.failed == ["ordered"] * 3
 
 
 def test_reload_moves_the_name_and_never_serves_stale_kv(

@@ -72,7 +72,7 @@ async def test_a_reset_is_nothing_to_log(
     async with make_front() as front, raw(front.url) as client:
         await client.send(request("/slow") * 3)
         await asyncio.wait_for(front.slow.wait(), 20)
-        client.writer.transport.abort()  # type: ignore[attr-defined]
+        client.writer.transport.abort()
         await asyncio.wait_for(front.cancelled.wait(), 20)
         await front.server.stop()
     assert (caplog.records, front.ended) == ([], [("GET /slow", 499)])

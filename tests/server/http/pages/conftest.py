@@ -33,7 +33,7 @@ async def front(
         auth_file=tokens,
         served_model_names=["tiny"],
         adapter_roots=[root],
-        adapter_sources=["hf://my-org"],
+        adapter_sources=["hf://my-org", "memory://store"],
     )
     async with http_running(settings) as harness:
         yield harness

@@ -88,6 +88,14 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[int, str, str]]] = {
         {"lora_name": "new", "lora_path": "a7"},
         (404, "NotFoundError", "Loading lora new failed: No adapter found for a7"),
     ),
+    "missing in a store": (
+        {"lora_name": "new", "lora_path": "memory://store/a7"},
+        (
+            404,
+            "NotFoundError",
+            "Loading lora new failed: No adapter found for memory://store/a7",
+        ),
+    ),
     "outside": (
         {"lora_name": "new", "lora_path": "/etc"},
         (403, "permission_error", "the path is outside the server's adapter roots"),
