@@ -14,14 +14,21 @@ class ModelNames:
         self._served, self._engine = tuple(served), engine
 
     @property
-    def of_base(self) -> tuple[str, ...]:
-        """Names of the base. Raises EngineStoppedError where it is not loaded."""
+    def given(self) -> tuple[str, ...]:
+        """Names that the base was given. Raises EngineStoppedError where it is not loaded."""
         return self._served or (self._engine().base.name,)
 
     @property
+    def of_base(self) -> tuple[str, ...]:
+        """Names that mean the base: an adapter of the same id is served as what it is. Raises as
+        `given`."""
+        engine = self._engine()
+        return tuple(name for name in self.given if not engine.has_adapter(name))
+
+    @property
     def base(self) -> str:
-        """Name of the base in answers, whichever it was asked by. Raises as `of_base`."""
-        return self.of_base[0]
+        """Name of the base in answers, whichever it was asked by. Raises as `given`."""
+        return next(iter(self.of_base), "")
 
     def adapter_of(self, model: str) -> str:
         """Adapter id that `model` means; "" for the base."""

@@ -61,7 +61,7 @@ async def _load(call: Call) -> str:
     _allow(call, name)
     if not name or not path:
         raise _LoraError(400, _USER_INPUT, "Both 'lora_name' and 'lora_path' must be provided.")
-    if name in call.parts.names.of_base:
+    if name in call.parts.names.given:
         raise _LoraError(
             400,
             _USER_INPUT,

@@ -73,6 +73,20 @@ async def test_every_name_of_the_base_is_the_base(front: HttpHarness, model: str
         assert "conflicts with a served base model" in answer.json()["message"]
 
 
+async def test_an_adapter_of_the_bases_name_is_served_as_what_it_is(
+    front: HttpHarness, tiny_adapters: dict[str, Path]
+) -> None:
+    front.server.app.engine.load_adapter(tiny_adapters["a0"], "tiny")
+    body = {"prompt": "a b", "max_tokens": 2, "temperature": 0}
+    told = []
+    for model in ("tiny", "", "org/tiny"):
+        answer = (await front.post("/v1/completions", body | {"model": model}, "root")).json()
+        told.append((answer["model"], [one["adapter_id"] for one in answer["adapters"]]))
+    assert told == [("tiny", ["tiny"]), ("org/tiny", []), ("org/tiny", [])]
+    listed = (await front.get("/v1/models", "root")).json()["data"]
+    assert [m["id"] for m in listed].count("tiny") == 1
+
+
 async def test_models_are_for_those_who_may_read(front: HttpHarness) -> None:
     answer = await front.get("/v1/models", "blind")
     assert answer.status_code == 403
