@@ -130,7 +130,7 @@ class EngineConfig(BaseConfig):
     """Bytes of what one request says of its structured answer: a schema, an expression, a grammar
     or choices."""
     grammar_timeout_s: Positive = 2.0
-    """Seconds that it may take to compile the grammar of a structured answer."""
+    """Seconds of the processor's that it may take to compile the grammar of a structured answer."""
     max_composed_adapters: AtLeastOne = 8
     """Adapters of one request, whose weighted updates are summed."""
     priority_aging_s: Positive = 10.0

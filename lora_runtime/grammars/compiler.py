@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..adapters.peft.tokenizer.behaviour import backend_of
@@ -31,7 +31,9 @@ from .tokens import TokenTables
 
 GRAMMAR_BYTES = 256 << 20
 """Memory that the trial of a grammar may take."""
-_Begun = tuple[int, StructuredAnswer]
+_PATIENCE = 10
+"""Times as long as the processor may take, by the clock: a busy machine is no grammar's fault."""
+_Begun = tuple[str, int, StructuredAnswer]
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,14 @@ class Trial:
     """Grammar to be tried by a worker."""
 
     grammar: str
+    seconds: float
+    """Of the processor's, that it may take."""
     work: str = CHECK
     max_bytes: int = MAX_RESULT_BYTES
 
     @property
-    def arguments(self) -> tuple[str]:
-        return (self.grammar,)
+    def arguments(self) -> tuple[str, float]:
+        return self.grammar, self.seconds
 
     def checked(self, answer: Any) -> float:
         """Seconds that it took. Raises WorkError for what no worker of ours gives."""
@@ -64,7 +68,7 @@ class Grammars:
     def __init__(self, eos_ids: Collection[int], limits: WorkLimits) -> None:
         self._limits, self._has_ends = limits, bool(eos_ids)
         self._tables = TokenTables(eos_ids)
-        self._trials = TemplateQueue(limits)
+        self._trials = TemplateQueue(replace(limits, seconds=_PATIENCE * limits.seconds))
         self._threads = ThreadPoolExecutor(2, "loramux-grammars")
         self._lock = threading.Lock()
         self._begun: dict[_Begun, Future[Grammar]] = {}
@@ -77,14 +81,15 @@ class Grammars:
                 self._tables.of(tokenizer)
 
     def compile(self, tokenizer: Any, answer: StructuredAnswer, caller: str) -> Future[Grammar]:
-        """Grammar of an answer; the same future for all who want it at once.
+        """Grammar of an answer; the same future for all calls of one caller that want it at once.
 
         Raises InvalidRequestError, CallerLimitError, EngineStoppedError; the future fails with
         these.
         """
         if not self._has_ends:
             raise refusal("needs a model with an end of sequence")
-        key = id(backend_of(tokenizer)), answer  # it is there for as long as something is begun
+        # Not another caller's, who may have much before it; the id holds while something is begun.
+        key = caller, id(backend_of(tokenizer)), answer
         whole: Future[Grammar] = Future()
         if (table := self._tables.known(tokenizer)) and (made := table.grammar(answer)):
             whole.set_result(made)
@@ -126,7 +131,7 @@ class Grammars:
 
         with self._failing(whole):
             table, text = self._tables.of(tokenizer), grammar_of(answer)
-            trial = self._trials.render(caller, Trial(text))
+            trial = self._trials.render(caller, Trial(text, self._limits.seconds))
             if trial is None:
                 raise CallerLimitError(caller, f"{MAX_WAITING} grammars that wait", RETRY_AFTER_S)
             trial.add_done_callback(keep_it)

@@ -16,6 +16,8 @@ SLOW_S = 0.02
 """Seconds of the processor's beyond which a row's masks are computed where no quick row waits."""
 _HEAVY_S = 0.1
 """Seconds of a trial beyond which a row stays there, however quick its masks are."""
+_LONG_S = 0.002
+"""Seconds of a mask beyond which the next token may hold up others' threads."""
 _local = threading.local()
 
 
@@ -41,6 +43,8 @@ class RowGrammar:
         self._make, self._ignores_eos, self.owner = make, ignore_eos, owner
         self._matcher: LLMatcher | None = None
         self._is_heavy = seconds > _HEAVY_S
+        self._seconds = 0.0
+        """What the last mask took."""
         self.mask = np.zeros(-(-vocab_size // 32), np.uint32)
         """A bit for each token, the lowest first."""
         self._address = self.mask.ctypes.data
@@ -73,7 +77,8 @@ class RowGrammar:
                 self._fill(self._matcher)
             else:
                 self.error = said(self._matcher)
-            self.is_slow = self.is_slow or time.thread_time() - began > SLOW_S
+            self._seconds = time.thread_time() - began
+            self.is_slow = self.is_slow or self._seconds > SLOW_S
         except BaseException as error:  # panics of Rust's code too
             self.error = described(error)
         self.is_ready = True
@@ -82,7 +87,7 @@ class RowGrammar:
         return token // 32 < len(self.mask) and bool(self.mask[token // 32] >> token % 32 & 1)
 
     def _consume(self, matcher: LLMatcher) -> bool:
-        if self.is_slow:
+        if self.is_slow or self._seconds > _LONG_S:
             return _consume_beside(matcher, self._token)
         return matcher.consume_token(self._token)
 
@@ -107,7 +112,8 @@ class RowGrammar:
 
 def _consume_beside(matcher: LLMatcher, token: int) -> bool:
     """Consume a token without the interpreter's lock, which LLMatcher.consume_token keeps: with many
-    properties for tens of milliseconds. llguidance lets go of it where it has two to advance."""
+    properties, or many ways to read a text, for tens of milliseconds. llguidance lets go of it
+    where it has two to advance."""
     if not hasattr(_local, "executor"):
         _local.executor = LLExecutor(1)
         _local.other = LLMatcher(LLTokenizer("byte"), "no grammar", log_level=0)

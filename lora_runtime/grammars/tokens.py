@@ -12,6 +12,7 @@ from llguidance import LLTokenizer, TokenizerWrapper
 
 from ..adapters.peft.tokenizer.behaviour import backend_of
 from ..api.structured import StructuredAnswer
+from ..errors import ends_thread
 from .grammar import Grammar
 from .schemas import refusal
 
@@ -78,7 +79,9 @@ class TokenTables:
             raise refusal("is not supported with a tokenizer that runs in Python")
         try:
             table = Table(self._table(backend, getattr(tokenizer, "renumbering", None)))
-        except Exception as error:
+        except BaseException as error:  # panics of Rust's code too
+            if ends_thread(error):
+                raise
             raise refusal(f"is not supported with this tokenizer: {error}"[:300]) from error
         with self._lock:
             self._tables[id(backend)] = backend, table  # the object stays, and its id with it

@@ -40,9 +40,9 @@ def sample(
 
     Logprobs are those of the model, before biases, penalties, grammars, temperature and filters. A
     row with NaN logits, or whose best one is not finite before or after penalties, fails alone; so
-    does one whose grammar has failed. Waits for the device at most three times, however many rows
-    there are: for the best tokens after biases, penalties and grammars, for drawn ones, and for
-    logprobs.
+    does one whose grammar has failed, or allows only what may not come for another reason. Waits
+    for the device at most three times, however many rows there are: for the best tokens after
+    biases, penalties and grammars, for drawn ones, and for logprobs.
     """
     logits, tokens = output.logits, _within(output, sequences)
     refused = {
@@ -74,6 +74,9 @@ def sample(
         if tokens[i] >= 0 and (top := sequences[i].sampling.logprobs) is not None
     }
     logprobs = _logprobs(logits, asked, tokens)
+    for i in valid:
+        if tokens[i] < 0 and sequences[i].grammar is not None:  # it had one without its grammar
+            refused[i] = Sampled(error=_IN_THE_WAY, is_refused=True)
     return [
         refused.get(i) or (Sampled(token, logprobs.get(i)) if token >= 0 else _FAILED)
         for i, token in enumerate(tokens)
@@ -99,6 +102,7 @@ def _within(output: StepOutput, sequences: Seq[Sequence]) -> list[int]:
     return tokens
 
 
+_IN_THE_WAY = "wants a token that min_tokens, or the adapter's vocabulary, does not let come"
 _FAILED = Sampled(error="the model produced NaN or infinite logits")
 
 

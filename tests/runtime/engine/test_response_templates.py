@@ -27,7 +27,7 @@ from lora_runtime import (
 from lora_runtime.api.parsed import joined
 from lora_runtime.engine.messages import MessageParsers, notes_on_messages
 from lora_runtime.foreign.process import WORKERS
-from lora_runtime.requests.parsing import PlainParser
+from lora_runtime.requests.messages.parsing import PlainParser
 
 from ...support.adapters import save_adapter
 from ...support.models import make_tokenizer, save_base

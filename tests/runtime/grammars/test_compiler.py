@@ -19,14 +19,16 @@ from lora_runtime import (
     StructuredAnswer,
 )
 from lora_runtime.adapters.peft.tokenizer.renumbered import Renumbering, renumber
-from lora_runtime.foreign.process import WORKERS, WorkLimits
+from lora_runtime.foreign.process import WORKERS, WorkError, WorkLimits
 from lora_runtime.foreign.template_queue import MAX_WAITING
 from lora_runtime.grammars import check, tokens
+from lora_runtime.grammars.check import CHECK
 from lora_runtime.grammars.compiler import GRAMMAR_BYTES, Grammars
 from lora_runtime.grammars.grammar import Grammar
 from lora_runtime.grammars.source import grammar_of
 from lora_runtime.grammars.tokens import TokenTables
 
+from ...support.faults import Raise, exception, panic
 from ...support.models import EOS, VOCAB, make_tokenizer
 
 Compile = Callable[[StructuredAnswer], str]
@@ -55,6 +57,16 @@ def test_hostile_grammars_are_refused(compile_it: Compile, kind: str, text: str)
 def test_what_runs_out_of_time_and_memory(compile_it: Compile) -> None:
     answer = StructuredAnswer(*HOSTILE["a long computation"])
     assert compile_it(answer) == "cannot be compiled within 1 s and 256 MiB"
+
+
+def test_the_time_of_a_trial_is_the_processor_s(grammars: Grammars) -> None:
+    text, limits = (
+        grammar_of(StructuredAnswer(*HOSTILE["a long computation"])),
+        WorkLimits(60.0, GRAMMAR_BYTES),
+    )
+    with WORKERS.worker() as worker, pytest.raises(WorkError, match="ended its process"):
+        worker.ask(CHECK, text, 0.05, limits=limits, max_bytes=4096)
+    assert grammars._trials._limits.seconds > grammars._limits.seconds
 
 
 def test_what_is_wrong_is_said_in_a_line(compile_it: Compile) -> None:
@@ -127,12 +139,37 @@ def test_added_tokens_of_a_renumbered_tokenizer() -> None:
     assert accepts(tokenizer, StructuredAnswer("choice", choices=("a<mood>",)), "a<mood>")
 
 
-def test_one_compilation_for_all_who_want_it(grammars: Grammars, tokenizer: Any) -> None:
+def test_one_trial_for_all_that_a_caller_wants(grammars: Grammars, tokenizer: Any) -> None:
     answer = StructuredAnswer("regex", "once[0-9]")
     first = grammars.compile(tokenizer, answer, "one")
-    second = grammars.compile(copy.copy(tokenizer), answer, "two")
+    second = grammars.compile(copy.copy(tokenizer), answer, "one")
     assert first.result(60) is second.result(60)
-    assert grammars.compile(tokenizer, answer, "").result(0) is first.result()
+    assert grammars.compile(tokenizer, answer, "two").result(0) is first.result()
+
+
+def test_a_caller_does_not_wait_in_another_s_turn(stopped: Grammars, tokenizer: Any) -> None:
+    answer = StructuredAnswer("regex", "of both")
+    of_one = stopped.compile(tokenizer, answer, "one")
+    assert stopped.compile(tokenizer, answer, "one") is of_one
+    assert stopped.compile(tokenizer, answer, "two") is not of_one
+
+
+@pytest.mark.parametrize("raises", [exception, panic])
+def test_a_tokenizer_that_cannot_be_read(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch, raises: Raise
+) -> None:
+    monkeypatch.setattr(tokens, "LLTokenizer", lambda *args, **kwargs: raises())
+    other = make_tokenizer()
+    grammars.get_ready(other)  # an engine starts with it
+    with pytest.raises(InvalidRequestError, match=r"not supported with this tokenizer: .*injected"):
+        grammars.compile(other, StructuredAnswer("regex", "a"), "").result(60)
+
+
+def test_the_base_s_tokens_are_ready(tokenizer: Any) -> None:
+    made = Grammars({EOS}, WorkLimits(1.0, GRAMMAR_BYTES))
+    made.get_ready(tokenizer)
+    assert made._tables.known(tokenizer)
+    made.close()
 
 
 def test_what_is_kept_has_a_size(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lora_runtime import StructuredAnswer
+from lora_runtime.grammars import row as row_module
 from lora_runtime.grammars.check import compiled
 from lora_runtime.grammars.row import RowGrammar
 from lora_runtime.grammars.source import grammar_of
@@ -90,3 +91,17 @@ def test_what_cannot_be_made(tokenizer: Any) -> None:
     row.compute()
     assert row.is_ready
     assert "other" in row.error
+
+
+@pytest.mark.parametrize(("long_s", "is_beside"), [(60.0, False), (-1.0, True)])
+def test_what_takes_long_keeps_no_lock(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, long_s: float, is_beside: bool
+) -> None:
+    monkeypatch.setattr(row_module, "_LONG_S", long_s)
+    beside = []
+    monkeypatch.setattr(row_module, "_consume_beside", lambda *args: beside.append(args) or True)
+    row = row_of(tokenizer, StructuredAnswer("regex", "aaa"))
+    allowed(row)
+    row.advance(64)
+    row.compute()
+    assert len(beside) == is_beside

@@ -32,7 +32,7 @@ def to_format(value: Any) -> StructuredAnswer | None:
 
 def to_structured(value: Any) -> StructuredAnswer | None:
     """Read vLLM's form: one of several kinds, by its name."""
-    given = {name: one for name, one in to_object(value).items() if not _is_neutral(one)}
+    given = {name: one for name, one in to_object(value).items() if not _is_nothing(name, one)}
     if others := given.keys() - {*_KINDS}:
         raise Wrong(f"{min(others)[:64]} is not supported")
     if len(given) > 1:
@@ -43,8 +43,9 @@ def to_structured(value: Any) -> StructuredAnswer | None:
     return _READERS[name](one)
 
 
-def _is_neutral(value: Any) -> bool:
-    return value is None or value is False or value == ""
+def _is_nothing(name: str, value: Any) -> bool:
+    """Whether it asks for nothing. A schema may be false, and an expression empty: those ask."""
+    return value is None or (value is False and name != "json")
 
 
 def to_schema(value: Any) -> StructuredAnswer:

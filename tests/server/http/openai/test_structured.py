@@ -35,6 +35,10 @@ GIVEN: dict[str, tuple[dict[str, Any], StructuredAnswer | None]] = {
     ),
     "vLLM's schema": ({"structured_outputs": {"json": SCHEMA, "regex": None}}, BY_SCHEMA),
     "vLLM's text of a schema": ({"structured_outputs": {"json": TEXT}}, BY_SCHEMA),
+    "vLLM's schema that allows nothing": (
+        {"structured_outputs": {"json": False}},
+        StructuredAnswer(StructuredKind.JSON_SCHEMA, "false"),
+    ),
     "vLLM's object": ({"structured_outputs": {"json_object": True}}, OBJECT),
     "vLLM's nothing": (
         {"structured_outputs": {"json_object": False, "disable_any_whitespace": False}},
@@ -87,6 +91,8 @@ def test_forms(name: str, kind: str) -> None:
         ({"structured_outputs": {"whitespace_pattern": " "}}, "whitespace_pattern is not"),
         ({"structured_outputs": {"choice": []}}, "choice needs choices"),
         ({"structured_outputs": {"regex": 5}}, "must be a string"),
+        ({"structured_outputs": {"regex": ""}}, "regex needs a text"),
+        ({"structured_outputs": {"grammar": ""}}, "lark needs a text"),
         ({"structured_outputs": {"regex": 0}}, "must be a string"),
         ({"guided_choice": ["a", ""]}, "must not be empty"),
     ],
