@@ -18,8 +18,9 @@ from .connection import Connection
 from .keep_alive import Farewell
 from .places import MOST_S, Phase, Places, Port, most_connections
 
-_BACKLOG = 256
-"""Connections taken in one turn of the event loop, at most."""
+_BACKLOG, _AT_ONCE = 256, 16
+"""Connections that may wait to be taken, and those taken in one turn of the event loop: a flood's
+requests come with them, and others' tokens wait for the turn to end."""
 _SEND_BYTES = 256 << 10
 """Bytes that the kernel keeps of an answer whose client does not read."""
 _TICK_S = 1.0
@@ -53,7 +54,7 @@ class HttpServer:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            backlog=_BACKLOG,
+            backlog=_AT_ONCE,
             timeout_keep_alive=int(MOST_S[Phase.IDLE]),
         )
         self._server = _Server(config)
@@ -82,6 +83,8 @@ class HttpServer:
             listener.listen(_BACKLOG)  # uvicorn does so too, but tells no error
         self._serving = asyncio.create_task(self._server.serve(self._listeners))
         await self._server.listening.wait()
+        for listener in self._listeners:
+            listener.listen(_BACKLOG)  # again: the event loop's own call has made it _AT_ONCE
 
     async def start(self, host: str, port: int) -> None:
         """Bind and listen. Raises OSError."""
