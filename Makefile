@@ -57,7 +57,7 @@ test-slow: setup base  ## run the slow tests
 test-attacks: setup  ## attack servers beside innocent callers (5 minutes); the table as JSON: ARGS='--attacks-json FILE'
 	$(BIN)/python -m pytest tests/attacks -m "not slow" $(ARGS)
 
-test-ends: setup  ## end servers during attacks, one kind after the other; the attacks that are left over HTTP
+test-ends: setup  ## end servers during attacks, one kind after the other; floods over HTTP (2 minutes)
 	$(BIN)/python -m pytest tests/attacks -m slow $(ARGS)
 
 EXAMPLES ?= 500

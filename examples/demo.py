@@ -36,9 +36,9 @@ START_TIMEOUT_S = 300
 STOP_TIMEOUT_S = 60
 NEXT = """
 Next:
-  make serve                                             start such a server and leave it, on port 50051
+  make serve                                             leave such a server running, on ports 50051 and 8000
   .venv/bin/loramux generate -a pirate "Tell me a joke"  ask it from a second terminal; without -a: the base model
-  .venv/bin/loramux adapters list                        see what it serves
+  .venv/bin/loramux adapters list                        see what it serves; or curl localhost:8000/v1/models
   README.md                                              models and adapters of your own, training, the API"""
 
 

@@ -78,7 +78,7 @@ from .errors import (
     UnreadAnswerError,
 )
 from .requests.handle import RequestHandle
-from .requests.prompt_tokens import PromptTokens
+from .requests.prompts.prompt_tokens import PromptTokens
 from .version import __version__
 
 if TYPE_CHECKING:

@@ -18,14 +18,13 @@ from .config import Settings
 from .declared import DeclaredAdapters, DeclaredGauges, DeclaredStatus
 from .gauges import ReadinessGauges
 from .grpc.calls import CallInterceptor
-from .grpc.front import OWN_SERVICES, add_services, interceptors, probe_server, warn_of_plain_tokens
 from .http.access import Access
 from .http.bodies.reading import Reader
 from .http.calls import Parts
 from .http.connections.drain import HttpDrain
 from .http.front import HttpFront
+from .http.metrics_page import MetricsPage
 from .http.names import ModelNames
-from .http.pages.metrics_page import MetricsPage
 from .lifecycle.drain import Drain
 from .lifecycle.ending import STEP_S
 from .lifecycle.health import Health
@@ -36,13 +35,21 @@ from .locations import Locations
 from .logs import RequestLog
 from .metrics import Metrics
 from .operations.adapter_changes import AdapterChanges
+from .operations.reads import Reads
 from .operations.resolver import Resolver
 from .operations.submission import Submission
 from .policies import SettingsPolicies
 from .services.adapters import AdaptersService
+from .services.front import (
+    OWN_SERVICES,
+    add_services,
+    interceptors,
+    probe_server,
+    warn_of_plain_tokens,
+)
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
-from .threads import READS_EACH, Threads, Turns
+from .threads import Threads
 from .transport import (
     add_port,
     address,
@@ -57,10 +64,10 @@ log = structlog.get_logger("loramux.server")
 
 
 class App:
-    """One gRPC server and the engine behind it."""
+    """One server: its fronts, and the engine behind them."""
 
     def __init__(self, settings: Settings) -> None:
-        """Make the gRPC server. Raises AuthFileError."""
+        """Make the parts; no port is open yet. Raises AuthFileError."""
         self.settings = settings
         self.port = 0
         self.metrics = Metrics(settings.metrics_adapter_labels)
@@ -74,7 +81,8 @@ class App:
         self._readiness = Readiness(settings.ready_after_s)
         self.metrics.registry.register(ReadinessGauges(self._readiness))
         self._health = Health(OWN_SERVICES, self._readiness)
-        self._threads, self._reads = Threads(), Turns(READS_EACH)
+        self._threads = Threads()
+        self._reads = Reads(self._threads.reading)
         locations = Locations(settings.adapter_roots, settings.adapter_sources)
         self._changes = AdapterChanges(lambda: self.engine, locations, self._threads)
         self._adapters = AdaptersService(
@@ -82,7 +90,6 @@ class App:
             self._changes,
             self._declared_status,
             settings.max_message_bytes,
-            self._threads,
             self._reads,
         )
         resolver = (
@@ -217,7 +224,7 @@ class App:
     async def _open(self) -> None:
         """Take calls."""
         info = ServerInfoService(
-            lambda: self.engine, self._readiness, self.settings.max_message_bytes, self._threads
+            lambda: self.engine, self._readiness, self.settings.max_message_bytes, self._reads
         )
         add_services(self._server, self._inference, self._adapters, info, self._health)
         self.port = add_port(self._server, self.settings, self._credentials)

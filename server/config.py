@@ -6,6 +6,7 @@ load_settings.py makes it of what sources.py finds. Settings of the engine are t
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from itertools import combinations
 from pathlib import Path
@@ -19,6 +20,7 @@ _MAX_BYTES = 2**31 - 1
 """Largest size that gRPC takes."""
 _MAX_S = 1e6
 """Most seconds of a setting: 11 days. gRPC takes some of them as milliseconds in 32 bits."""
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[a-z0-9.:\[\]_-]+")
 
 
 class Policy(BaseModel):
@@ -83,6 +85,11 @@ class Settings(_EngineSettings):
     served_model_names: list[str] = Field(
         default_factory=list,
         description="Name of the base model over HTTP, the first that of its answers; repeatable. Without one, --base.",
+    )
+    http_cors_origins: list[str] = Field(
+        default_factory=list,
+        description="Origin, such as https://chat.example, whose pages may call the HTTP API from browsers; * is any; "
+        "repeatable. Without one, none.",
     )
     metrics_port: int = Field(
         9464, ge=0, le=65535, description="HTTP port of /metrics; 0 switches it off."
@@ -243,6 +250,15 @@ class Settings(_EngineSettings):
         for prefix in self.adapter_sources:
             if not all(prefix.partition("://")[:2]):
                 raise ValueError(f"adapter_sources: {prefix!r} is not a URL such as hf://my-org")
+        return self
+
+    @model_validator(mode="after")
+    def _origins_are_as_browsers_send_them(self) -> Self:
+        for origin in self.http_cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"http_cors_origins: {origin!r} is no origin such as https://chat.example"
+                )
         return self
 
     @model_validator(mode="after")

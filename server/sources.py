@@ -21,6 +21,7 @@ REPEATED = {
     "adapter_roots": "--adapter-root",
     "adapter_sources": "--adapter-source",
     "allow_unknown_fields": "--allow-unknown-fields",
+    "http_cors_origins": "--http-cors-origin",
     "served_model_names": "--served-model-name",
 }
 """Flags that are given once for each item."""

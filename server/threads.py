@@ -69,10 +69,6 @@ class Threads:
             pool.close()
 
 
-READS_EACH = 2
-"""Threads for reports that one caller may have at once."""
-
-
 class Turns:
     """Turns at a pool: each key has `most` at once, so that no key has all of the threads."""
 

@@ -131,7 +131,7 @@ class _Stream(asyncio.Protocol):
         lines = bytes(self._data).splitlines()
         found = [line.removeprefix(b"data: ") for line in lines if line.startswith(b"data: {")]
         events = [json.loads(event) for event in found]
-        if not events or "usage" not in events[-1]:
+        if not events or not events[-1].get("usage"):
             raise SystemExit(f"no whole stream: {bytes(self._data[-300:])!r}")
         text = "".join(choice["text"] for event in events for choice in event["choices"])
         return text, events[-1]["usage"]["completion_tokens"]

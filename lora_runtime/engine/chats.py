@@ -15,8 +15,8 @@ from ..config import EngineConfig
 from ..errors import RETRY_AFTER_S, AdapterLimitError
 from ..foreign.process import WorkError, WorkLimits, WorkTimeoutError
 from ..foreign.template_queue import MAX_WAITING, Chat, TemplateQueue
-from ..requests.lengths import TextLimit
-from ..requests.tokenization import refusal, template_values
+from ..requests.prompts.lengths import TextLimit
+from ..requests.prompts.tokenization import refusal, template_values
 
 log = logging.getLogger(__name__)
 _KEPT = 4

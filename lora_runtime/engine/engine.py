@@ -37,8 +37,8 @@ from ..errors import (
 from ..foreign.process import WORKERS
 from ..grammars.masks import MaskThreads
 from ..requests.handle import EventStream, RequestHandle
-from ..requests.lengths import TextLimit, longest_token
-from ..requests.prompt_tokens import PromptTokens
+from ..requests.prompts.lengths import TextLimit, longest_token
+from ..requests.prompts.prompt_tokens import PromptTokens
 from ..scheduling.block_allocator import BlockAllocator
 from ..scheduling.fairness import FairQueue
 from ..scheduling.limits import Limits

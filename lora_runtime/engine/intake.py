@@ -23,7 +23,7 @@ from ..errors import (
     ends_thread,
 )
 from ..requests.handle import RequestHandle
-from ..requests.prompt_tokens import PromptTokens
+from ..requests.prompts.prompt_tokens import PromptTokens
 from ..scheduling.limits import Limits
 from .chats import ForeignChats
 from .inbox import Inbox

@@ -9,7 +9,7 @@ from ..base_model import BaseModel
 from ..config import EngineConfig
 from ..foreign.process import WORKERS, WorkLimits
 from ..grammars.compiler import GRAMMAR_BYTES, Grammars
-from ..requests.lengths import TextLimit
+from ..requests.prompts.lengths import TextLimit
 from .chats import ForeignChats
 from .messages import MessageParsers, notes_on_messages
 

@@ -16,16 +16,16 @@ from ..config import EngineConfig
 from ..errors import InvalidRequestError
 from ..foreign.answer_workers import AnswerWorkers
 from ..foreign.process import WorkLimits
-from ..requests.forced_calls import (
+from ..requests.messages.forced_calls import (
     CallListParser,
     NamedCallParser,
     arguments_schema,
     calls_schema,
 )
-from ..requests.parsing import MessageParser, PlainParser
-from ..requests.shown_text import ShownText
-from ..requests.template_parser import Reading, TemplateParser
-from ..requests.tokenization import template_values
+from ..requests.messages.parsing import MessageParser, PlainParser
+from ..requests.messages.template_parser import Reading, TemplateParser
+from ..requests.prompts.tokenization import template_values
+from ..requests.text.shown_text import ShownText
 
 _JSON = (StructuredKind.JSON_OBJECT, StructuredKind.JSON_SCHEMA)
 _MEMORY_BYTES = 256 << 20

@@ -10,9 +10,9 @@ from ..api.requests import Request, SamplingParams
 from ..backends.backend import ModelRunner
 from ..base_model import BaseModel
 from ..errors import EngineFailedError
-from ..requests.detokenize import IncrementalDetokenizer
 from ..requests.handle import RequestHandle
 from ..requests.sequence import Sequence, SequenceAdapter
+from ..requests.text.detokenize import IncrementalDetokenizer
 from ..sampling.sampling import sample
 from ..scheduling.batch import BatchPlanner, ScheduledRow
 from ..scheduling.block_allocator import BlockAllocator

@@ -15,13 +15,13 @@ from ..base_model import BaseModel
 from ..errors import InvalidRequestError
 from ..grammars.compiler import Grammar
 from ..kv_cache import prefix_salt
-from ..requests.detokenize import IncrementalDetokenizer
 from ..requests.handle import RequestHandle
-from ..requests.prompt_tokens import PromptTokens
+from ..requests.prompts.prompt_tokens import PromptTokens
+from ..requests.prompts.tokenization import encode, render_chat
 from ..requests.sequence import LiveRequest, Sequence, SequenceAdapter
+from ..requests.text.detokenize import IncrementalDetokenizer
+from ..requests.text.token_text import TokenBytes
 from ..requests.token_bias import token_bias
-from ..requests.token_text import TokenBytes
-from ..requests.tokenization import encode, render_chat
 from ..requests.unread import Backlogs
 from .language import Language
 from .messages import forced_form

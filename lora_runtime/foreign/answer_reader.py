@@ -188,7 +188,9 @@ def _calls_of(value: Any) -> list[list[str]] | None:
         function = one.get("function", one) if isinstance(one, dict) else None
         if not isinstance(function, dict):
             return None
-        name, arguments = function.get("name"), function.get("arguments")
+        # Models write one for the other, and what they wrote would be lost.
+        arguments = function.get("arguments", function.get("parameters"))
+        name = function.get("name")
         if not isinstance(name, str) or not name:
             return None
         if not isinstance(arguments, str | dict | None):

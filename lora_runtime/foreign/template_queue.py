@@ -19,7 +19,8 @@ MAX_WAITING = 64
 _THREADS = 2
 _IDLE_WORKERS = 8
 _QUICK_S = 0.25
-"""Seconds for a chat where others wait behind it; one that takes longer begins again among the slow."""
+"""Seconds of computing for a chat where others wait behind it; one that takes longer begins again
+among the slow."""
 _SLOW_S = 600.0
 _MAX_SLOW = 4096
 
@@ -83,7 +84,7 @@ class Task(Protocol):
 class TemplateQueue:
     """Renders chats, or does other such tasks, one at a time for each key; keys take turns.
 
-    A key that takes longer than _QUICK_S shares one thread with all that did lately: the others are
+    A key that computes for longer than _QUICK_S shares one thread with all that did lately: the others are
     never waited for but by such as are quick, however many slow ones are new. Each key has a worker
     of its own, kept for its next chat.
     """
@@ -179,9 +180,8 @@ class TemplateQueue:
     ) -> Worker | None:
         """Render one, and give the worker if it can go on."""
         is_slow, began = self._is_slow(key), time.monotonic()
-        limits = self._limits
-        if not is_slow:
-            limits = replace(limits, seconds=min(_QUICK_S, limits.seconds))
+        is_first_try = not is_slow and self._limits.seconds > _QUICK_S
+        limits = replace(self._limits, cpu_seconds=_QUICK_S) if is_first_try else self._limits
         try:
             if worker is None:
                 worker = WORKERS.worker()
@@ -200,7 +200,7 @@ class TemplateQueue:
                 worker.close()
             if isinstance(error, WorkTimeoutError):
                 self._note_slow(key)
-                if limits.seconds < self._limits.seconds and self._put_back(key, task, future):
+                if is_first_try and self._put_back(key, task, future):
                     return None
             if self._closed:
                 error = EngineStoppedError("the engine was shut down")

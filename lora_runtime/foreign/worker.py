@@ -91,9 +91,11 @@ def serve(connection: socket.socket) -> None:
         if not confined:
             confine(task["memory_bytes"])
             confined = True
-        # Unhandled, the signal ends the process, also inside a C function that never returns.
+        # Unhandled, the signals end the process, also inside a C function that never returns.
         signal.setitimer(signal.ITIMER_REAL, task["seconds"])
+        signal.setitimer(signal.ITIMER_PROF, task["cpu_seconds"])
         answer = answer_to(task)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         frames.send(connection, answer)
 

@@ -30,17 +30,15 @@ def with_template(tokenizer: Any, path: str) -> Any:
 
     Raises BaseModelError.
     """
-    own = getattr(tokenizer, "response_template", None)
-    if path:
-        own = read_template(path)
-    elif own is None:
-        return tokenizer
-    else:
+    template = read_template(path) if path else None
+    if template is None:
+        if (own := getattr(tokenizer, "response_template", None)) is None:
+            return tokenizer
         try:
             load_response_template(own)
+            return tokenizer
         except Exception as error:
             log.warning("the response template of the base's tokenizer is not used: %s", error)
-            own = None
     tokenizer = copy.copy(tokenizer)
-    tokenizer.response_template = own
+    tokenizer.response_template = template
     return tokenizer

@@ -1,4 +1,4 @@
-"""Requests while they live: sequences, their text, the handle that the caller holds.
+"""Requests while they live: sequences, and the handle that the caller holds.
 
-May import: adapters.store, api, errors, foreign, grammars, kv_cache.
+May import: adapters.store, api, errors, grammars, kv_cache, requests.messages, requests.text.
 """

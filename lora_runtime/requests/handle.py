@@ -12,7 +12,7 @@ from ..api.answers import AdapterUse, Generation, TokenEvent
 from ..api.requests import Request
 from ..errors import UnreadAnswerError
 from .answer import Answer
-from .parsing import MessageParser
+from .messages.parsing import MessageParser
 from .unread import Backlog, Backlogs
 
 T = TypeVar("T")

@@ -16,9 +16,9 @@ from ..api.reports import RequestRecord
 from ..api.requests import SamplingParams
 from ..grammars.row import RowGrammar
 from ..kv_cache import BlockKey
-from .detokenize import IncrementalDetokenizer
 from .handle import RequestHandle
-from .text import AnswerText
+from .text.answer_text import AnswerText
+from .text.detokenize import IncrementalDetokenizer
 from .token_bias import TokenBias
 
 

@@ -8,16 +8,12 @@ from contextvars import ContextVar
 from typing import Any
 
 import grpc
-import structlog
 
-from lora_runtime import MAX_ID_LENGTH
-
-from ..logs import limited
 from ..request_ids import METADATA_KEY, request_id_of
-from .rules import ANY_TOKEN_PREFIX, NO_TOKEN, OPEN_PREFIX, RULES, Right, Rule
+from .refusals import Refusals, log_admin
+from .rules import ANY_TOKEN_PREFIX, NO_TOKEN, OPEN_PREFIX, RULES, Rule
 from .tokens import ANYONE, Caller, TokenFile, bearer_token
 
-log = structlog.get_logger("loramux.server")
 _CALLER: ContextVar[Caller] = ContextVar("caller", default=ANYONE)
 
 Check = Callable[[Any, grpc.aio.ServicerContext], Awaitable[None]]
@@ -34,7 +30,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, tokens: TokenFile, on_refused: Callable[[str], None]) -> None:
         self._tokens = tokens
-        self._on_refused = on_refused
+        self._refusals = Refusals(on_refused)
 
     async def intercept_service(
         self,
@@ -55,21 +51,11 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         async def check(request: Any, context: grpc.aio.ServicerContext) -> None:
             refusal = rule.refusal(who, request)
             if refusal:
-                self._on_refused("permission_denied")
                 request_id = request_id_of(context, getattr(request, "request_id", ""))
-                limited(
-                    "call refused",
-                    f"permission_denied: {who.name}",  # one caller's flood hides no other's
-                    request_id=request_id,
-                    method=method,
-                    caller=who.name,
-                    reason=refusal,
-                )
+                self._refusals.outside(who, method, request_id, refusal)
                 trailers = ((METADATA_KEY, request_id),)
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal, trailers)
-            if rule.right is Right.ADMIN:
-                names = [name[:MAX_ID_LENGTH] for name in rule.adapters(request)]
-                log.info("admin call", method=method, caller=who.name, adapters=names)
+            log_admin(who, rule.right, method, rule.adapters(request))
             _CALLER.set(who)
 
         return check
@@ -78,16 +64,8 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         """Make a refusing handler in the shape of `handler`; the request is not even parsed."""
 
         async def refuse(request: Any, context: grpc.aio.ServicerContext) -> None:
-            self._on_refused("unauthenticated")
             request_id = request_id_of(context)
-            limited(
-                "call refused",
-                "unauthenticated",
-                request_id=request_id,
-                method=method,
-                peer=context.peer(),
-                reason="no valid token",
-            )
+            self._refusals.without_token(method, request_id, context.peer())
             trailers = ((METADATA_KEY, request_id),)
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, NO_TOKEN, trailers)
 

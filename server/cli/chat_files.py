@@ -8,6 +8,9 @@ from typing import Any
 
 import typer
 
+_COPIED = ("name", "tool_call_id", "reasoning_content")
+_FIELDS = {"role", "content", "tool_calls", *_COPIED}
+
 
 def read_tools(path: Path) -> list[str]:
     """Tools of a file with a list of them, each as JSON text."""
@@ -18,7 +21,7 @@ def read_messages(path: Path) -> list[dict[str, Any]]:
     """Messages of a file with a list of them, as a request's."""
     try:
         return [_message(message) for message in _objects(path, "--messages")]
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise typer.BadParameter(f"--messages {path} is no conversation: {error!r}") from error
 
 
@@ -34,22 +37,29 @@ def _objects(path: Path, option: str) -> list[dict[str, Any]]:
 
 
 def _message(given: dict[str, Any]) -> dict[str, Any]:
+    if unknown := [name for name in given.keys() - _FIELDS if given[name]]:
+        raise ValueError(f"there is no place for {', '.join(sorted(unknown))}")
     content = given.get("content") or ""
     message: dict[str, Any] = {"role": given["role"]}
     if isinstance(content, str):
         message["content"] = content
     else:
-        message["parts"] = [
-            {"type": part.get("type", "text"), "text": part.get("text", "")} for part in content
-        ]
-    for name in ("name", "tool_call_id", "reasoning_content"):
+        message["parts"] = [_part(part) for part in content]
+    for name in _COPIED:
         if given.get(name):
             message[name] = given[name]
     message["tool_calls"] = [_call(call) for call in given.get("tool_calls") or []]
     return message
 
 
+def _part(given: dict[str, Any]) -> dict[str, Any]:
+    kind = given.get("type", "text")
+    return {"type": kind, "text": given["text"] if kind == "text" else ""}
+
+
 def _call(given: dict[str, Any]) -> dict[str, Any]:
+    if given.get("type", "function") != "function":
+        raise ValueError("calls are of functions")
     function = given["function"]
     arguments = function.get("arguments", "")
     if not isinstance(arguments, str):

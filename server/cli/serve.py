@@ -35,7 +35,7 @@ _METAVARS: dict[Any, str] = {
 
 
 def serve(context: typer.Context, config: Path | None = None, **flags: Any) -> None:
-    """Load the base model and serve it with its adapters over gRPC.
+    """Load the base model and serve it with its adapters over gRPC and HTTP.
 
     Every flag can also be set as LORAMUX_<NAME> in the environment, where an empty variable is as
     none, or as a key in the --config file; flags win over the environment, the environment over

@@ -1,5 +1,4 @@
-"""The gRPC front: what every call goes through, message limits, reflection; see also services.
+"""What every gRPC call goes through: told of at its begin and end, held to limits; reflection.
 
-May import: auth, config, errors, lifecycle, lora_runtime, metrics, request_ids, services, tls,
-transport.
+May import: errors, lora_runtime, request_ids.
 """

@@ -10,9 +10,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from lora_runtime import (
-    MAX_ID_LENGTH,
     Engine,
-    InvalidRequestError,
     PromptTokens,
     RequestHandle,
 )
@@ -21,15 +19,16 @@ from lora_runtime import Request as EngineRequest
 from ..auth.rules import Right
 from ..auth.tokens import ANYONE, Caller
 from ..lifecycle.readiness import Readiness
-from ..operations.adapter_changes import AdapterChanges
+from ..operations.adapter_changes import AdapterChanges, check_length
+from ..operations.reads import Reads
 from ..operations.submission import Submission
 from ..request_ids import METADATA_KEY, is_safe
-from ..threads import Threads, Turns
+from ..threads import Threads
 from .access import Access
 from .bodies.json_text import Limits
 from .bodies.reading import Reader
+from .metrics_page import MetricsPage
 from .names import ModelNames
-from .pages.metrics_page import MetricsPage
 
 T = TypeVar("T")
 _VALUES = 1 << 15
@@ -49,7 +48,7 @@ class Parts:
     metrics: MetricsPage
     access: Access
     names: ModelNames
-    reads: Turns
+    reads: Reads
     reader: Reader
     max_message_bytes: int
 
@@ -92,9 +91,8 @@ class Call:
         self.parts.access.check(self.who, right, adapters, priority, self.route, self.request_id)
 
     async def read(self, work: Callable[[], T]) -> T:
-        """Run `work`, which takes locks, on a thread. One caller's calls wait for one another."""
-        async with self.parts.reads.taken(self.who.name):
-            return await self.parts.threads.reading.run(work)
+        """Run `work`, which takes locks, in the caller's turn. See Reads."""
+        return await self.parts.reads.run(work, self.who)
 
     async def json(self) -> dict[str, Any]:
         """Read the body, which must be a JSON object. Raises HttpError."""
@@ -125,8 +123,8 @@ class Call:
 
     def _check_use(self, request: EngineRequest) -> None:
         names = [use.adapter_id for use in request.uses] or [""]
-        if any(len(name) > MAX_ID_LENGTH for name in names):  # patterns are matched with them
-            raise InvalidRequestError.of("adapter_id", f"at most {MAX_ID_LENGTH} characters")
+        for name in names:
+            check_length(name)  # patterns are matched with it
         self.adapter = "+".join(names)
         self.allow(Right.USE, names, request.priority)
 

@@ -11,6 +11,7 @@ from .app import OTHER, HttpApp
 from .calls import Parts
 from .connections.drain import HttpDrain
 from .connections.server import HttpServer
+from .cors import for_browsers
 
 
 class HttpFront:
@@ -31,7 +32,7 @@ class HttpFront:
         settings = self._settings
         contexts = https_contexts(settings, self._parts.threads.reading)
         return HttpServer(
-            self.app,
+            for_browsers(self.app, settings.http_cors_origins),
             settings.max_message_bytes,
             partial(self._metrics.http_ended, OTHER),
             contexts.newest if contexts else None,

@@ -44,7 +44,7 @@ def check_size(
         return
     text = (
         f"the answer may have over {max_bytes} bytes, a message's limit: take fewer tokens, choices "
-        "or logprobs, or a stream (GenerateStream)"
+        "or logprobs, or a stream"
     )
     fields = ["max_new_tokens"] + ["n"] * (params.n > 1) + ["logprobs"] * bool(params.logprobs)
     raise InvalidRequestError([FieldViolation(field, text) for field in fields])

@@ -1,4 +1,5 @@
-"""One module per gRPC service; each maps messages to the engine's public API and back.
+"""The gRPC front: a module per service, which maps messages to the engine's public API and back.
 
-May import: auth, declared, errors, grpc, lifecycle, lora_runtime, operations, request_ids, threads.
+May import: auth, config, declared, errors, grpc, lifecycle, lora_runtime, metrics, operations,
+request_ids, threads, tls, transport.
 """

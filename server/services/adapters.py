@@ -22,8 +22,8 @@ from ..auth.interceptor import caller
 from ..auth.shares import PIN_SHARE, check_policy
 from ..declared import DeclaredStatus
 from ..operations.adapter_changes import ALL, AdapterChanges, check_length
+from ..operations.reads import Reads
 from ..request_ids import request_id_of
-from ..threads import Threads, Turns
 from .adapter_messages import from_policy, may_see, to_declared, to_message
 from .pages import IdsInScope, page
 
@@ -39,13 +39,11 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         changes: AdapterChanges,
         declared: Callable[[], Iterable[DeclaredStatus]],
         max_message_bytes: int,
-        threads: Threads,
-        reads: Turns,
+        reads: Reads,
     ) -> None:
         self._engine, self._changes, self._declared = engine, changes, declared
         self._max_message_bytes = max_message_bytes
-        self._threads = threads
-        self._turns = reads
+        self._reads = reads
         self._ids = IdsInScope()
 
     async def LoadAdapter(
@@ -141,13 +139,7 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
     async def _read(
         self, work: Callable[[], T], context: grpc.aio.ServicerContext, adapter_id: str = ""
     ) -> T:
-        """Run `work`, which takes locks, on a thread. One caller's calls wait for one another."""
-
-        async def run() -> T:
-            async with self._turns.taken(caller().name):
-                return await self._threads.reading.run(work)
-
-        return await _run(run(), context, adapter_id)
+        return await _run(self._reads.run(work, caller()), context, adapter_id)
 
     async def _admin(
         self, work: Callable[[], T], adapter_id: str, context: grpc.aio.ServicerContext

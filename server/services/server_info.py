@@ -15,8 +15,8 @@ from .. import errors
 from ..auth.interceptor import caller
 from ..auth.tokens import Caller
 from ..lifecycle.readiness import Readiness, ServerState
+from ..operations.reads import Reads
 from ..request_ids import request_id_of
-from ..threads import Threads
 from .adapter_messages import may_see, to_declared
 
 _STATES: dict[ServerState, pb.ServerState] = {
@@ -37,20 +37,19 @@ class ServerInfoService(server_pb2_grpc.ServerServicer):
         engine: Callable[[], Engine],
         readiness: Readiness,
         max_message_bytes: int,
-        threads: Threads,
+        reads: Reads,
     ) -> None:
         self._engine = engine
         self._readiness = readiness
         self._max_message_bytes = max_message_bytes
-        self._threads = threads
+        self._reads = reads
 
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: grpc.aio.ServicerContext
     ) -> pb.ServerInfo:
         who = caller()
         try:
-            # In a thread: it takes locks.
-            return await self._threads.reading.run(lambda: self._info(who))
+            return await self._reads.run(lambda: self._info(who), who)
         except asyncio.CancelledError:
             raise
         except BaseException as error:

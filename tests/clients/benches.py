@@ -29,7 +29,8 @@ def _vllm(backend: str, endpoint: str, *more: str) -> Bench:
         return [
             *(str(PYTHON), str(Path(__file__).parent / "checks/vllm_bench.py")),
             *("--backend", backend, "--base-url", url, "--endpoint", endpoint),
-            *("--model", str(MODEL), "--served-model-name", ADAPTERS[0]),
+            *("--model", MODEL.name, "--tokenizer", str(MODEL)),
+            *("--served-model-name", ADAPTERS[0]),
             *("--lora-modules", *ADAPTERS, "--lora-assignment", "round-robin"),
             *("--dataset-name", "random", "--random-input-len", str(PROMPT_TOKENS)),
             *("--random-output-len", str(NEW_TOKENS), "--num-prompts", str(REQUESTS)),

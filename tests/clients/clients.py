@@ -77,6 +77,9 @@ def run(client: str | Bench, url: str, scratch: Path) -> Report:
         findings.append(_equal("requests by adapter", now.requests, each, client.adapters))
         tokens = client.tokens // len(client.adapters)
         findings.append(_equal("tokens by adapter", now.tokens, tokens, client.adapters))
+        # Some go on without what they were refused, and only say so.
+        refused = ", ".join(page for page, count in now.refused.items() if count)
+        findings.append(Finding("nothing is refused", refused))
     else:
         unused = [name for name in ADAPTERS if not now.requests[name]]
         findings.append(

@@ -26,19 +26,21 @@ STOP_TIMEOUT_S = 60
 
 @dataclass(frozen=True)
 class Served:
-    """What the server has served by now, by adapter; the base by BASE."""
+    """What the server has served by now, by adapter, the base by BASE; and refused, by page and status."""
 
     requests: dict[str, int]
     """Those that ended well."""
     tokens: dict[str, int]
+    refused: dict[str, int]
 
     def since(self, before: Served) -> Served:
         return Served(
             *(
-                {name: after[name] - start[name] for name in after}
+                {name: count - start.get(name, 0) for name, count in after.items()}
                 for after, start in (
                     (self.requests, before.requests),
                     (self.tokens, before.tokens),
+                    (self.refused, before.refused),
                 )
             )
         )
@@ -69,6 +71,14 @@ def served(url: str) -> Served:
     return Served(
         _counts(page, r'loramux_requests_total\{adapter="{}",outcome="ok"\}'),
         _counts(page, r'loramux_completion_tokens_total\{adapter="{}"\}'),
+        {
+            f"{route}: {status}": int(float(count))
+            for route, status, count in re.findall(
+                r'^loramux_http_requests_total\{route="(.*)",status="([45]..)"\} (\S+)$',
+                page,
+                re.MULTILINE,
+            )
+        },
     )
 
 

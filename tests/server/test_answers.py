@@ -72,7 +72,7 @@ def test_what_is_usual_passes(params: SamplingParams, context: int) -> None:
 
 def test_what_may_be_too_large_is_refused_with_the_fields() -> None:
     params = SamplingParams(max_new_tokens=1500, n=16, logprobs=20)
-    with pytest.raises(InvalidRequestError, match="GenerateStream") as caught:
+    with pytest.raises(InvalidRequestError, match="or a stream") as caught:
         check_size(params, 5, 8192, _VOCABULARY, _DEFAULT_BYTES)
     assert [v.field for v in caught.value.violations] == ["max_new_tokens", "n", "logprobs"]
     texts = SamplingParams(max_new_tokens=20_000, n=16)  # twice, as a text and as a message

@@ -98,7 +98,16 @@ async def test_generate_with_tools(served: Harness, tmp_path: Path) -> None:
     result = await run(served, *args, "--tool-choice", "g", code=1)
     assert "no tool is named 'g'" in result.stderr
     await run(served, "generate", "--messages", str(messages), "--no-chat", code=2)
-    for wrong in ("{", "[1]", '[{"content": "no role"}]', '[{"role": "a", "content": 5}]'):
+    turn, call = {"role": "user", "content": "hi"}, {"function": {"name": "f"}}
+    for wrong in (
+        "{",
+        "[1]",
+        '[{"content": "no role"}]',
+        '[{"role": "a", "content": 5}]',
+        json.dumps([turn | {"content": [{"type": "text"}]}]),
+        json.dumps([turn | {"audio": {"id": "x"}}]),
+        json.dumps([turn | {"tool_calls": [call | {"type": "custom"}]}]),
+    ):
         messages.write_text(wrong)
         assert "--messages" in (await run(served, *args, code=2)).stderr
 

@@ -124,7 +124,7 @@ async def test_reflection(served: Harness) -> None:
 async def test_server_info_has_the_notes_on_the_base(
     served: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(served.app.engine, "_notes", ("its turns end with no end",))
+    monkeypatch.setattr(served.app.engine._language, "notes", ("its turns end with no end",))
     info = await served.server.GetServerInfo(server_pb2.GetServerInfoRequest())
     assert list(info.notes) == ["its turns end with no end"]
 

@@ -14,7 +14,7 @@ import pytest_asyncio
 from google.protobuf import descriptor_pool, json_format, message_factory
 
 from ..support.certificates import Authority
-from ..support.recipes import commands, first_screen, run
+from ..support.recipes import commands, first_screen, named, run
 from ..support.servers import Harness, make_settings, running
 from ..support.tokens import token_of, write_tokens
 
@@ -26,11 +26,7 @@ grpcurl = pytest.mark.skipif(shutil.which("grpcurl") is None, reason="grpcurl is
 def roots(
     tiny_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Directories of the adapters that the recipes name."""
-    root = tmp_path_factory.mktemp("named")
-    for name, source in zip(("pirate", "json"), tiny_adapters.values(), strict=False):
-        shutil.copytree(source, root / name)
-    return {path.name: path for path in root.iterdir()}
+    return named(tiny_adapters, tmp_path_factory.mktemp("named"))
 
 
 @pytest_asyncio.fixture

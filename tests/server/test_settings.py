@@ -167,6 +167,17 @@ def test_every_setting_is_described() -> None:
     assert all(field.description for field in Settings.model_fields.values())
 
 
+@pytest.mark.parametrize("origin", ["*", "https://a.example", "http://localhost:3000", "app://x"])
+def test_origins(origin: str) -> None:
+    assert load({"base": "b", "http_cors_origins": [origin]}).http_cors_origins == [origin]
+
+
+@pytest.mark.parametrize("origin", ["", "a.example", "https://a.example/", "https://*.a", "null"])
+def test_origins_that_no_browser_sends(origin: str) -> None:
+    with pytest.raises(SettingsError, match=r"is no origin such as https://chat\.example"):
+        load({"base": "b", "http_cors_origins": [origin]})
+
+
 @pytest.mark.parametrize(
     ("names", "why"),
     [(["a", ""], "1 to 256 characters"), (["n" * 257], "1 to 256"), (["b", "x"], "'x' is one of")],

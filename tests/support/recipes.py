@@ -6,11 +6,20 @@ import asyncio
 import os
 import re
 import shlex
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "examples" / "README.md"
 ADDRESS, HTTP_ADDRESS = "localhost:50051", "localhost:8000"
+
+
+def named(adapters: Mapping[str, Path], root: Path) -> dict[str, Path]:
+    """Give adapters the names that the recipes use, below `root`."""
+    for name, source in zip(("pirate", "json"), adapters.values(), strict=False):
+        shutil.copytree(source, root / name)
+    return {path.name: path for path in root.iterdir()}
 
 
 def commands(tool: str) -> list[str]:

@@ -101,6 +101,12 @@ KINDS = {
         "a\n b",
         calls=(("f", "{}"),),
     ),
+    "parameters": Kind(
+        _HERMES,
+        _CHATML,
+        '<tool_call>{"name": "f", "parameters": {"n": 1}}</tool_call>',
+        calls=(("f", '{"n": 1}'),),
+    ),
     "no name": Kind(_HERMES, _CHATML, "<tool_call>[1]</tool_call>", "<tool_call>[1]</tool_call>"),
 }
 TOOLS: list[dict[str, Any]] = [

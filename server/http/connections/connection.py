@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from asyncio import TimerHandle
-from collections.abc import Callable
-from dataclasses import dataclass
+from ssl import SSLContext
 from typing import Any
 
 import httptools
 
 from .keep_alive import KeepAlive
 from .offers import Rest, head_of_rest
-from .places import MOST_S, Phase, Places
+from .places import MOST_S, Phase, Port
 from .refusals import (
     CHUNKS,
     FULL,
@@ -36,17 +34,6 @@ _PIPELINED = 8
 """Most requests that wait on a connection for the answer of the one before."""
 _AHEAD_BYTES = 64 << 10
 """Bytes behind a request that is being answered after which no more are read."""
-
-
-@dataclass(frozen=True)
-class Port:
-    """Port that connections come to."""
-
-    places: Places
-    max_body_bytes: int
-    on_refused: Callable[[int], None]
-    """Called with the status of what was refused without a call."""
-    tls: Callable[[], ssl.SSLContext] | None = None
 
 
 class Connection(KeepAlive):
@@ -89,7 +76,7 @@ class Connection(KeepAlive):
         self._enter(Phase.HANDSHAKE)
         self._securing = self.loop.create_task(self._secure(transport, self._port.tls()))
 
-    async def _secure(self, transport: Any, context: ssl.SSLContext) -> None:
+    async def _secure(self, transport: Any, context: SSLContext) -> None:
         """Agree on TLS. The loop's own way counts no connection before, and waits for a minute."""
         try:
             secure = await self.loop.start_tls(transport, self, context, server_side=True)
@@ -133,24 +120,30 @@ class Connection(KeepAlive):
         if self._securing is not None:
             self._early += data
             return
+        self._received += len(data)
         if self.is_left:
+            if self._received > self._most_bytes():
+                self.transport.abort()
             return
         self._unset_keepalive_if_required()
-        self._received += len(data)
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._refuse(cause.refusal if isinstance(cause, RefusedError) else NO_HTTP)
             return
-        most = _HEAD_BYTES if self._in_head else 2 * (_HEAD_BYTES + self._port.max_body_bytes)
-        # What is sent behind an answer is passed over, and costs less than another request would.
-        is_counted = not self._is_whole and self._phase is not Phase.REST
-        if self._received > most and is_counted:
+        if self._received > self._most_bytes() and not self._is_whole:
             self._refuse(LARGE_HEAD if self._in_head else LARGE_BODY)
             return
         self._read_on(len(data))
         self._settle()
+
+    def _most_bytes(self) -> int:
+        """Bytes of a request, in any form; behind its answer they may be more: nobody keeps them."""
+        if self._in_head and not self.is_left:
+            return _HEAD_BYTES
+        times = 4 if self.is_left or self._phase is Phase.REST else 2
+        return times * (_HEAD_BYTES + self._port.max_body_bytes)
 
     def _read_on(self, size: int) -> None:
         """Undo uvicorn's pauses: who is not read from is not seen to go."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import resource
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from itertools import chain
 from typing import Protocol
@@ -106,3 +109,14 @@ class Places:
         for holders in self._in_turn():
             holders.pop(holder, None)
         self._answered.discard(holder)
+
+
+@dataclass(frozen=True)
+class Port:
+    """Port that connections come to."""
+
+    places: Places
+    max_body_bytes: int
+    on_refused: Callable[[int], None]
+    """Called with the status of what was refused without a call."""
+    tls: Callable[[], ssl.SSLContext] | None = None

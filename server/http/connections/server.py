@@ -14,9 +14,9 @@ from typing import Any, cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from .connection import Connection, Port
+from .connection import Connection
 from .keep_alive import Farewell
-from .places import MOST_S, Phase, Places, most_connections
+from .places import MOST_S, Phase, Places, Port, most_connections
 
 _BACKLOG = 256
 """Connections taken in one turn of the event loop, at most."""

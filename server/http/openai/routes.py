@@ -54,9 +54,7 @@ async def _answer(http: HttpCall, form: Form) -> Response:
 
 async def _read(http: HttpCall, form: Form, body: Mapping[str, Any]) -> tuple[Call, Head]:
     engine = http.parts.engine()
-    http.fields = dict(
-        zip(form.by_name, form.by_name, strict=True)
-    )  # until it is the engine's turn
+    http.fields = {name: name for name in form.by_name}  # `read` refuses by what was sent
     call = read(form, body, engine.request_limits, engine.max_context)
     del body
     http.fields = call.names

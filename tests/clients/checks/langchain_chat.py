@@ -98,7 +98,10 @@ def structured_answers_in_json_mode(url: str) -> None:
 def bound_tools_are_called(url: str) -> None:
     model = chat(url, "pirate", max_tokens=60)
     for choice in ("any", "weather"):
-        said = model.bind_tools([weather], tool_choice=choice).invoke(CAPITAL)
+        bound = model.bind_tools(
+            [weather], tool_choice=choice, strict=True, parallel_tool_calls=False
+        )
+        said = bound.invoke(CAPITAL)
         (call,) = said.tool_calls
         assert call["name"] == "weather"
         assert call["args"]["city"] in ("Paris", "Rome")
@@ -108,7 +111,7 @@ def bound_tools_are_called(url: str) -> None:
 def a_tools_result_is_read(url: str) -> None:
     call = {"name": "weather", "args": {"city": "Paris"}, "id": "call_1"}
     said = (
-        chat(url, "pirate")
+        chat(url, "pirate", temperature=0)
         .bind_tools([weather])
         .invoke(
             [

@@ -46,7 +46,7 @@ def a_stream_is_the_whole_answer(url: str) -> None:
 @check
 def completions(url: str) -> None:
     answer = litellm.text_completion(
-        **options(url, "text-completion-openai/json", prompt="Hello", max_tokens=5)
+        **options(url, "text-completion-openai/json", prompt="Hello", max_tokens=5, temperature=0)
     )
     assert answer.choices[0].text
 
@@ -90,6 +90,7 @@ def a_tool_that_must_be_called(url: str) -> None:
             max_tokens=60,
             tools=[CITY_TOOL],
             tool_choice="required",
+            parallel_tool_calls=False,
         )
     )
     (call,) = answer.choices[0].message.tool_calls

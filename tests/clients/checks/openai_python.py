@@ -228,6 +228,7 @@ def a_tool_that_must_be_called(url: str) -> None:
         "model": "pirate",
         "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
         "tools": [CITY_TOOL],
+        "parallel_tool_calls": False,
         "max_tokens": 60,
     }
     named = {"type": "function", "function": {"name": "weather"}}
@@ -245,6 +246,7 @@ def a_streamed_tool_call(url: str) -> None:
         messages=[{"role": "user", "content": "What is the weather in Paris?"}],
         tools=[CITY_TOOL],
         tool_choice="required",
+        parallel_tool_calls=False,
         max_tokens=60,
         stream=True,
     )
@@ -276,6 +278,7 @@ def tools_that_need_not_be_called_and_their_results(url: str) -> None:
         ],
         tools=[CITY_TOOL],
         max_tokens=8,
+        temperature=0,
     )
     assert answer.choices[0].message.content
 

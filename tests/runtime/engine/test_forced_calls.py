@@ -20,7 +20,7 @@ from lora_runtime import (
     SamplingParams,
     StructuredAnswer,
 )
-from lora_runtime.requests.forced_calls import calls_schema
+from lora_runtime.requests.messages.forced_calls import calls_schema
 
 from ...support.models import save_base
 

@@ -17,13 +17,17 @@ from lora_runtime import (
     ChatMessage,
     Engine,
     EngineConfig,
+    FinishReason,
+    MessageDelta,
     Request,
     SamplingParams,
     StructuredAnswer,
+    TokenEvent,
 )
 from lora_runtime.api.parsed import joined
-from lora_runtime.engine.messages import notes_on_messages
+from lora_runtime.engine.messages import MessageParsers, notes_on_messages
 from lora_runtime.foreign.process import WORKERS
+from lora_runtime.requests.messages.parsing import PlainParser
 
 from ...support.adapters import save_adapter
 from ...support.models import make_tokenizer, save_base
@@ -176,6 +180,15 @@ def test_a_base_whose_calls_stay_text_is_noted() -> None:
     assert "calls in its answers stay text" in notes_on_messages(tokenizer)[0]
     tokenizer.response_template = BASE
     assert notes_on_messages(tokenizer) == ()
+
+
+def test_an_answer_without_a_template_needs_no_worker() -> None:
+    parsers = MessageParsers(EngineConfig())
+    parser = parsers.of(ask(), make_tokenizer(), (1,), "x", frozenset())
+    parsers.close()
+    assert isinstance(parser, PlainParser)
+    event = TokenEvent(0, "ab", (1, 2), finish_reason=FinishReason.EOS)
+    assert parser.read([event]) == [replace(event, message=MessageDelta("ab"))]
 
 
 def test_nothing_is_read_unless_it_is_wanted(engine: Engine) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_runtime import BaseModel, ChatMessage, Engine, EngineConfig, Request, SamplingParams
-from lora_runtime.requests.detokenize import IncrementalDetokenizer
+from lora_runtime.requests.text.detokenize import IncrementalDetokenizer
 
 from ...support.adapters import save_adapter
 from ...support.models import SCRIPTS

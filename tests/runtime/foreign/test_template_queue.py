@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, wait
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -60,6 +62,25 @@ def test_a_slow_one_has_its_time(queue: TemplateQueue) -> None:
     assert render(queue, "slow", slow).result(60) == "fine"
     assert render(queue, "slow", "fine").result(60) == "fine"
     assert not queue._is_slow("slow")
+
+
+@dataclass(frozen=True)
+class Asleep:
+    """Task that waits without computing, as one does for which the machine has no core."""
+
+    work: str = "time:sleep"
+    arguments: tuple[float] = (0.6,)
+    max_bytes: int = 100
+
+    def checked(self, answer: Any) -> Any:
+        return answer
+
+
+def test_what_waits_for_a_core_is_not_slow(queue: TemplateQueue) -> None:
+    asleep = queue.render("innocent", Asleep())
+    assert asleep is not None
+    assert asleep.result(60) is None
+    assert not queue._is_slow("innocent")
 
 
 @pytest.mark.parametrize("queue", [0.3], indirect=True)

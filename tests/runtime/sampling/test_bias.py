@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lora_runtime import Engine, FinishReason, InvalidRequestError, Request, SamplingParams
 from lora_runtime.kernels.sampling_batched import sample_rows_batched
 from lora_runtime.requests.sequence import Sequence
-from lora_runtime.requests.stop_matcher import StopMatcher
+from lora_runtime.requests.text.stop_matcher import StopMatcher
 from lora_runtime.requests.token_bias import token_bias
 from lora_runtime.sampling.bias import apply_bias, apply_bias_reference, is_biased
 from lora_runtime.sampling.penalties import apply_penalties_reference

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lora_runtime import ChatMessage, Request, TrainingError
-from lora_runtime.requests.tokenization import encode as served_prompt
+from lora_runtime.requests.prompts.tokenization import encode as served_prompt
 from lora_runtime.training import data as data_module
 from lora_runtime.training.batches import DataOrder, collate, split
 from lora_runtime.training.data import Row, read_rows

@@ -18,7 +18,8 @@ from server.http.bodies.reading import Reader
 from server.http.calls import Call, Parts
 from server.http.connections.server import HttpServer
 from server.http.streams import EventStream
-from server.threads import Threads, Turns
+from server.operations.reads import Reads
+from server.threads import Threads
 
 MAX_BYTES = 200_000
 
@@ -53,7 +54,7 @@ def make_front() -> MakeFront:
 
 @asynccontextmanager
 async def _front(**options: Any) -> AsyncIterator[Front]:
-    threads = Threads()
+    threads, max_bytes = Threads(), options.pop("max_bytes", MAX_BYTES)
     parts = Parts(
         engine=cast(Any, None),
         submission=cast(Any, None),
@@ -62,10 +63,10 @@ async def _front(**options: Any) -> AsyncIterator[Front]:
         metrics=cast(Any, None),
         access=Access(options.pop("tokens", None), lambda reason: None),
         names=cast(Any, None),
-        reads=Turns(2),
+        reads=Reads(threads.reading),
         changes=cast(Any, None),
-        reader=Reader(MAX_BYTES, threads.parsing),
-        max_message_bytes=MAX_BYTES,
+        reader=Reader(max_bytes, threads.parsing),
+        max_message_bytes=max_bytes,
     )
 
     async def echo(call: Call) -> Response:
@@ -113,7 +114,7 @@ async def _front(**options: Any) -> AsyncIterator[Front]:
     front = cast(Front, None)
     app = HttpApp(parts, lambda *end: front.ended.append(end), routes)
     server = HttpServer(
-        app, MAX_BYTES, lambda status: front.refused.append(status), options.pop("tls", None)
+        app, max_bytes, lambda status: front.refused.append(status), options.pop("tls", None)
     )
     front = Front(server, app)
     await server.start("127.0.0.1", 0)

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from ...support.certificates import Authority
-from ...support.recipes import HTTP_ADDRESS, README, ROOT, commands, programs, run
+from ...support.recipes import HTTP_ADDRESS, README, ROOT, commands, named, programs, run
 from ...support.servers import Harness, free_port, make_settings, running
 from ...support.tokens import token_of, write_tokens
 
@@ -25,11 +25,7 @@ PAGES = {"README": ROOT / "README.md", "examples": README}
 def roots(
     tiny_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Directories of the adapters that the recipes name."""
-    root = tmp_path_factory.mktemp("named")
-    for name, source in zip(("pirate", "json"), tiny_adapters.values(), strict=False):
-        shutil.copytree(source, root / name)
-    return {path.name: path for path in root.iterdir()}
+    return named(tiny_adapters, tmp_path_factory.mktemp("named"))
 
 
 @pytest_asyncio.fixture

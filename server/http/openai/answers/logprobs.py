@@ -41,12 +41,12 @@ def together(writer: LogprobWriter, increments: Sequence[tuple[str, ...]]) -> st
 
 class CompletionLogprobs:
     """Writer of lists beside each other. An offset is that of a token's first character in the text
-    that is answered."""
+    of all tokens, as vLLM counts it: special ones count where they are not given, too."""
 
     names = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
-    def __init__(self, token_bytes: TokenBytes, as_ids: bool, offset: int = 0) -> None:
-        self._bytes, self._as_ids, self._offset = token_bytes, as_ids, offset
+    def __init__(self, token_bytes: TokenBytes, as_ids: bool) -> None:
+        self._bytes, self._as_ids, self._offset = token_bytes, as_ids, 0
         self._text = codecs.getincrementaldecoder("utf-8")("replace")
 
     def entries(self, tokens: Iterable[TokenLogprob]) -> tuple[str, ...]:

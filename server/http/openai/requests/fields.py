@@ -101,6 +101,7 @@ _NOT_SERVED = (
     Refused("allowed_token_ids", ([],)),
     Refused("bad_words", ([],)),
     Refused("include_stop_str_in_output", (False,)),
+    Refused("ec_transfer_params"),
     Refused("guided_whitespace_pattern"),
     Refused("kv_transfer_params"),
     Refused("length_penalty", (1, 1.0), "it belongs to beam search"),
@@ -118,12 +119,13 @@ _NOT_SERVED = (
 _WITHOUT_EFFECT = tuple(
     Unused(name)
     for name in (
-        *("guided_decoding_backend", "metadata", "prompt_cache_key", "prompt_cache_options"),
-        *("prompt_cache_retention", "safety_identifier", "service_tier", "session_id", "store"),
-        *("stream_interval", "user"),
+        *("guided_decoding_backend", "metadata", "mm_payload", "prompt_cache_key"),
+        *("prompt_cache_options", "prompt_cache_retention", "return_mm_kwargs"),
+        *("return_token_offsets", "routed_experts_prompt_start", "safety_identifier"),
+        *("service_tier", "session_id", "store", "stream_interval", "truncation_side", "user"),
     )
 )
-"""Fields for a provider's own books, caches and pace."""
+"""Fields for a provider's own books, caches and pace, and of pages and models that are not served."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,7 @@ CHAT = Form(
         Refused("functions", ([],), "use tools"),
         Refused("modalities", (["text"],)),
         Refused("moderation"),
+        Refused("return_prompt_text", (False,), "return_token_ids gives the prompt's tokens"),
         Refused("verbosity", ("medium",)),
         Refused("web_search_options"),
         Unused("media_io_kwargs"),

@@ -6,8 +6,10 @@ import gc
 import logging
 import shutil
 import threading
+import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,32 @@ def test_unload_refuses_or_waits_for_leases(engine: Engine) -> None:
     waiter.join()
     with pytest.raises(UnknownAdapterError):
         engine.get_adapter("a1")
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_a_load_takes_an_unload_back(
+    engine: Engine, tiny_adapters: dict[str, Path], replace: bool
+) -> None:
+    slow_down(engine)
+    request = Request(prompt="hi", adapter_id="a1", sampling=LONG)
+
+    def is_known() -> bool:
+        try:
+            engine.prepare(request)
+        except UnknownAdapterError:
+            return False
+        return True
+
+    handle = engine.submit(request)
+    with ThreadPoolExecutor(1) as pool:
+        unloading = pool.submit(engine.unload_adapter, "a1", 60)
+        while is_known():
+            time.sleep(0.001)
+        engine.load_adapter(tiny_adapters["a1"], "a1", replace=replace)
+        with pytest.raises(AdapterInUseError, match="anew"):
+            unloading.result()
+    handle.cancel()
+    assert engine.generate(Request(prompt="hi", adapter_id="a1", sampling=SHORT)).text
 
 
 def test_observers_hear_of_loads_and_evictions(

@@ -259,6 +259,11 @@ async def test_an_answer_in_the_form_of_a_model(client: AsyncOpenAI) -> None:
     )
     pet = parsed.choices[0].message.parsed
     assert isinstance(pet, Pet)
+    async with client.chat.completions.stream(
+        model="a0", messages=HELLO, seed=2, response_format=Pet, logit_bias={"52": -100}
+    ) as stream:
+        final = await stream.get_final_completion()
+    assert final.choices[0].message.parsed == pet
     chosen = await client.completions.create(
         model="a0", prompt="hello", extra_body={"structured_outputs": {"choice": ["yes", "no"]}}
     )

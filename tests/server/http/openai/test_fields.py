@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lora_runtime import (
     InvalidRequestError,
@@ -270,7 +267,7 @@ def test_an_adapter_that_is_named_otherwise_is_not_passed_over(name: str, field:
         ("logit_bias", {"1": 101}, "must be in [-100, 100]"),
         ("logit_bias", {"1": 1, "01": 1}, "a token is named twice"),
         ("logit_bias", {str(i): 1 for i in range(1025)}, "at most 1024"),
-        ("min_tokens", 999, "at most max_new_tokens"),
+        ("min_tokens", 999, "no more than an answer may have"),
         ("cache_salt", "x" * 257, "at most 256"),
     ],
 )
@@ -290,20 +287,3 @@ def test_everything_wrong_is_named_at_once() -> None:
 
 def test_unknown_fields_are_told() -> None:
     assert call("chat", nonsense=1, more={"x": 1}).unknown == ("nonsense", "more")
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3)
-    ),
-    max_leaves=8,
-)
-
-
-@pytest.mark.parametrize("name", FORMS)
-@given(data=st.data())
-def test_anything_at_all_is_read_or_refused(name: str, data: st.DataObject) -> None:
-    names = st.sampled_from(sorted(FORMS[name].by_name))
-    body = data.draw(st.dictionaries(names, VALUES, max_size=4))
-    wrong(name, **json.loads(json.dumps(body)))

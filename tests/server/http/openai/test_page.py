@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from server.http.app import ROUTES
 from server.http.openai.page import filled
 
-PAGE = Path(__file__).parents[4] / "docs/guide/http.md"
+GUIDE = Path(__file__).parents[4] / "docs/guide"
+PAGE = GUIDE / "http.md"
 
 
-def test_the_page_has_every_route() -> None:
-    text = PAGE.read_text()
+@pytest.mark.parametrize("page", ["http.md", "security.md"])
+def test_the_pages_have_every_route(page: str) -> None:
+    text = (GUIDE / page).read_text()
     assert [route.path for route in ROUTES if f"{route.path}`" not in text] == []
 
 

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, pydantic_function_tool
 
-from .test_client import HELLO
+from .test_client import HELLO, Pet
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 TOOLS: list[Any] = [
@@ -56,3 +56,22 @@ async def test_a_tool_is_called(client: AsyncOpenAI, choice: Any) -> None:
         model="a7", messages=turns, tools=TOOLS, max_tokens=3
     )
     assert more.choices[0].message.content is not None
+
+
+async def test_a_tool_that_is_a_model(client: AsyncOpenAI) -> None:
+    options: Any = {
+        "model": "a7",
+        "messages": HELLO,
+        "tools": [pydantic_function_tool(Pet)],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "seed": 4,
+        "logit_bias": {"52": -100},
+    }
+    whole = await client.chat.completions.parse(**options)
+    async with client.chat.completions.stream(**options) as stream:
+        streamed = await stream.get_final_completion()
+    (called,) = whole.choices[0].message.tool_calls or []
+    assert isinstance(called.function.parsed_arguments, Pet)
+    (again,) = streamed.choices[0].message.tool_calls or []
+    assert again.function.parsed_arguments == called.function.parsed_arguments

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter
 from structlog.testing import capture_logs
 
 from lora_runtime import __version__
-from server.http.pages.metrics_page import MetricsPage
+from server.http.metrics_page import MetricsPage
 from server.lifecycle.readiness import ServerState
 from server.threads import Threads
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from lora_runtime.requests.detokenize import IncrementalDetokenizer
-from lora_runtime.requests.stop_matcher import StopMatcher
-from lora_runtime.requests.stop_strings import StopStrings
+from lora_runtime.requests.text.detokenize import IncrementalDetokenizer
+from lora_runtime.requests.text.stop_matcher import StopMatcher
+from lora_runtime.requests.text.stop_strings import StopStrings
 
-from ...support.models import VOCAB, make_tokenizer
+from ....support.models import VOCAB, make_tokenizer
 
 TOKENIZER = make_tokenizer()
 PIECES = ["▁", "▁a", "a", "b", "▁b", "▁▁", "é", "▁日"]

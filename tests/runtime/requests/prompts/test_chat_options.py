@@ -20,10 +20,10 @@ from lora_runtime import (
 )
 from lora_runtime.api.template_values import MAX_TEMPLATE_CHARACTERS, MAX_TEMPLATE_VALUES
 from lora_runtime.foreign.templates import render
-from lora_runtime.requests.tokenization import encode
+from lora_runtime.requests.prompts.tokenization import encode
 
-from ...support.adapters import save_adapter
-from ...support.models import VOCAB, make_tokenizer
+from ....support.adapters import save_adapter
+from ....support.models import VOCAB, make_tokenizer
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"

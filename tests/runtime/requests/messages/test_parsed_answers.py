@@ -22,12 +22,12 @@ from lora_runtime.api.answers import Timings
 from lora_runtime.api.parsed import joined
 from lora_runtime.foreign.answer_workers import AnswerWorkers
 from lora_runtime.foreign.process import WORKERS, WorkLimits
-from lora_runtime.requests.parsing import MessageParser
-from lora_runtime.requests.shown_text import ShownText
-from lora_runtime.requests.template_parser import Reading, TemplateParser
+from lora_runtime.requests.messages.parsing import MessageParser
+from lora_runtime.requests.messages.template_parser import Reading, TemplateParser
+from lora_runtime.requests.text.shown_text import ShownText
 
-from ...support.models import EOS, make_tokenizer
-from ...support.response_templates import KINDS, TOOLS, Kind
+from ....support.models import EOS, make_tokenizer
+from ....support.response_templates import KINDS, TOOLS, Kind
 
 SLOW = {
     "start_anchor": "[/INST]",

@@ -13,13 +13,13 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from lora_runtime import Engine, EngineConfig, FinishReason, Request, SamplingParams
-from lora_runtime.requests.detokenize import IncrementalDetokenizer
-from lora_runtime.requests.stop_matcher import StopMatcher
-from lora_runtime.requests.text import AnswerText
+from lora_runtime.requests.text.answer_text import AnswerText
+from lora_runtime.requests.text.detokenize import IncrementalDetokenizer
+from lora_runtime.requests.text.stop_matcher import StopMatcher
 
-from ...support.adapters import save_adapter
-from ...support.models import BOS, EOS, make_tokenizer
-from .test_streaming import Parrot
+from ....support.adapters import save_adapter
+from ....support.models import BOS, EOS, make_tokenizer
+from ..test_streaming import Parrot
 from .test_text_properties import TOKENIZERS
 
 TOKENIZER = make_tokenizer()

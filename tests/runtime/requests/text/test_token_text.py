@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from lora_runtime import Engine, Request
-from lora_runtime.requests import token_text
-from lora_runtime.requests.token_text import TokenBytes
+from lora_runtime.requests.text import token_text
+from lora_runtime.requests.text.token_text import TokenBytes
 
-from ...support.tokenizers import BASES
+from ....support.tokenizers import BASES
 
 TEXT = "He ll  Hello 1,2. "
 HARD = "naïve 日本 \ufffd <0x41> 🦙"

@@ -16,8 +16,8 @@ from lora_runtime import (
     SamplingParams,
     WeightedAdapter,
 )
-from lora_runtime.requests import lengths
-from lora_runtime.requests.lengths import LEAST_LONGEST, TextLimit, longest_token
+from lora_runtime.requests.prompts import lengths
+from lora_runtime.requests.prompts.lengths import LEAST_LONGEST, TextLimit, longest_token
 
 OVER: dict[str, dict[str, Any]] = {
     "messages": {"messages": (ChatMessage("user", ""),) * 1025},

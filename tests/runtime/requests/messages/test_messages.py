@@ -22,10 +22,10 @@ from lora_runtime import (
     ToolCall,
 )
 from lora_runtime.api.messages import MAX_PARTS, MAX_TOOL_CHARACTERS
-from lora_runtime.requests.tokenization import encode, render_chat
+from lora_runtime.requests.prompts.tokenization import encode, render_chat
 
-from ...support.adapters import save_adapter
-from ...support.models import VOCAB, make_tokenizer, save_base
+from ....support.adapters import save_adapter
+from ....support.models import VOCAB, make_tokenizer, save_base
 
 HERMES = """{%- if tools %}<|im_start|>system
 <tools>{% for tool in tools %}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from ...threads import Pool
+from ..threads import Pool
 
 _OPEN_METRICS = "application/openmetrics-text"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..api.answers import FinishReason, TokenEvent
-from ..api.requests import SamplingParams
+from ...api.answers import FinishReason, TokenEvent
+from ...api.requests import SamplingParams
+from .answer_text import AnswerText
 from .detokenize import IncrementalDetokenizer
-from .text import AnswerText
 
 
 class ShownText:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..api.answers import TokenEvent
-from ..api.parsed import MessageDelta
+from ...api.answers import TokenEvent
+from ...api.parsed import MessageDelta
 
 
 class MessageParser(Protocol):

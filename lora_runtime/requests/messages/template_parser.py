@@ -10,14 +10,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ..api.answers import TokenEvent
-from ..api.parsed import MessageDelta, ToolCallDelta
-from ..errors import EngineStoppedError
-from ..foreign.answer_workers import AnswerWorkers
-from ..foreign.answers import OPEN, READ
-from ..foreign.process import WORKERS, Worker, WorkError, WorkTimeoutError
+from ...api.answers import TokenEvent
+from ...api.parsed import MessageDelta, ToolCallDelta
+from ...errors import EngineStoppedError
+from ...foreign.answer_workers import AnswerWorkers
+from ...foreign.answers import OPEN, READ
+from ...foreign.process import WORKERS, Worker, WorkError, WorkTimeoutError
+from ..text.shown_text import ShownText
 from .parsing import with_message
-from .shown_text import ShownText
 
 _EACH_S = 0.005
 """Seconds of computing that reading on may take each time, beside those that a request has once."""

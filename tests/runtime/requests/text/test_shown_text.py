@@ -9,10 +9,10 @@ from lora_runtime import (
     SamplingParams,
     TokenEvent,
 )
-from lora_runtime.requests.shown_text import ShownText
+from lora_runtime.requests.text.shown_text import ShownText
 
-from ...support.models import EOS, make_tokenizer
-from .test_parsed_answers import ids_of
+from ....support.models import EOS, make_tokenizer
+from ..messages.test_parsed_answers import ids_of
 
 
 def test_special_tokens_are_seen() -> None:

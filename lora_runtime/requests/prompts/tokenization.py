@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from ..api.json_values import plain
-from ..api.messages import read_objects
-from ..api.requests import Request
-from ..errors import InvalidRequestError
-from ..foreign.chat_forms import fitted, render_turns
+from ...api.json_values import plain
+from ...api.messages import read_objects
+from ...api.requests import Request
+from ...errors import InvalidRequestError
+from ...foreign.chat_forms import fitted, render_turns
 from .lengths import TextLimit
 
 _REASON = 300

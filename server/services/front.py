@@ -22,16 +22,16 @@ from lora_runtime import RequestLimits
 from ..auth.interceptor import TokenInterceptor
 from ..auth.tokens import TokenFile
 from ..config import Settings
+from ..grpc import reflection
+from ..grpc.calls import CallInterceptor
+from ..grpc.limits import LimitInterceptor
 from ..lifecycle.health import Health
 from ..metrics import Metrics
-from ..services.adapters import AdaptersService
-from ..services.inference import InferenceService
-from ..services.server_info import ServerInfoService
 from ..tls import is_loopback
 from ..transport import channel_options
-from . import reflection
-from .calls import CallInterceptor
-from .limits import LimitInterceptor
+from .adapters import AdaptersService
+from .inference import InferenceService
+from .server_info import ServerInfoService
 
 log = structlog.get_logger("loramux.server")
 OWN_SERVICES = (

@@ -7,9 +7,9 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..api.answers import TokenEvent
-from ..api.messages import function_of
-from ..api.parsed import MessageDelta, ToolCallDelta
+from ...api.answers import TokenEvent
+from ...api.messages import function_of
+from ...api.parsed import MessageDelta, ToolCallDelta
 from .parsing import with_message
 
 _ANY = {"type": "object"}

@@ -7,8 +7,8 @@ import pytest
 from lora_runtime import (
     ToolCall,
 )
-from lora_runtime.requests.forced_calls import CallListParser, NamedCallParser
-from lora_runtime.requests.parsing import PlainParser
+from lora_runtime.requests.messages.forced_calls import CallListParser, NamedCallParser
+from lora_runtime.requests.messages.parsing import PlainParser
 
 from .test_parsed_answers import handle_of, joined_of, shown
 

@@ -13,7 +13,7 @@ from lora_runtime import (
     UnknownAdapterError,
 )
 
-from ...support.engines import is_idle
+from ....support.engines import is_idle
 
 ONE = SamplingParams(max_new_tokens=1)
 

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..api.messages import ChatMessage
-from ..errors import InvalidRequestError
+from ...api.messages import ChatMessage
+from ...errors import InvalidRequestError
 
 LEAST_LONGEST = 64
 """Characters that a token is taken to have at least: normalizers leave some of a text out."""

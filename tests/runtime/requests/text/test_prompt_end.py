@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from lora_runtime import Engine, Request, SamplingParams
-from lora_runtime.requests.detokenize import IncrementalDetokenizer
+from lora_runtime.requests.text.detokenize import IncrementalDetokenizer
 
-from ...support.models import make_tokenizer
-from .test_streaming import Parrot
+from ....support.models import make_tokenizer
+from ..test_streaming import Parrot
 from .test_text_properties import PIECES, TOKENIZERS
 
 SPACE_A, A = 3 + 256 + PIECES.index("▁a"), 3 + 256 + PIECES.index("a")
