@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,11 @@ def test_a_mask_that_never_comes_ends_its_row(
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_form_that_wants_what_may_not_come_yet(engine: Engine, temperature: float) -> None:
     """Its first token is one that ends the answer, which min_tokens puts off."""
-    params = {"stop_token_ids": tuple(DIGIT_IDS), "min_tokens": 2, "temperature": temperature}
+    params: dict[str, Any] = {
+        "stop_token_ids": tuple(DIGIT_IDS),
+        "min_tokens": 2,
+        "temperature": temperature,
+    }
     with pytest.raises(InvalidRequestError, match=r"structured: .*min_tokens"):
         engine.generate(request(CULPRIT, **params))
     assert engine.generate(request(CULPRIT, temperature=temperature)).text

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from llguidance import LLMatcher
 
 from lora_runtime import StructuredAnswer
 from lora_runtime.grammars import row as row_module
@@ -98,8 +99,13 @@ def test_what_takes_long_keeps_no_lock(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch, long_s: float, is_beside: bool
 ) -> None:
     monkeypatch.setattr(row_module, "_LONG_S", long_s)
-    beside = []
-    monkeypatch.setattr(row_module, "_consume_beside", lambda *args: beside.append(args) or True)
+    beside, consume = list[int](), row_module._consume_beside
+
+    def consume_beside(matcher: LLMatcher, token: int) -> bool:
+        beside.append(token)
+        return consume(matcher, token)
+
+    monkeypatch.setattr(row_module, "_consume_beside", consume_beside)
     row = row_of(tokenizer, StructuredAnswer("regex", "aaa"))
     allowed(row)
     row.advance(64)

@@ -98,7 +98,7 @@ def walk(grammar: str, chance: random.Random) -> bytes | None:
     return None
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(20, 28))
 def test_what_comes_out_is_valid(seed: int) -> None:
     chance, found = random.Random(seed), 0
     while found < 40:
