@@ -12,18 +12,22 @@ EVERY_S = 0.02
 
 def resident_mb(pid: int) -> float:
     """Of one process, in megabytes; 0 if it is gone."""
+    return _told(pid, "status", "VmRSS:")
+
+
+def tree_mb(pid: int) -> float:
+    """With the processes that it has started: of what these share with others their part."""
+    return resident_mb(pid) + sum(_told(child, "smaps_rollup", "Pss:") for child in children(pid))
+
+
+def _told(pid: int, file: str, name: str) -> float:
     try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+        for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
+            if line.startswith(name):
                 return int(line.split()[1]) * 1024 / 1e6
     except OSError:
         pass
     return 0.0
-
-
-def tree_mb(pid: int) -> float:
-    """With the processes that it has started."""
-    return sum(map(resident_mb, [pid, *children(pid)]))
 
 
 class MemoryWatch(threading.Thread):

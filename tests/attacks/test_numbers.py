@@ -40,7 +40,7 @@ PENALTIES: list[Case] = [
 SAMPLING: list[Case] = [
     *(({"temperature": v}, BAD) for v in (NAN, INF, -INF, -1.0, 3e38)),
     *(({"temperature": v}, OK) for v in (0.0, -0.0, 1.0)),
-    *(({"temperature": 1.0, "top_p": v}, BAD) for v in (NAN, INF, 0.0, -0.0, 1.01, -1.0)),
+    *(({"temperature": 1.0, "top_p": v}, BAD) for v in (NAN, INF, 1.01, -1.0)),
     *(({"temperature": 1.0, "top_p": v}, OK) for v in (1e-6, 0.5, 1.0)),
     *(({"temperature": 1.0, "min_p": v}, BAD) for v in (NAN, INF, -0.1, 2.0)),
     *(({"temperature": 1.0, "min_p": v}, OK) for v in (0.0, TINY, 1.0)),
@@ -50,6 +50,7 @@ SAMPLING: list[Case] = [
 ]
 EITHER = f"{OK} or {BAD}"
 SMALL: list[Case] = [
+    *(({"temperature": 1.0, "top_p": v}, EITHER) for v in (0.0, -0.0)),  # OpenAI's form has it
     *(({"temperature": v, "top_k": 5, "top_p": 1e-6, "min_p": 1.0}, EITHER) for v in (TINY, 1e-38)),
     *(
         ({"temperature": v, "repetition_penalty": 0.01, "n": 4}, EITHER)
