@@ -3,6 +3,8 @@ what ends the process ends no other."""
 
 from __future__ import annotations
 
+import ctypes
+import resource
 import threading
 import time
 from typing import Any
@@ -21,6 +23,8 @@ added tokens wherever a text has theirs, and then find that special ones are no 
 """
 _STACK_BYTES = 2 << 20
 """Less than threads have outside: a grammar that fits here overflows no stack there."""
+ROW_BYTES = 32 << 20
+"""Memory that a matcher may take at the beginning: each row has one of its own."""
 _SAID = 300
 
 
@@ -56,10 +60,7 @@ def said(matcher: LLMatcher) -> str:
 
 
 def check(grammar: str) -> dict[str, Any]:
-    """Compile a grammar, and find what the first token may be: for so many `seconds`.
-
-    Raises RefusedError.
-    """
+    """Compile a grammar, and find what the first token may be. Raises RefusedError."""
     outcome: dict[str, Any] = {}
     threading.stack_size(_STACK_BYTES)
     thread = threading.Thread(target=_try, args=(grammar, outcome))
@@ -73,7 +74,24 @@ def check(grammar: str) -> dict[str, Any]:
 def _try(grammar: str, outcome: dict[str, Any]) -> None:
     began = time.process_time()
     try:
-        first_mask(compiled(LLTokenizer("byte"), grammar))
+        tokenizer = LLTokenizer("byte")
+        before = _resident()
+        matcher = compiled(tokenizer, grammar)
+        first_mask(matcher)
+        if _resident() - before > ROW_BYTES:
+            raise ValueError(f"takes more than {ROW_BYTES >> 20} MiB for each answer")
     except BaseException as error:  # panics of Rust's code too
         outcome["error"] = str(error)[:_SAID] or type(error).__name__
     outcome["seconds"] = time.process_time() - began
+
+
+def _resident() -> int:
+    """Bytes of memory that this process has, without what the C library keeps of freed memory."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)  # else a trial would find room that one before it has left
+    try:
+        with open("/proc/self/statm") as statm:
+            return int(statm.read().split()[1]) * resource.getpagesize()
+    except OSError:  # no Linux, or a sandbox around it: limits of time and of the process remain
+        return 0

@@ -6,7 +6,7 @@ import copy
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 import pytest
@@ -75,6 +75,20 @@ def test_slow_trials_are_waited_for_by_slow_ones_alone(tokenizer: Any) -> None:
         hostile = [made.compile(tokenizer, slow, f"hostile {i}") for i in range(2)]
         assert made.compile(tokenizer, quick, "innocent").result(60)
         assert not any(trial.done() for trial in hostile)
+
+
+def test_a_matcher_that_takes_much_memory() -> None:
+    """Rows have one each: what sixty of them take fits a server. A second trial finds no room that
+    the first has left."""
+    number = '{"type": "integer", "multipleOf": %d}'
+    heavy, light = ("[" + ",".join(number % i for i in r) + "]" for r in (range(2500, 2560), [7]))
+    limits = WorkLimits(60.0, GRAMMAR_BYTES)
+    with WORKERS.worker() as worker:
+        for items, is_heavy in ((light, False), (heavy, True), (heavy, True), (light, False)):
+            text = grammar_of(StructuredAnswer("json_schema", '{"prefixItems": ' + items + "}"))
+            refused = pytest.raises(WorkError, match="takes more than 32 MiB for each answer")
+            with refused if is_heavy else nullcontext():
+                worker.ask(CHECK, text, limits=limits, max_bytes=4096)
 
 
 def test_what_is_wrong_is_said_in_a_line(compile_it: Compile) -> None:
