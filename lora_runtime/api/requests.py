@@ -236,7 +236,7 @@ class Request:
     def _composition_violations(self) -> list[FieldViolation]:
         names = [a.adapter_id for a in self.adapters]
         checks = [
-            (not (self.adapter_id and names), "give either adapter_id or adapters"),
+            (not (self.adapter_id and names), "give one adapter or several, not both"),
             (len(set(names)) == len(names), "an adapter is named twice"),
             (
                 all(0 < len(n) <= MAX_ID_LENGTH for n in names),

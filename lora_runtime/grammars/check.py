@@ -3,9 +3,11 @@ what ends the process ends no other."""
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
+from itertools import takewhile
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -23,6 +25,8 @@ added tokens wherever a text has theirs, and then find that special ones are no 
 _STACK_BYTES = 2 << 20
 """Less than threads have outside: a grammar that fits here overflows no stack there."""
 _SAID = 300
+_OWN_LINE = re.compile(r"\s*\d+ \| .*\"x-guidance\"")
+"""Quoted line that a schema was put into, with options that are not its caller's."""
 
 
 def limits() -> LLParserLimits:
@@ -52,6 +56,7 @@ def first_mask(matcher: LLMatcher) -> None:
 def said(matcher: LLMatcher) -> str:
     """What a matcher says it failed at, in a line."""
     lines = matcher.get_error().partition("\n<")[0].splitlines()
+    lines = list(takewhile(lambda line: not _OWN_LINE.match(line), lines))
     text = " ".join(line for line in lines if OPTIONS not in line)
     return " ".join(text.split())[:_SAID] or "it cannot go on"
 

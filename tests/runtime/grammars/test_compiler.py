@@ -74,6 +74,7 @@ def test_what_is_wrong_is_said_in_a_line(compile_it: Compile) -> None:
         (StructuredAnswer("regex", "(a"), "unclosed group"),
         (StructuredAnswer("regex", r"(a)\1"), "backreferences"),
         (StructuredAnswer("lark", 'start: "a'), "lexer error"),
+        (StructuredAnswer("json_schema", '{"type": "frob"}'), "Invalid type: frob"),
         (StructuredAnswer("lark", '%llguidance {}\nstart: "a"'), "%llguidance"),
         (StructuredAnswer("lark", 'start: %json {"x-guidance": {"lenient": true}}'), "x-guidance"),
     ):
@@ -81,6 +82,7 @@ def test_what_is_wrong_is_said_in_a_line(compile_it: Compile) -> None:
         assert why in said
         assert "\n" not in said
         assert "no_forcing" not in said
+        assert "whitespace_flexible" not in said
         assert len(said) <= 300
 
 
