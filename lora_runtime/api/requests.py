@@ -108,7 +108,7 @@ class SamplingParams:
             ),
             (
                 "min_tokens",
-                0 <= self.min_tokens <= self.max_new_tokens,
+                0 <= self.min_tokens <= max(0, self.max_new_tokens),
                 "must be at least 0, and no more than an answer may have",
             ),
             ("structured", not form, form),
