@@ -84,9 +84,9 @@ class Task(Protocol):
 class TemplateQueue:
     """Renders chats, or does other such tasks, one at a time for each key; keys take turns.
 
-    A key that computes for longer than _QUICK_S shares one thread with all that did lately: the others are
-    never waited for but by such as are quick, however many slow ones are new. Each key has a worker
-    of its own, kept for its next chat.
+    A key that computes for longer than _QUICK_S shares one thread with all that did lately: the
+    others are never waited for but by such as are quick, however many slow ones are new. Each key
+    has a worker of its own, kept for its next chat.
     """
 
     def __init__(self, limits: WorkLimits) -> None:
@@ -180,8 +180,10 @@ class TemplateQueue:
     ) -> Worker | None:
         """Render one, and give the worker if it can go on."""
         is_slow, began = self._is_slow(key), time.monotonic()
-        is_first_try = not is_slow and self._limits.seconds > _QUICK_S
-        limits = replace(self._limits, cpu_seconds=_QUICK_S) if is_first_try else self._limits
+        limits = self._limits
+        is_first_try = not is_slow and (limits.cpu_seconds or limits.seconds) > _QUICK_S
+        if is_first_try:
+            limits = replace(limits, cpu_seconds=_QUICK_S)
         try:
             if worker is None:
                 worker = WORKERS.worker()

@@ -4,7 +4,6 @@ what ends the process ends no other."""
 from __future__ import annotations
 
 import re
-import signal
 import threading
 import time
 from itertools import takewhile
@@ -61,18 +60,16 @@ def said(matcher: LLMatcher) -> str:
     return " ".join(text.split())[:_SAID] or "it cannot go on"
 
 
-def check(grammar: str, seconds: float) -> dict[str, Any]:
+def check(grammar: str) -> dict[str, Any]:
     """Compile a grammar, and find what the first token may be: for so many `seconds`.
 
-    Raises RefusedError. Ends this process where it takes the processor for longer than `seconds`.
+    Raises RefusedError.
     """
-    signal.setitimer(signal.ITIMER_PROF, seconds)
     outcome: dict[str, Any] = {}
     threading.stack_size(_STACK_BYTES)
     thread = threading.Thread(target=_try, args=(grammar, outcome))
     thread.start()
     thread.join()
-    signal.setitimer(signal.ITIMER_PROF, 0)
     if error := outcome.get("error"):
         raise RefusedError(error)
     return outcome

@@ -41,14 +41,12 @@ class Trial:
     """Grammar to be tried by a worker."""
 
     grammar: str
-    seconds: float
-    """Of the processor's, that it may take."""
     work: str = CHECK
     max_bytes: int = MAX_RESULT_BYTES
 
     @property
-    def arguments(self) -> tuple[str, float]:
-        return self.grammar, self.seconds
+    def arguments(self) -> tuple[str]:
+        return (self.grammar,)
 
     def checked(self, answer: Any) -> float:
         """Seconds that it took. Raises WorkError for what no worker of ours gives."""
@@ -68,7 +66,9 @@ class Grammars:
     def __init__(self, eos_ids: Collection[int], limits: WorkLimits) -> None:
         self._limits, self._has_ends = limits, bool(eos_ids)
         self._tables = TokenTables(eos_ids)
-        self._trials = TemplateQueue(replace(limits, seconds=_PATIENCE * limits.seconds))
+        self._trials = TemplateQueue(
+            replace(limits, seconds=_PATIENCE * limits.seconds, cpu_seconds=limits.seconds)
+        )
         self._threads = ThreadPoolExecutor(2, "loramux-grammars")
         self._lock = threading.Lock()
         self._begun: dict[_Begun, Future[Grammar]] = {}
@@ -131,7 +131,7 @@ class Grammars:
 
         with self._failing(whole):
             table, text = self._tables.of(tokenizer), grammar_of(answer)
-            trial = self._trials.render(caller, Trial(text, self._limits.seconds))
+            trial = self._trials.render(caller, Trial(text))
             if trial is None:
                 raise CallerLimitError(caller, f"{MAX_WAITING} grammars that wait", RETRY_AFTER_S)
             trial.add_done_callback(keep_it)

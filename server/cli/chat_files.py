@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 _COPIED = ("name", "tool_call_id", "reasoning_content")
-_FIELDS = {"role", "content", "tool_calls", *_COPIED}
+_FIELDS = {"role", "content", "tool_calls", "reasoning", *_COPIED}
 
 
 def read_tools(path: Path) -> list[str]:
@@ -48,6 +48,8 @@ def _message(given: dict[str, Any]) -> dict[str, Any]:
     for name in _COPIED:
         if given.get(name):
             message[name] = given[name]
+    if given.get("reasoning"):  # answers over HTTP have it by both names
+        message.setdefault("reasoning_content", given["reasoning"])
     message["tool_calls"] = [_call(call) for call in given.get("tool_calls") or []]
     return message
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+from loramux.v1 import inference_pb2 as pb
+
+from server.cli.chat_files import read_messages
+
 from ..support.servers import Harness
 from .test_cli import run
 
@@ -110,6 +115,20 @@ async def test_generate_with_tools(served: Harness, tmp_path: Path) -> None:
     ):
         messages.write_text(wrong)
         assert "--messages" in (await run(served, *args, code=2)).stderr
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("reasoning_content", "reasoning"), ("reasoning",), ("reasoning_content",)],
+    ids=["both", "shorter", "longer"],
+)
+def test_an_answer_of_the_http_front_is_a_turn(tmp_path: Path, names: tuple[str, ...]) -> None:
+    answer = {"role": "assistant", "content": "5", "refusal": None, **dict.fromkeys(names, "2+3")}
+    (messages := tmp_path / "messages.json").write_text(json.dumps([answer]))
+    (turn,) = read_messages(messages)
+    assert pb.ChatMessage(**turn) == pb.ChatMessage(
+        role="assistant", content="5", reasoning_content="2+3"
+    )
 
 
 async def test_generate_with_biases(served: Harness) -> None:

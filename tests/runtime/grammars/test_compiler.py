@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from lora_runtime import (
     StructuredAnswer,
 )
 from lora_runtime.adapters.peft.tokenizer.renumbered import Renumbering, renumber
-from lora_runtime.foreign.process import WORKERS, WorkError, WorkLimits
+from lora_runtime.foreign.process import WORKERS, WorkLimits, WorkTimeoutError
 from lora_runtime.foreign.template_queue import MAX_WAITING
 from lora_runtime.grammars import check, tokens
 from lora_runtime.grammars.check import CHECK
@@ -60,13 +61,20 @@ def test_what_runs_out_of_time_and_memory(compile_it: Compile) -> None:
 
 
 def test_the_time_of_a_trial_is_the_processor_s(grammars: Grammars) -> None:
-    text, limits = (
-        grammar_of(StructuredAnswer(*HOSTILE["a long computation"])),
-        WorkLimits(60.0, GRAMMAR_BYTES),
-    )
-    with WORKERS.worker() as worker, pytest.raises(WorkError, match="ended its process"):
-        worker.ask(CHECK, text, 0.05, limits=limits, max_bytes=4096)
-    assert grammars._trials._limits.seconds > grammars._limits.seconds
+    text = grammar_of(StructuredAnswer(*HOSTILE["a long computation"]))
+    limits = WorkLimits(60.0, GRAMMAR_BYTES, cpu_seconds=0.05)
+    with WORKERS.worker() as worker, pytest.raises(WorkTimeoutError, match=r"longer than 0\.05 s"):
+        worker.ask(CHECK, text, limits=limits, max_bytes=4096)
+    of_trials = grammars._trials._limits
+    assert of_trials.seconds > of_trials.cpu_seconds == grammars._limits.seconds
+
+
+def test_slow_trials_are_waited_for_by_slow_ones_alone(tokenizer: Any) -> None:
+    slow, quick = StructuredAnswer(*HOSTILE["a long computation"]), StructuredAnswer("regex", "q")
+    with closing(Grammars({EOS}, WorkLimits(60.0, 2 << 30))) as made:
+        hostile = [made.compile(tokenizer, slow, f"hostile {i}") for i in range(2)]
+        assert made.compile(tokenizer, quick, "innocent").result(60)
+        assert not any(trial.done() for trial in hostile)
 
 
 def test_what_is_wrong_is_said_in_a_line(compile_it: Compile) -> None:

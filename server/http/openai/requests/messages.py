@@ -129,6 +129,7 @@ _MESSAGE = {
         "name": _TEXT_OR_NULL,
         "tool_call_id": _TEXT_OR_NULL,
         "reasoning_content": _TEXT_OR_NULL,
+        "reasoning": _TEXT_OR_NULL,
         "tool_calls": list_of(
             {"type": "object", "required": ["function"], "properties": {"function": _FUNCTION}}
         ),
