@@ -84,7 +84,8 @@ class Settings(_EngineSettings):
     )
     served_model_names: list[str] = Field(
         default_factory=list,
-        description="Name of the base model over HTTP, the first that of its answers; repeatable. Without one, --base.",
+        description="Name of the base model over HTTP, the first that of its answers; repeatable. Without one, "
+        "the name of --base's directory, or its hub id.",
     )
     http_cors_origins: list[str] = Field(
         default_factory=list,

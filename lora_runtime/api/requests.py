@@ -108,7 +108,7 @@ class SamplingParams:
             ),
             (
                 "min_tokens",
-                0 <= self.min_tokens <= self.max_new_tokens,
+                0 <= self.min_tokens <= max(0, self.max_new_tokens),
                 "must be at least 0, and no more than an answer may have",
             ),
             ("structured", not form, form),
@@ -236,7 +236,7 @@ class Request:
     def _composition_violations(self) -> list[FieldViolation]:
         names = [a.adapter_id for a in self.adapters]
         checks = [
-            (not (self.adapter_id and names), "give either adapter_id or adapters"),
+            (not (self.adapter_id and names), "give one adapter or several, not both"),
             (len(set(names)) == len(names), "an adapter is named twice"),
             (
                 all(0 < len(n) <= MAX_ID_LENGTH for n in names),

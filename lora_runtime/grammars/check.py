@@ -4,9 +4,11 @@ what ends the process ends no other."""
 from __future__ import annotations
 
 import ctypes
+import re
 import resource
 import threading
 import time
+from itertools import takewhile
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -26,6 +28,8 @@ _STACK_BYTES = 2 << 20
 ROW_BYTES = 32 << 20
 """Memory that a matcher may take at the beginning: each row has one of its own."""
 _SAID = 300
+_OWN_LINE = re.compile(r"\s*\d+ \| .*\"x-guidance\"")
+"""Quoted line that a schema was put into, with options that are not its caller's."""
 
 
 def limits() -> LLParserLimits:
@@ -55,6 +59,7 @@ def first_mask(matcher: LLMatcher) -> None:
 def said(matcher: LLMatcher) -> str:
     """What a matcher says it failed at, in a line."""
     lines = matcher.get_error().partition("\n<")[0].splitlines()
+    lines = list(takewhile(lambda line: not _OWN_LINE.match(line), lines))
     text = " ".join(line for line in lines if OPTIONS not in line)
     return " ".join(text.split())[:_SAID] or "it cannot go on"
 

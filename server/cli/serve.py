@@ -129,7 +129,7 @@ def _metavar(field: FieldInfo) -> str | None:
     if get_origin(kind) is Literal:
         return "|".join(get_args(kind))
     if kind == list[str]:
-        return (field.description or "").partition(" ")[0].upper()
+        return (field.description or "").split()[0].rstrip(",").upper()
     return _METAVARS.get(kind)
 
 

@@ -52,6 +52,8 @@ def test_help_explains_every_setting(columns: str) -> None:
         ("log-level", "debug|info|warning|error", "(default: info)"),
         ("adapter", "NAME=DIRECTORY", "(LORAMUX_ADAPTERS, with commas; default: none)"),
         ("adapter-root", "DIRECTORY", "(LORAMUX_ADAPTER_ROOTS, with commas; default: none)"),
+        ("served-model-name", "NAME", "(LORAMUX_SERVED_MODEL_NAMES, with commas; default: none)"),
+        ("http-cors-origin", "ORIGIN", "(LORAMUX_HTTP_CORS_ORIGINS, with commas; default: none)"),
         ("policies", "JSON", "(default: none)"),
         ("tls-cert", "PATH", "(default: none)"),
         ("max-running", "INT", "(default: 64)"),
@@ -67,6 +69,7 @@ def test_help_has_defaults_and_kinds(flag: str, metavar: str, default: str) -> N
     result = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "80"})
     _, found, after = result.output.partition(f"  --{flag} {metavar}")
     assert found
+    assert after[0].isspace()
     own = re.split(r"\n  --|\n\n", after)[0]
     assert " ".join(own.split()).endswith(default)
 

@@ -120,6 +120,6 @@ def test_compositions_that_cannot_be_served(
     ):
         with pytest.raises(error):
             engine.submit(Request(prompt="hi", adapters=tuple(WeightedAdapter(n) for n in names)))
-    with pytest.raises(InvalidRequestError, match="either adapter_id or adapters"):
+    with pytest.raises(InvalidRequestError, match="one adapter or several, not both"):
         engine.submit(Request(prompt="hi", adapter_id="a0", adapters=(WeightedAdapter("a0"),)))
     assert engine.stats().leases == 0

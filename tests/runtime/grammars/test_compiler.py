@@ -20,7 +20,7 @@ from lora_runtime import (
     StructuredAnswer,
 )
 from lora_runtime.adapters.peft.tokenizer.renumbered import Renumbering, renumber
-from lora_runtime.foreign.process import WORKERS, WorkLimits, WorkTimeoutError
+from lora_runtime.foreign.process import WORKERS, WorkError, WorkLimits, WorkTimeoutError
 from lora_runtime.foreign.template_queue import MAX_WAITING
 from lora_runtime.grammars import check, tokens
 from lora_runtime.grammars.check import CHECK
@@ -96,6 +96,7 @@ def test_what_is_wrong_is_said_in_a_line(compile_it: Compile) -> None:
         (StructuredAnswer("regex", "(a"), "unclosed group"),
         (StructuredAnswer("regex", r"(a)\1"), "backreferences"),
         (StructuredAnswer("lark", 'start: "a'), "lexer error"),
+        (StructuredAnswer("json_schema", '{"type": "frob"}'), "Invalid type: frob"),
         (StructuredAnswer("lark", '%llguidance {}\nstart: "a"'), "%llguidance"),
         (StructuredAnswer("lark", 'start: %json {"x-guidance": {"lenient": true}}'), "x-guidance"),
     ):
@@ -103,6 +104,7 @@ def test_what_is_wrong_is_said_in_a_line(compile_it: Compile) -> None:
         assert why in said
         assert "\n" not in said
         assert "no_forcing" not in said
+        assert "whitespace_flexible" not in said
         assert len(said) <= 300
 
 

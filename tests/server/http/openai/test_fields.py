@@ -227,6 +227,11 @@ def test_true_is_not_one() -> None:
     assert not wrong("chat", length_penalty=1)
 
 
+@pytest.mark.parametrize("name", FORMS)
+def test_a_length_below_one_is_all_that_is_wrong(name: str) -> None:
+    assert list(wrong(name, max_tokens=-1)) == ["max_tokens"]
+
+
 def test_the_best_of_as_many_are_all() -> None:
     for best_of, n in ((1, None), (3, 3), (None, 3)):
         assert not wrong("completion", best_of=best_of, n=n)
