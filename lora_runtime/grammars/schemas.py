@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 from ..errors import InvalidRequestError
 
@@ -24,6 +25,8 @@ _BOUNDS = {*_LOWER, *_UPPER, "multipleOf"}
 _EXACT = 1 << 53
 """Beyond it floats, which llguidance has for all numbers, are not every integer."""
 _MOST = (1 << 63) - 1
+_TOGETHER = 64
+"""Schemas of one value, at most: each is looked at once for each that refers to it."""
 
 
 def refusal(text: str) -> InvalidRequestError:
@@ -40,11 +43,14 @@ def read_schema(text: str) -> dict[str, Any]:
         if not isinstance(schema, dict):
             raise ValueError("it is no object")
         is_draft_4 = "draft-04" in str(schema.get("$schema"))
-        for part in list(_schemas(schema)):
+        parts = list(_schemas(schema))
+        for part in parts:
             _check(part, is_draft_4)
+        for part in parts:
+            _check_bounds(_together(part, schema))
     except RecursionError:
         raise refusal("is no JSON Schema: it has too many levels") from None
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise refusal(f"is no JSON Schema: {error}"[:300]) from error
     return schema
 
@@ -76,9 +82,13 @@ def _check_numbers(part: dict[str, Any]) -> None:
     for key, value in given:
         if isinstance(value, int | float) and not _is_held(key, value):
             raise refusal(f"has {key!r} with a number that is not held exactly")
-    if part.get("type") == "integer":
+
+
+def _check_bounds(parts: list[dict[str, Any]]) -> None:
+    """Check the bounds of one number, which several schemas may have together."""
+    if any(part.get("type") == "integer" for part in parts):
         return
-    low, high = _bounds(part)
+    low, high = _bounds(parts)
     if low is None or high is None or low[0] * high[0] < 0:
         return
     near, far = sorted((low, high), key=lambda bound: abs(bound[0]))
@@ -87,20 +97,54 @@ def _check_numbers(part: dict[str, Any]) -> None:
         raise refusal(f"has numbers behind {near[0]:g}, and before the next integer: not supported")
 
 
-def _bounds(part: dict[str, Any]) -> list[tuple[float, bool] | None]:
+def _bounds(parts: list[dict[str, Any]]) -> list[tuple[float, bool] | None]:
     """The lower and the upper bound, and whether each is left out itself; None where there is none."""
     found: list[tuple[float, bool] | None] = []
-    for side, narrower in (("Minimum", max), ("Maximum", min)):
-        plain, outer = part.get(side.lower()), part.get(f"exclusive{side}")
-        if outer is True:  # of draft 4
-            outer, plain = plain, None
-        bounds = [
-            (float(value), is_out)
-            for value, is_out in ((outer, True), (plain, False))  # of equal ones the first
-            if isinstance(value, int | float) and not isinstance(value, bool)
-        ]
-        found.append(narrower(bounds, key=lambda bound: bound[0]) if bounds else None)
+    for side, sign in (("Minimum", 1), ("Maximum", -1)):
+        bounds = []
+        for part in parts:
+            plain, outer = part.get(side.lower()), part.get(f"exclusive{side}")
+            if outer is True:  # of draft 4
+                outer, plain = plain, None
+            bounds += [
+                (sign * float(value), is_out)
+                for value, is_out in ((outer, True), (plain, False))
+                if isinstance(value, int | float) and not isinstance(value, bool)
+            ]
+        narrowest = max(bounds, default=None)
+        found.append(narrowest and (sign * narrowest[0], narrowest[1]))
     return found
+
+
+def _together(part: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """The schemas that hold for the same value as one does: what it refers to, all of its allOf."""
+    found: dict[int, dict[str, Any]] = {}
+    waiting: list[Any] = [part]
+    while waiting:
+        one = waiting.pop()
+        if not isinstance(one, dict) or id(one) in found:
+            continue
+        if len(found) == _TOGETHER:
+            raise refusal(f"has more than {_TOGETHER} schemas for one value")
+        found[id(one)] = one
+        if isinstance(all_of := one.get("allOf"), list):
+            waiting += all_of[: _TOGETHER + 1]
+        if isinstance(reference := one.get("$ref"), str):
+            waiting.append(_referred_to(reference, schema))
+    return list(found.values())
+
+
+def _referred_to(reference: str, schema: dict[str, Any]) -> Any:
+    """Part of the schema that a JSON pointer leads to; None where there is none."""
+    at: Any = schema
+    for name in unquote(reference).removeprefix("#").split("/")[1:]:
+        if isinstance(at, list) and name.isdecimal() and int(name) < len(at):
+            at = at[int(name)]
+        elif isinstance(at, dict):
+            at = at.get(name.replace("~1", "/").replace("~0", "~"))
+        else:
+            return None
+    return at
 
 
 def _is_held(keyword: str, value: float) -> bool:
