@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 from urllib.parse import unquote
 
@@ -25,8 +26,11 @@ _BOUNDS = {*_LOWER, *_UPPER, "multipleOf"}
 _EXACT = 1 << 53
 """Beyond it floats, which llguidance has for all numbers, are not every integer."""
 _MOST = (1 << 63) - 1
-_TOGETHER = 64
-"""Schemas of one value, at most: each is looked at once for each that refers to it."""
+_Bound = tuple[float, bool]
+"""A number, and whether it is left out itself."""
+_OPEN: _Bound = -inf, False
+_Sides = tuple[_Bound, _Bound, bool]
+"""The lower bound, the upper one with its sign turned, and whether only integers are allowed."""
 
 
 def refusal(text: str) -> InvalidRequestError:
@@ -46,8 +50,9 @@ def read_schema(text: str) -> dict[str, Any]:
         parts = list(_schemas(schema))
         for part in parts:
             _check(part, is_draft_4)
+        bounds = _Bounds(schema)
         for part in parts:
-            _check_bounds(_together(part, schema))
+            bounds.check(part)
     except RecursionError:
         raise refusal("is no JSON Schema: it has too many levels") from None
     except (ValueError, OverflowError) as error:
@@ -84,54 +89,56 @@ def _check_numbers(part: dict[str, Any]) -> None:
             raise refusal(f"has {key!r} with a number that is not held exactly")
 
 
-def _check_bounds(parts: list[dict[str, Any]]) -> None:
-    """Check the bounds of one number, which several schemas may have together."""
-    if any(part.get("type") == "integer" for part in parts):
-        return
-    low, high = _bounds(parts)
-    if low is None or high is None or low[0] * high[0] < 0:
-        return
-    near, far = sorted((low, high), key=lambda bound: abs(bound[0]))
-    # llguidance lets the bound itself through.
-    if near[1] and near[0] == int(near[0]) and int(far[0]) == near[0] != far[0]:
-        raise refusal(f"has numbers behind {near[0]:g}, and before the next integer: not supported")
+class _Bounds:
+    """Bounds of numbers. Schemas may have them together: with what one refers to, and its allOf."""
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        self._schema = schema
+        self._known: dict[int, _Sides] = {}
+
+    def check(self, part: dict[str, Any]) -> None:
+        low, high, is_integer = self._of(part)
+        if is_integer or _OPEN in (low, high):
+            return
+        high = -high[0], high[1]
+        near, far = sorted((low, high), key=lambda bound: abs(bound[0]))
+        # llguidance lets the bound itself through.
+        is_narrow = low[0] * high[0] >= 0 and int(far[0]) == near[0] != far[0]
+        if near[1] and is_narrow:
+            raise refusal(
+                f"has numbers behind {near[0]:g}, and before the next integer: not supported"
+            )
+
+    def _of(self, part: Any) -> _Sides:
+        if not isinstance(part, dict):
+            return _OPEN, _OPEN, False
+        if (known := self._known.get(id(part))) is not None:
+            return known
+        low, high, is_integer = self._known[id(part)] = _own_bounds(part)  # it may hold itself
+        others = part.get("allOf")
+        others = others if isinstance(others, list) else []
+        if isinstance(reference := part.get("$ref"), str):
+            others = [*others, _referred_to(reference, self._schema)]
+        for other in map(self._of, others):
+            low, high = max(low, other[0]), max(high, other[1])
+            is_integer = is_integer or other[2]
+        self._known[id(part)] = low, high, is_integer
+        return low, high, is_integer
 
 
-def _bounds(parts: list[dict[str, Any]]) -> list[tuple[float, bool] | None]:
-    """The lower and the upper bound, and whether each is left out itself; None where there is none."""
-    found: list[tuple[float, bool] | None] = []
+def _own_bounds(part: dict[str, Any]) -> _Sides:
+    found = []
     for side, sign in (("Minimum", 1), ("Maximum", -1)):
-        bounds = []
-        for part in parts:
-            plain, outer = part.get(side.lower()), part.get(f"exclusive{side}")
-            if outer is True:  # of draft 4
-                outer, plain = plain, None
-            bounds += [
-                (sign * float(value), is_out)
-                for value, is_out in ((outer, True), (plain, False))
-                if isinstance(value, int | float) and not isinstance(value, bool)
-            ]
-        narrowest = max(bounds, default=None)
-        found.append(narrowest and (sign * narrowest[0], narrowest[1]))
-    return found
-
-
-def _together(part: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """The schemas that hold for the same value as one does: what it refers to, all of its allOf."""
-    found: dict[int, dict[str, Any]] = {}
-    waiting: list[Any] = [part]
-    while waiting:
-        one = waiting.pop()
-        if not isinstance(one, dict) or id(one) in found:
-            continue
-        if len(found) == _TOGETHER:
-            raise refusal(f"has more than {_TOGETHER} schemas for one value")
-        found[id(one)] = one
-        if isinstance(all_of := one.get("allOf"), list):
-            waiting += all_of[: _TOGETHER + 1]
-        if isinstance(reference := one.get("$ref"), str):
-            waiting.append(_referred_to(reference, schema))
-    return list(found.values())
+        plain, outer = part.get(side.lower()), part.get(f"exclusive{side}")
+        if outer is True:  # of draft 4
+            outer, plain = plain, None
+        bounds = [
+            (sign * float(value), is_out)
+            for value, is_out in ((outer, True), (plain, False))
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        ]
+        found.append(max(bounds, default=_OPEN))
+    return found[0], found[1], part.get("type") == "integer"
 
 
 def _referred_to(reference: str, schema: dict[str, Any]) -> Any:
