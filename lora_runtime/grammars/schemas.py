@@ -97,33 +97,46 @@ class _Bounds:
         self._known: dict[int, _Sides] = {}
 
     def check(self, part: dict[str, Any]) -> None:
-        low, high, is_integer = self._of(part)
-        if is_integer or _OPEN in (low, high):
-            return
-        high = -high[0], high[1]
-        near, far = sorted((low, high), key=lambda bound: abs(bound[0]))
-        # llguidance lets the bound itself through.
-        is_narrow = low[0] * high[0] >= 0 and int(far[0]) == near[0] != far[0]
-        if near[1] and is_narrow:
-            raise refusal(
-                f"has numbers behind {near[0]:g}, and before the next integer: not supported"
-            )
+        """Check a schema's, and those that it has with each of its choices."""
+        own = self._of(part)
+        _refuse_narrow(own)
+        for choice in (*_list(part, "anyOf"), *_list(part, "oneOf")):
+            _refuse_narrow(_both(own, self._of(choice)))
 
     def _of(self, part: Any) -> _Sides:
         if not isinstance(part, dict):
             return _OPEN, _OPEN, False
         if (known := self._known.get(id(part))) is not None:
             return known
-        low, high, is_integer = self._known[id(part)] = _own_bounds(part)  # it may hold itself
-        others = part.get("allOf")
-        others = others if isinstance(others, list) else []
+        found = self._known[id(part)] = _own_bounds(part)  # it may hold itself
+        others = _list(part, "allOf")
         if isinstance(reference := part.get("$ref"), str):
             others = [*others, _referred_to(reference, self._schema)]
-        for other in map(self._of, others):
-            low, high = max(low, other[0]), max(high, other[1])
-            is_integer = is_integer or other[2]
-        self._known[id(part)] = low, high, is_integer
-        return low, high, is_integer
+        for other in others:
+            found = _both(found, self._of(other))
+        self._known[id(part)] = found
+        return found
+
+
+def _both(one: _Sides, other: _Sides) -> _Sides:
+    return max(one[0], other[0]), max(one[1], other[1]), one[2] or other[2]
+
+
+def _refuse_narrow(sides: _Sides) -> None:
+    low, high, is_integer = sides
+    if is_integer or _OPEN in (low, high):
+        return
+    high = -high[0], high[1]
+    near, far = sorted((low, high), key=lambda bound: abs(bound[0]))
+    # llguidance lets the bound itself through.
+    is_narrow = low[0] * high[0] >= 0 and int(far[0]) == near[0] != far[0]
+    if near[1] and is_narrow:
+        raise refusal(f"has numbers behind {near[0]:g}, and before the next integer: not supported")
+
+
+def _list(part: dict[str, Any], name: str) -> list[Any]:
+    found = part.get(name)
+    return found if isinstance(found, list) else []
 
 
 def _own_bounds(part: dict[str, Any]) -> _Sides:

@@ -94,6 +94,10 @@ def test_every_finished_answer_is_valid(make_engine: Callable[..., Engine]) -> N
             },
             "behind 1",
         ),
+        "narrow numbers of a choice": (
+            {"type": "number", "exclusiveMinimum": 1, "anyOf": [{"minimum": 3}, {"maximum": 1.5}]},
+            "behind 1",
+        ),
         "far too much": ({"$ref": "#/default", "default": {"minimum": 10**400}}, "no JSON Schema"),
         "nothing": ({"type": "integer", "minimum": 2, "maximum": 1}, "minimum"),
     }.values(),
@@ -118,6 +122,9 @@ def test_what_is_not_supported_is_named(
         "narrow numbers of two values": {
             "properties": {"a": {"$ref": "#/$defs/b"}, "b": {"type": "number", "maximum": 0.5}},
             "$defs": {"b": {"type": "number", "exclusiveMinimum": 0}},
+        },
+        "choices of numbers": {
+            "anyOf": [{"type": "number", "exclusiveMinimum": 1}, {"type": "number", "maximum": 1.5}]
         },
         "many schemas": {"allOf": [{"title": ""}] * 65},
         "itself": {"properties": {"a": {"$ref": "#"}}, "allOf": [{"type": "object"}]},
