@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from math import inf
 from typing import Any
+from urllib.parse import unquote
 
 from ..errors import InvalidRequestError
 
@@ -24,6 +26,11 @@ _BOUNDS = {*_LOWER, *_UPPER, "multipleOf"}
 _EXACT = 1 << 53
 """Beyond it floats, which llguidance has for all numbers, are not every integer."""
 _MOST = (1 << 63) - 1
+_Bound = tuple[float, bool]
+"""A number, and whether it is left out itself."""
+_OPEN: _Bound = -inf, False
+_Sides = tuple[_Bound, _Bound, bool]
+"""The lower bound, the upper one with its sign turned, and whether only integers are allowed."""
 
 
 def refusal(text: str) -> InvalidRequestError:
@@ -40,11 +47,15 @@ def read_schema(text: str) -> dict[str, Any]:
         if not isinstance(schema, dict):
             raise ValueError("it is no object")
         is_draft_4 = "draft-04" in str(schema.get("$schema"))
-        for part in list(_schemas(schema)):
+        parts = list(_schemas(schema))
+        for part in parts:
             _check(part, is_draft_4)
+        bounds = _Bounds(schema)
+        for part in parts:
+            bounds.check(part)
     except RecursionError:
         raise refusal("is no JSON Schema: it has too many levels") from None
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise refusal(f"is no JSON Schema: {error}"[:300]) from error
     return schema
 
@@ -76,31 +87,84 @@ def _check_numbers(part: dict[str, Any]) -> None:
     for key, value in given:
         if isinstance(value, int | float) and not _is_held(key, value):
             raise refusal(f"has {key!r} with a number that is not held exactly")
-    if part.get("type") == "integer":
+
+
+class _Bounds:
+    """Bounds of numbers. Schemas may have them together: with what one refers to, and its allOf."""
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        self._schema = schema
+        self._known: dict[int, _Sides] = {}
+
+    def check(self, part: dict[str, Any]) -> None:
+        """Check a schema's, and those that it has with each of its choices."""
+        own = self._of(part)
+        _refuse_narrow(own)
+        for choice in (*_list(part, "anyOf"), *_list(part, "oneOf")):
+            _refuse_narrow(_both(own, self._of(choice)))
+
+    def _of(self, part: Any) -> _Sides:
+        if not isinstance(part, dict):
+            return _OPEN, _OPEN, False
+        if (known := self._known.get(id(part))) is not None:
+            return known
+        found = self._known[id(part)] = _own_bounds(part)  # it may hold itself
+        others = _list(part, "allOf")
+        if isinstance(reference := part.get("$ref"), str):
+            others = [*others, _referred_to(reference, self._schema)]
+        for other in others:
+            found = _both(found, self._of(other))
+        self._known[id(part)] = found
+        return found
+
+
+def _both(one: _Sides, other: _Sides) -> _Sides:
+    return max(one[0], other[0]), max(one[1], other[1]), one[2] or other[2]
+
+
+def _refuse_narrow(sides: _Sides) -> None:
+    low, high, is_integer = sides
+    if is_integer or _OPEN in (low, high):
         return
-    low, high = _bounds(part)
-    if low is None or high is None or low[0] * high[0] < 0:
-        return
+    high = -high[0], high[1]
     near, far = sorted((low, high), key=lambda bound: abs(bound[0]))
     # llguidance lets the bound itself through.
-    if near[1] and near[0] == int(near[0]) and int(far[0]) == near[0] != far[0]:
+    is_narrow = low[0] * high[0] >= 0 and int(far[0]) == near[0] != far[0]
+    if near[1] and is_narrow:
         raise refusal(f"has numbers behind {near[0]:g}, and before the next integer: not supported")
 
 
-def _bounds(part: dict[str, Any]) -> list[tuple[float, bool] | None]:
-    """The lower and the upper bound, and whether each is left out itself; None where there is none."""
-    found: list[tuple[float, bool] | None] = []
-    for side, narrower in (("Minimum", max), ("Maximum", min)):
+def _list(part: dict[str, Any], name: str) -> list[Any]:
+    found = part.get(name)
+    return found if isinstance(found, list) else []
+
+
+def _own_bounds(part: dict[str, Any]) -> _Sides:
+    found = []
+    for side, sign in (("Minimum", 1), ("Maximum", -1)):
         plain, outer = part.get(side.lower()), part.get(f"exclusive{side}")
         if outer is True:  # of draft 4
             outer, plain = plain, None
         bounds = [
-            (float(value), is_out)
-            for value, is_out in ((outer, True), (plain, False))  # of equal ones the first
+            (sign * float(value), is_out)
+            for value, is_out in ((outer, True), (plain, False))
             if isinstance(value, int | float) and not isinstance(value, bool)
         ]
-        found.append(narrower(bounds, key=lambda bound: bound[0]) if bounds else None)
-    return found
+        found.append(max(bounds, default=_OPEN))
+    return found[0], found[1], part.get("type") == "integer"
+
+
+def _referred_to(reference: str, schema: dict[str, Any]) -> Any:
+    """Part of the schema that a JSON pointer leads to; None where there is none."""
+    at: Any = schema
+    for name in unquote(reference).removeprefix("#").split("/")[1:]:
+        if isinstance(at, list) and name.isdecimal() and int(name) < len(at):
+            at = at[int(name)]
+        elif isinstance(at, dict):
+            at = at.get(name.replace("~1", "/").replace("~0", "~"))
+        else:
+            return None
+    return at
 
 
 def _is_held(keyword: str, value: float) -> bool:

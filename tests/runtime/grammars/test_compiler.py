@@ -65,9 +65,8 @@ def test_the_time_of_a_trial_is_the_processor_s(grammars: Grammars) -> None:
     limits = WorkLimits(60.0, GRAMMAR_BYTES, cpu_seconds=0.05)
     with WORKERS.worker() as worker, pytest.raises(WorkTimeoutError, match=r"longer than 0\.05 s"):
         worker.ask(CHECK, text, limits=limits, max_bytes=4096)
-    of_trials, asked = grammars._trials._limits, grammars._limits.seconds
-    assert of_trials.cpu_seconds == asked
-    assert of_trials.seconds > asked
+    of_trials = grammars._trials._limits
+    assert of_trials.cpu_seconds == grammars._limits.seconds < of_trials.seconds
 
 
 def test_slow_trials_are_waited_for_by_slow_ones_alone(tokenizer: Any) -> None:

@@ -82,6 +82,23 @@ def test_every_finished_answer_is_valid(make_engine: Callable[..., Engine]) -> N
             {"minimum": 1, "exclusiveMinimum": True, "maximum": 1.5},
             "behind 1",
         ),
+        "narrow numbers of two schemas": (
+            {"allOf": [{"type": "number", "exclusiveMinimum": 1}, {"maximum": 1.5}]},
+            "behind 1",
+        ),
+        "narrow numbers of one and another": (
+            {
+                "properties": {"a/b": {"$ref": "#/items/0", "maximum": 1.5}},
+                "items": [{"$ref": "#/$defs/%61"}],
+                "$defs": {"a": {"type": "number", "exclusiveMinimum": 1}},
+            },
+            "behind 1",
+        ),
+        "narrow numbers of a choice": (
+            {"type": "number", "exclusiveMinimum": 1, "anyOf": [{"minimum": 3}, {"maximum": 1.5}]},
+            "behind 1",
+        ),
+        "far too much": ({"$ref": "#/default", "default": {"minimum": 10**400}}, "no JSON Schema"),
         "nothing": ({"type": "integer", "minimum": 2, "maximum": 1}, "minimum"),
     }.values(),
     ids=lambda value: value if isinstance(value, str) else "",
@@ -102,6 +119,15 @@ def test_what_is_not_supported_is_named(
         "positive numbers": {"type": "number", "exclusiveMinimum": 0},
         "part of one": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
         "one integer": {"type": "integer", "exclusiveMinimum": 0, "maximum": 1.5},
+        "narrow numbers of two values": {
+            "properties": {"a": {"$ref": "#/$defs/b"}, "b": {"type": "number", "maximum": 0.5}},
+            "$defs": {"b": {"type": "number", "exclusiveMinimum": 0}},
+        },
+        "choices of numbers": {
+            "anyOf": [{"type": "number", "exclusiveMinimum": 1}, {"type": "number", "maximum": 1.5}]
+        },
+        "many schemas": {"allOf": [{"title": ""}] * 65},
+        "itself": {"properties": {"a": {"$ref": "#"}}, "allOf": [{"type": "object"}]},
         "some names": {"required": ["a", "b"], "minProperties": 3},
     }.values(),
     ids=str,
