@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..adapters.store.store import AdapterStore
+from ..grammars.masks import MaskThreads
 from ..requests.handle import RequestHandle
 from ..requests.sequence import LiveRequest, Sequence
 from ..scheduling.limits import Limits
@@ -30,10 +31,11 @@ class LiveRequests(dict[RequestHandle, LiveRequest]):
         limits: Limits,
         inbox: Inbox,
         observers: Observers,
+        masks: MaskThreads,
     ) -> None:
         super().__init__()
         self._scheduler, self._store, self._limits = scheduler, store, limits
-        self._inbox, self._observers = inbox, observers
+        self._inbox, self._observers, self._masks = inbox, observers, masks
 
     def end(self, live: LiveRequest, error: Exception, outcome: str) -> None:
         """Take an unfinished request out and tell its caller why; one that has ended is only told."""
@@ -47,7 +49,7 @@ class LiveRequests(dict[RequestHandle, LiveRequest]):
     def finish(self, live: LiveRequest, seq: Sequence) -> None:
         seq.finished = True
         if seq.grammar is not None:
-            seq.grammar.is_dropped = True
+            anyway(self._masks.drop, seq.grammar)
         anyway(self._scheduler.finish, seq)
         anyway(self._limits.leave, live.adapter_ids, 1, seq.caller)
         self._inbox.sequence_finished()

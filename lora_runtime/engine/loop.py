@@ -62,7 +62,7 @@ class EngineLoop:
         self._store, self._limits, self._observers = store, limits, observers
         self._masks = masks
         self._computer = StepComputer(base, scheduler, runner, masks)
-        self._live = LiveRequests(scheduler, store, limits, inbox, observers)
+        self._live = LiveRequests(scheduler, store, limits, inbox, observers, masks)
         self._blocked = False
         """True while requests wait and none of them can run."""
 

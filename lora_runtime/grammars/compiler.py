@@ -25,6 +25,7 @@ from ..foreign.process import WorkError, WorkLimits, WorkTimeoutError
 from ..foreign.template_queue import MAX_WAITING, TemplateQueue
 from .check import CHECK, MAX_RESULT_BYTES, first_mask
 from .grammar import Grammar
+from .row import free
 from .schemas import refusal
 from .source import grammar_of
 from .tokens import TokenTables
@@ -123,9 +124,10 @@ class Grammars:
             with self._failing(whole):
                 made = Grammar(table.tokenizer, text, trial.result())
                 try:
-                    first_mask(made.matcher())
+                    first_mask(matcher := made.matcher())
                 except ValueError as error:
                     raise refusal(str(error)) from error
+                free(matcher)
                 table.keep(answer, made)
                 whole.set_result(made)
 

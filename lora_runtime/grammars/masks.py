@@ -71,8 +71,8 @@ class MaskThreads:
     Owners of rows take turns.
 
     A mask that is not there when its step samples is late: its row sits steps out until it is. A
-    thread that a quick row's mask holds up is replaced: it ends with that mask. Threads start with
-    the first row.
+    thread that a quick row's mask holds up is replaced: it ends with that mask. What rows have that
+    ended is freed by a thread that does nothing else. Threads start with the first row.
     """
 
     def __init__(self, on_late: Callable[[], object] = lambda: None) -> None:
@@ -80,7 +80,7 @@ class MaskThreads:
         self._on_late = on_late
         lock = threading.Lock()
         self._changed, self._settled = threading.Condition(lock), threading.Condition(lock)
-        self._quick, self._slow = _Lane(), _Lane()
+        self._quick, self._slow, self._ended = _Lane(), _Lane(), _Lane()
         self._late: set[RowGrammar] = set()
         self._workers: list[_Worker] = []
         self._is_closed = False
@@ -90,7 +90,7 @@ class MaskThreads:
         with self._changed:
             if not self._workers:
                 lanes = [self._quick] * _QUICK_THREADS + [self._slow] * _SLOW_THREADS
-                for lane in lanes:
+                for lane in (*lanes, self._ended):
                     self._start_thread(lane)
             for row in rows:
                 row.is_begun = True
@@ -114,6 +114,13 @@ class MaskThreads:
                 self._replace_stuck()
         return pending
 
+    def drop(self, row: RowGrammar) -> None:
+        """Compute nothing more for a row, and free what it has."""
+        with self._changed:
+            row.is_dropped = True
+            if row.is_ready and not any(worker.row is row for worker in self._workers):
+                self._free(row)  # else when a thread is done with it
+
     def overdue(self) -> list[RowGrammar]:
         """Late rows whose masks take longer than they may; nobody waits for those threads."""
         if not self._late:
@@ -132,6 +139,10 @@ class MaskThreads:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
+
+    def _free(self, row: RowGrammar) -> None:
+        self._ended.put(row)
+        self._changed.notify_all()
 
     def _replace_stuck(self) -> None:
         now = time.monotonic()
@@ -159,10 +170,16 @@ class MaskThreads:
         if worker.lane is self._slow:
             be_nice(worker.native_id)
         while (row := self._take(worker)) is not None:
+            if worker.lane is self._ended:
+                row.release()
+                worker.row = None
+                continue
             if not row.is_dropped:
                 row.compute()
             with self._changed:
                 worker.row = None
+                if row.is_dropped:
+                    self._free(row)
                 was_late, row.is_late = row.is_late, False
                 self._late.discard(row)
                 self._settled.notify_all()

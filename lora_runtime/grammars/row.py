@@ -18,6 +18,8 @@ _HEAVY_S = 0.1
 """Seconds of a trial beyond which a row stays there, however quick its masks are."""
 _LONG_S = 0.002
 """Seconds of a mask beyond which the next token may hold up others' threads."""
+_NO_TOKEN = 0xFFFFFFFE
+"""Id beyond every vocabulary."""
 _local = threading.local()
 
 
@@ -83,6 +85,12 @@ class RowGrammar:
             self.error = described(error)
         self.is_ready = True
 
+    def release(self) -> None:
+        """Free the matcher, behind the last mask."""
+        if self._matcher is not None:
+            free(self._matcher)
+            self._matcher = None
+
     def allows(self, token: int) -> bool:
         return token // 32 < len(self.mask) and bool(self.mask[token // 32] >> token % 32 & 1)
 
@@ -108,6 +116,12 @@ class RowGrammar:
                 np.bitwise_or(mask, self._ends, out=mask)
         elif self.only_ends:
             self.error = "no token may come next"
+
+
+def free(matcher: LLMatcher) -> None:
+    """Free what a matcher has without the interpreter's lock, which its end would keep for tens of
+    milliseconds where that is much. One that fails at a token has nothing any more."""
+    _consume_beside(matcher, _NO_TOKEN)
 
 
 def _consume_beside(matcher: LLMatcher, token: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from lora_runtime import (
     InvalidRequestError,
     StructuredAnswer,
 )
-from lora_runtime.grammars import masks
+from lora_runtime.grammars import masks, row
 from lora_runtime.grammars.row import RowGrammar
 
 from ...support.faults import Raise, exception, panic
@@ -109,3 +111,18 @@ def test_a_form_that_wants_what_may_not_come_yet(engine: Engine, temperature: fl
     with pytest.raises(InvalidRequestError, match=r"structured: .*min_tokens"):
         engine.generate(request(CULPRIT, **params))
     assert engine.generate(request(CULPRIT, temperature=temperature)).text
+
+
+def test_what_ended_rows_have_is_freed_beside_the_engine(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freed: queue.Queue[str] = queue.Queue()
+    free = row.free
+
+    def noted(matcher: LLMatcher) -> None:
+        free(matcher)
+        freed.put(threading.current_thread().name)
+
+    monkeypatch.setattr(row, "free", noted)
+    engine.submit(request(FORM)).result()
+    assert freed.get(timeout=60) == "loramux-masks"

@@ -21,6 +21,7 @@ class Row:
         self.is_slow, self.is_busy, self.owner = is_slow, is_busy, owner
         self.is_ready = self.is_late = self.is_dropped = self.is_begun = False
         self.let, self.began = threading.Event(), threading.Event()
+        self.freed = threading.Semaphore(0)
         if not waits:
             self.let.set()
 
@@ -30,6 +31,9 @@ class Row:
             pass
         self.let.wait(60)
         self.is_ready = True
+
+    def release(self) -> None:
+        self.freed.release()
 
 
 Make = Callable[..., Row]
@@ -91,7 +95,7 @@ def test_many_stuck_rows_hold_up_no_other(
     for row in stuck:
         assert late.acquire(timeout=60)
         finish(threads, row)
-    while len(threads._workers) > masks._QUICK_THREADS + 1:
+    while len(threads._workers) > masks._QUICK_THREADS + 2:
         finish(threads, make())
 
 
@@ -112,6 +116,26 @@ def test_rows_that_have_ended_are_passed_over(threads: MaskThreads, make: Make) 
     first.let.set()
     finish(threads, last)
     assert not dropped.began.is_set()
+
+
+@pytest.mark.parametrize("at", ["before", "while", "behind"])
+def test_what_ended_rows_have_is_freed_once(threads: MaskThreads, make: Make, at: str) -> None:
+    first = make(is_slow=True, waits=True)
+    row = make(is_slow=True, waits=at == "while")
+    if at != "before":
+        first.let.set()
+        row.began.wait(60)
+    if at == "behind":
+        finish(threads, row)
+    threads.drop(row)  # type: ignore[arg-type]
+    first.let.set()
+    row.let.set()
+    assert row.freed.acquire(timeout=60)
+    assert row.began.is_set() == (at != "before")
+    finish(threads, last := make(is_slow=True))
+    threads.drop(last)  # type: ignore[arg-type]
+    assert last.freed.acquire(timeout=60)
+    assert not row.freed.acquire(blocking=False)
 
 
 def test_owners_take_turns(threads: MaskThreads, make: Make) -> None:

@@ -111,3 +111,20 @@ def test_what_takes_long_keeps_no_lock(
     row.advance(64)
     row.compute()
     assert len(beside) == is_beside
+
+
+@pytest.mark.parametrize("text", ["", "ab"], ids=["at its beginning", "at its end"])
+def test_a_row_is_freed_by_its_matcher_s_failure(tokenizer: Any, text: str) -> None:
+    """Which needs no lock of the interpreter's: the end of a matcher does."""
+    row = row_of(tokenizer, StructuredAnswer("regex", "ab"))
+    row.compute()
+    for char in text:
+        row.advance(ord(char) - 33)
+        row.compute()
+    assert not row.error
+    matcher = row._matcher
+    assert matcher is not None
+    row.release()
+    assert row._matcher is None
+    assert matcher.is_error()
+    row.release()
