@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
-from ...auth.tokens import ANYONE, Caller
+from ...auth.tokens import Caller, keys_of
 from ...threads import Pool, Turns
 from ..errors import HttpError
 from . import json_text
@@ -46,7 +46,7 @@ class Reader:
     async def _parsed(self, data: bytes, who: Caller, limits: json_text.Limits) -> Any:
         if len(data) <= _QUICK_BYTES:
             return json_text.parse(data, limits)
-        async with self._turns.taken(*([] if who is ANYONE else [who.name])):
+        async with self._turns.taken(*keys_of(who)):
             return await self._threads.run(lambda: json_text.parse(data, limits))
 
 
