@@ -180,10 +180,10 @@ def bench(
 
     Exit code 0: every call was answered; 3: some failed; 1: none was answered.
     """
+    options = dict(locals())
     from ..bench.session import measure  # numpy takes a while
     from ..bench.tables import show
 
-    options = {name: value for name, value in locals().items() if name != "client"}
     load = read.load_of(concurrency, rate, arrivals, cv, calls, duration_s)
     asked = read.prompts_of(prompt, prompts, chat)
     read.positive("--timeout-s", timeout_s)
@@ -205,20 +205,23 @@ def bench(
     except BenchError as error:
         fail(str(error), 1)
     report = {"target": http or client.target, "options": _told(options), **found.report}
-    if file is not None:
-        file.write_text(json.dumps(report, indent=1) + "\n")
-    if picture is not None:
-        _draw(found, report, load.rate is not None, picture)
     if as_json:
         typer.echo(json.dumps(report))
     else:
         show(report, Console())
+    try:
+        if file is not None:
+            file.write_text(json.dumps(report, indent=1) + "\n")
+        if picture is not None:
+            _draw(found, report, load.rate is not None, picture)
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}", 2)
     raise typer.Exit(_exit_code(found))
 
 
 def _told(options: dict[str, Any]) -> dict[str, Any]:
     """Give the options that a report has: what is given, but for where it goes."""
-    left_out = {"out", "plot", "as_json"}
+    left_out = {"client", "out", "plot", "as_json"}
     return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in options.items()
