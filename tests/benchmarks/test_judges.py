@@ -91,7 +91,7 @@ async def test_waiting_for_room_is_in_the_time_from_when_a_call_was_due(target: 
 SHARED = SharedLoad(
     "here", STAND_IN, True, 12, TOKENS, 4, first_ms=1000 * FIRST_S, gap_ms=1000 * GAP_S
 )
-OPEN = replace(SHARED, name="open", rate=12)
+OPEN = replace(SHARED, name="open", rate=10)
 UNARY = replace(SHARED, name="unary", stream=False)
 
 
