@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from loramux.v1 import server_pb2 as pb
 
-from lora_runtime import Engine
+from lora_runtime import AdapterState, Engine, ResidentAdapter
 
 from ..auth.tokens import Caller
 from ..lifecycle.readiness import Readiness, ServerState
@@ -93,6 +93,13 @@ class ServerReports:
             memory=pb.Memory(**vars(info.memory)),
             rates=pb.Rates(**vars(self._rates.speed())),
             batch=_batch(engine, who),
+            slots=_slots(engine, who),
+            loading_adapter_ids=[
+                adapter_id
+                for resident in engine.residents()
+                if resident.level is AdapterState.LOADING
+                for adapter_id in _in_scope(resident, who)
+            ],
         )
 
     def _limits(self, engine: Engine) -> pb.Limits:
@@ -131,3 +138,30 @@ def _batch(engine: Engine, who: Caller) -> pb.Batch:
         other_adapters=len(others),
         other_sequences=sum(others),
     )
+
+
+def _slots(engine: Engine, who: Caller) -> list[pb.Slot]:
+    running = engine.running_sequences()
+    return [
+        _slot(resident, running.get(resident.version, 0), who)
+        for resident in engine.residents()
+        if resident.level is AdapterState.DEVICE
+    ]
+
+
+def _slot(resident: ResidentAdapter, running: int, who: Caller) -> pb.Slot:
+    found = _in_scope(resident, who)
+    if not found and "*" not in who.adapters:
+        return pb.Slot(is_hidden=True)
+    return pb.Slot(
+        adapter_ids=found,
+        version=resident.version,
+        pinned=resident.pinned,
+        num_bytes=resident.num_bytes,
+        rank=resident.rank,
+        running=running,
+    )
+
+
+def _in_scope(resident: ResidentAdapter, who: Caller) -> list[str]:
+    return [adapter_id for adapter_id in resident.adapter_ids if who.may_use(adapter_id)]
