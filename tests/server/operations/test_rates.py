@@ -21,14 +21,15 @@ def clock() -> Clock:
 
 
 def step(generated: int = 0, prefill: int = 0, *first_tokens: float) -> StepStats:
-    counts = {"tokens": generated + prefill, "sequences": 1, "distinct_adapters": 0}
-    blocks = {"kv_blocks_used": 0, "kv_blocks_total": 1}
     return StepStats(
         duration_s=0.01,
+        tokens=generated + prefill,
+        sequences=1,
+        distinct_adapters=0,
         running=1,
         waiting=0,
-        **counts,
-        **blocks,
+        kv_blocks_used=0,
+        kv_blocks_total=1,
         generated=generated,
         prefill_tokens=prefill,
         first_tokens=first_tokens,
