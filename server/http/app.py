@@ -21,7 +21,7 @@ from .openai import routes as openai
 from .openai.requests.fields import CHAT, COMPLETION
 from .openai.schemas import CHAT_ANSWER, COMPLETION_ANSWER, body_schema
 from .openapi import described
-from .pages import adapters, health, models, tokens
+from .pages import adapters, health, models, status, tokens
 from .route import Route
 from .shares import CallShares
 
@@ -31,6 +31,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/live", health.live, is_open=True, answer=schemas.STATUS),
     Route("GET", "/metrics", health.metrics),
     Route("GET", "/version", health.version, answer=schemas.VERSION),
+    Route("GET", "/status", status.status, answer=schemas.STATUS_REPORT),
     Route("GET", "/v1/models", models.list_models, answer=schemas.MODELS),
     Route("GET", models.ONE, models.give_model, answer=schemas.MODEL),
     Route("POST", "/tokenize", tokens.tokenize, body=schemas.TOKENIZE, answer=schemas.TOKENS),

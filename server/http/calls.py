@@ -21,6 +21,7 @@ from ..auth.tokens import ANYONE, Caller
 from ..lifecycle.readiness import Readiness
 from ..operations.adapter_changes import AdapterChanges, check_length
 from ..operations.reads import Reads
+from ..operations.server_reports import ServerReports
 from ..operations.submission import Submission
 from ..request_ids import METADATA_KEY, is_safe
 from ..threads import Threads
@@ -49,6 +50,7 @@ class Parts:
     access: Access
     names: ModelNames
     reads: Reads
+    reports: ServerReports
     reader: Reader
     max_message_bytes: int
 

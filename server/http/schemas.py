@@ -17,6 +17,8 @@ _IDS = {"type": "array", "items": _COUNT}
 _OR_NULL = {"type": ["string", "null"]}
 ERROR = _object(error=_object(message=_TEXT, type=_TEXT, param=_OR_NULL, code=_TEXT))
 STATUS = _object(status=_TEXT)
+STATUS_REPORT = {"type": "object"}
+"""ServerStatus of server.proto, which has its fields."""
 VERSION = _object(version=_TEXT)
 MODEL = _object(
     id=_TEXT,

@@ -22,10 +22,10 @@ from ..auth.interceptor import caller
 from ..auth.shares import PIN_SHARE, check_policy
 from ..declared import DeclaredStatus
 from ..operations.adapter_changes import ALL, AdapterChanges, check_length
+from ..operations.adapter_messages import from_policy, may_see, to_declared, to_message
+from ..operations.adapter_pages import IdsInScope, page
 from ..operations.reads import Reads
 from ..request_ids import request_id_of
-from .adapter_messages import from_policy, may_see, to_declared, to_message
-from .pages import IdsInScope, page
 
 T = TypeVar("T")
 

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from ...api.adapters import AdapterInfo, AdapterPolicy, RegisteredVersion, Registration
+from ...api.reports import ResidentAdapter
 from ...api.requests import WeightedAdapter
 from ...config import EngineConfig
 from ...errors import (
@@ -23,6 +24,7 @@ from .aliases import Alias
 from .events import EventLock, StoreListener
 from .pins import check_pins
 from .reading import ReadAdapter
+from .residents import Residents
 from .tiers import Tiers
 from .version import AdapterVersion
 
@@ -41,12 +43,14 @@ class Registry:
         self.versions: dict[str, AdapterVersion] = {}
         self._sorted_ids: tuple[str, ...] | None = ()
         self._leases = 0
+        self.residents = Residents()
         self.tiers = Tiers(
             base,
             slots=config.max_adapters,
             device_bytes=config.adapter_device_bytes,
             host_bytes=config.adapter_host_bytes,
             on_evicted=self._on_evicted,
+            on_change=self.residents.forget,
         )
         self._versions_kept = config.adapter_versions_kept
         self._random = random.Random()
@@ -260,6 +264,7 @@ class Registry:
         runs with it."""
         with self.locked():
             version.fault = reason
+            self.residents.forget()
             self.settle([version], "out_of_service")
             self.events.adapter_out_of_service(version, self.info_of(version))
 
@@ -278,6 +283,7 @@ class Registry:
     def end_loading(self, version: AdapterVersion) -> None:
         with self.locked():
             version.loading -= 1
+            self.residents.ended_loading(version)
             self.settle([version], "replaced")
 
     def directories(self) -> set[Path]:
@@ -294,6 +300,15 @@ class Registry:
                 "leases": self._leases,
             } | self.tiers.totals()
 
+    def resident_adapters(self) -> tuple[ResidentAdapter, ...]:
+        """Versions in a slot, in host memory or on their way there; the same object until they
+        change, and then no lock is taken."""
+        known = self.residents.known
+        if known is None:
+            with self.locked():
+                known = self.residents.report(self.tiers)
+        return known
+
     # --- versions, under the lock ---------------------------------------------------------------
 
     def known(self, place: RegisteredVersion, adapter_id: str) -> AdapterVersion:
@@ -305,6 +320,7 @@ class Registry:
     def start_loading(self, version: AdapterVersion) -> None:
         """Count a thread that brings it in, until `end_loading`."""
         version.loading += 1
+        self.residents.started_loading(version)
 
     def take_in(self, version: AdapterVersion, read: ReadAdapter) -> None:
         """Note what was read of a version, and stage it in host memory unless it is there."""
@@ -356,6 +372,7 @@ class Registry:
 
     def _count(self, alias: Alias, change: int) -> None:
         alias.count(change)
+        self.residents.forget()
         for version in alias.serving:
             self.tiers.pin(version, version.pins > 0)
 
