@@ -1,7 +1,8 @@
 /** Slots above which cells are small. */
-const MANY = 32;
+const MANY = 16;
 /** Squares in a line of the picture of all adapters, and in all. */
 const COLUMNS = 100;
+const NARROW = 40;
 const SQUARES = 2000;
 
 /** Shows slots and tiers. */
@@ -21,12 +22,12 @@ function showSlots(status) {
 
 function cellOf(slot) {
   if (slot.is_hidden) {
-    return make("li", { class: "cell empty" }, "another tenant's");
+    return make("li", { class: "cell empty" }, "outside this token's scope");
   }
   const ids = slot.adapter_ids || [];
   const running = slot.running || 0;
   const more = ids.length > 1 ? ` +${ids.length - 1}` : "";
-  const name = make("p", { class: "name", title: ids.join(", ") }, (ids[0] || "no name") + more);
+  const name = make("p", { class: "name", title: ids.join(", ") }, (ids[0] || "a former version") + more);
   const facts = [short(slot.version || ""), `rank ${slot.rank || 0}`, bytes(Number(slot.num_bytes || 0))];
   const last = make("p", { class: "last" }, running ? counted(running, "sequence") : "idle");
   if (slot.pinned) {
@@ -67,23 +68,24 @@ function drawTiers(tiers) {
   const total = tiers.reduce((sum, [, count]) => sum + count, 0);
   const each = Math.max(1, Math.ceil(total / SQUARES));
   say($("tiers-more"), `${whole(total)}, a square for ${each === 1 ? "each" : each}`);
+  const columns = $("waffle").clientWidth < 700 ? NARROW : COLUMNS;
   const shapes = [];
   let at = 0;
   for (const [kind, count] of tiers) {
     const end = at + Math.ceil(count / each);
-    shapes.push(makeShape("path", { class: `fill-${kind}`, d: squares(at, end) }));
+    shapes.push(makeShape("path", { class: `fill-${kind}`, d: squares(at, end, columns) }));
     at = end;
   }
-  const lines = Math.max(1, Math.ceil(at / COLUMNS));
-  $("waffle").setAttribute("viewBox", `0 0 ${10 * COLUMNS} ${10 * lines}`);
+  const lines = Math.max(1, Math.ceil(at / columns));
+  $("waffle").setAttribute("viewBox", `0 0 ${10 * columns} ${10 * lines}`);
   $("waffle").replaceChildren(...shapes);
 }
 
 /** Gives the path of the squares from one place to another, one after the other. */
-function squares(start, end) {
+function squares(start, end, columns) {
   let path = "";
   for (let i = start; i < end; i += 1) {
-    path += `M${10 * (i % COLUMNS)} ${10 * Math.floor(i / COLUMNS)}h8v8h-8z`;
+    path += `M${10 * (i % columns)} ${10 * Math.floor(i / columns)}h8v8h-8z`;
   }
   return path;
 }
