@@ -32,6 +32,13 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/metrics", health.metrics),
     Route("GET", "/version", health.version, answer=schemas.VERSION),
     Route("GET", "/status", status.status, answer=schemas.STATUS_REPORT),
+    Route(
+        "GET",
+        "/adapters",
+        status.list_adapters,
+        query=schemas.ADAPTERS_QUERY,
+        answer=schemas.ADAPTERS,
+    ),
     Route("GET", "/v1/models", models.list_models, answer=schemas.MODELS),
     Route("GET", models.ONE, models.give_model, answer=schemas.MODEL),
     Route("POST", "/tokenize", tokens.tokenize, body=schemas.TOKENIZE, answer=schemas.TOKENS),

@@ -20,6 +20,7 @@ from ..auth.rules import Right
 from ..auth.tokens import ANYONE, Caller
 from ..lifecycle.readiness import Readiness
 from ..operations.adapter_changes import AdapterChanges, check_length
+from ..operations.adapter_pages import AdapterPages
 from ..operations.reads import Reads
 from ..operations.server_reports import ServerReports
 from ..operations.submission import Submission
@@ -51,6 +52,7 @@ class Parts:
     names: ModelNames
     reads: Reads
     reports: ServerReports
+    adapter_pages: AdapterPages
     reader: Reader
     max_message_bytes: int
 

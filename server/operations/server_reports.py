@@ -54,11 +54,12 @@ class ServerReports:
         self,
         engine: Callable[[], Engine],
         readiness: Readiness,
-        rates: Rates,
         max_message_bytes: int,
     ) -> None:
-        self._engine, self._readiness, self._rates = engine, readiness, rates
+        self._engine, self._readiness = engine, readiness
         self._max_message_bytes = max_message_bytes
+        self.rates = Rates()
+        """Observer of the engine's steps."""
 
     def info(self, who: Caller) -> pb.ServerInfo:
         """Tell `who` what the server is. Raises EngineStoppedError, as `status`."""
@@ -91,7 +92,7 @@ class ServerReports:
             limits=self._limits(engine),
             load=_load(engine),
             memory=pb.Memory(**vars(info.memory)),
-            rates=pb.Rates(**vars(self._rates.speed())),
+            rates=pb.Rates(**vars(self.rates.speed())),
             batch=_batch(engine, who),
             slots=_slots(engine, who),
             loading_adapter_ids=[
