@@ -1,6 +1,6 @@
 """The command line: `loramux serve | generate | adapters | info | token | train`.
 
-May import: auth, client, config, environment, lifecycle, load_settings, logs, lora_runtime,
+May import: auth, config, environment, lifecycle, load_settings, logs, lora_runtime,
 lora_runtime.training, process, sources, tls.
 """
 
