@@ -68,8 +68,10 @@ class HttpApp:
         parts: Parts,
         on_ended: Callable[[str, int], None],
         routes: tuple[Route, ...] = ROUTES,
+        page: Route | None = None,
     ) -> None:
-        """Take the server's parts. `on_ended`: told of each call's route and status."""
+        """Take the server's parts. `on_ended`: told of each call's route and status; `page`: what
+        people see, which is no part of the API."""
         self._parts, self._on_ended = parts, on_ended
         self._shares = CallShares(most_connections() // 2)
         self.open = 0
@@ -77,7 +79,7 @@ class HttpApp:
         self._routes: dict[str, dict[str, Route]] = {}
         own = Route("GET", "/openapi.json", self.describe, answer={"type": "object"})
         self._described = described((*routes, own))
-        for route in (*routes, own):
+        for route in (*routes, own, *([page] if page else [])):
             self._routes.setdefault(route.path, {})[route.method] = route
 
     async def describe(self, call: Call) -> Response:
