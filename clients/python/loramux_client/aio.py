@@ -102,11 +102,10 @@ class AsyncClient(Reach):
     ) -> inference_pb2.GenerateResponse:
         """Generate, and give the whole answer. Takes a request, or its fields."""
         message = request_of(request, fields)
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
         headers = self._generation_metadata(message, metadata)
         try:
             answer: inference_pb2.GenerateResponse = await self._open().generate(
-                message, timeout=timeout_s, metadata=headers
+                message, timeout=self._deadline(timeout_s), metadata=headers
             )
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from error
@@ -125,9 +124,10 @@ class AsyncClient(Reach):
     ) -> AsyncStream:
         """Generate, and give the answer's events as they come. Takes a request, or its fields."""
         message = request_of(request, fields)
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
         headers = self._generation_metadata(message, metadata)
-        return AsyncStream(self._open().stream(message, timeout=timeout_s, metadata=headers))
+        return AsyncStream(
+            self._open().stream(message, timeout=self._deadline(timeout_s), metadata=headers)
+        )
 
     async def load_adapter(
         self, *, timeout_s: float = LOAD_TIMEOUT_S, **fields: Unpack[LoadFields]

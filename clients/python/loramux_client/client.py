@@ -97,11 +97,10 @@ class Client(Reach):
     ) -> inference_pb2.GenerateResponse:
         """Generate, and give the whole answer. Takes a request, or its fields."""
         message = request_of(request, fields)
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
         headers = self._generation_metadata(message, metadata)
         try:
             answer: inference_pb2.GenerateResponse = self._stubs.generate(
-                message, timeout=timeout_s, metadata=headers
+                message, timeout=self._deadline(timeout_s), metadata=headers
             )
         except grpc.RpcError as error:
             raise from_rpc(error) from error
@@ -118,9 +117,10 @@ class Client(Reach):
     ) -> Stream:
         """Generate, and give the answer's events as they come. Takes a request, or its fields."""
         message = request_of(request, fields)
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
         headers = self._generation_metadata(message, metadata)
-        return Stream(self._stubs.stream(message, timeout=timeout_s, metadata=headers))
+        return Stream(
+            self._stubs.stream(message, timeout=self._deadline(timeout_s), metadata=headers)
+        )
 
     def load_adapter(
         self, *, timeout_s: float = LOAD_TIMEOUT_S, **fields: Unpack[LoadFields]
