@@ -251,7 +251,8 @@ def _latencies(
 ) -> tuple[tuple[tuple[str, float], ...], tuple[tuple[tuple[AdapterUse, ...], float], ...]]:
     """Give what StepStats has of these as `token_gaps` and `first_tokens`."""
     gaps, first_tokens = [], []
-    for seq in (row.sequence for row in rows):
+    for row in rows:
+        seq = row.sequence
         if (gap := seq.take_gap()) is not None:
             gaps.append((seq.handle.request_id, gap))
         elif (ttft := seq.take_ttft()) is not None:
