@@ -138,8 +138,8 @@ class StepStats:
     prefill_tokens: int = 0
     """The part of `tokens` in rows of more than one: of prompts, or computed again after a
     preemption."""
-    first_tokens: tuple[float, ...] = ()
-    """Seconds from arrival to first token, of each first choice that got its first."""
+    first_tokens: tuple[tuple[tuple[AdapterUse, ...], float], ...] = ()
+    """Adapters and seconds from arrival to first token, of each first choice that got its first."""
 
 
 @dataclass(frozen=True)
