@@ -25,7 +25,7 @@ SLOTS = 8
 _TEAMS = ("billing", "claims", "legal", "onboarding", "sales", "search", "support", "triage")
 _LANGUAGES = ("de", "en", "es", "fr", "it", "ja", "nl", "pl", "pt", "sv")
 NAMES = [f"{_TEAMS[i % 8]}-{_LANGUAGES[i // 8 % 10]}-{i:03d}" for i in range(MANY)]
-ODD = "<img src=x onerror=alert(1)>&<b>odd"
+ODD = "z<img src=x onerror=alert(1)>&<b>odd"
 """Name of an adapter beside them."""
 
 
