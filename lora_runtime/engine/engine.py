@@ -481,7 +481,7 @@ class Engine:
 
     def residents(self) -> tuple[ResidentAdapter, ...]:
         """Adapter versions in slots, then those in host memory alone, then those being read; the
-        same object until they change."""
+        same object until they change. Takes no lock."""
         return self._store.residents()
 
     def running_sequences(self) -> dict[str, int]:

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from ...api.adapters import AdapterInfo, AdapterPolicy, RegisteredVersion, Registration
-from ...api.reports import ResidentAdapter
 from ...api.requests import WeightedAdapter
 from ...config import EngineConfig
 from ...errors import (
@@ -50,7 +49,7 @@ class Registry:
             device_bytes=config.adapter_device_bytes,
             host_bytes=config.adapter_host_bytes,
             on_evicted=self._on_evicted,
-            on_change=self.residents.forget,
+            on_change=self._note,
         )
         self._versions_kept = config.adapter_versions_kept
         self._random = random.Random()
@@ -264,7 +263,7 @@ class Registry:
         runs with it."""
         with self.locked():
             version.fault = reason
-            self.residents.forget()
+            self._note(version)
             self.settle([version], "out_of_service")
             self.events.adapter_out_of_service(version, self.info_of(version))
 
@@ -283,7 +282,7 @@ class Registry:
     def end_loading(self, version: AdapterVersion) -> None:
         with self.locked():
             version.loading -= 1
-            self.residents.ended_loading(version)
+            self._note(version)
             self.settle([version], "replaced")
 
     def directories(self) -> set[Path]:
@@ -300,15 +299,6 @@ class Registry:
                 "leases": self._leases,
             } | self.tiers.totals()
 
-    def resident_adapters(self) -> tuple[ResidentAdapter, ...]:
-        """Versions in a slot, in host memory or on their way there; the same object until they
-        change, and then no lock is taken."""
-        known = self.residents.known
-        if known is None:
-            with self.locked():
-                known = self.residents.report(self.tiers)
-        return known
-
     # --- versions, under the lock ---------------------------------------------------------------
 
     def known(self, place: RegisteredVersion, adapter_id: str) -> AdapterVersion:
@@ -320,7 +310,7 @@ class Registry:
     def start_loading(self, version: AdapterVersion) -> None:
         """Count a thread that brings it in, until `end_loading`."""
         version.loading += 1
-        self.residents.started_loading(version)
+        self._note(version)
 
     def take_in(self, version: AdapterVersion, read: ReadAdapter) -> None:
         """Note what was read of a version, and stage it in host memory unless it is there."""
@@ -372,7 +362,8 @@ class Registry:
 
     def _count(self, alias: Alias, change: int) -> None:
         alias.count(change)
-        self.residents.forget()
+        for version in alias.versions:
+            self._note(version)
         for version in alias.serving:
             self.tiers.pin(version, version.pins > 0)
 
@@ -395,6 +386,9 @@ class Registry:
             self.tiers.drop(version, "unloaded")
             del self.versions[version.version]
             self.events.adapter_forgotten(version)
+
+    def _note(self, version: AdapterVersion) -> None:
+        self.residents.note(version, version in self.tiers.pinned)
 
     def _on_evicted(self, version: AdapterVersion, reason: str) -> None:
         self.events.adapter_evicted(version, self.info_of(version), reason)

@@ -4,55 +4,50 @@ from __future__ import annotations
 
 from ...api.adapters import AdapterState
 from ...api.reports import ResidentAdapter
-from .tiers import Tiers
 from .version import AdapterVersion
+
+_LEVELS = {AdapterState.DEVICE: 0, AdapterState.HOST: 1, AdapterState.LOADING: 2}
 
 
 class Residents:
-    """Makes the report anew after a change only: routers ask for it many times a second. Guarded by
-    the registry's lock, but for `known`."""
+    """What routers ask for many times a second: changes are noted as they come, under the
+    registry's lock, and reading them takes none."""
 
     def __init__(self) -> None:
-        self.known: tuple[ResidentAdapter, ...] | None = None
-        """The report, None after a change."""
-        self._loading: set[AdapterVersion] = set()
+        self._reports: dict[AdapterVersion, ResidentAdapter] = {}
+        self._changes = 0
+        self._sorted: tuple[int, tuple[ResidentAdapter, ...]] = (0, ())
 
-    def forget(self) -> None:
-        """Note that the report is true no more."""
-        self.known = None
+    def note(self, version: AdapterVersion, pinned: bool) -> None:
+        """Take up what has changed of a version, as it is now."""
+        if version.weights is None and version.staged is None and not version.loading:
+            if self._reports.pop(version, None) is None:
+                return
+        else:
+            self._reports[version] = _report(version, pinned)
+        self._changes += 1
 
-    def started_loading(self, version: AdapterVersion) -> None:
-        self._loading.add(version)
-        self.forget()
-
-    def ended_loading(self, version: AdapterVersion) -> None:
-        if not version.loading:
-            self._loading.discard(version)
-        self.forget()
-
-    def report(self, tiers: Tiers) -> tuple[ResidentAdapter, ...]:
-        """Make the report, unless nothing has changed: slots first, then host memory, then what is
-        being loaded, each in the order of ids."""
-        if self.known is None:
-            versions = tiers.resident | tiers.hosted | self._loading
-            reports = [_report(v, v in tiers.pinned) for v in versions]
-            self.known = tuple(sorted(reports, key=_order))
-        return self.known
-
-
-_ORDER = (AdapterState.DEVICE, AdapterState.HOST, AdapterState.LOADING)
+    def report(self) -> tuple[ResidentAdapter, ...]:
+        """Versions in slots, then those in host memory alone, then those being read, each in the
+        order of ids; the same object until they change."""
+        changes, (of_changes, report) = self._changes, self._sorted
+        if changes != of_changes:
+            # `sorted` copies first, at once: no change comes in between.
+            report = tuple(sorted(self._reports.values(), key=_order))
+            self._sorted = changes, report
+        return report
 
 
 def _order(adapter: ResidentAdapter) -> tuple[int, tuple[str, ...], str]:
-    return _ORDER.index(adapter.level), adapter.adapter_ids, adapter.version
+    return _LEVELS[adapter.level], adapter.adapter_ids, adapter.version
 
 
 def _report(version: AdapterVersion, pinned: bool) -> ResidentAdapter:
-    level = AdapterState.HOST if version.staged is not None else AdapterState.LOADING
+    level = AdapterState.LOADING if version.staged is None else AdapterState.HOST
     return ResidentAdapter(
         version=version.version,
         adapter_ids=tuple(sorted(version.ids)),
-        level=AdapterState.DEVICE if version.weights is not None else level,
+        level=level if version.weights is None else AdapterState.DEVICE,
         staged=version.staged is not None,
         in_service=not version.fault,
         pinned=pinned,

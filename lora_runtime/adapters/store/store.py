@@ -178,8 +178,8 @@ class AdapterStore:
 
     def residents(self) -> tuple[ResidentAdapter, ...]:
         """Versions in a slot, in host memory or on their way there, the same object until they
-        change."""
-        return self._registry.resident_adapters()
+        change; takes no lock."""
+        return self._registry.residents.report()
 
     def running(self) -> dict[str, int]:
         """Sequences that run now with each version in a slot."""

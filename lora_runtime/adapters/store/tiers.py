@@ -22,7 +22,7 @@ class Tiers:
     Nothing that sequences run with, or that is pinned, is ever taken out of its slot. Slots are
     sized by what is in them: at most `slots` versions and, unless 0, `device_bytes` bytes.
     `on_evicted` is called with a version and the reason whenever one leaves its slot, `on_change`
-    when another is in a slot, in host memory or pinned than before.
+    with one that comes into a slot or host memory, leaves it, or is pinned or not.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Tiers:
         device_bytes: int,
         host_bytes: int,
         on_evicted: Callable[[AdapterVersion, str], None],
-        on_change: Callable[[], None],
+        on_change: Callable[[AdapterVersion], None],
     ) -> None:
         self._base = base
         self._slots, self._device_budget, self._host_budget = slots, device_bytes, host_bytes
@@ -112,7 +112,7 @@ class Tiers:
     def pin(self, version: AdapterVersion, pinned: bool) -> None:
         """Count a pinned version as in its slot, whether it has come there yet or not."""
         (self.pinned.add if pinned else self.pinned.discard)(version)
-        self._on_change()
+        self._on_change(version)
         self._unpin_if_too_many(version)
 
     def _unpin_if_too_many(self, version: AdapterVersion) -> None:
@@ -131,7 +131,7 @@ class Tiers:
         version.device_bytes, version.host_bytes = staged.num_bytes, staged.host_bytes
         self._unpin_if_too_many(version)
         self.hosted.add(version)
-        self._on_change()
+        self._on_change(version)
         self._host_grew = True
         self.touch(version)
 
@@ -161,7 +161,7 @@ class Tiers:
             )
             return False
         self.resident.add(version)
-        self._on_change()
+        self._on_change(version)
         self.touch(version)
         return True
 
@@ -241,7 +241,7 @@ class Tiers:
         """Take it out of host memory."""
         version.staged = None
         self.hosted.discard(version)
-        self._on_change()
+        self._on_change(version)
 
     def drop(self, version: AdapterVersion, reason: str) -> None:
         """Take it out of its slot and of host memory."""
@@ -249,7 +249,7 @@ class Tiers:
             self.demote(version, reason)
         self.unstage(version)
         self.pinned.discard(version)
-        self._on_change()
+        self._on_change(version)
         self._rank.pop(version, None)
         if version is self._reserved:
             self._reserved = None
@@ -280,7 +280,7 @@ class Tiers:
         self._base.remove_adapter(version.weights)
         version.weights = None
         self.resident.discard(version)
-        self._on_change()
+        self._on_change(version)
 
     def _worth(self, version: AdapterVersion) -> tuple[int, int]:
         return -self._rank.get(version, _UNWANTED), version.last_used
