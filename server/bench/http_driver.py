@@ -50,7 +50,7 @@ class HttpDriver:
                 if response.status != 200:
                     why = _message(await response.read())
                     raise BenchError(f"HTTP {response.status}: {why}")
-                models = (await response.json())["data"]
+                models = json.loads(await response.read())["data"]
                 return [model["id"] for model in models if model.get("parent")]
         except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError) as error:
             raise BenchError(f"{self._url}/v1/models: {error!r}") from error
@@ -65,7 +65,7 @@ class HttpDriver:
                 elif self._ask.stream:
                     await _read_stream(response, call)
                 else:
-                    _note_usage(call, (await response.json())["usage"])
+                    _note_usage(call, json.loads(await response.read())["usage"])
         except TimeoutError:
             call.fail("TIMEOUT", f"it took longer than {self._ask.timeout_s:g} s")
         except (aiohttp.ClientError, OSError) as error:
