@@ -137,10 +137,13 @@ async def test_the_report_is_written_and_has_no_token(
 
 async def test_a_picture_is_drawn(served: HttpHarness, bench: Bench, tmp_path: Path) -> None:
     file = tmp_path / "load.png"
-    adapters = ("-a", "", "-a", "a0", "-a", "no-such")
+    # Ids are no markup of a terminal or a picture.
+    adapters = ("-a", "", "-a", "a0", "-a", r"no[b]$\such$")
     load = ("-n", "12", "--rate", "500", "-c", "2")
-    await bench(*way(served, "grpc"), *load, *adapters, *LENGTH, "--plot", str(file), code=3)
+    where = way(served, "grpc")
+    result = await bench(*where, *load, *adapters, *LENGTH, "--plot", str(file), code=3)
     assert file.stat().st_size > 10_000
+    assert r"no[b]$\such$" in result.stdout
 
 
 @pytest.mark.parametrize(
