@@ -1,6 +1,6 @@
 """The command line: `loramux serve | generate | adapters | info | bench | token | train`.
 
-May import: auth, bench, client, config, environment, lifecycle, load_settings, logs, lora_runtime,
+May import: auth, bench, config, environment, lifecycle, load_settings, logs, lora_runtime,
 lora_runtime.training, process, sources, tls.
 """
 
