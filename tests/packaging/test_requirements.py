@@ -32,7 +32,7 @@ NOT_LOWEST = {"torch", "setuptools"}
     ("folder", "extras"),
     [
         ("lora_runtime", ("sources", "train", "demo", "quantised")),
-        ("server", ()),
+        ("server", ("otel",)),
         ("tests", ("sources", "train", "demo", "quantised", "dev")),
     ],
 )
