@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .adapters import AdapterInfo
+from .adapters import AdapterInfo, AdapterState
 from .answers import AdapterUse, FinishReason
 from .requests import Request
 
@@ -84,6 +84,42 @@ class EngineStats:
 
 
 @dataclass(frozen=True)
+class Occupancy:
+    """How full the engine is at one moment, for those who ask many times a second."""
+
+    running: int
+    """Sequences in the batch."""
+    waiting: int
+    kv_blocks_used: int
+    kv_blocks_total: int
+    awaited: tuple[str, ...] = ()
+    """Ids that requests wait for, in no slot and on their way to none, sorted."""
+
+
+@dataclass(frozen=True)
+class ResidentAdapter:
+    """An adapter version in a slot, in host memory, or on its way there."""
+
+    version: str
+    adapter_ids: tuple[str, ...]
+    """Ids whose new requests may get it, sorted; none where it only finishes what runs with it, or
+    may serve again."""
+    level: AdapterState
+    """DEVICE: in a slot; HOST: in host memory alone; LOADING: being read."""
+    staged: bool
+    """Whether host memory has it too: out of its slot, it comes back without being read."""
+    in_service: bool
+    """False where steps with it fail, so that no request gets it."""
+    pinned: bool
+    rank: int
+    """The highest of its modules' ranks; 0 where it was never read."""
+    num_bytes: int
+    """Bytes in a slot; 0 where it was never read."""
+    host_bytes: int
+    """Bytes in host memory, staged for a slot."""
+
+
+@dataclass(frozen=True)
 class StepStats:
     """One engine step, given to observers."""
 
@@ -97,6 +133,13 @@ class StepStats:
     kv_blocks_total: int
     token_gaps: tuple[tuple[str, float], ...] = ()
     """Request id and seconds since the token before, of each first choice that got another one."""
+    generated: int = 0
+    """Tokens that were sampled."""
+    prefill_tokens: int = 0
+    """The part of `tokens` in rows of more than one: of prompts, or computed again after a
+    preemption."""
+    first_tokens: tuple[float, ...] = ()
+    """Seconds from arrival to first token, of each first choice that got its first."""
 
 
 @dataclass(frozen=True)
