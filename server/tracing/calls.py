@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 import grpc
@@ -9,8 +10,9 @@ import structlog
 from opentelemetry import propagate
 from opentelemetry import trace as api
 from opentelemetry.context import Context
-from opentelemetry.propagators.textmap import Getter
+from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from lora_runtime import EngineObserver, Request, RequestRecord
 
@@ -85,6 +87,7 @@ class Calls(EngineObserver):
 
     def __init__(self, tracer: Tracer, writer: SpanWriter) -> None:
         self._tracer, self._writer = tracer, writer
+        self._propagator = _propagator()
 
     def rpc_begun(self, method: str, metadata: Headers) -> CallSpan | None:
         """Begin the span of the call that this task serves. `method`: "package.Service/Method"."""
@@ -102,7 +105,7 @@ class Calls(EngineObserver):
         return self._begun(f"{method} {path}", headers, told)
 
     def _begun(self, name: str, headers: Headers, attributes: dict[str, str]) -> CallSpan | None:
-        parent = propagate.extract(headers, Context(), _GETTER)
+        parent = self._propagator.extract(headers, Context(), _GETTER)
         span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes)
         return _entered(CallSpan(span, self._writer))
 
@@ -114,6 +117,16 @@ class Calls(EngineObserver):
     def on_request_finished(self, record: RequestRecord) -> None:
         if isinstance(trace := record.trace, RequestTrace) and trace.parent is not None:
             self._writer.put(RequestEnd(trace, now(), record))
+
+
+def _propagator() -> TextMapPropagator:
+    """Make what reads callers' headers: W3C's trace context, or what the environment names.
+
+    Baggage, which OpenTelemetry reads too by itself, is work for nothing: no span has it.
+    """
+    if os.environ.get("OTEL_PROPAGATORS"):
+        return propagate.get_global_textmap()
+    return TraceContextTextMapPropagator()
 
 
 def _entered(call: CallSpan | None) -> CallSpan | None:

@@ -53,9 +53,9 @@ def start(endpoint: str, environ: Mapping[str, str] = os.environ) -> Tracing | N
         # A cluster may give all its pods the same environment.
         log.warning("no traces are sent", variable=asks, reason=_EXTRA)
         return None
-    from .tracing import Tracing
-
     try:
+        from .tracing import Tracing
+
         return Tracing(endpoint, protocol)
     except Exception as error:  # what the environment's other variables are made into
         raise TracingError(f"traces cannot be sent: {error}") from error
