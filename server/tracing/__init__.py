@@ -2,5 +2,5 @@
 
 `start` says whether there are any; only what it imports then imports OpenTelemetry.
 
-May import: errors, lora_runtime.
+May import: errors, logs, lora_runtime.
 """

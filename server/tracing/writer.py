@@ -9,6 +9,7 @@ from queue import Empty, Full, Queue
 
 import structlog
 
+from ..logs import allowed
 from .request import RequestEnd
 
 log = structlog.get_logger("loramux.server")
@@ -23,8 +24,7 @@ class SpanWriter:
         self._write = write
         self._ends: Queue[RequestEnd | None] = Queue(size)
         self._is_stopping = False
-        self.dropped = 0
-        """Requests without spans: there were too many at once."""
+        self.dropped = self._told = 0
         self._thread = threading.Thread(target=self._run, name="loramux-traces", daemon=True)
         self._thread.start()
 
@@ -40,8 +40,6 @@ class SpanWriter:
         with suppress(Full):
             self._ends.put_nowait(None)  # wakes it
         self._thread.join(timeout_s)
-        if self.dropped:
-            log.warning("requests without spans", count=self.dropped)
 
     def _run(self) -> None:
         while True:
@@ -49,9 +47,15 @@ class SpanWriter:
                 end = self._ends.get(block=not self._is_stopping)
             except Empty:
                 return
-            if end is None:
-                continue
             try:
-                self._write(end)
+                if end is not None:
+                    self._write(end)
             except Exception:
                 log.exception("the spans of a request cannot be made")
+            self._tell_dropped()
+
+    def _tell_dropped(self) -> None:
+        dropped = self.dropped
+        if dropped != self._told and allowed("requests without spans"):
+            log.warning("requests without spans", count=dropped - self._told)
+            self._told = dropped

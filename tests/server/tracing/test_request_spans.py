@@ -11,6 +11,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from structlog.testing import capture_logs
 
 from lora_runtime import AdapterUse, FinishReason, QueueFullError, Request, RequestRecord
 from server.tracing.request import RequestEnd, RequestTrace, now
@@ -109,8 +110,11 @@ def test_whoever_ends_a_request_never_waits_for_its_spans() -> None:
     ends = [RequestEnd(RequestTrace(Request("x"), "1f", None), now()) for _ in range(9)]
     for end in ends:
         writer.put(end)
-    may_go.set()
-    writer.stop(20)
+    with capture_logs() as lines:
+        may_go.set()
+        writer.stop(20)
+    told = [line["count"] for line in lines if line["event"] == "requests without spans"]
+    assert sum(told) == writer.dropped
     assert len(met) + writer.dropped == 9
     assert 3 <= len(met) <= 4
     assert met[1:] == ends[1 : len(met)]
