@@ -219,6 +219,11 @@ class Settings(_EngineSettings):
         ge=0,
         description="Adapters with a metrics label of their own; later ones count as 'other'.",
     )
+    otlp_traces_endpoint: str = Field(
+        "",
+        description="OpenTelemetry collector that gets spans of calls, such as http://collector:4317; needs "
+        "loramux[otel]. Without one, what the standard OTEL_* variables say.",
+    )
     log_format: Literal["json", "console"] = Field(
         "json", description="Form of log lines on standard error."
     )

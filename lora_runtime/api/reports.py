@@ -177,6 +177,8 @@ class RequestRecord:
     """First to last token of the first choice."""
     finish_reasons: tuple[FinishReason, ...] = ()
     """Why its choices ended, of those that did by themselves."""
+    trace: object = None
+    """`Request.trace`."""
 
 
 class EngineObserver:
@@ -190,6 +192,9 @@ class EngineObserver:
 
     def on_request_rejected(self, request: Request, error: Exception) -> None:
         """`submit` raised `error`: the request was never queued. Called on the caller's thread."""
+
+    def on_adapters_read(self, request: Request, seconds: float) -> None:
+        """`request` has waited for its adapters to be read for the first time, before it is queued."""
 
     def on_adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
         """An adapter version is ready to serve."""

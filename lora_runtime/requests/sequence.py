@@ -240,4 +240,5 @@ class LiveRequest:
             else (first.scheduled_at or now) - first.missed_at,
             decode_s=0.0 if first.first_token_at is None else first.timings().decode_s,
             finish_reasons=tuple(r for s in self.sequences if (r := s.finish_reason) is not None),
+            trace=self.handle.request.trace,
         )
