@@ -32,7 +32,9 @@ def main() -> None:
 class Load:
     def __init__(self, asked: dict[str, Any]) -> None:
         self._asked = asked
-        self._calls: Iterator[tuple[str, str]] = iter([(name, kind) for name, kind in asked["calls"]])
+        self._calls: Iterator[tuple[str, str]] = iter(
+            [(name, kind) for name, kind in asked["calls"]]
+        )
         self._lock = threading.Lock()
         self._ends: Counter[str] = Counter()
         self._seconds: list[float] = []
