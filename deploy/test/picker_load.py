@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
-
 from loramux.v1 import inference_pb2 as messages
 from loramux.v1.inference_pb2_grpc import InferenceStub
 
