@@ -70,7 +70,7 @@ class App:
         """Make the parts; no port is open yet. Raises AuthFileError."""
         self.settings = settings
         self.port = 0
-        self.metrics = Metrics(settings.metrics_adapter_labels)
+        self.metrics = Metrics(settings.metrics_adapter_labels, settings.metrics_names)
         self._engine: Engine | None = None
         self._running = RunningCalls()
         self._calls = CallInterceptor([self._running, self.metrics])
@@ -144,7 +144,10 @@ class App:
         if settings.metrics_port:
             with named_port("--metrics-port", settings.metrics_port):
                 self._metrics_server = metrics_port.start(
-                    bare_host(settings), settings.metrics_port, self.metrics.registry
+                    bare_host(settings),
+                    settings.metrics_port,
+                    self.metrics.shown,
+                    self.metrics.router_page,
                 )
 
     async def load(self) -> None:
@@ -160,7 +163,7 @@ class App:
         engine.add_observer(FailureWatch(self._health))
         engine.start()
         await in_thread(engine.warm_up)
-        self.metrics.attach(engine)
+        self.metrics.attach(engine, next(iter(self.settings.served_model_names), engine.base.name))
         policies = {name: policy.to_engine() for name, policy in self.settings.policies.items()}
         settings_policies = SettingsPolicies(engine, policies)
         engine.add_observer(settings_policies)
@@ -285,7 +288,9 @@ class App:
             changes=self._changes,
             threads=self._threads,
             readiness=self._readiness,
-            metrics=MetricsPage(self.metrics.registry, self._threads.reading),
+            metrics=MetricsPage(
+                self.metrics.shown, self._threads.reading, self.metrics.router_page
+            ),
             reads=self._reads,
             reader=Reader(self.settings.max_message_bytes, self._threads.parsing),
             access=Access(self._tokens, self.metrics.call_refused),

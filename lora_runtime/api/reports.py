@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .adapters import AdapterInfo, AdapterState
-from .answers import AdapterUse
+from .answers import AdapterUse, FinishReason
 from .requests import Request
 
 
@@ -162,10 +162,14 @@ class RequestRecord:
     """Submission to first token; None when none was produced."""
     e2e_s: float
     adapters: tuple[AdapterUse, ...] = ()
+    choice_tokens: tuple[int, ...] = ()
+    """Generated tokens of each choice."""
     adapter_wait_s: float = 0.0
     """The part of `queue_s` that the request waited for its adapter to be loaded."""
     decode_s: float = 0.0
     """First to last token of the first choice."""
+    finish_reasons: tuple[FinishReason, ...] = ()
+    """Why its choices ended, of those that did by themselves."""
 
 
 class EngineObserver:

@@ -30,6 +30,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/health", health.health, is_open=True, answer=schemas.STATUS),
     Route("GET", "/live", health.live, is_open=True, answer=schemas.STATUS),
     Route("GET", "/metrics", health.metrics),
+    Route("GET", "/metrics/router", health.router_metrics),
     Route("GET", "/version", health.version, answer=schemas.VERSION),
     Route("GET", "/v1/models", models.list_models, answer=schemas.MODELS),
     Route("GET", models.ONE, models.give_model, answer=schemas.MODEL),
