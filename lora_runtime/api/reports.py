@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .adapters import AdapterInfo
-from .answers import AdapterUse
+from .adapters import AdapterInfo, AdapterState
+from .answers import AdapterUse, FinishReason
 from .requests import Request
 
 
@@ -84,6 +84,42 @@ class EngineStats:
 
 
 @dataclass(frozen=True)
+class Occupancy:
+    """How full the engine is at one moment, for those who ask many times a second."""
+
+    running: int
+    """Sequences in the batch."""
+    waiting: int
+    kv_blocks_used: int
+    kv_blocks_total: int
+    awaited: tuple[str, ...] = ()
+    """Ids that requests wait for, in no slot and on their way to none, sorted."""
+
+
+@dataclass(frozen=True)
+class ResidentAdapter:
+    """An adapter version in a slot, in host memory, or on its way there."""
+
+    version: str
+    adapter_ids: tuple[str, ...]
+    """Ids whose new requests may get it, sorted; none where it only finishes what runs with it, or
+    may serve again."""
+    level: AdapterState
+    """DEVICE: in a slot; HOST: in host memory alone; LOADING: being read."""
+    staged: bool
+    """Whether host memory has it too: out of its slot, it comes back without being read."""
+    in_service: bool
+    """False where steps with it fail, so that no request gets it."""
+    pinned: bool
+    rank: int
+    """The highest of its modules' ranks; 0 where it was never read."""
+    num_bytes: int
+    """Bytes in a slot; 0 where it was never read."""
+    host_bytes: int
+    """Bytes in host memory, staged for a slot."""
+
+
+@dataclass(frozen=True)
 class StepStats:
     """One engine step, given to observers."""
 
@@ -97,6 +133,13 @@ class StepStats:
     kv_blocks_total: int
     token_gaps: tuple[tuple[str, float], ...] = ()
     """Request id and seconds since the token before, of each first choice that got another one."""
+    generated: int = 0
+    """Tokens that were sampled."""
+    prefill_tokens: int = 0
+    """The part of `tokens` in rows of more than one: of prompts, or computed again after a
+    preemption."""
+    first_tokens: tuple[tuple[tuple[AdapterUse, ...], float], ...] = ()
+    """Adapters and seconds from arrival to first token, of each first choice that got its first."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +169,16 @@ class RequestRecord:
     """Submission to first token; None when none was produced."""
     e2e_s: float
     adapters: tuple[AdapterUse, ...] = ()
+    choice_tokens: tuple[int, ...] = ()
+    """Generated tokens of each choice."""
     adapter_wait_s: float = 0.0
     """The part of `queue_s` that the request waited for its adapter to be loaded."""
     decode_s: float = 0.0
     """First to last token of the first choice."""
+    finish_reasons: tuple[FinishReason, ...] = ()
+    """Why its choices ended, of those that did by themselves."""
+    trace: object = None
+    """`Request.trace`."""
 
 
 class EngineObserver:
@@ -143,6 +192,9 @@ class EngineObserver:
 
     def on_request_rejected(self, request: Request, error: Exception) -> None:
         """`submit` raised `error`: the request was never queued. Called on the caller's thread."""
+
+    def on_adapters_read(self, request: Request, seconds: float) -> None:
+        """`request` has waited for its adapters to be read for the first time, before it is queued."""
 
     def on_adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
         """An adapter version is ready to serve."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
@@ -21,7 +22,14 @@ from ..adapters.store.store import AdapterStore
 from ..api.adapters import AdapterInfo, AdapterPolicy, Registration
 from ..api.answers import Generation, TokenEvent
 from ..api.limits import RequestLimits
-from ..api.reports import EngineInfo, EngineObserver, EngineStats, RunningStep
+from ..api.reports import (
+    EngineInfo,
+    EngineObserver,
+    EngineStats,
+    Occupancy,
+    ResidentAdapter,
+    RunningStep,
+)
 from ..api.requests import MAX_ID_LENGTH, Request, SamplingParams
 from ..base_model import BaseModel
 from ..config import BaseConfig, EngineConfig
@@ -449,6 +457,36 @@ class Engine:
             steps=self._loop.steps,
             **self._store.totals(),
         )
+
+    def running_adapters(self) -> dict[str, int]:
+        """Sequences in the running batch by adapter id, "" for the base; one of several adapters
+        counts for each. Takes no lock."""
+        running = list(self._scheduler.running)  # in one go: the engine thread changes it
+        return Counter(
+            adapter_id
+            for handle in (seq.handle for seq in running)
+            for adapter_id in [use.adapter_id for use in handle.adapters] or [""]
+        )
+
+    def occupancy(self) -> Occupancy:
+        """Report on how full the engine is; takes no lock, so that it is cheap to ask."""
+        allocator, running = self._scheduler.allocator, len(self._scheduler.running)
+        return Occupancy(
+            running=running,
+            waiting=max(0, self._inbox.unfinished_sequences - running),
+            kv_blocks_used=allocator.num_used,
+            kv_blocks_total=allocator.num_blocks,
+            awaited=self._store.awaited(),
+        )
+
+    def residents(self) -> tuple[ResidentAdapter, ...]:
+        """Adapter versions in slots, then those in host memory alone, then those being read; the
+        same object until they change. Takes no lock."""
+        return self._store.residents()
+
+    def running_sequences(self) -> dict[str, int]:
+        """Sequences that run now, by the version of each adapter in a slot."""
+        return self._store.running()
 
     def running_step(self) -> RunningStep | None:
         """Report on the step that runs now, None between steps.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ..adapters.store.version import AdapterVersion
-from ..api.answers import Timings, Usage
+from ..api.answers import FinishReason, Timings, Usage
 from ..api.reports import RequestRecord
 from ..api.requests import SamplingParams
 from ..grammars.row import RowGrammar
@@ -136,7 +136,9 @@ class Sequence:
         self.first_token_at: float | None = None
         self.last_token_at: float | None = None
         self._gap: float | None = None
+        self._ttft: float | None = None
         self.finished = False
+        self.finish_reason: FinishReason | None = None
 
     @property
     def num_remaining(self) -> int:
@@ -164,7 +166,7 @@ class Sequence:
     def mark_token(self, now: float) -> None:
         """Keep the times that TTFT and ITL are made of."""
         if self.last_token_at is None:
-            self.first_token_at = now
+            self.first_token_at, self._ttft = now, now - self.arrived
         else:
             self._gap = now - self.last_token_at
         self.last_token_at = now
@@ -174,6 +176,11 @@ class Sequence:
         if the sequence is not its request's first choice."""
         gap, self._gap = self._gap, None
         return None if self.index else gap
+
+    def take_ttft(self) -> float | None:
+        """Seconds from arrival to first token; None as for `take_gap`."""
+        ttft, self._ttft = self._ttft, None
+        return None if self.index else ttft
 
     def usage(self) -> Usage:
         return Usage(self.num_prompt, self.cached_tokens or 0, self.num_generated)
@@ -227,8 +234,11 @@ class LiveRequest:
             ttft_s=None if first.first_token_at is None else first.first_token_at - first.arrived,
             e2e_s=now - first.arrived,
             adapters=self.handle.adapters,
+            choice_tokens=tuple(s.num_generated for s in self.sequences),
             adapter_wait_s=0.0
             if first.missed_at is None
             else (first.scheduled_at or now) - first.missed_at,
             decode_s=0.0 if first.first_token_at is None else first.timings().decode_s,
+            finish_reasons=tuple(r for s in self.sequences if (r := s.finish_reason) is not None),
+            trace=self.handle.request.trace,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -21,16 +21,28 @@ from .openai import routes as openai
 from .openai.requests.fields import CHAT, COMPLETION
 from .openai.schemas import CHAT_ANSWER, COMPLETION_ANSWER, body_schema
 from .openapi import described
-from .pages import adapters, health, models, tokens
+from .pages import adapters, health, models, status, tokens
 from .route import Route
 from .shares import CallShares
+
+if TYPE_CHECKING:
+    from ..tracing.calls import CallSpan
 
 ROUTES: tuple[Route, ...] = (
     # Probes have no tokens.
     Route("GET", "/health", health.health, is_open=True, answer=schemas.STATUS),
     Route("GET", "/live", health.live, is_open=True, answer=schemas.STATUS),
     Route("GET", "/metrics", health.metrics),
+    Route("GET", "/metrics/router", health.router_metrics),
     Route("GET", "/version", health.version, answer=schemas.VERSION),
+    Route("GET", "/status", status.status, answer=schemas.STATUS_REPORT),
+    Route(
+        "GET",
+        "/adapters",
+        status.list_adapters,
+        query=schemas.ADAPTERS_QUERY,
+        answer=schemas.ADAPTERS,
+    ),
     Route("GET", "/v1/models", models.list_models, answer=schemas.MODELS),
     Route("GET", models.ONE, models.give_model, answer=schemas.MODEL),
     Route("POST", "/tokenize", tokens.tokenize, body=schemas.TOKENIZE, answer=schemas.TOKENS),
@@ -60,8 +72,10 @@ class HttpApp:
         parts: Parts,
         on_ended: Callable[[str, int], None],
         routes: tuple[Route, ...] = ROUTES,
+        page: Route | None = None,
     ) -> None:
-        """Take the server's parts. `on_ended`: told of each call's route and status."""
+        """Take the server's parts. `on_ended`: told of each call's route and status; `page`: what
+        people see, which is no part of the API."""
         self._parts, self._on_ended = parts, on_ended
         self._shares = CallShares(most_connections() // 2)
         self.open = 0
@@ -69,7 +83,7 @@ class HttpApp:
         self._routes: dict[str, dict[str, Route]] = {}
         own = Route("GET", "/openapi.json", self.describe, answer={"type": "object"})
         self._described = described((*routes, own))
-        for route in (*routes, own):
+        for route in (*routes, own, *([page] if page else [])):
             self._routes.setdefault(route.path, {})[route.method] = route
 
     async def describe(self, call: Call) -> Response:
@@ -82,6 +96,7 @@ class HttpApp:
         methods = self._routes.get(models.route_of(scope["path"]), {})
         route = methods.get("GET" if scope["method"] == "HEAD" else scope["method"])
         call = Call(self._parts, Request(scope, receive), route.name if route else OTHER)
+        span = self._span(call, route)
         status = _GONE
         self.open += 1
         try:
@@ -100,9 +115,19 @@ class HttpApp:
         finally:
             self.open -= 1
             self._on_ended(call.route, status)
+            if span is not None:
+                span.request_id = call.request_id
+                span.http_ended(status)
             if call.has_share:
                 self._shares.give_back(call.who)
             call.end()
+
+    def _span(self, call: Call, route: Route | None) -> CallSpan | None:
+        """Begin the call's span, if it has one."""
+        if (tracing := self._parts.tracing) is None:
+            return None
+        method, path = (route.method, route.path) if route else ("", "")
+        return tracing.calls.http_begun(method, path, call.request.headers.items())
 
     async def _answer(self, call: Call, route: Route | None, methods: dict[str, Route]) -> Response:
         try:

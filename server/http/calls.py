@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import Request
 
@@ -20,7 +20,9 @@ from ..auth.rules import Right
 from ..auth.tokens import ANYONE, Caller
 from ..lifecycle.readiness import Readiness
 from ..operations.adapter_changes import AdapterChanges, check_length
+from ..operations.adapter_pages import AdapterPages
 from ..operations.reads import Reads
+from ..operations.server_reports import ServerReports
 from ..operations.submission import Submission
 from ..request_ids import METADATA_KEY, is_safe
 from ..threads import Threads
@@ -29,6 +31,9 @@ from .bodies.json_text import Limits
 from .bodies.reading import Reader
 from .metrics_page import MetricsPage
 from .names import ModelNames
+
+if TYPE_CHECKING:
+    from ..tracing.tracing import Tracing
 
 T = TypeVar("T")
 _VALUES = 1 << 15
@@ -49,8 +54,12 @@ class Parts:
     access: Access
     names: ModelNames
     reads: Reads
+    reports: ServerReports
+    adapter_pages: AdapterPages
     reader: Reader
     max_message_bytes: int
+    tracing: Tracing | None = None
+    """What gives calls their spans, where there are any."""
 
 
 class Call:

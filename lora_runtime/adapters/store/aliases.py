@@ -71,7 +71,7 @@ class Alias:
         for version in self.versions:
             version.refs += change
         for version in self.serving:
-            version.serving += change
+            (version.ids.add if change > 0 else version.ids.discard)(self.adapter_id)
             version.pins += change * pinned
 
     def pick(self, u: float) -> AdapterVersion:

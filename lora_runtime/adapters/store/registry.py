@@ -23,6 +23,7 @@ from .aliases import Alias
 from .events import EventLock, StoreListener
 from .pins import check_pins
 from .reading import ReadAdapter
+from .residents import Residents
 from .tiers import Tiers
 from .version import AdapterVersion
 
@@ -41,12 +42,14 @@ class Registry:
         self.versions: dict[str, AdapterVersion] = {}
         self._sorted_ids: tuple[str, ...] | None = ()
         self._leases = 0
+        self.residents = Residents()
         self.tiers = Tiers(
             base,
             slots=config.max_adapters,
             device_bytes=config.adapter_device_bytes,
             host_bytes=config.adapter_host_bytes,
             on_evicted=self._on_evicted,
+            on_change=self._note,
         )
         self._versions_kept = config.adapter_versions_kept
         self._random = random.Random()
@@ -260,6 +263,7 @@ class Registry:
         runs with it."""
         with self.locked():
             version.fault = reason
+            self._note(version)
             self.settle([version], "out_of_service")
             self.events.adapter_out_of_service(version, self.info_of(version))
 
@@ -278,6 +282,7 @@ class Registry:
     def end_loading(self, version: AdapterVersion) -> None:
         with self.locked():
             version.loading -= 1
+            self._note(version)
             self.settle([version], "replaced")
 
     def directories(self) -> set[Path]:
@@ -305,6 +310,7 @@ class Registry:
     def start_loading(self, version: AdapterVersion) -> None:
         """Count a thread that brings it in, until `end_loading`."""
         version.loading += 1
+        self._note(version)
 
     def take_in(self, version: AdapterVersion, read: ReadAdapter) -> None:
         """Note what was read of a version, and stage it in host memory unless it is there."""
@@ -356,6 +362,8 @@ class Registry:
 
     def _count(self, alias: Alias, change: int) -> None:
         alias.count(change)
+        for version in alias.versions:
+            self._note(version)
         for version in alias.serving:
             self.tiers.pin(version, version.pins > 0)
 
@@ -378,6 +386,9 @@ class Registry:
             self.tiers.drop(version, "unloaded")
             del self.versions[version.version]
             self.events.adapter_forgotten(version)
+
+    def _note(self, version: AdapterVersion) -> None:
+        self.residents.note(version, version in self.tiers.pinned)
 
     def _on_evicted(self, version: AdapterVersion, reason: str) -> None:
         self.events.adapter_evicted(version, self.info_of(version), reason)

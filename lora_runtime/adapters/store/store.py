@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...api.adapters import AdapterInfo, AdapterPolicy, Registration
+from ...api.reports import ResidentAdapter
 from ...api.requests import WeightedAdapter
 from ...config import EngineConfig
 from ...errors import AdapterError, AdapterUnavailableError, panics_as
@@ -174,6 +175,20 @@ class AdapterStore:
     def take_out(self, version: AdapterVersion, reason: str) -> None:
         """Take a version out of service, because steps with it fail."""
         self._registry.take_out(version, reason)
+
+    def residents(self) -> tuple[ResidentAdapter, ...]:
+        """Versions in a slot, in host memory or on their way there, the same object until they
+        change; takes no lock."""
+        return self._registry.residents.report()
+
+    def running(self) -> dict[str, int]:
+        """Sequences that run now with each version in a slot."""
+        with self._registry.locked():
+            return {v.version: v.running for v in self._registry.tiers.resident}
+
+    def awaited(self) -> tuple[str, ...]:
+        """Ids that requests wait for, in no slot and on their way to none, sorted; takes no lock."""
+        return tuple(sorted({i for v in self._registry.tiers.awaited for i in list(v.ids)}))
 
     def totals(self) -> dict[str, int]:
         """The adapters' part of EngineStats."""

@@ -21,7 +21,8 @@ class Tiers:
 
     Nothing that sequences run with, or that is pinned, is ever taken out of its slot. Slots are
     sized by what is in them: at most `slots` versions and, unless 0, `device_bytes` bytes.
-    `on_evicted` is called with a version and the reason whenever one leaves its slot.
+    `on_evicted` is called with a version and the reason whenever one leaves its slot, `on_change`
+    with one that comes into a slot or host memory, leaves it, or is pinned or not.
     """
 
     def __init__(
@@ -32,10 +33,11 @@ class Tiers:
         device_bytes: int,
         host_bytes: int,
         on_evicted: Callable[[AdapterVersion, str], None],
+        on_change: Callable[[AdapterVersion], None],
     ) -> None:
         self._base = base
         self._slots, self._device_budget, self._host_budget = slots, device_bytes, host_bytes
-        self._on_evicted = on_evicted
+        self._on_evicted, self._on_change = on_evicted, on_change
         # Where placing copies nothing, a slot is the host memory that the version was staged in:
         # it counts once.
         self._shared = base.shares_host_memory
@@ -101,9 +103,16 @@ class Tiers:
         behind it."""
         self._rank = {v: i for i, v in reversed(list(enumerate(versions)))}
 
+    @property
+    def awaited(self) -> list[AdapterVersion]:
+        """Versions that requests wait for, most urgent first, with no slot and on their way to
+        none; as of the last step. Takes no lock."""
+        return [v for v in list(self._rank) if v.weights is None and not v.loading and v.leases]
+
     def pin(self, version: AdapterVersion, pinned: bool) -> None:
         """Count a pinned version as in its slot, whether it has come there yet or not."""
         (self.pinned.add if pinned else self.pinned.discard)(version)
+        self._on_change(version)
         self._unpin_if_too_many(version)
 
     def _unpin_if_too_many(self, version: AdapterVersion) -> None:
@@ -122,6 +131,7 @@ class Tiers:
         version.device_bytes, version.host_bytes = staged.num_bytes, staged.host_bytes
         self._unpin_if_too_many(version)
         self.hosted.add(version)
+        self._on_change(version)
         self._host_grew = True
         self.touch(version)
 
@@ -151,6 +161,7 @@ class Tiers:
             )
             return False
         self.resident.add(version)
+        self._on_change(version)
         self.touch(version)
         return True
 
@@ -230,6 +241,7 @@ class Tiers:
         """Take it out of host memory."""
         version.staged = None
         self.hosted.discard(version)
+        self._on_change(version)
 
     def drop(self, version: AdapterVersion, reason: str) -> None:
         """Take it out of its slot and of host memory."""
@@ -237,6 +249,7 @@ class Tiers:
             self.demote(version, reason)
         self.unstage(version)
         self.pinned.discard(version)
+        self._on_change(version)
         self._rank.pop(version, None)
         if version is self._reserved:
             self._reserved = None
@@ -267,6 +280,7 @@ class Tiers:
         self._base.remove_adapter(version.weights)
         version.weights = None
         self.resident.discard(version)
+        self._on_change(version)
 
     def _worth(self, version: AdapterVersion) -> tuple[int, int]:
         return -self._rank.get(version, _UNWANTED), version.last_used

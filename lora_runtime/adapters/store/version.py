@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ...api.adapters import AdapterState, AppliedModule, RegisteredVersion
@@ -41,6 +42,11 @@ class VersionDetails:
             checked.turn_ends,
         )
 
+    @cached_property
+    def rank(self) -> int:
+        """The highest of its modules' ranks."""
+        return max((m.rank for m in self.modules), default=0)
+
     def activation_start(self, tokens: Sequence[int]) -> int | None:
         """The position from which the adapter works on a prompt; None if the prompt never invokes
         it.
@@ -77,7 +83,7 @@ class AdapterVersion:
         """Requests that are to be served by it, waiting ones included. Changed by Alias."""
         self.refs = 0
         """Ids that know it, as the version that serves or as an older one. Changed by Alias."""
-        self.serving = 0
+        self.ids: set[str] = set()
         """Ids whose new requests may get it. Changed by Alias."""
         self.pins = 0
         """Ids that serve it and whose policy is pinned. Changed by Alias."""
@@ -94,6 +100,11 @@ class AdapterVersion:
         """Sizes in a slot, and staged for one; known once it was staged."""
         self.loaded_at = 0.0
         self.last_used = 0
+
+    @property
+    def serving(self) -> int:
+        """Number of the ids whose new requests may get it."""
+        return len(self.ids)
 
     @property
     def is_unused(self) -> bool:

@@ -51,6 +51,7 @@ class Device:
             device_bytes=budget,
             host_bytes=1 << 20,
             on_evicted=lambda version, reason: self.evicted.append(version.version),
+            on_change=lambda version: None,
         )
 
     def version(self, name: str) -> AdapterVersion:
