@@ -6,6 +6,7 @@ import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -33,9 +34,20 @@ CLOCK_S = 0.001
 """Timers may be so much early."""
 
 
+@pytest.fixture
+def asked() -> list[str]:
+    """Methods that the stand-in was asked for, whether it has them or not."""
+    return []
+
+
 @pytest_asyncio.fixture
-async def target() -> AsyncIterator[str]:
-    server = grpc.aio.server()
+async def target(asked: list[str]) -> AsyncIterator[str]:
+    class Watch(grpc.aio.ServerInterceptor):
+        async def intercept_service(self, continuation: Any, details: Any) -> Any:
+            asked.append(details.method.rpartition("/")[2])
+            return await continuation(details)
+
+    server = grpc.aio.server(interceptors=[Watch()])
     inference_pb2_grpc.add_InferenceServicer_to_server(StandIn(FIRST_S, GAP_S), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -48,6 +60,13 @@ async def measured(target: str, load: Load, stream: bool) -> Measured:
     async with GrpcDriver(AsyncClient(target, retry=False), ask) as driver:
         mix = Mix(["", "pirate"], [Prompt("hi")])
         return await measure(load, mix, driver, 0, 0, Console(stderr=True))
+
+
+async def test_the_channel_stands_before_the_clock_runs(target: str, asked: list[str]) -> None:
+    ask = Ask(TOKENS, ignore_eos=True, stream=False, timeout_s=60, salted=False)
+    async with GrpcDriver(AsyncClient(target, retry=False), ask):
+        assert asked
+        assert not {"Generate", "GenerateStream"} & {*asked}
 
 
 def took(call: Call) -> float:
@@ -128,7 +147,8 @@ def said_by_all(ours: Said) -> dict[str, list[Said]]:
 )
 def test_what_is_apart_is_told(field: str, value: float, wrong: list[str]) -> None:
     same = Said(100, 50, 50, 50, 50, {"OK": 1}, 1, 20, 20, 10, 10)
-    summed = differences.summary(said_by_all(replace(same, **{field: value})))
+    changed: dict[str, Any] = {field: value}
+    summed = differences.summary(said_by_all(replace(same, **changed)))
     assert differences.apart({"one": summed}) == wrong
 
 
