@@ -10,6 +10,7 @@ from typing import Protocol, Self
 from .prompts import Prompt
 
 OK = "OK"
+CONNECT_TIMEOUT_S = 10.0
 
 
 class BenchError(Exception):
