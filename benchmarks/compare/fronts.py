@@ -69,13 +69,16 @@ def main() -> int:
 
 
 class Server:
-    """A server with both ports."""
+    """A server with both ports; `settings`: others than the benchmark of fronts has."""
+
+    def __init__(self, **settings: object) -> None:
+        self._settings = settings
 
     def __enter__(self) -> Server:
         from .peers.loramux_grpc import free_port
 
         self.ports = {name: free_port() for name in FRONTS}
-        flags = {
+        flags: dict[str, object] = {
             "base": str(MODEL),
             "port": self.ports["grpc"],
             "http-port": self.ports["http"],
@@ -84,7 +87,7 @@ class Server:
             "log-level": "error",
             "max-adapters": WORKLOAD.num_adapters,
             "max-running": 64,
-        }
+        } | {name.replace("_", "-"): value for name, value in self._settings.items()}
         command = [sys.executable, "-m", "server", "serve", "--no-prefix-caching"]
         command += [f"--{name}={value}" for name, value in flags.items()]
         for name in WORKLOAD.assigned():
