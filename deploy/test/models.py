@@ -1,7 +1,8 @@
-"""Writes a small random Llama and a LoRA of it, in a second: a pod that makes its own models needs
+"""Writes a small random Llama and LoRAs of it, in a second: a pod that makes its own models needs
 no volume.
 
-    python models.py FOLDER     # FOLDER/base and FOLDER/adapters/support
+    python models.py FOLDER              # FOLDER/base and FOLDER/adapters/support
+    python models.py FOLDER NAME...      # adapters of these names, each with numbers of its own
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ CONFIG = {
 def main() -> None:
     folder = Path(sys.argv[1])
     save_base(folder / "base")
-    save_adapter(folder / "adapters" / "support")
+    for seed, name in enumerate(sys.argv[2:] or ["support"], 1):
+        save_adapter(folder / "adapters" / name, seed)
 
 
 def save_base(folder: Path) -> None:
@@ -85,9 +87,9 @@ def save_tokenizer(folder: Path) -> None:
     )
 
 
-def save_adapter(folder: Path) -> None:
+def save_adapter(folder: Path, seed: int = 1) -> None:
     folder.mkdir(parents=True)
-    random = np.random.default_rng(1)
+    random = np.random.default_rng(seed)
     tensors = {}
     for layer in range(LAYERS):
         for name, (outer, inner) in SHAPES.items():

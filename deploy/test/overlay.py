@@ -40,6 +40,8 @@ class Variant:
     env: dict[str, str] = field(default_factory=dict)
     cluster_ip: bool = False
     unreadable: bool = False
+    adapters: tuple[str, ...] = ()
+    """Declared instead of the manifest's own, and made by the pods."""
 
 
 def setting(text: str, fallback: float = 0) -> float:
@@ -62,6 +64,8 @@ def kustomization(namespace: str, target: Target, variant: Variant) -> dict[str,
     if variant.cluster_ip:
         change = [{"op": "remove", "path": "/spec/clusterIP"}]
         patches.append({"target": {"kind": "Service"}, "patch": json.dumps(change)})
+    if variant.adapters:
+        patches.append({"patch": json.dumps(declared(variant.adapters))})
     return {
         "resources": [MANIFEST.name],
         "namespace": namespace,
@@ -98,6 +102,17 @@ def deployment(target: Target, variant: Variant) -> dict[str, Any]:
     }
 
 
+def declared(adapters: tuple[str, ...]) -> dict[str, Any]:
+    """The ConfigMap of adapters."""
+    entries = [{"name": name, "source": f"/models/adapters/{name}"} for name in adapters]
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "loramux-adapters"},
+        "data": {"adapters.yaml": json.dumps({"adapters": entries})},
+    }
+
+
 def models(target: Target, variant: Variant) -> dict[str, Any]:
     kind, _, where = target.models.partition(":")
     volume: dict[str, Any] = {"name": "models", "persistentVolumeClaim": None}
@@ -111,7 +126,7 @@ def models(target: Target, variant: Variant) -> dict[str, Any]:
         "name": "models",
         "image": target.image,
         "imagePullPolicy": "IfNotPresent",
-        "command": ["python", "/code/models.py", "/models"],
+        "command": ["python", "/code/models.py", "/models", *variant.adapters],
         "env": [{"name": "WEIGHTS_MODE", "value": "0600" if variant.unreadable else "0644"}],
         "securityContext": HARDENED | user,
         "volumeMounts": [

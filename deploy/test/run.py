@@ -102,27 +102,38 @@ def measure(cluster: Cluster, args: argparse.Namespace) -> tuple[list[dict[str, 
 
 def prepare(cluster: Cluster, args: argparse.Namespace) -> Client:
     """The client's pod, a certificate and a token."""
+    certificate, token = credentials(cluster, args.image)
+    return Client(cluster, Path(args.ghz), certificate, token)
+
+
+def credentials(cluster: Cluster, image: str) -> tuple[bytes, str]:
+    """The client's pod and the Secrets of a certificate and a token, which it gives."""
     cluster.run("delete", "pod", "client", "--ignore-not-found")
-    cluster.apply(overlay.client(args.image))
+    cluster.apply(overlay.client(image))
     cluster.run("wait", "--for=condition=Ready", "pod/client", "--timeout=180s")
     make = ["exec", "client", "--", "loramux", "token", "test", "--adapter", "*"]
     made = subprocess.run(cluster.command(*make), capture_output=True, check=True)
     with tempfile.TemporaryDirectory() as folder:
-        certificate, key = overlay.certificate(args.namespace, Path(folder))
+        certificate, key = overlay.certificate(cluster.namespace, Path(folder))
+    files = {"tls_crt": certificate, "tls_key": key, "ca_crt": certificate}
     cluster.apply(
         overlay.secret("loramux-tokens", tokens_yaml=made.stdout),
-        overlay.secret("loramux-tls", "kubernetes.io/tls", tls_crt=certificate, tls_key=key),
+        overlay.secret("loramux-tls", "kubernetes.io/tls", **files),
     )
-    return Client(cluster, Path(args.ghz), certificate, made.stderr.decode().split()[-1])
+    return certificate, made.stderr.decode().split()[-1]
 
 
 def versions(cluster: Cluster, ghz: str) -> dict[str, str]:
-    server = json.loads(cluster.run("version", "-o", "json"))["serverVersion"]["gitVersion"]
     told = subprocess.run([ghz, "--version"], capture_output=True, text=True)
     return {
-        "kubernetes": server.lstrip("v"),
+        "kubernetes": server_version(cluster),
         "ghz": (told.stdout + told.stderr).strip().lstrip("v"),
     }
+
+
+def server_version(cluster: Cluster) -> str:
+    version = json.loads(cluster.run("version", "-o", "json"))["serverVersion"]["gitVersion"]
+    return str(version).lstrip("v")
 
 
 def write(path: Path, label: str, rows: list[dict[str, Any]], programs: dict[str, str]) -> None:
