@@ -16,13 +16,15 @@ import pytest
 from ..support.servers import make_settings, running
 
 pytestmark = pytest.mark.slow
-NEEDED = ("grpc", "grpcio-*.dist-info", "protobuf-*.dist-info")
-NEEDED += (
-    "typing_extensions.py",
-    "typing_extensions-*.dist-info",
-    "google/protobuf",
+NEEDED = [
     "google/_upb",
-)
+    "google/protobuf",
+    "grpc",
+    "grpcio-*.dist-info",
+    "protobuf-*.dist-info",
+    "typing_extensions-*.dist-info",
+    "typing_extensions.py",
+]
 PROGRAM = """
 import asyncio, json, sys
 from importlib.util import find_spec
