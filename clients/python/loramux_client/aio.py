@@ -167,13 +167,14 @@ class AsyncClient(Reach):
         return await self._ask(calls.get_adapter(adapter_id, timeout_s))
 
     async def list_adapters(
-        self, *, timeout_s: float = CALL_TIMEOUT_S
+        self, *, without_modules: bool = False, timeout_s: float = CALL_TIMEOUT_S
     ) -> list[adapters_pb2.Adapter]:
-        """List the adapters of all pages; `timeout_s` is each page's."""
+        """List the adapters of all pages, if wanted without their modules, of which there may be
+        hundreds each; `timeout_s` is each page's."""
         found: list[adapters_pb2.Adapter] = []
         token = ""
         while True:
-            page = await self._ask(calls.list_page(token, timeout_s))
+            page = await self._ask(calls.list_page(token, without_modules, timeout_s))
             found += page.adapters
             token = page.next_page_token
             if not token:
@@ -185,6 +186,10 @@ class AsyncClient(Reach):
         """List what has become of the adapters that the server's manifest and folder declare."""
         answer = await self._ask(calls.declared_adapters(timeout_s))
         return list(answer.adapters)
+
+    async def status(self, *, timeout_s: float = CALL_TIMEOUT_S) -> server_pb2.ServerStatus:
+        """Tell what runs now, what the slots hold, and how fast it goes."""
+        return await self._ask(calls.status(timeout_s))
 
     async def server_info(self, *, timeout_s: float = CALL_TIMEOUT_S) -> server_pb2.ServerInfo:
         """Tell what the server is, its limits and its load."""
