@@ -30,14 +30,13 @@ _PLAIN = "!#$&'()*+,/:;<=>?@[]^`{|}\"\\"
 
 _SAME_TWICE = (
     "LoadAdapter",
-    "SetCanary",
     "SetPolicy",
     "GetAdapter",
     "ListAdapters",
     "ListDeclaredAdapters",
 )
-"""Calls of `Adapters` that change nothing more where they are made twice: not so a rollback to the
-version before, and an unload, whose second call finds nothing."""
+"""Calls of `Adapters` that change nothing more, and answer the same, where they are made twice: not
+so a rollback to the version before, and an unload or a promotion, which find nothing more to do."""
 _RETRY = {
     "maxAttempts": 5,  # the most that gRPC makes
     "initialBackoff": "0.2s",
