@@ -52,6 +52,7 @@ from .services.front import (
 from .services.inference import InferenceService
 from .services.server_info import ServerInfoService
 from .threads import Threads
+from .tracing.start import start as start_traces
 from .transport import (
     add_port,
     address,
@@ -72,10 +73,11 @@ class App:
         """Make the parts; no port is open yet. Raises AuthFileError."""
         self.settings = settings
         self.port = 0
-        self.metrics = Metrics(settings.metrics_adapter_labels)
+        self.metrics = Metrics(settings.metrics_adapter_labels, settings.metrics_names)
         self._engine: Engine | None = None
         self._running = RunningCalls()
-        self._calls = CallInterceptor([self._running, self.metrics])
+        self._tracing = start_traces(settings.otlp_traces_endpoint)
+        self._calls = CallInterceptor([self._running, self.metrics], self._tracing)
         self.metrics.follow(self._calls)
         self._credentials: grpc.ServerCredentials | None = None
         self._drain: Drain | None = None
@@ -146,7 +148,10 @@ class App:
         if settings.metrics_port:
             with named_port("--metrics-port", settings.metrics_port):
                 self._metrics_server = metrics_port.start(
-                    bare_host(settings), settings.metrics_port, self.metrics.registry
+                    bare_host(settings),
+                    settings.metrics_port,
+                    self.metrics.shown,
+                    self.metrics.router_page,
                 )
 
     async def load(self) -> None:
@@ -159,10 +164,12 @@ class App:
         in_thread = self._threads.starting.run
         engine = await in_thread(lambda: Engine(self.settings.base, self.settings.engine_config()))
         engine.add_observer(RequestLog(self.settings.log_requests))
+        if self._tracing is not None:
+            self._tracing.attach(engine, self.settings.served_model_names)
         engine.add_observer(FailureWatch(self._health))
         engine.start()
         await in_thread(engine.warm_up)
-        self.metrics.attach(engine)
+        self.metrics.attach(engine, next(iter(self.settings.served_model_names), engine.base.name))
         engine.add_observer(self._reports.rates)
         policies = {name: policy.to_engine() for name, policy in self.settings.policies.items()}
         settings_policies = SettingsPolicies(engine, policies)
@@ -215,6 +222,8 @@ class App:
         # The state file follows the engine as long as a call may be answered.
         if self._declared is not None:
             await in_thread(self._declared.stop)
+        if self._tracing is not None:
+            await in_thread(self._tracing.stop)
         threads.shutdown(wait=False)
         if self._probes is not None:
             await self._probes.stop(grace=0)
@@ -286,7 +295,9 @@ class App:
             changes=self._changes,
             threads=self._threads,
             readiness=self._readiness,
-            metrics=MetricsPage(self.metrics.registry, self._threads.reading),
+            metrics=MetricsPage(
+                self.metrics.shown, self._threads.reading, self.metrics.router_page
+            ),
             reads=self._reads,
             reports=self._reports,
             adapter_pages=self._pages,
@@ -294,6 +305,7 @@ class App:
             access=Access(self._tokens, self.metrics.call_refused),
             names=ModelNames(self.settings.served_model_names, lambda: self.engine),
             max_message_bytes=self.settings.max_message_bytes,
+            tracing=self._tracing,
         )
 
     def _request_limits(self) -> RequestLimits:

@@ -208,10 +208,21 @@ class Settings(_EngineSettings):
         description="Seconds that one step of the engine may take: while an older one runs, the server is "
         "neither live nor ready. 0 is no limit.",
     )
+    metrics_names: list[Literal["loramux", "vllm"]] = Field(
+        ["loramux", "vllm"],
+        min_length=1,
+        description="Names that metrics have, with commas: loramux's own (loramux_*), and those that vLLM's dashboards "
+        "and routers know (vllm:*).",
+    )
     metrics_adapter_labels: int = Field(
         100,
         ge=0,
         description="Adapters with a metrics label of their own; later ones count as 'other'.",
+    )
+    otlp_traces_endpoint: str = Field(
+        "",
+        description="OpenTelemetry collector that gets spans of calls, such as http://collector:4317; needs "
+        "loramux[otel]. Without one, what the standard OTEL_* variables say.",
     )
     log_format: Literal["json", "console"] = Field(
         "json", description="Form of log lines on standard error."

@@ -1,4 +1,5 @@
-"""A call's id: the caller's own, or one that is made up; in the log, and told with each refusal."""
+"""A call's id: the caller's own, or one that is made up; in the log, in the call's span, and told with
+each refusal."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import re
 import uuid
 
 import grpc
+
+from .tracing.current import note_request_id
 
 METADATA_KEY = "x-request-id"
 _SAFE = re.compile(r"[\x21-\x7e]{1,128}")
@@ -21,6 +24,12 @@ def request_id_of(context: grpc.aio.ServicerContext, given: str = "") -> str:
 
     What is not safe counts as not given.
     """
+    found = _found(context, given)
+    note_request_id(found)
+    return found
+
+
+def _found(context: grpc.aio.ServicerContext, given: str) -> str:
     if is_safe(given):
         return given
     for key, value in context.invocation_metadata() or ():

@@ -44,12 +44,13 @@ def imports_of(module: str) -> frozenset[str]:
     return frozenset(
         target
         for node in ast.walk(ast.parse(path.read_text()))
-        for target in _targets(module, node)
+        for target in targets(module, node)
         if target in modules()
     )
 
 
-def _targets(module: str, node: ast.AST) -> Iterator[str]:
+def targets(module: str, node: ast.AST) -> Iterator[str]:
+    """Names that an import statement of `module` means, in full."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):

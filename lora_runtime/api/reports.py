@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .adapters import AdapterInfo, AdapterState
-from .answers import AdapterUse
+from .answers import AdapterUse, FinishReason
 from .requests import Request
 
 
@@ -138,8 +138,8 @@ class StepStats:
     prefill_tokens: int = 0
     """The part of `tokens` in rows of more than one: of prompts, or computed again after a
     preemption."""
-    first_tokens: tuple[float, ...] = ()
-    """Seconds from arrival to first token, of each first choice that got its first."""
+    first_tokens: tuple[tuple[tuple[AdapterUse, ...], float], ...] = ()
+    """Adapters and seconds from arrival to first token, of each first choice that got its first."""
 
 
 @dataclass(frozen=True)
@@ -169,10 +169,16 @@ class RequestRecord:
     """Submission to first token; None when none was produced."""
     e2e_s: float
     adapters: tuple[AdapterUse, ...] = ()
+    choice_tokens: tuple[int, ...] = ()
+    """Generated tokens of each choice."""
     adapter_wait_s: float = 0.0
     """The part of `queue_s` that the request waited for its adapter to be loaded."""
     decode_s: float = 0.0
     """First to last token of the first choice."""
+    finish_reasons: tuple[FinishReason, ...] = ()
+    """Why its choices ended, of those that did by themselves."""
+    trace: object = None
+    """`Request.trace`."""
 
 
 class EngineObserver:
@@ -186,6 +192,9 @@ class EngineObserver:
 
     def on_request_rejected(self, request: Request, error: Exception) -> None:
         """`submit` raised `error`: the request was never queued. Called on the caller's thread."""
+
+    def on_adapters_read(self, request: Request, seconds: float) -> None:
+        """`request` has waited for its adapters to be read for the first time, before it is queued."""
 
     def on_adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
         """An adapter version is ready to serve."""

@@ -140,6 +140,7 @@ class Request:
     texts, are for the template, too; `tool_choice` required, or a tool by name, makes the answer a
     call. With `parse_answer` events and choices have a `message`: content, reasoning and tool calls
     told apart as the tokenizer's response template says, or all of it content where there is none.
+    `trace`: the caller's own, such as the context of a trace; its RequestRecord gives it back.
     """
 
     prompt: str | None = None
@@ -161,6 +162,7 @@ class Request:
     tool_choice: ToolChoice = ""
     parallel_tool_calls: bool = True
     parse_answer: bool = False
+    trace: object = field(default=None, compare=False, repr=False)
 
     def validate(self, limits: RequestLimits | None = None) -> None:
         """Raises InvalidRequestError that names every field that is wrong by itself; where some are

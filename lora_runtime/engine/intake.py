@@ -117,6 +117,7 @@ class Intake:
                 lambda _: self._limits.leave(adapter_ids, choices, request.caller)
             )
             self._inbox.expect(choices, reading)
+            reading.add_done_callback(partial(self._note_read, request, time.monotonic()))
         ready = reading
         if request.messages is not None and len(request.uses) == 1:
             ready = _after(ready, lambda: self._render(request))
@@ -147,6 +148,9 @@ class Intake:
         told = about_tools if request.forces_call else None
         compiling.add_done_callback(lambda done: _pass_on(done, own, told))
         return own
+
+    def _note_read(self, request: Request, began: float, reading: Future[None]) -> None:
+        self._observers.notify("on_adapters_read", request, time.monotonic() - began)
 
     def _note_unprepared(self, request: Request, reading: Future[None]) -> None:
         if not reading.cancelled() and isinstance(error := reading.exception(), LoramuxError):

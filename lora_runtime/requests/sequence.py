@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ..adapters.store.version import AdapterVersion
-from ..api.answers import Timings, Usage
+from ..api.answers import FinishReason, Timings, Usage
 from ..api.reports import RequestRecord
 from ..api.requests import SamplingParams
 from ..grammars.row import RowGrammar
@@ -138,6 +138,7 @@ class Sequence:
         self._gap: float | None = None
         self._ttft: float | None = None
         self.finished = False
+        self.finish_reason: FinishReason | None = None
 
     @property
     def num_remaining(self) -> int:
@@ -233,8 +234,11 @@ class LiveRequest:
             ttft_s=None if first.first_token_at is None else first.first_token_at - first.arrived,
             e2e_s=now - first.arrived,
             adapters=self.handle.adapters,
+            choice_tokens=tuple(s.num_generated for s in self.sequences),
             adapter_wait_s=0.0
             if first.missed_at is None
             else (first.scheduled_at or now) - first.missed_at,
             decode_s=0.0 if first.first_token_at is None else first.timings().decode_s,
+            finish_reasons=tuple(r for s in self.sequences if (r := s.finish_reason) is not None),
+            trace=self.handle.request.trace,
         )

@@ -30,6 +30,7 @@ def accept_token(seq: Sequence, sampled: Sampled) -> TokenEvent:
     stopped_by: str | int | None = token if reason is FinishReason.STOP else None
     if stopped:
         reason, stopped_by = FinishReason.STOP, seq.text.stops.found
+    seq.finish_reason = reason
     return TokenEvent(
         index=seq.index,
         text=text,

@@ -6,10 +6,14 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 import structlog
+
+if TYPE_CHECKING:
+    from ..tracing.calls import CallSpan
+    from ..tracing.tracing import Tracing
 
 log = structlog.get_logger("loramux.server")
 UNKNOWN_METHOD = "other"
@@ -31,10 +35,13 @@ class CallObserver(Protocol):
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Interceptor that tells observers of each call; to be the outermost one."""
+    """Interceptor that tells observers of each call; to be the outermost one.
 
-    def __init__(self, observers: Sequence[CallObserver]) -> None:
-        self._observers = tuple(observers)
+    `tracing`: gives calls their spans, where there are any.
+    """
+
+    def __init__(self, observers: Sequence[CallObserver], tracing: Tracing | None = None) -> None:
+        self._observers, self._tracing = tuple(observers), tracing
         self.arrived = 0
         """Calls since the start."""
         self.open = 0
@@ -62,6 +69,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self.arrived += 1
         self.open += 1
         task.add_done_callback(lambda _: self._end(call))
+        if self._tracing is not None:
+            call.span = self._tracing.calls.rpc_begun(call.method, details.invocation_metadata)
         handler = await continuation(details)
         if handler is None:
             call.method, call.outcome = UNKNOWN_METHOD, grpc.StatusCode.UNIMPLEMENTED
@@ -98,6 +107,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if call.context is None:
             self._tell("begun", call.method, call.peer)
         self._tell("ended", call.method, call.peer, call.code())
+        if call.span is not None:
+            call.span.rpc_ended(call.code())
 
     def _tell(self, event: str, *args: Any) -> None:
         for observer in self._observers:
@@ -113,6 +124,7 @@ class _Call:
     def __init__(self, method: str) -> None:
         self.method, self.peer = method, ""
         self.context: grpc.aio.ServicerContext | None = None
+        self.span: CallSpan | None = None
         self.outcome = grpc.StatusCode.CANCELLED
         """Outcome of the handler, until it has one."""
 

@@ -2,5 +2,5 @@
 
 May import: auth, config, errors, http.bodies, http.connections, http.openai, http.openai.requests,
 http.page, http.pages, lifecycle, logs, lora_runtime, metrics, operations, request_ids, threads,
-transport.
+tracing, transport.
 """

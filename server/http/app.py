@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -25,11 +25,15 @@ from .pages import adapters, health, models, status, tokens
 from .route import Route
 from .shares import CallShares
 
+if TYPE_CHECKING:
+    from ..tracing.calls import CallSpan
+
 ROUTES: tuple[Route, ...] = (
     # Probes have no tokens.
     Route("GET", "/health", health.health, is_open=True, answer=schemas.STATUS),
     Route("GET", "/live", health.live, is_open=True, answer=schemas.STATUS),
     Route("GET", "/metrics", health.metrics),
+    Route("GET", "/metrics/router", health.router_metrics),
     Route("GET", "/version", health.version, answer=schemas.VERSION),
     Route("GET", "/status", status.status, answer=schemas.STATUS_REPORT),
     Route(
@@ -92,6 +96,7 @@ class HttpApp:
         methods = self._routes.get(models.route_of(scope["path"]), {})
         route = methods.get("GET" if scope["method"] == "HEAD" else scope["method"])
         call = Call(self._parts, Request(scope, receive), route.name if route else OTHER)
+        span = self._span(call, route)
         status = _GONE
         self.open += 1
         try:
@@ -110,9 +115,19 @@ class HttpApp:
         finally:
             self.open -= 1
             self._on_ended(call.route, status)
+            if span is not None:
+                span.request_id = call.request_id
+                span.http_ended(status)
             if call.has_share:
                 self._shares.give_back(call.who)
             call.end()
+
+    def _span(self, call: Call, route: Route | None) -> CallSpan | None:
+        """Begin the call's span, if it has one."""
+        if (tracing := self._parts.tracing) is None:
+            return None
+        method, path = (route.method, route.path) if route else ("", "")
+        return tracing.calls.http_begun(method, path, call.request.headers.items())
 
     async def _answer(self, call: Call, route: Route | None, methods: dict[str, Route]) -> Response:
         try:

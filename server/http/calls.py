@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import Request
 
@@ -32,6 +32,9 @@ from .bodies.reading import Reader
 from .metrics_page import MetricsPage
 from .names import ModelNames
 
+if TYPE_CHECKING:
+    from ..tracing.tracing import Tracing
+
 T = TypeVar("T")
 _VALUES = 1 << 15
 """Values of a body beside a prompt's token ids."""
@@ -55,6 +58,8 @@ class Parts:
     adapter_pages: AdapterPages
     reader: Reader
     max_message_bytes: int
+    tracing: Tracing | None = None
+    """What gives calls their spans, where there are any."""
 
 
 class Call:

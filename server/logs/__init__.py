@@ -1,6 +1,6 @@
 """Logs: lines that are dropped rather than waited for, in one form from the first to the last.
 
-May import: lora_runtime.
+May import: lora_runtime, tracing.
 """
 
 from .limit import LineLimit, allowed, limited

@@ -10,6 +10,7 @@ import structlog
 
 from lora_runtime import AdapterInfo, EngineObserver, RequestRecord
 
+from ..tracing.request import log_fields
 from .limit import limited
 
 log = structlog.get_logger("loramux.server")
@@ -42,6 +43,7 @@ class RequestLog(EngineObserver):
             adapter_wait_ms=_ms(record.adapter_wait_s),
             e2e_ms=_ms(record.e2e_s),
             ttft_ms=_ms(record.ttft_s),
+            **log_fields(record),
         )
 
     def on_adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:

@@ -36,6 +36,8 @@ _NOISY = (
 )
 # These warn at each start of what nobody who runs a server can change.
 _IDLE_WARNINGS = ("torchao", "torch.utils._pytree")
+# They warn of the headers that callers send, as often as these do.
+OF_CALLERS = ("opentelemetry.trace.span", "opentelemetry.trace.propagation.tracecontext")
 # What it says of calls, the HTTP front has said.
 _DOUBLE = "uvicorn"
 # It logs a traceback for each message that cannot be parsed.
@@ -61,7 +63,7 @@ def configure(log_format: str, level: str) -> None:
     atexit.register(finish)
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    for idle in _IDLE_WARNINGS:
+    for idle in (*_IDLE_WARNINGS, *OF_CALLERS):
         logging.getLogger(idle).setLevel(logging.ERROR)
     logging.getLogger(_DOUBLE).setLevel(logging.CRITICAL)
     logging.getLogger(_GRPC).addFilter(LIMIT)

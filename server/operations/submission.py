@@ -13,6 +13,7 @@ from lora_runtime import Engine, InvalidRequestError, PromptTokens, Request, Req
 
 from ..auth.tokens import Caller, keys_of
 from ..threads import Threads, Turns
+from ..tracing.current import loading, submitting
 from .answer_size import check_handle
 from .resolver import Resolver
 
@@ -59,12 +60,13 @@ class Submission:
         most that the answer as a whole may have. Whoever has the handle cancels it.
         """
         engine = self._engine()
-        return await self._prepared(
-            request,
-            who,
-            time_left,
-            lambda late: _if_it_fits(engine.submit(late), max_bytes, engine),
-        )
+        with submitting(request) as traced:
+            return await self._prepared(
+                traced,
+                who,
+                time_left,
+                lambda late: _if_it_fits(engine.submit(late), max_bytes, engine),
+            )
 
     async def tokenize(
         self,
@@ -109,11 +111,13 @@ class Submission:
 
     async def _resolve(self, request: Request, who: Caller) -> None:
         """Bring in the adapters that are not known, if that is switched on."""
-        uses = request.uses
-        if self._resolver is None or len(uses) > self._engine().request_limits.adapters:
+        uses, engine = request.uses, self._engine()
+        if self._resolver is None or len(uses) > engine.request_limits.adapters:
             return
         for use in uses:
-            await self._resolver.bring_in(use.adapter_id, who)
+            if not engine.has_adapter(use.adapter_id):
+                with loading(request, use.adapter_id):
+                    await self._resolver.bring_in(use.adapter_id, who)
 
     async def _in_turn(self, request: Request, who: Caller, work: Callable[[], T]) -> T:
         """Run `work` on a thread; cancel what it gives if the call is gone before it is done.

@@ -33,7 +33,7 @@ the client is the checkout's."""
     ("folder", "extras"),
     [
         ("lora_runtime", ("sources", "train", "demo", "quantised")),
-        ("server", ("bench",)),
+        ("server", ("bench", "otel")),
         ("tests", ("sources", "train", "demo", "quantised", "dev")),
     ],
 )
