@@ -139,7 +139,9 @@ def test_loads_have_names_of_their_own() -> None:
 
 
 def test_the_page_has_a_row_a_load() -> None:
-    summed = differences.summary(said_by_all(Said(104, 50, 50, 50, 50, {"OK": 1}, 1, 20, 20, 10)))
+    summed = differences.summary(
+        said_by_all(Said(104, 50, 50, 50, 50, {"OK": 1}, 1, 20, 20, 10, 10))
+    )
     report = {
         "machine": {"cpu": "a CPU", "cores": 2, "date": "2026-01-01"},
         "rounds": 3,
