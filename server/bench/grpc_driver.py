@@ -6,6 +6,7 @@ import time
 from types import TracebackType
 from typing import Self
 
+from grpc import StatusCode
 from loramux.v1 import inference_pb2
 from loramux_client import AsyncClient, CallError
 
@@ -30,6 +31,14 @@ class GrpcDriver:
         trace: TracebackType | None,
     ) -> None:
         await self._client.close()
+
+    async def connect(self) -> None:
+        try:
+            await self._client.server_info(timeout_s=self._ask.timeout_s)
+        except CallError as error:
+            # Any other answer is one too: of a server that does not let everybody ask this.
+            if error.code in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED):
+                raise BenchError(str(error)) from error
 
     async def adapters(self) -> list[str]:
         try:

@@ -47,6 +47,13 @@ class HttpDriver:
     ) -> None:
         await self._session.close()
 
+    async def connect(self) -> None:
+        try:
+            async with self._session.get(f"{self._url}/health") as response:
+                await response.read()  # whatever it says
+        except (aiohttp.ClientError, OSError) as error:
+            raise BenchError(f"{self._url}: {error or type(error).__name__}") from error
+
     async def adapters(self) -> list[str]:
         """Give the models that have a parent."""
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from loramux_client import Client
 from rich.console import Console
 
 from ..bench.arrivals import Arrivals
-from ..bench.call import OK, Ask, BenchError
+from ..bench.call import OK, Ask, BenchError, Driver
 from ..bench.popularity import Popularity
 from . import bench_options as read
 from .common import AsJson, fail, remote
@@ -76,8 +77,13 @@ def bench(
         ),
     ] = None,
     warmup: Annotated[
-        int, typer.Option(min=0, help="Calls before, not counted.", rich_help_panel=_LOAD)
-    ] = 8,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Calls before, not counted; default as many as callers, 8 with --rate.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = None,
     timeout_s: Annotated[
         float, typer.Option(help="Deadline of each call.", rich_help_panel=_LOAD)
     ] = 120.0,
@@ -185,7 +191,10 @@ def bench(
     from ..bench.tables import show
 
     load = read.load_of(concurrency, rate, arrivals, cv, calls, duration_s)
+    warm = read.warmup_of(load) if warmup is None else warmup
     asked = read.prompts_of(prompt, prompts, chat)
+    named = [] if all_adapters else adapter
+    mix = read.mix_of(named, popularity, zipf_exponent, weights, asked)
     read.positive("--timeout-s", timeout_s)
     ask = Ask(max_new_tokens, ignore_eos, stream, timeout_s, not prefix_cache)
     if all_adapters and adapter:
@@ -196,9 +205,9 @@ def bench(
 
     async def measured() -> Measured:
         async with driver:
-            names = await driver.adapters() if all_adapters else adapter
-            mix = read.mix_of(names, popularity, zipf_exponent, weights, asked)
-            return await measure(load, mix, driver, warmup, seed, Console(stderr=True))
+            await driver.connect()
+            whom = replace(mix, names=await _all(driver)) if all_adapters else mix
+            return await measure(load, whom, driver, warm, seed, Console(stderr=True))
 
     try:
         found = asyncio.run(measured())
@@ -217,6 +226,12 @@ def bench(
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}", 2)
     raise typer.Exit(_exit_code(found))
+
+
+async def _all(driver: Driver) -> list[str]:
+    if names := await driver.adapters():
+        return names
+    raise BenchError("the server has no adapter")
 
 
 def _told(options: dict[str, Any]) -> dict[str, Any]:

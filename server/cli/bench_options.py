@@ -48,6 +48,11 @@ def load_of(
     return Load(calls, duration_s, concurrency, rate, kind, cv or _GAMMA_CV)
 
 
+def warmup_of(load: Load) -> int:
+    """Give as many calls as open the connections of the load's callers."""
+    return _CONCURRENCY if load.rate is not None else load.concurrency or 1
+
+
 def positive(option: str, value: float | None) -> None:
     if value is not None and not (isfinite(value) and value > 0):
         raise typer.BadParameter(f"{option} must be more than 0")
@@ -60,12 +65,10 @@ def mix_of(
     weights: Path | None,
     prompts: list[Prompt],
 ) -> Mix:
-    """Make the mix; `names` are None where no adapter is named."""
+    """Make the mix; `names` are None where no adapter is named, empty where the server names them."""
     positive("--zipf-exponent", zipf_exponent)
     if zipf_exponent is not None and popularity is not Popularity.ZIPF:
         raise typer.BadParameter("--zipf-exponent needs --popularity zipf")
-    if names == []:
-        raise typer.BadParameter("--all-adapters: the server has none")
     if weights is None:
         kind = popularity or Popularity.UNIFORM
         return Mix(names or [""], prompts, kind, zipf_exponent or 1.0)

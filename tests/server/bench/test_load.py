@@ -40,6 +40,9 @@ class Scripted:
     async def __aexit__(self, *_: object) -> None:
         pass
 
+    async def connect(self) -> None:
+        pass
+
     async def adapters(self) -> list[str]:
         return []
 
