@@ -10,7 +10,7 @@ from grpc import StatusCode
 from loramux.v1 import inference_pb2
 from loramux_client import AsyncClient, CallError
 
-from .call import Ask, BenchError, Call
+from .call import CONNECT_TIMEOUT_S, Ask, BenchError, Call
 from .prompts import Prompt
 
 
@@ -34,7 +34,7 @@ class GrpcDriver:
 
     async def connect(self) -> None:
         try:
-            await self._client.server_info(timeout_s=self._ask.timeout_s)
+            await self._client.server_info(timeout_s=CONNECT_TIMEOUT_S)
         except CallError as error:
             # Any other answer is one too: of a server that does not let everybody ask this.
             if error.code in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED):

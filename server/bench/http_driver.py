@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from .call import OK, Ask, BenchError, Call
+from .call import CONNECT_TIMEOUT_S, OK, Ask, BenchError, Call
 from .prompts import Prompt
 
 _LONGEST_MESSAGE = 300
@@ -48,8 +48,9 @@ class HttpDriver:
         await self._session.close()
 
     async def connect(self) -> None:
+        limit = aiohttp.ClientTimeout(total=CONNECT_TIMEOUT_S)
         try:
-            async with self._session.get(f"{self._url}/health") as response:
+            async with self._session.get(f"{self._url}/health", timeout=limit) as response:
                 await response.read()  # whatever it says
         except (aiohttp.ClientError, OSError) as error:
             raise BenchError(f"{self._url}: {error or type(error).__name__}") from error
