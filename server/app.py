@@ -73,7 +73,7 @@ class App:
         """Make the parts; no port is open yet. Raises AuthFileError."""
         self.settings = settings
         self.port = 0
-        self.metrics = Metrics(settings.metrics_adapter_labels)
+        self.metrics = Metrics(settings.metrics_adapter_labels, settings.metrics_names)
         self._engine: Engine | None = None
         self._running = RunningCalls()
         self._tracing = start_traces(settings.otlp_traces_endpoint)
@@ -148,7 +148,10 @@ class App:
         if settings.metrics_port:
             with named_port("--metrics-port", settings.metrics_port):
                 self._metrics_server = metrics_port.start(
-                    bare_host(settings), settings.metrics_port, self.metrics.registry
+                    bare_host(settings),
+                    settings.metrics_port,
+                    self.metrics.shown,
+                    self.metrics.router_page,
                 )
 
     async def load(self) -> None:
@@ -166,7 +169,7 @@ class App:
         engine.add_observer(FailureWatch(self._health))
         engine.start()
         await in_thread(engine.warm_up)
-        self.metrics.attach(engine)
+        self.metrics.attach(engine, next(iter(self.settings.served_model_names), engine.base.name))
         engine.add_observer(self._reports.rates)
         policies = {name: policy.to_engine() for name, policy in self.settings.policies.items()}
         settings_policies = SettingsPolicies(engine, policies)
@@ -292,7 +295,9 @@ class App:
             changes=self._changes,
             threads=self._threads,
             readiness=self._readiness,
-            metrics=MetricsPage(self.metrics.registry, self._threads.reading),
+            metrics=MetricsPage(
+                self.metrics.shown, self._threads.reading, self.metrics.router_page
+            ),
             reads=self._reads,
             reports=self._reports,
             adapter_pages=self._pages,

@@ -208,6 +208,12 @@ class Settings(_EngineSettings):
         description="Seconds that one step of the engine may take: while an older one runs, the server is "
         "neither live nor ready. 0 is no limit.",
     )
+    metrics_names: list[Literal["loramux", "vllm"]] = Field(
+        ["loramux", "vllm"],
+        min_length=1,
+        description="Names that metrics have, with commas: loramux's own (loramux_*), and those that vLLM's dashboards "
+        "and routers know (vllm:*).",
+    )
     metrics_adapter_labels: int = Field(
         100,
         ge=0,

@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from lora_runtime import AdapterInfo, Engine, EngineObserver, Request, RequestRecord, StepStats
+from lora_runtime import (
+    AdapterInfo,
+    Engine,
+    EngineObserver,
+    FinishReason,
+    Request,
+    RequestRecord,
+    StepStats,
+)
 
 from .gauges import EngineGauges, LogLines
 from .grpc.calls import CallInterceptor
+from .signals.boards import LOAD_SECONDS, BoardNames, plain, renamed
+from .signals.page import RouterPage
+from .signals.router import RouterSignals
 
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STEPS = (*_LATENCY, 120, 300)
 """Up to what `step_timeout_s` may be: that is chosen by them."""
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+_LENGTHS = (*_SIZES, 8192, 16384, 32768, 65536, 131072)
 
 
 class Metrics(EngineObserver):
     """One registry per server, fed by calls (as a CallObserver) too.
 
-    At most `max_adapter_labels` adapters get a label of their own.
+    At most `max_adapter_labels` adapters get a label of their own. `names`: whose names are shown,
+    loramux's, vllm's or both.
     """
 
-    def __init__(self, max_adapter_labels: int) -> None:
+    def __init__(self, max_adapter_labels: int, names: Sequence[str] = ("loramux", "vllm")) -> None:
         self.registry = CollectorRegistry()
+        self.shown = self.registry if "loramux" in names else CollectorRegistry()
+        """What is on the page."""
+        self._has_vllm_names = "vllm" in names
+        self._router: RouterPage | None = None
+        self._counted: dict[str, Counter | Histogram] = {}
         self._limit = max_adapter_labels
         self._labels: set[str] = set()
         self._lock = threading.Lock()
@@ -52,6 +71,25 @@ class Metrics(EngineObserver):
             _LATENCY,
         )
         self._e2e = self._histogram("request_seconds", "Arrival to end.", _LATENCY)
+        self._prefill = self._histogram("prefill_seconds", "First step to first token.", _LATENCY)
+        self._decode = self._histogram("decode_seconds", "First to last token.", _LATENCY)
+        self._token_time = self._histogram(
+            "time_per_output_token_seconds",
+            "Between tokens, the mean of each request's first choice.",
+            _LATENCY,
+        )
+        self._prompt_length = self._histogram(
+            "request_prompt_tokens", "Prompt tokens of a request.", _LENGTHS
+        )
+        self._answer_length = self._histogram(
+            "request_completion_tokens", "Generated tokens of a request.", _LENGTHS
+        )
+        self._longest = self._histogram(
+            "request_longest_choice_tokens", "Generated tokens of its longest choice.", _LENGTHS
+        )
+        self._finished = self._counter(
+            "finished_requests", "Requests that ended, by what ended them.", "reason"
+        )
         self._step = self._histogram("step_seconds", "One engine step.", _STEPS)
         self._tokens = self._histogram("step_tokens", "Tokens in a step.", _SIZES)
         self._sequences = self._histogram("step_sequences", "Sequences in a step.", _SIZES)
@@ -85,10 +123,24 @@ class Metrics(EngineObserver):
         calls_open = Gauge("loramux_open_calls", "Calls that run now.", registry=self.registry)
         calls_open.set_function(lambda: calls.open)
 
-    def attach(self, engine: Engine) -> None:
-        """Take events from `engine` and read its gauges at every scrape."""
+    def attach(self, engine: Engine, model_name: str) -> None:
+        """Take events from `engine` and read its gauges at every scrape. `model_name`: the base's,
+        on what has vLLM's names."""
         engine.add_observer(self)
         self.registry.register(EngineGauges(engine, self._own_label))
+        prefix = "vllm:" if self._has_vllm_names else "loramux_"
+        signals = RouterSignals(engine, model_name, prefix)
+        self.shown.register(signals)
+        if self._has_vllm_names:
+            self.shown.register(BoardNames(self._counted, engine, model_name))
+            loads = partial(renamed, self._counted, LOAD_SECONDS, model_name)
+        else:
+            loads = partial(plain, self._counted, LOAD_SECONDS)
+        self._router = RouterPage(signals, loads)
+
+    def router_page(self) -> bytes:
+        """Make the page for routers, empty as long as no base is loaded."""
+        return b"" if self._router is None else self._router.text()
 
     def on_step(self, stats: StepStats) -> None:
         self._step.observe(stats.duration_s)
@@ -109,8 +161,16 @@ class Metrics(EngineObserver):
         if ids:
             self._adapter_wait.observe(record.adapter_wait_s)
         self._e2e.observe(record.e2e_s)
+        self._prompt_length.observe(record.prompt_tokens)
+        self._answer_length.observe(record.completion_tokens)
+        self._longest.observe(max(record.choice_tokens))
+        self._finished.labels(_finish_reason(record)).inc()
         if record.ttft_s is not None:
             self._ttft.observe(record.ttft_s)
+            self._prefill.observe(record.ttft_s - record.queue_s)
+            self._decode.observe(record.decode_s)
+        if (gaps := record.choice_tokens[0] - 1) > 0:
+            self._token_time.observe(record.decode_s / gaps)
 
     def on_request_rejected(self, request: Request, error: Exception) -> None:
         self._rejected.labels(type(error).__name__.removesuffix("Error")).inc()
@@ -166,7 +226,18 @@ class Metrics(EngineObserver):
             return adapter_id in self._labels
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"loramux_{name}", text, labels, registry=self.registry)
+        counter = Counter(f"loramux_{name}", text, labels, registry=self.registry)
+        self._counted[name] = counter
+        return counter
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"loramux_{name}", text, buckets=buckets, registry=self.registry)
+        histogram = Histogram(f"loramux_{name}", text, buckets=buckets, registry=self.registry)
+        self._counted[name] = histogram
+        return histogram
+
+
+def _finish_reason(record: RequestRecord) -> str:
+    """What ended a request, in vLLM's words; of several choices what ended the first."""
+    if record.outcome != "ok":
+        return "error" if record.outcome == "error" else "abort"
+    return "length" if record.finish_reasons[:1] == (FinishReason.LENGTH,) else "stop"

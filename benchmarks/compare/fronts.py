@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +29,7 @@ from .front_clients import FRONTS, Client, Streams
 
 WORKLOAD = Workload("distinct-32", 32)
 RESULT = RESULTS / "fronts.json"
-_START_TIMEOUT_S = 120
+_START_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,10 @@ def main() -> int:
 
 
 class Server:
-    """A server with both ports."""
+    """A server with both ports. `others`: adapters beside the workload's."""
+
+    def __init__(self, others: Mapping[str, Path] | None = None) -> None:
+        self._others = others or {}
 
     def __enter__(self) -> Server:
         from .peers.loramux_grpc import free_port
@@ -87,8 +91,9 @@ class Server:
         }
         command = [sys.executable, "-m", "server", "serve", "--no-prefix-caching"]
         command += [f"--{name}={value}" for name, value in flags.items()]
-        for name in WORKLOAD.assigned():
-            command.append(f"--adapter={name}={adapter_dir(name, MODEL)}")
+        adapters = {name: adapter_dir(name, MODEL) for name in WORKLOAD.assigned()}
+        for name, directory in (adapters | self._others).items():
+            command.append(f"--adapter={name}={directory}")
         self._process = subprocess.Popen(command, cwd=ROOT)
         return self
 

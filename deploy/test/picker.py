@@ -106,7 +106,9 @@ def holder(routed: Routed, router: str) -> list[dict[str, Any]]:
     return rows
 
 
-def loads(routed: Routed, router: str, adapters: list[str], count: int, turn: int) -> dict[str, Any]:
+def loads(
+    routed: Routed, router: str, adapters: list[str], count: int, turn: int
+) -> dict[str, Any]:
     """Calls of adapters of different popularity (Zipf 1) over both protocols, some at once."""
     routed.route(router)
     routed.load(zipf(adapters, WARM, turn + 100), AT_ONCE)

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
-
 from loramux.v1 import inference_pb2 as messages
 from loramux.v1.inference_pb2_grpc import InferenceStub
 
@@ -32,7 +31,9 @@ def main() -> None:
 class Load:
     def __init__(self, asked: dict[str, Any]) -> None:
         self._asked = asked
-        self._calls: Iterator[tuple[str, str]] = iter([(name, kind) for name, kind in asked["calls"]])
+        self._calls: Iterator[tuple[str, str]] = iter(
+            [(name, kind) for name, kind in asked["calls"]]
+        )
         self._lock = threading.Lock()
         self._ends: Counter[str] = Counter()
         self._seconds: list[float] = []

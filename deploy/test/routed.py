@@ -34,19 +34,6 @@ _PAGE = """
 import sys, urllib.request
 print(urllib.request.urlopen("http://localhost:9464" + sys.argv[1]).read().decode())
 """
-_DESCRIPTORS = """
-import base64
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from loramux.v1 import inference_pb2
-files, seen = FileDescriptorSet(), set()
-def add(file):
-    if file.name not in seen:
-        seen.add(file.name)
-        for one in file.dependencies: add(one)
-        file.CopyToProto(files.file.add())
-add(inference_pb2.DESCRIPTOR)
-print(base64.b64encode(files.SerializeToString()).decode())
-"""
 
 
 @dataclass
@@ -112,8 +99,8 @@ class Routed:
             shutil.copy(HERE / "picker" / file, folder / file)
         shutil.move(folder / "picker.yaml", folder / "objects.yaml")
         shutil.copy(HERE / "picker" / f"{picker}.yaml", folder / "picker.yaml")
-        descriptors = base64.b64decode(self.cluster.python("client", _DESCRIPTORS))
-        (folder / "loramux.binpb").write_bytes(descriptors)
+        printed = self.cluster.python("client", (HERE / "descriptors.py").read_text())
+        (folder / "loramux.binpb").write_bytes(base64.b64decode(printed))
         (folder / "kustomization.yaml").write_text(json.dumps(self._kustomization()))
 
     def _kustomization(self) -> dict[str, Any]:
@@ -159,7 +146,9 @@ class Routed:
     def residents(self, pod: str) -> list[str]:
         """Adapters that the pod's page for routers lists as running."""
         page = self.cluster.python(pod, _PAGE, "/metrics/router")
-        found = re.search(r'^vllm:lora_requests_info\{.*running_lora_adapters="([^"]*)"', page, re.M)
+        found = re.search(
+            r'^vllm:lora_requests_info\{.*running_lora_adapters="([^"]*)"', page, re.M
+        )
         return [one for one in found[1].split(",") if one] if found else []
 
     def count(self) -> Count:

@@ -138,8 +138,8 @@ class StepStats:
     prefill_tokens: int = 0
     """The part of `tokens` in rows of more than one: of prompts, or computed again after a
     preemption."""
-    first_tokens: tuple[float, ...] = ()
-    """Seconds from arrival to first token, of each first choice that got its first."""
+    first_tokens: tuple[tuple[tuple[AdapterUse, ...], float], ...] = ()
+    """Adapters and seconds from arrival to first token, of each first choice that got its first."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,8 @@ class RequestRecord:
     """Submission to first token; None when none was produced."""
     e2e_s: float
     adapters: tuple[AdapterUse, ...] = ()
+    choice_tokens: tuple[int, ...] = ()
+    """Generated tokens of each choice."""
     adapter_wait_s: float = 0.0
     """The part of `queue_s` that the request waited for its adapter to be loaded."""
     decode_s: float = 0.0

@@ -8,6 +8,7 @@ from collections.abc import Sequence as Seq
 
 from ..adapters.store.store import AdapterStore
 from ..adapters.store.version import AdapterVersion
+from ..api.answers import AdapterUse
 from ..api.reports import StepStats
 from ..backends.backend import ModelRunner
 from ..base_model import BaseModel
@@ -247,14 +248,15 @@ class EngineLoop:
 
 def _latencies(
     rows: Seq[ScheduledRow],
-) -> tuple[tuple[tuple[str, float], ...], tuple[float, ...]]:
+) -> tuple[tuple[tuple[str, float], ...], tuple[tuple[tuple[AdapterUse, ...], float], ...]]:
     """Give what StepStats has of these as `token_gaps` and `first_tokens`."""
     gaps, first_tokens = [], []
-    for seq in (row.sequence for row in rows):
+    for row in rows:
+        seq = row.sequence
         if (gap := seq.take_gap()) is not None:
             gaps.append((seq.handle.request_id, gap))
         elif (ttft := seq.take_ttft()) is not None:
-            first_tokens.append(ttft)
+            first_tokens.append((seq.handle.adapters, ttft))
     return tuple(gaps), tuple(first_tokens)
 
 

@@ -234,6 +234,7 @@ class LiveRequest:
             ttft_s=None if first.first_token_at is None else first.first_token_at - first.arrived,
             e2e_s=now - first.arrived,
             adapters=self.handle.adapters,
+            choice_tokens=tuple(s.num_generated for s in self.sequences),
             adapter_wait_s=0.0
             if first.missed_at is None
             else (first.scheduled_at or now) - first.missed_at,

@@ -14,6 +14,8 @@ from .call import OK, Ask, BenchError, Call
 from .prompts import Prompt
 
 _LONGEST_MESSAGE = 300
+_KEEP_ALIVE_S = 4.0
+"""Less than servers keep idle connections: none is sent on that is about to be closed."""
 
 
 class HttpDriver:
@@ -28,7 +30,9 @@ class HttpDriver:
 
     async def __aenter__(self) -> Self:
         # No limit of its own: how many calls run at once is the load's matter.
-        connector = aiohttp.TCPConnector(limit=0, ssl=self._tls or True)
+        connector = aiohttp.TCPConnector(
+            limit=0, ssl=self._tls or True, keepalive_timeout=_KEEP_ALIVE_S
+        )
         timeout = aiohttp.ClientTimeout(total=self._ask.timeout_s)
         self._session = aiohttp.ClientSession(
             connector=connector, headers=self._headers, timeout=timeout
@@ -50,7 +54,7 @@ class HttpDriver:
                 if response.status != 200:
                     why = _message(await response.read())
                     raise BenchError(f"HTTP {response.status}: {why}")
-                models = (await response.json())["data"]
+                models = json.loads(await response.read())["data"]
                 return [model["id"] for model in models if model.get("parent")]
         except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError) as error:
             raise BenchError(f"{self._url}/v1/models: {error!r}") from error
@@ -65,7 +69,7 @@ class HttpDriver:
                 elif self._ask.stream:
                     await _read_stream(response, call)
                 else:
-                    _note_usage(call, (await response.json())["usage"])
+                    _note_usage(call, json.loads(await response.read())["usage"])
         except TimeoutError:
             call.fail("TIMEOUT", f"it took longer than {self._ask.timeout_s:g} s")
         except (aiohttp.ClientError, OSError) as error:
@@ -95,7 +99,7 @@ async def _read_stream(response: aiohttp.ClientResponse, call: Call) -> None:
     rest, done = b"", False
     async for part in response.content.iter_any():
         now = time.perf_counter()
-        *events, rest = (rest + part).split(b"\n\n")
+        *events, rest = (rest + part.replace(b"\r", b"")).split(b"\n\n")
         for event in events:
             data = event.removeprefix(b"data:").strip()
             if data == b"[DONE]":
@@ -122,7 +126,8 @@ def _take(call: Call, event: dict[str, Any], now: float) -> None:
 
 
 def _has_text(choice: dict[str, Any]) -> bool:
-    return bool(choice.get("text") or (choice.get("delta") or {}).get("content"))
+    said = choice.get("delta") or {}
+    return bool(choice.get("text") or said.get("content") or said.get("reasoning_content"))
 
 
 def _note_usage(call: Call, usage: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .summary import PERCENTILES
 
@@ -23,7 +24,10 @@ def show(report: dict[str, Any], console: Console) -> None:
         f" {total['calls_per_s']:.2f} calls/s, {total['tokens_per_s']:.1f} tokens/s",
         highlight=False,
     )
-    console.print(_times(total), _adapters(report["adapters"]), sep="\n")
+    if total["ok"]:
+        console.print(_times(total))
+    if len(report["adapters"]) > 1:
+        console.print(_adapters(report["adapters"]))
     for line in remarks(report):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -58,9 +62,7 @@ def _times(total: dict[str, Any]) -> Table:
     return table
 
 
-def _adapters(adapters: dict[str, dict[str, Any]]) -> Table | str:
-    if len(adapters) < 2:
-        return ""
+def _adapters(adapters: dict[str, dict[str, Any]]) -> Table:
     table = Table("adapter", "calls", "failed", "tokens/s", box=None)
     for title in ("first token", "between", "whole call"):
         table.add_column(f"{title}\nms p50/p99", no_wrap=True)
@@ -70,7 +72,7 @@ def _adapters(adapters: dict[str, dict[str, Any]]) -> Table | str:
         cells = [_cell(group[key]) for key in ("ttft_ms", "itl_ms", "latency_ms")]
         failed = group["calls"] - group["ok"]
         table.add_row(
-            name, str(group["calls"]), str(failed), f"{group['tokens_per_s']:.1f}", *cells
+            Text(name), str(group["calls"]), str(failed), f"{group['tokens_per_s']:.1f}", *cells
         )
     if (more := len(adapters) - _ROWS) > 0:
         table.add_row(f"and {more} more")

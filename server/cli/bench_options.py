@@ -64,6 +64,8 @@ def mix_of(
     positive("--zipf-exponent", zipf_exponent)
     if zipf_exponent is not None and popularity is not Popularity.ZIPF:
         raise typer.BadParameter("--zipf-exponent needs --popularity zipf")
+    if names == []:
+        raise typer.BadParameter("--all-adapters: the server has none")
     if weights is None:
         kind = popularity or Popularity.UNIFORM
         return Mix(names or [""], prompts, kind, zipf_exponent or 1.0)

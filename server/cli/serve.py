@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from lora_runtime import EngineConfig
 
 from ..config import Policy, Settings
-from ..environment import from_json, pairs, service_links
+from ..environment import from_json, items, pairs, service_links
 from ..load_settings import load
 from ..sources import REPEATED, SettingsError, flag_of, variable_of
 from .common import fail, set_parameters
@@ -42,6 +42,7 @@ def serve(context: typer.Context, config: Path | None = None, **flags: Any) -> N
     the file.
     """
     flags["adapters"] = _parse("adapters", pairs, flags["adapters"])
+    flags["metrics_names"] = _parse("metrics_names", _items, flags["metrics_names"])
     flags["policies"] = _parse("policies", from_json, flags["policies"])
     try:
         settings = load(flags, config)
@@ -118,6 +119,8 @@ def _default(field: FieldInfo) -> str:
             return "none"
         case bool(value):
             return "on" if value else "off"
+        case list(value):
+            return ",".join(value)
         case float(value):
             return f"{value:g}"
         case value:
@@ -130,7 +133,15 @@ def _metavar(field: FieldInfo) -> str | None:
         return "|".join(get_args(kind))
     if kind == list[str]:
         return (field.description or "").split()[0].rstrip(",").upper()
+    if get_origin(kind) is list and get_origin(get_args(kind)[0]) is Literal:
+        return ",".join(get_args(get_args(kind)[0]))
     return _METAVARS.get(kind)
+
+
+def _items(text: str) -> list[str]:
+    if not (found := items(text)):
+        raise ValueError("there is nothing in it")
+    return found
 
 
 def _parse(name: str, parse: Callable[[Any], Any], value: Any) -> Any:

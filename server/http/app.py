@@ -33,6 +33,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/health", health.health, is_open=True, answer=schemas.STATUS),
     Route("GET", "/live", health.live, is_open=True, answer=schemas.STATUS),
     Route("GET", "/metrics", health.metrics),
+    Route("GET", "/metrics/router", health.router_metrics),
     Route("GET", "/version", health.version, answer=schemas.VERSION),
     Route("GET", "/status", status.status, answer=schemas.STATUS_REPORT),
     Route(

@@ -17,8 +17,12 @@ class MetricsPage:
     """Page of a registry: made once for all who ask meanwhile, and beside the event loop, as that
     takes up to a tenth of a second."""
 
-    def __init__(self, registry: CollectorRegistry, threads: Pool) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, threads: Pool, router: Callable[[], bytes]
+    ) -> None:
         self._registry, self._threads = registry, threads
+        self.router = router
+        """Makes the page for routers, which takes no lock and a fraction of a millisecond."""
         self._making: dict[str, asyncio.Task[bytes]] = {}
 
     async def page(self, accept: str) -> tuple[bytes, str]:

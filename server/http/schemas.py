@@ -22,7 +22,10 @@ ADAPTERS = {
     **_object(adapters={"type": "array", "items": {"type": "object"}}),
     "description": "ListAdaptersResponse of adapters.proto, as JSON, without modules.",
 }
-ADAPTERS_QUERY: Mapping[str, Schema] = {"page_size": {**_COUNT, "maximum": 1000}, "page_token": _TEXT}
+ADAPTERS_QUERY: Mapping[str, Schema] = {
+    "page_size": {**_COUNT, "maximum": 1000},
+    "page_token": _TEXT,
+}
 VERSION = _object(version=_TEXT)
 MODEL = _object(
     id=_TEXT,

@@ -64,10 +64,10 @@ class AdapterPages:
         who: Caller,
         size: int,
         token: str,
-        make: Callable[[AdapterInfo], pb.Adapter] = to_message,
+        make: Callable[[AdapterInfo], pb.Adapter],
     ) -> pb.ListAdaptersResponse:
-        """Make a page of the adapters that `who` may use. Raises InvalidRequestError,
-        EngineStoppedError."""
+        """Make a page of the adapters that `who` may use, each as `make` has it. Raises
+        InvalidRequestError, EngineStoppedError."""
         engine = self._engine()
         ids = self._ids.of(who, engine.adapter_ids())
         return page(ids, engine.get_adapter, size, token, self._max_message_bytes, make)

@@ -8,8 +8,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
-from lora_runtime import EngineObserver, StepStats
+from lora_runtime import AdapterUse, EngineObserver, StepStats
 
 _TOKENS_S = 10
 """Seconds over which tokens are counted."""
@@ -43,8 +44,8 @@ class Rates(EngineObserver):
         self._clock, self._lock = clock, threading.Lock()
         self._started = clock()
         self._seconds: deque[_Second] = deque(maxlen=_TOKENS_S)
-        self._ttfts: deque[tuple[float, float]] = deque(maxlen=_TTFTS)
-        """Moment and seconds of each."""
+        self._ttfts: deque[tuple[float, tuple[AdapterUse, ...], float]] = deque(maxlen=_TTFTS)
+        """Moment, adapters and seconds of each."""
 
     def on_step(self, stats: StepStats) -> None:
         now = self._clock()
@@ -54,15 +55,18 @@ class Rates(EngineObserver):
             second = self._seconds[-1]
             second.generated += stats.generated
             second.prefill += stats.prefill_tokens
-            self._ttfts.extend((now, ttft) for ttft in stats.first_tokens)
+            self._ttfts.extend((now, *first) for first in stats.first_tokens)
 
-    def speed(self) -> Speed:
-        """Tell the speed of the last seconds."""
+    def speed(self, may_see: Callable[[str], bool]) -> Speed:
+        """Tell the speed of the last seconds; first tokens are those of requests whose adapters, ""
+        for the base, may all be seen."""
         now = self._clock()
         first = int(now) - _TOKENS_S + 1
         with self._lock:
             counted = [(s.generated, s.prefill) for s in self._seconds if s.number >= first]
-            ttfts = sorted(ttft for at, ttft in self._ttfts if at >= now - _TTFT_S)
+            recent = [(uses, ttft) for at, uses, ttft in self._ttfts if at >= now - _TTFT_S]
+        known = cache(may_see)
+        ttfts = sorted(ttft for uses, ttft in recent if all(map(known, _ids(uses))))
         length = max(1.0, now - max(first, self._started))
         return Speed(
             generated_tokens_per_s=sum(generated for generated, _ in counted) / length,
@@ -71,6 +75,10 @@ class Rates(EngineObserver):
             ttft_p99_s=_quantile(ttfts, 0.99),
             ttft_requests=len(ttfts),
         )
+
+
+def _ids(uses: Sequence[AdapterUse]) -> list[str]:
+    return [use.adapter_id for use in uses] or [""]
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

@@ -92,7 +92,7 @@ class ServerReports:
             limits=self._limits(engine),
             load=_load(engine),
             memory=pb.Memory(**vars(info.memory)),
-            rates=pb.Rates(**vars(self.rates.speed())),
+            rates=pb.Rates(**vars(self.rates.speed(who.may_use))),
             batch=_batch(engine, who),
             slots=_slots(engine, who),
             loading_adapter_ids=[

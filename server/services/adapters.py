@@ -22,7 +22,13 @@ from ..auth.interceptor import caller
 from ..auth.shares import PIN_SHARE, check_policy
 from ..declared import DeclaredStatus
 from ..operations.adapter_changes import ALL, AdapterChanges, check_length
-from ..operations.adapter_messages import from_policy, may_see, to_declared, to_message
+from ..operations.adapter_messages import (
+    from_policy,
+    may_see,
+    to_declared,
+    to_message,
+    without_modules,
+)
 from ..operations.adapter_pages import AdapterPages
 from ..operations.reads import Reads
 from ..request_ids import request_id_of
@@ -111,7 +117,8 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         who = caller()
 
         def list_page() -> pb.ListAdaptersResponse:
-            return self._pages.page(who, request.page_size, request.page_token)
+            make = without_modules if request.without_modules else to_message
+            return self._pages.page(who, request.page_size, request.page_token, make)
 
         return await self._read(list_page, context)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright
 
+from lora_runtime import EngineObserver, StepStats
+
 from ..support.adapters import edit_config
 from ..support.http_front import HttpHarness, http_running
 from ..support.servers import make_settings
@@ -22,7 +25,7 @@ SLOTS = 8
 _TEAMS = ("billing", "claims", "legal", "onboarding", "sales", "search", "support", "triage")
 _LANGUAGES = ("de", "en", "es", "fr", "it", "ja", "nl", "pl", "pt", "sv")
 NAMES = [f"{_TEAMS[i % 8]}-{_LANGUAGES[i // 8 % 10]}-{i:03d}" for i in range(MANY)]
-ODD = "<img src=x onerror=alert(1)>&<b>odd"
+ODD = "z<img src=x onerror=alert(1)>&<b>odd"
 """Name of an adapter beside them."""
 
 
@@ -35,6 +38,13 @@ class Shown:
     """Addresses that it asked for."""
     problems: list[str] = field(default_factory=list)
     """Lines of its console that are errors, and errors of its script."""
+
+
+class _Pace(EngineObserver):
+    """Makes steps of a tiny base take as long as those of a small one."""
+
+    def on_step(self, stats: StepStats) -> None:
+        time.sleep(0.02)
 
 
 class Show(Protocol):
@@ -87,12 +97,12 @@ def show(browser: Browser) -> Show:
 
 @pytest.fixture(scope="session")
 def versions(tiny_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Adapters of as many versions as names: what they scale by differs."""
+    """Adapters, of which each is a version of its own: what they scale by differs."""
     root = tmp_path_factory.mktemp("many")
-    for i in range(MANY):
+    for i in range(MANY + 1):
         shutil.copytree(tiny_adapters[f"a{i % 8}"], root / str(i))
         edit_config(root / str(i), lora_alpha=8 + i / MANY)
-    return [root / str(i) for i in range(MANY)]
+    return [root / str(i) for i in range(MANY + 1)]
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="session")
@@ -100,9 +110,10 @@ async def server(
     browser: Browser, tiny_base: Path, versions: list[Path]
 ) -> AsyncIterator[HttpHarness]:
     """A server of 1,000 adapters and one with an odd name, with room for eight at a time."""
-    settings = make_settings(tiny_base, max_adapters=SLOTS, host_adapter_bytes=3 << 20)
+    settings = make_settings(tiny_base, max_adapters=SLOTS, adapter_host_bytes=3 << 20)
     async with http_running(settings, port=True) as front:
         engine = front.server.app.engine
-        for name, path in zip([*NAMES, ODD], [*versions, versions[0]], strict=True):
+        engine.add_observer(_Pace())
+        for name, path in zip([*NAMES, ODD], versions, strict=True):
             engine.load_adapter(path, name)
         yield front

@@ -12,7 +12,7 @@ from playwright.async_api import Page, expect
 from lora_runtime import AdapterPolicy
 
 from ..support.http_front import HttpHarness
-from .conftest import MANY, NAMES, ODD, SLOTS, Show
+from .conftest import NAMES, ODD, SLOTS, Show
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -45,8 +45,6 @@ async def test_what_runs(server: HttpHarness, show: Show) -> None:
         cell = page.locator(".cell.running", has_text=busy)
         await expect(cell).to_contain_text("2 sequences")
         await expect(page.locator("#rows")).to_have_text("3 of 64")
-        for element in ("#rate", "#ttft", "#kv"):
-            await expect(page.locator(element)).to_contain_text("1234567890"[:0] or "")
         await expect(page.locator("#rate")).not_to_have_text("0.0")
         await expect(page.locator("#ttft")).to_contain_text("s")
         await expect(page.locator("#base")).to_have_text(base)
@@ -74,7 +72,7 @@ async def test_a_thousand_adapters_in_a_table_of_few_rows(server: HttpHarness, s
         assert await page.locator("#lines tr").count() < 40
         await page.locator("#scroller").evaluate("box => box.scrollTo(0, box.scrollHeight)")
         last = page.locator("#lines tr").last
-        await expect(last).to_contain_text(max(NAMES))
+        await expect(last).to_contain_text(max(*NAMES, ODD))
         await expect(last).to_have_attribute("aria-rowindex", "1002")
         assert await page.locator("#lines tr").count() < 40
         await page.get_by_label("Search").fill("LEGAL-de")
@@ -144,21 +142,23 @@ async def _refused(page: Page, script: str) -> bool:
 
 async def test_a_server_that_is_gone_and_back(server: HttpHarness, show: Show) -> None:
     async with show(server) as shown:
-        await shown.page.route("**/status", lambda route: route.abort())
-        await expect(shown.page.get_by_role("alert")).to_have_text("The server cannot be reached.")
-        await shown.page.unroute("**/status")
-        await expect(shown.page.get_by_role("alert")).to_be_hidden()
+        page, alert = shown.page, shown.page.get_by_role("alert")
+        await page.route("**/status", lambda route: route.abort())
+        await expect(alert).to_have_text("The server cannot be reached.")
+        await page.unroute("**/status")
+        await expect(alert).to_be_hidden()
 
 
 async def test_a_page_that_nobody_sees_asks_for_nothing(server: HttpHarness, show: Show) -> None:
     hidden = "Object.defineProperty(document, 'hidden', { get: () => window.isHidden, set: () => 0 })"
     async with show(server) as shown:
         page = shown.page
-        await expect(page.locator("#found")).to_have_text("1,001 of 1,001")
+        await page.clock.install()
+        await page.reload()
+        await page.locator("#state.good").wait_for()
         await page.evaluate(f"window.isHidden = true; {hidden}")
-        await page.wait_for_timeout(1500)  # what was on its way
         before = len(shown.requests)
-        await page.wait_for_timeout(2500)
+        await page.clock.run_for(60_000)
         assert len(shown.requests) == before
         async with page.expect_request("**/status"):
             await page.evaluate(
@@ -172,7 +172,3 @@ async def test_narrow_screens(server: HttpHarness, show: Show, width: int) -> No
         assert await shown.page.evaluate("document.documentElement.scrollWidth") == width
         await shown.page.get_by_role("link", name="Playground").click()
         await expect(shown.page.get_by_role("button", name="Ask", exact=True)).to_be_in_viewport()
-
-
-def test_names_are_many() -> None:
-    assert len(set(NAMES)) == MANY

@@ -31,7 +31,7 @@ async def test_four_models_side_by_side(server: HttpHarness, show: Show, form: s
         await choose(page, *models[1:])
         await page.get_by_label("Prompt").fill("Tell me about dogs.")
         await page.get_by_label("Most tokens").fill("12")
-        await page.get_by_label("As").select_option(form)
+        await page.get_by_role("combobox", name="As", exact=True).select_option(form)
         await ask(page)
         await expect(page.locator("#said")).to_contain_text(f"{NAMES[2]}: cut at its most tokens.")
         columns = page.get_by_role("article")

@@ -33,7 +33,7 @@ async def guarded(
 
 
 async def sign_in(page: Page, token: str) -> None:
-    await page.get_by_label("Token").fill(token)
+    await page.get_by_label("Token", exact=True).fill(token)
     await page.get_by_role("button", name="Show the server").click()
 
 
@@ -61,9 +61,9 @@ async def test_a_scope_and_signing_out(guarded: HttpHarness, show: Show) -> None
         hidden = page.locator("#slot-cells", has_text="outside this token's scope")
         await expect(hidden).to_have_count(1)
         await page.get_by_role("button", name="Sign out").click()
-        await expect(page.get_by_label("Token")).to_be_visible()
+        await expect(page.get_by_label("Token", exact=True)).to_be_visible()
         await page.reload()
-        await expect(page.get_by_label("Token")).to_be_visible()
+        await expect(page.get_by_label("Token", exact=True)).to_be_visible()
 
 
 async def test_a_token_that_may_not_read_has_the_playground(
@@ -89,5 +89,5 @@ async def test_a_token_that_ends_asks_for_another(guarded: HttpHarness, show: Sh
         await sign_in(page, token_of("all"))
         await expect(page.locator("#state.good")).to_be_visible()
         await page.route("**/status", lambda route: route.fulfill(status=401, body=""))
-        await expect(page.get_by_label("Token")).to_be_visible()
+        await expect(page.get_by_label("Token", exact=True)).to_be_visible()
         assert await page.evaluate("sessionStorage.length") == 0

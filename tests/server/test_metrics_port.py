@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 import urllib.request
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ def port() -> Iterator[int]:
     registry = CollectorRegistry()
     Counter("seen", "Seen.", registry=registry).inc()
     port = free_port()
-    server = metrics_port.start("127.0.0.1", port, registry)
+    server = metrics_port.start("127.0.0.1", port, registry, lambda: b"for routers\n")
     yield port
     server.close()
 
@@ -55,4 +56,49 @@ def test_idle_connections_are_closed(port: int, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_port_that_is_taken(port: int) -> None:
     with pytest.raises(OSError, match="in use"):
-        metrics_port.start("127.0.0.1", port, CollectorRegistry())
+        metrics_port.start("127.0.0.1", port, CollectorRegistry(), bytes)
+
+
+def test_routers_keep_their_connection(port: int) -> None:
+    router = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    router.connect()
+    connection = router.sock
+    for path in ("/metrics/router", "/metrics/router?from=a-router", "/metrics/router"):
+        router.request("GET", path)
+        answer = router.getresponse()
+        assert answer.read() == b"for routers\n"
+        assert answer.getheader("content-type") == "text/plain; version=0.0.4; charset=utf-8"
+    assert router.sock is connection
+    router.request("GET", "/metrics")  # the end of it: the page is in HTTP/1.0
+    assert b"seen_total" in router.getresponse().read()
+    assert router.sock is None
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /metrics/router HTTP/1.0\r\n\r\n",
+        b"GET /metrics/router HTTP/1.1\r\nConnection: close\r\n\r\n",
+        b"GET /metrics/router HTTP/1.1\r\nContent-Length: 3\r\n\r\nGET",
+    ],
+    ids=["old", "last", "with-a-body"],
+)
+def test_other_routers_get_one_page(port: int, head: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(head)
+        answer = b""
+        while part := connection.recv(1 << 16):
+            answer += part
+    assert answer.endswith(b"\r\n\r\nfor routers\n")
+    assert answer.count(b"HTTP/1.1 200 OK\r\n") == 1
+    assert b"Connection: close\r\n" in answer
+
+
+def test_what_is_no_request_ends_the_connection(port: int) -> None:
+    for junk in (b"\r\n", b"nonsense\r\n\r\n", b"GET / HTTP/2.0\r\n\r\n", b"x" * 70_000):
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            connection.sendall(junk)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(1 << 16):
+                pass
+    assert b"seen_total" in scraped(port)

@@ -114,6 +114,13 @@ async def test_steps_and_first_tokens_are_counted(front: HttpHarness) -> None:
     assert rates.ttft_requests == 1
     assert rates.ttft_p50_s == rates.ttft_p99_s > 0
     assert rates.generated_tokens_per_s >= 40 / 10
+    mine = (await status(front, "user")).rates
+    assert mine.ttft_p50_s == rates.ttft_p50_s
+    await front.server.inference.Generate(
+        pb_inference.GenerateRequest(prompt="hi", max_new_tokens=1), metadata=bearer("root")
+    )
+    assert (await status(front, "user")).rates.ttft_requests == 1
+    assert (await status(front, "root")).rates.ttft_requests == 2
     assert rates.prompt_tokens_per_s >= done.choices[0].usage.prompt_tokens / 10
 
 

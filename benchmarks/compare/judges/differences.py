@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
@@ -13,6 +14,7 @@ _HELD = ("rps", "mean", "p50", "p90", "p99")
 _TOKENS = ("ttft_p50", "ttft_p99", "itl_mean", "itl_p99")
 """What only k6 has beside the bench."""
 _MOST = 0.03
+_K6_CLOCK_MS = 1
 _WORDS = {"rps": "calls/s", "itl_mean": "ITL mean", "cpu_s": "CPU s"}
 
 
@@ -22,7 +24,6 @@ def summary(said: dict[str, list[Said]]) -> dict[str, Any]:
         "said": {name: _medians(ran) for name, ran in said.items()},
         "noise": {name: _noise(ran) for name, ran in said.items()},
         "from_ghz": _from(said["ghz"], said[OURS], _HELD),
-        "k6_from_ghz": _from(said["ghz"], said["k6"], _HELD),
         "from_k6": _from(said["k6"], said[OURS], _HELD + _TOKENS),
         "rounds": {name: [one.numbers() for one in ran] for name, ran in said.items()},
     }
@@ -56,13 +57,22 @@ def _from(judge: list[Said], ours: list[Said], names: tuple[str, ...]) -> dict[s
 
 
 def apart(result: dict[str, Any]) -> list[str]:
-    """Say where the bench is not near ghz."""
+    """Say where the bench is not near ghz, or its tokens' times not within k6's own noise."""
     return [
-        f"{load}: {_WORDS.get(name, name)} is {share:+.1%} from ghz's"
+        f"{load}: {_WORDS.get(name, name)} is {share:+.1%} from {judge}'s"
         for load, one in result.items()
-        for name, share in one["from_ghz"].items()
-        if abs(share) > _MOST
+        for judge, name, share, most in _judged(one)
+        if abs(share) > most
     ]
+
+
+def _judged(one: dict[str, Any]) -> Iterator[tuple[str, str, float, float]]:
+    """Give what is judged: by whom, which number, how far it is, and how far it may be."""
+    for name in _HELD:
+        yield "ghz", name, one["from_ghz"][name], _MOST
+    for name in (name for name in _TOKENS if name in one["from_k6"]):
+        noise, tick = one["noise"]["k6"][name], _K6_CLOCK_MS / one["said"]["k6"][name]
+        yield "k6", name, one["from_k6"][name], max(_MOST, noise, tick)
 
 
 def show(load: str, one: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ class Load:
     tokens: int
     concurrency: int
     """In an open loop: the most calls that may be under way."""
-    rate: float | None = None
+    rate: int | None = None
     first_ms: float = 0
     """The stand-in's time to the first token."""
     gap_ms: float = 0

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from benchmarks.common.paths import ROOT
 from benchmarks.common.report import percentiles
 
-from .loads import Load, Said
+from .loads import ADAPTER, PROMPT, Load, Said
 
 PROTOS = ROOT / "protos"
 PROTO = "loramux/v1/inference.proto"
@@ -34,7 +31,7 @@ def ghz(load: Load, port: int, folder: Path) -> Said:
     command = ["ghz", "--insecure", "--proto", str(PROTOS / PROTO), "--import-paths", str(PROTOS)]
     command += ["--call", f"loramux.v1.Inference.{load.method}", "--count-errors"]
     command += ["-n", str(load.calls), "-c", str(load.concurrency), "--timeout", f"{_TIMEOUT_S}s"]
-    command += ["--async", "--rps", f"{load.rate:g}"] if load.rate else []
+    command += ["--async", "--rps", str(load.rate)] if load.rate else []
     command += ["--data", json.dumps(load.request()), "-O", "json", "-o", str(report)]
     cpu_s = _run([*command, f"127.0.0.1:{port}"])
     said = json.loads(report.read_text())
@@ -84,7 +81,28 @@ def k6(load: Load, port: int, folder: Path) -> Said:
 
 
 def bench(load: Load, port: int, folder: Path) -> Said:
-    raise NotImplementedError
+    report = folder / "bench.json"
+    command = [sys.executable, "-m", "server", "bench", f"--target=127.0.0.1:{port}"]
+    command += [f"--calls={load.calls}", f"--concurrency={load.concurrency}", "--warmup=0"]
+    command += [f"--rate={load.rate}", "--arrivals=constant"] if load.rate else []
+    command += [f"--adapter={ADAPTER}", f"--prompt={PROMPT}", f"--max-new-tokens={load.tokens}"]
+    command += ["--ignore-eos", "--stream" if load.stream else "--unary", f"--out={report}"]
+    cpu_s = _run(command)
+    said = json.loads(report.read_text())["total"]
+    taken, first, gap = said["latency_ms"], said["ttft_ms"], said["itl_ms"]
+    return Said(
+        rps=said["calls_per_s"],
+        mean=taken["mean"],
+        p50=taken["p50"],
+        p90=taken["p90"],
+        p99=taken["p99"],
+        statuses=said["statuses"],
+        cpu_s=cpu_s,
+        ttft_p50=first and first["p50"],
+        ttft_p99=first and first["p99"],
+        itl_mean=gap and gap["mean"],
+        itl_p99=gap and gap["p99"],
+    )
 
 
 Tool = Callable[[Load, int, Path], Said]

@@ -102,11 +102,10 @@ class AsyncClient(Reach):
     ) -> inference_pb2.GenerateResponse:
         """Generate, and give the whole answer. Takes a request, or its fields."""
         message = request_of(request, fields)
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
         headers = self._generation_metadata(message, metadata)
         try:
             answer: inference_pb2.GenerateResponse = await self._open().generate(
-                message, timeout=timeout_s, metadata=headers
+                message, timeout=self._deadline(timeout_s), metadata=headers
             )
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from error
@@ -125,9 +124,10 @@ class AsyncClient(Reach):
     ) -> AsyncStream:
         """Generate, and give the answer's events as they come. Takes a request, or its fields."""
         message = request_of(request, fields)
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
         headers = self._generation_metadata(message, metadata)
-        return AsyncStream(self._open().stream(message, timeout=timeout_s, metadata=headers))
+        return AsyncStream(
+            self._open().stream(message, timeout=self._deadline(timeout_s), metadata=headers)
+        )
 
     async def load_adapter(
         self, *, timeout_s: float = LOAD_TIMEOUT_S, **fields: Unpack[LoadFields]
@@ -167,13 +167,14 @@ class AsyncClient(Reach):
         return await self._ask(calls.get_adapter(adapter_id, timeout_s))
 
     async def list_adapters(
-        self, *, timeout_s: float = CALL_TIMEOUT_S
+        self, *, without_modules: bool = False, timeout_s: float = CALL_TIMEOUT_S
     ) -> list[adapters_pb2.Adapter]:
-        """List the adapters of all pages; `timeout_s` is each page's."""
+        """List the adapters of all pages, if wanted without their modules, of which there may be
+        hundreds each; `timeout_s` is each page's."""
         found: list[adapters_pb2.Adapter] = []
         token = ""
         while True:
-            page = await self._ask(calls.list_page(token, timeout_s))
+            page = await self._ask(calls.list_page(token, without_modules, timeout_s))
             found += page.adapters
             token = page.next_page_token
             if not token:
@@ -186,9 +187,17 @@ class AsyncClient(Reach):
         answer = await self._ask(calls.declared_adapters(timeout_s))
         return list(answer.adapters)
 
+    async def status(self, *, timeout_s: float = CALL_TIMEOUT_S) -> server_pb2.ServerStatus:
+        """Tell what runs now, what the slots hold, and how fast it goes."""
+        return await self._ask(calls.status(timeout_s))
+
     async def server_info(self, *, timeout_s: float = CALL_TIMEOUT_S) -> server_pb2.ServerInfo:
         """Tell what the server is, its limits and its load."""
         return await self._ask(calls.server_info(timeout_s))
+
+    async def status(self, *, timeout_s: float = CALL_TIMEOUT_S) -> server_pb2.ServerStatus:
+        """Tell what the server runs at this moment."""
+        return await self._ask(calls.status(timeout_s))
 
     async def _ask(self, call: Call[T]) -> T:
         try:

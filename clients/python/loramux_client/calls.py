@@ -84,8 +84,12 @@ def get_adapter(adapter_id: str, timeout_s: float) -> Call[adapters_pb2.Adapter]
     return Call("GetAdapter", adapters_pb2.GetAdapterRequest(adapter_id=adapter_id), timeout_s)
 
 
-def list_page(token: str, timeout_s: float) -> Call[adapters_pb2.ListAdaptersResponse]:
-    request = adapters_pb2.ListAdaptersRequest(page_size=_LIST_PAGE, page_token=token)
+def list_page(
+    token: str, without_modules: bool, timeout_s: float
+) -> Call[adapters_pb2.ListAdaptersResponse]:
+    request = adapters_pb2.ListAdaptersRequest(
+        page_size=_LIST_PAGE, page_token=token, without_modules=without_modules
+    )
     return Call("ListAdapters", request, timeout_s)
 
 
@@ -93,5 +97,13 @@ def declared_adapters(timeout_s: float) -> Call[adapters_pb2.ListDeclaredAdapter
     return Call("ListDeclaredAdapters", adapters_pb2.ListDeclaredAdaptersRequest(), timeout_s)
 
 
+def status(timeout_s: float) -> Call[server_pb2.ServerStatus]:
+    return Call("GetStatus", server_pb2.GetStatusRequest(), timeout_s)
+
+
 def server_info(timeout_s: float) -> Call[server_pb2.ServerInfo]:
     return Call("GetServerInfo", server_pb2.GetServerInfoRequest(), timeout_s)
+
+
+def status(timeout_s: float) -> Call[server_pb2.ServerStatus]:
+    return Call("GetStatus", server_pb2.GetStatusRequest(), timeout_s)

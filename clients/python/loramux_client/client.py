@@ -97,11 +97,10 @@ class Client(Reach):
     ) -> inference_pb2.GenerateResponse:
         """Generate, and give the whole answer. Takes a request, or its fields."""
         message = request_of(request, fields)
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
         headers = self._generation_metadata(message, metadata)
         try:
             answer: inference_pb2.GenerateResponse = self._stubs.generate(
-                message, timeout=timeout_s, metadata=headers
+                message, timeout=self._deadline(timeout_s), metadata=headers
             )
         except grpc.RpcError as error:
             raise from_rpc(error) from error
@@ -118,9 +117,10 @@ class Client(Reach):
     ) -> Stream:
         """Generate, and give the answer's events as they come. Takes a request, or its fields."""
         message = request_of(request, fields)
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
         headers = self._generation_metadata(message, metadata)
-        return Stream(self._stubs.stream(message, timeout=timeout_s, metadata=headers))
+        return Stream(
+            self._stubs.stream(message, timeout=self._deadline(timeout_s), metadata=headers)
+        )
 
     def load_adapter(
         self, *, timeout_s: float = LOAD_TIMEOUT_S, **fields: Unpack[LoadFields]
@@ -159,12 +159,15 @@ class Client(Reach):
     ) -> adapters_pb2.Adapter:
         return self._ask(calls.get_adapter(adapter_id, timeout_s))
 
-    def list_adapters(self, *, timeout_s: float = CALL_TIMEOUT_S) -> list[adapters_pb2.Adapter]:
-        """List the adapters of all pages; `timeout_s` is each page's."""
+    def list_adapters(
+        self, *, without_modules: bool = False, timeout_s: float = CALL_TIMEOUT_S
+    ) -> list[adapters_pb2.Adapter]:
+        """List the adapters of all pages, if wanted without their modules, of which there may be
+        hundreds each; `timeout_s` is each page's."""
         found: list[adapters_pb2.Adapter] = []
         token = ""
         while True:
-            page = self._ask(calls.list_page(token, timeout_s))
+            page = self._ask(calls.list_page(token, without_modules, timeout_s))
             found += page.adapters
             token = page.next_page_token
             if not token:
@@ -177,9 +180,17 @@ class Client(Reach):
         answer = self._ask(calls.declared_adapters(timeout_s))
         return list(answer.adapters)
 
+    def status(self, *, timeout_s: float = CALL_TIMEOUT_S) -> server_pb2.ServerStatus:
+        """Tell what runs now, what the slots hold, and how fast it goes."""
+        return self._ask(calls.status(timeout_s))
+
     def server_info(self, *, timeout_s: float = CALL_TIMEOUT_S) -> server_pb2.ServerInfo:
         """Tell what the server is, its limits and its load."""
         return self._ask(calls.server_info(timeout_s))
+
+    def status(self, *, timeout_s: float = CALL_TIMEOUT_S) -> server_pb2.ServerStatus:
+        """Tell what the server runs at this moment."""
+        return self._ask(calls.status(timeout_s))
 
     def _ask(self, call: Call[T]) -> T:
         try:

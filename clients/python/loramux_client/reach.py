@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -87,6 +88,11 @@ class Reach:
         if (self.cert is None) != (self.key is None):
             raise CallError("a client certificate and its key are needed together")
         return grpc.ssl_channel_credentials(*map(_read, (self.ca, self.key, self.cert)))
+
+    def _deadline(self, timeout_s: float | None) -> float | None:
+        """Seconds of a generation as gRPC takes them: None is no deadline there."""
+        seconds = self.timeout_s if timeout_s is None else timeout_s
+        return None if seconds == math.inf else seconds
 
     def _options(self) -> list[tuple[str, Any]]:
         return [

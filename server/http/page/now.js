@@ -6,6 +6,8 @@ const STATES = {
   SERVER_STATE_STALLED: ["a step hangs", "bad"],
 };
 const KEPT = 120;
+/** Looks that there is room for at first. */
+const FEWEST = 20;
 /** Tokens/s of the last looks at the server, the newest last. */
 const trend = [];
 let lastSteps = null;
@@ -55,8 +57,9 @@ function showRates(rates) {
 
 function drawTrend() {
   const most = Math.max(...trend, 1);
+  const room = Math.max(trend.length, FEWEST);
   const points = trend.map((rate, i) => {
-    const x = (240 * (KEPT - trend.length + i + 1)) / KEPT;
+    const x = (240 * (room - trend.length + i + 1)) / room;
     return `${x.toFixed(1)} ${(54 - (50 * rate) / most).toFixed(1)}`;
   });
   const first = points[0].split(" ")[0];

@@ -1,6 +1,6 @@
 const SIZE = 100;
 const AGAIN_MS = 5000;
-const BETWEEN_MS = 150;
+const BETWEEN_MS = 50;
 
 /** All adapters, as the server lists them: in pages, of which those in view are read again. */
 class Pages {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.responses import JSONResponse, Response
 
 from lora_runtime import __version__
@@ -34,3 +35,9 @@ async def metrics(call: Call) -> Response:
     call.allow(Right.READ, ["*"])
     text, kind = await call.parts.metrics.page(call.request.headers.get("accept", ""))
     return Response(text, media_type=kind)
+
+
+async def router_metrics(call: Call) -> Response:
+    """Show what routers decide by, which names adapters, too."""
+    call.allow(Right.READ, ["*"])
+    return Response(call.parts.metrics.router(), media_type=CONTENT_TYPE_PLAIN_0_0_4)

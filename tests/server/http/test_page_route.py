@@ -23,7 +23,9 @@ async def test_it_is_there_with_a_policy_that_lets_nothing_else_in(tiny_base: Pa
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert answer.headers["cache-control"] == "no-store"
-    policy = dict(rule.split(" ", 1) for rule in answer.headers["content-security-policy"].split("; "))
+    policy = dict(
+        rule.split(" ", 1) for rule in answer.headers["content-security-policy"].split("; ")
+    )
     assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
     assert policy["connect-src"] == "'self'"
     for kind in ("script", "style"):

@@ -89,7 +89,7 @@ async def test_a_page_is_made_once_for_all_who_wait(monkeypatch: pytest.MonkeyPa
         return collect()
 
     monkeypatch.setattr(registry, "collect", counted)
-    page = MetricsPage(registry, threads.reading)
+    page = MetricsPage(registry, threads.reading, bytes)
     asked = [asyncio.create_task(page.page("")) for _ in range(9)]
     await asyncio.sleep(0)
     asked[0].cancel()  # who goes takes nobody's page away
