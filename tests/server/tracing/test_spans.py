@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import grpc
 import pytest
@@ -19,7 +20,7 @@ from .conftest import Traced
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SECRET = "zebra-4711"
 """A word of each prompt: it must be in no span."""
-PHASES = {"queue": {}, "prefill": {}, "decode": {}}
+PHASES: dict[str, Any] = {"queue": {}, "prefill": {}, "decode": {}}
 SERVER, INTERNAL = 2, 1
 
 
