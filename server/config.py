@@ -92,6 +92,10 @@ class Settings(_EngineSettings):
         description="Origin, such as https://chat.example, whose pages may call the HTTP API from browsers; * is any; "
         "repeatable. Without one, none.",
     )
+    page: bool = Field(
+        True,
+        description="A page at / of the HTTP port that shows the server; it asks for a token where there are tokens.",
+    )
     metrics_port: int = Field(
         9464, ge=0, le=65535, description="HTTP port of /metrics; 0 switches it off."
     )

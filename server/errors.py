@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ _DOMAIN = "loramux"
 REASON_KEY = "loramux-reason"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 _DO_NOT_RETRY = -1
+_SPREAD_S = 1.0
 _Code = grpc.StatusCode
 
 
@@ -156,10 +158,12 @@ def status_of(error: BaseException) -> Status:
 def retry_after_s(error: BaseException) -> float | None:
     """Seconds after which to come back; infinite where time alone changes nothing.
 
-    Where another server may do better at once, None: the client's policy knows when to try.
+    Where another server may do better at once, None: the client's policy knows when to try. What
+    is refused at once comes back spread over as long again, up to a second: all at once it would
+    only be refused anew.
     """
     if isinstance(error, QueueFullError | AdapterLimitError | CallerLimitError):
-        return error.retry_after_s
+        return error.retry_after_s + random.uniform(0, min(error.retry_after_s, _SPREAD_S))
     # Until somebody makes room, or reads, which is not a matter of time.
     if isinstance(error, AdapterCapacityError | UnreadAnswerError):
         return math.inf

@@ -22,6 +22,7 @@ from lora_runtime import (
 from .gauges import EngineGauges, LogLines
 from .grpc.calls import CallInterceptor
 from .signals.boards import LOAD_SECONDS, BoardNames, plain, renamed
+from .signals.page import RouterPage
 from .signals.router import RouterSignals
 
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -43,7 +44,7 @@ class Metrics(EngineObserver):
         self.shown = self.registry if "loramux" in names else CollectorRegistry()
         """What is on the page."""
         self._has_vllm_names = "vllm" in names
-        self._signals: RouterSignals | None = None
+        self._router: RouterPage | None = None
         self._counted: dict[str, Counter | Histogram] = {}
         self._limit = max_adapter_labels
         self._labels: set[str] = set()
@@ -127,18 +128,19 @@ class Metrics(EngineObserver):
         on what has vLLM's names."""
         engine.add_observer(self)
         self.registry.register(EngineGauges(engine, self._own_label))
+        prefix = "vllm:" if self._has_vllm_names else "loramux_"
+        signals = RouterSignals(engine, model_name, prefix)
+        self.shown.register(signals)
         if self._has_vllm_names:
             self.shown.register(BoardNames(self._counted, engine, model_name))
             loads = partial(renamed, self._counted, LOAD_SECONDS, model_name)
-            self._signals = RouterSignals(engine, model_name, "vllm:", loads)
         else:
             loads = partial(plain, self._counted, LOAD_SECONDS)
-            self._signals = RouterSignals(engine, model_name, "loramux_", loads)
-        self.shown.register(self._signals)
+        self._router = RouterPage(signals, loads)
 
     def router_page(self) -> bytes:
         """Make the page for routers, empty as long as no base is loaded."""
-        return b"" if self._signals is None else self._signals.text()
+        return b"" if self._router is None else self._router.text()
 
     def on_step(self, stats: StepStats) -> None:
         self._step.observe(stats.duration_s)

@@ -1,4 +1,4 @@
-"""Transport credentials from PEM files, for the server and for the client."""
+"""Transport credentials of the server from PEM files."""
 
 from __future__ import annotations
 
@@ -41,17 +41,6 @@ def server_credentials(cert: Path, key: Path, client_ca: Path | None) -> grpc.Se
         files.first,
         files.fetch,  # type: ignore[arg-type]
         require_client_authentication=client_ca is not None,
-    )
-
-
-def channel_credentials(
-    ca: Path | None, cert: Path | None, key: Path | None
-) -> grpc.ChannelCredentials:
-    """Credentials of a client; without `ca` the system's authorities count. Raises TLSError."""
-    if (cert is None) != (key is None):
-        raise TLSError("a client certificate and its key are needed together")
-    return grpc.ssl_channel_credentials(
-        *(_read(path) if path else None for path in (ca, key, cert))
     )
 
 

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +29,7 @@ from .front_clients import FRONTS, Client, Streams
 
 WORKLOAD = Workload("distinct-32", 32)
 RESULT = RESULTS / "fronts.json"
-_START_TIMEOUT_S = 120
+_START_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,17 @@ def main() -> int:
 
 
 class Server:
-    """A server with both ports."""
+    """A server with both ports. `others`: adapters beside the workload's; `settings`: flags beside,
+    or in the place of, the benchmark's own."""
+
+    def __init__(self, others: Mapping[str, Path] | None = None, **settings: object) -> None:
+        self._others, self._settings = others or {}, settings
 
     def __enter__(self) -> Server:
         from .peers.loramux_grpc import free_port
 
         self.ports = {name: free_port() for name in FRONTS}
-        flags = {
+        flags: dict[str, object] = {
             "base": str(MODEL),
             "port": self.ports["grpc"],
             "http-port": self.ports["http"],
@@ -84,11 +89,12 @@ class Server:
             "log-level": "error",
             "max-adapters": WORKLOAD.num_adapters,
             "max-running": 64,
-        }
+        } | {name.replace("_", "-"): value for name, value in self._settings.items()}
         command = [sys.executable, "-m", "server", "serve", "--no-prefix-caching"]
         command += [f"--{name}={value}" for name, value in flags.items()]
-        for name in WORKLOAD.assigned():
-            command.append(f"--adapter={name}={adapter_dir(name, MODEL)}")
+        adapters = {name: adapter_dir(name, MODEL) for name in WORKLOAD.assigned()}
+        for name, directory in (adapters | self._others).items():
+            command.append(f"--adapter={name}={directory}")
         self._process = subprocess.Popen(command, cwd=ROOT)
         return self
 

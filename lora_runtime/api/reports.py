@@ -133,6 +133,13 @@ class StepStats:
     kv_blocks_total: int
     token_gaps: tuple[tuple[str, float], ...] = ()
     """Request id and seconds since the token before, of each first choice that got another one."""
+    generated: int = 0
+    """Tokens that were sampled."""
+    prefill_tokens: int = 0
+    """The part of `tokens` in rows of more than one: of prompts, or computed again after a
+    preemption."""
+    first_tokens: tuple[tuple[tuple[AdapterUse, ...], float], ...] = ()
+    """Adapters and seconds from arrival to first token, of each first choice that got its first."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
@@ -455,6 +456,16 @@ class Engine:
             preemptions=self._scheduler.preemptions,
             steps=self._loop.steps,
             **self._store.totals(),
+        )
+
+    def running_adapters(self) -> dict[str, int]:
+        """Sequences in the running batch by adapter id, "" for the base; one of several adapters
+        counts for each. Takes no lock."""
+        running = list(self._scheduler.running)  # in one go: the engine thread changes it
+        return Counter(
+            adapter_id
+            for handle in (seq.handle for seq in running)
+            for adapter_id in [use.adapter_id for use in handle.adapters] or [""]
         )
 
     def occupancy(self) -> Occupancy:

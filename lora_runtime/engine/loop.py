@@ -8,6 +8,7 @@ from collections.abc import Sequence as Seq
 
 from ..adapters.store.store import AdapterStore
 from ..adapters.store.version import AdapterVersion
+from ..api.answers import AdapterUse
 from ..api.reports import StepStats
 from ..backends.backend import ModelRunner
 from ..base_model import BaseModel
@@ -29,7 +30,7 @@ from ..scheduling.batch import ScheduledRow
 from ..scheduling.fairness import OUTPUT_COST
 from ..scheduling.limits import Limits
 from ..scheduling.scheduler import Scheduler
-from .compute import StepComputer
+from .compute import Computed, StepComputer
 from .inbox import Arrivals, Inbox
 from .live import LiveRequests, anyway
 from .observers import Observers
@@ -157,7 +158,7 @@ class EngineLoop:
         if advanced:
             self._masks.start(advanced)
         self.steps += 1
-        anyway(self._report_step, rows, computed.distinct_adapters, time.monotonic() - started)
+        anyway(self._report_step, rows, computed, time.monotonic() - started)
         return True
 
     def _schedule(self) -> list[ScheduledRow]:
@@ -223,26 +224,40 @@ class EngineLoop:
             self._live[live.handle] = live
             self._live.end(live, error, outcome)
 
-    def _report_step(self, rows: Seq[ScheduledRow], distinct_adapters: int, seconds: float) -> None:
+    def _report_step(self, rows: Seq[ScheduledRow], computed: Computed, seconds: float) -> None:
         running, allocator = len(self.scheduler.running), self.scheduler.allocator
+        gaps, first_tokens = _latencies(rows)
         self._observers.notify(
             "on_step",
             StepStats(
                 duration_s=seconds,
                 tokens=sum(row.count for row in rows),
                 sequences=len(rows),
-                distinct_adapters=distinct_adapters,
+                distinct_adapters=computed.distinct_adapters,
                 running=running,
                 waiting=max(0, self.inbox.unfinished_sequences - running),
                 kv_blocks_used=allocator.num_used,
                 kv_blocks_total=allocator.num_blocks,
-                token_gaps=tuple(
-                    (row.sequence.handle.request_id, gap)
-                    for row in rows
-                    if (gap := row.sequence.take_gap()) is not None
-                ),
+                token_gaps=gaps,
+                generated=len(computed.sampled),
+                prefill_tokens=sum(row.count for row in rows if row.count > 1),
+                first_tokens=first_tokens,
             ),
         )
+
+
+def _latencies(
+    rows: Seq[ScheduledRow],
+) -> tuple[tuple[tuple[str, float], ...], tuple[tuple[tuple[AdapterUse, ...], float], ...]]:
+    """Give what StepStats has of these as `token_gaps` and `first_tokens`."""
+    gaps, first_tokens = [], []
+    for row in rows:
+        seq = row.sequence
+        if (gap := seq.take_gap()) is not None:
+            gaps.append((seq.handle.request_id, gap))
+        elif (ttft := seq.take_ttft()) is not None:
+            first_tokens.append((seq.handle.adapters, ttft))
+    return tuple(gaps), tuple(first_tokens)
 
 
 def _named(error: Exception, live: LiveRequest, versions: Seq[AdapterVersion]) -> Exception:

@@ -136,6 +136,7 @@ class Sequence:
         self.first_token_at: float | None = None
         self.last_token_at: float | None = None
         self._gap: float | None = None
+        self._ttft: float | None = None
         self.finished = False
         self.finish_reason: FinishReason | None = None
 
@@ -165,7 +166,7 @@ class Sequence:
     def mark_token(self, now: float) -> None:
         """Keep the times that TTFT and ITL are made of."""
         if self.last_token_at is None:
-            self.first_token_at = now
+            self.first_token_at, self._ttft = now, now - self.arrived
         else:
             self._gap = now - self.last_token_at
         self.last_token_at = now
@@ -175,6 +176,11 @@ class Sequence:
         if the sequence is not its request's first choice."""
         gap, self._gap = self._gap, None
         return None if self.index else gap
+
+    def take_ttft(self) -> float | None:
+        """Seconds from arrival to first token; None as for `take_gap`."""
+        ttft, self._ttft = self._ttft, None
+        return None if self.index else ttft
 
     def usage(self) -> Usage:
         return Usage(self.num_prompt, self.cached_tokens or 0, self.num_generated)

@@ -90,4 +90,5 @@ RULES: dict[str, Rule] = {
     "/loramux.v1.Adapters/ListAdapters": _READ,
     "/loramux.v1.Adapters/ListDeclaredAdapters": _READ,
     "/loramux.v1.Server/GetServerInfo": _READ,
+    "/loramux.v1.Server/GetStatus": _READ,
 }

@@ -1,7 +1,7 @@
-"""The command line: `loramux serve | generate | adapters | info | token | train`.
+"""The command line: `loramux serve | generate | adapters | info | top | bench | token | train`.
 
-May import: auth, client, config, environment, lifecycle, load_settings, logs, lora_runtime,
-lora_runtime.training, process, sources, tls.
+May import: auth, bench, config, environment, lifecycle, load_settings, logs, lora_runtime,
+lora_runtime.training, process, sources, tls, top.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import typer
 
 from lora_runtime import __version__
 
-from . import adapters, calls, serve, token, train
+from . import adapters, bench, calls, serve, token, top, train
 from .common import GroupedCommand
 from .vllm_flags import ServeCommand
 
@@ -27,6 +27,8 @@ app.command("serve", cls=ServeCommand)(serve.serve)
 app.command("generate")(calls.generate)
 app.add_typer(adapters.app, name="adapters")
 app.command("info")(calls.info)
+app.command("top")(top.top)
+app.command("bench", cls=GroupedCommand)(bench.bench)
 app.command("token", short_help="Make a bearer token and its entry for --auth-file.")(token.token)
 app.command("train", cls=GroupedCommand)(train.train)
 

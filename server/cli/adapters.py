@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 from loramux.v1 import adapters_pb2 as pb
+from loramux_client import Client
 
 from lora_runtime import AdapterError, BaseModelError
 
-from ..client import Client
 from .common import AsJson, fail, print_json, remote
 
 app = typer.Typer(no_args_is_help=True, help="Load, change, list and inspect adapters.")
@@ -93,7 +93,7 @@ def unload(
     as_json: AsJson = False,
 ) -> None:
     """Unload an adapter and free its memory."""
-    _show([client.unload_adapter(name, timeout)], as_json)
+    _show([client.unload_adapter(name, wait_s=timeout)], as_json)
 
 
 @app.command("rollback")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,10 +11,10 @@ from typing import Annotated, Any
 import typer
 from google.protobuf.message import EncodeError
 from loramux.v1 import inference_pb2
+from loramux_client import Client
 
-from ..client import Client, to_dict
 from .chat_files import read_messages, read_tools
-from .common import AsJson, print_json, remote
+from .common import AsJson, print_json, remote, to_dict
 from .structured import structured
 
 
@@ -139,7 +140,8 @@ def generate(
         fields["messages"].append({"role": "assistant", "content": begun})
         fields["continue_final_message"] = True
     calls: list[Any] = []
-    for event in client.stream(**_adapter_fields(adapter or []), **fields):
+    fields |= _adapter_fields(adapter or [])
+    for event in client.stream(timeout_s=math.inf, **fields):
         calls += event.tool_calls
         text = event.content if fields["parse_answer"] else event.text
         typer.echo(json.dumps(to_dict(event)) if as_json else text, nl=as_json)

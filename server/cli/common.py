@@ -11,9 +11,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from loramux_client import CallError, Client
 
-from ..client import CallError, Client, to_dict
 from ..tls import is_loopback
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -66,8 +67,11 @@ def reach(
         ),
     ] = None,
 ) -> Client:
-    """Make a client of the server that these options name."""
-    client = Client(target, tls, ca, cert, key, _token(token_file))
+    """Make a client of the server that these options name. Raises CallError."""
+    # Who sits at the terminal sees a refusal at once, and decides.
+    client = Client(
+        target, tls=tls, ca=ca, cert=cert, key=key, token=_token(token_file), retry=False
+    )
     if client.token and not client.is_secure and not is_loopback(target.rpartition(":")[0]):
         typer.echo("warning: the token goes to the server without TLS", err=True)
     return client
@@ -79,9 +83,10 @@ def remote(command: Callable[..., None]) -> Callable[..., None]:
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
 
     def run(**values: Any) -> None:
-        client = reach(**{p.name: values.pop(p.name) for p in options})
+        connection = {p.name: values.pop(p.name) for p in options}
         try:
-            command(client, **values)
+            with reach(**connection) as client:
+                command(client, **values)
         except CallError as error:
             fail(str(error), 1)
         except UnicodeEncodeError as error:
@@ -108,6 +113,16 @@ def set_parameters(command: Callable[..., Any], parameters: list[inspect.Paramet
 def print_json(value: Message | list[Any]) -> None:
     typer.echo(
         json.dumps([to_dict(v) for v in value] if isinstance(value, list) else to_dict(value))
+    )
+
+
+def to_dict(message: Message) -> dict[str, Any]:
+    """Turn a message into a dict.
+
+    Field names as in the .proto files; zeros and empty texts are shown.
+    """
+    return MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
 
 

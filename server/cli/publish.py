@@ -10,8 +10,7 @@ from typing import Any
 
 import grpc
 import typer
-
-from ..client import CallError, Client
+from loramux_client import CallError, Client
 
 _HINTS = {
     grpc.StatusCode.PERMISSION_DENIED: "The server loads only below its adapter roots, and only for a "

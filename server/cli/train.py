@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from loramux_client import CallError
 
 from lora_runtime import BaseModelError, TrainingError
 
-from ..client import CallError
 from .common import fail, reach, reach_parameters, set_parameters
 from .progress import Progress
 from .publish import Publication
@@ -211,20 +211,17 @@ def train(
     values["rank_pattern"] = _pairs("--rank-pattern", rank_pattern, int)
     values["alpha_pattern"] = _pairs("--alpha-pattern", alpha_pattern, float)
     config = _config(values)
-    publication = None
-    if publish:
-        path = publish_path or str(out.resolve())
-        publication = Publication(
-            reach(target=publish, **connection), name or out.resolve().name, path
-        )
-    elif name or publish_path:
+    if not publish and (name or publish_path):
         fail("--name and --publish-path need --publish", 2)
     try:
-        if publication is not None:
+        if not publish:
+            _run(config)
+            return
+        path = publish_path or str(out.resolve())
+        with reach(target=publish, **connection) as client:
+            publication = Publication(client, name or out.resolve().name, path)
             publication.check(base)
-        result = _run(config)
-        if publication is not None:
-            _publish(publication, result)
+            _publish(publication, _run(config))
     except CallError as error:
         fail(str(error), 1)
     except KeyboardInterrupt:

@@ -21,7 +21,7 @@ from .openai import routes as openai
 from .openai.requests.fields import CHAT, COMPLETION
 from .openai.schemas import CHAT_ANSWER, COMPLETION_ANSWER, body_schema
 from .openapi import described
-from .pages import adapters, health, models, tokens
+from .pages import adapters, health, models, status, tokens
 from .route import Route
 from .shares import CallShares
 
@@ -32,6 +32,14 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/metrics", health.metrics),
     Route("GET", "/metrics/router", health.router_metrics),
     Route("GET", "/version", health.version, answer=schemas.VERSION),
+    Route("GET", "/status", status.status, answer=schemas.STATUS_REPORT),
+    Route(
+        "GET",
+        "/adapters",
+        status.list_adapters,
+        query=schemas.ADAPTERS_QUERY,
+        answer=schemas.ADAPTERS,
+    ),
     Route("GET", "/v1/models", models.list_models, answer=schemas.MODELS),
     Route("GET", models.ONE, models.give_model, answer=schemas.MODEL),
     Route("POST", "/tokenize", tokens.tokenize, body=schemas.TOKENIZE, answer=schemas.TOKENS),
@@ -61,8 +69,10 @@ class HttpApp:
         parts: Parts,
         on_ended: Callable[[str, int], None],
         routes: tuple[Route, ...] = ROUTES,
+        page: Route | None = None,
     ) -> None:
-        """Take the server's parts. `on_ended`: told of each call's route and status."""
+        """Take the server's parts. `on_ended`: told of each call's route and status; `page`: what
+        people see, which is no part of the API."""
         self._parts, self._on_ended = parts, on_ended
         self._shares = CallShares(most_connections() // 2)
         self.open = 0
@@ -70,7 +80,7 @@ class HttpApp:
         self._routes: dict[str, dict[str, Route]] = {}
         own = Route("GET", "/openapi.json", self.describe, answer={"type": "object"})
         self._described = described((*routes, own))
-        for route in (*routes, own):
+        for route in (*routes, own, *([page] if page else [])):
             self._routes.setdefault(route.path, {})[route.method] = route
 
     async def describe(self, call: Call) -> Response:

@@ -20,7 +20,9 @@ from ..auth.rules import Right
 from ..auth.tokens import ANYONE, Caller
 from ..lifecycle.readiness import Readiness
 from ..operations.adapter_changes import AdapterChanges, check_length
+from ..operations.adapter_pages import AdapterPages
 from ..operations.reads import Reads
+from ..operations.server_reports import ServerReports
 from ..operations.submission import Submission
 from ..request_ids import METADATA_KEY, is_safe
 from ..threads import Threads
@@ -49,6 +51,8 @@ class Parts:
     access: Access
     names: ModelNames
     reads: Reads
+    reports: ServerReports
+    adapter_pages: AdapterPages
     reader: Reader
     max_message_bytes: int
 

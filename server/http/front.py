@@ -12,6 +12,7 @@ from .calls import Parts
 from .connections.drain import HttpDrain
 from .connections.server import HttpServer
 from .cors import for_browsers
+from .page.route import page_route
 
 
 class HttpFront:
@@ -19,7 +20,8 @@ class HttpFront:
 
     def __init__(self, settings: Settings, parts: Parts, metrics: Metrics) -> None:
         self._settings, self._parts, self._metrics = settings, parts, metrics
-        self.app = HttpApp(parts, metrics.http_ended)
+        page = page_route() if settings.page else None
+        self.app = HttpApp(parts, metrics.http_ended, page=page)
         self.server: HttpServer | None = None
         self.drain: HttpDrain | None = None
         """Drain of the port, once it is open."""

@@ -10,7 +10,7 @@ from typing import Any
 from lora_runtime import __version__
 
 from .route import Route
-from .schemas import ERROR
+from .schemas import ERROR, Schema
 
 _JSON, _TEXT, _EVENTS = "application/json", "text/plain", "text/event-stream"
 _ID = {
@@ -42,7 +42,7 @@ def _operation(route: Route) -> dict[str, Any]:
     told: dict[str, Any] = {
         "operationId": route.handler.__name__,
         "summary": (inspect.getdoc(route.handler) or "").partition("\n\n")[0],
-        "parameters": [_ID, *_in_path(route.path)],
+        "parameters": [_ID, *_in_path(route.path), *_in_query(route.query)],
         "responses": {
             "200": done,
             # What a probe is told has the same form, well or not.
@@ -65,6 +65,10 @@ def _in_path(path: str) -> list[dict[str, Any]]:
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in names
     ]
+
+
+def _in_query(query: Mapping[str, Schema]) -> list[dict[str, Any]]:
+    return [{"name": name, "in": "query", "schema": schema} for name, schema in query.items()]
 
 
 def _content(route: Route) -> Mapping[str, Any]:

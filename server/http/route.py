@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 
 from starlette.responses import Response
 
@@ -21,6 +21,8 @@ class Route:
     path: str
     handler: Handler
     is_open: bool = False
+    query: Mapping[str, Schema] = field(default_factory=dict)
+    """Schemas of the parameters in its address."""
     body: Schema | None = None
     answer: Schema | None = None
     """Schema of what is done well; None is plain text."""

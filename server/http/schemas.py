@@ -17,6 +17,15 @@ _IDS = {"type": "array", "items": _COUNT}
 _OR_NULL = {"type": ["string", "null"]}
 ERROR = _object(error=_object(message=_TEXT, type=_TEXT, param=_OR_NULL, code=_TEXT))
 STATUS = _object(status=_TEXT)
+STATUS_REPORT = {"type": "object", "description": "ServerStatus of server.proto, as JSON."}
+ADAPTERS = {
+    **_object(adapters={"type": "array", "items": {"type": "object"}}),
+    "description": "ListAdaptersResponse of adapters.proto, as JSON, without modules.",
+}
+ADAPTERS_QUERY: Mapping[str, Schema] = {
+    "page_size": {**_COUNT, "maximum": 1000},
+    "page_token": _TEXT,
+}
 VERSION = _object(version=_TEXT)
 MODEL = _object(
     id=_TEXT,

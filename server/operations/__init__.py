@@ -1,4 +1,5 @@
-"""What callers ask of the engine, the same for every front: requests submitted, adapters changed.
+"""What callers ask of the engine, the same for every front: requests submitted, adapters changed,
+reports.
 
-May import: auth, locations, logs, lora_runtime, threads.
+May import: auth, declared, lifecycle, locations, logs, lora_runtime, threads.
 """

@@ -22,10 +22,16 @@ from ..auth.interceptor import caller
 from ..auth.shares import PIN_SHARE, check_policy
 from ..declared import DeclaredStatus
 from ..operations.adapter_changes import ALL, AdapterChanges, check_length
+from ..operations.adapter_messages import (
+    from_policy,
+    may_see,
+    to_declared,
+    to_message,
+    without_modules,
+)
+from ..operations.adapter_pages import AdapterPages
 from ..operations.reads import Reads
 from ..request_ids import request_id_of
-from .adapter_messages import from_policy, may_see, to_declared, to_message
-from .pages import IdsInScope, page
 
 T = TypeVar("T")
 
@@ -38,13 +44,11 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         engine: Callable[[], Engine],
         changes: AdapterChanges,
         declared: Callable[[], Iterable[DeclaredStatus]],
-        max_message_bytes: int,
+        pages: AdapterPages,
         reads: Reads,
     ) -> None:
         self._engine, self._changes, self._declared = engine, changes, declared
-        self._max_message_bytes = max_message_bytes
-        self._reads = reads
-        self._ids = IdsInScope()
+        self._pages, self._reads = pages, reads
 
     async def LoadAdapter(
         self, request: pb.LoadAdapterRequest, context: grpc.aio.ServicerContext
@@ -113,15 +117,8 @@ class AdaptersService(adapters_pb2_grpc.AdaptersServicer):
         who = caller()
 
         def list_page() -> pb.ListAdaptersResponse:
-            engine = self._engine()
-            ids = self._ids.of(who, engine.adapter_ids())
-            return page(
-                ids,
-                engine.get_adapter,
-                request.page_size,
-                request.page_token,
-                self._max_message_bytes,
-            )
+            make = without_modules if request.without_modules else to_message
+            return self._pages.page(who, request.page_size, request.page_token, make)
 
         return await self._read(list_page, context)
 

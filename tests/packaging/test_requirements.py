@@ -18,21 +18,22 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-OWN = {"lora_runtime", "server", "tests", "benchmarks", "loramux"}
+OWN = {"lora_runtime", "server", "tests", "benchmarks", "loramux", "loramux_client"}
 SCRIPTS = {path.stem for path in (ROOT / "deploy/test").glob("*.py")}
 ELSEWHERE = ROOT / "tests/clients/checks"
 """Runs where the clients are installed."""
 WITH_TORCH = {"triton"}
 """Comes with the builds of torch that use it."""
-NOT_LOWEST = {"torch", "setuptools"}
-"""Of the oldest torch `make gpu-oldest` tells; setuptools is there before anything is installed."""
+NOT_LOWEST = {"torch", "setuptools", "loramux-client"}
+"""Of the oldest torch `make gpu-oldest` tells; setuptools is there before anything is installed;
+the client is the checkout's."""
 
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
         ("lora_runtime", ("sources", "train", "demo", "quantised")),
-        ("server", ()),
+        ("server", ("bench",)),
         ("tests", ("sources", "train", "demo", "quantised", "dev")),
     ],
 )

@@ -15,8 +15,8 @@ from loramux.v1 import adapters_pb2 as pb
 
 from lora_runtime import AdapterInfo, AppliedModule, UnknownAdapterError
 from server.auth.tokens import ANYONE, Caller
-from server.services.adapter_messages import to_message
-from server.services.pages import IdsInScope, page
+from server.operations.adapter_messages import to_message
+from server.operations.adapter_pages import IdsInScope, page
 
 from ..support.engines import slow_down
 from ..support.servers import Harness, detail, make_settings, refused, running

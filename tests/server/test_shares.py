@@ -15,9 +15,9 @@ import pytest_asyncio
 from google.rpc import error_details_pb2
 from loramux.v1 import adapters_pb2 as pb
 from loramux.v1 import inference_pb2
+from loramux_client import Client
 
 from lora_runtime import AdapterPolicy
-from server.client import Client
 
 from ..support.engines import slow_down
 from ..support.servers import Harness, detail, make_settings, refused, running
@@ -190,10 +190,10 @@ async def test_without_tokens_all_share(served: Harness) -> None:
 
 
 async def test_the_client_gives_a_salt(shared: Harness) -> None:
-    client = Client(shared.target, token=token_of("alice"))
-
     def ask() -> list[inference_pb2.GenerateStreamResponse]:
-        return list(client.stream(**(SHORT | {"prompt": "x" * 60}), cache_salt="ours"))
+        fields: dict[str, Any] = SHORT | {"prompt": "x" * 60, "cache_salt": "ours"}
+        with Client(shared.target, token=token_of("alice")) as client:
+            return list(client.stream(**fields))
 
     assert (await asyncio.to_thread(ask))[-1].usage.cached_tokens == 0
     assert (await asyncio.to_thread(ask))[-1].usage.cached_tokens > 0

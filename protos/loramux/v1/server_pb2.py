@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from loramux.v1 import adapters_pb2 as loramux_dot_v1_dot_adapters__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17loramux/v1/server.proto\x12\nloramux.v1\x1a\x19loramux/v1/adapters.proto\"\x16\n\x14GetServerInfoRequest\"\x99\x03\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\r\n\x05\x64type\x18\x05 \x01(\t\x12\x34\n\x07kernels\x18\x06 \x03(\x0b\x32#.loramux.v1.ServerInfo.KernelsEntry\x12\x16\n\x0enum_parameters\x18\x07 \x01(\x04\x12\x12\n\nvocab_size\x18\x08 \x01(\r\x12\"\n\x06limits\x18\t \x01(\x0b\x32\x12.loramux.v1.Limits\x12\x1e\n\x04load\x18\n \x01(\x0b\x32\x10.loramux.v1.Load\x12\"\n\x06memory\x18\x0b \x01(\x0b\x32\x12.loramux.v1.Memory\x12(\n\treadiness\x18\x0c \x01(\x0b\x32\x15.loramux.v1.Readiness\x12\r\n\x05notes\x18\r \x03(\t\x1a.\n\x0cKernelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x80\x01\n\tReadiness\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.loramux.v1.ServerState\x12\x30\n\x0bwaiting_for\x18\x02 \x03(\x0b\x32\x1b.loramux.v1.DeclaredAdapter\x12\x19\n\x11waiting_for_count\x18\x03 \x01(\r\"h\n\x06Memory\x12\r\n\x05total\x18\x01 \x01(\x04\x12\x0c\n\x04used\x18\x02 \x01(\x04\x12\r\n\x05steps\x18\x03 \x01(\x04\x12\x0e\n\x06graphs\x18\x04 \x01(\x04\x12\x10\n\x08\x61\x64\x61pters\x18\x05 \x01(\x04\x12\x10\n\x08kv_cache\x18\x06 \x01(\x04\"\xbc\x01\n\x06Limits\x12\x13\n\x0bmax_context\x18\x01 \x01(\r\x12\x14\n\x0cmax_adapters\x18\x02 \x01(\r\x12\x13\n\x0bmax_running\x18\x03 \x01(\r\x12\x13\n\x0bmax_waiting\x18\x04 \x01(\r\x12\x18\n\x10max_batch_tokens\x18\x05 \x01(\r\x12\x15\n\rkv_block_size\x18\x06 \x01(\r\x12\x11\n\tkv_blocks\x18\x07 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x08 \x01(\r\"\xa1\x02\n\x04Load\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x10\n\x08\x61\x64\x61pters\x18\x03 \x01(\r\x12\x15\n\radapter_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06leases\x18\x05 \x01(\r\x12\x16\n\x0ekv_blocks_used\x18\x06 \x01(\r\x12\x18\n\x10kv_blocks_cached\x18\x07 \x01(\r\x12\x13\n\x0bpreemptions\x18\x08 \x01(\x04\x12\r\n\x05steps\x18\t \x01(\x04\x12\x1b\n\x13registered_adapters\x18\n \x01(\r\x12\x15\n\rhost_adapters\x18\x0b \x01(\r\x12\x1a\n\x12host_adapter_bytes\x18\x0c \x01(\x04\x12\x18\n\x10loading_adapters\x18\r \x01(\r*\xad\x01\n\x0bServerState\x12\x1c\n\x18SERVER_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SERVER_STATE_NOT_READY\x10\x01\x12\x16\n\x12SERVER_STATE_READY\x10\x02\x12\x19\n\x15SERVER_STATE_DRAINING\x10\x03\x12\x17\n\x13SERVER_STATE_FAILED\x10\x04\x12\x18\n\x14SERVER_STATE_STALLED\x10\x05\x32S\n\x06Server\x12I\n\rGetServerInfo\x12 .loramux.v1.GetServerInfoRequest\x1a\x16.loramux.v1.ServerInfob\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17loramux/v1/server.proto\x12\nloramux.v1\x1a\x19loramux/v1/adapters.proto\"\x16\n\x14GetServerInfoRequest\"\x12\n\x10GetStatusRequest\"\x99\x03\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\r\n\x05\x64type\x18\x05 \x01(\t\x12\x34\n\x07kernels\x18\x06 \x03(\x0b\x32#.loramux.v1.ServerInfo.KernelsEntry\x12\x16\n\x0enum_parameters\x18\x07 \x01(\x04\x12\x12\n\nvocab_size\x18\x08 \x01(\r\x12\"\n\x06limits\x18\t \x01(\x0b\x32\x12.loramux.v1.Limits\x12\x1e\n\x04load\x18\n \x01(\x0b\x32\x10.loramux.v1.Load\x12\"\n\x06memory\x18\x0b \x01(\x0b\x32\x12.loramux.v1.Memory\x12(\n\treadiness\x18\x0c \x01(\x0b\x32\x15.loramux.v1.Readiness\x12\r\n\x05notes\x18\r \x03(\t\x1a.\n\x0cKernelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x80\x01\n\tReadiness\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.loramux.v1.ServerState\x12\x30\n\x0bwaiting_for\x18\x02 \x03(\x0b\x32\x1b.loramux.v1.DeclaredAdapter\x12\x19\n\x11waiting_for_count\x18\x03 \x01(\r\"h\n\x06Memory\x12\r\n\x05total\x18\x01 \x01(\x04\x12\x0c\n\x04used\x18\x02 \x01(\x04\x12\r\n\x05steps\x18\x03 \x01(\x04\x12\x0e\n\x06graphs\x18\x04 \x01(\x04\x12\x10\n\x08\x61\x64\x61pters\x18\x05 \x01(\x04\x12\x10\n\x08kv_cache\x18\x06 \x01(\x04\"\xd8\x01\n\x06Limits\x12\x13\n\x0bmax_context\x18\x01 \x01(\r\x12\x14\n\x0cmax_adapters\x18\x02 \x01(\r\x12\x13\n\x0bmax_running\x18\x03 \x01(\r\x12\x13\n\x0bmax_waiting\x18\x04 \x01(\r\x12\x18\n\x10max_batch_tokens\x18\x05 \x01(\r\x12\x15\n\rkv_block_size\x18\x06 \x01(\r\x12\x11\n\tkv_blocks\x18\x07 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x08 \x01(\r\x12\x1a\n\x12host_adapter_bytes\x18\t \x01(\x04\"\xa1\x02\n\x04Load\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x10\n\x08\x61\x64\x61pters\x18\x03 \x01(\r\x12\x15\n\radapter_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06leases\x18\x05 \x01(\r\x12\x16\n\x0ekv_blocks_used\x18\x06 \x01(\r\x12\x18\n\x10kv_blocks_cached\x18\x07 \x01(\r\x12\x13\n\x0bpreemptions\x18\x08 \x01(\x04\x12\r\n\x05steps\x18\t \x01(\x04\x12\x1b\n\x13registered_adapters\x18\n \x01(\r\x12\x15\n\rhost_adapters\x18\x0b \x01(\r\x12\x1a\n\x12host_adapter_bytes\x18\x0c \x01(\x04\x12\x18\n\x10loading_adapters\x18\r \x01(\r\"\xc7\x02\n\x0cServerStatus\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12(\n\treadiness\x18\x03 \x01(\x0b\x32\x15.loramux.v1.Readiness\x12\"\n\x06limits\x18\x04 \x01(\x0b\x32\x12.loramux.v1.Limits\x12\x1e\n\x04load\x18\x05 \x01(\x0b\x32\x10.loramux.v1.Load\x12\"\n\x06memory\x18\x06 \x01(\x0b\x32\x12.loramux.v1.Memory\x12 \n\x05rates\x18\x07 \x01(\x0b\x32\x11.loramux.v1.Rates\x12 \n\x05\x62\x61tch\x18\x08 \x01(\x0b\x32\x11.loramux.v1.Batch\x12\x1f\n\x05slots\x18\t \x03(\x0b\x32\x10.loramux.v1.Slot\x12\x1b\n\x13loading_adapter_ids\x18\n \x03(\t\"\x83\x01\n\x05Rates\x12\x1e\n\x16generated_tokens_per_s\x18\x01 \x01(\x01\x12\x1b\n\x13prompt_tokens_per_s\x18\x02 \x01(\x01\x12\x12\n\nttft_p50_s\x18\x03 \x01(\x01\x12\x12\n\nttft_p99_s\x18\x04 \x01(\x01\x12\x15\n\rttft_requests\x18\x05 \x01(\r\"x\n\x05\x42\x61tch\x12\x12\n\nstep_age_s\x18\x01 \x01(\x01\x12*\n\x08\x61\x64\x61pters\x18\x02 \x03(\x0b\x32\x18.loramux.v1.BatchAdapter\x12\x16\n\x0eother_adapters\x18\x03 \x01(\r\x12\x17\n\x0fother_sequences\x18\x04 \x01(\r\"5\n\x0c\x42\x61tchAdapter\x12\x12\n\nadapter_id\x18\x01 \x01(\t\x12\x11\n\tsequences\x18\x02 \x01(\r\"\x81\x01\n\x04Slot\x12\x13\n\x0b\x61\x64\x61pter_ids\x18\x01 \x03(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06pinned\x18\x03 \x01(\x08\x12\x11\n\tnum_bytes\x18\x04 \x01(\x04\x12\x0c\n\x04rank\x18\x05 \x01(\r\x12\x0f\n\x07running\x18\x06 \x01(\r\x12\x11\n\tis_hidden\x18\x07 \x01(\x08*\xad\x01\n\x0bServerState\x12\x1c\n\x18SERVER_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SERVER_STATE_NOT_READY\x10\x01\x12\x16\n\x12SERVER_STATE_READY\x10\x02\x12\x19\n\x15SERVER_STATE_DRAINING\x10\x03\x12\x17\n\x13SERVER_STATE_FAILED\x10\x04\x12\x18\n\x14SERVER_STATE_STALLED\x10\x05\x32\x98\x01\n\x06Server\x12I\n\rGetServerInfo\x12 .loramux.v1.GetServerInfoRequest\x1a\x16.loramux.v1.ServerInfo\x12\x43\n\tGetStatus\x12\x1c.loramux.v1.GetStatusRequest\x1a\x18.loramux.v1.ServerStatusb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,22 +34,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SERVERINFO_KERNELSENTRY']._loaded_options = None
   _globals['_SERVERINFO_KERNELSENTRY']._serialized_options = b'8\001'
-  _globals['_SERVERSTATE']._serialized_start=1223
-  _globals['_SERVERSTATE']._serialized_end=1396
+  _globals['_SERVERSTATE']._serialized_start=2044
+  _globals['_SERVERSTATE']._serialized_end=2217
   _globals['_GETSERVERINFOREQUEST']._serialized_start=66
   _globals['_GETSERVERINFOREQUEST']._serialized_end=88
-  _globals['_SERVERINFO']._serialized_start=91
-  _globals['_SERVERINFO']._serialized_end=500
-  _globals['_SERVERINFO_KERNELSENTRY']._serialized_start=454
-  _globals['_SERVERINFO_KERNELSENTRY']._serialized_end=500
-  _globals['_READINESS']._serialized_start=503
-  _globals['_READINESS']._serialized_end=631
-  _globals['_MEMORY']._serialized_start=633
-  _globals['_MEMORY']._serialized_end=737
-  _globals['_LIMITS']._serialized_start=740
-  _globals['_LIMITS']._serialized_end=928
-  _globals['_LOAD']._serialized_start=931
-  _globals['_LOAD']._serialized_end=1220
-  _globals['_SERVER']._serialized_start=1398
-  _globals['_SERVER']._serialized_end=1481
+  _globals['_GETSTATUSREQUEST']._serialized_start=90
+  _globals['_GETSTATUSREQUEST']._serialized_end=108
+  _globals['_SERVERINFO']._serialized_start=111
+  _globals['_SERVERINFO']._serialized_end=520
+  _globals['_SERVERINFO_KERNELSENTRY']._serialized_start=474
+  _globals['_SERVERINFO_KERNELSENTRY']._serialized_end=520
+  _globals['_READINESS']._serialized_start=523
+  _globals['_READINESS']._serialized_end=651
+  _globals['_MEMORY']._serialized_start=653
+  _globals['_MEMORY']._serialized_end=757
+  _globals['_LIMITS']._serialized_start=760
+  _globals['_LIMITS']._serialized_end=976
+  _globals['_LOAD']._serialized_start=979
+  _globals['_LOAD']._serialized_end=1268
+  _globals['_SERVERSTATUS']._serialized_start=1271
+  _globals['_SERVERSTATUS']._serialized_end=1598
+  _globals['_RATES']._serialized_start=1601
+  _globals['_RATES']._serialized_end=1732
+  _globals['_BATCH']._serialized_start=1734
+  _globals['_BATCH']._serialized_end=1854
+  _globals['_BATCHADAPTER']._serialized_start=1856
+  _globals['_BATCHADAPTER']._serialized_end=1909
+  _globals['_SLOT']._serialized_start=1912
+  _globals['_SLOT']._serialized_end=2041
+  _globals['_SERVER']._serialized_start=2220
+  _globals['_SERVER']._serialized_end=2372
 # @@protoc_insertion_point(module_scope)

@@ -27,6 +27,10 @@ class GetServerInfoRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class ServerInfo(_message.Message):
     __slots__ = ("version", "base_model", "architecture", "device", "dtype", "kernels", "num_parameters", "vocab_size", "limits", "load", "memory", "readiness", "notes")
     class KernelsEntry(_message.Message):
@@ -91,7 +95,7 @@ class Memory(_message.Message):
     def __init__(self, total: _Optional[int] = ..., used: _Optional[int] = ..., steps: _Optional[int] = ..., graphs: _Optional[int] = ..., adapters: _Optional[int] = ..., kv_cache: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_context", "max_adapters", "max_running", "max_waiting", "max_batch_tokens", "kv_block_size", "kv_blocks", "max_message_bytes")
+    __slots__ = ("max_context", "max_adapters", "max_running", "max_waiting", "max_batch_tokens", "kv_block_size", "kv_blocks", "max_message_bytes", "host_adapter_bytes")
     MAX_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     MAX_ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     MAX_RUNNING_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +104,7 @@ class Limits(_message.Message):
     KV_BLOCK_SIZE_FIELD_NUMBER: _ClassVar[int]
     KV_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HOST_ADAPTER_BYTES_FIELD_NUMBER: _ClassVar[int]
     max_context: int
     max_adapters: int
     max_running: int
@@ -108,7 +113,8 @@ class Limits(_message.Message):
     kv_block_size: int
     kv_blocks: int
     max_message_bytes: int
-    def __init__(self, max_context: _Optional[int] = ..., max_adapters: _Optional[int] = ..., max_running: _Optional[int] = ..., max_waiting: _Optional[int] = ..., max_batch_tokens: _Optional[int] = ..., kv_block_size: _Optional[int] = ..., kv_blocks: _Optional[int] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
+    host_adapter_bytes: int
+    def __init__(self, max_context: _Optional[int] = ..., max_adapters: _Optional[int] = ..., max_running: _Optional[int] = ..., max_waiting: _Optional[int] = ..., max_batch_tokens: _Optional[int] = ..., kv_block_size: _Optional[int] = ..., kv_blocks: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., host_adapter_bytes: _Optional[int] = ...) -> None: ...
 
 class Load(_message.Message):
     __slots__ = ("running", "waiting", "adapters", "adapter_bytes", "leases", "kv_blocks_used", "kv_blocks_cached", "preemptions", "steps", "registered_adapters", "host_adapters", "host_adapter_bytes", "loading_adapters")
@@ -139,3 +145,79 @@ class Load(_message.Message):
     host_adapter_bytes: int
     loading_adapters: int
     def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., adapters: _Optional[int] = ..., adapter_bytes: _Optional[int] = ..., leases: _Optional[int] = ..., kv_blocks_used: _Optional[int] = ..., kv_blocks_cached: _Optional[int] = ..., preemptions: _Optional[int] = ..., steps: _Optional[int] = ..., registered_adapters: _Optional[int] = ..., host_adapters: _Optional[int] = ..., host_adapter_bytes: _Optional[int] = ..., loading_adapters: _Optional[int] = ...) -> None: ...
+
+class ServerStatus(_message.Message):
+    __slots__ = ("version", "base_model", "readiness", "limits", "load", "memory", "rates", "batch", "slots", "loading_adapter_ids")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
+    READINESS_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    RATES_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    LOADING_ADAPTER_IDS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    base_model: str
+    readiness: Readiness
+    limits: Limits
+    load: Load
+    memory: Memory
+    rates: Rates
+    batch: Batch
+    slots: _containers.RepeatedCompositeFieldContainer[Slot]
+    loading_adapter_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[str] = ..., base_model: _Optional[str] = ..., readiness: _Optional[_Union[Readiness, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., memory: _Optional[_Union[Memory, _Mapping]] = ..., rates: _Optional[_Union[Rates, _Mapping]] = ..., batch: _Optional[_Union[Batch, _Mapping]] = ..., slots: _Optional[_Iterable[_Union[Slot, _Mapping]]] = ..., loading_adapter_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Rates(_message.Message):
+    __slots__ = ("generated_tokens_per_s", "prompt_tokens_per_s", "ttft_p50_s", "ttft_p99_s", "ttft_requests")
+    GENERATED_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    TTFT_P50_S_FIELD_NUMBER: _ClassVar[int]
+    TTFT_P99_S_FIELD_NUMBER: _ClassVar[int]
+    TTFT_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    generated_tokens_per_s: float
+    prompt_tokens_per_s: float
+    ttft_p50_s: float
+    ttft_p99_s: float
+    ttft_requests: int
+    def __init__(self, generated_tokens_per_s: _Optional[float] = ..., prompt_tokens_per_s: _Optional[float] = ..., ttft_p50_s: _Optional[float] = ..., ttft_p99_s: _Optional[float] = ..., ttft_requests: _Optional[int] = ...) -> None: ...
+
+class Batch(_message.Message):
+    __slots__ = ("step_age_s", "adapters", "other_adapters", "other_sequences")
+    STEP_AGE_S_FIELD_NUMBER: _ClassVar[int]
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    OTHER_ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    OTHER_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    step_age_s: float
+    adapters: _containers.RepeatedCompositeFieldContainer[BatchAdapter]
+    other_adapters: int
+    other_sequences: int
+    def __init__(self, step_age_s: _Optional[float] = ..., adapters: _Optional[_Iterable[_Union[BatchAdapter, _Mapping]]] = ..., other_adapters: _Optional[int] = ..., other_sequences: _Optional[int] = ...) -> None: ...
+
+class BatchAdapter(_message.Message):
+    __slots__ = ("adapter_id", "sequences")
+    ADAPTER_ID_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    adapter_id: str
+    sequences: int
+    def __init__(self, adapter_id: _Optional[str] = ..., sequences: _Optional[int] = ...) -> None: ...
+
+class Slot(_message.Message):
+    __slots__ = ("adapter_ids", "version", "pinned", "num_bytes", "rank", "running", "is_hidden")
+    ADAPTER_IDS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    IS_HIDDEN_FIELD_NUMBER: _ClassVar[int]
+    adapter_ids: _containers.RepeatedScalarFieldContainer[str]
+    version: str
+    pinned: bool
+    num_bytes: int
+    rank: int
+    running: int
+    is_hidden: bool
+    def __init__(self, adapter_ids: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., pinned: _Optional[bool] = ..., num_bytes: _Optional[int] = ..., rank: _Optional[int] = ..., running: _Optional[int] = ..., is_hidden: _Optional[bool] = ...) -> None: ...

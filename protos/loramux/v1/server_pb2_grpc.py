@@ -40,6 +40,11 @@ class ServerStub:
                 request_serializer=loramux_dot_v1_dot_server__pb2.GetServerInfoRequest.SerializeToString,
                 response_deserializer=loramux_dot_v1_dot_server__pb2.ServerInfo.FromString,
                 _registered_method=True)
+        self.GetStatus = channel.unary_unary(
+                '/loramux.v1.Server/GetStatus',
+                request_serializer=loramux_dot_v1_dot_server__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=loramux_dot_v1_dot_server__pb2.ServerStatus.FromString,
+                _registered_method=True)
 
 
 class ServerServicer:
@@ -53,6 +58,14 @@ class ServerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStatus(self, request, context):
+        """What runs at this moment, for those who look again and again. Adapters outside the caller's scope are counted, not
+        named.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ServerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +73,11 @@ def add_ServerServicer_to_server(servicer, server):
                     servicer.GetServerInfo,
                     request_deserializer=loramux_dot_v1_dot_server__pb2.GetServerInfoRequest.FromString,
                     response_serializer=loramux_dot_v1_dot_server__pb2.ServerInfo.SerializeToString,
+            ),
+            'GetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatus,
+                    request_deserializer=loramux_dot_v1_dot_server__pb2.GetStatusRequest.FromString,
+                    response_serializer=loramux_dot_v1_dot_server__pb2.ServerStatus.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +108,33 @@ class Server:
             '/loramux.v1.Server/GetServerInfo',
             loramux_dot_v1_dot_server__pb2.GetServerInfoRequest.SerializeToString,
             loramux_dot_v1_dot_server__pb2.ServerInfo.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loramux.v1.Server/GetStatus',
+            loramux_dot_v1_dot_server__pb2.GetStatusRequest.SerializeToString,
+            loramux_dot_v1_dot_server__pb2.ServerStatus.FromString,
             options,
             channel_credentials,
             insecure,

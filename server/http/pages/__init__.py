@@ -1,4 +1,4 @@
-"""Pages beside OpenAI's two: health, metrics, models, tokens, adapters loaded and unloaded.
+"""Pages beside OpenAI's two: health, metrics, status, models, tokens, adapters loaded and unloaded.
 
 May import: auth, errors, http, http.bodies, http.openai.requests, lifecycle, lora_runtime,
 operations.

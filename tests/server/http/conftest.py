@@ -64,6 +64,8 @@ async def _front(**options: Any) -> AsyncIterator[Front]:
         access=Access(options.pop("tokens", None), lambda reason: None),
         names=cast(Any, None),
         reads=Reads(threads.reading),
+        reports=cast(Any, None),
+        adapter_pages=cast(Any, None),
         changes=cast(Any, None),
         reader=Reader(max_bytes, threads.parsing),
         max_message_bytes=max_bytes,

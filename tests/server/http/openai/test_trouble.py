@@ -72,7 +72,7 @@ async def test_a_full_queue_is_tried_again_when_it_was_said(
     async with client_of(front) as client:
         with pytest.raises(openai.RateLimitError) as caught:
             await client.completions.create(model="", prompt="hello", max_tokens=2, stream=True)
-    assert caught.value.response.headers["retry-after-ms"] == "20"
+    assert 20 <= int(caught.value.response.headers["retry-after-ms"]) <= 40
     assert caught.value.code == "queue_full"
 
 

@@ -45,10 +45,16 @@ _MODULES = _Modules()
 
 
 def to_message(info: AdapterInfo) -> pb.Adapter:
+    message = _MODULES.of(info)
+    message.MergeFrom(without_modules(info))
+    return message
+
+
+def without_modules(info: AdapterInfo) -> pb.Adapter:
+    """Make a message that leaves out what an adapter may have hundreds of."""
     loaded_at = Timestamp()
     loaded_at.FromNanoseconds(int(info.loaded_at * 1e9))
-    message = _MODULES.of(info)
-    rest = pb.Adapter(
+    return pb.Adapter(
         adapter_id=info.adapter_id,
         version=info.version,
         source=redact(info.source),
@@ -64,8 +70,6 @@ def to_message(info: AdapterInfo) -> pb.Adapter:
         error=info.error,
         notes=info.notes,
     )
-    message.MergeFrom(rest)
-    return message
 
 
 def may_see(who: Caller, declared: DeclaredStatus) -> bool:

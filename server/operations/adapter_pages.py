@@ -1,4 +1,4 @@
-"""Pages of ListAdapters."""
+"""Pages of adapters, the same for every front."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from loramux.v1 import adapters_pb2 as pb
 
-from lora_runtime import AdapterInfo, InvalidRequestError, UnknownAdapterError
+from lora_runtime import AdapterInfo, Engine, InvalidRequestError, UnknownAdapterError
 
 from ..auth.tokens import Caller
 from .adapter_messages import to_message
@@ -52,25 +52,48 @@ class IdsInScope:
         return known[2]
 
 
+class AdapterPages:
+    """Pages of one server's adapters. They take locks: for a thread, see Reads."""
+
+    def __init__(self, engine: Callable[[], Engine], max_message_bytes: int) -> None:
+        self._engine, self._max_message_bytes = engine, max_message_bytes
+        self._ids = IdsInScope()
+
+    def page(
+        self,
+        who: Caller,
+        size: int,
+        token: str,
+        make: Callable[[AdapterInfo], pb.Adapter],
+    ) -> pb.ListAdaptersResponse:
+        """Make a page of the adapters that `who` may use, each as `make` has it. Raises
+        InvalidRequestError, EngineStoppedError."""
+        engine = self._engine()
+        ids = self._ids.of(who, engine.adapter_ids())
+        return page(ids, engine.get_adapter, size, token, self._max_message_bytes, make)
+
+
 def page(
     ids: Sequence[str],
     report: Callable[[str], AdapterInfo],
     size: int,
     token: str,
     max_bytes: int,
+    make: Callable[[AdapterInfo], pb.Adapter] = to_message,
 ) -> pb.ListAdaptersResponse:
     """Make one page of the adapters with `ids`, which are sorted. Raises InvalidRequestError.
 
     It has at most `size` of them, and fewer where they would not fit into a message of `max_bytes`,
-    but one. `report` tells of one of them, and is asked for those of the page alone. The token is
-    the last id seen, so that loads and unloads between pages skip nothing else.
+    but one. `report` tells of one of them, and is asked for those of the page alone; `make` makes
+    its message. The token is the last id seen, so that loads and unloads between pages skip nothing
+    else.
     """
     if size > _MAX_PAGE:
         raise InvalidRequestError.of("page_size", f"must be at most {_MAX_PAGE}")
     after, size = _decode_token(token), size or _DEFAULT_PAGE
     start = 0 if after is None else bisect_right(ids, after)
     told = ids[start : start + size]
-    shown = list(_fitting(told, report, min(max_bytes, _MAX_BYTES)))
+    shown = list(_fitting(told, lambda name: make(report(name)), min(max_bytes, _MAX_BYTES)))
     seen = len(shown)
     last = told[seen - 1] if shown else ""
     following = _encode_token(last) if start + seen < len(ids) else ""
@@ -82,7 +105,7 @@ def page(
 
 
 def _fitting(
-    ids: Iterable[str], report: Callable[[str], AdapterInfo], max_bytes: int
+    ids: Iterable[str], make: Callable[[str], pb.Adapter], max_bytes: int
 ) -> Iterator[pb.Adapter | None]:
     """Give a message for each, None for one that was unloaded meanwhile, as many as fit."""
     left = max_bytes * 7 // 8  # the rest is for the token
@@ -91,7 +114,7 @@ def _fitting(
         if number % _SLICE == _SLICE - 1:
             time.sleep(_PAUSE_S)
         try:
-            message = to_message(report(adapter_id))
+            message = make(adapter_id)
         except UnknownAdapterError:
             yield None
             continue

@@ -1,0 +1,4 @@
+"""Load that is sent to a running server, and what comes of it: the inside of `loramux bench`.
+
+May import: nothing.
+"""

@@ -1,0 +1,52 @@
+"""Prompts from a text or a file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a call asks: a text, or the messages of a chat."""
+
+    text: str = ""
+    messages: tuple[dict[str, str], ...] = ()
+
+    def as_chat(self) -> Prompt:
+        return self if self.messages else Prompt(messages=({"role": "user", "content": self.text},))
+
+
+def read_prompts(file: Path) -> list[Prompt]:
+    """Read a prompt a line; of a .jsonl file objects with `prompt` or `messages`.
+
+    Raises ValueError, OSError.
+    """
+    lines = [(i, line) for i, line in enumerate(file.read_text().splitlines(), 1) if line.strip()]
+    if not lines:
+        raise ValueError("there is no prompt in it")
+    if file.suffix != ".jsonl":
+        return [Prompt(line) for _, line in lines]
+    return [_row(line, number) for number, line in lines]
+
+
+def _row(line: str, number: int) -> Prompt:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number} is no JSON: {error}") from None
+    match row:
+        case {"prompt": str(text), **others} if not others:
+            return Prompt(text)
+        case {"messages": [_, *_] as messages, **others} if not others:
+            return Prompt(messages=tuple(_message(one, number) for one in messages))
+    raise ValueError(f'line {number} must be {{"prompt": "..."}} or {{"messages": [...]}}')
+
+
+def _message(value: Any, number: int) -> dict[str, str]:
+    match value:
+        case {"role": str(role), "content": str(content), **others} if not others:
+            return {"role": role, "content": content}
+    raise ValueError(f"line {number}: a message has a role and a content, both texts")

@@ -1,0 +1,66 @@
+"""The table of adapters, as much of it as a terminal has room for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .rows import Row
+from .words import counted
+
+_GAP = 2
+_NOTE = "note"
+_NOTE_WIDTH = 30
+_RIGHT = ("running", "requests", "rank", "size")
+_COLUMNS = (
+    "adapter",
+    "running",
+    "requests",
+    "state",
+    "version",
+    "rank",
+    "size",
+    "policy",
+    "canary",
+    _NOTE,
+)
+_LEAVE = ("size", "rank", "version", "policy", "requests", "canary", _NOTE, "state")
+"""Columns in the order in which they make room."""
+
+
+def adapters(found: Sequence[Row], most: int | None, width: int) -> Iterator[RenderableType]:
+    """Draw `most` rows, and say how many there are beside."""
+    shown = found[:most]
+    if not shown:
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    columns = _fitting(shown, width)
+    for name in columns:
+        # What may wrap is made narrow first.
+        table.add_column(name, justify="right" if name in _RIGHT else "left", no_wrap=name != _NOTE)
+    for row in shown:
+        table.add_row(*(_cell(row, name) for name in columns))
+    yield table
+    if more := len(found) - len(shown):
+        yield Text(f"and {counted(more, 'adapter')} more", "dim")
+
+
+def _cell(row: Row, name: str) -> Text:
+    return Text(str(getattr(row, name) or ""), no_wrap=True, overflow="ellipsis")
+
+
+def _fitting(shown: Sequence[Row], width: int) -> list[str]:
+    """Give the columns that say something and have room."""
+    widths = {}
+    for name in _COLUMNS:
+        if said := max(_cell(row, name).cell_len for row in shown):
+            widths[name] = _GAP + (
+                min(said, _NOTE_WIDTH) if name == _NOTE else max(said, len(name))
+            )
+    for name in _LEAVE:
+        if sum(widths.values()) > width:
+            widths.pop(name, None)
+    return list(widths)

@@ -1,0 +1,71 @@
+"""Every call of both clients against a real server, and their errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+import pytest_asyncio
+from loramux.v1 import inference_pb2
+from loramux_client import AsyncClient, CallError, Client
+
+from ..support.servers import Harness, make_settings, running
+
+LONG = {"prompt": "hi", "max_new_tokens": 400, "ignore_eos": True}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served(tiny_base: Path, tiny_adapters: dict[str, Path]) -> AsyncIterator[Harness]:
+    settings = make_settings(tiny_base, tiny_adapters, adapter_roots=[tiny_adapters["a0"].parent])
+    async with running(settings) as harness:
+        yield harness
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_a_stream_has_the_unary_text(served: Harness) -> None:
+    async with AsyncClient(served.target) as client:
+        whole = await client.generate(adapter_id="a1", prompt="hi", max_new_tokens=8)
+        events = [e async for e in client.stream(adapter_id="a1", prompt="hi", max_new_tokens=8)]
+    assert whole.adapter_id == "a1"
+    assert len(events) > 1
+    assert "".join(e.text for e in events) == whole.text
+
+
+async def test_threads_have_the_same(served: Harness) -> None:
+    def use() -> tuple[inference_pb2.GenerateResponse, str]:
+        request = inference_pb2.GenerateRequest(adapter_id="a1", prompt="hi", max_new_tokens=8)
+        with Client(served.target) as client:
+            text = "".join(event.text for event in client.stream(request))
+            return client.generate(request), text
+
+    whole, text = await asyncio.to_thread(use)
+    assert whole.text == text
+
+
+async def test_a_cancelled_stream_ends_here_and_on_the_server(served: Harness) -> None:
+    async with AsyncClient(served.target) as client:
+        stream = client.stream(**LONG)  # type: ignore[arg-type]
+        count = 0
+        async for _ in stream:
+            count += 1
+            stream.cancel()
+    assert count == 1
+    assert (await served.idle_stats()).running == 0
+
+
+async def test_an_error_has_what_the_server_says(served: Harness) -> None:
+    async with AsyncClient(served.target) as client:
+        with pytest.raises(CallError) as caught:
+            await client.generate(prompt="hi", top_p=7)
+        error = caught.value
+        assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert [v.field for v in error.violations] == ["top_p"]
+        assert error.request_id in str(error)
+        with pytest.raises(CallError) as caught:
+            _ = [e async for e in client.stream(prompt="hi", adapter_id="gone")]
+        assert (caught.value.resource, caught.value.reason) == ("gone", "UNKNOWN_ADAPTER")
