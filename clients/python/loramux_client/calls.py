@@ -103,7 +103,3 @@ def status(timeout_s: float) -> Call[server_pb2.ServerStatus]:
 
 def server_info(timeout_s: float) -> Call[server_pb2.ServerInfo]:
     return Call("GetServerInfo", server_pb2.GetServerInfoRequest(), timeout_s)
-
-
-def status(timeout_s: float) -> Call[server_pb2.ServerStatus]:
-    return Call("GetStatus", server_pb2.GetStatusRequest(), timeout_s)
