@@ -191,10 +191,6 @@ class AsyncClient(Reach):
         """Tell what the server is, its limits and its load."""
         return await self._ask(calls.server_info(timeout_s))
 
-    async def status(self, *, timeout_s: float = CALL_TIMEOUT_S) -> server_pb2.ServerStatus:
-        """Tell what the server runs at this moment."""
-        return await self._ask(calls.status(timeout_s))
-
     async def _ask(self, call: Call[T]) -> T:
         try:
             answer: T = await self._open()[call.rpc](

@@ -184,10 +184,6 @@ class Client(Reach):
         """Tell what the server is, its limits and its load."""
         return self._ask(calls.server_info(timeout_s))
 
-    def status(self, *, timeout_s: float = CALL_TIMEOUT_S) -> server_pb2.ServerStatus:
-        """Tell what the server runs at this moment."""
-        return self._ask(calls.status(timeout_s))
-
     def _ask(self, call: Call[T]) -> T:
         try:
             answer: T = self._stubs[call.rpc](
