@@ -82,9 +82,7 @@ async def test_a_thousand_adapters_in_a_table_of_few_rows(server: HttpHarness, s
         assert "adapters?page_size=100" in "".join(shown.requests)
 
 
-async def test_versions_canaries_policies(
-    server: HttpHarness, show: Show, versions: list
-) -> None:
+async def test_versions_canaries_policies(server: HttpHarness, show: Show, versions: list) -> None:
     engine, name = server.server.app.engine, NAMES[20]
     older = engine.get_adapter(name).version
     engine.load_adapter(versions[500], name)
@@ -150,7 +148,9 @@ async def test_a_server_that_is_gone_and_back(server: HttpHarness, show: Show) -
 
 
 async def test_a_page_that_nobody_sees_asks_for_nothing(server: HttpHarness, show: Show) -> None:
-    hidden = "Object.defineProperty(document, 'hidden', { get: () => window.isHidden, set: () => 0 })"
+    hidden = (
+        "Object.defineProperty(document, 'hidden', { get: () => window.isHidden, set: () => 0 })"
+    )
     async with show(server) as shown:
         page = shown.page
         await page.clock.install()
