@@ -10,8 +10,7 @@ from typing import Protocol, Self
 from .prompts import Prompt
 
 OK = "OK"
-CONNECT_TIMEOUT_S = 30.0
-"""Of the first connection, which is no call: how long calls may take has nothing to do with it."""
+CONNECT_TIMEOUT_S = 10.0
 
 
 class BenchError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from secrets import token_hex
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +20,7 @@ class GrpcDriver:
 
     def __init__(self, client: AsyncClient, ask: Ask) -> None:
         self._client, self._ask = client, ask
-        self._made = 0
+        self._salt, self._made = token_hex(8), 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -73,7 +74,7 @@ class GrpcDriver:
             messages=prompt.messages,
             max_new_tokens=self._ask.max_new_tokens,
             ignore_eos=self._ask.ignore_eos,
-            cache_salt=f"{id(self):x}-{self._made}" if self._ask.salted else "",
+            cache_salt=f"{self._salt}-{self._made}" if self._ask.salted else "",
         )
 
 

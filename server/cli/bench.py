@@ -85,7 +85,7 @@ def bench(
         ),
     ] = None,
     timeout_s: Annotated[
-        float, typer.Option(help="Deadline of each call.", rich_help_panel=_LOAD)
+        float, typer.Option(max=86400, help="Deadline of each call.", rich_help_panel=_LOAD)
     ] = 120.0,
     seed: Annotated[
         int, typer.Option(help="Of arrivals and of adapters.", rich_help_panel=_LOAD)
@@ -140,7 +140,9 @@ def bench(
             "--chat", help="Send prompts as a user's chat message.", rich_help_panel=_PROMPTS
         ),
     ] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, rich_help_panel=_PROMPTS)] = 32,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, max=2**32 - 1, rich_help_panel=_PROMPTS)
+    ] = 32,
     ignore_eos: Annotated[
         bool,
         typer.Option(
@@ -258,6 +260,6 @@ def _draw(found: Measured, report: dict[str, Any], open_loop: bool, target: Path
 def _exit_code(found: Measured) -> int:
     if found.cancelled:
         return 130
-    if not found.recorder.failed:
-        return 0
-    return 3 if found.recorder.statuses[OK] else 1
+    if not found.recorder.statuses[OK]:
+        return 1
+    return 3 if found.recorder.failed else 0
