@@ -95,8 +95,10 @@ format: setup  ## ruff format
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
 
-types: setup  ## mypy
+types: setup  ## mypy; the client strictly, for its oldest and its newest Python
 	$(BIN)/mypy lora_runtime server tests
+	for python in 3.10 3.14; do \
+	  $(BIN)/mypy --strict --python-version $$python clients/python/loramux_client examples/client.py || exit; done
 
 proto-lint: setup  ## buf lint
 	$(BIN)/buf lint protos

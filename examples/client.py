@@ -1,19 +1,16 @@
-"""A Python client for a running server (`make serve`): a unary call, a stream, and an error."""
+"""A Python client for a running server (`make serve`): a unary call, streams, and an error."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 
-import grpc
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
-from loramux.v1 import inference_pb2, inference_pb2_grpc
+from loramux.v1.inference_pb2 import ChatMessage
+from loramux_client import AsyncClient, CallError, Client
 
 
-def unary(stub: inference_pb2_grpc.InferenceStub, question: str) -> None:
-    request = inference_pb2.GenerateRequest(adapter_id="pirate", max_new_tokens=40)
-    request.messages.add(role="user", content=question)
-    answer = stub.Generate(request, timeout=60)
+def unary(client: Client, turn: ChatMessage) -> None:
+    answer = client.generate(adapter_id="pirate", messages=[turn], max_new_tokens=40)
     choice = answer.choices[0]
     print(f"pirate ({answer.adapter_version[:12]}): {answer.text}")
     print(
@@ -22,24 +19,37 @@ def unary(stub: inference_pb2_grpc.InferenceStub, question: str) -> None:
     )
 
 
-def stream(stub: inference_pb2_grpc.InferenceStub, question: str) -> None:
-    request = inference_pb2.GenerateRequest(max_new_tokens=40, temperature=0.7, top_p=0.9, seed=1)
-    request.messages.add(role="user", content=question)
+def stream(client: Client, turn: ChatMessage) -> None:
     print("base, sampled: ", end="")
-    for event in stub.GenerateStream(request, timeout=60):
+    for event in client.stream(messages=[turn], max_new_tokens=40, temperature=0.7, seed=1):
         print(event.text, end="", flush=True)
     print()
 
 
-def unknown_adapter(stub: inference_pb2_grpc.InferenceStub) -> None:
+def unknown_adapter(client: Client) -> None:
     """Show that an unknown adapter is an error, never the base model's output."""
     try:
-        stub.Generate(inference_pb2.GenerateRequest(adapter_id="no-such-adapter", prompt="hi"))
-    except grpc.RpcError as error:
-        status = rpc_status.from_call(error)
-        info = error_details_pb2.ResourceInfo()
-        status.details[0].Unpack(info)
-        print(f"{error.code().name}: {info.resource_type} {info.resource_name!r}")
+        client.generate(adapter_id="no-such-adapter", prompt="hi")
+    except CallError as error:
+        print(f"{error.code}: {error.resource!r} ({error.reason})")
+
+
+async def side_by_side(target: str, turn: ChatMessage) -> None:
+    """Stream from two adapters at once, over one connection."""
+
+    async def answer(adapter_id: str) -> str:
+        texts = [
+            event.text
+            async for event in client.stream(
+                adapter_id=adapter_id, messages=[turn], max_new_tokens=40
+            )
+        ]
+        return "".join(texts)
+
+    async with AsyncClient(target) as client:
+        names = ["pirate", "json"]
+        for name, text in zip(names, await asyncio.gather(*map(answer, names)), strict=True):
+            print(f"{name}: {text}")
 
 
 def main() -> None:
@@ -47,11 +57,12 @@ def main() -> None:
     parser.add_argument("question", nargs="?", default="What is the capital of France?")
     parser.add_argument("--target", default="127.0.0.1:50051")
     args = parser.parse_args()
-    with grpc.insecure_channel(args.target) as channel:
-        stub = inference_pb2_grpc.InferenceStub(channel)
-        unary(stub, args.question)
-        stream(stub, args.question)
-        unknown_adapter(stub)
+    turn = ChatMessage(role="user", content=args.question)
+    with Client(args.target) as client:
+        unary(client, turn)
+        stream(client, turn)
+        unknown_adapter(client)
+    asyncio.run(side_by_side(args.target, turn))
 
 
 if __name__ == "__main__":

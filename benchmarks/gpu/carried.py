@@ -49,7 +49,7 @@ def fits(wheel: Path, python: str) -> bool:
 
 def environment(carried: Path, scratch: Path) -> dict[str, str]:
     """Of a process that is to find the packages, loramux and its generated code."""
-    paths = [*packages(carried, scratch), ROOT, ROOT / "protos"]
+    paths = [*packages(carried, scratch), ROOT, ROOT / "protos", ROOT / "clients/python"]
     before = os.environ.get("PYTHONPATH", "")
     return {
         **os.environ,

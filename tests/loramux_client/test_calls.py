@@ -12,6 +12,8 @@ import pytest_asyncio
 from loramux.v1 import inference_pb2
 from loramux_client import AsyncClient, CallError, Client
 
+import lora_runtime
+
 from ..support.servers import Harness, make_settings, running
 
 LONG = {"prompt": "hi", "max_new_tokens": 400, "ignore_eos": True}
@@ -69,3 +71,41 @@ async def test_an_error_has_what_the_server_says(served: Harness) -> None:
         with pytest.raises(CallError) as caught:
             _ = [e async for e in client.stream(prompt="hi", adapter_id="gone")]
         assert (caught.value.resource, caught.value.reason) == ("gone", "UNKNOWN_ADAPTER")
+
+
+async def test_the_pages_first_example_runs(
+    served: Harness, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs/guide/client.md").read_text()
+    example = page.partition("```python\n")[2].partition("```")[0]
+    example = example.replace("127.0.0.1:50051", served.target).replace("pirate", "a1")
+    await asyncio.to_thread(exec, example, {})
+    printed = capsys.readouterr().out
+    assert " 32\n" in printed
+    assert "StatusCode.NOT_FOUND UNKNOWN_ADAPTER no-such-adapter" in printed
+
+
+async def test_changes(served: Harness, tiny_adapters: dict[str, Path]) -> None:
+    """Every call of `Adapters` and `Server` is made with what it needs."""
+
+    def use() -> list[object]:
+        with Client(served.target) as client:
+            path = str(tiny_adapters["a7"])
+            loaded = client.load_adapter(adapter_id="new", path=path, policy={"weight": 2})
+            newer = client.load_adapter(
+                adapter_id="new", path=str(tiny_adapters["a6"]), canary_weight=0.5
+            )
+            assert newer.canary.version != loaded.version == newer.version
+            assert client.set_canary("new", 1).version == newer.canary.version
+            assert client.rollback_adapter("new").version == loaded.version
+            assert client.set_policy("new", pinned=True).adapter.policy.pinned
+            assert client.get_adapter("new").adapter_id == "new"
+            gone = client.unload_adapter("new", wait_s=1).adapter_id
+            assert client.declared_adapters() == []
+            return [gone, client.server_info().version, client.status().limits.max_running]
+
+    assert await asyncio.to_thread(use) == ["new", lora_runtime.__version__, 64]
+    async with AsyncClient(served.target) as client:
+        names = [adapter.adapter_id for adapter in await client.list_adapters()]
+        assert names == [f"a{i}" for i in range(8)]
+        assert (await client.status()).limits.max_running == 64

@@ -49,6 +49,15 @@ def test_what_is_imported_is_required(folder: str, extras: tuple[str, ...]) -> N
     assert not missing
 
 
+def test_the_client_stands_on_grpcio_and_protobuf() -> None:
+    folder = ROOT / "clients/python"
+    needed = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert list(named(needed)) == ["grpcio", "protobuf"]
+    assert set(needed) <= set(PROJECT["dependencies"]), "with the same bounds"
+    # grpcio brings typing_extensions.
+    assert imported(folder / "loramux_client") == {"grpc", "google", "typing_extensions"}
+
+
 def test_every_requirement_is_there_once() -> None:
     for requirements in (PROJECT["dependencies"], *EXTRAS.values()):
         assert not [name for name, count in Counter(named(requirements)).items() if count > 1]

@@ -1,4 +1,5 @@
-"""What is built from the files that the Dockerfile copies, installed where no checkout is near."""
+"""What is built from the files that the Dockerfile copies, installed where no checkout is near: the
+server, and the client that it stands on."""
 
 from __future__ import annotations
 
@@ -10,7 +11,6 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import time
 import venv
 import zipfile
@@ -22,89 +22,51 @@ import pytest
 from lora_runtime import __version__
 from lora_runtime.kernels.cpu.build import NoKernelsError, host_target
 
+from ..support.packages import CLIENT, backend
 from ..support.servers import free_port
 
-ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 180
 pytestmark = pytest.mark.slow
-
-
-def backend(hook: str, source: Path, target: Path) -> Path:
-    """What pip and build ask setuptools for, with the setuptools that is here: no index is needed."""
-    program = (
-        f"import sys; from setuptools import build_meta; print(build_meta.{hook}(sys.argv[1]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(target)],
-        cwd=source,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return target / done.stdout.splitlines()[-1]
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that the Dockerfile copies before it installs."""
-    target = tmp_path_factory.mktemp("tree")
-    lines = (ROOT / "deploy/Dockerfile").read_text().splitlines()
-    for name in [
-        name
-        for line in lines
-        if line.startswith("COPY ") and "--from" not in line
-        for name in line.split()[1:-1]
-    ]:
-        if (ROOT / name).is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.so")
-            shutil.copytree(ROOT / name, target / name, ignore=ignored)
-        else:
-            shutil.copy(ROOT / name, target / name)
-    (target / "lora_runtime/kernels/cpu/lib").mkdir(exist_ok=True)
-    (target / "lora_runtime/kernels/cpu/lib/loramux-none.so").write_bytes(b"as built for an image")
-    return target
-
-
-@pytest.fixture(scope="module")
-def sdist(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return backend("build_sdist", tree, tmp_path_factory.mktemp("sdist"))
-
-
-@pytest.fixture(scope="module")
-def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """From the sdist."""
-    directory = tmp_path_factory.mktemp("wheel")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(directory, filter="data")
-    return backend("build_wheel", directory / sdist.name.removesuffix(".tar.gz"), directory)
 
 
 def names(wheel: Path) -> set[str]:
     return set(zipfile.ZipFile(wheel).namelist())
 
 
-def test_the_wheel_has_every_file_and_no_name_of_others(tree: Path, wheel: Path) -> None:
-    folders = {
-        "lora_runtime": "lora_runtime",
-        "protos/loramux": "loramux",
-        "server": "loramux_server",
-    }
-    wanted = {
+def files_of(tree: Path, folders: dict[str, str]) -> set[str]:
+    """What a wheel has of folders, by their names in it."""
+    return {
         f"{name}/{path.relative_to(tree / folder).as_posix()}"
         for folder, name in folders.items()
         for path in (tree / folder).rglob("*")
         if path.is_file()
     }
+
+
+def test_the_wheel_has_every_file_and_no_name_of_others(tree: Path, wheel: Path) -> None:
+    wanted = files_of(tree, {"lora_runtime": "lora_runtime", "server": "loramux_server"})
     assert {
         "lora_runtime/py.typed",
         "loramux_server/py.typed",
         "lora_runtime/kernels/cpu/csrc/program.cpp",
         "lora_runtime/kernels/cpu/lib/loramux-none.so",
+    } <= wanted
+    check(wheel, "loramux", wanted)
+
+
+def test_the_clients_wheel_has_the_messages(tree: Path, client_wheel: Path) -> None:
+    folders = {"protos/loramux": "loramux", f"{CLIENT}/loramux_client": "loramux_client"}
+    wanted = files_of(tree, folders)
+    assert {
         "loramux/v1/inference.proto",
         "loramux/v1/inference_pb2.pyi",
+        "loramux_client/py.typed",
     } <= wanted
-    about = f"loramux-{__version__}.dist-info"
+    check(client_wheel, "loramux_client", wanted)
+
+
+def check(wheel: Path, name: str, wanted: set[str]) -> None:
+    about = f"{name}-{__version__}.dist-info"
     assert {name for name in names(wheel) if not name.startswith(f"{about}/")} == wanted
     assert f"{about}/licenses/LICENSE" in names(wheel)
     assert (
@@ -114,19 +76,21 @@ def test_the_wheel_has_every_file_and_no_name_of_others(tree: Path, wheel: Path)
 
 
 def test_the_tree_and_the_sdist_make_the_same_wheel(
-    tree: Path, wheel: Path, tmp_path: Path
+    tree: Path, wheel: Path, client_wheel: Path, tmp_path: Path
 ) -> None:
     assert names(backend("build_wheel", tree, tmp_path)) == names(wheel)
+    built = backend("build_wheel", tree / CLIENT, tmp_path)
+    assert names(built) == names(client_wheel)
 
 
 class Installed:
-    """An environment of its own with the wheel, and what it depends on from the environment that
+    """An environment of its own with both wheels, and what it depends on from the environment that
     runs the tests.
 
     Commands run in a directory where the user has a module `server`.
     """
 
-    def __init__(self, wheel: Path, directory: Path) -> None:
+    def __init__(self, wheels: list[Path], directory: Path) -> None:
         self.bin = directory / "venv/bin"
         self.cwd = directory / "project"
         self.kernels = directory / "kernels"
@@ -137,7 +101,7 @@ class Installed:
         venv.create(directory / "venv")
         pip = [sys.executable, "-m", "pip", "--python", str(self.bin / "python")]
         subprocess.run(
-            [*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True
+            [*pip, "install", "--quiet", "--no-deps", "--no-index", *map(str, wheels)], check=True
         )
         # A path in a .pth file is only a path: an editable loramux in there stays out.
         (packages,) = directory.glob("venv/lib/python*/site-packages")
@@ -189,14 +153,17 @@ class Installed:
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    return Installed(wheel, tmp_path_factory.mktemp("installed"))
+def installed(
+    wheel: Path, client_wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Installed:
+    return Installed([wheel, client_wheel], tmp_path_factory.mktemp("installed"))
 
 
 def test_nothing_comes_from_a_checkout_and_server_is_the_users(installed: Installed) -> None:
     program = (
-        "import lora_runtime, loramux, loramux_server, server; print(server.OWNER); "
-        "print(*(m.__path__[0] for m in (lora_runtime, loramux, loramux_server)), sep='\\n')"
+        "import lora_runtime, loramux, loramux_client, loramux_server, server; print(server.OWNER); "
+        "ours = lora_runtime, loramux, loramux_client, loramux_server; "
+        "print(*(m.__path__[0] for m in ours), sep='\\n')"
     )
     owner, *paths = installed.run("python", "-c", program).splitlines()
     assert owner == "the user"

@@ -68,8 +68,8 @@ def _rounds(load: Load, port: int, rounds: int, folder: Path) -> dict[str, list[
     for turn in range(rounds + 1):
         for name in list(TOOLS)[:: -1 if turn % 2 else 1]:
             one = TOOLS[name](load, port, folder)
-            if set(one.statuses) != {"OK"}:
-                raise SystemExit(f"{name} has failed calls in {load.name}: {one.statuses}")
+            if one.statuses != {"OK": load.calls}:
+                raise SystemExit(f"{load.name} by {name}: not {load.calls} answers: {one.statuses}")
             if turn:
                 said[name].append(one)
     return said

@@ -29,6 +29,7 @@ _NEEDED = (
     "yaml",
     "rich",
     "loramux.v1.inference_pb2_grpc",
+    "loramux_client",
 )
 _STOP_S = 15.0
 """Of the stage's time, for the server to end."""

@@ -24,16 +24,19 @@ Metadata = Iterable[tuple[str, str]]
 GENERATE_TIMEOUT_S = 600.0
 """Of a generation for which nothing else is said."""
 
+_MAX_ID_LENGTH = 256
+_PLAIN = "!#$&'()*+,/:;<=>?@[]^`{|}\"\\"
+"""Printable ASCII that stays as it is, beside letters, digits and what `quote` leaves alone."""
+
 _SAME_TWICE = (
     "LoadAdapter",
-    "SetCanary",
     "SetPolicy",
     "GetAdapter",
     "ListAdapters",
     "ListDeclaredAdapters",
 )
-"""Calls of `Adapters` that change nothing more where they are made twice: not so a rollback to the
-version before, and an unload, whose second call finds nothing."""
+"""Calls of `Adapters` that change nothing more, and answer the same, where they are made twice: not
+so a rollback to the version before, and an unload or a promotion, which find nothing more to do."""
 _RETRY = {
     "maxAttempts": 5,  # the most that gRPC makes
     "initialBackoff": "0.2s",
@@ -117,7 +120,7 @@ class Reach:
             adapter_id = request.adapters[0].adapter_id
         if not adapter_id:
             return (*self._metadata, *extra)
-        return (*self._metadata, ("x-adapter-id", header_text(adapter_id)), *extra)
+        return (*self._metadata, ("x-adapter-id", _header_text(adapter_id)), *extra)
 
 
 def request_of(
@@ -131,9 +134,12 @@ def request_of(
     return request
 
 
-def header_text(adapter_id: str) -> str:
-    """Give an id as metadata can carry it: what is not printable ASCII is percent-encoded."""
-    return adapter_id if adapter_id.isascii() and "%" not in adapter_id else quote(adapter_id)
+def _header_text(adapter_id: str) -> str:
+    """Give an id as metadata can carry it, percent-encoded where it has more than plain ASCII.
+
+    No adapter's id is longer than what is left of it: the server refuses it in its own words.
+    """
+    return quote(adapter_id[:_MAX_ID_LENGTH], safe=_PLAIN)
 
 
 def _service_config(retry: bool) -> dict[str, Any]:
