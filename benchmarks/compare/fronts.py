@@ -70,16 +70,17 @@ def main() -> int:
 
 
 class Server:
-    """A server with both ports. `others`: adapters beside the workload's."""
+    """A server with both ports. `others`: adapters beside the workload's; `settings`: flags beside,
+    or in the place of, the benchmark's own."""
 
-    def __init__(self, others: Mapping[str, Path] | None = None) -> None:
-        self._others = others or {}
+    def __init__(self, others: Mapping[str, Path] | None = None, **settings: object) -> None:
+        self._others, self._settings = others or {}, settings
 
     def __enter__(self) -> Server:
         from .peers.loramux_grpc import free_port
 
         self.ports = {name: free_port() for name in FRONTS}
-        flags = {
+        flags: dict[str, object] = {
             "base": str(MODEL),
             "port": self.ports["grpc"],
             "http-port": self.ports["http"],
@@ -88,7 +89,7 @@ class Server:
             "log-level": "error",
             "max-adapters": WORKLOAD.num_adapters,
             "max-running": 64,
-        }
+        } | {name.replace("_", "-"): value for name, value in self._settings.items()}
         command = [sys.executable, "-m", "server", "serve", "--no-prefix-caching"]
         command += [f"--{name}={value}" for name, value in flags.items()]
         adapters = {name: adapter_dir(name, MODEL) for name in WORKLOAD.assigned()}

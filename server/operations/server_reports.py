@@ -21,6 +21,8 @@ _STATES: dict[ServerState, pb.ServerState] = {
     ServerState.FAILED: pb.SERVER_STATE_FAILED,
 }
 _WAITING = 20
+_IDS = 16
+"""Ids of a version that are named: a thousand may have the same content."""
 _LIMITS = (
     "max_context",
     "max_adapters",
@@ -99,7 +101,7 @@ class ServerReports:
                 adapter_id
                 for resident in engine.residents()
                 if resident.level is AdapterState.LOADING
-                for adapter_id in _in_scope(resident, who)
+                for adapter_id in _in_scope(resident, who)[:_IDS]
             ],
         )
 
@@ -155,7 +157,8 @@ def _slot(resident: ResidentAdapter, running: int, who: Caller) -> pb.Slot:
     if not found and "*" not in who.adapters:
         return pb.Slot(is_hidden=True)
     return pb.Slot(
-        adapter_ids=found,
+        adapter_ids=found[:_IDS],
+        adapter_ids_count=len(found),
         version=resident.version,
         pinned=resident.pinned,
         num_bytes=resident.num_bytes,
@@ -165,4 +168,5 @@ def _slot(resident: ResidentAdapter, running: int, who: Caller) -> pb.Slot:
 
 
 def _in_scope(resident: ResidentAdapter, who: Caller) -> list[str]:
-    return [adapter_id for adapter_id in resident.adapter_ids if who.may_use(adapter_id)]
+    ids = resident.adapter_ids
+    return list(ids) if "*" in who.adapters else [name for name in ids if who.may_use(name)]

@@ -13,7 +13,7 @@ from .words import counted
 
 _GAP = 2
 _NOTE = "note"
-_NOTE_WIDTH = 30
+_NOTE_WIDTH = 20
 _RIGHT = ("running", "requests", "rank", "size")
 _COLUMNS = (
     "adapter",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loramux.v1 import server_pb2 as pb
-from rich.bar import Bar
 from rich.console import Group
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -109,7 +109,8 @@ def _meters(told: pb.ServerStatus) -> Table:
         ),
     ):
         told_of = Text(words, no_wrap=True, overflow="ellipsis")
-        grid.add_row(name, Bar(max(most, 1), 0, used, width=_BAR, color="cyan"), told_of)
+        bar = ProgressBar(max(most, 1), used, _BAR, complete_style="cyan", finished_style="cyan")
+        grid.add_row(name, bar, told_of)
     return grid
 
 

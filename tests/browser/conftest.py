@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
 
 from lora_runtime import EngineObserver, StepStats
 
@@ -20,6 +20,7 @@ from ..support.adapters import edit_config
 from ..support.http_front import HttpHarness, http_running
 from ..support.servers import make_settings
 
+expect.set_options(timeout=60_000)
 MANY = 1000
 SLOTS = 8
 _TEAMS = ("billing", "claims", "legal", "onboarding", "sales", "search", "support", "triage")
@@ -38,6 +39,10 @@ class Shown:
     """Addresses that it asked for."""
     problems: list[str] = field(default_factory=list)
     """Lines of its console that are errors, and errors of its script."""
+
+    def take(self, line: ConsoleMessage) -> None:
+        if line.type == "error":
+            self.problems.append(line.text)
 
 
 class _Pace(EngineObserver):
@@ -76,14 +81,16 @@ def show(browser: Browser) -> Show:
     async def shown(
         server: HttpHarness, ready: bool = True, **options: Any
     ) -> AsyncIterator[Shown]:
-        context = await browser.new_context(**{"viewport": {"width": 1320, "height": 900}} | options)
+        context = await browser.new_context(
+            **{"viewport": {"width": 1320, "height": 900}} | options
+        )
         page = await context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         found = Shown(page)
         page.on("request", lambda request: found.requests.append(request.url))
         page.on("pageerror", lambda error: found.problems.append(str(error)))
         page.on("dialog", lambda dialog: found.problems.append(dialog.message))
-        page.on("console", lambda line: line.type == "error" and found.problems.append(line.text))
+        page.on("console", found.take)
         await page.goto(server.url)
         if ready:
             await page.locator("#state.good").wait_for()
@@ -96,7 +103,9 @@ def show(browser: Browser) -> Show:
 
 
 @pytest.fixture(scope="session")
-def versions(tiny_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def versions(
+    tiny_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> list[Path]:
     """Adapters, of which each is a version of its own: what they scale by differs."""
     root = tmp_path_factory.mktemp("many")
     for i in range(MANY + 1):

@@ -65,9 +65,10 @@ async def test_the_playground(browser: Browser, show: Show, pictures: Path) -> N
         pytest.skip(f"{BASE} is not there: make base")
     adapters = {name: ROOT / "examples/adapters" / name for name in ADAPTERS}
     settings = make_settings(BASE, adapters, dtype="bfloat16", kv_cache_bytes=256 << 20)
-    async with http_running(settings, port=True) as server, show(
-        server, viewport={"width": 1320, "height": 2400}
-    ) as shown:
+    async with (
+        http_running(settings, port=True) as server,
+        show(server, viewport={"width": 1320, "height": 2400}) as shown,
+    ):
         page = shown.page
         await choose(page, *ADAPTERS)
         await ask(page)

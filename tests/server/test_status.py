@@ -150,6 +150,19 @@ async def test_the_host_tier_and_limits(front: HttpHarness) -> None:
     assert [slot.pinned for slot in (await status(front, "user")).slots] == [True, False]
 
 
+async def test_a_version_of_many_ids_names_a_few(
+    front: HttpHarness, tiny_adapters: dict[str, Path]
+) -> None:
+    engine = front.server.app.engine
+    for number in range(20):
+        engine.load_adapter(tiny_adapters["a7"], f"a{number:02}")
+        engine.load_adapter(tiny_adapters["a7"], f"x{number:02}")
+    for who, count in (("root", 40), ("user", 20)):
+        slot = next(s for s in (await status(front, who)).slots if "a00" in s.adapter_ids)
+        assert list(slot.adapter_ids) == [f"a{number:02}" for number in range(16)]
+        assert slot.adapter_ids_count == count
+
+
 async def test_http_has_the_same(front: HttpHarness) -> None:
     async with answering(front, "x1", "a0"):
         for who in ("root", "user"):

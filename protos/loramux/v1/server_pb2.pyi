@@ -205,7 +205,7 @@ class BatchAdapter(_message.Message):
     def __init__(self, adapter_id: _Optional[str] = ..., sequences: _Optional[int] = ...) -> None: ...
 
 class Slot(_message.Message):
-    __slots__ = ("adapter_ids", "version", "pinned", "num_bytes", "rank", "running", "is_hidden")
+    __slots__ = ("adapter_ids", "version", "pinned", "num_bytes", "rank", "running", "is_hidden", "adapter_ids_count")
     ADAPTER_IDS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PINNED_FIELD_NUMBER: _ClassVar[int]
@@ -213,6 +213,7 @@ class Slot(_message.Message):
     RANK_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     IS_HIDDEN_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_IDS_COUNT_FIELD_NUMBER: _ClassVar[int]
     adapter_ids: _containers.RepeatedScalarFieldContainer[str]
     version: str
     pinned: bool
@@ -220,4 +221,5 @@ class Slot(_message.Message):
     rank: int
     running: int
     is_hidden: bool
-    def __init__(self, adapter_ids: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., pinned: _Optional[bool] = ..., num_bytes: _Optional[int] = ..., rank: _Optional[int] = ..., running: _Optional[int] = ..., is_hidden: _Optional[bool] = ...) -> None: ...
+    adapter_ids_count: int
+    def __init__(self, adapter_ids: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., pinned: _Optional[bool] = ..., num_bytes: _Optional[int] = ..., rank: _Optional[int] = ..., running: _Optional[int] = ..., is_hidden: _Optional[bool] = ..., adapter_ids_count: _Optional[int] = ...) -> None: ...

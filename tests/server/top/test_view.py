@@ -96,7 +96,7 @@ def test_load_speed_and_slots() -> None:
     assert line_of(lines, "slots  ").endswith("3 of 4, 3.0 MiB of 64 MiB")
     assert line_of(lines, "host").endswith("1 adapter, 1.0 MiB of 2.0 GiB; 1000 ids registered")
     assert line_of(lines, "slots [") == "slots [5* ][ - ][ ? ][ · ] 2 on their way"
-    bar = next(line for line in lines if line.startswith("KV blocks")).count("█")
+    bar = next(line for line in lines if line.startswith("KV blocks")).count("━")
     assert bar == 12  # of 24
 
 

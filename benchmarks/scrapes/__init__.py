@@ -1,0 +1,4 @@
+"""What scrapes cost running streams: `python -m benchmarks.scrapes`.
+
+May import: common, compare, compare.peers.
+"""
