@@ -25,7 +25,10 @@ CRD = "inferencepools.inference.networking.k8s.io"
 GRPC, HTTP = ("unary", "stream"), ("http", "http-stream")
 ROUTERS = {"openai": HTTP, "affinity": GRPC + HTTP, "mix": GRPC + HTTP}
 """Files of picker/, and the kinds of calls that each can route."""
+COMPARED = (ROUND_ROBIN, "affinity", "mix")
+COUNTS = ("calls", "failed", "reached", "loads")
 WARM, AT_ONCE = 200, 12
+Row = dict[str, Any]
 
 
 def main() -> None:
@@ -53,17 +56,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--namespace", default="loramux-picker-test", help="deleted at the end")
     parser.add_argument("--memory", default="1Gi", help="limit of each server")
     parser.add_argument("--calls", type=int, default=1000, help="calls of each run of loads")
-    parser.add_argument("--rounds", type=int, default=2, help="runs of loads, routers in turn")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of loads, routers in turn")
     parser.add_argument("--out", type=Path, help="JSON file")
     parser.add_argument("--keep", action="store_true", help="leave the namespace")
     return parser.parse_args()
 
 
-def measure(cluster: Cluster, args: argparse.Namespace) -> dict[str, list[Any]]:
+def measure(cluster: Cluster, args: argparse.Namespace) -> dict[str, list[Row]]:
     authority, token = credentials(cluster, args.image)
     routed = Routed(cluster, args.picker_image, args.envoy_image, authority, token)
     target = overlay.Target(args.image, memory=args.memory, env=ENV)
-    rows: dict[str, list[Any]] = {}
+    rows: dict[str, list[Row]] = {}
     if not args.what or "holder" in args.what:
         routed.deploy(target, names(SERVERS * SLOTS))
         rows["holder"] = [row for router in ROUTERS for row in holder(routed, router)]
@@ -72,7 +75,8 @@ def measure(cluster: Cluster, args: argparse.Namespace) -> dict[str, list[Any]]:
         for count in (SERVERS * SLOTS, SERVERS * SLOTS + SLOTS):
             routed.deploy(target, names(count))
             for turn in range(args.rounds):
-                for router in (ROUND_ROBIN, "affinity", "mix"):
+                first = turn % len(COMPARED)  # each finds what another one left in the slots
+                for router in COMPARED[first:] + COMPARED[:first]:
                     rows["loads"].append(loads(routed, router, names(count), args.calls, turn))
     return rows
 
@@ -81,34 +85,32 @@ def names(count: int) -> list[str]:
     return [f"a{i:02}" for i in range(count)]
 
 
-def holder(routed: Routed, router: str) -> list[dict[str, Any]]:
+def holder(routed: Routed, router: str) -> list[Row]:
     """Give each server adapters of its own, by turns others, and count where calls arrive."""
     routed.route(router)
-    rows, adapters = [], names(SERVERS * SLOTS)
-    for kind in ROUTERS[router]:
-        calls = reached = read = 0.0
-        for turn in range(SERVERS):
-            pods = [name(pod) for pod in routed.cluster.pods()]
-            shares = [adapters[i * SLOTS : (i + 1) * SLOTS] for i in range(SERVERS)]
-            placed = {pod: shares[(i + turn) % SERVERS] for i, pod in enumerate(pods)}
-            routed.place(placed)
+    adapters = names(SERVERS * SLOTS)
+    shares = [adapters[i * SLOTS : (i + 1) * SLOTS] for i in range(SERVERS)]
+    rows = {
+        kind: Row(router=router, kind=kind, **dict.fromkeys(COUNTS, 0)) for kind in ROUTERS[router]
+    }
+    for turn in range(SERVERS):
+        pods = [name(pod) for pod in routed.cluster.pods()]
+        placed = {pod: shares[(i + turn) % SERVERS] for i, pod in enumerate(pods)}
+        routed.place(placed)
+        for kind, row in rows.items():
             before = routed.count()
             ends = routed.load([(one, kind) for one in adapters * 5], 1)["ends"]
-            if ends != {"OK": len(adapters) * 5}:
-                raise RuntimeError(f"{router}, {kind}: {ends}")
             found = routed.count().since(before)
-            calls += sum(found.calls.values())
-            reached += sum(n for (pod, one), n in found.calls.items() if one in placed[pod])
-            read += sum(found.loads.values())
-        row = {"router": router, "calls": calls, "reached": reached, "loads": read, "kind": kind}
+            row["calls"] += ends.pop("OK", 0)
+            row["failed"] += sum(ends.values())
+            row["reached"] += sum(n for (pod, one), n in found.calls.items() if one in placed[pod])
+            row["loads"] += sum(found.loads.values())
+    for row in rows.values():
         print(json.dumps(row), flush=True)
-        rows.append(row)
-    return rows
+    return list(rows.values())
 
 
-def loads(
-    routed: Routed, router: str, adapters: list[str], count: int, turn: int
-) -> dict[str, Any]:
+def loads(routed: Routed, router: str, adapters: list[str], count: int, turn: int) -> Row:
     """Calls of adapters of different popularity (Zipf 1) over both protocols, some at once."""
     routed.route(router)
     routed.load(zipf(adapters, WARM, turn + 100), AT_ONCE)

@@ -30,6 +30,7 @@ PICKER, ENVOY = (
     "docker.io/envoyproxy/envoy",
 )
 ROUND_ROBIN = "round robin"
+_REQUESTS = r'^loramux_requests_total\{adapter="([^"]*)",outcome="[^"]*"\} (\S+)$'
 _PAGE = """
 import sys, urllib.request
 print(urllib.request.urlopen("http://localhost:9464" + sys.argv[1]).read().decode())
@@ -40,10 +41,17 @@ print(urllib.request.urlopen("http://localhost:9464" + sys.argv[1]).read().decod
 class Count:
     """What the servers counted, each by its pod."""
 
-    calls: dict[tuple[str, str], float]
+    calls: dict[tuple[str, str], int]
     """Requests that ended, by pod and adapter."""
-    loads: dict[str, float]
+    loads: dict[str, int]
     """Adapter versions read into a slot, by pod."""
+
+    def add(self, pod: str, page: str) -> None:
+        """Take in the pod's page of metrics."""
+        for adapter, n in re.findall(_REQUESTS, page, re.M):
+            self.calls[pod, adapter] = self.calls.get((pod, adapter), 0) + round(float(n))
+        found = re.search(r"^loramux_adapter_loads_total (\S+)$", page, re.M)
+        self.loads[pod] = round(float(found[1])) if found else 0
 
     def since(self, before: Count) -> Count:
         """What was added to `before`."""
@@ -53,8 +61,8 @@ class Count:
             {pod: n - before.loads.get(pod, 0) for pod, n in self.loads.items()},
         )
 
-    def by_pod(self) -> dict[str, float]:
-        found = Counter(dict.fromkeys(self.loads, 0.0))
+    def by_pod(self) -> dict[str, int]:
+        found = Counter(dict.fromkeys(self.loads, 0))
         for (pod, _), n in self.calls.items():
             found[pod] += n
         return dict(found)
@@ -144,23 +152,19 @@ class Routed:
         time.sleep(0.5)  # a picker reads twenty times a second
 
     def residents(self, pod: str) -> list[str]:
-        """Adapters that the pod's page for routers lists as running."""
-        page = self.cluster.python(pod, _PAGE, "/metrics/router")
-        found = re.search(
-            r'^vllm:lora_requests_info\{.*running_lora_adapters="([^"]*)"', page, re.M
-        )
-        return [one for one in found[1].split(",") if one] if found else []
+        return listed(self.cluster.python(pod, _PAGE, "/metrics/router"))
 
     def count(self) -> Count:
-        calls, loads = {}, {}
+        count = Count({}, {})
         for pod in map(name, self.cluster.pods()):
-            page = self.cluster.python(pod, _PAGE, "/metrics")
-            requests = r'^loramux_requests_total\{adapter="([^"]*)",outcome="[^"]*"\} (\S+)$'
-            for adapter, n in re.findall(requests, page, re.M):
-                calls[pod, adapter] = calls.get((pod, adapter), 0) + float(n)
-            found = re.search(r"^loramux_adapter_loads_total (\S+)$", page, re.M)
-            loads[pod] = float(found[1]) if found else 0
-        return Count(calls, loads)
+            count.add(pod, self.cluster.python(pod, _PAGE, "/metrics"))
+        return count
+
+
+def listed(page: str) -> list[str]:
+    """Adapters that a page for routers has as running."""
+    found = re.search(r'^vllm:lora_requests_info\{.*running_lora_adapters="([^"]*)"', page, re.M)
+    return [one for one in found[1].split(",") if one] if found else []
 
 
 def in_turn(envoy: dict[str, Any]) -> dict[str, Any]:

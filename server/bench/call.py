@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
@@ -9,6 +10,7 @@ from typing import Protocol, Self
 from .prompts import Prompt
 
 OK = "OK"
+CONNECT_TIMEOUT_S = 10.0
 
 
 class BenchError(Exception):
@@ -31,7 +33,7 @@ class Call:
     """When the first token came; None of unary calls."""
     last: float = 0.0
     """When the last token came."""
-    gaps: list[float] = field(default_factory=list)
+    gaps: array[float] = field(default_factory=lambda: array("d"))
     """Seconds between tokens. Those that come in one message share its gap."""
     tokens: int = 0
     prompt_tokens: int = 0
@@ -46,7 +48,7 @@ class Call:
         elif tokens == 1:
             self.gaps.append(now - self.last)
         else:
-            self.gaps += [(now - self.last) / tokens] * tokens
+            self.gaps.extend([(now - self.last) / tokens] * tokens)
         self.last = now
 
     def fail(self, status: str, message: str) -> None:
@@ -76,6 +78,9 @@ class Driver(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+    async def connect(self) -> None:
+        """Open a connection, so that no call has that in it. Raises BenchError."""
 
     async def adapters(self) -> list[str]:
         """Give the ids of the server's adapters. Raises BenchError."""

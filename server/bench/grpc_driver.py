@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from secrets import token_hex
 from types import TracebackType
 from typing import Self
 
+from grpc import StatusCode
 from loramux.v1 import inference_pb2
 from loramux_client import AsyncClient, CallError
 
-from .call import Ask, BenchError, Call
+from .call import CONNECT_TIMEOUT_S, Ask, BenchError, Call
 from .prompts import Prompt
 
 
@@ -18,7 +20,7 @@ class GrpcDriver:
 
     def __init__(self, client: AsyncClient, ask: Ask) -> None:
         self._client, self._ask = client, ask
-        self._made = 0
+        self._salt, self._made = token_hex(8), 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -30,6 +32,14 @@ class GrpcDriver:
         trace: TracebackType | None,
     ) -> None:
         await self._client.close()
+
+    async def connect(self) -> None:
+        try:
+            await self._client.server_info(timeout_s=CONNECT_TIMEOUT_S)
+        except CallError as error:
+            # Any other answer is one too: of a server that does not let everybody ask this.
+            if error.code in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED):
+                raise BenchError(str(error)) from error
 
     async def adapters(self) -> list[str]:
         try:
@@ -64,7 +74,7 @@ class GrpcDriver:
             messages=prompt.messages,
             max_new_tokens=self._ask.max_new_tokens,
             ignore_eos=self._ask.ignore_eos,
-            cache_salt=f"{id(self):x}-{self._made}" if self._ask.salted else "",
+            cache_salt=f"{self._salt}-{self._made}" if self._ask.salted else "",
         )
 
 

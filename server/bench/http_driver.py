@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import ssl
 import time
+from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
 
-from .call import OK, Ask, BenchError, Call
+from .call import CONNECT_TIMEOUT_S, OK, Ask, BenchError, Call
 from .prompts import Prompt
 
-_LONGEST_MESSAGE = 300
 _KEEP_ALIVE_S = 4.0
 """Less than servers keep idle connections: none is sent on that is about to be closed."""
 
@@ -22,11 +22,11 @@ class HttpDriver:
     """Caller of one server's completions, or chats where a prompt is one."""
 
     def __init__(self, url: str, ask: Ask, token: str = "", tls: ssl.SSLContext | None = None):
-        self._url, self._ask, self._tls = url.rstrip("/"), ask, tls
+        self._url, self._ask, self._tls = url, ask, tls
         self._headers = {"content-type": "application/json"}
         if token:
             self._headers["authorization"] = f"Bearer {token}"
-        self._made = 0
+        self._salt, self._made = token_hex(8), 0
 
     async def __aenter__(self) -> Self:
         # No limit of its own: how many calls run at once is the load's matter.
@@ -46,6 +46,14 @@ class HttpDriver:
         trace: TracebackType | None,
     ) -> None:
         await self._session.close()
+
+    async def connect(self) -> None:
+        timeout = aiohttp.ClientTimeout(total=CONNECT_TIMEOUT_S)
+        try:
+            async with self._session.get(f"{self._url}/health", timeout=timeout) as response:
+                await response.read()  # whatever it says
+        except (aiohttp.ClientError, OSError) as error:
+            raise BenchError(f"{self._url}: {error or type(error).__name__}") from error
 
     async def adapters(self) -> list[str]:
         """Give the models that have a parent."""
@@ -88,7 +96,7 @@ class HttpDriver:
         if self._ask.ignore_eos:
             body["ignore_eos"] = True
         if self._ask.salted:
-            body["cache_salt"] = f"{id(self):x}-{self._made}"
+            body["cache_salt"] = f"{self._salt}-{self._made}"
         if self._ask.stream:
             usage = {"include_usage": True, "continuous_usage_stats": True}
             body |= {"stream": True, "stream_options": usage}
@@ -112,7 +120,7 @@ async def _read_stream(response: aiohttp.ClientResponse, call: Call) -> None:
 
 def _take(call: Call, event: dict[str, Any], now: float) -> None:
     if error := event.get("error"):
-        call.fail(f"STREAM {error.get('code')}", str(error.get("message"))[:_LONGEST_MESSAGE])
+        call.fail(f"STREAM {error.get('code')!s:.40}", str(error.get("message")))
         return
     choices, usage = event["choices"], event.get("usage")
     if not choices:
@@ -136,8 +144,8 @@ def _note_usage(call: Call, usage: dict[str, Any]) -> None:
 
 
 def _message(body: bytes) -> str:
-    """Give the message of an error's body, or its beginning."""
+    """Give the message of an error's body, or the body."""
     try:
-        return str(json.loads(body)["error"]["message"])[:_LONGEST_MESSAGE]
+        return str(json.loads(body)["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return body[:_LONGEST_MESSAGE].decode(errors="replace")
+        return body.decode(errors="replace")

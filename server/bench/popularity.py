@@ -39,7 +39,7 @@ def weighted(names: Sequence[str], weights: Sequence[float], rng: random.Random)
 def read_weights(file: Path) -> dict[str, float]:
     """Read lines of `ID WEIGHT`; what follows # is a comment. Raises ValueError, OSError."""
     found: dict[str, float] = {}
-    for number, line in enumerate(file.read_text().splitlines(), 1):
+    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
         words = line.partition("#")[0].split()
         if not words:
             continue

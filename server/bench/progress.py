@@ -18,8 +18,8 @@ _EVERY_S = 0.5
 
 
 class LiveFigures:
-    """Line of figures. An async context manager: it is drawn between calls, in the load's loop, and
-    seldom, so that no time of a call has it in."""
+    """Line of figures. An async context manager: it is drawn in the load's loop, where what comes
+    meanwhile waits a millisecond, and therefore seldom."""
 
     def __init__(self, console: Console, load: Load, recorder: Recorder) -> None:
         self._load, self._recorder = load, recorder

@@ -24,7 +24,9 @@ def read_prompts(file: Path) -> list[Prompt]:
 
     Raises ValueError, OSError.
     """
-    lines = [(i, line) for i, line in enumerate(file.read_text().splitlines(), 1) if line.strip()]
+    lines = [
+        (i, line) for i, line in enumerate(file.read_text("utf-8").splitlines(), 1) if line.strip()
+    ]
     if not lines:
         raise ValueError("there is no prompt in it")
     if file.suffix != ".jsonl":

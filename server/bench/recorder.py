@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from .call import OK, Call
 
-_RECENT = 256
+_RECENT, _LONGEST_MESSAGE = 256, 300
 
 
 class Recorder:
@@ -27,6 +27,8 @@ class Recorder:
         self.cpu_s = 0.0
         """Processor time of this process."""
         self.statuses: Counter[str] = Counter()
+        self.errors: dict[str, str] = {}
+        """The first message of each status."""
         self.recent: deque[Call] = deque(maxlen=_RECENT)
         self._tokens = 0
 
@@ -56,6 +58,9 @@ class Recorder:
         call.ended = time.perf_counter()
         self.calls.append(call)
         self.statuses[call.status] += 1
+        if call.status != OK:
+            self.errors.setdefault(call.status, call.message[:_LONGEST_MESSAGE])
+            call.message = ""  # as many calls may fail as there is time for
         self.recent.append(call)
         self._tokens += call.tokens
 

@@ -56,5 +56,5 @@ async def _warm_up(load: Load, mix: Mix, driver: Driver, calls: int, seed: int) 
     warm = Load(calls, None, min(calls, load.concurrency or calls))
     await run(warm, mix.work(f"warm-up {seed}"), driver, recorder, seed)
     if not recorder.statuses[OK]:
-        first = recorder.calls[0]
-        raise BenchError(f"no call of the warm-up was answered: {first.status}: {first.message}")
+        why = "; ".join(f"{status}: {message}" for status, message in recorder.errors.items())
+        raise BenchError(f"no call of the warm-up was answered: {why}")

@@ -30,7 +30,7 @@ def summary(recorder: Recorder, open_loop: bool) -> dict[str, Any]:
         "client": _client(recorder, open_loop),
         "total": _group(recorder.calls, recorder.wall_s, open_loop),
         "adapters": {name: _group(calls, recorder.wall_s, open_loop) for name, calls in most_first},
-        "errors": _errors(recorder.calls),
+        "errors": recorder.errors,
     }
 
 
@@ -86,12 +86,3 @@ def _client(recorder: Recorder, open_loop: bool) -> dict[str, Any]:
     """Tell whether this program itself was the limit."""
     late = [c.sent - c.intended for c in recorder.calls] if open_loop else []
     return {"cpu_of_one_core": recorder.cpu_s / recorder.wall_s, "sent_late_ms": spread(late)}
-
-
-def _errors(calls: Iterable[Call]) -> dict[str, str]:
-    """Give the first message of each status."""
-    found: dict[str, str] = {}
-    for call in calls:
-        if call.status != OK:
-            found.setdefault(call.status, call.message)
-    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from loramux_client import Client
 from rich.console import Console
 
 from ..bench.arrivals import Arrivals
-from ..bench.call import OK, Ask, BenchError
+from ..bench.call import OK, Ask, BenchError, Driver
 from ..bench.popularity import Popularity
 from . import bench_options as read
 from .common import AsJson, fail, remote
@@ -76,10 +77,15 @@ def bench(
         ),
     ] = None,
     warmup: Annotated[
-        int, typer.Option(min=0, help="Calls before, not counted.", rich_help_panel=_LOAD)
-    ] = 8,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Calls before, not counted; default as many as callers, 8 with --rate.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = None,
     timeout_s: Annotated[
-        float, typer.Option(help="Deadline of each call.", rich_help_panel=_LOAD)
+        float, typer.Option(max=86400, help="Deadline of each call.", rich_help_panel=_LOAD)
     ] = 120.0,
     seed: Annotated[
         int, typer.Option(help="Of arrivals and of adapters.", rich_help_panel=_LOAD)
@@ -134,7 +140,9 @@ def bench(
             "--chat", help="Send prompts as a user's chat message.", rich_help_panel=_PROMPTS
         ),
     ] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, rich_help_panel=_PROMPTS)] = 32,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, max=2**32 - 1, rich_help_panel=_PROMPTS)
+    ] = 32,
     ignore_eos: Annotated[
         bool,
         typer.Option(
@@ -185,7 +193,10 @@ def bench(
     from ..bench.tables import show
 
     load = read.load_of(concurrency, rate, arrivals, cv, calls, duration_s)
+    warm = read.warmup_of(load) if warmup is None else warmup
     asked = read.prompts_of(prompt, prompts, chat)
+    named = [] if all_adapters else adapter
+    mix = read.mix_of(named, popularity, zipf_exponent, weights, asked)
     read.positive("--timeout-s", timeout_s)
     ask = Ask(max_new_tokens, ignore_eos, stream, timeout_s, not prefix_cache)
     if all_adapters and adapter:
@@ -196,9 +207,9 @@ def bench(
 
     async def measured() -> Measured:
         async with driver:
-            names = await driver.adapters() if all_adapters else adapter
-            mix = read.mix_of(names, popularity, zipf_exponent, weights, asked)
-            return await measure(load, mix, driver, warmup, seed, Console(stderr=True))
+            await driver.connect()
+            whom = replace(mix, names=await _all(driver)) if all_adapters else mix
+            return await measure(load, whom, driver, warm, seed, Console(stderr=True))
 
     try:
         found = asyncio.run(measured())
@@ -217,6 +228,12 @@ def bench(
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}", 2)
     raise typer.Exit(_exit_code(found))
+
+
+async def _all(driver: Driver) -> list[str]:
+    if names := await driver.adapters():
+        return names
+    raise BenchError("the server has no adapter")
 
 
 def _told(options: dict[str, Any]) -> dict[str, Any]:
@@ -243,6 +260,6 @@ def _draw(found: Measured, report: dict[str, Any], open_loop: bool, target: Path
 def _exit_code(found: Measured) -> int:
     if found.cancelled:
         return 130
-    if not found.recorder.failed:
-        return 0
-    return 3 if found.recorder.statuses[OK] else 1
+    if not found.recorder.statuses[OK]:
+        return 1
+    return 3 if found.recorder.failed else 0

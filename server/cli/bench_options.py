@@ -48,6 +48,11 @@ def load_of(
     return Load(calls, duration_s, concurrency, rate, kind, cv or _GAMMA_CV)
 
 
+def warmup_of(load: Load) -> int:
+    """Give as many calls as open the connections of the load's callers."""
+    return _CONCURRENCY if load.rate is not None else load.concurrency or 1
+
+
 def positive(option: str, value: float | None) -> None:
     if value is not None and not (isfinite(value) and value > 0):
         raise typer.BadParameter(f"{option} must be more than 0")
@@ -60,12 +65,11 @@ def mix_of(
     weights: Path | None,
     prompts: list[Prompt],
 ) -> Mix:
-    """Make the mix; `names` are None where no adapter is named."""
+    """Make the mix; `names` are None where no adapter is named, empty where the server names them."""
     positive("--zipf-exponent", zipf_exponent)
+    "".join(names or ()).encode()
     if zipf_exponent is not None and popularity is not Popularity.ZIPF:
         raise typer.BadParameter("--zipf-exponent needs --popularity zipf")
-    if names == []:
-        raise typer.BadParameter("--all-adapters: the server has none")
     if weights is None:
         kind = popularity or Popularity.UNIFORM
         return Mix(names or [""], prompts, kind, zipf_exponent or 1.0)
@@ -82,6 +86,7 @@ def prompts_of(text: str | None, file: Path | None, chat: bool) -> list[Prompt]:
     if text is not None and file is not None:
         raise typer.BadParameter("--prompt or --prompts, not both")
     found = [Prompt(PROMPT if text is None else text)]
+    found[0].text.encode()  # UnicodeEncodeError for what no call could send
     if file is not None:
         found = _read("--prompts", file, read_prompts)
     return [one.as_chat() for one in found] if chat else found
@@ -107,7 +112,7 @@ def driver_of(client: Client, ask: Ask, http: str | None, retry: bool) -> Driver
     installed("aiohttp", "--http")
     from ..bench.http_driver import HttpDriver
 
-    return HttpDriver(http, ask, client.token, _tls(client, http))
+    return HttpDriver(http.rstrip("/").removesuffix("/v1"), ask, client.token, _tls(client, http))
 
 
 def _async_client(client: Client, retry: bool) -> AsyncClient:
@@ -117,14 +122,18 @@ def _async_client(client: Client, retry: bool) -> AsyncClient:
 
 def _tls(client: Client, url: str) -> ssl.SSLContext | None:
     """Make the context of https://; None where there is no TLS."""
-    scheme, _, rest = url.partition("://")
-    if scheme not in ("http", "https") or not rest:
+    try:
+        scheme, place = urlsplit(url).scheme, urlsplit(url).hostname
+    except ValueError:
+        scheme, place = "", None
+    if scheme not in ("http", "https") or not place:
         raise typer.BadParameter("--http must be a URL, http:// or https://")
+    if "@" in url:  # the report has the URL
+        raise typer.BadParameter("--http has no user in it: give a token by --token-file")
     if scheme == "http":
         if client.is_secure:
             raise typer.BadParameter("--tls, --ca, --cert are for an https:// URL")
-        host = urlsplit(url).hostname or ""
-        if client.token and not is_loopback(host):
+        if client.token and not is_loopback(place):
             typer.echo("warning: the token goes to the server without TLS", err=True)
         return None
     try:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -91,7 +92,7 @@ async def test_waiting_for_room_is_in_the_time_from_when_a_call_was_due(target: 
 SHARED = SharedLoad(
     "here", STAND_IN, True, 12, TOKENS, 4, first_ms=1000 * FIRST_S, gap_ms=1000 * GAP_S
 )
-OPEN = replace(SHARED, name="open", rate=12)
+OPEN = replace(SHARED, name="open", rate=10)
 UNARY = replace(SHARED, name="unary", stream=False)
 
 
@@ -128,7 +129,8 @@ def said_by_all(ours: Said) -> dict[str, list[Said]]:
 )
 def test_what_is_apart_is_told(field: str, value: float, wrong: list[str]) -> None:
     same = Said(100, 50, 50, 50, 50, {"OK": 1}, 1, 20, 20, 10, 10)
-    summed = differences.summary(said_by_all(replace(same, **{field: value})))
+    changed: dict[str, Any] = {field: value}
+    summed = differences.summary(said_by_all(replace(same, **changed)))
     assert differences.apart({"one": summed}) == wrong
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
+from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
 
 from lora_runtime import EngineObserver, StepStats
 
@@ -20,6 +20,7 @@ from ..support.adapters import edit_config
 from ..support.http_front import HttpHarness, http_running
 from ..support.servers import make_settings
 
+expect.set_options(timeout=60_000)
 MANY = 1000
 SLOTS = 8
 _TEAMS = ("billing", "claims", "legal", "onboarding", "sales", "search", "support", "triage")
@@ -84,7 +85,7 @@ def show(browser: Browser) -> Show:
             **{"viewport": {"width": 1320, "height": 900}} | options
         )
         page = await context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         found = Shown(page)
         page.on("request", lambda request: found.requests.append(request.url))
         page.on("pageerror", lambda error: found.problems.append(str(error)))

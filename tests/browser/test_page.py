@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from playwright.async_api import Page, expect
@@ -79,10 +80,12 @@ async def test_a_thousand_adapters_in_a_table_of_few_rows(server: HttpHarness, s
         wanted = sorted(name for name in NAMES if "legal-de" in name)
         await expect(page.locator("#found")).to_have_text(f"{len(wanted)} of 1,001")
         assert await page.locator("#lines th").all_inner_texts() == wanted
-        assert "adapters?page_size=100" in "".join(shown.requests)
+        assert "adapters?page_size=50" in "".join(shown.requests)
 
 
-async def test_versions_canaries_policies(server: HttpHarness, show: Show, versions: list) -> None:
+async def test_versions_canaries_policies(
+    server: HttpHarness, show: Show, versions: list[Path]
+) -> None:
     engine, name = server.server.app.engine, NAMES[20]
     older = engine.get_adapter(name).version
     engine.load_adapter(versions[500], name)
@@ -105,6 +108,37 @@ async def test_versions_canaries_policies(server: HttpHarness, show: Show, versi
         await expect(details).to_be_hidden()
         assert await page.evaluate("document.activeElement.textContent") == name
     engine.set_canary(name, 0)
+
+
+async def test_changes_come_by_themselves(
+    server: HttpHarness, show: Show, versions: list[Path]
+) -> None:
+    engine, first = server.server.app.engine, min(NAMES)
+    async with show(server, ready=False) as shown:
+        page = shown.page
+        await page.clock.install()
+        await page.reload()
+        await expect(page.locator("#found")).to_have_text("1,001 of 1,001")
+        await page.locator("#adapters").scroll_into_view_if_needed()
+        engine.set_policy(first, AdapterPolicy(weight=3))
+        await page.clock.run_for(5_100)
+        await expect(page.locator("#lines tr").first).to_contain_text("weight 3")
+        engine.load_adapter(versions[3], "another")
+        await _later(page)
+        await expect(page.locator("#found")).to_have_text("1,002 of 1,002")
+        await expect(page.locator("#lines tr").first).to_contain_text("another")
+        engine.unload_adapter("another")
+        await _later(page)
+        await expect(page.locator("#found")).to_have_text("1,001 of 1,001")
+        await expect(page.locator("#lines tr").first).to_contain_text(first)
+    engine.set_policy(first, AdapterPolicy())
+
+
+async def _later(page: Page) -> None:
+    """Let half a minute pass: the page looks at the server, then at what has changed."""
+    async with page.expect_response("**/status"):
+        await page.clock.fast_forward(30_000)
+    await page.clock.fast_forward(5_000)
 
 
 async def test_names_stay_texts(server: HttpHarness, show: Show) -> None:

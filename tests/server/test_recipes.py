@@ -1,7 +1,9 @@
-"""The recipes of the examples' README with the real grpcurl and ghz, where they are installed."""
+"""The recipes of the examples' README: of loramux bench, and, where they are installed, with the real
+grpcurl and ghz."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shlex
@@ -12,6 +14,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from google.protobuf import descriptor_pool, json_format, message_factory
+from typer.testing import CliRunner
+
+from server.cli import app
 
 from ..support.certificates import Authority
 from ..support.recipes import commands, first_screen, named, run
@@ -111,6 +116,15 @@ async def test_ghz_with_tls_and_a_token(guarded: Harness, tmp_path: Path, comman
     assert status != 0, output
     # Refused at reflection already.
     assert "valid bearer token" in output
+
+
+@pytest.mark.parametrize("command", commands("loramux bench"))
+async def test_loramux_bench(plain: Harness, command: str) -> None:
+    words = [*shlex.split(command)[1:], "--json", "--target", plain.target]
+    ran = await asyncio.to_thread(CliRunner().invoke, app, words)
+    assert ran.exit_code == 0, ran.output
+    asked = int(words[words.index("-n") + 1])
+    assert json.loads(ran.stdout)["total"]["statuses"] == {"OK": asked}
 
 
 @grpcurl

@@ -1,6 +1,6 @@
 """The same loads sent by `loramux bench`, ghz and k6, in turn, and what each says of them.
 
-    python -m benchmarks.compare.judges --rounds 7
+    python -m benchmarks.compare.judges --rounds 5
 
 A load goes to a server that waits by the clock (`delay-`), or to one of SmolLM2 (`model-`). Every
 other round goes backwards. It exits with 1 where the bench's calls a second or whole-call latency
@@ -35,7 +35,7 @@ def main() -> int:
         prog="python -m benchmarks.compare.judges",
         description=(__doc__ or "").partition("\n\n")[0],
     )
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--loads", default="", metavar="REGEX", help="those whose names match")
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
@@ -68,8 +68,8 @@ def _rounds(load: Load, port: int, rounds: int, folder: Path) -> dict[str, list[
     for turn in range(rounds + 1):
         for name in list(TOOLS)[:: -1 if turn % 2 else 1]:
             one = TOOLS[name](load, port, folder)
-            if set(one.statuses) != {"OK"}:
-                raise SystemExit(f"{name} has failed calls in {load.name}: {one.statuses}")
+            if one.statuses != {"OK": load.calls}:
+                raise SystemExit(f"{load.name} by {name}: not {load.calls} answers: {one.statuses}")
             if turn:
                 said[name].append(one)
     return said

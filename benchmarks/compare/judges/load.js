@@ -19,8 +19,9 @@ export const options = {
   scenarios: {
     load: rate
       ? {
-          executor: 'constant-arrival-rate', rate, timeUnit: '1s', duration: `${calls / rate}s`,
-          preAllocatedVUs: vus, maxVUs: vus, gracefulStop: '10m',
+          executor: 'constant-arrival-rate', rate, timeUnit: '1s', preAllocatedVUs: vus, maxVUs: vus,
+          duration: `${(calls - 0.5) / rate}s`, // the last call comes before the end, and none with it
+          gracefulStop: '10m',
         }
       : { executor: 'shared-iterations', vus, iterations: calls, maxDuration: '10m' },
   },

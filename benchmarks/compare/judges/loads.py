@@ -70,8 +70,8 @@ LOADS = [
     Load("delay-stream-closed", STAND_IN, True, 160, 32, 16, **_SLOW),
     Load("delay-unary-open", STAND_IN, False, 480, 8, 64, 80, **_SLOW),
     Load("delay-stream-open", STAND_IN, True, 160, 32, 64, 30, **_SLOW),
-    Load("model-unary-closed", LORAMUX, False, 64, 32, 8),
-    Load("model-stream-closed", LORAMUX, True, 64, 32, 8),
+    Load("model-unary-closed", LORAMUX, False, 48, 32, 8),
+    Load("model-stream-closed", LORAMUX, True, 48, 32, 8),
     Load("model-unary-open", LORAMUX, False, 40, 32, 64, 3),
     Load("model-stream-open", LORAMUX, True, 40, 32, 64, 3),
 ]

@@ -187,13 +187,13 @@ class AsyncClient(Reach):
         answer = await self._ask(calls.declared_adapters(timeout_s))
         return list(answer.adapters)
 
+    async def status(self, *, timeout_s: float = CALL_TIMEOUT_S) -> server_pb2.ServerStatus:
+        """Tell what runs now, what the slots hold, and how fast it goes."""
+        return await self._ask(calls.status(timeout_s))
+
     async def server_info(self, *, timeout_s: float = CALL_TIMEOUT_S) -> server_pb2.ServerInfo:
         """Tell what the server is, its limits and its load."""
         return await self._ask(calls.server_info(timeout_s))
-
-    async def status(self, *, timeout_s: float = CALL_TIMEOUT_S) -> server_pb2.ServerStatus:
-        """Tell what the server runs at this moment."""
-        return await self._ask(calls.status(timeout_s))
 
     async def _ask(self, call: Call[T]) -> T:
         try:

@@ -97,9 +97,9 @@ def declared_adapters(timeout_s: float) -> Call[adapters_pb2.ListDeclaredAdapter
     return Call("ListDeclaredAdapters", adapters_pb2.ListDeclaredAdaptersRequest(), timeout_s)
 
 
-def server_info(timeout_s: float) -> Call[server_pb2.ServerInfo]:
-    return Call("GetServerInfo", server_pb2.GetServerInfoRequest(), timeout_s)
-
-
 def status(timeout_s: float) -> Call[server_pb2.ServerStatus]:
     return Call("GetStatus", server_pb2.GetStatusRequest(), timeout_s)
+
+
+def server_info(timeout_s: float) -> Call[server_pb2.ServerInfo]:
+    return Call("GetServerInfo", server_pb2.GetServerInfoRequest(), timeout_s)

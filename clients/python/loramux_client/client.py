@@ -180,13 +180,13 @@ class Client(Reach):
         answer = self._ask(calls.declared_adapters(timeout_s))
         return list(answer.adapters)
 
+    def status(self, *, timeout_s: float = CALL_TIMEOUT_S) -> server_pb2.ServerStatus:
+        """Tell what runs now, what the slots hold, and how fast it goes."""
+        return self._ask(calls.status(timeout_s))
+
     def server_info(self, *, timeout_s: float = CALL_TIMEOUT_S) -> server_pb2.ServerInfo:
         """Tell what the server is, its limits and its load."""
         return self._ask(calls.server_info(timeout_s))
-
-    def status(self, *, timeout_s: float = CALL_TIMEOUT_S) -> server_pb2.ServerStatus:
-        """Tell what the server runs at this moment."""
-        return self._ask(calls.status(timeout_s))
 
     def _ask(self, call: Call[T]) -> T:
         try:

@@ -1,4 +1,4 @@
-const SIZE = 100;
+const SIZE = 50;
 const AGAIN_MS = 5000;
 const BETWEEN_MS = 50;
 

@@ -26,7 +26,8 @@ function cellOf(slot) {
   }
   const ids = slot.adapter_ids || [];
   const running = slot.running || 0;
-  const more = ids.length > 1 ? ` +${ids.length - 1}` : "";
+  const count = Math.max(ids.length, slot.adapter_ids_count || 0); // the first ids alone are told
+  const more = count > 1 ? ` +${count - 1}` : "";
   const name = make("p", { class: "name", title: ids.join(", ") }, (ids[0] || "a former version") + more);
   const facts = [short(slot.version || ""), `rank ${slot.rank || 0}`, bytes(Number(slot.num_bytes || 0))];
   const last = make("p", { class: "last" }, running ? counted(running, "sequence") : "idle");

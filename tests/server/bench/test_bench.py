@@ -103,10 +103,19 @@ async def test_all_adapters_of_the_server(served: HttpHarness, bench: Bench, fro
 @pytest.mark.parametrize("front", ["grpc", "http"])
 async def test_a_server_that_is_not_there(bench: Bench, front: str) -> None:
     where = ["--target", "127.0.0.1:1"] if front == "grpc" else ["--http", "http://127.0.0.1:1"]
-    result = await bench(*where, "--warmup", "2", code=1)
+    result = await bench(*where, code=1)
+    assert "127.0.0.1:1" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("front", ["grpc", "http"])
+async def test_a_load_that_nobody_can_answer_is_not_sent(
+    served: HttpHarness, bench: Bench, front: str
+) -> None:
+    load = ("-n", "100", "-a", "no-such", "--warmup", "2")
+    result = await bench(*way(served, front), *load, code=1)
     assert "no call of the warm-up was answered" in result.stderr
-    assert "UNAVAILABLE" in result.stderr or "CONNECTION" in result.stderr
-    await bench(*where, "--all-adapters", code=1)
+    assert "no-such" in result.stderr
 
 
 async def test_calls_that_take_too_long_are_counted(served: HttpHarness, bench: Bench) -> None:
@@ -161,6 +170,7 @@ async def test_a_picture_is_drawn(served: HttpHarness, bench: Bench, tmp_path: P
         (("--prompts", "no-such.txt"), "No such file"),
         (("--weights", "no-such.txt"), "No such file"),
         (("--weights", "no-such.txt", "-a", "x"), "--weights says which"),
+        (("--weights", "no-such.txt", "--all-adapters"), "--weights says which"),
         (("--http", "127.0.0.1:8000"), "must be a URL"),
         (("--http", "http://127.0.0.1:1", "--retry"), "not with --http"),
         (("--http", "http://127.0.0.1:1", "--tls"), "https://"),

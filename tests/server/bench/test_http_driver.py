@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,26 +16,35 @@ from server.bench.call import Ask, Call
 from server.bench.http_driver import HttpDriver
 from server.bench.prompts import Prompt
 
+from ...support.certificates import Authority
+from .conftest import Bench, report_of
+
 STREAM, UNARY = (Ask(8, True, stream, 30, False) for stream in (True, False))
 
 
 @asynccontextmanager
-async def saying(head: str, body: str, asked: list[str] | None = None) -> AsyncIterator[str]:
+async def saying(
+    head: str,
+    body: str,
+    asked: list[str] | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[str]:
     """A server with one answer, and its URL."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         text = await reader.readuntil(b"\r\n\r\n")
-        length = int(text.lower().split(b"content-length:")[1].split()[0])
-        text += await reader.readexactly(length)
+        _, _, length = text.lower().partition(b"content-length:")
+        text += await reader.readexactly(int(length.split()[0]) if length else 0)
         if asked is not None:
             asked.append(text.decode())
         writer.write(f"HTTP/1.1 {head}\r\nconnection: close\r\n\r\n{body}".encode())
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls)
     async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        port = server.sockets[0].getsockname()[1]
+        yield f"{'https' if tls else 'http'}://localhost:{port}"
 
 
 async def called(head: str, body: str, ask: Ask = STREAM) -> Call:
@@ -102,10 +113,27 @@ async def test_unary_answers_that_are_none() -> None:
 async def test_the_token_and_the_salt_are_sent() -> None:
     asked: list[str] = []
     ask = Ask(8, False, False, 30, True)
-    async with saying("500 Oh", "", asked) as url, HttpDriver(url, ask, "lmx_1") as driver:
-        for _ in range(2):
-            await driver.make(Call("a", 0.0, 0.0), Prompt("x").as_chat())
+    async with saying("500 Oh", "", asked) as url:
+        for _ in range(2):  # two runs of the command have no salt in common either
+            async with HttpDriver(url, ask, "lmx_1") as driver:
+                await driver.make(Call("a", 0.0, 0.0), Prompt("x").as_chat())
     assert all("Bearer lmx_1" in text and "POST /v1/chat/completions" in text for text in asked)
     bodies = [json.loads(text.partition("\r\n\r\n")[2]) for text in asked]
     assert bodies[0]["cache_salt"] != bodies[1]["cache_salt"]
     assert bodies[0]["model"] == "a"
+
+
+async def test_https_by_the_authority_that_is_named(bench: Bench, tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "ca")
+    pair = authority.issue("server")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(pair.cert, pair.key)
+    answer = json.dumps({"usage": {"prompt_tokens": 1, "completion_tokens": 2}})
+    asked: list[str] = []
+    async with saying("200 OK", answer, asked, tls) as url:
+        load = ("-n", "1", "--unary", "--http", f"{url}/v1/")
+        result = await bench(*load, "--ca", str(authority.cert), "--json")
+        assert report_of(result)["total"]["tokens"] == 2
+        assert asked[-1].startswith("POST /v1/completions ")
+        refused = await bench(*load, code=1)
+        assert "certificate" in refused.stderr.lower()

@@ -4,86 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-import pytest_asyncio
 from loramux.v1 import adapters_pb2, inference_pb2, server_pb2
+from loramux_client import AsyncClient
 
-from ...support.http_front import HttpHarness, as_, http_running
-from ...support.otlp import STATUS_ERROR, Collector, Sent, collecting, tree
-from ...support.servers import Harness, make_settings, refused
-from ...support.tokens import bearer, write_tokens
+from ...support.http_front import as_
+from ...support.otlp import STATUS_ERROR, tree
+from ...support.servers import refused
+from ...support.tokens import bearer, token_of
+from .conftest import Traced
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SECRET = "zebra-4711"
 """A word of each prompt: it must be in no span."""
-PHASES = {"queue": {}, "prefill": {}, "decode": {}}
+PHASES: dict[str, Any] = {"queue": {}, "prefill": {}, "decode": {}}
 SERVER, INTERNAL = 2, 1
-
-
-@dataclass
-class Traced:
-    """A server with two slots and a cold adapter, whose spans are collected; a traceparent."""
-
-    front: HttpHarness
-    collector: Collector
-    trace_id: str = ""
-    parent_id: str = ""
-    traceparent: str = ""
-
-    @property
-    def server(self) -> Harness:
-        return self.front.server
-
-    def begin(self, flags: str = "01") -> Traced:
-        """Another trace of a caller's."""
-        trace_id, parent = secrets.token_hex(16), secrets.token_hex(8)
-        header = f"00-{trace_id}-{parent}-{flags}"
-        return Traced(self.front, self.collector, trace_id, parent, header)
-
-    def metadata(self, *more: tuple[str, str]) -> tuple[tuple[str, str], ...]:
-        return (*bearer("app"), ("traceparent", self.traceparent), *more)
-
-    async def post(self, path: str, **body: Any) -> Any:
-        headers = {**as_("app"), "traceparent": self.traceparent, "x-request-id": "mine"}
-        return await self.front.client.post(path, json=body, headers=headers)
-
-    async def generate(self, *more: tuple[str, str], **fields: Any) -> Any:
-        message = inference_pb2.GenerateRequest(**fields)
-        return await self.server.inference.Generate(message, metadata=self.metadata(*more))
-
-    async def spans(self, count: int) -> list[Sent]:
-        return await self.collector.trace(self.trace_id, count)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def traced(
-    tiny_base: Path, tiny_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Traced]:
-    directory = tmp_path_factory.mktemp("traced")
-    tokens = write_tokens(
-        directory / "tokens", app={"adapters": ["*"], "admin": True}, narrow={"adapters": ["x"]}
-    )
-    with collecting() as collector, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
-        patch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=mine,k8s.pod.name=p1")
-        settings = make_settings(
-            tiny_base,
-            {name: tiny_adapters[name] for name in ("a0", "a1", "a2")},
-            otlp_traces_endpoint=collector.url,
-            auth_file=tokens,
-            max_adapters=1,
-            adapter_roots=[tiny_adapters["a0"].parent],
-            resolve_adapters=True,
-        )
-        async with http_running(settings) as front:
-            yield Traced(front, collector)
 
 
 async def test_a_stream_over_grpc(traced: Traced) -> None:
@@ -304,3 +242,15 @@ async def test_no_prompt_is_in_any_span(traced: Traced) -> None:
     assert own.trace_id in {span.trace_id for span in traced.collector.spans}
     assert SECRET.encode() not in sent
     assert json.dumps(SECRET).encode() not in sent
+
+
+async def test_the_client_package_hands_a_trace_on(traced: Traced) -> None:
+    own = traced.begin()
+    headers = [("traceparent", own.traceparent)]
+    async with (
+        AsyncClient(own.server.target, token=token_of("app")) as client,
+        client.stream(prompt="x", max_new_tokens=1, metadata=headers) as answers,
+    ):
+        assert [answer async for answer in answers]
+    call = (await own.spans(5))[0]
+    assert call.parent_id == own.parent_id

@@ -6,13 +6,16 @@ import ast
 import importlib.util
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from server.tracing import start as module
+from server.tracing.current import CALL
 from server.tracing.start import TracingError, start
 
 from ...test_house import modules, targets
@@ -122,6 +125,27 @@ def test_the_flag_needs_the_extra_and_the_environment_warns(
     reason="opentelemetry-exporter-otlp-proto-http is not installed",
 )
 def test_over_http() -> None:
-    tracing = start(URL, {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"})
-    assert tracing is not None
-    tracing.stop()
+    bodies: list[bytes] = []
+
+    class Taker(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append(self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Taker) as taker:
+        threading.Thread(target=taker.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{taker.server_port}/v1/traces"
+        tracing = start(url, {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"})
+        assert tracing is not None
+        call = tracing.calls.http_begun("POST", "/v1/completions", [])
+        assert call is not None
+        call.http_ended(200)
+        CALL.set(None)
+        tracing.stop()
+        taker.shutdown()
+    (body,) = bodies
+    assert b"POST /v1/completions" in body
