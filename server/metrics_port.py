@@ -8,6 +8,7 @@ import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -15,49 +16,56 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 MAX_CONNECTIONS = 32
-"""Connections at once: scrapers take one each for milliseconds."""
+"""Connections at once: scrapers have one each."""
 ROUTER_PATH = "/metrics/router"
 _IDLE_S = 5.0
 """Seconds that a connection may send nothing, or take nothing."""
 
 
 class _Handler(WSGIRequestHandler):
-    """Handler of one connection: it is kept for routers, who ask many times a second, and ends with
-    any other page."""
+    """Handler of one connection, which is kept: routers ask many times a second."""
 
     server: MetricsServer
     timeout = _IDLE_S
     protocol_version = "HTTP/1.1"
 
-    def handle(self) -> None:
-        self.close_connection = False
-        while not self.close_connection:
-            super().handle()
+    # WSGI's own answers one request, in HTTP/1.0.
+    handle = BaseHTTPRequestHandler.handle
 
     def parse_request(self) -> bool:
-        """Parse a request's head; True where it is not answered yet."""
-        if not super().parse_request():
-            return False
-        if self.connection not in self.server.open_connections:
-            # What has been sent away gets no page: half a request would be taken for one.
-            self.close_connection = True
-            return False
-        if self.command != "GET" or self.path.partition("?")[0] != ROUTER_PATH:
-            self.close_connection = True
+        # What has been sent away gets no page: half a request would be taken for one.
+        if super().parse_request() and self.server.keeps(self.connection):
             return True
-        self._answer(self.server.router())
+        self.close_connection = True
         return False
 
-    def _answer(self, page: bytes) -> None:
+    def do_GET(self) -> None:
+        if self.path.partition("?")[0] == ROUTER_PATH and self.command == "GET":
+            self._answer(
+                "200 OK", [("Content-Type", CONTENT_TYPE_PLAIN_0_0_4)], self.server.router()
+            )
+        else:
+            self._run(self.server.get_app())
+
+    do_HEAD = do_POST = do_OPTIONS = do_GET
+
+    def _run(self, app: Any) -> None:
+        told: list[tuple[str, list[tuple[str, str]]]] = []
+        page = b"".join(app(self.get_environ(), lambda *head: told.append(head)))
+        ((status, headers),) = told
+        self._answer(status, headers, page)
+
+    def _answer(self, status: str, headers: list[tuple[str, str]], page: bytes) -> None:
         if {"content-length", "transfer-encoding"} & {name.lower() for name in self.headers}:
             self.close_connection = True  # its body is not read
-        head = (
-            "HTTP/1.1 200 OK\r\n"
-            f"Content-Type: {CONTENT_TYPE_PLAIN_0_0_4}\r\n"
-            f"Content-Length: {len(page)}\r\n"
-            f"Connection: {'close' if self.close_connection else 'keep-alive'}\r\n\r\n"
-        )
-        self.wfile.write(head.encode() + page)  # at once: a second packet would wait for the first
+        headers = [
+            *headers,
+            ("Content-Length", str(len(page))),
+            ("Connection", "close" if self.close_connection else "keep-alive"),
+        ]
+        lines = [f"HTTP/1.1 {status}", *(": ".join(header) for header in headers), "", ""]
+        # At once: a second packet would wait until the first was acknowledged.
+        self.wfile.write("\r\n".join(lines).encode() + (b"" if self.command == "HEAD" else page))
 
     def log_message(self, format: str, *args: Any) -> None:
         """Keep scrapes out of the log."""
@@ -66,8 +74,8 @@ class _Handler(WSGIRequestHandler):
 class MetricsServer(WSGIServer):
     """Server of two pages, with a thread for each connection.
 
-    One connection more than MAX_CONNECTIONS ends the oldest: a scrape is served at once, so that is
-    one that holds its place.
+    One connection more than MAX_CONNECTIONS ends the one that has asked for nothing for longest: a
+    scrape is served at once, so that is one that holds its place.
     """
 
     request_queue_size = 2 * MAX_CONNECTIONS  # of 5, a burst's last ones come again after seconds
@@ -78,6 +86,14 @@ class MetricsServer(WSGIServer):
         """Makes the page for routers."""
         self._lock = threading.Lock()
         super().__init__(address, handler)
+
+    def keeps(self, connection: socket.socket) -> bool:
+        """Whether a connection that asks for a page was not sent away; it is the last to go then."""
+        with self._lock:
+            if connection not in self.open_connections:
+                return False
+            self.open_connections.move_to_end(connection)
+            return True
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:

@@ -49,7 +49,8 @@ class RouterPage:
     ) -> tuple[str, str]:
         resident = self._listed.get(residents, lambda: listed(residents))
         info = self._info.get(
-            (resident, awaited), lambda: _head(self._signals.requests_info(resident, awaited))
+            (residents, awaited),
+            lambda: _head(self._signals.requests_info(residents, resident, awaited)),
         )
         residency = self._residency.get(residents, lambda: self._residency_of(residents))
         return _line(info, time.time()), residency

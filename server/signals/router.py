@@ -31,14 +31,14 @@ class RouterSignals(Collector):
     def __init__(self, engine: Engine, model_name: str, prefix: str) -> None:
         self.engine, self._model, self._prefix = engine, model_name, prefix
         info = engine.info()
-        self.slots = info.max_adapters
+        self.slots, self._slot_bytes = info.max_adapters, info.memory.adapters
         self._block_size, self._blocks = info.kv_block_size, info.kv_blocks
 
     def collect(self) -> Iterable[Metric]:
         residents, now = self.engine.residents(), self.engine.occupancy()
         families = [*self.load(now), self.cache()]
         if self.slots:
-            families += [self.requests_info(listed(residents), now.awaited)]
+            families += [self.requests_info(residents, listed(residents), now.awaited)]
             families += [self.loaded(residents), *self.counts(residents)]
         return families
 
@@ -59,7 +59,9 @@ class RouterSignals(Collector):
         cache.add_metric([str(self._block_size), str(self._blocks)], 1)
         return cache
 
-    def requests_info(self, resident: str, awaited: Iterable[str]) -> Metric:
+    def requests_info(
+        self, residents: Sequence[ResidentAdapter], resident: str, awaited: Iterable[str]
+    ) -> Metric:
         """Make the lists that the LoRA scorer reads; `resident` as `listed` gives it."""
         info = self._family(
             "lora_requests_info",
@@ -69,7 +71,7 @@ class RouterSignals(Collector):
         )
         there = set(resident.split(","))
         waiting = ",".join(i for i in awaited if _can_be_listed(i) and i not in there)
-        info.add_metric([str(self.slots), resident, waiting], time.time())
+        info.add_metric([str(self._most(residents)), resident, waiting], time.time())
         return info
 
     def loaded(self, residents: Iterable[ResidentAdapter]) -> Metric:
@@ -85,16 +87,24 @@ class RouterSignals(Collector):
 
     def counts(self, residents: Sequence[ResidentAdapter]) -> list[Metric]:
         """Make the families that count slots and copies."""
-        in_slots = sum(adapter.level is AdapterState.DEVICE for adapter in residents)
         return [
-            self._gauge("num_gpu_loaded_lora_adapters", "Slots in use.", in_slots),
-            self._gauge("max_gpu_lora_adapters", "Slots.", self.slots),
+            self._gauge(
+                "num_gpu_loaded_lora_adapters", "Slots in use.", len(_sizes_in_slots(residents))
+            ),
+            self._gauge("max_gpu_lora_adapters", "Slots.", self._most(residents)),
             self._gauge(
                 "num_cpu_loaded_lora_adapters",
                 "Adapter versions with a copy in host memory, those in a slot beside it included.",
                 sum(adapter.staged for adapter in residents),
             ),
         ]
+
+    def _most(self, residents: Iterable[ResidentAdapter]) -> int:
+        """Slots, or those in use once their bytes have no room for one more of the mean size."""
+        sizes = _sizes_in_slots(residents)
+        if self._slot_bytes and sizes and sum(sizes) + sum(sizes) / len(sizes) > self._slot_bytes:
+            return len(sizes)
+        return self.slots
 
     def _gauge(self, name: str, text: str, value: float) -> GaugeMetricFamily:
         family = self._family(name, text, ["model_name"])
@@ -116,6 +126,10 @@ def listed(residents: Iterable[ResidentAdapter]) -> str:
         if _can_be_listed(adapter_id)
     }
     return ",".join(sorted(ids))
+
+
+def _sizes_in_slots(residents: Iterable[ResidentAdapter]) -> list[int]:
+    return [adapter.num_bytes for adapter in residents if adapter.level is AdapterState.DEVICE]
 
 
 def loaded_labels(residents: Iterable[ResidentAdapter]) -> Iterable[tuple[str, str, str, str]]:

@@ -42,7 +42,7 @@ def test_held_connections_are_the_first_to_go(port: int) -> None:
     assert [connection.recv(1) for connection in held[:6]] == [b""] * 6
     last = held[-1]
     last.sendall(b"\r\n")  # one of those that are left is served once it asks
-    assert last.recv(8) == b"HTTP/1.0"
+    assert last.recv(8) == b"HTTP/1.1"
     for connection in held:
         connection.close()
 
@@ -59,19 +59,37 @@ def test_a_port_that_is_taken(port: int) -> None:
         metrics_port.start("127.0.0.1", port, CollectorRegistry(), bytes)
 
 
-def test_routers_keep_their_connection(port: int) -> None:
+def test_scrapers_keep_their_connection(port: int) -> None:
     router = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     router.connect()
     connection = router.sock
-    for path in ("/metrics/router", "/metrics/router?from=a-router", "/metrics/router"):
+    for path in ("/metrics/router", "/metrics", "/metrics/router?from=a-router"):
         router.request("GET", path)
         answer = router.getresponse()
-        assert answer.read() == b"for routers\n"
+        assert (answer.read() == b"for routers\n") == ("router" in path)
         assert answer.getheader("content-type") == "text/plain; version=0.0.4; charset=utf-8"
+    router.request("HEAD", "/metrics/router")
+    assert (answer := router.getresponse()).status == 405
+    assert answer.read() == b""
+    router.request("OPTIONS", "/metrics")
+    assert router.getresponse().read() == b""
     assert router.sock is connection
-    router.request("GET", "/metrics")  # the end of it: the page is in HTTP/1.0
-    assert b"seen_total" in router.getresponse().read()
-    assert router.sock is None
+    router.close()
+
+
+def test_who_asks_stays_when_others_hold_their_places(port: int) -> None:
+    router = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    router.connect()
+    connection = router.sock
+    held = []
+    for _ in range(2 * metrics_port.MAX_CONNECTIONS):
+        held.append(half_a_request(port))
+        router.request("GET", "/metrics/router")
+        assert router.getresponse().read() == b"for routers\n"
+    assert router.sock is connection
+    router.close()
+    for one in held:
+        one.close()
 
 
 @pytest.mark.parametrize(

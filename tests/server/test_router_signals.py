@@ -17,6 +17,7 @@ from lora_runtime import (
     AdapterPolicy,
     AdapterState,
     Engine,
+    MemoryPlan,
     Occupancy,
     Request,
     RequestHandle,
@@ -37,6 +38,7 @@ class Info:
     max_adapters: int = 4
     kv_block_size: int = 16
     kv_blocks: int = 1000
+    memory: MemoryPlan = MemoryPlan()  # noqa: RUF009 - it never changes
 
 
 @dataclass
@@ -209,6 +211,15 @@ def test_a_canary_and_what_is_out_of_service() -> None:
     ]
     assert listed(text)["running_lora_adapters"] == "a"
     assert 'vllm:num_gpu_loaded_lora_adapters{model_name="base"} 2.0' in text
+
+
+def test_slots_are_full_when_their_bytes_are() -> None:
+    about = Info(max_adapters=8, memory=MemoryPlan(adapters=100))
+    for sizes, most in (((30, 30), 8), ((30, 40, 20), 3), ((), 8)):
+        adapters = tuple(adapter(f"a{i}", num_bytes=size) for i, size in enumerate(sizes))
+        text = page(Stub(adapters=adapters, about=about))
+        assert listed(text)["max_lora"] == str(most)
+        assert f'vllm:max_gpu_lora_adapters{{model_name="base"}} {most}.0' in text
 
 
 def test_a_server_without_slots_tells_of_none() -> None:
