@@ -17,7 +17,16 @@ function showSlots(status) {
     cells.push(make("li", { class: "cell empty" }, "empty"));
   }
   $("slot-cells").replaceChildren(...cells);
-  showTiers(load, limits, status.loading_adapter_ids || []);
+  showTiers(load, limits, namesIn(slots), status.loading_adapter_ids || []);
+}
+
+/** How many names slots have: several may share a version, and one that has a canary has two. */
+function namesIn(slots) {
+  const told = slots.flatMap((slot) => slot.adapter_ids || []);
+  const untold = slots.map((slot) =>
+    slot.is_hidden ? 1 : (slot.adapter_ids_count || 0) - (slot.adapter_ids || []).length,
+  );
+  return untold.reduce((sum, count) => sum + count, new Set(told).size);
 }
 
 function cellOf(slot) {
@@ -38,9 +47,8 @@ function cellOf(slot) {
   return make("li", { class: running ? "cell running" : "cell" }, name, about, last);
 }
 
-function showTiers(load, limits, loadingIds) {
+function showTiers(load, limits, device, loadingIds) {
   const registered = load.registered_adapters || 0;
-  const device = load.adapters || 0;
   const host = load.host_adapters || 0;
   const loading = load.loading_adapters || 0;
   const source = Math.max(0, registered - device - host - loading);
@@ -68,8 +76,8 @@ function ofHost(limits) {
 function drawTiers(tiers) {
   const total = tiers.reduce((sum, [, count]) => sum + count, 0);
   const each = Math.max(1, Math.ceil(total / SQUARES));
-  const squares = `${whole(total)}, a square for ${each === 1 ? "each" : each}`;
-  say($("tiers-more"), total ? squares : "none");
+  const words = `${whole(total)}, a square for ${each === 1 ? "each" : each}`;
+  say($("tiers-more"), total ? words : "none");
   const columns = $("waffle").clientWidth < 700 ? NARROW : COLUMNS;
   const shapes = [];
   let at = 0;
