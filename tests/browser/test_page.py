@@ -65,6 +65,23 @@ async def test_slots_and_tiers(server: HttpHarness, show: Show) -> None:
         await expect(page.locator("#tiers-more")).to_have_text("1,001, a square for each")
 
 
+async def test_names_of_one_slot_are_all_in_it(
+    server: HttpHarness, show: Show, versions: list[Path]
+) -> None:
+    engine = server.server.app.engine
+    name = engine.residents()[0].adapter_ids[0]
+    engine.load_adapter(versions[[*NAMES, ODD].index(name)], "twin")
+    try:
+        async with show(server) as shown:
+            legend = shown.page.locator("#legend li")
+            held = engine.stats()
+            await expect(legend.first).to_have_text(f"{held.adapters + 1} in slots")
+            cold = held.registered_adapters - held.adapters - 1 - held.host_adapters
+            await expect(legend.last).to_have_text(f"{cold} at their sources only")
+    finally:
+        engine.unload_adapter("twin")
+
+
 async def test_a_thousand_adapters_in_a_table_of_few_rows(server: HttpHarness, show: Show) -> None:
     async with show(server) as shown:
         page = shown.page
