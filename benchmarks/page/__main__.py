@@ -82,8 +82,8 @@ def _open(port: int, count: int) -> Iterator[None]:
         yield
         return
     command = [sys.executable, "-m", "benchmarks.page.visitors", str(port), str(count)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdin=pipe, stdout=pipe) as process:
         assert process.stdout
         if process.stdout.readline() != "open\n":
             raise SystemExit("the pages did not open")

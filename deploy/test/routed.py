@@ -88,41 +88,38 @@ class Routed:
 
     def route(self, router: str) -> None:
         """Route as the file `router` says (its name without .yaml), or round robin."""
-        with tempfile.TemporaryDirectory() as folder:
-            self._write(Path(folder), "mix" if router == ROUND_ROBIN else router)
+        printed = self.cluster.python("client", (HERE / "descriptors.py").read_text())
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            shutil.copytree(HERE / "picker", folder, dirs_exist_ok=True)
+            (folder / "loramux.binpb").write_bytes(base64.b64decode(printed))
             if router == ROUND_ROBIN:
-                file = Path(folder, "envoy.yaml")
+                file = folder / "envoy.yaml"
                 file.write_text(json.dumps(in_turn(yaml.safe_load(file.read_text()))))
-            self.cluster.run("apply", "-f", "-", stdin=self.cluster.run("kustomize", folder))
+            else:
+                shutil.copy(folder / f"{router}.yaml", folder / "mix.yaml")
+            self._change(folder / "kustomization.yaml")
+            self.cluster.run("apply", "-f", "-", stdin=self.cluster.run("kustomize", name))
         self.cluster.run("rollout", "status", "deployment/loramux-picker", "--timeout=180s")
         wait(self._alone, 60, "end of the picker before")
         time.sleep(2)  # it has read every server, and the Service knows it
 
+    def _change(self, file: Path) -> None:
+        """Its namespace, and the images that are here."""
+        images = {PICKER: self.picker_image, ENVOY: self.envoy_image}
+        parts = {old: new.rpartition(":") for old, new in images.items()}
+        changes = {
+            "namespace": self.cluster.namespace,
+            "images": [
+                {"name": old, "newName": name, "newTag": tag}
+                for old, (name, _, tag) in parts.items()
+            ],
+        }
+        file.write_text(json.dumps(yaml.safe_load(file.read_text()) | changes))
+
     def _alone(self) -> bool:
         found = self.cluster.run("get", "pods", "-l", "app=loramux-picker", "-o", "name")
         return len(found.split()) == 1
-
-    def _write(self, folder: Path, picker: str) -> None:
-        for file in ("picker.yaml", "envoy.yaml"):
-            shutil.copy(HERE / "picker" / file, folder / file)
-        shutil.move(folder / "picker.yaml", folder / "objects.yaml")
-        shutil.copy(HERE / "picker" / f"{picker}.yaml", folder / "picker.yaml")
-        printed = self.cluster.python("client", (HERE / "descriptors.py").read_text())
-        (folder / "loramux.binpb").write_bytes(base64.b64decode(printed))
-        (folder / "kustomization.yaml").write_text(json.dumps(self._kustomization()))
-
-    def _kustomization(self) -> dict[str, Any]:
-        files = ["picker.yaml", "envoy.yaml", "loramux.binpb"]
-        images = {PICKER: self.picker_image, ENVOY: self.envoy_image}
-        return {
-            "resources": ["objects.yaml"],
-            "namespace": self.cluster.namespace,
-            "configMapGenerator": [{"name": "loramux-picker", "files": files}],
-            "images": [
-                {"name": old, "newName": new.rpartition(":")[0], "newTag": new.rpartition(":")[2]}
-                for old, new in images.items()
-            ],
-        }
 
     def load(self, calls: list[tuple[str, str]], at_once: int, **changes: Any) -> dict[str, Any]:
         """Call through the picker, or what `changes` names."""

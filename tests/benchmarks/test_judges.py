@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from loramux.v1 import inference_pb2_grpc
 from loramux_client import AsyncClient
 from rich.console import Console
 
-from benchmarks.compare.judges import differences, tools
+from benchmarks.compare.judges import differences, page, tools
 from benchmarks.compare.judges.loads import LOADS, STAND_IN, Said
 from benchmarks.compare.judges.loads import Load as SharedLoad
 from benchmarks.compare.judges.servers import serving
@@ -136,3 +136,21 @@ def test_what_is_apart_is_told(field: str, value: float, wrong: list[str]) -> No
 
 def test_loads_have_names_of_their_own() -> None:
     assert len({load.name for load in LOADS}) == len(LOADS)
+
+
+def test_the_page_has_a_row_a_load() -> None:
+    summed = differences.summary(
+        said_by_all(Said(104, 50, 50, 50, 50, {"OK": 1}, 1, 20, 20, 10, 10))
+    )
+    report = {
+        "machine": {"cpu": "a CPU", "cores": 2, "date": "2026-01-01"},
+        "rounds": 3,
+        "loads": {"one": {"load": asdict(OPEN), **summed}},
+    }
+    assert page.judges(report).splitlines()[2:] == [
+        "| `one`: 12 streams of 5 tokens, 10 a second | 100.0, +4.0% | 50.0, +0.0% | 50.0, +0.0% "
+        "| 50.0, +0.0% | 20.0, +0.0% | 10.0, +0.0% |",
+        "",
+        "a CPU, 2 cores, 2026-01-01; 3 rounds.",
+    ]
+    assert "<!-- table judges -->" in page.PAGE.read_text()

@@ -45,7 +45,7 @@ class Shown:
             self.problems.append(line.text)
 
 
-class _Pace(EngineObserver):
+class Pace(EngineObserver):
     """Makes steps of a tiny base take as long as those of a small one."""
 
     def on_step(self, stats: StepStats) -> None:
@@ -122,7 +122,7 @@ async def server(
     settings = make_settings(tiny_base, max_adapters=SLOTS, adapter_host_bytes=3 << 20)
     async with http_running(settings, port=True) as front:
         engine = front.server.app.engine
-        engine.add_observer(_Pace())
+        engine.add_observer(Pace())
         for name, path in zip([*NAMES, ODD], versions, strict=True):
             engine.load_adapter(path, name)
         yield front

@@ -60,6 +60,17 @@ async def test_connections_that_end_by_age_fail_no_call() -> None:
         assert len({call.peer for call in server.asked}) > 2
 
 
+async def test_all_servers_of_a_name_have_calls() -> None:
+    async with (
+        standing_in() as one,
+        standing_in() as other,
+        AsyncClient(f"ipv4:{one.target},{other.target}") as client,
+    ):
+        async with asyncio.timeout(60):
+            while not (one.asked and other.asked):
+                await client.generate(prompt="hi")
+
+
 async def test_tls(tmp_path: Path) -> None:
     authority, stranger = Authority(tmp_path / "a", "a"), Authority(tmp_path / "b", "b")
     pair = authority.issue("server")

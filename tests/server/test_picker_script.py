@@ -195,3 +195,20 @@ def test_the_guide_has_the_figures_that_were_measured(tmp_path: Path) -> None:
     assert page.read_text() == guide.read_text()
     runs = json.loads(results.read_text())["loads"]
     assert {run["texts_of_one_adapter"] for run in runs} == {1}
+
+
+def test_the_kustomization_has_what_the_pod_reads() -> None:
+    kustomization = yaml.safe_load((FOLDER / "picker/kustomization.yaml").read_text())
+    (config,) = kustomization["configMapGenerator"]
+    pod = objects(FOLDER / "picker/picker.yaml")["Deployment"]["spec"]["template"]["spec"]
+    (volume,) = [one["configMap"] for one in pod["volumes"] if "configMap" in one]
+    assert volume["name"] == config["name"]
+    keys = {name.partition("=")[0] for name in config["files"]}
+    picker, proxy = pod["containers"]
+    (flag,) = [arg for arg in picker["args"] if arg.startswith("--config-file=")]
+    descriptors = manager("grpc")["http_filters"][0]["typed_config"]["descriptor_set"]["filename"]
+    read = {flag.partition("=")[2], proxy["args"][1], descriptors}
+    assert {Path(path).name for path in read} == keys
+    assert {str(Path(path).parent) for path in read} == {
+        mount["mountPath"] for mount in picker["volumeMounts"]
+    }

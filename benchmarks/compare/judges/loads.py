@@ -72,7 +72,7 @@ LOADS = [
     Load("delay-stream-open", STAND_IN, True, 160, 32, 64, 30, **_SLOW),
     Load("model-unary-closed", LORAMUX, False, 48, 32, 8),
     Load("model-stream-closed", LORAMUX, True, 48, 32, 8),
-    Load("model-unary-open", LORAMUX, False, 40, 32, 64, 3),
-    Load("model-stream-open", LORAMUX, True, 40, 32, 64, 3),
+    Load("model-unary-open", LORAMUX, False, 40, 32, 64, 2),
+    Load("model-stream-open", LORAMUX, True, 40, 32, 64, 2),
 ]
 """The server's own share of a call is the larger one in all: a tool is no measure of itself."""

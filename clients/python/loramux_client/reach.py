@@ -100,9 +100,9 @@ class Reach:
     def _options(self) -> list[tuple[str, Any]]:
         return [
             ("grpc.service_config", json.dumps(_service_config(self.retry))),
-            ("grpc.enable_retries", int(self.retry)),
-            # A request that is larger than this is not kept for a second try.
-            ("grpc.per_rpc_retry_buffer_size", 16 << 20),
+            # What is kept for another try: a larger message is none that a server takes, unless it
+            # is set otherwise, and is refused once.
+            ("grpc.per_rpc_retry_buffer_size", 4 << 20),
             ("grpc.max_receive_message_length", -1),  # the server bounds what it sends
             # A peer that is gone without a word is found out during a call.
             ("grpc.keepalive_time_ms", 30_000),

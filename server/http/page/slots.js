@@ -32,7 +32,7 @@ function cellOf(slot) {
   const facts = [short(slot.version || ""), `rank ${slot.rank || 0}`, bytes(Number(slot.num_bytes || 0))];
   const last = make("p", { class: "last" }, running ? counted(running, "sequence") : "idle");
   if (slot.pinned) {
-    last.append(make("span", { class: "tag pinned" }, "pinned"));
+    last.append(make("span", { class: "tag pinned", title: "pinned" }, "pinned"));
   }
   const about = make("p", { class: "more" }, facts.join(" · "));
   return make("li", { class: running ? "cell running" : "cell" }, name, about, last);

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from server.bench.grpc_driver import GrpcDriver
+
 from ...support.http_front import HttpHarness
 from .conftest import Bench, report_of
 
@@ -98,6 +100,17 @@ async def test_all_adapters_of_the_server(served: HttpHarness, bench: Bench, fro
         "--json",
     )
     assert report_of(result)["adapters"].keys() == {"a0", "a1", "a2"}
+
+
+async def test_all_adapters_of_a_server_without(
+    served: HttpHarness, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def none(driver: GrpcDriver) -> list[str]:
+        return []
+
+    monkeypatch.setattr(GrpcDriver, "adapters", none)
+    result = await bench(*way(served, "grpc"), "--all-adapters", code=1)
+    assert result.stderr.strip() == "the server has no adapter"
 
 
 @pytest.mark.parametrize("front", ["grpc", "http"])
