@@ -37,13 +37,13 @@ def _figure(panels: dict[str, Callable[[Axes], None]], title: str) -> Figure:
     columns = min(len(panels), _COLUMNS)
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4 * columns, 3.1 * rows + 0.4), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     labels: dict[str, Any] = {}
     for axis, (name, panel) in zip(axes, panels.items(), strict=False):
         axis.set_title(name, fontsize=10, loc="left")
         panel(axis)
         labels |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
-    for axis in list(axes)[len(panels) :]:
+    for axis in axes[len(panels) :]:
         axis.set_axis_off()
     figure.legend(
         labels.values(), labels, loc="outside lower center", ncols=8, fontsize=8, frameon=False

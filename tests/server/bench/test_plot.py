@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from server.bench.call import Call
-from server.bench.plot import _panels, draw
+from server.bench.plot import _figure, _panels, draw
 from server.bench.recorder import Recorder
 
 
@@ -30,6 +30,12 @@ def test_there_is_a_panel_for_what_there_is() -> None:
     ]
     failed = _panels(recorder("", "a", stream=False, status="NOT_FOUND"), False)
     assert [*failed] == ["Calls under way, and failed ones"]
+
+
+def test_no_empty_panel_is_drawn() -> None:
+    panels = _panels(recorder("a"), True)
+    drawn = [axis.axison for axis in _figure(panels, "a load").axes]
+    assert (len(panels), drawn) == (5, [True] * 5 + [False])
 
 
 def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
