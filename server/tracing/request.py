@@ -11,6 +11,8 @@ from lora_runtime import Request, RequestRecord
 
 now = time.time_ns
 """Nanoseconds as spans count them."""
+_MOST = (1 << 63) - 1
+"""Largest number in a span."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,17 @@ class RequestTrace:
         self.request_id = request.request_id
         self.adapter_ids = tuple(use.adapter_id for use in request.uses)
         params = request.sampling
-        self.max_tokens, self.choices = params.max_new_tokens, params.n
+        self.max_tokens, self.choices = _bounded(params.max_new_tokens), _bounded(params.n)
         self.temperature, self.top_p = params.temperature, params.top_p
         self.is_written = False
         """Whether its spans are made: a request that was refused at its end has two ends."""
 
     def note_load(self, adapter_ids: Sequence[str], begun: int, ended: int) -> None:
         self.loads.append(Load(tuple(adapter_ids), begun, ended))
+
+
+def _bounded(number: int) -> int:
+    return max(-_MOST, min(number, _MOST))
 
 
 @dataclass(frozen=True)
