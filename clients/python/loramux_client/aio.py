@@ -77,6 +77,7 @@ class AsyncClient(Reach):
 
     async def close(self) -> None:
         """Close the channel; calls that run are cancelled."""
+        self._is_closed = True
         if self._channel is not None:
             await self._channel.close()
 
@@ -208,6 +209,7 @@ class AsyncClient(Reach):
 
     def _open(self) -> Stubs:
         """Give the channel's stubs. gRPC binds a channel to the loop that runs when it is made."""
+        self._check_open()
         if self._channel is None:
             if self._credentials is None:
                 self._channel = grpc.aio.insecure_channel(self.target, self._options())

@@ -71,8 +71,14 @@ class Client(Reach):
             self._channel = grpc.secure_channel(self.target, self._credentials, self._options())
         self._stubs = Stubs(self._channel)
 
+    def _open(self) -> Stubs:
+        """Give the channel's stubs."""
+        self._check_open()
+        return self._stubs
+
     def close(self) -> None:
         """Close the channel; calls that run are cancelled."""
+        self._is_closed = True
         self._channel.close()
 
     def __enter__(self) -> Client:
@@ -99,7 +105,7 @@ class Client(Reach):
         message = request_of(request, fields)
         headers = self._generation_metadata(message, metadata)
         try:
-            answer: inference_pb2.GenerateResponse = self._stubs.generate(
+            answer: inference_pb2.GenerateResponse = self._open().generate(
                 message, timeout=self._deadline(timeout_s), metadata=headers
             )
         except grpc.RpcError as error:
@@ -119,7 +125,7 @@ class Client(Reach):
         message = request_of(request, fields)
         headers = self._generation_metadata(message, metadata)
         return Stream(
-            self._stubs.stream(message, timeout=self._deadline(timeout_s), metadata=headers)
+            self._open().stream(message, timeout=self._deadline(timeout_s), metadata=headers)
         )
 
     def load_adapter(
@@ -190,7 +196,7 @@ class Client(Reach):
 
     def _ask(self, call: Call[T]) -> T:
         try:
-            answer: T = self._stubs[call.rpc](
+            answer: T = self._open()[call.rpc](
                 call.request, timeout=call.timeout_s, metadata=self._metadata
             )
         except grpc.RpcError as error:

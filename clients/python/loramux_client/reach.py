@@ -74,6 +74,7 @@ class Reach:
         self.target, self.token, self.timeout_s = target, token, timeout_s
         self.tls, self.ca, self.cert, self.key = tls, ca, cert, key
         self.retry = retry
+        self._is_closed = False
         self._credentials = self._read_credentials() if self.is_secure else None
         self._metadata: tuple[tuple[str, str], ...] = (
             (("authorization", f"Bearer {token}"),) if token else ()
@@ -91,6 +92,10 @@ class Reach:
         if (self.cert is None) != (self.key is None):
             raise CallError("a client certificate and its key are needed together")
         return grpc.ssl_channel_credentials(*map(_read, (self.ca, self.key, self.cert)))
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise CallError("the client is closed")
 
     def _deadline(self, timeout_s: float | None) -> float | None:
         """Seconds of a generation as gRPC takes them: None is no deadline there."""
