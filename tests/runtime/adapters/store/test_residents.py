@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -15,6 +16,7 @@ from lora_runtime import (
     Engine,
     ResidentAdapter,
 )
+from lora_runtime.adapters.store import residents
 
 from ....support.engines import HangingSteps, wait_until_idle
 from ....support.processes import wait_until
@@ -75,6 +77,22 @@ def test_the_report_is_the_same_object_until_it_changes(
     assert [a.adapter_ids for a in engine.residents()] == [("another",)]
     engine.unload_adapter("another")
     assert engine.residents() == ()
+
+
+def test_ids_of_one_version_cost_nothing_until_someone_asks(
+    make_engine: Callable[..., Engine],
+    tiny_adapters: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = Mock(side_effect=residents._report)
+    monkeypatch.setattr(residents, "_report", made)
+    engine = make_engine()
+    for number in range(20):
+        engine.load_adapter(tiny_adapters["a0"], f"a{number}")
+    assert made.call_count == 0
+    assert len(engine.residents()[0].adapter_ids) == 20
+    engine.load_adapter(tiny_adapters["a1"], "another")
+    assert len(engine.residents()) == made.call_count == 2  # the first one's is kept
 
 
 def test_a_canary_has_a_slot_and_a_replaced_version_keeps_its_own(
