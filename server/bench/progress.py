@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from contextlib import suppress
 from typing import Self
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from .load import Load
 from .recorder import Recorder
 
 _EVERY_S = 0.5
+_RATES_S = 5.0
 
 
 class LiveFigures:
@@ -24,15 +27,16 @@ class LiveFigures:
     def __init__(self, console: Console, load: Load, recorder: Recorder) -> None:
         self._load, self._recorder = load, recorder
         self._bar = Progress(
-            TimeElapsedColumn(),
+            TimeElapsedColumn(table_column=Column(min_width=7)),
             BarColumn(bar_width=6),
             TextColumn("{task.fields[figures]}", markup=False),
             console=console,
             auto_refresh=False,
+            transient=True,  # the report says it all
             disable=not console.is_terminal,
         )
         self._bar_task = self._bar.add_task("", total=1.0, figures="")
-        self._before = (time.perf_counter(), 0, 0)
+        self._before = deque([(time.perf_counter(), 0, 0)], maxlen=round(_RATES_S / _EVERY_S))
 
     async def __aenter__(self) -> Self:
         self._bar.start()
@@ -65,8 +69,8 @@ class LiveFigures:
     def _figures(self) -> str:
         recorder = self._recorder
         now = (time.perf_counter(), len(recorder.calls), recorder.tokens)
-        seconds, calls, tokens = (new - old for new, old in zip(now, self._before, strict=True))
-        self._before = now
+        seconds, calls, tokens = (new - old for new, old in zip(now, self._before[0], strict=True))
+        self._before.append(now)
         done = f"{now[1]}/{self._load.calls}" if self._load.calls else str(now[1])
         texts = [
             f"{done} calls",

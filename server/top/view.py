@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loramux.v1 import server_pb2 as pb
-from rich.console import Group
+from rich.console import Console, Group
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -28,8 +28,8 @@ _COLOURS = {"ready": "green", "not_ready": "yellow", "draining": "yellow"}
 def picture(seen: Seen, target: str, width: int, height: int | None = None) -> Group:
     """Draw what was seen for a terminal of this size; without a height all adapters are drawn."""
     cells = _cells(seen.status)
-    lines = -(-cells.cell_len // width)
-    most = None if height is None else max(_FEWEST, height - _ABOVE - lines)
+    lines = cells.wrap(Console(width=width), width)
+    most = None if height is None else max(_FEWEST, height - _ABOVE - len(lines))
     return Group(
         *_head(seen, target),
         "",
@@ -105,7 +105,7 @@ def _meters(told: pb.ServerStatus) -> Table:
             load.host_adapter_bytes,
             host,
             f"{counted(load.host_adapters, 'adapter')}, {_of(load.host_adapter_bytes, host)}; "
-            f"{counted(load.registered_adapters, 'id')} registered",
+            f"{load.registered_adapters} registered",
         ),
     ):
         told_of = Text(words, no_wrap=True, overflow="ellipsis")
@@ -120,16 +120,16 @@ def _of(used: int, most: int) -> str:
 
 def _cells(told: pb.ServerStatus) -> Text:
     """Draw a cell for each slot: how many sequences run with it, * where it is pinned."""
-    text = Text("slots ")
+    text = Text("slots")
     free = told.limits.max_adapters - len(told.slots)
     drawn: list[tuple[str, str]] = [_cell(slot) for slot in told.slots]
     drawn += [("·", "dim")] * max(0, free)
     for words, colour in drawn[:_CELLS]:
-        text.append(f"[{words:^3}]", colour)
+        text.append(" ").append(f"[{words}]", colour)
     if len(drawn) > _CELLS:
         text.append(f" and {len(drawn) - _CELLS} more")
     if told.loading_adapter_ids:
-        text.append(f"  {len(told.loading_adapter_ids)} on their way", "yellow")
+        text.append(f" {len(told.loading_adapter_ids)} on their way", "yellow")
     return text
 
 

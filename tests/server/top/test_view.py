@@ -53,7 +53,7 @@ def test_an_idle_server() -> None:
     assert lines[0] == "loramux 0.1.0  tiny  ready  host:1"
     assert "0 tokens/s generated · 0 of prompts · no first token in the last minute" in lines
     assert line_of(lines, "sequences") == "sequences 0 of 8 run, 0 wait"
-    assert line_of(lines, "slots [").endswith("[ · ][ · ][ · ][ · ]")
+    assert line_of(lines, "slots [").endswith("[·] [·] [·] [·]")
     assert not any(line.startswith("adapter ") for line in lines)
 
 
@@ -94,10 +94,17 @@ def test_load_speed_and_slots() -> None:
     assert line_of(lines, "sequences").endswith("6 of 8 run, 2 wait")
     assert line_of(lines, "KV blocks").endswith("50 of 100, 7 more hold prefixes")
     assert line_of(lines, "slots  ").endswith("3 of 4, 3.0 MiB of 64 MiB")
-    assert line_of(lines, "host").endswith("1 adapter, 1.0 MiB of 2.0 GiB; 1000 ids registered")
-    assert line_of(lines, "slots [") == "slots [5* ][ - ][ ? ][ · ] 2 on their way"
+    assert line_of(lines, "host").endswith("1 adapter, 1.0 MiB of 2.0 GiB; 1000 registered")
+    assert line_of(lines, "slots [") == "slots [5*] [-] [?] [·] 2 on their way"
     bar = next(line for line in lines if line.startswith("KV blocks")).count("━")
     assert bar == 12  # of 24
+
+
+def test_no_slot_is_torn_between_two_lines() -> None:
+    told = status()
+    told.limits.max_adapters = 64
+    lines = drawn(Seen(told, []), width=80)
+    assert [line.count("[·]") for line in lines if "·]" in line] == [18, 20, 20, 6]
 
 
 def test_adapters_that_run_come_first_then_those_that_are_special() -> None:
