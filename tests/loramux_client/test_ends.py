@@ -91,24 +91,6 @@ async def test_closing_an_async_client_cancels_no_task_of_others(server: StandIn
     assert await ended(server) == "cancelled"
 
 
-async def test_a_closed_client_makes_no_call(server: StandIn) -> None:
-    closed, never_opened = AsyncClient(server.target), AsyncClient(server.target)
-    await closed.server_info()
-    for client in (closed, never_opened):
-        await client.close()
-        with pytest.raises(CallError, match="the client is closed"):
-            await client.server_info()
-        with pytest.raises(CallError, match="the client is closed"):
-            client.stream(prompt="hi")
-    shared = Client(server.target)
-    shared.close()
-    for call in (shared.server_info, lambda: shared.generate(prompt="hi"), shared.stream):
-        with pytest.raises(CallError, match="the client is closed") as caught:
-            call()
-        assert caught.value.code is None
-    assert len(server.asked) == 1
-
-
 async def test_a_stream_of_a_task(server: StandIn) -> None:
     async with AsyncClient(server.target) as client:
         async with client.stream(prompt="hi") as stream:
