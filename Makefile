@@ -162,4 +162,4 @@ gpu-oldest: .bench/oldest/.ready  ## compile, test and lease with the oldest ver
 	.bench/oldest/bin/python -m benchmarks.gpu.oldest $(ARGS)
 
 clean:  ## remove .venv, .models and caches
-	rm -rf .venv .models .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .models .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info clients/python/build clients/python/*.egg-info

@@ -38,7 +38,7 @@ NEXT = """
 Next:
   make serve                                             leave such a server running, on ports 50051 and 8000
   .venv/bin/loramux generate -a pirate "Tell me a joke"  ask it from a second terminal; without -a: the base model
-  .venv/bin/loramux adapters list                        see what it serves; or curl localhost:8000/v1/models
+  .venv/bin/loramux adapters list                        see what it serves; or http://localhost:8000/ in a browser
   README.md                                              models and adapters of your own, training, the API"""
 
 

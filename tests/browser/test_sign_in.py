@@ -74,6 +74,7 @@ async def test_a_token_that_may_not_read_has_the_playground(
         await sign_in(page, token_of("user"))
         await expect(page.get_by_role("alert")).to_contain_text("may not read")
         await expect(page.locator("#adapters")).to_be_hidden()
+        await expect(page.get_by_role("navigation").get_by_role("link")).to_have_text("Playground")
         await page.get_by_label("Models, up to four").fill("a1")
         await page.keyboard.press("Enter")
         await page.get_by_label("Most tokens").fill("4")

@@ -48,6 +48,7 @@ function notice(error) {
     say($("notice"), "This token may not read what the server does; the playground is there.");
     for (const id of ["now", "slots", "adapters"]) {
       $(id).hidden = true;
+      document.querySelector(`nav [href="#${id}"]`).hidden = true;
     }
   }
 }

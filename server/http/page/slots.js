@@ -68,7 +68,8 @@ function ofHost(limits) {
 function drawTiers(tiers) {
   const total = tiers.reduce((sum, [, count]) => sum + count, 0);
   const each = Math.max(1, Math.ceil(total / SQUARES));
-  say($("tiers-more"), `${whole(total)}, a square for ${each === 1 ? "each" : each}`);
+  const squares = `${whole(total)}, a square for ${each === 1 ? "each" : each}`;
+  say($("tiers-more"), total ? squares : "none");
   const columns = $("waffle").clientWidth < 700 ? NARROW : COLUMNS;
   const shapes = [];
   let at = 0;
