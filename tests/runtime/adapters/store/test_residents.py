@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -14,9 +16,12 @@ from lora_runtime import (
     AdapterState,
     AdapterUnavailableError,
     Engine,
+    RegisteredVersion,
     ResidentAdapter,
 )
 from lora_runtime.adapters.store import residents
+from lora_runtime.adapters.store.tiers import Tiers
+from lora_runtime.adapters.store.version import AdapterVersion
 
 from ....support.engines import HangingSteps, wait_until_idle
 from ....support.processes import wait_until
@@ -159,3 +164,19 @@ def test_out_of_service_is_said(
     engine.load_adapter(tiny_adapters["a0"], "a0")
     assert resident(engine, "a0").in_service
     assert resident(engine, "a0").staged
+
+
+def test_what_cannot_be_pinned_is_never_said_to_be() -> None:
+    told: list[bool] = []
+    base: Any = SimpleNamespace(shares_host_memory=True)
+    tiers = Tiers(
+        base,
+        slots=1,
+        device_bytes=0,
+        host_bytes=0,
+        on_evicted=lambda version, reason: None,
+        on_change=lambda version: told.append(version in tiers.pinned),
+    )
+    for name in ("a", "b"):
+        tiers.pin(AdapterVersion(RegisteredVersion(name, name, name), name), True)
+    assert told == [True, False]
