@@ -191,6 +191,8 @@ async def test_what_has_no_span(traced: Traced) -> None:
     headers = {"traceparent": stranger.traceparent}
     assert (await stranger.front.client.post("/v1/completions", headers=headers)).status_code == 401
     message = inference_pb2.GenerateRequest(prompt="x")
+    unknown: Any = stranger.server.channel.unary_unary("/loramux.v1.Inference/Whatever")
+    await refused(unknown(b"", metadata=tuple(headers.items())), grpc.StatusCode.UNIMPLEMENTED)
     calls = (
         (stranger, (), grpc.StatusCode.UNAUTHENTICATED),
         (
