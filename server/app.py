@@ -31,15 +31,9 @@ from .lifecycle.health import Health
 from .lifecycle.readiness import Readiness
 from .lifecycle.running_calls import RunningCalls
 from .lifecycle.step_watch import FailureWatch, StepWatch
-from .locations import Locations
 from .logs import RequestLog
 from .metrics import Metrics
-from .operations.adapter_changes import AdapterChanges
-from .operations.adapter_pages import AdapterPages
-from .operations.reads import Reads
-from .operations.resolver import Resolver
-from .operations.server_reports import ServerReports
-from .operations.submission import Submission
+from .operations.operations import Operations
 from .policies import SettingsPolicies
 from .services.adapters import AdaptersService
 from .services.front import (
@@ -86,24 +80,21 @@ class App:
         self.metrics.registry.register(ReadinessGauges(self._readiness))
         self._health = Health(OWN_SERVICES, self._readiness)
         self._threads = Threads()
-        self._reads = Reads(self._threads.reading)
-        self._reports = ServerReports(
-            lambda: self.engine, self._readiness, settings.max_message_bytes
+        self._operations = Operations(
+            settings, lambda: self.engine, self._readiness, self._threads, self._declared_status
         )
-        locations = Locations(settings.adapter_roots, settings.adapter_sources)
-        self._changes = AdapterChanges(lambda: self.engine, locations, self._threads)
-        self._pages = AdapterPages(lambda: self.engine, settings.max_message_bytes)
         self._adapters = AdaptersService(
-            lambda: self.engine, self._changes, self._declared_status, self._pages, self._reads
+            lambda: self.engine,
+            self._operations.changes,
+            self._declared_status,
+            self._operations.pages,
+            self._operations.reads,
         )
-        resolver = (
-            Resolver(lambda: self.engine, locations, self._threads, self._declared_names)
-            if settings.resolve_adapters
-            else None
-        )
-        self._submission = Submission(lambda: self.engine, self._threads, resolver)
         self._inference = InferenceService(
-            lambda: self.engine, self._submission, self._threads, settings.max_message_bytes
+            lambda: self.engine,
+            self._operations.submission,
+            self._threads,
+            settings.max_message_bytes,
         )
         self._tokens = TokenFile(settings.auth_file) if settings.auth_file else None
         self.http = HttpFront(settings, self._http_parts(), self.metrics)
@@ -170,7 +161,7 @@ class App:
         engine.start()
         await in_thread(engine.warm_up)
         self.metrics.attach(engine, next(iter(self.settings.served_model_names), engine.base.name))
-        engine.add_observer(self._reports.rates)
+        engine.add_observer(self._operations.reports.rates)
         policies = {name: policy.to_engine() for name, policy in self.settings.policies.items()}
         settings_policies = SettingsPolicies(engine, policies)
         engine.add_observer(settings_policies)
@@ -235,7 +226,7 @@ class App:
 
     async def _open(self) -> None:
         """Take calls."""
-        info = ServerInfoService(self._reports, self._reads)
+        info = ServerInfoService(self._operations.reports, self._operations.reads)
         add_services(self._server, self._inference, self._adapters, info, self._health)
         self.port = add_port(self._server, self.settings, self._credentials)
         age_s = self.settings.max_connection_age_s
@@ -285,22 +276,20 @@ class App:
     def _declared_status(self) -> list[DeclaredStatus]:
         return [] if self._declared is None else self._declared.status()
 
-    def _declared_names(self) -> set[str]:
-        return {one.name for one in self._declared_status()}
-
     def _http_parts(self) -> Parts:
+        operations = self._operations
         return Parts(
             engine=lambda: self.engine,
-            submission=self._submission,
-            changes=self._changes,
+            submission=operations.submission,
+            changes=operations.changes,
             threads=self._threads,
             readiness=self._readiness,
             metrics=MetricsPage(
                 self.metrics.shown, self._threads.reading, self.metrics.router_page
             ),
-            reads=self._reads,
-            reports=self._reports,
-            adapter_pages=self._pages,
+            reads=operations.reads,
+            reports=operations.reports,
+            adapter_pages=operations.pages,
             reader=Reader(self.settings.max_message_bytes, self._threads.parsing),
             access=Access(self._tokens, self.metrics.call_refused),
             names=ModelNames(self.settings.served_model_names, lambda: self.engine),

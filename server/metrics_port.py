@@ -51,7 +51,8 @@ class _Handler(WSGIRequestHandler):
 
     def _run(self, app: Any) -> None:
         told: list[tuple[str, list[tuple[str, str]]]] = []
-        page = b"".join(app(self.get_environ(), lambda *head: told.append(head)))
+        with self.server.making:
+            page = b"".join(app(self.get_environ(), lambda *head: told.append(head)))
         ((status, headers),) = told
         self._answer(status, headers, page)
 
@@ -84,6 +85,8 @@ class MetricsServer(WSGIServer):
         self.open_connections: OrderedDict[socket.socket, None] = OrderedDict()
         self.router: Callable[[], bytes] = bytes
         """Makes the page for routers."""
+        self.making = threading.Lock()
+        """Of the other page, which takes long: many at once would leave steps no time."""
         self._lock = threading.Lock()
         super().__init__(address, handler)
 

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from benchmarks.common.paths import ROOT
 
-_SCRIPTS = ROOT / "server/http/page"
+_SCRIPTS = ROOT / "server/http/page/scripts"
 
 
 @cache

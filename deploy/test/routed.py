@@ -96,26 +96,13 @@ class Routed:
             if router == ROUND_ROBIN:
                 file = folder / "envoy.yaml"
                 file.write_text(json.dumps(in_turn(yaml.safe_load(file.read_text()))))
-            else:
-                shutil.copy(folder / f"{router}.yaml", folder / "mix.yaml")
-            self._change(folder / "kustomization.yaml")
+            images = {PICKER: self.picker_image, ENVOY: self.envoy_image}
+            file = folder / "kustomization.yaml"
+            file.write_text(kustomization(file.read_text(), self.cluster.namespace, images, router))
             self.cluster.run("apply", "-f", "-", stdin=self.cluster.run("kustomize", name))
         self.cluster.run("rollout", "status", "deployment/loramux-picker", "--timeout=180s")
         wait(self._alone, 60, "end of the picker before")
         time.sleep(2)  # it has read every server, and the Service knows it
-
-    def _change(self, file: Path) -> None:
-        """Its namespace, and the images that are here."""
-        images = {PICKER: self.picker_image, ENVOY: self.envoy_image}
-        parts = {old: new.rpartition(":") for old, new in images.items()}
-        changes = {
-            "namespace": self.cluster.namespace,
-            "images": [
-                {"name": old, "newName": name, "newTag": tag}
-                for old, (name, _, tag) in parts.items()
-            ],
-        }
-        file.write_text(json.dumps(yaml.safe_load(file.read_text()) | changes))
 
     def _alone(self) -> bool:
         found = self.cluster.run("get", "pods", "-l", "app=loramux-picker", "-o", "name")
@@ -162,6 +149,17 @@ def listed(page: str) -> list[str]:
     """Adapters that a page for routers has as running."""
     found = re.search(r'^vllm:lora_requests_info\{.*running_lora_adapters="([^"]*)"', page, re.M)
     return [one for one in found[1].split(",") if one] if found else []
+
+
+def kustomization(text: str, namespace: str, images: dict[str, str], router: str) -> str:
+    """That of picker/ for these: new images by the old ones' names, and what the picker decides by."""
+    if router != ROUND_ROBIN:
+        text = text.replace("=mix.yaml", f"={router}.yaml")
+    parts = {old: new.rpartition(":") for old, new in images.items()}
+    changed = [
+        {"name": old, "newName": name, "newTag": tag} for old, (name, _, tag) in parts.items()
+    ]
+    return json.dumps(yaml.safe_load(text) | {"namespace": namespace, "images": changed})
 
 
 def in_turn(envoy: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
 """Authorization of calls: bearer tokens, their scopes, and the interceptor that asks for them.
 
-May import: files, locations, logs, lora_runtime, request_ids, yaml_files.
+May import: files, locations, logs, lora_runtime, request_ids, tracing, yaml_files.
 """

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from ..request_ids import METADATA_KEY, request_id_of
+from ..tracing.current import note_stranger
 from .refusals import Refusals, log_admin
 from .rules import ANY_TOKEN_PREFIX, NO_TOKEN, OPEN_PREFIX, RULES, Rule
 from .tokens import ANYONE, Caller, TokenFile, bearer_token
@@ -42,6 +43,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
             return handler
         who = self._tokens.caller(_bearer(details.invocation_metadata))
         if who is None:
+            note_stranger()
             return self._refusing(handler, method)
         if method.startswith(ANY_TOKEN_PREFIX):
             return handler

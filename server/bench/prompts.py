@@ -37,8 +37,9 @@ def read_prompts(file: Path) -> list[Prompt]:
 def _row(line: str, number: int) -> Prompt:
     try:
         row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"line {number} is no JSON: {error}") from None
+        json.dumps(row, ensure_ascii=False).encode()  # halves of characters show here
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"line {number} is no JSON in UTF-8: {error}") from None
     match row:
         case {"prompt": str(text), **others} if not others:
             return Prompt(text)

@@ -69,12 +69,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self.arrived += 1
         self.open += 1
         task.add_done_callback(lambda _: self._end(call))
-        if self._tracing is not None:
-            call.span = self._tracing.calls.rpc_begun(call.method, details.invocation_metadata)
+        span = (
+            None
+            if self._tracing is None
+            else self._tracing.calls.rpc_begun(call.method, details.invocation_metadata)
+        )
         handler = await continuation(details)
         if handler is None:
             call.method, call.outcome = UNKNOWN_METHOD, grpc.StatusCode.UNIMPLEMENTED
             return None
+        call.span = span  # not before: whose call it is, and of what, nobody has looked at
         return self._watched(handler, call)
 
     def _watched(self, handler: Any, call: _Call) -> Any:

@@ -9,6 +9,7 @@ from starlette.datastructures import Headers
 from ..auth.refusals import Refusals, log_admin
 from ..auth.rules import NO_TOKEN, Right, refusal
 from ..auth.tokens import ANYONE, Caller, TokenFile, bearer_token
+from ..tracing.current import note_stranger
 from .errors import HttpError
 
 
@@ -25,6 +26,7 @@ class Access:
         who = self._tokens.caller(bearer_token(headers.getlist("authorization")))
         if who is not None:
             return who
+        note_stranger()
         self._refusals.without_token(route, request_id, peer)
         asks = {"www-authenticate": "Bearer"}
         raise HttpError(401, "invalid_api_key", NO_TOKEN, headers=asks)

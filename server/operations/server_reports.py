@@ -145,10 +145,10 @@ def _batch(engine: Engine, who: Caller) -> pb.Batch:
 
 def _slots(engine: Engine, who: Caller) -> list[pb.Slot]:
     running = engine.running_sequences()
+    taken = [one for one in engine.residents() if one.level is AdapterState.DEVICE]
     return [
         _slot(resident, running.get(resident.version, 0), who)
-        for resident in engine.residents()
-        if resident.level is AdapterState.DEVICE
+        for resident in sorted(taken, key=lambda one: one.adapter_ids)
     ]
 
 

@@ -61,15 +61,16 @@ class CallSpan(TracedCall):
 
     def rpc_ended(self, code: grpc.StatusCode) -> None:
         self._span.set_attribute("rpc.grpc.status_code", code.value[0])
-        self._end(code is _Code.UNAUTHENTICATED, code.name if code in _FAULTS else "")
+        self._end(code.name if code in _FAULTS else "")
 
     def http_ended(self, status: int) -> None:
         self._span.set_attribute("http.response.status_code", status)
-        self._end(status == 401, str(status) if status >= 500 else "")
+        self._end(str(status) if status >= 500 else "")
 
-    def _end(self, is_strange: bool, fault: str) -> None:
-        """End the span, but not that of a stranger: without a token nobody fills the queue."""
-        if is_strange:
+    def _end(self, fault: str) -> None:
+        """End the span, but not that of a stranger: without a token nobody fills the queue, however
+        the call ends."""
+        if self.is_strange:
             return
         if self.request_id:
             self._span.set_attribute("loramux.request.id", self.request_id)

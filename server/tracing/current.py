@@ -18,6 +18,8 @@ class TracedCall:
 
     request_id = ""
     """Id of the call as far as it is known."""
+    is_strange = False
+    """Whether it has no valid token where there are tokens."""
 
     def __init__(
         self, trace_id: str, parent: object | None, sink: Callable[[RequestEnd], None]
@@ -35,6 +37,12 @@ def note_request_id(request_id: str) -> None:
     """Give the call that runs now its id, in its span."""
     if (call := CALL.get()) is not None:
         call.request_id = request_id
+
+
+def note_stranger() -> None:
+    """Note that the call that runs now is a stranger's: it has no span."""
+    if (call := CALL.get()) is not None:
+        call.is_strange = True
 
 
 @contextmanager

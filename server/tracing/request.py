@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lora_runtime import Request, RequestRecord
+from lora_runtime import MAX_ID_LENGTH, Request, RequestRecord
 
 now = time.time_ns
 """Nanoseconds as spans count them."""
+_MOST = (1 << 63) - 1
+"""Largest number in a span."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,24 @@ class RequestTrace:
         self.loads: list[Load] = []
         self.is_chat = request.messages is not None
         self.request_id = request.request_id
-        self.adapter_ids = tuple(use.adapter_id for use in request.uses)
+        self.adapter_ids = _shown(use.adapter_id for use in request.uses)
         params = request.sampling
-        self.max_tokens, self.choices = params.max_new_tokens, params.n
+        self.max_tokens, self.choices = _bounded(params.max_new_tokens), _bounded(params.n)
         self.temperature, self.top_p = params.temperature, params.top_p
         self.is_written = False
         """Whether its spans are made: a request that was refused at its end has two ends."""
 
-    def note_load(self, adapter_ids: Sequence[str], begun: int, ended: int) -> None:
-        self.loads.append(Load(tuple(adapter_ids), begun, ended))
+    def note_load(self, adapter_ids: Iterable[str], begun: int, ended: int) -> None:
+        self.loads.append(Load(_shown(adapter_ids), begun, ended))
+
+
+def _shown(adapter_ids: Iterable[str]) -> tuple[str, ...]:
+    """Ids as spans have them: what is longer than any adapter's would fill others' batches."""
+    return tuple(adapter_id[:MAX_ID_LENGTH] for adapter_id in adapter_ids)
+
+
+def _bounded(number: int) -> int:
+    return max(-_MOST, min(number, _MOST))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from opentelemetry import trace as api
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, Status, StatusCode, Tracer
 
-from lora_runtime import FinishReason, RequestRecord
+from lora_runtime import MAX_ID_LENGTH, FinishReason, RequestRecord
 
 from ..errors import status_of
 from .request import Load, RequestEnd, RequestTrace
@@ -38,7 +38,8 @@ class RequestSpans:
             return
         trace.is_written = True
         operation = "chat" if trace.is_chat else "text_completion"
-        model = "+".join(trace.adapter_ids) or self.base_name
+        # What is refused for the length of its names has spans too: they are cut as in the log.
+        model = "+".join(trace.adapter_ids)[:MAX_ID_LENGTH] or self.base_name
         span = self._tracer.start_span(
             f"{operation} {model}",
             trace.parent,
@@ -79,7 +80,7 @@ class RequestSpans:
         self._tracer.start_span(
             "adapter load",
             inside,
-            attributes={_ADAPTERS: load.adapter_ids},
+            attributes={_ADAPTERS: [name[:MAX_ID_LENGTH] for name in load.adapter_ids]},
             start_time=load.begun,
         ).end(load.ended)
 

@@ -104,9 +104,12 @@ class Attackers:
         args = (target, post, token_of(caller), streams, seconds)
         return self._pool.submit(self._run, "leave_posts_unread", *args)
 
-    def repeat_get(self, target: str, path: str, caller: str, seconds: float) -> dict[str, int]:
+    def repeat_get(
+        self, target: str, path: str, caller: str, seconds: float, connections: int = 4
+    ) -> dict[str, int]:
         """As `repeat`, pages over HTTP."""
-        return self._run("repeat_get", target, path, token_of(caller) if caller else "", seconds)
+        token = token_of(caller) if caller else ""
+        return self._run("repeat_get", target, path, token, seconds, connections)
 
     def leave_unread(
         self, target: str, method: str, request: bytes, caller: str, streams: int, seconds: float

@@ -26,7 +26,16 @@ FLOOD_S = 1
 PLACES = FILES // 2
 LONG = asked(max_new_tokens=3000)
 PATHS = (CHAT, COMPLETIONS, "/tokenize", "/detokenize", "/v1/load_lora_adapter")
-PAGES = {"/health": "", "/v1/models": CALLER, "/metrics": "operator", "/version": CALLER}
+PAGES = {
+    "/health": "",
+    "/": CALLER,
+    "/v1/models": CALLER,
+    "/status": CALLER,
+    "/adapters?page_size=1000": "operator",
+    "/metrics": "operator",
+    "/metrics/router": "operator",
+    "/version": CALLER,
+}
 
 
 def streamed(request: Asked, caller: str = CALLER) -> bytes:

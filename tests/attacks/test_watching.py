@@ -139,6 +139,19 @@ def test_scrapes_that_are_not_read(arena: Arena) -> None:
     arena.withstand("metrics: answers that are not read", attack)
 
 
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/router"])
+def test_floods_of_scrapes(arena: Arena, path: str) -> None:
+    """On as many connections as there may be, and without a token: the port asks for none."""
+
+    def attack(server: ServerProcess) -> str:
+        target = f"127.0.0.1:{server.metrics_port}"
+        counts = arena.attackers.repeat_get(target, path, "", FLOOD_S, connections=30)
+        assert counts.keys() == {"OK"}, counts
+        return f"{counts} in {FLOOD_S} s"
+
+    arena.withstand(f"metrics, flood: {path}", attack)
+
+
 SAID = {
     "nothing": b"",
     "HTTP/1": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -179,6 +192,10 @@ def info() -> tuple[str, Any]:
     return "/loramux.v1.Server/GetServerInfo", server_pb2.GetServerInfoRequest()
 
 
+def status() -> tuple[str, Any]:
+    return "/loramux.v1.Server/GetStatus", server_pb2.GetStatusRequest()
+
+
 def check() -> tuple[str, Any]:
     return "/grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest()
 
@@ -188,6 +205,7 @@ FLOODS: dict[str, tuple[tuple[str, Any], str]] = {
     "ListAdapters, pages of 1000": (lists(1000), "operator"),
     "ListAdapters, of few": (lists(1000), "attacker"),
     "GetServerInfo": (info(), "attacker"),
+    "GetStatus": (status(), "attacker"),
     "GetAdapter": (nobody(), "attacker"),
     "ListDeclaredAdapters": (declared(), "attacker"),
     "health": (check(), "attacker"),

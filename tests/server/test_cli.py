@@ -54,6 +54,7 @@ def test_help_explains_every_setting(columns: str) -> None:
         ("adapter-root", "DIRECTORY", "(LORAMUX_ADAPTER_ROOTS, with commas; default: none)"),
         ("served-model-name", "NAME", "(LORAMUX_SERVED_MODEL_NAMES, with commas; default: none)"),
         ("http-cors-origin", "ORIGIN", "(LORAMUX_HTTP_CORS_ORIGINS, with commas; default: none)"),
+        ("metrics-names", "loramux,vllm", "(default: loramux,vllm)"),
         ("policies", "JSON", "(default: none)"),
         ("tls-cert", "PATH", "(default: none)"),
         ("max-running", "INT", "(default: 64)"),
@@ -219,3 +220,9 @@ def test_serve_refuses_bad_settings(tmp_path: Path) -> None:
     assert "NAME=DIRECTORY" in result.stderr
     result = CliRunner().invoke(app, ["serve", "--base", str(tmp_path), "--policies", "{"])
     assert (result.exit_code, "--policies: it is not JSON" in result.stderr) == (2, True)
+    for names, problem in ((",", "there is nothing in it"), ("vllm,mine", "got 'mine'")):
+        flags = ["--base", str(tmp_path), "--metrics-names", names]
+        result = CliRunner().invoke(app, ["serve", *flags])
+        assert result.exit_code == 2
+        assert result.stderr.startswith("settings: --metrics-names: ")
+        assert problem in result.stderr

@@ -273,7 +273,7 @@ async def test_reasons_and_pushback(tiny_base: Path) -> None:
         trailers = dict(error.trailing_metadata())
         assert trailers["loramux-reason"] == reason
         told = trailers.get("grpc-retry-pushback-ms")
-        assert told is None if pushback is None else int(told) in pushback
+        assert told is None if pushback is None else int(str(told)) in pushback
         info = detail(error, error_details_pb2.ErrorInfo)
         assert (info.reason, info.domain) == (reason.upper(), "loramux")
         request = detail(error, error_details_pb2.RequestInfo)

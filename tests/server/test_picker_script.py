@@ -200,7 +200,7 @@ def test_the_guide_has_the_figures_that_were_measured(tmp_path: Path) -> None:
 def test_the_kustomization_has_what_the_pod_reads() -> None:
     kustomization = yaml.safe_load((FOLDER / "picker/kustomization.yaml").read_text())
     (config,) = kustomization["configMapGenerator"]
-    pod = objects(FOLDER / "picker/picker.yaml")["Deployment"]["spec"]["template"]["spec"]
+    pod = pod_of_the_picker()
     (volume,) = [one["configMap"] for one in pod["volumes"] if "configMap" in one]
     assert volume["name"] == config["name"]
     keys = {name.partition("=")[0] for name in config["files"]}
@@ -212,3 +212,23 @@ def test_the_kustomization_has_what_the_pod_reads() -> None:
     assert {str(Path(path).parent) for path in read} == {
         mount["mountPath"] for mount in picker["volumeMounts"]
     }
+
+
+def test_a_router_is_a_file_of_the_kustomization(scripts: Any) -> None:
+    routed = scripts("routed")
+    text = (FOLDER / "picker/kustomization.yaml").read_text()
+    images = {routed.PICKER: "localhost:5000/epp:1", routed.ENVOY: "envoy:2"}
+    for router in scripts("picker").ROUTERS:
+        made = yaml.safe_load(routed.kustomization(text, "tried", images, router))
+        (config,) = made["configMapGenerator"]
+        assert f"picker.yaml={router}.yaml" in config["files"]
+        assert (FOLDER / f"picker/{router}.yaml").is_file()
+        assert made["namespace"] == "tried"
+        assert made["images"][0]["newName"] == "localhost:5000/epp"
+        assert made["images"][0]["newTag"] == "1"
+    named = [c["image"] for c in pod_of_the_picker()["containers"]]
+    assert [name.rpartition(":")[0] for name in named] == [routed.PICKER, routed.ENVOY]
+
+
+def pod_of_the_picker() -> Any:
+    return objects(FOLDER / "picker/picker.yaml")["Deployment"]["spec"]["template"]["spec"]

@@ -12,8 +12,8 @@ from loramux.v1 import adapters_pb2, inference_pb2, server_pb2
 
 from . import calls
 from .calls import CALL_TIMEOUT_S, LOAD_TIMEOUT_S, Call, Stubs
-from .errors import CallError, from_rpc
-from .reach import Metadata, Reach, request_of
+from .errors import CallError, from_rpc, of_closed
+from .reach import Metadata, Reach, deadline, request_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .fields import GenerateFields, LoadFields, PolicyFields
 
 T = TypeVar("T")
+_ERRORS = (grpc.aio.AioRpcError, grpc.aio.BaseError)
+"""Those of calls that ended, and of calls that gRPC did not begin."""
 
 
 class AsyncStream(AsyncIterator[inference_pb2.GenerateStreamResponse]):
@@ -39,15 +41,17 @@ class AsyncStream(AsyncIterator[inference_pb2.GenerateStreamResponse]):
         if self._cancelled:
             raise StopAsyncIteration
         try:
-            event: inference_pb2.GenerateStreamResponse = await self._events.__anext__()
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error) from error
+            event: inference_pb2.GenerateStreamResponse | None = await self._events.__anext__()
+        except _ERRORS as error:
+            raise _told(error) from error
         except asyncio.CancelledError:
             ended = _ended()
             if self._cancelled and isinstance(ended, CallError):
                 raise StopAsyncIteration from None
             raise ended from None
-        return event
+        if event is None:
+            self._call.cancel()
+        return _readable(event)
 
     def cancel(self) -> None:
         """End the call and its iteration."""
@@ -74,9 +78,11 @@ class AsyncClient(Reach):
     """
 
     _channel: grpc.aio.Channel | None = None
+    _is_closed = False
 
     async def close(self) -> None:
         """Close the channel; calls that run are cancelled."""
+        self._is_closed = True
         if self._channel is not None:
             await self._channel.close()
 
@@ -104,14 +110,14 @@ class AsyncClient(Reach):
         message = request_of(request, fields)
         headers = self._generation_metadata(message, metadata)
         try:
-            answer: inference_pb2.GenerateResponse = await self._open().generate(
+            answer: inference_pb2.GenerateResponse | None = await self._open().generate(
                 message, timeout=self._deadline(timeout_s), metadata=headers
             )
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error) from error
+        except _ERRORS as error:
+            raise _told(error) from error
         except asyncio.CancelledError:
             raise _ended() from None
-        return answer
+        return _readable(answer)
 
     def stream(
         self,
@@ -197,17 +203,19 @@ class AsyncClient(Reach):
 
     async def _ask(self, call: Call[T]) -> T:
         try:
-            answer: T = await self._open()[call.rpc](
-                call.request, timeout=call.timeout_s, metadata=self._metadata
+            answer: T | None = await self._open()[call.rpc](
+                call.request, timeout=deadline(call.timeout_s), metadata=self._metadata
             )
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error) from error
+        except _ERRORS as error:
+            raise _told(error) from error
         except asyncio.CancelledError:
             raise _ended() from None
-        return answer
+        return _readable(answer)
 
     def _open(self) -> Stubs:
         """Give the channel's stubs. gRPC binds a channel to the loop that runs when it is made."""
+        if self._is_closed:
+            raise of_closed()
         if self._channel is None:
             if self._credentials is None:
                 self._channel = grpc.aio.insecure_channel(self.target, self._options())
@@ -229,4 +237,20 @@ def _ended() -> BaseException:
     # Before Python 3.11 tasks do not tell.
     if task is None or not hasattr(task, "cancelling") or task.cancelling():
         return asyncio.CancelledError()
-    return CallError("CANCELLED: the client was closed", grpc.StatusCode.CANCELLED)
+    return of_closed()
+
+
+def _told(error: Exception) -> CallError:
+    """Make the error of a call that gRPC ended, or did not begin."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return from_rpc(error)
+    if isinstance(error, grpc.aio.UsageError):
+        return of_closed()
+    return CallError("INTERNAL: Invalid metadata", grpc.StatusCode.INTERNAL)
+
+
+def _readable(answer: T | None) -> T:
+    """Give an answer; gRPC makes None of one that it cannot read."""
+    if answer is None:
+        raise CallError("INTERNAL: the answer cannot be read", grpc.StatusCode.INTERNAL)
+    return answer

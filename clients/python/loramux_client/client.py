@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,8 +12,8 @@ from loramux.v1 import adapters_pb2, inference_pb2, server_pb2
 
 from . import calls
 from .calls import CALL_TIMEOUT_S, LOAD_TIMEOUT_S, Call, Stubs
-from .errors import from_rpc
-from .reach import Metadata, Reach, request_of
+from .errors import from_rpc, of_closed
+from .reach import Metadata, Reach, deadline, request_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -64,6 +65,8 @@ class Client(Reach):
     `metadata` is sent beside the client's own.
     """
 
+    _is_closed = False
+
     def _start(self) -> None:
         if self._credentials is None:
             self._channel = grpc.insecure_channel(self.target, self._options())
@@ -73,6 +76,7 @@ class Client(Reach):
 
     def close(self) -> None:
         """Close the channel; calls that run are cancelled."""
+        self._is_closed = True
         self._channel.close()
 
     def __enter__(self) -> Client:
@@ -98,12 +102,10 @@ class Client(Reach):
         """Generate, and give the whole answer. Takes a request, or its fields."""
         message = request_of(request, fields)
         headers = self._generation_metadata(message, metadata)
-        try:
+        with self._errors():
             answer: inference_pb2.GenerateResponse = self._stubs.generate(
                 message, timeout=self._deadline(timeout_s), metadata=headers
             )
-        except grpc.RpcError as error:
-            raise from_rpc(error) from error
         return answer
 
     def stream(
@@ -118,9 +120,10 @@ class Client(Reach):
         """Generate, and give the answer's events as they come. Takes a request, or its fields."""
         message = request_of(request, fields)
         headers = self._generation_metadata(message, metadata)
-        return Stream(
-            self._stubs.stream(message, timeout=self._deadline(timeout_s), metadata=headers)
-        )
+        with self._errors():
+            return Stream(
+                self._stubs.stream(message, timeout=self._deadline(timeout_s), metadata=headers)
+            )
 
     def load_adapter(
         self, *, timeout_s: float = LOAD_TIMEOUT_S, **fields: Unpack[LoadFields]
@@ -189,10 +192,20 @@ class Client(Reach):
         return self._ask(calls.server_info(timeout_s))
 
     def _ask(self, call: Call[T]) -> T:
-        try:
+        with self._errors():
             answer: T = self._stubs[call.rpc](
-                call.request, timeout=call.timeout_s, metadata=self._metadata
+                call.request, timeout=deadline(call.timeout_s), metadata=self._metadata
             )
+        return answer
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Make CallErrors of gRPC's."""
+        try:
+            yield
         except grpc.RpcError as error:
             raise from_rpc(error) from error
-        return answer
+        except ValueError as error:
+            if self._is_closed:
+                raise of_closed() from error
+            raise

@@ -54,6 +54,11 @@ class CallError(Exception):
         super().__init__(message)
 
 
+def of_closed() -> CallError:
+    """Make the error of a call whose client is closed."""
+    return CallError("CANCELLED: the client was closed", grpc.StatusCode.CANCELLED)
+
+
 def from_rpc(error: Any) -> CallError:
     """Make the error of a call that gRPC ended with `error`."""
     code, words = error.code(), error.details() or ""

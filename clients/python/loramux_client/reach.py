@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +22,8 @@ Metadata = Iterable[tuple[str, str]]
 
 GENERATE_TIMEOUT_S = 600.0
 """Of a generation for which nothing else is said."""
+_NEVER_S = 1e9
+"""From here on a deadline is none: gRPC takes one beyond its clock's end for one that is past."""
 
 _MAX_ID_LENGTH = 256
 _PLAIN = "!#$&'()*+,/:;<=>?@[]^`{|}\"\\"
@@ -93,9 +94,8 @@ class Reach:
         return grpc.ssl_channel_credentials(*map(_read, (self.ca, self.key, self.cert)))
 
     def _deadline(self, timeout_s: float | None) -> float | None:
-        """Seconds of a generation as gRPC takes them: None is no deadline there."""
-        seconds = self.timeout_s if timeout_s is None else timeout_s
-        return None if seconds == math.inf else seconds
+        """Seconds of a generation as gRPC takes them."""
+        return deadline(self.timeout_s if timeout_s is None else timeout_s)
 
     def _options(self) -> list[tuple[str, Any]]:
         return [
@@ -121,6 +121,11 @@ class Reach:
         if not adapter_id:
             return (*self._metadata, *extra)
         return (*self._metadata, ("x-adapter-id", _header_text(adapter_id)), *extra)
+
+
+def deadline(seconds: float) -> float | None:
+    """Give a call's seconds as gRPC takes them: None is no deadline there."""
+    return None if seconds >= _NEVER_S else seconds
 
 
 def request_of(

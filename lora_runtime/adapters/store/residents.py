@@ -14,32 +14,43 @@ class Residents:
     registry's lock, and reading them takes none."""
 
     def __init__(self) -> None:
-        self._reports: dict[AdapterVersion, ResidentAdapter] = {}
+        self._noted: dict[AdapterVersion, _Noted] = {}
         self._changes = 0
         self._sorted: tuple[int, tuple[ResidentAdapter, ...]] = (0, ())
 
     def note(self, version: AdapterVersion, pinned: bool) -> None:
-        """Take up what has changed of a version, as it is now."""
+        """Take up that a version has changed."""
         if version.weights is None and version.staged is None and not version.loading:
-            if self._reports.pop(version, None) is None:
+            if self._noted.pop(version, None) is None:
                 return
         else:
-            self._reports[version] = _report(version, pinned)
+            self._noted[version] = _Noted(version, pinned)
         self._changes += 1
 
     def report(self) -> tuple[ResidentAdapter, ...]:
         """Versions in slots, then those in host memory alone, then those being read, each in the
-        order of ids; the same object until they change."""
+        order in which they came; the same object until they change."""
         changes, (of_changes, report) = self._changes, self._sorted
         if changes != of_changes:
-            # `sorted` copies first, at once: no change comes in between.
-            report = tuple(sorted(self._reports.values(), key=_order))
+            # `list` copies at once: no change comes in between.
+            reports = [noted.report() for noted in list(self._noted.values())]
+            report = tuple(sorted(reports, key=lambda one: _LEVELS[one.level]))
             self._sorted = changes, report
         return report
 
 
-def _order(adapter: ResidentAdapter) -> tuple[int, tuple[str, ...], str]:
-    return _LEVELS[adapter.level], adapter.adapter_ids, adapter.version
+class _Noted:
+    """A version since its last change. Its report waits for who asks: thousands of ids may come to
+    one version, one after the other."""
+
+    def __init__(self, version: AdapterVersion, pinned: bool) -> None:
+        self._version, self._pinned = version, pinned
+        self._report: ResidentAdapter | None = None
+
+    def report(self) -> ResidentAdapter:
+        if self._report is None:
+            self._report = _report(self._version, self._pinned)
+        return self._report
 
 
 def _report(version: AdapterVersion, pinned: bool) -> ResidentAdapter:

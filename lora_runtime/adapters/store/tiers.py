@@ -112,8 +112,8 @@ class Tiers:
     def pin(self, version: AdapterVersion, pinned: bool) -> None:
         """Count a pinned version as in its slot, whether it has come there yet or not."""
         (self.pinned.add if pinned else self.pinned.discard)(version)
-        self._on_change(version)
         self._unpin_if_too_many(version)
+        self._on_change(version)
 
     def _unpin_if_too_many(self, version: AdapterVersion) -> None:
         """Let the pinned fit into the slots together, or nothing would be served any more."""

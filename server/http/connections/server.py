@@ -163,7 +163,9 @@ def _port(listeners: list[socket.socket]) -> int:
 
 
 def _listener(family: int, address: tuple[Any, ...]) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # The event loop sends small answers at once (TCP_NODELAY) where the protocol is named: else the
+    # second write of an answer waits 40 ms for its client to acknowledge the first.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 _FILES = files(__package__)
 _PAGE_STYLES = ("theme.css", "page.css", "slots.css", "adapters.css", "playground.css")
@@ -55,29 +56,33 @@ def make_sign_in() -> Document:
     The policy of the form stays then, so that it lets the parts of both run.
     """
     page_style, page_script = _page_parts()
-    style, script = _joined("theme.css", "sign_in.css"), _script("sign_in.js")
+    style, script = _style("theme.css", "sign_in.css"), _script("sign_in.js")
     policy = _policy([style, page_style], [script, page_script], "loramux")
     return _document("sign_in.html", style, script, policy)
 
 
 def _page_parts() -> tuple[str, str]:
-    return _joined(*_PAGE_STYLES), _script(*_PAGE_SCRIPTS)
+    return _style(*_PAGE_STYLES), _script(*_PAGE_SCRIPTS)
 
 
 def _document(name: str, style: str, script: str, policy: str) -> Document:
-    text = _joined(name)
+    text = _joined(_FILES, [name])
     for tag, content in (("style", style), ("script", script)):
         text = text.replace(f"<{tag}></{tag}>", f"<{tag}>{content}</{tag}>")
     return Document(text.encode(), policy)
 
 
+def _style(*names: str) -> str:
+    return _joined(_FILES / "styles", names)
+
+
 def _script(*names: str) -> str:
     """Put files together as one script without names that others see."""
-    return f'"use strict";\n(() => {{\n{_joined(*names)}}})();\n'
+    return f'"use strict";\n(() => {{\n{_joined(_FILES / "scripts", names)}}})();\n'
 
 
-def _joined(*names: str) -> str:
-    return "".join((_FILES / name).read_text(encoding="utf-8") for name in names)
+def _joined(folder: Traversable, names: Sequence[str]) -> str:
+    return "".join((folder / name).read_text(encoding="utf-8") for name in names)
 
 
 def _policy(styles: Sequence[str], scripts: Sequence[str], types: str) -> str:

@@ -111,7 +111,11 @@ def test_observers(
     for name in ("a1", "a2"):
         engine.load_adapter(tiny_adapters[name], name)
         engine.generate(request(name))
+    known = engine.registrations()
     engine.unload_adapter("a1")
+    engine.unload_adapter("a2")
+    engine.register(next(one for one in known if one.adapter_id == "a2"))
+    engine.generate(request("a2"))
     for bad in (lambda: engine.submit(request("a1")), lambda: engine.load_adapter("/none", "a1")):
         with pytest.raises(Exception, match=r"a1|none"):
             bad()

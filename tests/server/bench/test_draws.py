@@ -108,6 +108,8 @@ def test_prompts_of_files(tmp_path: Path) -> None:
     [
         ("", "no prompt"),
         ("hi", "line 1 is no JSON"),
+        ('{"prompt": "\\ud800"}', "line 1 is no JSON in UTF-8"),
+        ("[" * 100_000, "line 1 is no JSON"),
         ("[]", "line 1 must be"),
         ('{"prompt": 1}', "line 1 must be"),
         ('{"prompt": "a", "n": 2}', "line 1 must be"),
@@ -115,7 +117,7 @@ def test_prompts_of_files(tmp_path: Path) -> None:
         ('{"prompt": "a"}\n{"messages": ["hi"]}', "line 2: a message has"),
         ('{"messages": [{"role": "user", "content": "a", "name": "b"}]}', "a message has"),
     ],
-    ids=["empty", "text", "list", "number", "more", "no turn", "a text", "a name"],
+    ids=["empty", "text", "half", "deep", "list", "number", "more", "no turn", "a text", "a name"],
 )
 def test_rows_that_are_no_prompts_are_refused(tmp_path: Path, text: str, why: str) -> None:
     (tmp_path / "prompts.jsonl").write_text(text)

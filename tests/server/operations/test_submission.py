@@ -38,7 +38,7 @@ async def test_calls_with_the_same_adapters_do_not_wait_for_each_other(served: H
 async def test_a_caller_has_no_turns_of_others(
     served: Harness, monkeypatch: pytest.MonkeyPatch, adapter_id: str
 ) -> None:
-    submission, go_on = served.app._submission, threading.Event()
+    submission, go_on = served.app._operations.submission, threading.Event()
     request = Request(prompt="x", adapter_id=adapter_id)
     monkeypatch.setattr(submission, "_callers", Turns(2))
     monkeypatch.setattr(submission, "_adapters", Turns(4))

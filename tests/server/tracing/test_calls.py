@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import grpc
 import pytest
 import structlog
 from opentelemetry.sdk.trace import TracerProvider
@@ -12,7 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from server.logs.setup import OF_CALLERS
 from server.tracing.calls import Calls, CallSpan
-from server.tracing.current import CALL
+from server.tracing.current import CALL, note_stranger
 from server.tracing.writer import SpanWriter
 
 TRACE, PARENT = "5" * 32, "7" * 16
@@ -50,6 +51,22 @@ def test_names_come_in_any_case(calls: Calls) -> None:
     assert begun(calls, ("Traceparent", GOOD)).trace_id == TRACE
     assert calls.http_begun("GET", "/v1/models", [("traceparent", GOOD)]) is None
     assert CALL.get() is None
+
+
+def test_however_a_stranger_s_call_ends_it_has_no_span(
+    calls: Calls, sent: InMemorySpanExporter
+) -> None:
+    for code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.CANCELLED):
+        call = begun(calls)
+        note_stranger()
+        call.rpc_ended(code)
+    over_http = calls.http_begun("POST", "/v1/completions", [])
+    assert over_http is not None
+    note_stranger()
+    over_http.http_ended(499)
+    assert not sent.get_finished_spans()
+    begun(calls).rpc_ended(grpc.StatusCode.CANCELLED)
+    assert len(sent.get_finished_spans()) == 1
 
 
 @pytest.mark.parametrize(

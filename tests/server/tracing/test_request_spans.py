@@ -8,12 +8,21 @@ from typing import Any
 import pytest
 from opentelemetry import trace as api
 from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from structlog.testing import capture_logs
 
-from lora_runtime import AdapterUse, FinishReason, QueueFullError, Request, RequestRecord
+from lora_runtime import (
+    AdapterUse,
+    FinishReason,
+    InvalidRequestError,
+    QueueFullError,
+    Request,
+    RequestRecord,
+    SamplingParams,
+)
 from server.tracing.request import RequestEnd, RequestTrace, now
 from server.tracing.spans import RequestSpans
 from server.tracing.writer import SpanWriter
@@ -118,3 +127,17 @@ def test_whoever_ends_a_request_never_waits_for_its_spans() -> None:
     assert len(met) + writer.dropped == 9
     assert 3 <= len(met) <= 4
     assert met[1:] == ends[1 : len(met)]
+
+
+def test_what_callers_write_is_bounded() -> None:
+    """Of what is refused, too: spans wait for a collector, and go to it with those of others."""
+    spans = Spans()
+    sampling = SamplingParams(max_new_tokens=10**30, n=-(10**30))
+    trace = spans.trace(Request(prompt="x", adapter_id="x" * 60_000, sampling=sampling))
+    trace.note_load(trace.adapter_ids, now(), now())
+    spans.maker.write(RequestEnd(trace, now(), error=InvalidRequestError.of("adapter_id", "long")))
+    assert len(encode_spans(spans.made()).SerializeToString()) < 2000
+    request = spans.made()[0].attributes
+    most = 2**63 - 1
+    assert request["gen_ai.request.max_tokens"] == most
+    assert request["gen_ai.request.choice.count"] == -most

@@ -175,6 +175,14 @@ async def test_refusals(traced: Traced) -> None:
     assert call.attributes["http.response.status_code"] == 400
 
 
+async def test_no_name_fills_a_batch(traced: Traced) -> None:
+    own = traced.begin()
+    long = own.generate(prompt="x", adapter_id="x" * 60_000)
+    await refused(long, grpc.StatusCode.INVALID_ARGUMENT)
+    await own.spans(3)
+    assert max(map(len, traced.collector.bodies)) < 60_000
+
+
 async def test_what_has_no_span(traced: Traced) -> None:
     reads, stranger, outside = traced.begin(), traced.begin(), traced.begin()
     await reads.server.server.GetServerInfo(
@@ -191,6 +199,8 @@ async def test_what_has_no_span(traced: Traced) -> None:
     headers = {"traceparent": stranger.traceparent}
     assert (await stranger.front.client.post("/v1/completions", headers=headers)).status_code == 401
     message = inference_pb2.GenerateRequest(prompt="x")
+    unknown: Any = stranger.server.channel.unary_unary("/loramux.v1.Inference/Whatever")
+    await refused(unknown(b"", metadata=tuple(headers.items())), grpc.StatusCode.UNIMPLEMENTED)
     calls = (
         (stranger, (), grpc.StatusCode.UNAUTHENTICATED),
         (

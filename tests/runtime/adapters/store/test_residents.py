@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -13,8 +16,12 @@ from lora_runtime import (
     AdapterState,
     AdapterUnavailableError,
     Engine,
+    RegisteredVersion,
     ResidentAdapter,
 )
+from lora_runtime.adapters.store import residents
+from lora_runtime.adapters.store.tiers import Tiers
+from lora_runtime.adapters.store.version import AdapterVersion
 
 from ....support.engines import HangingSteps, wait_until_idle
 from ....support.processes import wait_until
@@ -75,6 +82,22 @@ def test_the_report_is_the_same_object_until_it_changes(
     assert [a.adapter_ids for a in engine.residents()] == [("another",)]
     engine.unload_adapter("another")
     assert engine.residents() == ()
+
+
+def test_ids_of_one_version_cost_nothing_until_someone_asks(
+    make_engine: Callable[..., Engine],
+    tiny_adapters: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = Mock(side_effect=residents._report)
+    monkeypatch.setattr(residents, "_report", made)
+    engine = make_engine()
+    for number in range(20):
+        engine.load_adapter(tiny_adapters["a0"], f"a{number}")
+    assert made.call_count == 0
+    assert len(engine.residents()[0].adapter_ids) == 20
+    engine.load_adapter(tiny_adapters["a1"], "another")
+    assert len(engine.residents()) == made.call_count == 2  # the first one's is kept
 
 
 def test_a_canary_has_a_slot_and_a_replaced_version_keeps_its_own(
@@ -141,3 +164,19 @@ def test_out_of_service_is_said(
     engine.load_adapter(tiny_adapters["a0"], "a0")
     assert resident(engine, "a0").in_service
     assert resident(engine, "a0").staged
+
+
+def test_what_cannot_be_pinned_is_never_said_to_be() -> None:
+    told: list[bool] = []
+    base: Any = SimpleNamespace(shares_host_memory=True)
+    tiers = Tiers(
+        base,
+        slots=1,
+        device_bytes=0,
+        host_bytes=0,
+        on_evicted=lambda version, reason: None,
+        on_change=lambda version: told.append(version in tiers.pinned),
+    )
+    for name in ("a", "b"):
+        tiers.pin(AdapterVersion(RegisteredVersion(name, name, name), name), True)
+    assert told == [True, False]
