@@ -65,14 +65,13 @@ class EngineGauges(Collector):
     def _versions(self) -> GaugeMetricFamily:
         family = GaugeMetricFamily(
             "loramux_adapter_version_info",
-            "Versions that serve from a slot, and canaries beside them.",
+            "Versions that serve from a slot, canaries too.",
             labels=["adapter", "version"],
         )
-        for info in self._engine.list_adapters():
-            if info.state is not AdapterState.DEVICE or not self._has_label(info.adapter_id):
-                continue
-            for version in {info.version, *([info.canary.version] if info.canary else ())}:
-                family.add_metric([info.adapter_id, version], 1)
+        for resident in self._engine.residents():
+            if resident.level is AdapterState.DEVICE and resident.in_service:
+                for adapter_id in filter(self._has_label, resident.adapter_ids):
+                    family.add_metric([adapter_id, resident.version], 1)
         return family
 
     def _about(self) -> GaugeMetricFamily:

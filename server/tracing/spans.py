@@ -80,7 +80,7 @@ class RequestSpans:
         self._tracer.start_span(
             "adapter load",
             inside,
-            attributes={_ADAPTERS: [name[:MAX_ID_LENGTH] for name in load.adapter_ids]},
+            attributes={_ADAPTERS: load.adapter_ids},
             start_time=load.begun,
         ).end(load.ended)
 

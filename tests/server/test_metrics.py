@@ -9,7 +9,10 @@ from pathlib import Path
 import grpc
 import pytest
 from loramux.v1 import adapters_pb2
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+
+from lora_runtime import Engine
 
 from ..support.device import ON_GPU
 from ..support.servers import free_port, make_settings, running
@@ -100,3 +103,21 @@ async def test_label_cardinality_is_bounded(
         families = served.app.metrics.registry.collect()
         labels = {s.labels["adapter"] for f in families for s in f.samples if "adapter" in s.labels}
     assert labels == {"a0", "a1", "a2", "other"}
+
+
+async def test_a_scrape_takes_no_longer_for_adapters_in_no_slot(
+    tiny_base: Path, tiny_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = {"a0": tiny_adapters["a0"]}
+    async with running(make_settings(tiny_base, one, max_adapters=2)) as served:
+        engine = served.app.engine
+        current = engine.get_adapter("a0").version
+        canary = engine.load_adapter(tiny_adapters["a1"], "a0", canary_weight=0.5).canary
+        assert canary is not None
+        monkeypatch.delattr(Engine, "list_adapters")  # there may be thousands
+        text = generate_latest(served.app.metrics.registry).decode()
+    shown = [line for line in text.splitlines() if line.startswith("loramux_adapter_version_info{")]
+    assert sorted(shown) == sorted(
+        f'loramux_adapter_version_info{{adapter="a0",version="{version}"}} 1.0'
+        for version in (current, canary.version)
+    )
