@@ -54,6 +54,8 @@ class GrpcDriver:
                 await self._stream(call, request)
             else:
                 answer = await self._client.generate(request, timeout_s=self._ask.timeout_s)
+                if not answer.choices:
+                    return call.fail("BROKEN", "the answer has no choice")
                 _note_usage(call, answer.choices[0].usage)
         except CallError as error:
             status = error.code.name if error.code is not None else "CONNECTION"

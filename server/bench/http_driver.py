@@ -53,7 +53,7 @@ class HttpDriver:
             async with self._session.get(f"{self._url}/health", timeout=timeout) as response:
                 await response.read()  # whatever it says
         except (aiohttp.ClientError, OSError) as error:
-            raise BenchError(f"{self._url}: {error or type(error).__name__}") from error
+            raise BenchError(f"{self._url}: {_why(error)}") from error
 
     async def adapters(self) -> list[str]:
         """Give the models that have a parent."""
@@ -64,7 +64,9 @@ class HttpDriver:
                     raise BenchError(f"HTTP {response.status}: {why}")
                 models = json.loads(await response.read())["data"]
                 return [model["id"] for model in models if model.get("parent")]
-        except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError) as error:
+        except BenchError:
+            raise
+        except Exception as error:
             raise BenchError(f"{self._url}/v1/models: {error!r}") from error
 
     async def make(self, call: Call, prompt: Prompt) -> None:
@@ -81,8 +83,8 @@ class HttpDriver:
         except TimeoutError:
             call.fail("TIMEOUT", f"it took longer than {self._ask.timeout_s:g} s")
         except (aiohttp.ClientError, OSError) as error:
-            call.fail("CONNECTION", str(error) or type(error).__name__)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            call.fail("CONNECTION", _why(error))
+        except Exception as error:
             call.fail("BROKEN", f"the answer is not as it should be: {error!r}")
 
     def _body(self, adapter: str, prompt: Prompt) -> dict[str, Any]:
@@ -139,8 +141,13 @@ def _has_text(choice: dict[str, Any]) -> bool:
 
 
 def _note_usage(call: Call, usage: dict[str, Any]) -> None:
-    call.tokens, call.prompt_tokens = usage["completion_tokens"], usage["prompt_tokens"]
-    call.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    numbers = usage["completion_tokens"], usage["prompt_tokens"], cached
+    call.tokens, call.prompt_tokens, call.cached_tokens = map(int, numbers)
+
+
+def _why(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _message(body: bytes) -> str:

@@ -26,7 +26,7 @@ def picks(
     """Adapter ids without end. Zipf's most popular one is the first."""
     if kind is Popularity.ROUND_ROBIN:
         return cycle(names)
-    weights = [1 / rank**exponent for rank in range(1, len(names) + 1)]
+    weights = [rank**-exponent for rank in range(1, len(names) + 1)]
     return weighted(names, weights if kind is Popularity.ZIPF else [1.0] * len(names), rng)
 
 

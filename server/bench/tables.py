@@ -29,7 +29,9 @@ def show(report: dict[str, Any], console: Console) -> None:
     if len(report["adapters"]) > 1:
         console.print(_adapters(report["adapters"]))
     for line in remarks(report):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        # A server's own words are in it.
+        plain = "".join(c if c.isprintable() else " " for c in line)
+        console.print(plain, highlight=False, markup=False, soft_wrap=True)
 
 
 def remarks(report: dict[str, Any]) -> Iterator[str]:

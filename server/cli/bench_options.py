@@ -22,6 +22,9 @@ from ..tls import is_loopback
 
 PROMPT = "Tell me about dogs."
 _CALLS, _CONCURRENCY, _GAMMA_CV = 200, 8, 4.0
+_LEAST_CV, _MOST_CV = 0.001, 1000.0
+"""Gaps that are all the same, and bursts that are over before the next one: beyond them gamma's
+shape is no number any more."""
 
 
 def load_of(
@@ -44,6 +47,8 @@ def load_of(
         return Load(calls, duration_s, concurrency or _CONCURRENCY)
     if cv is not None and arrivals is not Arrivals.GAMMA:
         raise typer.BadParameter("--cv needs --arrivals gamma")
+    if cv is not None and not _LEAST_CV <= cv <= _MOST_CV:
+        raise typer.BadParameter(f"--cv must be from {_LEAST_CV:g} to {_MOST_CV:g}")
     kind = arrivals or Arrivals.POISSON
     return Load(calls, duration_s, concurrency, rate, kind, cv or _GAMMA_CV)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from loramux.v1 import adapters_pb2 as pb
 
 from .seen import Seen
-from .words import one_line, size
+from .words import name_of, one_line, size
 
 BASE = "(base)"
 _VERSION = 8
@@ -54,12 +54,12 @@ def _row(adapter: pb.Adapter, running: int) -> Row:
         adapter=one_line(adapter.adapter_id),
         running=running,
         requests=adapter.leases,
-        state=pb.AdapterState.Name(adapter.state).removeprefix("ADAPTER_STATE_").lower(),
-        version=adapter.version[:_VERSION],
+        state=name_of(pb.AdapterState, adapter.state),
+        version=one_line(adapter.version[:_VERSION]),
         rank=str(adapter.max_rank or ""),
         size=size(adapter.num_bytes) if adapter.num_bytes else "",
         policy=", ".join(_policy(adapter.policy)),
-        canary=f"{canary.version[:_VERSION]} {canary.weight:.0%}" if canary else "",
+        canary=f"{one_line(canary.version[:_VERSION])} {canary.weight:.0%}" if canary else "",
         note=one_line("; ".join(_notes(adapter))),
     )
 

@@ -12,11 +12,11 @@ from .rows import Row
 from .words import counted
 
 _GAP = 2
-_NOTE = "note"
-_NOTE_WIDTH = 20
+_ID, _NOTE = "adapter", "note"
+_ID_WIDTH, _NOTE_WIDTH = 30, 20
 _RIGHT = ("running", "requests", "rank", "size")
 _COLUMNS = (
-    "adapter",
+    _ID,
     "running",
     "requests",
     "state",
@@ -39,8 +39,12 @@ def adapters(found: Sequence[Row], most: int | None, width: int) -> Iterator[Ren
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     columns = _fitting(shown, width)
     for name in columns:
-        # What may wrap is made narrow first.
-        table.add_column(name, justify="right" if name in _RIGHT else "left", no_wrap=name != _NOTE)
+        table.add_column(
+            name,
+            justify="right" if name in _RIGHT else "left",
+            no_wrap=name != _NOTE,  # what may wrap is made narrow first
+            max_width=_most(width) if name == _ID else None,
+        )
     for row in shown:
         table.add_row(*(_cell(row, name) for name in columns))
     yield table
@@ -57,10 +61,14 @@ def _fitting(shown: Sequence[Row], width: int) -> list[str]:
     widths = {}
     for name in _COLUMNS:
         if said := max(_cell(row, name).cell_len for row in shown):
-            widths[name] = _GAP + (
-                min(said, _NOTE_WIDTH) if name == _NOTE else max(said, len(name))
-            )
+            most = {_NOTE: _NOTE_WIDTH, _ID: _most(width)}.get(name, said)
+            widths[name] = _GAP + max(min(said, most), len(name))
     for name in _LEAVE:
         if sum(widths.values()) > width:
             widths.pop(name, None)
     return list(widths)
+
+
+def _most(width: int) -> int:
+    """Width of the ids' column: one long id does not take the others' columns."""
+    return max(_ID_WIDTH, width // 2)

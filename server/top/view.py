@@ -13,7 +13,7 @@ from rich.text import Text
 from .rows import rows
 from .seen import Seen
 from .table import adapters
-from .words import counted, one_line, seconds, size
+from .words import counted, name_of, one_line, seconds, size
 
 _BAR = 24
 """Characters of a meter."""
@@ -45,7 +45,7 @@ def picture(seen: Seen, target: str, width: int, height: int | None = None) -> G
 
 def _head(seen: Seen, target: str) -> Iterator[Text]:
     told = seen.status
-    state = pb.ServerState.Name(told.readiness.state).removeprefix("SERVER_STATE_").lower()
+    state = name_of(pb.ServerState, told.readiness.state)
     yield Text.assemble(
         ("loramux ", "bold"),
         one_line(told.version),

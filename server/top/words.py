@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 
 
@@ -26,3 +29,10 @@ def seconds(value: float) -> str:
 def one_line(text: str) -> str:
     """Give `text` without what moves the cursor or changes colours."""
     return "".join(c if c.isprintable() else "�" for c in text)
+
+
+def name_of(states: Any, state: int) -> str:
+    """Write a state; one that only a newer server knows by its number."""
+    if state not in states.values():
+        return str(state)
+    return re.sub(r"^[A-Z]+_STATE_", "", states.Name(state)).lower()

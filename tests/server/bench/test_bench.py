@@ -177,6 +177,8 @@ async def test_a_picture_is_drawn(served: HttpHarness, bench: Bench, tmp_path: P
         (("--rate", "0"), "more than 0"),
         (("--duration-s", "nan"), "more than 0"),
         (("--timeout-s", "0"), "more than 0"),
+        (("--rate", "1", "--arrivals", "gamma", "--cv", "1e200"), "--cv must be from"),
+        (("--rate", "1", "--arrivals", "gamma", "--cv", "1e-200"), "--cv must be from"),
         (("--zipf-exponent", "2"), "--popularity zipf"),
         (("-a", "x", "--all-adapters"), "not both"),
         (("--prompt", "x", "--prompts", "y"), "not both"),

@@ -46,6 +46,7 @@ def test_a_seed_gives_the_same_draws() -> None:
         (Popularity.UNIFORM, 1, (1 / 3, 1 / 3, 1 / 3)),
         (Popularity.ZIPF, 1, (6 / 11, 3 / 11, 2 / 11)),
         (Popularity.ZIPF, 2, (36 / 49, 9 / 49, 4 / 49)),
+        (Popularity.ZIPF, 1e308, (1, 0, 0)),
     ],
 )
 def test_popularity_has_its_shares(

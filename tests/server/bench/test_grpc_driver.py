@@ -15,6 +15,9 @@ from server.bench.call import Ask, Call
 from server.bench.grpc_driver import GrpcDriver
 from server.bench.prompts import Prompt
 
+EMPTY = 99
+"""Tokens for which there is no choice."""
+
 
 class Service(inference_pb2_grpc.InferenceServicer):
     """Refuses the first calls."""
@@ -27,6 +30,8 @@ class Service(inference_pb2_grpc.InferenceServicer):
         self.requests.append(request)
         if len(self.requests) <= self._refusals:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+        if request.max_new_tokens == EMPTY:
+            return inference_pb2.GenerateResponse()
         usage = inference_pb2.Usage(prompt_tokens=3, completion_tokens=2, cached_tokens=1)
         return inference_pb2.GenerateResponse(choices=[inference_pb2.Choice(usage=usage)])
 
@@ -72,3 +77,9 @@ async def test_what_is_asked_and_what_is_counted() -> None:
     assert first.cache_salt
     assert first.cache_salt != second.cache_salt
     assert [(c.tokens, c.prompt_tokens, c.cached_tokens) for c in calls] == [(2, 3, 1)] * 2
+
+
+async def test_an_answer_without_a_choice() -> None:
+    async with serving() as (_, target):
+        call = await called(target, Ask(EMPTY, True, False, 30, False))
+    assert call.status == "BROKEN"

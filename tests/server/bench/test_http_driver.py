@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from server.bench.call import Ask, Call
+from server.bench.call import Ask, BenchError, Call
 from server.bench.http_driver import HttpDriver
 from server.bench.prompts import Prompt
 
@@ -91,6 +91,8 @@ async def test_tokens_of_servers_that_count_and_of_those_that_do_not(chunks: Any
         ("200 OK", events(chunk("a"), done=False), "BROKEN", "without [DONE]"),
         ("200 OK", events("{"), "BROKEN", "not as it should be"),
         ("200 OK", events([1]), "BROKEN", "not as it should be"),
+        ("200 OK", events("[" * 200_000), "BROKEN", "RecursionError"),
+        ("200 OK", events(chunk("a", 1), chunk("b", 10**30)), "BROKEN", "OverflowError"),
         (
             "200 OK",
             events(chunk("a", 1), {"error": {"code": "internal", "message": "oh"}}, done=False),
@@ -98,7 +100,7 @@ async def test_tokens_of_servers_that_count_and_of_those_that_do_not(chunks: Any
             "oh",
         ),
     ],
-    ids=["refused", "proxy", "cut", "no json", "list", "failed"],
+    ids=["refused", "proxy", "cut", "no json", "list", "deep", "a number", "failed"],
 )
 async def test_streams_that_fail(head: str, body: str, status: str, message: str) -> None:
     call = await called(head, body)
@@ -108,6 +110,24 @@ async def test_streams_that_fail(head: str, body: str, status: str, message: str
 async def test_unary_answers_that_are_none() -> None:
     assert (await called("200 OK", "[]", UNARY)).status == "BROKEN"
     assert (await called("200 OK", '{"usage": null}', UNARY)).status == "BROKEN"
+    usage = '{"usage": {"completion_tokens": "x", "prompt_tokens": 1}}'
+    assert (await called("200 OK", usage, UNARY)).status == "BROKEN"
+
+
+async def test_a_server_that_takes_connections_and_says_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.bench.http_driver.CONNECT_TIMEOUT_S", 0.05)
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with HttpDriver(url, UNARY) as driver:
+            with pytest.raises(BenchError, match="TimeoutError"):
+                await driver.connect()
 
 
 async def test_the_token_and_the_salt_are_sent() -> None:
@@ -137,3 +157,18 @@ async def test_https_by_the_authority_that_is_named(bench: Bench, tmp_path: Path
         assert asked[-1].startswith("POST /v1/completions ")
         refused = await bench(*load, code=1)
         assert "certificate" in refused.stderr.lower()
+
+
+async def test_a_servers_words_do_not_move_the_cursor(bench: Bench) -> None:
+    error = {"error": {"message": "\x1b[2Jgone\nand away"}}
+    async with saying("500 Oh", json.dumps(error)) as url:
+        result = await bench("--http", url, "-n", "1", code=1)
+    assert "gone and away" in result.output
+    assert "\x1b" not in result.output
+
+
+@pytest.mark.parametrize("models", ["[" * 200_000, '{"data": ["a"]}'])
+async def test_a_list_of_models_that_is_none(models: str) -> None:
+    async with saying("200 OK", models) as url, HttpDriver(url, STREAM) as driver:
+        with pytest.raises(BenchError):
+            await driver.adapters()

@@ -168,3 +168,20 @@ def test_texts_of_the_server_move_no_cursor() -> None:
     text = "\n".join(lines)
     assert all(c.isprintable() for c in text.replace("\n", ""))
     assert text.count("y[red]z[/red]") == 4  # nor is it markup
+
+
+def test_a_long_id_leaves_the_others_their_columns() -> None:
+    lines = drawn(Seen(status(), [adapter("x" * 256), adapter("a")]), 100)
+    assert line_of(lines, "a ") == "a cold 01234567"
+    assert line_of(lines, "xxx").startswith("x" * 49 + "… cold")
+
+
+def test_words_of_a_server_of_another_version() -> None:
+    other = adapter("a", version="\x1b[2J4567", state=99)
+    other.canary.version = "\x1b[2J"
+    told = status()
+    told.readiness.state = 99  # type: ignore[assignment]
+    lines = drawn(Seen(told, [other]), 150)
+    assert "\x1b" not in "".join(lines)
+    assert " 99 " in lines[0]
+    assert " 99 " in line_of(lines, "a ")
