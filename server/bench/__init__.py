@@ -1,4 +1,4 @@
 """Load that is sent to a running server, and what comes of it: the inside of `loramux bench`.
 
-May import: nothing.
+May import: bench.draws.
 """

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
-from .prompts import Prompt
+from .draws.prompts import Prompt
 
 OK = "OK"
 CONNECT_TIMEOUT_S = 10.0

@@ -12,7 +12,7 @@ from loramux.v1 import inference_pb2
 from loramux_client import AsyncClient, CallError
 
 from .call import CONNECT_TIMEOUT_S, Ask, BenchError, Call
-from .prompts import Prompt
+from .draws.prompts import Prompt
 
 
 class GrpcDriver:

@@ -12,7 +12,7 @@ from typing import Any, Self
 import aiohttp
 
 from .call import CONNECT_TIMEOUT_S, OK, Ask, BenchError, Call
-from .prompts import Prompt
+from .draws.prompts import Prompt
 
 _KEEP_ALIVE_S = 4.0
 """Less than servers keep idle connections: none is sent on that is about to be closed."""

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
-from .arrivals import Arrivals, arrival_times
 from .call import Call, Driver
-from .mix import Work
+from .draws.arrivals import Arrivals, arrival_times
+from .draws.mix import Work
 from .recorder import Recorder
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .call import OK, Call
-from .popularity import BASE
+from .draws.popularity import BASE
 from .recorder import Recorder
 from .summary import gaps, latencies, ttfts
 

@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 
 from .call import OK, BenchError, Driver
+from .draws.mix import Mix
 from .load import Load, run
-from .mix import Mix
 from .progress import LiveFigures
 from .recorder import Recorder
 from .summary import summary

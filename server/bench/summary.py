@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .call import OK, Call
-from .popularity import BASE
+from .draws.popularity import BASE
 from .recorder import Recorder
 
 PERCENTILES = (50, 90, 99)

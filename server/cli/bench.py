@@ -12,9 +12,9 @@ import typer
 from loramux_client import Client
 from rich.console import Console
 
-from ..bench.arrivals import Arrivals
 from ..bench.call import OK, Ask, BenchError, Driver
-from ..bench.popularity import Popularity
+from ..bench.draws.arrivals import Arrivals
+from ..bench.draws.popularity import Popularity
 from . import bench_options as read
 from .common import AsJson, fail, remote
 

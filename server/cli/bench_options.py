@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 import typer
 from loramux_client import AsyncClient, Client
 
-from ..bench.arrivals import Arrivals
 from ..bench.call import Ask, Driver
+from ..bench.draws.arrivals import Arrivals
+from ..bench.draws.mix import Mix
+from ..bench.draws.popularity import Popularity, read_weights
+from ..bench.draws.prompts import Prompt, read_prompts
 from ..bench.load import Load
-from ..bench.mix import Mix
-from ..bench.popularity import Popularity, read_weights
-from ..bench.prompts import Prompt, read_prompts
 from ..tls import is_loopback
 
 PROMPT = "Tell me about dogs."

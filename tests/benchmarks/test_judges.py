@@ -20,12 +20,12 @@ from benchmarks.compare.judges.loads import LOADS, STAND_IN, Said
 from benchmarks.compare.judges.loads import Load as SharedLoad
 from benchmarks.compare.judges.servers import serving
 from benchmarks.compare.judges.stand_in import StandIn
-from server.bench.arrivals import Arrivals
 from server.bench.call import Ask, Call
+from server.bench.draws.arrivals import Arrivals
+from server.bench.draws.mix import Mix
+from server.bench.draws.prompts import Prompt
 from server.bench.grpc_driver import GrpcDriver
 from server.bench.load import Load
-from server.bench.mix import Mix
-from server.bench.prompts import Prompt
 from server.bench.session import Measured, measure
 
 FIRST_S, GAP_S, TOKENS = 0.04, 0.01, 5

@@ -10,10 +10,10 @@ from statistics import mean, pstdev
 
 import pytest
 
-from server.bench.arrivals import Arrivals, arrival_times
-from server.bench.mix import Mix
-from server.bench.popularity import Popularity, picks, read_weights
-from server.bench.prompts import Prompt, read_prompts
+from server.bench.draws.arrivals import Arrivals, arrival_times
+from server.bench.draws.mix import Mix
+from server.bench.draws.popularity import Popularity, picks, read_weights
+from server.bench.draws.prompts import Prompt, read_prompts
 
 COUNT = 20_000
 

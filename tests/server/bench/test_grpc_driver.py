@@ -12,8 +12,8 @@ from loramux.v1 import inference_pb2, inference_pb2_grpc
 from loramux_client import AsyncClient
 
 from server.bench.call import Ask, Call
+from server.bench.draws.prompts import Prompt
 from server.bench.grpc_driver import GrpcDriver
-from server.bench.prompts import Prompt
 
 EMPTY = 99
 """Tokens for which there is no choice."""

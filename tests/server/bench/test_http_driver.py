@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from server.bench.call import Ask, BenchError, Call
+from server.bench.draws.prompts import Prompt
 from server.bench.http_driver import HttpDriver
-from server.bench.prompts import Prompt
 
 from ...support.certificates import Authority
 from .conftest import Bench, report_of

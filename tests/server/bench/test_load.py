@@ -11,11 +11,11 @@ from typing import Self
 import pytest
 from rich.console import Console
 
-from server.bench.arrivals import Arrivals
 from server.bench.call import BenchError, Call
+from server.bench.draws.arrivals import Arrivals
+from server.bench.draws.mix import Mix
+from server.bench.draws.prompts import Prompt
 from server.bench.load import Load
-from server.bench.mix import Mix
-from server.bench.prompts import Prompt
 from server.bench.session import Measured, measure
 
 MIX = Mix(["a"], [Prompt("x"), Prompt("y")])
