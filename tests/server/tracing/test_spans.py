@@ -110,7 +110,7 @@ async def test_a_stream_over_http_and_several_prompts(traced: Traced) -> None:
 
 
 async def test_a_cold_adapter_s_load_is_in_the_queue(traced: Traced) -> None:
-    message = inference_pb2.GenerateRequest(prompt="x", adapter_id="a1", max_new_tokens=20)
+    message = inference_pb2.GenerateRequest(prompt="x", adapter_id="a1", max_new_tokens=200)
     message.ignore_eos = True
     running = traced.server.inference.GenerateStream(message, metadata=bearer("app"))
     await running.read()  # it has the one slot
