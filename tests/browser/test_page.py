@@ -127,6 +127,7 @@ async def test_versions_canaries_policies(
     engine.set_canary(name, 0)
 
 
+@pytest.mark.slow
 async def test_changes_come_by_themselves(
     server: HttpHarness, show: Show, versions: list[Path]
 ) -> None:
@@ -189,6 +190,7 @@ async def _refused(page: Page, script: str) -> bool:
     return bool(await page.evaluate("window.refused"))
 
 
+@pytest.mark.slow
 async def test_a_server_that_is_gone_and_back(server: HttpHarness, show: Show) -> None:
     async with show(server) as shown:
         page, alert = shown.page, shown.page.get_by_role("alert")
