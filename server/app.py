@@ -154,13 +154,14 @@ class App:
         log.info("loading base model", base=self.settings.base)
         in_thread = self._threads.starting.run
         engine = await in_thread(lambda: Engine(self.settings.base, self.settings.engine_config()))
+        base_name, *_ = ModelNames(self.settings.served_model_names, lambda: engine).given
         engine.add_observer(RequestLog(self.settings.log_requests))
         if self._tracing is not None:
-            self._tracing.attach(engine, self.settings.served_model_names)
+            self._tracing.attach(engine, base_name)
         engine.add_observer(FailureWatch(self._health))
         engine.start()
         await in_thread(engine.warm_up)
-        self.metrics.attach(engine, next(iter(self.settings.served_model_names), engine.base.name))
+        self.metrics.attach(engine, base_name)
         engine.add_observer(self._operations.reports.rates)
         policies = {name: policy.to_engine() for name, policy in self.settings.policies.items()}
         settings_policies = SettingsPolicies(engine, policies)

@@ -1,7 +1,7 @@
 """The command line: `loramux serve | generate | adapters | info | top | bench | token | train`.
 
 May import: auth, bench, bench.draws, config, environment, lifecycle, load_settings, logs,
-lora_runtime, lora_runtime.training, process, sources, tls, top.
+lora_runtime, lora_runtime.training, message_json, process, sources, tls, top.
 """
 
 from __future__ import annotations

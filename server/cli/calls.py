@@ -13,8 +13,9 @@ from google.protobuf.message import EncodeError
 from loramux.v1 import inference_pb2
 from loramux_client import Client
 
+from ..message_json import to_dict
 from .chat_files import read_messages, read_tools
-from .common import AsJson, print_json, remote, to_dict
+from .common import AsJson, print_json, remote
 from .structured import structured
 
 

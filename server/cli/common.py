@@ -11,10 +11,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from loramux_client import CallError, Client
 
+from ..message_json import to_dict
 from ..tls import is_loopback
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -113,16 +113,6 @@ def set_parameters(command: Callable[..., Any], parameters: list[inspect.Paramet
 def print_json(value: Message | list[Any]) -> None:
     typer.echo(
         json.dumps([to_dict(v) for v in value] if isinstance(value, list) else to_dict(value))
-    )
-
-
-def to_dict(message: Message) -> dict[str, Any]:
-    """Turn a message into a dict.
-
-    Field names as in the .proto files; zeros and empty texts are shown.
-    """
-    return MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -36,9 +35,9 @@ class Tracing:
         self._writer = SpanWriter(self._spans.write)
         self.calls = Calls(tracer, self._writer)
 
-    def attach(self, engine: Engine, base_names: Sequence[str]) -> None:
-        """Take events from `engine`. `base_names`: what its base is called, the first in spans."""
-        self._spans.base_name = next(iter(base_names), engine.base.name)
+    def attach(self, engine: Engine, base_name: str) -> None:
+        """Take events from `engine`. `base_name`: what its base is called in spans."""
+        self._spans.base_name = base_name
         engine.add_observer(self.calls)
 
     def stop(self) -> None:

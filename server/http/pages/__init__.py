@@ -1,5 +1,5 @@
 """Pages beside OpenAI's two: health, metrics, status, models, tokens, adapters loaded and unloaded.
 
 May import: auth, errors, http, http.bodies, http.openai.requests, lifecycle, lora_runtime,
-operations.
+message_json, operations.
 """

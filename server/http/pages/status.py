@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from starlette.responses import Response
 
 from ...auth.rules import Right
 from ...errors import cut
+from ...message_json import to_dict
 from ...operations.adapter_messages import without_modules
 from ..calls import Call
 from ..errors import HttpError
@@ -40,10 +40,7 @@ async def _told(call: Call, make: Callable[[], Message]) -> Response:
 
 def _as_json(message: Message) -> bytes:
     """Give a message by its fields' own names, those that are zero too."""
-    told = MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    return json.dumps(told, separators=(",", ":")).encode()
+    return json.dumps(to_dict(message), separators=(",", ":")).encode()
 
 
 def _query(call: Call, known: Sequence[str]) -> Mapping[str, str]:
