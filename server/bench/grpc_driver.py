@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from secrets import token_hex
 from types import TracebackType
 from typing import Self
 
@@ -12,7 +11,7 @@ from loramux.v1 import inference_pb2
 from loramux_client import AsyncClient, CallError
 
 from .call import CONNECT_TIMEOUT_S, Ask, BenchError, Call
-from .draws.prompts import Prompt
+from .draws.prompts import Prompt, salts
 
 
 class GrpcDriver:
@@ -20,7 +19,7 @@ class GrpcDriver:
 
     def __init__(self, client: AsyncClient, ask: Ask) -> None:
         self._client, self._ask = client, ask
-        self._salt, self._made = token_hex(8), 0
+        self._salts = salts()
 
     async def __aenter__(self) -> Self:
         return self
@@ -69,14 +68,13 @@ class GrpcDriver:
                 _note_usage(call, event.usage)
 
     def _request(self, adapter: str, prompt: Prompt) -> inference_pb2.GenerateRequest:
-        self._made += 1
         return inference_pb2.GenerateRequest(
             adapter_id=adapter,
             prompt=prompt.text,
             messages=prompt.messages,
             max_new_tokens=self._ask.max_new_tokens,
             ignore_eos=self._ask.ignore_eos,
-            cache_salt=f"{self._salt}-{self._made}" if self._ask.salted else "",
+            cache_salt=next(self._salts) if self._ask.salted else "",
         )
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import ssl
 import time
-from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
 
 from .call import CONNECT_TIMEOUT_S, OK, Ask, BenchError, Call
-from .draws.prompts import Prompt
+from .draws.prompts import Prompt, salts
 
 _KEEP_ALIVE_S = 4.0
 """Less than servers keep idle connections: none is sent on that is about to be closed."""
@@ -26,7 +25,7 @@ class HttpDriver:
         self._headers = {"content-type": "application/json"}
         if token:
             self._headers["authorization"] = f"Bearer {token}"
-        self._salt, self._made = token_hex(8), 0
+        self._salts = salts()
 
     async def __aenter__(self) -> Self:
         # No limit of its own: how many calls run at once is the load's matter.
@@ -88,7 +87,6 @@ class HttpDriver:
             call.fail("BROKEN", f"the answer is not as it should be: {error!r}")
 
     def _body(self, adapter: str, prompt: Prompt) -> dict[str, Any]:
-        self._made += 1
         body: dict[str, Any] = {
             "model": adapter,
             "max_tokens": self._ask.max_new_tokens,
@@ -98,7 +96,7 @@ class HttpDriver:
         if self._ask.ignore_eos:
             body["ignore_eos"] = True
         if self._ask.salted:
-            body["cache_salt"] = f"{self._salt}-{self._made}"
+            body["cache_salt"] = next(self._salts)
         if self._ask.stream:
             usage = {"include_usage": True, "continuous_usage_stats": True}
             body |= {"stream": True, "stream_options": usage}

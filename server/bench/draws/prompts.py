@@ -1,10 +1,13 @@
-"""Prompts from a text or a file."""
+"""Prompts from a text or a file, and the salts that keep their prefixes apart."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 
@@ -53,3 +56,9 @@ def _message(value: Any, number: int) -> dict[str, str]:
         case {"role": str(role), "content": str(content), **others} if not others:
             return {"role": role, "content": content}
     raise ValueError(f"line {number}: a message has a role and a content, both texts")
+
+
+def salts() -> Iterator[str]:
+    """Give cache salts without end, none of them twice: such calls share no cached prefix."""
+    run = token_hex(8)
+    return (f"{run}-{number}" for number in count(1))
