@@ -6,7 +6,7 @@ ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adap
 
 .DEFAULT_GOAL := help
 .PHONY: help setup base demo serve test test-slow test-attacks test-ends fuzz test-lowest lint format types proto-lint proto-breaking proto-baseline protos protos-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
-        bench bench-kernels clients clean
+        bench bench-kernels dashboard clients clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -83,6 +83,9 @@ CLIENTS_INSTALL = .bench/clients/bin/python .ci/pip_install.py
 	@$(CLIENTS_INSTALL) "the clients" -r $<
 	@.bench/clients/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
+
+dashboard: setup  ## make the chart's board for Grafana from deploy/dashboard
+	$(BIN)/python deploy/dashboard/build.py
 
 clients: setup base .bench/clients/.ready  ## try OpenAI's client, LiteLLM, LangChain, guidellm, aiperf, vllm bench on a server (3 minutes; 5 GB to install)
 	$(BIN)/python -m tests.clients $(ARGS)
