@@ -1,4 +1,4 @@
-"""Adapters that have no replica get one, the most asked for first."""
+"""Adapters that have no replica get one: those of the tail first, then the most asked for."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class _Settling:
 
     def _least_with_slots(self) -> str | None:
         while (name := self._with_slots.least()) is not None:
-            if self._board.free(name) > self._tail.kept_free(name):
+            if self._tail.room(self._board, name) > 0:
                 return name
             self._with_slots.drop()
         return None
@@ -81,7 +81,8 @@ def settle(board: Board, tail: Tail, tolerance: float) -> None:
     """Give each adapter without a replica one, or as many as its work needs."""
     settling = _Settling(board, tail, tolerance)
     homeless = (name for name in board.demand if name not in board.shares)
-    for adapter in board.by_demand(homeless):
+    ranked = sorted(board.by_demand(homeless), key=lambda name: name not in tail.adapters)
+    for adapter in ranked:
         work = board.demand[adapter]
         parts = min(math.ceil(work / board.target), len(board.replicas)) if work else 1
         if parts > 1:
