@@ -22,6 +22,10 @@ Placement = Mapping[str, tuple[tuple[str, float], ...]]
 adapter add up to 1."""
 
 
+_DIGITS = 4
+"""Of an adapter's shares."""
+
+
 @dataclass(frozen=True)
 class Rules:
     """What a plan may do."""
@@ -69,6 +73,9 @@ def _keep(board: Board, current: Placement) -> None:
 
 
 def _weights(shares: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    """Parts of an adapter's work, rounded: what is kept is the same in the next plan, to the bit."""
     whole = sum(shares.values())
-    weights = {name: work / whole if whole else 1 / len(shares) for name, work in shares.items()}
-    return tuple(sorted(weights.items(), key=lambda item: (-item[1], item[0])))
+    ranked = sorted(shares, key=lambda name: (-shares[name], name))
+    weights = {name: round(shares[name] / whole, _DIGITS) if whole else 0.0 for name in ranked[1:]}
+    weights[ranked[0]] = round(1 - sum(weights.values()), _DIGITS)
+    return tuple((name, weights[name]) for name in ranked)
