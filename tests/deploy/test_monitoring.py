@@ -66,7 +66,8 @@ def panels(objects: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 def filled(expression: str) -> str:
     """As Grafana sends it."""
-    assert not re.search(r"\$(?!namespace|job|pod|adapter|__rate_interval)", expression)
+    assert not re.search(r"\$(?!namespace|job|pod|adapter|__rate_interval|__range)", expression)
+    expression = expression.replace("$__range", "1h")
     return expression.replace("$__rate_interval", "1m").replace('"$adapter"', '".*"')
 
 
