@@ -14,6 +14,19 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from .prometheus import Line, Window
 
 Panel = dict[str, Any]
+_COLOURS = {
+    "green": "#73bf69",
+    "light-green": "#c8f2c2",
+    "yellow": "#f2cc0c",
+    "light-yellow": "#fff899",
+    "orange": "#ff9830",
+    "red": "#f2495c",
+    "light-red": "#ffa6b0",
+    "dark-red": "#c4162a",
+    "blue": "#5794f2",
+    "purple": "#b877d9",
+    "text": "#d0d3d6",
+}
 Answers = list[tuple[str, Line]]
 """Names of the legend with their series."""
 
@@ -22,10 +35,10 @@ def _timeseries(axes: Axes, panel: Panel, answers: Answers, window: Window) -> N
     defaults = panel["fieldConfig"]["defaults"]
     stacked = defaults.get("custom", {}).get("stacking", {}).get("mode") == "normal"
     if stacked and answers:
-        _stack(axes, answers)
+        _stack(axes, answers, _colours(panel))
     else:
         for name, line in answers:
-            axes.plot(_clock(line.times), line.values, label=name, linewidth=1)
+            axes.plot(*_with_gaps(line, window.step), label=name, linewidth=1, marker=".", ms=0.8)
     _axis(axes, defaults, window)
     if answers:
         columns = 3 if max(len(name) for name, _ in answers) < 16 else 2
@@ -43,13 +56,35 @@ def _timeseries(axes: Axes, panel: Panel, answers: Answers, window: Window) -> N
         axes.text(0.5, 0.5, "No data", transform=axes.transAxes, ha="center", color="gray")
 
 
-def _stack(axes: Axes, answers: Answers) -> None:
+def _stack(axes: Axes, answers: Answers, colours: dict[str, str]) -> None:
     times = sorted({t for _, line in answers for t in line.times})
     layers = []
     for _, line in answers:
         known = dict(zip(line.times, line.values, strict=True))
         layers.append([0 if math.isnan(v := known.get(t, 0)) else v for t in times])
-    axes.stackplot(_clock(times), layers, labels=[name for name, _ in answers], alpha=0.6)
+    names = [name for name, _ in answers]
+    others = iter(_COLOURS.values())
+    drawn = [colours.get(name) or next(others) for name in names]
+    axes.stackplot(_clock(times), layers, labels=names, colors=drawn, alpha=0.75)
+
+
+def _colours(panel: Panel) -> dict[str, str]:
+    return {
+        one["matcher"]["options"]: _COLOURS[one["properties"][0]["value"]["fixedColor"]]
+        for one in panel["fieldConfig"]["overrides"]
+    }
+
+
+def _with_gaps(line: Line, step: float) -> tuple[list[float], list[float]]:
+    """Times and values, without a line over moments of which nothing is known."""
+    times, values = [line.times[0]], [line.values[0]]
+    for at, value in zip(line.times[1:], line.values[1:], strict=True):
+        if at - times[-1] > 1.5 * step:
+            times.append(at - step)
+            values.append(math.nan)
+        times.append(at)
+        values.append(value)
+    return _clock(times), values
 
 
 def _axis(axes: Axes, defaults: dict[str, Any], window: Window) -> None:

@@ -43,6 +43,7 @@ ADAPTERS = [
         "short",
         (("{{state}}", now("loramux_adapter_slots", "state")),),
         stacked=True,
+        colours={"running": "green", "idle": "light-green", "free": "text"},
         about="Running: with sequences in the batch. Idle: with an adapter that nobody uses now.",
     ),
     Panel(

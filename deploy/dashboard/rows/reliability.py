@@ -59,6 +59,13 @@ RELIABILITY = [
         "short",
         (("{{state}}", now("loramux_declared_adapters", "state")),),
         stacked=True,
+        colours={
+            "ready": "green",
+            "failed": "red",
+            "loading": "blue",
+            "pending": "yellow",
+            "removing": "orange",
+        },
         about="Of all pods together.",
     ),
     Panel(
