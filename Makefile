@@ -5,7 +5,7 @@ MODEL := .models/SmolLM2-135M-Instruct
 ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adapters/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo serve test test-slow test-attacks test-ends fuzz test-lowest lint format types proto-lint proto-breaking proto-baseline protos protos-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
+.PHONY: help setup base demo serve test test-slow test-attacks test-ends fuzz test-lowest lint format types proto-lint proto-breaking proto-baseline protos protos-check manifests manifests-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
         bench bench-kernels dashboard clients clean
 
 help:  ## list the targets
@@ -114,6 +114,12 @@ proto-baseline: setup proto-breaking  ## make the baseline anew: with each relea
 
 protos: setup  ## regenerate the Python code of protos/
 	$(BIN)/python protos/generate.py
+
+manifests: setup  ## render the Helm chart's defaults into deploy/kubernetes.yaml
+	$(BIN)/python deploy/helm/render.py
+
+manifests-check: setup  ## fail if deploy/kubernetes.yaml is not what the chart gives
+	$(BIN)/python deploy/helm/render.py --check
 
 protos-check: setup  ## fail if the generated code is not that of protos/
 	$(BIN)/python protos/generate.py --check

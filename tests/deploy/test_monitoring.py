@@ -174,7 +174,7 @@ def test_pods_are_scraped_without_what_is_for_routers(
         for one in asked(filled(query))
     }
     assert not used & gone
-    assert {"targetLabel": "job", "replacement": "some"}.items() <= endpoint["relabelings"][
+    assert {"targetLabel": "job", "replacement": "some-loramux"}.items() <= endpoint["relabelings"][
         0
     ].items()
 

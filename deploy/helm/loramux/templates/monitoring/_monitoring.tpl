@@ -6,9 +6,7 @@ namespace={{ .Release.Namespace | quote }},job={{ include "loramux.fullname" . |
 {{/* Refuse what would leave the board empty and the alerts silent. */}}
 {{- define "loramux.monitoring.check" -}}
 {{- $settings := .Values.settings | default dict }}
-{{- if and (hasKey $settings "metrics_port") (not (int $settings.metrics_port)) }}
-{{- fail "monitoring needs settings.metrics_port, which is 0" }}
-{{- end }}
+
 {{- $names := get $settings "metrics_names" | default (list "loramux") }}
 {{- if not (contains "loramux" (toString $names)) }}
 {{- fail "monitoring needs loramux among settings.metrics_names" }}
