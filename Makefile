@@ -118,10 +118,12 @@ proto-baseline: setup proto-breaking  ## make the baseline anew: with each relea
 protos: setup  ## regenerate the Python code of protos/
 	$(BIN)/python protos/generate.py
 
-manifests: setup  ## render the Helm chart's defaults into deploy/kubernetes.yaml
+manifests: setup  ## write the settings into the Helm chart's schema, and its defaults into deploy/kubernetes.yaml
+	$(BIN)/python deploy/helm/settings_schema.py
 	$(BIN)/python deploy/helm/render.py
 
-manifests-check: setup  ## fail if deploy/kubernetes.yaml is not what the chart gives
+manifests-check: setup  ## fail if one of them is not what it would be
+	$(BIN)/python deploy/helm/settings_schema.py --check
 	$(BIN)/python deploy/helm/render.py --check
 
 protos-check: setup  ## fail if the generated code is not that of protos/
