@@ -68,7 +68,10 @@ def encode(
 
 
 def _ids(tokenizer: Any, text: str, *, add_special_tokens: bool) -> list[int]:
-    if len(text) <= _SHORT and (ids := encode_short(tokenizer, text, add_special_tokens)) is not None:
+    if (
+        len(text) <= _SHORT
+        and (ids := encode_short(tokenizer, text, add_special_tokens)) is not None
+    ):
         return ids
     return tokenizer(text, verbose=False, add_special_tokens=add_special_tokens)["input_ids"]
 
