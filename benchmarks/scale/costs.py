@@ -1,0 +1,48 @@
+"""What things take, as measured on a real server."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of a core."""
+
+    step: float
+    """Of each step, whatever is in it."""
+    decode_row: float
+    prefill_token: float
+    adapter: float
+    """Of each distinct adapter in a step."""
+    loads: tuple[float, ...]
+    """Of loads that were measured; one of them is drawn for each."""
+    call: float
+    """What the server's front does for a call."""
+    token: float
+    """The same for each token of an answer."""
+    client_call: float = 0.0
+    """What client and Envoy do for a call, where they share the machine."""
+    client_token: float = 0.0
+
+    def of_step(self, decode_rows: int, prefill_tokens: int, adapters: int) -> float:
+        return (
+            self.step
+            + self.decode_row * decode_rows
+            + self.prefill_token * prefill_tokens
+            + self.adapter * adapters
+        )
+
+    def of_load(self, rng: random.Random) -> float:
+        return rng.choice(self.loads)
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Costs:
+        found = json.loads(path.read_text())
+        return cls(**found | {"loads": tuple(found["loads"])})

@@ -1,0 +1,156 @@
+"""One server: the project's own scheduler, queue and slots; steps take what the costs say."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence as Seq
+from dataclasses import dataclass
+from typing import Any
+
+from lora_runtime import EngineConfig, SamplingParams
+from lora_runtime.requests.sequence import Sequence, SequenceAdapter
+from lora_runtime.scheduling.batch import ScheduledRow
+from lora_runtime.scheduling.block_allocator import BlockAllocator
+from lora_runtime.scheduling.fairness import OUTPUT_COST, FairQueue
+from lora_runtime.scheduling.scheduler import Scheduler
+
+from .costs import Costs
+from .events import Events
+from .host import Host
+from .store import Store
+
+_NICE = 0.11
+"""Weight of loads beside steps: their threads step back as far as the system lets them."""
+_NOBODY: Any = None
+_GREEDY = SamplingParams()
+
+
+@dataclass(eq=False)
+class Asked:
+    """A request, and who hears of its tokens."""
+
+    adapter: str
+    prompt_tokens: int
+    output_tokens: int
+    on_token: Callable[[Asked, bool], object]
+    """Called for each token, with whether it is the last."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a server is configured with, and its base's sizes."""
+
+    config: EngineConfig
+    kv_blocks: int = 4096
+    attention_span: float = float("inf")
+    adapter_bytes: int = 1
+
+
+class Replica:
+    """A server on a host."""
+
+    def __init__(
+        self, events: Events, host: Host, costs: Costs, sizes: Sizes, rng: random.Random
+    ) -> None:
+        self._events, self._host, self._costs, self._rng = events, host, costs, rng
+        config = sizes.config
+        self.most = config.max_running + config.max_waiting
+        self.unfinished = 0
+        self.work: dict[str, float] = {}
+        """Tokens computed by adapter."""
+        self.store = Store(config, sizes.adapter_bytes, self._load, self._wake)
+        self._scheduler = Scheduler(
+            BlockAllocator(sizes.kv_blocks, config.kv_block_size, prefix_caching=False),
+            self.store.slots,
+            max_running=config.max_running,
+            max_batch_tokens=config.max_batch_tokens,
+            waiting=FairQueue(aging_s=config.priority_aging_s, clock=events.clock),
+            attention_span=sizes.attention_span,
+        )
+        self._asked: dict[Sequence, Asked] = {}
+        self._mail: list[Asked] = []
+        self._is_stepping = False
+        self.is_gone = False
+
+    def submit(self, asked: Asked) -> bool:
+        """Take a request; False where the queue is full."""
+        if self.unfinished >= self.most:
+            return False
+        self.unfinished += 1
+        self._host.start(self._costs.call, lambda: self._arrive(asked))
+        return True
+
+    def stop(self) -> list[Asked]:
+        """End at once, as a machine that is lost. Gives the requests that were not through."""
+        self.is_gone = True
+        return [*self._mail, *self._asked.values()]
+
+    def _arrive(self, asked: Asked) -> None:
+        self._mail.append(asked)
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._is_stepping and not self.is_gone:
+            self._step()
+
+    def _load(self, done: Callable[[], object]) -> None:
+        self._host.start(self._costs.of_load(self._rng), done, _NICE)
+
+    def _step(self) -> None:
+        """Take in what has come, and begin a step if anything can run."""
+        mail, self._mail = self._mail, []
+        for asked in mail:
+            self._enter(asked)
+        rows = self._scheduler.schedule()
+        self._is_stepping = bool(rows)
+        if rows:
+            self._host.start(self._seconds(rows), lambda: self._end(rows))
+
+    def _enter(self, asked: Asked) -> None:
+        version = self.store.lease(asked.adapter)
+        seq = Sequence(
+            _NOBODY,
+            0,
+            (0,) * asked.prompt_tokens,
+            _GREEDY,
+            _NOBODY,
+            asked.output_tokens,
+            adapters=(SequenceAdapter(version),),
+            tenant=asked.adapter,
+            arrived=self._events.now,
+        )
+        self._asked[seq] = asked
+        self._scheduler.add(seq)
+
+    def _seconds(self, rows: Seq[ScheduledRow]) -> float:
+        decode = sum(row.count == 1 for row in rows)
+        prefill = sum(row.count for row in rows if row.count > 1)
+        adapters = len({version for row in rows for version in row.sequence.versions})
+        sampled = sum(row.count == row.sequence.num_remaining for row in rows)
+        return self._costs.of_step(decode, prefill, adapters) + self._costs.token * sampled
+
+    def _end(self, rows: Seq[ScheduledRow]) -> None:
+        if self.is_gone:
+            return
+        for row in rows:
+            seq = row.sequence
+            seq.num_computed += row.count
+            self._scheduler.publish_blocks(seq)
+            if not seq.num_remaining:
+                self._sample(seq)
+        self._step()
+
+    def _sample(self, seq: Sequence) -> None:
+        seq.tokens.append(0)
+        self._scheduler.waiting.charge(seq.tenant, OUTPUT_COST, seq.caller)
+        is_last = seq.num_generated >= seq.max_tokens
+        asked = self._asked[seq]
+        if is_last:
+            seq.finished = True
+            self._scheduler.finish(seq)
+            self.store.release(seq.versions[0])
+            del self._asked[seq]
+            self.unfinished -= 1
+            tokens = asked.prompt_tokens + asked.output_tokens
+            self.work[asked.adapter] = self.work.get(asked.adapter, 0.0) + tokens
+        asked.on_token(asked, is_last)
