@@ -142,7 +142,7 @@ class App:
                     bare_host(settings),
                     settings.metrics_port,
                     self.metrics.shown,
-                    self.metrics.router_page,
+                    self.metrics.pages,
                 )
 
     async def load(self) -> None:

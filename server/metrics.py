@@ -21,9 +21,11 @@ from lora_runtime import (
 
 from .gauges import EngineGauges, LogLines
 from .grpc.calls import CallInterceptor
+from .metrics_port import PLACEMENT_PATH, ROUTER_PATH, Pages
 from .signals.boards import LOAD_SECONDS, BoardNames, plain, renamed
 from .signals.page import RouterPage
 from .signals.router import RouterSignals
+from .signals.work import AdapterWork
 
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STEPS = (*_LATENCY, 120, 300)
@@ -45,6 +47,7 @@ class Metrics(EngineObserver):
         """What is on the page."""
         self._has_vllm_names = "vllm" in names
         self._router: RouterPage | None = None
+        self._work: AdapterWork | None = None
         self._counted: dict[str, Counter | Histogram] = {}
         self._limit = max_adapter_labels
         self._labels: set[str] = set()
@@ -137,6 +140,17 @@ class Metrics(EngineObserver):
         else:
             loads = partial(plain, self._counted, LOAD_SECONDS)
         self._router = RouterPage(signals, loads)
+        self._work = AdapterWork(engine)
+        engine.add_observer(self._work)
+
+    @property
+    def pages(self) -> Pages:
+        """Pages of the metrics port beside that of all metrics."""
+        return {ROUTER_PATH: self.router_page, PLACEMENT_PATH: self.placement_page}
+
+    def placement_page(self) -> bytes:
+        """Make the page for placement, empty as long as no base is loaded."""
+        return b"" if self._work is None else self._work.page(self.router_page)
 
     def router_page(self) -> bytes:
         """Make the page for routers, empty as long as no base is loaded."""

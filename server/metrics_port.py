@@ -1,4 +1,4 @@
-"""The metrics port: Prometheus' own page and that for routers, with limits on who may hold a thread
+"""The metrics port: Prometheus' own page and those for routers, with limits on who may hold a thread
 of it, and how long."""
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ import contextlib
 import socket
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -18,6 +18,9 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 MAX_CONNECTIONS = 32
 """Connections at once: scrapers have one each."""
 ROUTER_PATH = "/metrics/router"
+PLACEMENT_PATH = "/metrics/placement"
+Pages = Mapping[str, Callable[[], bytes]]
+"""Makers of pages in the text format, by path."""
 _IDLE_S = 5.0
 """Seconds that a connection may send nothing, or take nothing."""
 
@@ -40,10 +43,9 @@ class _Handler(WSGIRequestHandler):
         return False
 
     def do_GET(self) -> None:
-        if self.path.partition("?")[0] == ROUTER_PATH and self.command == "GET":
-            self._answer(
-                "200 OK", [("Content-Type", CONTENT_TYPE_PLAIN_0_0_4)], self.server.router()
-            )
+        page = self.server.pages.get(self.path.partition("?")[0])
+        if page is not None and self.command == "GET":
+            self._answer("200 OK", [("Content-Type", CONTENT_TYPE_PLAIN_0_0_4)], page())
         else:
             self._run(self.server.get_app())
 
@@ -73,7 +75,7 @@ class _Handler(WSGIRequestHandler):
 
 
 class MetricsServer(WSGIServer):
-    """Server of two pages, with a thread for each connection.
+    """Server of a few pages, with a thread for each connection.
 
     One connection more than MAX_CONNECTIONS ends the one that has asked for nothing for longest: a
     scrape is served at once, so that is one that holds its place.
@@ -83,8 +85,8 @@ class MetricsServer(WSGIServer):
 
     def __init__(self, address: Any, handler: type[WSGIRequestHandler]) -> None:
         self.open_connections: OrderedDict[socket.socket, None] = OrderedDict()
-        self.router: Callable[[], bytes] = bytes
-        """Makes the page for routers."""
+        self.pages: Pages = {}
+        """Pages beside Prometheus' own."""
         self.making = threading.Lock()
         """Of the other page, which takes long: many at once would leave steps no time."""
         self._lock = threading.Lock()
@@ -132,14 +134,14 @@ class _MetricsServer6(MetricsServer):
 
 
 def start(
-    host: str, port: int, registry: CollectorRegistry, router: Callable[[], bytes]
+    host: str, port: int, registry: CollectorRegistry, pages: Pages
 ) -> MetricsServer:
-    """Serve the page of `registry`, and that of `router` for routers, on a thread. Raises OSError
-    for a port that cannot be had."""
+    """Serve the page of `registry`, and `pages` beside it, on a thread. Raises OSError for a port
+    that cannot be had."""
     family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     kind = _MetricsServer6 if family == socket.AF_INET6 else MetricsServer
     server = make_server(host, port, make_wsgi_app(registry), kind, handler_class=_Handler)
-    server.router = router
+    server.pages = pages
     threading.Thread(target=server.serve_forever, name="loramux-metrics", daemon=True).start()
     return server
 

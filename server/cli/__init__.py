@@ -1,7 +1,7 @@
-"""The command line: `loramux serve | generate | adapters | info | top | bench | token | train`.
+"""The command line: `loramux serve | generate | adapters | info | top | bench | token | train | placement`.
 
 May import: auth, bench, bench.draws, config, environment, lifecycle, load_settings, logs,
-lora_runtime, lora_runtime.training, message_json, process, sources, tls, top.
+lora_runtime, lora_runtime.training, message_json, placement, process, sources, tls, top.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import typer
 
 from lora_runtime import __version__
 
-from . import adapters, bench, calls, serve, token, top, train
+from . import adapters, bench, calls, placement, serve, token, top, train
 from .common import GroupedCommand
 from .vllm_flags import ServeCommand
 
@@ -30,6 +30,7 @@ app.command("info")(calls.info)
 app.command("top")(top.top)
 app.command("bench", cls=GroupedCommand)(bench.bench)
 app.command("token", short_help="Make a bearer token and its entry for --auth-file.")(token.token)
+app.command("placement")(placement.placement)
 app.command("train", cls=GroupedCommand)(train.train)
 
 

@@ -60,7 +60,7 @@ class RouterPage:
         # As `generate_latest` has it, which takes twenty times as long: there may be thousands, and
         # one that changes makes all of them anew.
         line = _template(loaded, LOADED_LABELS)
-        lines = [line % (_escaped(name), *rest) for name, *rest in loaded_labels(residents)]
+        lines = [line % (escaped(name), *rest) for name, *rest in loaded_labels(residents)]
         return _text([loaded]) + "".join(lines) + _text(self._signals.counts(residents))
 
 
@@ -105,5 +105,6 @@ def _template(family: Metric, labels: Sequence[str]) -> str:
     return f"{family.name}{{{inner}}} 1.0\n"
 
 
-def _escaped(value: str) -> str:
+def escaped(value: str) -> str:
+    """Write a label's value as the text format has it."""
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

@@ -20,7 +20,7 @@ def port() -> Iterator[int]:
     registry = CollectorRegistry()
     Counter("seen", "Seen.", registry=registry).inc()
     port = free_port()
-    server = metrics_port.start("127.0.0.1", port, registry, lambda: b"for routers\n")
+    server = metrics_port.start("127.0.0.1", port, registry, {"/metrics/router": lambda: b"for routers\n"})
     yield port
     server.close()
 
@@ -56,7 +56,7 @@ def test_idle_connections_are_closed(port: int, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_port_that_is_taken(port: int) -> None:
     with pytest.raises(OSError, match="in use"):
-        metrics_port.start("127.0.0.1", port, CollectorRegistry(), bytes)
+        metrics_port.start("127.0.0.1", port, CollectorRegistry(), {})
 
 
 def test_scrapers_keep_their_connection(port: int) -> None:

@@ -1,0 +1,91 @@
+"""The replicas as they are at this moment, asked at every look."""
+
+from __future__ import annotations
+
+import http.client
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+
+from .page import Page, parse
+from .targets import Address, Target, resolve
+
+log = structlog.get_logger("loramux.placement")
+
+PATH = "/metrics/placement"
+_TIMEOUT_S = 3.0
+_MOST_BYTES = 64 << 20
+_THREADS = 16
+_MISSES = 3
+"""Looks in a row that a replica may not answer before it is gone."""
+# No proxy that the environment names, and nothing but http.
+_OPEN = urllib.request.OpenerDirector()
+_OPEN.add_handler(urllib.request.HTTPHandler())
+
+
+class Fleet:
+    """Replicas behind some targets, with the last page of each."""
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self._targets = targets
+        self.pages: dict[str, Page] = {}
+        """Last pages of those that live, by their names."""
+        self.addresses: dict[str, Address] = {}
+        """Their addresses."""
+        self.failures = 0
+        """Looks at a replica, or in the DNS, that failed."""
+        self._found: dict[str, Address] = {}
+        """What the DNS has."""
+        self._misses: dict[str, int] = {}
+        self._threads = ThreadPoolExecutor(_THREADS, "loramux-placement-look")
+
+    def look(self) -> None:
+        """Ask the DNS and each replica. What does not answer once or twice is kept as it was; so is
+        everything if nobody answers."""
+        self._resolve()
+        answers = dict(
+            zip(self._found, self._threads.map(_fetch, self._found.values()), strict=True)
+        )
+        for name, answer in answers.items():
+            self._note(name, answer)
+        pages = {name: page for name in self._found if (page := self._page(name, answers[name]))}
+        if pages:
+            self.pages = pages
+            self.addresses = {name: self._found[name] for name in pages}
+
+    def _resolve(self) -> None:
+        try:
+            self._found = resolve(self._targets)
+        except OSError as error:
+            self.failures += 1
+            log.warning("replicas not found in the DNS", reason=str(error))
+        self._misses = {name: self._misses.get(name, 0) for name in self._found}
+
+    def _note(self, name: str, answer: Page | str) -> None:
+        if isinstance(answer, Page):
+            self._misses[name] = 0
+            return
+        self.failures += 1
+        self._misses[name] += 1
+        if self._misses[name] == 1:
+            log.warning("replica does not answer", replica=name, reason=answer)
+
+    def _page(self, name: str, answer: Page | str) -> Page | None:
+        if isinstance(answer, Page):
+            return answer
+        return self.pages.get(name) if self._misses[name] < _MISSES else None
+
+
+def _fetch(address: Address) -> Page | str:
+    """Give the replica's page, or why there is none."""
+    try:
+        url = f"http://{address.name}{PATH}"
+        with _OPEN.open(url, timeout=_TIMEOUT_S) as answer:
+            if answer.status != 200:
+                return f"status {answer.status} for {PATH}"
+            text = answer.read(_MOST_BYTES).decode()
+        return parse(text)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return str(error) or type(error).__name__

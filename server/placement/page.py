@@ -1,0 +1,47 @@
+"""A replica's page for placement, read by placement."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_NAME = r'"((?:[^"\\]|\\.)*)"'
+# The whole text format would take ten times as long, and there may be thousands of lines.
+_SLOTS = re.compile(r"^(?:vllm:|loramux_)max_gpu_lora_adapters(?:\{.*\})? (\S+)$", re.MULTILINE)
+_LOADED = re.compile(
+    rf'^(?:vllm:|loramux_)lora_adapter_loaded\{{adapter_name={_NAME},level="gpu"', re.MULTILINE
+)
+_WORK = re.compile(
+    rf"^loramux_adapter_work_tokens_total\{{adapter={_NAME}\}} (\S+)$", re.MULTILINE
+)
+_ESCAPES = {r"\\": "\\", r"\n": "\n", r"\"": '"'}
+_ESCAPE = re.compile(r"\\.")
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a replica says of itself."""
+
+    slots: int
+    resident: frozenset[str]
+    """Adapters in its slots."""
+    work: dict[str, float]
+    """Tokens computed by adapter, since it started."""
+
+
+def parse(text: str) -> Page:
+    """Read a page. Raises ValueError for one that is not a loramux server's, or has no base yet."""
+    slots = _SLOTS.search(text)
+    if slots is None:
+        raise ValueError("the page has no slots for adapters: no loramux server, or none with a base")
+    return Page(
+        slots=int(float(slots[1])),
+        resident=frozenset(_plain(name) for name in _LOADED.findall(text)),
+        work={_plain(name): float(tokens) for name, tokens in _WORK.findall(text)},
+    )
+
+
+def _plain(value: str) -> str:
+    if "\\" not in value:
+        return value
+    return _ESCAPE.sub(lambda found: _ESCAPES.get(found[0], found[0]), value)

@@ -1,0 +1,108 @@
+"""The work of `loramux placement`: look, count, plan, again and again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from .board import Replica
+from .demand import Demand
+from .fleet import Fleet
+from .plan import Placement, Rules, plan
+from .settings import Settings
+from .targets import Address
+
+log = structlog.get_logger("loramux.placement")
+
+_ADAPTERS_PER_MOVE = 50
+"""Of so many adapters one may be moved at each look, beyond those that must."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What Envoy is given: a placement and where its replicas are."""
+
+    placement: Placement
+    addresses: Mapping[str, Address]
+
+
+@dataclass
+class Counts:
+    """What has been done so far, and how the last plan is."""
+
+    looks: int = 0
+    changes: int = 0
+    """Placements that differed from the one before."""
+    moves: int = 0
+    """Replicas that came to an adapter which had others: at most so many loads."""
+    most_over_mean: float = 1.0
+    """Work of the replica that gets the most, over the mean, as planned."""
+
+
+class Placer:
+    """Keeps a placement of what its targets' replicas serve; for one thread at a time."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self.settings = settings
+        self.fleet = Fleet(settings.targets)
+        self.counts = Counts()
+        self.published: Published | None = None
+        """None until adapters were asked for."""
+        self._demand = Demand(settings.half_life_s)
+        self._clock = clock
+        self._looked = clock()
+
+    def look(self) -> None:
+        """Look once, and plan by what is seen."""
+        self.fleet.look()
+        now = self._clock()
+        seconds, self._looked = now - self._looked, now
+        self.counts.looks += 1
+        pages = self.fleet.pages
+        demand = self._demand.count({name: page.work for name, page in pages.items()}, seconds)
+        if pages and demand:
+            self._plan(demand)
+
+    def _plan(self, demand: Mapping[str, float]) -> None:
+        replicas = {
+            name: Replica(page.slots, page.resident) for name, page in self.fleet.pages.items()
+        }
+        current = self.published.placement if self.published else {}
+        moves = max(1, len(demand) // _ADAPTERS_PER_MOVE)
+        placement = plan(demand, replicas, current, Rules(self.settings.tolerance, moves))
+        self.counts.most_over_mean = _most_over_mean(demand, placement, len(replicas))
+        if placement != current:
+            self._publish(current, placement)
+
+    def _publish(self, current: Placement, placement: Placement) -> None:
+        addresses = self.fleet.addresses
+        self.published = Published(placement, addresses)
+        moves = sum(_came(current[name], placement[name]) for name in current.keys() & placement)
+        self.counts.changes += 1
+        self.counts.moves += moves
+        log.info(
+            "placement changed",
+            adapters=len(placement),
+            new=len(placement.keys() - current),
+            dropped=len(current.keys() - placement),
+            moves=moves,
+            on_several=sum(len(ways) > 1 for ways in placement.values()),
+            replicas=len(addresses),
+            most_over_mean=round(self.counts.most_over_mean, 3),
+        )
+
+
+def _came(before: Sequence[tuple[str, float]], now: Sequence[tuple[str, float]]) -> int:
+    return len({name for name, _ in now} - {name for name, _ in before})
+
+
+def _most_over_mean(demand: Mapping[str, float], placement: Placement, replicas: int) -> float:
+    loads: dict[str, float] = {}
+    for adapter, ways in placement.items():
+        for name, share in ways:
+            loads[name] = loads.get(name, 0.0) + share * demand[adapter]
+    whole = sum(loads.values())
+    return max(loads.values()) * replicas / whole if whole else 1.0
