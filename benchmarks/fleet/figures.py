@@ -19,6 +19,7 @@ def figures(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
     by_class = {name: [v for t in turns for v in t["ttft_ms"][name]] for name in CLASSES}
     everything = [value for values in by_class.values() for value in values]
     return {
+        "rate": turns[0]["rate"],
         "requests": requests,
         "failed": sum(turn["failed"] for turn in turns),
         "loads_per_1000": 1000 * loads / requests,
@@ -31,6 +32,7 @@ def figures(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "ttft_p50_ms_of_turns": [
             _p50_p99([v for values in t["ttft_ms"].values() for v in values])[0] for t in turns
         ],
+        "prompt_tokens_per_call": sum(t["prompt_tokens"] for t in turns) / max(1, requests),
         "calls_per_s": sum(turn["calls"] for turn in turns) / wall_s,
         "tokens_per_s": sum(turn["tokens"] for turn in turns) / wall_s,
     }

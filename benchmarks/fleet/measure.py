@@ -37,7 +37,7 @@ async def turn(
         found = await measured(load, mix, driver, 0, seed, Console(stderr=True, quiet=True))
         after = settled(replicas, sum(one.requests for one in before) + cell.calls)
     counted = [a - b for a, b in zip(after, before, strict=True)]
-    return summary(cell, found.recorder.calls, found.recorder.wall_s, counted)
+    return {"rate": rate} | summary(cell, found.recorder.calls, found.recorder.wall_s, counted)
 
 
 async def _warmed(
@@ -70,6 +70,7 @@ def summary(
         "failed": len(calls) - len(good),
         "wall_s": wall_s,
         "tokens": sum(call.tokens for call in good),
+        "prompt_tokens": sum(call.prompt_tokens for call in good),
         "requests": [one.requests for one in counted],
         "replica_tokens": [one.prompt_tokens + one.completion_tokens for one in counted],
         "loads": [one.adapter_loads for one in counted],

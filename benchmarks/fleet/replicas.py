@@ -23,11 +23,12 @@ COUNTED = ("requests", "prompt_tokens", "completion_tokens", "adapter_loads")
 
 @dataclass(frozen=True)
 class Replica:
-    """A server's ports."""
+    """A server's ports, and its process."""
 
     grpc: int
     http: int
     metrics: int
+    process: subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
@@ -50,31 +51,33 @@ def serving(base: Base, count: int, slots: int) -> Iterator[list[Replica]]:
     flags = [f"--base={base.directory()}", f"--adapter-manifest={declared}", "--threads=1"]
     flags += [f"--dtype={base.dtype}", f"--max-adapters={slots}", "--adapter-host-bytes=0"]
     flags += ["--metrics-adapter-labels=0", "--log-level=error"]
-    replicas = [Replica(free_port(), free_port(), free_port()) for _ in range(count)]
-    processes: list[subprocess.Popen[bytes]] = []
+    replicas: list[Replica] = []
     try:
-        for i, replica in enumerate(replicas):
-            command = [sys.executable, "-m", "server", "serve", *flags]
-            command += [f"--port={replica.grpc}", f"--http-port={replica.http}"]
-            command += [f"--metrics-port={replica.metrics}"]
-            with (ARTIFACTS / f"fleet/server-{i}.log").open("wb") as log:
-                processes.append(subprocess.Popen(command, cwd=ROOT, stderr=log))
-        for replica, process in zip(replicas, processes, strict=True):
-            _wait_until_ready(replica, process)
+        for i in range(count):
+            replicas.append(_started(flags, i))
+        for replica in replicas:
+            _wait_until_ready(replica)
         yield replicas
     finally:
-        _end(processes)
+        _end([replica.process for replica in replicas])
 
 
 def counts(replica: Replica) -> Counts:
     """Read a server's counters, all adapters together."""
-    page = _get(replica.metrics, "/metrics")
+    page = page_of(replica)
     found = dict.fromkeys(COUNTED, 0.0)
     for family in text_string_to_metric_families(page):
         name = family.name.removeprefix("loramux_")
         if name in found and family.name != name:
             found[name] = sum(s.value for s in family.samples if s.name.endswith("_total"))
     return Counts(**found)
+
+
+def page_of(replica: Replica) -> str:
+    """Read a server's metrics."""
+    url = f"http://127.0.0.1:{replica.metrics}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read().decode())
 
 
 def settled(replicas: Sequence[Replica], requests: float) -> list[Counts]:
@@ -88,19 +91,22 @@ def settled(replicas: Sequence[Replica], requests: float) -> list[Counts]:
     return found
 
 
-def _wait_until_ready(replica: Replica, process: subprocess.Popen[bytes]) -> None:
+def _started(flags: Sequence[str], number: int) -> Replica:
+    ports = free_port(), free_port(), free_port()
+    command = [sys.executable, "-m", "server", "serve", *flags]
+    command += [f"--{n}={p}" for n, p in zip(("port", "http-port", "metrics-port"), ports, strict=True)]
+    with (ARTIFACTS / f"fleet/server-{number}.log").open("wb") as log:
+        return Replica(*ports, subprocess.Popen(command, cwd=ROOT, stderr=log))
+
+
+def _wait_until_ready(replica: Replica) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and replica.process.poll() is None:
         with suppress(OSError):
-            if "\nloramux_ready 1.0" in _get(replica.metrics, "/metrics"):
+            if "\nloramux_ready 1.0" in page_of(replica):
                 return
         time.sleep(0.2)
     raise SystemExit(f"a server did not start: see {ARTIFACTS / 'fleet'}")
-
-
-def _get(port: int, path: str) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
-        return str(answer.read().decode())
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

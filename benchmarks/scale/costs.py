@@ -27,6 +27,10 @@ class Costs:
     client_call: float = 0.0
     """What client and Envoy do for a call, where they share the machine."""
     client_token: float = 0.0
+    attention_span: float = float("inf")
+    """The base's: tokens of context that cost as much as all else of a token."""
+    step_error: float = 0.0
+    """Median of how far the steps that were measured are from the formula."""
 
     def of_step(self, decode_rows: int, prefill_tokens: int, adapters: int) -> float:
         return (
@@ -40,9 +44,12 @@ class Costs:
         return rng.choice(self.loads)
 
     def save(self, path: Path) -> None:
+        """Write it to a file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Costs:
+        """Read what `save` wrote."""
         found = json.loads(path.read_text())
         return cls(**found | {"loads": tuple(found["loads"])})

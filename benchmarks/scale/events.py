@@ -22,8 +22,8 @@ class Events:
         """Let something happen so many seconds from now."""
         heapq.heappush(self._heap, (self.now + seconds, next(self._numbers), call))
 
-    def run(self, until: float = float("inf")) -> None:
-        """Let everything happen that is due by `until`."""
-        while self._heap and self._heap[0][0] <= until:
+    def run(self, goes_on: Callable[[], bool] = lambda: True) -> None:
+        """Let everything happen, as long as it is to go on."""
+        while self._heap and goes_on():
             self.now, _, call = heapq.heappop(self._heap)
             call()

@@ -109,7 +109,7 @@ class Traffic:
         self._lengths, self._gaps = random.Random(f"lengths {seed}"), random.Random(f"gaps {seed}")
         self._left = load.warmup + load.requests
         self._before = 0
-        self._open: set[int] = set()
+        self._under_way = 0
 
     def begin(self, first: Sequence[int] = ()) -> None:
         """Send the load; `first`: adapters that are asked once before it, not counted."""
@@ -135,6 +135,7 @@ class Traffic:
         if self._left <= 0:
             return
         self._left -= 1
+        self._under_way += 1
         counted = self._left < self._load.requests
         adapter = self._first.pop(0) if self._first else next(self._draws)
         if counted and not self.outcome.sent:
@@ -145,10 +146,15 @@ class Traffic:
 
     def ended(self) -> None:
         """Take up that a call is over."""
+        self._under_way -= 1
         self.outcome.loads = self._fleet.loads() - self._before
         self.outcome.ended_s = self._events.now
         if self._load.rate is None:
             self._send()
+
+    def goes_on(self) -> bool:
+        """Whether there are calls to send, or under way."""
+        return self._left > 0 or self._under_way > 0
 
     @property
     def fleet(self) -> Fleet:

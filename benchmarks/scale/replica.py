@@ -38,11 +38,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a server is configured with, and its base's sizes."""
+    """What a server is configured with, and what an adapter takes."""
 
     config: EngineConfig
     kv_blocks: int = 4096
-    attention_span: float = float("inf")
     adapter_bytes: int = 1
 
 
@@ -65,7 +64,7 @@ class Replica:
             max_running=config.max_running,
             max_batch_tokens=config.max_batch_tokens,
             waiting=FairQueue(aging_s=config.priority_aging_s, clock=events.clock),
-            attention_span=sizes.attention_span,
+            attention_span=costs.attention_span,
         )
         self._asked: dict[Sequence, Asked] = {}
         self._mail: list[Asked] = []
