@@ -94,7 +94,9 @@ def settled(replicas: Sequence[Replica], requests: float) -> list[Counts]:
 def _started(flags: Sequence[str], number: int) -> Replica:
     ports = free_port(), free_port(), free_port()
     command = [sys.executable, "-m", "server", "serve", *flags]
-    command += [f"--{n}={p}" for n, p in zip(("port", "http-port", "metrics-port"), ports, strict=True)]
+    command += [
+        f"--{n}={p}" for n, p in zip(("port", "http-port", "metrics-port"), ports, strict=True)
+    ]
     with (ARTIFACTS / f"fleet/server-{number}.log").open("wb") as log:
         return Replica(*ports, subprocess.Popen(command, cwd=ROOT, stderr=log))
 

@@ -33,7 +33,7 @@ from server.bench.grpc_driver import GrpcDriver
 from server.bench.load import Load, run
 from server.bench.recorder import Recorder
 
-from .costs import Costs
+from .costs import Costs, Steps
 
 _SLOTS = 16
 _BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24)
@@ -84,18 +84,25 @@ def of_engine(base: Base, repeats: int) -> Costs:
 
 def fitted(steps: Sequence[StepStats]) -> Costs:
     """Fit a step's time to what is in it, by relative errors."""
-    rows = np.array([[1, s.tokens - s.prefill_tokens, s.prefill_tokens, s.distinct_adapters] for s in steps], float)
+    rows = np.array([_content(stats) for stats in steps], float)
     seconds = np.array([s.duration_s for s in steps])
     kept = list(range(rows.shape[1]))
     while True:  # what would cost less than nothing costs nothing
-        found, *_ = np.linalg.lstsq(rows[:, kept] / seconds[:, None], np.ones(len(steps)), rcond=None)
+        of_one = rows[:, kept] / seconds[:, None]
+        found, *_ = np.linalg.lstsq(of_one, np.ones(len(steps)), rcond=None)
         if (found >= 0).all():
             break
         kept = [k for k, value in zip(kept, found, strict=True) if value >= 0]
     parts = np.zeros(rows.shape[1])
     parts[kept] = found
     error = float(np.median(np.abs(rows @ parts / seconds - 1)))
-    return Costs(*map(float, parts), loads=(), call=0, token=0, step_error=error)
+    return Costs(Steps(*map(float, parts)), loads=(), call=0, token=0, step_error=error)
+
+
+def _content(stats: StepStats) -> tuple[int, int, int, int]:
+    """What a step's time is made of, in the order of Steps."""
+    decode_rows = stats.tokens - stats.prefill_tokens
+    return 1, decode_rows, stats.prefill_tokens, stats.distinct_adapters
 
 
 def _loads(engine: Engine, reports: Reports, repeats: int) -> list[float]:
@@ -146,9 +153,9 @@ async def _front(
     server_s, others_s, *sums = (a - b for a, b in zip(after, before, strict=True))
     steps, step_tokens, prompt_tokens, adapters = sums
     # Not the seconds that the steps were seen to take: who waits for a core is in these.
-    in_steps = costs.step * steps + costs.adapter * adapters
-    in_steps += costs.prefill_token * prompt_tokens
-    in_steps += costs.decode_row * (step_tokens - prompt_tokens)
+    of = costs.steps
+    in_steps = of.step * steps + of.adapter * adapters
+    in_steps += of.prefill_token * prompt_tokens + of.decode_row * (step_tokens - prompt_tokens)
     return (server_s - in_steps) / _CALLS, others_s / _CALLS
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from server.placement.board import Replica as Seen
 
 from .costs import Costs
 from .events import Events
-from .host import Host
+from .host import Host, Thread
 from .load import Load, Popularity, adapter_name
 from .replica import Asked, Replica, Sizes
 from .routers import Router
@@ -61,8 +62,10 @@ class Fleet:
         shared: bool = False,
     ) -> None:
         self.events, self._costs = events, costs
-        hosts = [Host(events, cores)] * count if shared else [Host(events, cores) for _ in range(count)]
-        self.client_host = hosts[0] if shared else None
+        hosts = (
+            [Host(events, cores)] * count if shared else [Host(events, cores) for _ in range(count)]
+        )
+        self._client = Thread(hosts[0]) if shared else None
         self.slots = sizes.config.max_adapters
         self.replicas = [
             Replica(events, host, costs, sizes, random.Random(f"loads {seed} {i}"))
@@ -90,19 +93,17 @@ class Fleet:
 
     def on_machine(self, seconds: float, then: Callable[[], object]) -> None:
         """Let client and Envoy work, if they share the replicas' machine."""
-        if self.client_host is None or not seconds:
+        if self._client is None:
             then()
         else:
-            self.client_host.start(seconds, then)
+            self._client.start(seconds, then)
 
 
 class Traffic:
     """A load on a fleet: requests are made, and what comes of them is kept."""
 
     def __init__(self, fleet: Fleet, load: Load, costs: Costs, seed: int) -> None:
-        self.outcome = Outcome(
-            calls=[0] * len(fleet.replicas), tokens=[0] * len(fleet.replicas)
-        )
+        self.outcome = Outcome(calls=[0] * len(fleet.replicas), tokens=[0] * len(fleet.replicas))
         self._fleet, self._load, self._costs = fleet, load, costs
         self._events = fleet.events
         self._draws: Iterator[int] = load.popularity.draws(random.Random(f"adapters {seed}"))
@@ -200,12 +201,8 @@ class _Call:
 
     def _token(self, asked: Asked, is_last: bool) -> None:
         is_first, self._is_first = self._is_first, False
-        if is_first or is_last:
-            fleet = self._traffic.fleet
-            fleet.on_machine(
-                self._traffic.client_token_s * (1 if is_first else asked.output_tokens - 1),
-                lambda: self._heard(is_first, is_last),
-            )
+        heard = partial(self._heard, is_first, is_last)
+        self._traffic.fleet.on_machine(self._traffic.client_token_s, heard)
 
     def _heard(self, is_first: bool, is_last: bool) -> None:
         fleet, outcome = self._traffic.fleet, self._traffic.outcome

@@ -1,7 +1,8 @@
-"""A machine whose cores are shared by what runs on it."""
+"""A machine whose cores are shared by what runs on it, and what runs one thing after the other."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,11 +11,16 @@ from .events import Events
 _EPSILON_S = 1e-12
 
 
+class Lock:
+    """An interpreter's lock: who needs it shares one core with all others who do."""
+
+
 @dataclass(eq=False)
 class _Job:
     left: float
     """Seconds of a core that it still needs."""
     weight: float
+    lock: Lock | None
     done: Callable[[], object]
     rate: float = 1.0
     """Cores that it has now."""
@@ -32,10 +38,17 @@ class Host:
         self.busy_s = 0.0
         """Core seconds used so far."""
 
-    def start(self, seconds: float, done: Callable[[], object], weight: float = 1.0) -> None:
+    def start(
+        self,
+        seconds: float,
+        done: Callable[[], object],
+        *,
+        weight: float = 1.0,
+        lock: Lock | None = None,
+    ) -> None:
         """Run something that takes so many seconds of a core; `done` is called at its end."""
         self._advance()
-        self._jobs.append(_Job(seconds, weight, done))
+        self._jobs.append(_Job(seconds, weight, lock, done))
         self._share_out()
 
     def _advance(self) -> None:
@@ -48,25 +61,30 @@ class Host:
 
     def _share_out(self) -> None:
         self._plan += 1
-        if not self._jobs:
+        jobs = self._jobs
+        if not jobs:
             return
-        if len(self._jobs) > self._cores:
-            self._ration()
+        if len(jobs) == 1:
+            jobs[0].rate = 1.0
         else:
-            for job in self._jobs:
-                job.rate = 1.0
+            self._ration()
         plan = self._plan
-        wait = min(max(job.left, 0.0) / job.rate for job in self._jobs)
+        wait = min(max(job.left, 0.0) / job.rate for job in jobs)
         self._events.after(wait, lambda: self._finish(plan))
 
     def _ration(self) -> None:
-        """Give each its part by weight, those whose part would be more than a core one core."""
-        cores = float(self._cores)
-        rest = sorted(self._jobs, key=lambda job: -job.weight)
-        weight = sum(job.weight for job in rest)
-        for job in rest:
-            job.rate = min(1.0, cores * job.weight / weight)
-            cores, weight = cores - job.rate, weight - job.weight
+        """Share the cores out by weight, one core at most to a job or to those of one lock."""
+        sharers: dict[object, list[_Job]] = {}
+        for job in self._jobs:
+            sharers.setdefault(job.lock or job, []).append(job)
+        parts = sorted(sharers.values(), key=lambda jobs: -max(job.weight for job in jobs))
+        weights = [max(job.weight for job in jobs) for jobs in parts]
+        cores, rest = float(self._cores), sum(weights)
+        for jobs, weight in zip(parts, weights, strict=True):
+            rate = min(1.0, cores * weight / rest)
+            cores, rest = cores - rate, rest - weight
+            for job in jobs:
+                job.rate = rate / len(jobs)
 
     def _finish(self, plan: int) -> None:
         if plan != self._plan:  # something came or went meanwhile
@@ -77,3 +95,28 @@ class Host:
         self._share_out()
         for job in over:
             job.done()
+
+
+class Thread:
+    """Does one thing after the other, in the order in which they come."""
+
+    def __init__(self, host: Host, lock: Lock | None = None) -> None:
+        self._host, self._lock = host, lock
+        self._waiting: deque[tuple[float, Callable[[], object]]] = deque()
+        self._is_busy = False
+
+    def start(self, seconds: float, done: Callable[[], object]) -> None:
+        """Take something on that takes so many seconds of a core."""
+        self._waiting.append((seconds, done))
+        if not self._is_busy:
+            self._next()
+
+    def _next(self) -> None:
+        self._is_busy = bool(self._waiting)
+        if self._is_busy:
+            seconds, done = self._waiting.popleft()
+            self._host.start(seconds, lambda: self._end(done), lock=self._lock)
+
+    def _end(self, done: Callable[[], object]) -> None:
+        done()
+        self._next()

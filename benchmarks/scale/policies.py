@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from server.placement.placer import Placer
 from server.placement.page import Page
+from server.placement.placer import Placer
 from server.placement.settings import Settings
 from server.placement.targets import Address
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence as Seq
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lora_runtime import EngineConfig, SamplingParams
@@ -16,7 +18,7 @@ from lora_runtime.scheduling.scheduler import Scheduler
 
 from .costs import Costs
 from .events import Events
-from .host import Host
+from .host import Host, Lock, Thread
 from .store import Store
 
 _NICE = 0.11
@@ -52,6 +54,8 @@ class Replica:
         self, events: Events, host: Host, costs: Costs, sizes: Sizes, rng: random.Random
     ) -> None:
         self._events, self._host, self._costs, self._rng = events, host, costs, rng
+        self._lock = Lock()
+        self._front = Thread(host, self._lock)
         config = sizes.config
         self.most = config.max_running + config.max_waiting
         self.unfinished = 0
@@ -76,7 +80,7 @@ class Replica:
         if self.unfinished >= self.most:
             return False
         self.unfinished += 1
-        self._host.start(self._costs.call, lambda: self._arrive(asked))
+        self._front.start(self._costs.call, lambda: self._arrive(asked))
         return True
 
     def stop(self) -> list[Asked]:
@@ -93,7 +97,7 @@ class Replica:
             self._step()
 
     def _load(self, done: Callable[[], object]) -> None:
-        self._host.start(self._costs.of_load(self._rng), done, _NICE)
+        self._host.start(self._costs.of_load(self._rng), done, weight=_NICE)
 
     def _step(self) -> None:
         """Take in what has come, and begin a step if anything can run."""
@@ -103,7 +107,9 @@ class Replica:
         rows = self._scheduler.schedule()
         self._is_stepping = bool(rows)
         if rows:
-            self._host.start(self._seconds(rows), lambda: self._end(rows))
+            locked_s, free_s = self._seconds(rows)
+            computed = partial(self._host.start, free_s, lambda: self._end(rows))
+            self._host.start(locked_s, computed, lock=self._lock)
 
     def _enter(self, asked: Asked) -> None:
         version = self.store.lease(asked.adapter)
@@ -121,12 +127,14 @@ class Replica:
         self._asked[seq] = asked
         self._scheduler.add(seq)
 
-    def _seconds(self, rows: Seq[ScheduledRow]) -> float:
+    def _seconds(self, rows: Seq[ScheduledRow]) -> tuple[float, float]:
+        """Seconds of a step that need the interpreter's lock, and those that do not."""
         decode = sum(row.count == 1 for row in rows)
         prefill = sum(row.count for row in rows if row.count > 1)
         adapters = len({version for row in rows for version in row.sequence.versions})
-        sampled = sum(row.count == row.sequence.num_remaining for row in rows)
-        return self._costs.of_step(decode, prefill, adapters) + self._costs.token * sampled
+        whole = self._costs.steps.of(decode, prefill, adapters)
+        locked = min(whole, self._costs.interpreted.of(decode, prefill, adapters))
+        return locked, whole - locked
 
     def _end(self, rows: Seq[ScheduledRow]) -> None:
         if self.is_gone:
@@ -152,4 +160,4 @@ class Replica:
             self.unfinished -= 1
             tokens = asked.prompt_tokens + asked.output_tokens
             self.work[asked.adapter] = self.work.get(asked.adapter, 0.0) + tokens
-        asked.on_token(asked, is_last)
+        self._front.start(self._costs.token, lambda: asked.on_token(asked, is_last))
