@@ -76,6 +76,7 @@ def simulated(
         _OUTPUT_TOKENS,
         rate=real["rate"],
         concurrency=cell.concurrency,
+        names=list(cell.weights),
     )
     traffic = Traffic(fleet, load, costs, seed)
     traffic.begin(range(len(cell.weights) - 1, -1, -1))

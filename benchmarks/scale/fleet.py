@@ -12,7 +12,7 @@ from server.placement.board import Replica as Seen
 from .costs import Costs
 from .events import Events
 from .host import Host, Thread
-from .load import Load, Popularity, adapter_name
+from .load import Load, Popularity
 from .replica import Asked, Replica, Sizes
 from .routers import Router
 
@@ -71,6 +71,7 @@ class Fleet:
             Replica(events, host, costs, sizes, random.Random(f"loads {seed} {i}"))
             for i, host in enumerate(hosts)
         ]
+        self.keys = [f"{seed}-{i}" for i in range(count)]
         self.active = [0] * count
         self.alive = list(range(count))
         self.router = make_router(self)
@@ -157,6 +158,11 @@ class Traffic:
         """Whether there are calls to send, or under way."""
         return self._left > 0 or self._under_way > 0
 
+    def name(self, adapter: int) -> str:
+        """Give an adapter's id: as the measurement has it where there are names, else its number."""
+        names = self._load.names
+        return names[adapter] if names else f"a{adapter}"
+
     @property
     def fleet(self) -> Fleet:
         return self._fleet
@@ -179,7 +185,7 @@ class _Call:
     def route(self) -> None:
         """Pick a replica and ask it."""
         fleet, outcome = self._traffic.fleet, self._traffic.outcome
-        name = adapter_name(self._adapter)
+        name = self._traffic.name(self._adapter)
         self._number = number = fleet.router.pick(name)
         fleet.active[number] += 1
         asked = Asked(name, self._prompt, self._output, self._token)

@@ -41,6 +41,8 @@ class Load:
     """Calls a second, at times of their own; None: callers who wait."""
     concurrency: int = 1
     """Callers of a closed loop."""
+    names: Sequence[str] = ()
+    """Ids of the adapters, if they matter."""
     spread: bool = False
     """Whether lengths are drawn, with these as their means (exponential, one at least)."""
 
@@ -51,7 +53,3 @@ class Load:
         return tuple(  # type: ignore[return-value]
             1 + int(rng.expovariate(1 / mean)) for mean in (self.prompt_tokens, self.output_tokens)
         )
-
-
-def adapter_name(number: int) -> str:
-    return f"a{number}"

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Sequence
 from math import ceil
+
+from xxhash import xxh64_intdigest
 
 TABLE_SIZE = 65537
 """Envoy's default, a prime."""
 
 
-def hashed(text: str, seed: int = 0) -> int:
-    digest = hashlib.blake2b(text.encode(), digest_size=8, salt=seed.to_bytes(8, "little"))
-    return int.from_bytes(digest.digest(), "little")
+def hashed(key: str) -> int:
+    """Hash a header's value as Envoy does."""
+    return xxh64_intdigest(key.encode())
 
 
 def table(hosts: Sequence[str], size: int = TABLE_SIZE) -> list[int]:
-    """Fill the table: the hosts take turns, each takes the next free place of its own permutation."""
-    offsets = [hashed(host) % size for host in hosts]
-    skips = [hashed(host, 1) % (size - 1) + 1 for host in hosts]
+    """Fill the table with the hosts' numbers: by their keys' order they take turns, and each takes
+    the next free place of its own permutation."""
+    order = sorted(range(len(hosts)), key=lambda host: hosts[host])
+    places = [hashed(key) % size for key in hosts]
+    skips = [xxh64_intdigest(key.encode(), 1) % (size - 1) + 1 for key in hosts]
     found = [-1] * size
-    taken = 0
-    while taken < size:
-        for host, skip in enumerate(skips):
-            place = offsets[host]
-            while found[place] >= 0:
-                place = (place + skip) % size
-            found[place] = host
-            offsets[host] = (place + skip) % size
-            taken += 1
-            if taken == size:
-                break
+    for turn in range(size):
+        host = order[turn % len(order)]
+        while found[places[host]] >= 0:
+            places[host] = (places[host] + skips[host]) % size
+        found[places[host]] = host
     return found
 
 

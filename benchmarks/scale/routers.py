@@ -15,6 +15,8 @@ from .maglev import TABLE_SIZE, bounded, hashed, table
 class View(Protocol):
     """What routers know of replicas: by number, those that are gone are None."""
 
+    keys: list[str]
+    """Names by which hashes know replicas."""
     active: list[int]
     """Calls that Envoy has on each."""
     alive: list[int]
@@ -71,7 +73,7 @@ class Hash:
 
     def changed(self) -> None:
         self._alive = list(self._view.alive)
-        self._table = table([str(number) for number in self._alive], self._size)
+        self._table = table([self._view.keys[number] for number in self._alive], self._size)
 
     def pick(self, adapter: str) -> int:
         key = hashed(adapter)
