@@ -12,7 +12,7 @@ from lora_runtime import EngineConfig
 from .costs import Costs
 from .events import Events
 from .fleet import Fleet, Outcome, Traffic
-from .load import Load, Popularity
+from .load import Load
 from .policies import POLICIES, Policy
 from .replica import Sizes
 
@@ -69,7 +69,7 @@ def simulated(
         shared=True,
     )
     load = Load(
-        Popularity(list(cell.weights.values())),
+        list(cell.weights.values()),
         cell.calls,
         cell.warmup,
         round(real["prompt_tokens_per_call"]),

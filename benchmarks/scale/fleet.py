@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from server.bench.draws.popularity import weighted
 from server.placement.board import Replica as Seen
 
 from .costs import Costs
 from .events import Events
 from .host import Host, Thread
-from .load import Load, Popularity
+from .load import Load
 from .replica import Asked, Replica, Sizes
 from .routers import Router
 
@@ -32,7 +33,6 @@ class Outcome:
     lost: int = 0
     """Begun when their replica was lost."""
     loads: int = 0
-    loads_at_s: list[float] = field(default_factory=list)
     began_s: float = 0.0
     ended_s: float = 0.0
     calls: list[int] = field(default_factory=list)
@@ -66,9 +66,11 @@ class Fleet:
             [Host(events, cores)] * count if shared else [Host(events, cores) for _ in range(count)]
         )
         self._client = Thread(hosts[0]) if shared else None
+        self.loaded_s: list[float] = []
+        """When each load was through."""
         self.slots = sizes.config.max_adapters
         self.replicas = [
-            Replica(events, host, costs, sizes, random.Random(f"loads {seed} {i}"))
+            Replica(events, host, costs, sizes, random.Random(f"loads {seed} {i}"), self._loaded)
             for i, host in enumerate(hosts)
         ]
         self.keys = [f"{seed}-{i}" for i in range(count)]
@@ -82,15 +84,16 @@ class Fleet:
             for number in self.alive
         }
 
-    def lose(self, number: int) -> list[Asked]:
-        """Take a replica away. Gives the requests that were on it."""
+    def lose(self, number: int) -> None:
+        """Take a replica away, as when its machine is lost. Its callers hear of it at once."""
         self.alive.remove(number)
         self.router.changed()
         self.active[number] = 0
-        return self.replicas[number].stop()
+        for asked in self.replicas[number].stop():
+            asked.on_lost()
 
-    def loads(self) -> int:
-        return sum(replica.store.loads for replica in self.replicas)
+    def _loaded(self) -> None:
+        self.loaded_s.append(self.events.now)
 
     def on_machine(self, seconds: float, then: Callable[[], object]) -> None:
         """Let client and Envoy work, if they share the replicas' machine."""
@@ -107,7 +110,10 @@ class Traffic:
         self.outcome = Outcome(calls=[0] * len(fleet.replicas), tokens=[0] * len(fleet.replicas))
         self._fleet, self._load, self._costs = fleet, load, costs
         self._events = fleet.events
-        self._draws: Iterator[int] = load.popularity.draws(random.Random(f"adapters {seed}"))
+        # As the bench draws them: the same seed names the same adapters there.
+        self._warmup, self._draws = (
+            self._drawn(load.weights, f"adapters {kind}{seed}") for kind in ("warm-up ", "")
+        )
         self._lengths, self._gaps = random.Random(f"lengths {seed}"), random.Random(f"gaps {seed}")
         self._left = load.warmup + load.requests
         self._before = 0
@@ -123,9 +129,13 @@ class Traffic:
             for _ in range(self._load.concurrency):
                 self._send()
 
-    def shift(self, popularity: Popularity, seed: int) -> None:
+    def shift(self, weights: Sequence[float], seed: int) -> None:
         """Let others be popular from now on."""
-        self._draws = popularity.draws(random.Random(f"shifted {seed}"))
+        self._draws = self._drawn(weights, f"shifted {seed}")
+
+    @staticmethod
+    def _drawn(weights: Sequence[float], seed: str) -> Iterator[int]:
+        return weighted(range(len(weights)), weights, random.Random(seed))
 
     def _next_arrival(self) -> None:
         assert self._load.rate is not None
@@ -139,17 +149,23 @@ class Traffic:
         self._left -= 1
         self._under_way += 1
         counted = self._left < self._load.requests
-        adapter = self._first.pop(0) if self._first else next(self._draws)
+        draws = self._draws if counted else self._warmup
+        adapter = self._first.pop(0) if self._first else next(draws)
         if counted and not self.outcome.sent:
-            self._before, self.outcome.began_s = self._fleet.loads(), self._events.now
+            self._before, self.outcome.began_s = len(self._fleet.loaded_s), self._events.now
         self.outcome.sent += counted
         call = _Call(self, adapter, counted, *self._load.lengths(self._lengths))
         self._fleet.on_machine(self._costs.client_call, call.route)
 
+    @property
+    def under_way(self) -> int:
+        """Calls that have no end yet."""
+        return self._under_way
+
     def ended(self) -> None:
         """Take up that a call is over."""
         self._under_way -= 1
-        self.outcome.loads = self._fleet.loads() - self._before
+        self.outcome.loads = len(self._fleet.loaded_s) - self._before
         self.outcome.ended_s = self._events.now
         if self._load.rate is None:
             self._send()
@@ -188,7 +204,7 @@ class _Call:
         name = self._traffic.name(self._adapter)
         self._number = number = fleet.router.pick(name)
         fleet.active[number] += 1
-        asked = Asked(name, self._prompt, self._output, self._token)
+        asked = Asked(name, self._prompt, self._output, self._token, self._lost)
         if not fleet.replicas[number].submit(asked):
             fleet.active[number] -= 1
             outcome.refused += self._counted
@@ -197,8 +213,8 @@ class _Call:
             outcome.calls[number] += 1
             outcome.tokens[number] += self._prompt + self._output
 
-    def retry(self) -> None:
-        """Ask another replica, where this one was lost."""
+    def _lost(self) -> None:
+        """Ask another replica, unless the answer has begun."""
         if self._is_first:
             self.route()
         else:

@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import random
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-
-
-@dataclass(frozen=True)
-class Popularity:
-    """Adapters by their weights, the most popular first."""
-
-    weights: Sequence[float]
-
-    def draws(self, rng: random.Random) -> Iterator[int]:
-        """Give adapters' numbers, without end."""
-        sums = list(accumulate(self.weights))
-        while True:
-            yield bisect_left(sums, rng.random() * sums[-1])
-
-    def shares(self) -> list[float]:
-        whole = sum(self.weights)
-        return [weight / whole for weight in self.weights]
 
 
 @dataclass(frozen=True)
 class Load:
     """What is sent."""
 
-    popularity: Popularity
+    weights: Sequence[float]
+    """Of the adapters, the most popular first."""
     requests: int
     """Those that are counted."""
     warmup: int

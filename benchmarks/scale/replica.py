@@ -36,6 +36,8 @@ class Asked:
     output_tokens: int
     on_token: Callable[[Asked, bool], object]
     """Called for each token, with whether it is the last."""
+    on_lost: Callable[[], object]
+    """Called where its replica is lost."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +53,25 @@ class Replica:
     """A server on a host."""
 
     def __init__(
-        self, events: Events, host: Host, costs: Costs, sizes: Sizes, rng: random.Random
+        self,
+        events: Events,
+        host: Host,
+        costs: Costs,
+        sizes: Sizes,
+        rng: random.Random,
+        on_loaded: Callable[[], object],
     ) -> None:
+        """`on_loaded`: hears of each adapter that is in."""
         self._events, self._host, self._costs, self._rng = events, host, costs, rng
         self._lock = Lock()
         self._front = Thread(host, self._lock)
         config = sizes.config
         self.most = config.max_running + config.max_waiting
-        self.unfinished = 0
+        self.under_way: set[Asked] = set()
         self.work: dict[str, float] = {}
         """Tokens computed by adapter."""
-        self.store = Store(config, sizes.adapter_bytes, self._load, self._wake)
+        self._on_loaded = on_loaded
+        self.store = Store(config, sizes.adapter_bytes, self._load, self._loaded)
         self._scheduler = Scheduler(
             BlockAllocator(sizes.kv_blocks, config.kv_block_size, prefix_caching=False),
             self.store.slots,
@@ -77,16 +87,16 @@ class Replica:
 
     def submit(self, asked: Asked) -> bool:
         """Take a request; False where the queue is full."""
-        if self.unfinished >= self.most:
+        if len(self.under_way) >= self.most:
             return False
-        self.unfinished += 1
+        self.under_way.add(asked)
         self._front.start(self._costs.call, lambda: self._arrive(asked))
         return True
 
-    def stop(self) -> list[Asked]:
-        """End at once, as a machine that is lost. Gives the requests that were not through."""
+    def stop(self) -> Seq[Asked]:
+        """End at once. Gives the requests that were not through."""
         self.is_gone = True
-        return [*self._mail, *self._asked.values()]
+        return sorted(self.under_way, key=lambda asked: asked.adapter)
 
     def _arrive(self, asked: Asked) -> None:
         self._mail.append(asked)
@@ -95,6 +105,10 @@ class Replica:
     def _wake(self) -> None:
         if not self._is_stepping and not self.is_gone:
             self._step()
+
+    def _loaded(self) -> None:
+        self._on_loaded()
+        self._wake()
 
     def _load(self, done: Callable[[], object]) -> None:
         self._host.start(self._costs.of_load(self._rng), done, weight=_NICE)
@@ -157,7 +171,13 @@ class Replica:
             self._scheduler.finish(seq)
             self.store.release(seq.versions[0])
             del self._asked[seq]
-            self.unfinished -= 1
             tokens = asked.prompt_tokens + asked.output_tokens
             self.work[asked.adapter] = self.work.get(asked.adapter, 0.0) + tokens
-        self._front.start(self._costs.token, lambda: asked.on_token(asked, is_last))
+        self._front.start(self._costs.token, lambda: self._tell(asked, is_last))
+
+    def _tell(self, asked: Asked, is_last: bool) -> None:
+        if self.is_gone:
+            return
+        if is_last:
+            self.under_way.discard(asked)
+        asked.on_token(asked, is_last)
