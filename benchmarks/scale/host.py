@@ -12,7 +12,8 @@ _EPSILON_S = 1e-12
 
 
 class Lock:
-    """An interpreter's lock: who needs it shares one core with all others who do."""
+    """An interpreter's lock: who needs it shares one core with all others who do. They have the same
+    weight."""
 
 
 @dataclass(eq=False)
@@ -77,12 +78,16 @@ class Host:
         sharers: dict[object, list[_Job]] = {}
         for job in self._jobs:
             sharers.setdefault(job.lock or job, []).append(job)
-        parts = sorted(sharers.values(), key=lambda jobs: -max(job.weight for job in jobs))
-        weights = [max(job.weight for job in jobs) for jobs in parts]
-        cores, rest = float(self._cores), sum(weights)
-        for jobs, weight in zip(parts, weights, strict=True):
-            rate = min(1.0, cores * weight / rest)
-            cores, rest = cores - rate, rest - weight
+        if len(sharers) <= self._cores:
+            for jobs in sharers.values():
+                for job in jobs:
+                    job.rate = 1 / len(jobs)
+            return
+        parts = sorted(sharers.values(), key=lambda jobs: -jobs[0].weight)
+        cores, rest = float(self._cores), sum(jobs[0].weight for jobs in parts)
+        for jobs in parts:
+            rate = min(1.0, cores * jobs[0].weight / rest)
+            cores, rest = cores - rate, rest - jobs[0].weight
             for job in jobs:
                 job.rate = rate / len(jobs)
 

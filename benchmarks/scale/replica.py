@@ -153,19 +153,22 @@ class Replica:
     def _end(self, rows: Seq[ScheduledRow]) -> None:
         if self.is_gone:
             return
+        sampled = []
         for row in rows:
             seq = row.sequence
             seq.num_computed += row.count
             self._scheduler.publish_blocks(seq)
             if not seq.num_remaining:
-                self._sample(seq)
+                sampled.append(self._sample(seq))
+        if sampled:
+            self._front.start(self._costs.token * len(sampled), lambda: self._tell(sampled))
         self._step()
 
-    def _sample(self, seq: Sequence) -> None:
+    def _sample(self, seq: Sequence) -> tuple[Asked, bool]:
+        """Add a token. Gives whose it is, and whether it is the last."""
         seq.tokens.append(0)
         self._scheduler.waiting.charge(seq.tenant, OUTPUT_COST, seq.caller)
-        is_last = seq.num_generated >= seq.max_tokens
-        asked = self._asked[seq]
+        asked, is_last = self._asked[seq], seq.num_generated >= seq.max_tokens
         if is_last:
             seq.finished = True
             self._scheduler.finish(seq)
@@ -173,11 +176,13 @@ class Replica:
             del self._asked[seq]
             tokens = asked.prompt_tokens + asked.output_tokens
             self.work[asked.adapter] = self.work.get(asked.adapter, 0.0) + tokens
-        self._front.start(self._costs.token, lambda: self._tell(asked, is_last))
+        return asked, is_last
 
-    def _tell(self, asked: Asked, is_last: bool) -> None:
-        if self.is_gone:
-            return
-        if is_last:
-            self.under_way.discard(asked)
-        asked.on_token(asked, is_last)
+    def _tell(self, sampled: Seq[tuple[Asked, bool]]) -> None:
+        """Let callers hear of a step's tokens."""
+        for asked, is_last in sampled:
+            if self.is_gone:
+                return
+            if is_last:
+                self.under_way.discard(asked)
+            asked.on_token(asked, is_last)
