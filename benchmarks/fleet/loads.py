@@ -42,6 +42,11 @@ class Cell:
         return f"{self.base}-{self.popularity}-{self.slots}-{loop}"
 
     @property
+    def fleet(self) -> tuple[str, int, str]:
+        """Base and slots, and whom the servers' counters are about: each has servers of its own."""
+        return self.base, self.slots, self.popularity
+
+    @property
     def weights(self) -> dict[str, float]:
         """Each adapter's part of the requests, the most popular first."""
         names = adapter_names()
@@ -78,11 +83,6 @@ def popularity_classes(weights: Mapping[str, float]) -> dict[str, str]:
 def closed_of(cell: Cell, cells: Sequence[Cell]) -> Cell | None:
     """The closed loop that an open one takes its rate from."""
     return next(
-        (
-            c
-            for c in cells
-            if not c.open_loop
-            and (c.base, c.popularity, c.slots) == (cell.base, cell.popularity, cell.slots)
-        ),
+        (c for c in cells if not c.open_loop and c.fleet == cell.fleet),
         None,
     )

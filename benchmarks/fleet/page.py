@@ -13,7 +13,7 @@ from .loads import CLASSES
 
 RESULT = RESULTS / "fleet.json"
 PAGE = ROOT / "docs/results/fleet.md"
-PICTURE = "docs/results/fleet.png"
+PICTURE = ROOT / "docs/results/fleet.png"
 _HEAD = (
     "policy",
     "loads per 1,000",

@@ -1,23 +1,20 @@
-"""Draw the fleet's figures: `python -m benchmarks.fleet.plot RESULT.json PICTURE.png`, where
-matplotlib is installed."""
+"""The fleet's figures as a picture."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 _COLOURS = ("#8c8c8c", "#bdbdbd", "#1b6ca8", "#9cc7e4", "#6aa7d2", "#e08e0b", "#5a9e4b")
 
 
 def draw(report: dict[str, Any], target: Path) -> None:
     """Draw a row for each load: loads, balance, TTFT at p50 and p99."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt  # behind the choice of what draws
+
     cells = report["cells"]
     figure, axes = plt.subplots(
         len(cells), 4, figsize=(13, 1.7 * len(cells) + 0.8), squeeze=False, layout="constrained"
@@ -46,7 +43,3 @@ def _bars(axis: Any, cell: dict[str, Any], values: list[float], form: str) -> No
     axis.margins(x=0.15)
     axis.tick_params(axis="x", labelsize=6)
     axis.spines[["top", "right"]].set_visible(False)
-
-
-if __name__ == "__main__":
-    draw(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
