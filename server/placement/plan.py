@@ -30,7 +30,7 @@ _DIGITS = 4
 class Rules:
     """What a plan may do."""
 
-    tolerance: float = 0.05
+    tolerance: float = 0.03
     """Part by which a replica's work may differ from the mean before anything is moved."""
     moves: int = 0
     """Most loads that a plan may cost by itself. Adapters that are nowhere, or were on a replica
@@ -58,8 +58,8 @@ def plan(
     tail = Tail.of(board)
     settle(board, tail, rules.tolerance)
     merge(board)
-    left = balance(board, rules.tolerance, rules.moves)
-    consolidate(board, tail, rules.tolerance, left)
+    spent = consolidate(board, tail, rules.moves // 2)
+    balance(board, rules.tolerance, rules.moves - spent)
     return {adapter: _weights(board.shares[adapter]) for adapter in sorted(demand)}
 
 
