@@ -62,10 +62,12 @@ class _Consolidation:
     def push(self) -> None:
         """Take what does not fit off the others."""
         board, tail = self._board, self._tail
+        room = {name: tail.room(board, name) for name in board.replicas}
         for source in self._others:
             for adapter in self._last(source, -board.free(source)):
-                rooms = [name for name in board.replicas if tail.room(board, name) > 0]
-                self._move(adapter, source, board.least(rooms or tail.replicas or board.replicas))
+                free = [name for name in room if room[name] > 0]
+                to = board.least(free or tail.replicas or board.replicas)
+                room[to] -= self._move(adapter, source, to)
 
     def pull(self) -> None:
         """Fill slots that the others have free with what is asked for most of the tail."""
@@ -87,7 +89,7 @@ class _Consolidation:
                 self._move(cold, home, source)
 
     def _last(self, replica: str, count: int) -> list[str]:
-        """Adapters that are on this replica alone and are asked for least."""
+        """Adapters of a replica that are asked for least."""
         board = self._board
         return board.by_demand(board.held[replica])[-count:] if count > 0 else []
 
