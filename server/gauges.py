@@ -21,7 +21,7 @@ class EngineGauges(Collector):
         self._has_label = has_label
 
     def collect(self) -> list[GaugeMetricFamily]:
-        return [*self._load(), self._versions(), self._about()]
+        return [*self._load(), self._slots(), self._versions(), *self._limits(), self._about()]
 
     def _load(self) -> list[GaugeMetricFamily]:
         stats, step = self._engine.stats(), self._engine.running_step()
@@ -60,6 +60,46 @@ class EngineGauges(Collector):
         ]
         return [
             GaugeMetricFamily(f"loramux_{name}", text, value=value) for name, text, value in gauges
+        ]
+
+    def _slots(self) -> GaugeMetricFamily:
+        in_slots = self._engine.running_sequences().values()
+        running = sum(map(bool, in_slots))
+        counts = {
+            "running": running,
+            "idle": len(in_slots) - running,
+            "free": self._engine.info().max_adapters - len(in_slots),
+        }
+        slots = GaugeMetricFamily(
+            "loramux_adapter_slots",
+            "Slots: with sequences that run, with an idle adapter, free.",
+            labels=["state"],
+        )
+        for state, count in counts.items():
+            slots.add_metric([state], count)
+        return slots
+
+    def _limits(self) -> list[GaugeMetricFamily]:
+        info = self._engine.info()
+        limits = [
+            ("max_running_sequences", "Limit of the running batch.", info.max_running),
+            ("max_waiting_sequences", "Limit of the queue.", info.max_waiting),
+            (
+                "max_host_adapter_bytes",
+                "Limit of adapters in host memory.",
+                self._engine.config.adapter_host_bytes,
+            ),
+        ]
+        memory = GaugeMetricFamily(
+            "loramux_device_memory_bytes",
+            "Plan of the device's memory; total, used, steps and graphs are measured on GPUs alone.",
+            labels=["part"],
+        )
+        for part, size in vars(info.memory).items():
+            memory.add_metric([part], size)
+        return [
+            *(GaugeMetricFamily(f"loramux_{name}", text, value=v) for name, text, v in limits),
+            memory,
         ]
 
     def _versions(self) -> GaugeMetricFamily:

@@ -7,7 +7,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import grpc
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    Summary,
+)
 
 from lora_runtime import (
     AdapterInfo,
@@ -19,6 +26,7 @@ from lora_runtime import (
     StepStats,
 )
 
+from .digest import AdaptersDigest
 from .gauges import EngineGauges, LogLines
 from .grpc.calls import CallInterceptor
 from .metrics_port import PLACEMENT_PATH, ROUTER_PATH, Pages
@@ -64,14 +72,21 @@ class Metrics(EngineObserver):
         self._ttft = self._histogram(
             "time_to_first_token_seconds", "Arrival to first token.", _LATENCY
         )
+        self._adapter_ttft = Summary(
+            "loramux_adapter_time_to_first_token_seconds",
+            "Arrival to first token.",
+            ["adapter"],
+            registry=self.registry,
+        )
         self._itl = self._histogram(
             "inter_token_latency_seconds", "Between tokens of a sequence.", _LATENCY
         )
         self._queue = self._histogram("queue_seconds", "Arrival to first step.", _LATENCY)
         self._adapter_wait = self._histogram(
             "adapter_wait_seconds",
-            "The part of the queue's time that a request's adapter was being loaded.",
-            _LATENCY,
+            "The part of the queue's time that a request's adapter was being loaded; 0 for those that "
+            "did not wait for it.",
+            (0, *_LATENCY),
         )
         self._e2e = self._histogram("request_seconds", "Arrival to end.", _LATENCY)
         self._prefill = self._histogram("prefill_seconds", "First step to first token.", _LATENCY)
@@ -94,6 +109,10 @@ class Metrics(EngineObserver):
             "finished_requests", "Requests that ended, by what ended them.", "reason"
         )
         self._step = self._histogram("step_seconds", "One engine step.", _STEPS)
+        self._generated = self._counter("generated_tokens", "Tokens sampled, as steps end.")
+        self._prefilled = self._counter(
+            "prefill_tokens", "Tokens of prompts that steps computed, as they end."
+        )
         self._tokens = self._histogram("step_tokens", "Tokens in a step.", _SIZES)
         self._sequences = self._histogram("step_sequences", "Sequences in a step.", _SIZES)
         self._distinct = self._histogram(
@@ -120,6 +139,7 @@ class Metrics(EngineObserver):
             "loramux_engine_failed", "1 once the engine has failed.", registry=self.registry
         )
         self.registry.register(LogLines())
+        ProcessCollector(registry=self.registry)
 
     def follow(self, calls: CallInterceptor) -> None:
         """Read the number of open calls at every scrape."""
@@ -131,6 +151,9 @@ class Metrics(EngineObserver):
         on what has vLLM's names."""
         engine.add_observer(self)
         self.registry.register(EngineGauges(engine, self._own_label))
+        digest = AdaptersDigest(engine)
+        engine.add_observer(digest)
+        self.registry.register(digest)
         prefix = "vllm:" if self._has_vllm_names else "loramux_"
         signals = RouterSignals(engine, model_name, prefix)
         self.shown.register(signals)
@@ -158,6 +181,8 @@ class Metrics(EngineObserver):
 
     def on_step(self, stats: StepStats) -> None:
         self._step.observe(stats.duration_s)
+        self._generated.inc(stats.generated)
+        self._prefilled.inc(stats.prefill_tokens)
         self._tokens.observe(stats.tokens)
         self._sequences.observe(stats.sequences)
         self._distinct.observe(stats.distinct_adapters)
@@ -181,6 +206,7 @@ class Metrics(EngineObserver):
         self._finished.labels(_finish_reason(record)).inc()
         if record.ttft_s is not None:
             self._ttft.observe(record.ttft_s)
+            self._adapter_ttft.labels(adapter).observe(record.ttft_s)
             self._prefill.observe(record.ttft_s - record.queue_s)
             self._decode.observe(record.decode_s)
         if (gaps := record.choice_tokens[0] - 1) > 0:

@@ -221,6 +221,8 @@ class Request:
         return len(getattr(owner, field) or ())
 
     def _chat_violations(self) -> list[FieldViolation]:
+        if not self._has_chat_fields:
+            return []
         last = self.messages[-1].role if self.messages else ""
         wrong = {
             "continue_final_message": "needs messages, the last the assistant's"
@@ -234,6 +236,17 @@ class Request:
             self.messages, self.tools, self.documents, self.tool_choice, self.chat_template_kwargs
         )
         return [FieldViolation(name, text) for name, text in wrong.items() if text]
+
+    @property
+    def _has_chat_fields(self) -> bool:
+        return bool(
+            self.messages
+            or self.tools
+            or self.documents
+            or self.chat_template_kwargs != {}
+            or self.continue_final_message
+            or self.tool_choice
+        )
 
     def _composition_violations(self) -> list[FieldViolation]:
         names = [a.adapter_id for a in self.adapters]

@@ -270,6 +270,14 @@ class Engine:
         """
         return self._intake.submit(request)
 
+    def submit_at_once(self, request: Request) -> RequestHandle | None:
+        """Submit a request whose way into the queue is short enough for an event loop: a prompt of a
+        line, an adapter that was read before. None for any other, of which nothing is begun.
+
+        Raises as `submit`.
+        """
+        return self._intake.submit_at_once(request)
+
     def prepare(self, request: Request) -> Future[None]:
         """Read what `submit` must know of the request's adapters; done at once unless one was never
         read here.

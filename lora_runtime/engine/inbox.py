@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -11,6 +12,10 @@ from ..adapters.store.version import AdapterVersion
 from ..errors import RETRY_AFTER_S, EngineFailedError, EngineStoppedError, QueueFullError
 from ..requests.handle import RequestHandle
 from ..requests.sequence import LiveRequest
+
+_TURNS = 8
+"""Turns of an event loop, of some microseconds where there is nothing to do, that a call takes at
+most from its arrival to here: calls that came together wake the engine thread together."""
 
 
 @dataclass
@@ -58,6 +63,7 @@ class Inbox:
         self.unfinished_sequences = 0
         self._unfinished_requests = 0
         self._expected = 0
+        self._will_wake = False
 
     def open(self) -> None:
         self._admitting = True
@@ -84,13 +90,30 @@ class Inbox:
             self._expected += sequences
         ready.add_done_callback(lambda _: self._expect_less(sequences))
 
-    def submit(self, live: LiveRequest) -> None:
-        """Submit a request. Raises QueueFullError, EngineFailedError, EngineStoppedError."""
+    def submit(self, live: LiveRequest, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Submit a request. Raises QueueFullError, EngineFailedError, EngineStoppedError.
+
+        With `loop`, the caller's, the engine thread is woken when what is ready there has run: the
+        requests that have come together run together.
+        """
         with self._changed:
             self.check_room(len(live.sequences))
             self.unfinished_sequences += len(live.sequences)
             self._unfinished_requests += 1
             self._mail.requests.append(live)
+            if loop is None:
+                self._changed.notify_all()
+        if loop is not None and not self._will_wake:
+            self._will_wake = True
+            loop.call_soon(self._wake, loop, _TURNS)
+
+    def _wake(self, loop: asyncio.AbstractEventLoop, turns: int) -> None:
+        """Wake the engine thread after `turns` more turns of the loop."""
+        if turns:
+            loop.call_soon(self._wake, loop, turns - 1)
+            return
+        self._will_wake = False
+        with self._changed:
             self._changed.notify_all()
 
     def check_room(self, sequences: int) -> None:

@@ -24,6 +24,7 @@ from ..errors import (
 from ..grammars.masks import MASK_S, MaskThreads
 from ..grammars.schemas import refusal
 from ..requests.sequence import LiveRequest, Sequence
+from ..requests.wakeups import Wakeups
 from ..sampling.accept import accept_token
 from ..sampling.sampling import Sampled
 from ..scheduling.batch import ScheduledRow
@@ -64,6 +65,7 @@ class EngineLoop:
         self._masks = masks
         self._computer = StepComputer(base, scheduler, runner, masks)
         self._live = LiveRequests(scheduler, store, limits, inbox, observers, masks)
+        self._wakeups = Wakeups()
         self._blocked = False
         """True while requests wait and none of them can run."""
 
@@ -154,6 +156,7 @@ class EngineLoop:
                 self._fail(live, "cannot be computed", error)
         for seq, sampled in computed.sampled:
             self._deliver(seq, sampled)
+        anyway(self._wakeups.send)
         advanced = [s.grammar for s, _ in computed.sampled if s.grammar and not s.grammar.is_ready]
         if advanced:
             self._masks.start(advanced)
@@ -204,7 +207,7 @@ class EngineLoop:
                 self._live.finish(live, seq)
                 if all(s.finished for s in live.sequences):
                     self._live.close(live, "ok")
-            seq.handle.push(event)
+            seq.handle.push(event, self._wakeups)
         except BaseException as error:
             # One request's text must not take the others down.
             self._fail(live, "has output that cannot be decoded or delivered", error)

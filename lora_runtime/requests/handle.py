@@ -14,6 +14,7 @@ from ..errors import UnreadAnswerError
 from .answer import Answer
 from .messages.parsing import MessageParser
 from .unread import Backlog, Backlogs
+from .wakeups import Wakeups
 
 T = TypeVar("T")
 _AT_ONCE = 256
@@ -127,8 +128,11 @@ class RequestHandle:
             self.cancel()
             raise
 
-    def push(self, event: TokenEvent) -> None:
-        """Engine side: deliver an event. What nobody takes ends the request before it is too much."""
+    def push(self, event: TokenEvent, wakeups: Wakeups | None = None) -> None:
+        """Engine side: deliver an event. What nobody takes ends the request before it is too much.
+
+        `wakeups`: takes the wake-up of a caller on an event loop; without it that is sent at once.
+        """
         with self._changed:
             if self._error is not None:
                 return
@@ -138,7 +142,7 @@ class RequestHandle:
                 self._events.clear()
                 self._backlog.drop()
                 self._error = UnreadAnswerError()
-            self._notify()
+            self._notify(wakeups)
         if too_much:
             self.cancel()
 
@@ -196,10 +200,14 @@ class RequestHandle:
             else:
                 yield taken
 
-    def _notify(self) -> None:
+    def _notify(self, wakeups: Wakeups | None = None) -> None:
         self._changed.notify_all()
-        if self._loop is not None and self._wake is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wake.set)
+        if self._loop is None or self._wake is None:
+            return
+        given = wakeups or Wakeups()
+        given.add(self._loop, self._wake)
+        if wakeups is None:
+            given.send()
 
     def _whole(self) -> Generation:
         if self._generation is None:

@@ -181,12 +181,14 @@ def packed(tokens: Ints, counts: Ints, contexts: Ints, tables: Ints, block_size:
     starts = np.zeros(len(counts) + 1, np.int32)
     np.cumsum(counts, out=starts[1:])
     owner = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    positions = np.arange(starts[-1], dtype=np.int32) - starts[owner] + (contexts - counts)[owner]
+    positions = np.arange(starts[-1], dtype=np.int32) + (contexts - counts - starts[:-1])[owner]
+    block, offset = np.divmod(positions, np.int32(block_size))
+    # With one index: with two NumPy lets go of the interpreter, and other threads take it.
+    block += owner * np.int32(tables.shape[1])
     return StepBatch(
         tokens=tokens,
         positions=positions,
-        slots=tables[owner, positions // block_size] * np.int32(block_size)
-        + positions % np.int32(block_size),
+        slots=tables.ravel()[block] * np.int32(block_size) + offset,
         query_start=starts,
         context_lengths=contexts,
         block_tables=tables,

@@ -53,7 +53,7 @@ class Submission:
         time_left: Callable[[], float | None] = lambda: None,
         max_bytes: int | None = None,
     ) -> RequestHandle:
-        """Submit off the event loop: tokenizing takes milliseconds.
+        """Submit, off the event loop but for short prompts: tokenizing takes milliseconds.
 
         An adapter that was never read here may take seconds or more: its reading is not on the
         threads for submission. `time_left`: seconds that the caller still waits. `max_bytes`: the
@@ -61,6 +61,10 @@ class Submission:
         """
         engine = self._engine()
         with submitting(request) as traced:
+            await self._resolve(traced, who)
+            # To go to a thread and back takes as long as a short prompt does.
+            if handle := engine.submit_at_once(_of(traced, who, time_left)):
+                return _if_it_fits(handle, max_bytes, engine)
             return await self._prepared(
                 traced,
                 who,
@@ -81,6 +85,7 @@ class Submission:
         def tokenize(late: Request) -> _Made[M]:
             return _Made(make(engine.tokenize(late, add_special_tokens=add_special_tokens)))
 
+        await self._resolve(request, who)
         return (await self._prepared(request, who, lambda: None, tokenize)).value
 
     async def _prepared(
@@ -92,10 +97,7 @@ class Submission:
     ) -> D:
         """Do `work` with a request, on a thread, once its adapters have been read."""
         engine = self._engine()
-        await self._resolve(request, who)
-        request = dataclasses.replace(
-            request, caller=who.name, caller_max_waiting=who.max_waiting, timeout_s=time_left()
-        )
+        request = _of(request, who, time_left)
 
         def work_if_prepared() -> D | Future[None]:
             reading = engine.prepare(request)
@@ -132,6 +134,13 @@ class Submission:
             adapters = [""]  # the base's turns are for calls without a token: others have their own
         async with self._callers.taken(*names), self._adapters.taken(*adapters):
             return await self._threads.submission.run(work, late=lambda given: given.cancel())
+
+
+def _of(request: Request, who: Caller, time_left: Callable[[], float | None]) -> Request:
+    """Make it the caller's, with the time that is left."""
+    return dataclasses.replace(
+        request, caller=who.name, caller_max_waiting=who.max_waiting, timeout_s=time_left()
+    )
 
 
 def _if_it_fits(handle: RequestHandle, max_bytes: int | None, engine: Engine) -> RequestHandle:

@@ -28,7 +28,7 @@ from ..operations.answer_size import QUICK_ENTRIES, entries
 from ..operations.submission import Submission
 from ..request_ids import request_id_of
 from ..threads import Threads
-from .answers import to_increment, to_response, to_response_in_slices, to_uses
+from .answers import joined, to_increment, to_response, to_response_in_slices, to_uses
 from .chat_messages import to_message, to_tool_choice
 from .structured import to_structured
 from .template_values import to_values
@@ -47,6 +47,8 @@ _OPTIONAL = (
     "n",
     "skip_special_tokens",
 )
+_AT_ONCE = 64
+"""Events of a stream that are taken together at most."""
 _NAMES = 8
 """Adapters of a refused request that its line in the log names."""
 
@@ -81,11 +83,13 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
         async with self._request(request, context) as handle:
             adapters = handle.adapters
-            async for event in handle:
-                answer = to_increment(handle, event)
-                answer.adapters.extend(to_uses(adapters))
-                adapters = ()  # the first message only
-                yield answer
+            # One event each, as long as the client and this loop keep up; else what waits together.
+            async for events in handle.batches(_AT_ONCE):
+                for event in joined(events):
+                    answer = to_increment(handle, event)
+                    answer.adapters.extend(to_uses(adapters))
+                    adapters = ()  # the first message only
+                    yield answer
 
     @asynccontextmanager
     async def _request(

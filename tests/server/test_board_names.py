@@ -98,7 +98,11 @@ async def test_a_board_shows_what_was_counted(
 
 @pytest.mark.parametrize(
     ("names", "there"),
-    [("loramux", {"loramux"}), ("vllm", {"vllm"}), ("loramux,vllm", {"loramux", "vllm"})],
+    [
+        ("loramux", {"loramux", "process"}),
+        ("vllm", {"vllm"}),
+        ("loramux,vllm", {"loramux", "vllm", "process"}),
+    ],
     ids=["own", "vllm", "both"],
 )
 async def test_names_that_are_not_wanted_are_not_there(

@@ -70,6 +70,18 @@ async def test_scrape(tiny_base: Path, tiny_adapters: dict[str, Path], adapter_r
     assert value("adapter_evictions_total", reason="unloaded") == 1
     assert value("adapter_load_failures_total") == 1
     assert value("adapter_wait_seconds_count") == 3
+    assert value("adapter_wait_seconds_bucket", le="0.0") == 3, "all found theirs in a slot"
+    assert value("adapter_time_to_first_token_seconds_count", adapter="a0") == 2
+    assert value("generated_tokens_total") == 5 + 5 + 3 + 3
+    assert value("prefill_tokens_total") >= len(prompt) + 2 + 2
+    assert value("adapter_slots", state="idle") == 1
+    assert value("adapter_slots", state="running") == 0
+    assert value("adapter_slots", state="free") == served.app.settings.max_adapters - 1
+    assert value("max_waiting_sequences") == served.app.settings.max_waiting
+    assert value("max_running_sequences") == served.app.settings.max_running
+    assert value("device_memory_bytes", part="kv_cache") > 0
+    assert samples["process_resident_memory_bytes", frozenset()] > 0
+    assert samples["process_start_time_seconds", frozenset()] > 0
     assert value("requests_total", adapter="composition", outcome="ok") == 1
     assert value("resident_adapters") == value("registered_adapters") == 1
     assert (
@@ -88,6 +100,27 @@ async def test_scrape(tiny_base: Path, tiny_adapters: dict[str, Path], adapter_r
     assert value("rpcs_total", method="loramux.v1.Adapters/LoadAdapter", code="INVALID_ARGUMENT")
     (info,) = [dict(labels) for name, labels in samples if name == "loramux_info"]
     assert info["kernel_lora"].startswith(("torch/", "cpp/", "triton"))
+
+
+async def test_the_digest_tells_what_is_served(
+    tiny_base: Path, tiny_adapters: dict[str, Path]
+) -> None:
+    async with running(make_settings(tiny_base, {"a0": tiny_adapters["a0"]})) as served:
+        engine = served.app.engine
+
+        def digest() -> float | None:
+            return served.app.metrics.registry.get_sample_value("loramux_adapters_digest")
+
+        first = digest()
+        engine.load_adapter(tiny_adapters["a1"], "b")
+        with_more = digest()
+        engine.load_adapter(tiny_adapters["a2"], "b", canary_weight=0.5)
+        with_a_canary = digest()
+        assert len({first, with_more, with_a_canary}) == 3
+        engine.set_canary("b", 0)
+        assert digest() == with_more
+        engine.unload_adapter("b")
+        assert digest() == first
 
 
 async def test_label_cardinality_is_bounded(

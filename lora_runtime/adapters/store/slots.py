@@ -97,6 +97,16 @@ class Slots:
             reads = [(adapter_id, self._read_of(version)) for adapter_id, version in unread]
         return joined(reads)
 
+    def have_read(self, uses: Sequence[WeightedAdapter]) -> bool:
+        """True if every version that `uses` may get was read before, and has the base's tokenizer."""
+        with self._registry.locked():
+            for use in uses:
+                alias = self._registry.aliases.get(use.adapter_id)
+                details = [] if alias is None else [v.details for v in alias.serving]
+                if not details or any(d is None or d.tokenizer for d in details):
+                    return False
+        return True
+
     def fill(self, versions: Sequence[AdapterVersion]) -> None:
         """Place versions that serve, where there is room, those in host memory at once; never
         waits."""
