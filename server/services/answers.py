@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from loramux.v1 import inference_pb2 as pb
@@ -63,6 +64,32 @@ def to_response(done: Generation, pause_s: float = 0) -> pb.GenerateResponse:
 
 def to_response_in_slices(done: Generation) -> pb.GenerateResponse:
     return to_response(done, _PAUSE_S)
+
+
+def merged(events: Sequence[TokenEvent]) -> Sequence[TokenEvent]:
+    """Put the events of each choice together; those with parts of a parsed message stay as they are."""
+    if len(events) == 1:
+        return events
+    found: list[TokenEvent] = []
+    by_choice: dict[int, list[TokenEvent]] = {}
+    for event in events:
+        if event.message is not None:
+            found.append(event)
+        else:
+            by_choice.setdefault(event.index, []).append(event)
+    return [*found, *map(_one, by_choice.values())]
+
+
+def _one(events: list[TokenEvent]) -> TokenEvent:
+    """Make one event of a choice's next ones, with the end that only the last may have."""
+    if len(events) == 1:
+        return events[0]
+    return replace(
+        events[-1],
+        text="".join(e.text for e in events),
+        token_ids=tuple(t for e in events for t in e.token_ids),
+        logprobs=tuple(p for e in events for p in e.logprobs),
+    )
 
 
 def to_increment(handle: RequestHandle, e: TokenEvent) -> pb.GenerateStreamResponse:
