@@ -133,9 +133,7 @@ class _MetricsServer6(MetricsServer):
     address_family = socket.AF_INET6
 
 
-def start(
-    host: str, port: int, registry: CollectorRegistry, pages: Pages
-) -> MetricsServer:
+def start(host: str, port: int, registry: CollectorRegistry, pages: Pages) -> MetricsServer:
     """Serve the page of `registry`, and `pages` beside it, on a thread. Raises OSError for a port
     that cannot be had."""
     family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import overlay
-from cluster import POD, Cluster, container, name, wait
+from cluster import POD, SERVERS, Cluster, container, name, wait
 from load import Client
 
 Row = dict[str, Any]
@@ -37,7 +37,7 @@ class Bench:
     def everything(self) -> list[POD]:
         """The server's pods, those that end too."""
         return list(
-            json.loads(self.cluster.run("get", "pods", "-l", "app=loramux", "-o", "json"))["items"]
+            json.loads(self.cluster.run("get", "pods", "-l", SERVERS, "-o", "json"))["items"]
         )
 
     def settled(self, replicas: int = 2) -> bool:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 POD = dict[str, Any]
+SERVERS = "app.kubernetes.io/name=loramux,app.kubernetes.io/component=server"
+"""Selector of the server's pods."""
 
 
 class Cluster:
@@ -42,7 +44,7 @@ class Cluster:
 
     def pods(self) -> list[POD]:
         """The server's pods that are not being deleted, oldest first."""
-        found = json.loads(self.run("get", "pods", "-l", "app=loramux", "-o", "json"))["items"]
+        found = json.loads(self.run("get", "pods", "-l", SERVERS, "-o", "json"))["items"]
         living = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
         return sorted(living, key=lambda pod: pod["metadata"]["creationTimestamp"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain, groupby
 from typing import Any
 
 from loramux.v1 import inference_pb2 as pb
@@ -66,29 +67,27 @@ def to_response_in_slices(done: Generation) -> pb.GenerateResponse:
     return to_response(done, _PAUSE_S)
 
 
-def merged(events: Sequence[TokenEvent]) -> Sequence[TokenEvent]:
-    """Put the events of each choice together; those with parts of a parsed message stay as they are."""
+def joined(events: Sequence[TokenEvent]) -> list[TokenEvent]:
+    """Put the events of a choice that wait together into one, so that they take one message.
+
+    Those with a message of their own (`parse_answer`) stay as they are.
+    """
     if len(events) == 1:
-        return events
+        return list(events)
     found: list[TokenEvent] = []
-    by_choice: dict[int, list[TokenEvent]] = {}
-    for event in events:
-        if event.message is not None:
-            found.append(event)
-        else:
-            by_choice.setdefault(event.index, []).append(event)
-    return [*found, *map(_one, by_choice.values())]
+    runs = groupby(events, key=lambda e: (e.index, e.message is None))
+    for (_, may_join), run in runs:
+        found += [_sum(list(run))] if may_join else run
+    return found
 
 
-def _one(events: list[TokenEvent]) -> TokenEvent:
-    """Make one event of a choice's next ones, with the end that only the last may have."""
-    if len(events) == 1:
-        return events[0]
+def _sum(events: list[TokenEvent]) -> TokenEvent:
+    """Make one event of those of one choice; only the last may end it."""
     return replace(
         events[-1],
         text="".join(e.text for e in events),
-        token_ids=tuple(t for e in events for t in e.token_ids),
-        logprobs=tuple(p for e in events for p in e.logprobs),
+        token_ids=tuple(chain.from_iterable(e.token_ids for e in events)),
+        logprobs=tuple(chain.from_iterable(e.logprobs for e in events)),
     )
 
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
     PROMTOOL is None, reason="no promtool (Debian's package prometheus)"
 )
 PODS = ("one", "two")
-RELEASE = {"namespace": "models", "job": "some"}
+RELEASE = {"namespace": "models", "job": "some-loramux"}
 GOOD = {
     "up": "1x60",
     "loramux_ready": "1x60",

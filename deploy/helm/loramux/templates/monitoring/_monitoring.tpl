@@ -6,11 +6,25 @@ namespace={{ .Release.Namespace | quote }},job={{ include "loramux.fullname" . |
 {{/* Refuse what would leave the board empty and the alerts silent. */}}
 {{- define "loramux.monitoring.check" -}}
 {{- $settings := .Values.settings | default dict }}
-{{- if and (hasKey $settings "metrics_port") (not (int $settings.metrics_port)) }}
-{{- fail "monitoring needs settings.metrics_port, which is 0" }}
-{{- end }}
+
 {{- $names := get $settings "metrics_names" | default (list "loramux") }}
 {{- if not (contains "loramux" (toString $names)) }}
 {{- fail "monitoring needs loramux among settings.metrics_names" }}
+{{- end }}
+{{- end }}
+
+{{/* Name, labels and annotations: (list $ suffix labels annotations namespace). */}}
+{{- define "loramux.monitoring.metadata" -}}
+{{- $root := index . 0 -}}
+name: {{ include "loramux.fullname" $root }}{{ index . 1 }}
+namespace: {{ index . 4 | default $root.Release.Namespace }}
+labels:
+  {{- include "loramux.labels" $root | nindent 2 }}
+  {{- with index . 2 }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with merge (dict) (index . 3) ($root.Values.commonAnnotations | default dict) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
