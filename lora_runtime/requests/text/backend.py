@@ -15,7 +15,7 @@ def encode_short(tokenizer: Any, text: str, add_special_tokens: bool) -> list[in
 
     For texts of a line: unlike transformers' own call, this keeps the interpreter.
     """
-    if not _is_plain(type(tokenizer), _READING):
+    if not _is_plain(tokenizer.__class__, _READING):
         return None
     backend = tokenizer.backend_tokenizer
     if (
@@ -29,7 +29,7 @@ def encode_short(tokenizer: Any, text: str, add_special_tokens: bool) -> list[in
 
 def decode(tokenizer: Any, ids: list[int], skip_special_tokens: bool) -> str:
     """Decode as `tokenizer` does, without cleaning up."""
-    if _is_plain(type(tokenizer), _WRITING):
+    if _is_plain(tokenizer.__class__, _WRITING):
         return str(tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
     return str(
         tokenizer.decode(
