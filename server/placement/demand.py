@@ -27,7 +27,7 @@ class Demand:
         """Take the counters as they are now, `seconds` after the last time, and give the work."""
         if not self._totals and not self._work:
             for counters in totals.values():
-                self._first.update(counters)
+                self._first.update({adapter: work for adapter, work in counters.items() if work})
             added: Counter[str] = Counter()
         else:
             added = self._added(totals)
