@@ -63,8 +63,8 @@ def _stack(axes: Axes, answers: Answers, colours: dict[str, str]) -> None:
         known = dict(zip(line.times, line.values, strict=True))
         layers.append([0 if math.isnan(v := known.get(t, 0)) else v for t in times])
     names = [name for name, _ in answers]
-    others = iter(_COLOURS.values())
-    drawn = [colours.get(name) or next(others) for name in names]
+    others = map(_COLOURS.__getitem__, ("purple", "blue", "orange", "yellow", "light-red"))
+    drawn = [colours.get(name) or next(others, "gray") for name in names]
     axes.stackplot(_clock(times), layers, labels=names, colors=drawn, alpha=0.75)
 
 
@@ -96,7 +96,7 @@ def _axis(axes: Axes, defaults: dict[str, Any], window: Window) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(value, defaults["unit"])))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(dates.AutoDateLocator(minticks=3, maxticks=6))
     axes.tick_params(labelsize=7, length=2, colors="#555555")
     axes.grid(color="#eeeeee", linewidth=0.6)
     for spine in axes.spines.values():
@@ -174,7 +174,7 @@ def _states(axes: Axes, panel: Panel, answers: Answers, window: Window) -> None:
     axes.set_yticks([])
     axes.set_xlim(*_clock((window.start, window.end)))
     axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(dates.AutoDateLocator(minticks=3, maxticks=6))
     axes.tick_params(labelsize=7, length=2)
 
 

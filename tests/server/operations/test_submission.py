@@ -17,7 +17,6 @@ from server.threads import Turns
 
 from ...support.servers import Harness, refused
 
-
 LONG = "x " * 200
 """A prompt that goes to a thread."""
 

@@ -29,8 +29,9 @@
       {{- else }}
       {{- include "loramux.envoy.hash" .root | nindent 6 }}
       {{- end }}
-  # When no server is healthy, all are tried: what they say is worth more than nothing.
-  common_lb_config: {healthy_panic_threshold: {value: 1}}
+  common_lb_config:
+    update_merge_window: 0s  # what is out is out now, not within a second
+    healthy_panic_threshold: {value: 1}  # when no server is healthy, all are tried: what they say is worth more than nothing
   health_checks:
     # A server that says it is not serving is out at once; one that says nothing after a few tries.
     - timeout: 5s

@@ -1,7 +1,8 @@
 {{/* Envoy's configuration: router and picker have the same one, with another way to name hosts. */}}
 {{- define "loramux.envoy" -}}
+node: {id: {{ include "loramux.router.name" . }}, cluster: {{ include "loramux.fullname" . }}}
 # Its own page, which can stop it, is for whoever is on the same machine or in the same pod.
-admin: {address: {socket_address: {address: 127.0.0.1, port_value: 9901}}}
+admin: {address: {socket_address: {address: 127.0.0.1, port_value: {{ .Values.router.ports.admin }}}}}
 # Calls are refused before Envoy's own memory is used up: it keeps a call's message until the server is chosen.
 overload_manager:
   resource_monitors:
@@ -41,13 +42,13 @@ static_resources:
       type: STATIC
       load_assignment:
         cluster_name: admin
-        endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 9901}}}}]}]
+        endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: {{ .Values.router.ports.admin }}}}}}]}]
 {{- end }}
 
 {{/* What of the admin's pages is open to the platform: readiness and metrics, to be read. */}}
 {{- define "loramux.envoy.page" -}}
 - name: metrics
-  address: {socket_address: {address: {{ .Values.router.bind | quote }}, port_value: 9464}}
+  address: {socket_address: {address: {{ .Values.router.bind | quote }}, port_value: {{ .Values.router.ports.metrics }}}}
   ignore_global_conn_limit: true
   filter_chains:
     - filters:

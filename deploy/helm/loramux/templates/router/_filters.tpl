@@ -19,8 +19,6 @@
       rules:
         - selectors: [{key: model}]
           on_present: {metadata_namespace: loramux, key: model}
-        - selectors: [{key: adapters}]
-          on_present: {metadata_namespace: loramux, key: adapters}
 {{- end }}
 - name: envoy.filters.http.lua
   typed_config:
@@ -48,10 +46,6 @@ end
 {{- else -}}
 local base = { {{- range include "loramux.baseNames" .root | fromJsonArray }}[{{ . | quote }}] = true, {{ end -}} }
 local function adapter(fields)
-  local several = fields["adapters"]
-  if type(several) == "string" then  -- as JSON; a composition goes by its first
-    return several:match('"adapter_id"%s*:%s*"([^"\\]+)"')
-  end
   local name = fields["model"]
   if type(name) == "string" and not base[name] then return name end
 end

@@ -2,7 +2,7 @@
 {{- define "loramux.envoy.listener" -}}
 {{- $router := .root.Values.router -}}
 - name: {{ .protocol }}
-  address: {socket_address: {address: {{ $router.bind | quote }}, port_value: {{ .port }}}}
+  address: {socket_address: {address: {{ $router.bind | quote }}, port_value: {{ get $router.ports .protocol }}}}
   # A call's message is read whole before its server is chosen: as large as the server takes, which refuses larger ones.
   per_connection_buffer_limit_bytes: {{ include "loramux.envoy.largest" .root }}
   # A client that is gone without a word is found within a minute.
@@ -18,6 +18,10 @@
             "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
             stat_prefix: {{ .protocol }}
             codec_type: {{ ternary "HTTP2" "AUTO" (eq .protocol "grpc") }}
+            {{- if eq .protocol "grpc" }}
+            # As much of a message as fits is read whole, see above.
+            http2_protocol_options: {initial_stream_window_size: {{ max 16777216 (include "loramux.envoy.largest" .root | int) }}}
+            {{- end }}
             stream_idle_timeout: 0s  # a call that waits in the queue is silent
             request_headers_timeout: 10s
             # Clients come to know other Envoys, and leave one that goes; their running calls finish.
@@ -25,7 +29,7 @@
             http1_safe_max_connection_duration: true
             # Nobody's x-envoy-* headers change retries or timeouts, and a request's id stays the caller's.
             use_remote_address: true
-            internal_address_config: {}
+            internal_address_config: {cidr_ranges: [{address_prefix: 255.255.255.255, prefix_len: 32}]}
             generate_request_id: false
             preserve_external_request_id: true
             server_header_transformation: PASS_THROUGH
@@ -35,6 +39,11 @@
                 typed_config:
                   "@type": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog
                   log_format: {json_format: {{ include "loramux.envoy.accessLog" . }}}
+            {{- end }}
+            {{- if eq .protocol "http" }}
+            # Envoy's own refusals, as OpenAI's clients read them.
+            local_reply_config:
+              body_format: {json_format: {error: {message: "%LOCAL_REPLY_BODY%", type: "api_error", param: null, code: null}}}
             {{- end }}
             http_filters:
               {{- include "loramux.envoy.filters" . | nindent 14 }}
@@ -79,14 +88,14 @@ reflection, pages) may change something, and is tried elsewhere only if it reach
     cluster: any_{{ $.protocol }}
     timeout: 0s
     {{- include "loramux.envoy.retry" (dict "root" $.root "on" $again) | nindent 4 }}
-  {{- include "loramux.envoy.unpicked" $.root | nindent 2 }}
+  {{- with include "loramux.envoy.unpicked" $.root }}{{ . | nindent 2 }}{{ end }}
 {{- end }}
 - match: {prefix: /}
   route:
     cluster: any_{{ .protocol }}
     timeout: 0s
     {{- include "loramux.envoy.retry" (dict "root" .root "on" "connect-failure,refused-stream") | nindent 4 }}
-  {{- include "loramux.envoy.unpicked" .root | nindent 2 }}
+  {{- with include "loramux.envoy.unpicked" .root }}{{ . | nindent 2 }}{{ end }}
 {{- end }}
 
 {{/* What has no adapter is not the picker's: it would wait for the end of calls that go on both ways. */}}

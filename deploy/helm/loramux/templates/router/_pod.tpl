@@ -3,11 +3,11 @@
 name: envoy
 image: {{ .image.repository }}:{{ .image.tag }}
 imagePullPolicy: {{ .image.pullPolicy }}
-args: [-c, {{ .configDirectory }}/envoy.yaml, --concurrency, {{ .concurrency | quote }}, --disable-hot-restart]
+args: [-c, {{ .configDirectory }}/envoy.yaml, --concurrency, {{ .concurrency | quote }}, --disable-hot-restart, --component-log-level, "misc:warning"]
 ports:
-  - {name: grpc, containerPort: 50051}
-  - {name: http, containerPort: 8000}
-  - {name: metrics, containerPort: 9464}
+  - {name: grpc, containerPort: {{ .ports.grpc }}}
+  - {name: http, containerPort: {{ .ports.http }}}
+  - {name: metrics, containerPort: {{ .ports.metrics }}}
 readinessProbe:
   httpGet: {path: /ready, port: metrics}
   periodSeconds: 2
