@@ -5,7 +5,7 @@ MODEL := .models/SmolLM2-135M-Instruct
 ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adapters/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo serve test test-slow test-attacks test-ends fuzz test-lowest lint format types proto-lint proto-breaking proto-baseline protos protos-check manifests manifests-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
+.PHONY: help setup base demo load serve test test-slow test-attacks test-ends fuzz test-lowest lint format types proto-lint proto-breaking proto-baseline protos protos-check manifests manifests-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
         bench bench-kernels dashboard clients clean
 
 help:  ## list the targets
@@ -39,6 +39,9 @@ base: $(MODEL)/config.json  ## make the demo's base model in .models/
 
 demo: .venv/.demo base  ## start a server, stream from the base and three adapters at once, stop
 	@$(BIN)/python examples/demo.py --base $(MODEL)
+
+load: .venv/.demo base  ## a short load on the demo's server with loramux bench, ghz and k6, as far as they are there, in one table
+	@$(BIN)/python examples/load/short.py --base $(MODEL) $(ARGS)
 
 serve: .venv/.demo base  ## leave a server running; more flags: make serve ARGS='--port 6000'
 	@exec $(BIN)/loramux serve --base $(MODEL) $(ADAPTERS) --adapter-root examples/adapters --log-format console $(ARGS)
@@ -115,10 +118,12 @@ proto-baseline: setup proto-breaking  ## make the baseline anew: with each relea
 protos: setup  ## regenerate the Python code of protos/
 	$(BIN)/python protos/generate.py
 
-manifests: setup  ## render the Helm chart's defaults into deploy/kubernetes.yaml
+manifests: setup  ## write the settings into the Helm chart's schema, and its defaults into deploy/kubernetes.yaml
+	$(BIN)/python deploy/helm/settings_schema.py
 	$(BIN)/python deploy/helm/render.py
 
-manifests-check: setup  ## fail if deploy/kubernetes.yaml is not what the chart gives
+manifests-check: setup  ## fail if one of them is not what it would be
+	$(BIN)/python deploy/helm/settings_schema.py --check
 	$(BIN)/python deploy/helm/render.py --check
 
 protos-check: setup  ## fail if the generated code is not that of protos/

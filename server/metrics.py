@@ -84,8 +84,8 @@ class Metrics(EngineObserver):
         self._queue = self._histogram("queue_seconds", "Arrival to first step.", _LATENCY)
         self._adapter_wait = self._histogram(
             "adapter_wait_seconds",
-            "The part of the queue's time that a request's adapter was being loaded; up to 0: it was "
-            "in a slot.",
+            "The part of the queue's time that a request's adapter was being loaded; 0 for those that "
+            "did not wait for it.",
             (0, *_LATENCY),
         )
         self._e2e = self._histogram("request_seconds", "Arrival to end.", _LATENCY)

@@ -18,7 +18,7 @@ ROOT = Path(lora_runtime.__file__).parents[1]
 PACKAGES = ("lora_runtime", "server", "benchmarks")
 PUBLIC = {"lora_runtime", "lora_runtime.training"}
 """All of the library that servers and benchmarks may import."""
-INSIDE = ("benchmarks.cpu", "benchmarks.gpu", "benchmarks.lora")
+INSIDE = ("benchmarks.cpu", "benchmarks.gpu", "benchmarks.lora", "benchmarks.scale")
 """But for those that measure what is inside."""
 
 

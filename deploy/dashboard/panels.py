@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 COLUMNS = 24
 _LAST = ["lastNotNull"]
 _NOW = {"values": False, "calcs": _LAST}
+_LEGEND = {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []}
 _OPTIONS: dict[str, dict[str, Any]] = {
     "timeseries": {
-        "legend": {"displayMode": "list", "placement": "bottom"},
+        "legend": _LEGEND,
         "tooltip": {"mode": "multi", "sort": "desc"},
     },
     "stat": {"reduceOptions": _NOW, "graphMode": "area", "colorMode": "value"},
     "bargauge": {"reduceOptions": _NOW, "orientation": "horizontal", "displayMode": "basic"},
-    "state-timeline": {"legend": {"displayMode": "list", "placement": "bottom"}},
+    "state-timeline": {"legend": _LEGEND},
     "table": {"cellHeight": "sm", "showHeader": True},
 }
 _INSTANT = ("table", "bargauge")
@@ -28,7 +30,8 @@ _SIZES = {"stat": (4, 4), "bargauge": (8, 8), "table": (8, 8)}
 class Panel:
     """A panel of one unit; `queries` are legends with expressions.
 
-    `most`: the upper end of the axis; `thresholds`: from where a figure is orange, and red.
+    `most`: the upper end of the axis; `thresholds`: from where a figure is orange, and red;
+    `colours`: of series, by their names.
     """
 
     title: str
@@ -39,6 +42,7 @@ class Panel:
     stacked: bool = False
     most: float | None = None
     thresholds: tuple[float, float] | None = None
+    colours: Mapping[str, str] = field(default_factory=dict)
     width: int = 0
 
     @property
@@ -56,7 +60,10 @@ class Panel:
             "title": self.title,
             "datasource": SOURCE,
             "gridPos": {"x": x, "y": y, "w": width, "h": height},
-            "fieldConfig": {"defaults": self._defaults(), "overrides": []},
+            "fieldConfig": {
+                "defaults": self._defaults(),
+                "overrides": [_coloured(*one) for one in self.colours.items()],
+            },
             "options": _OPTIONS[self.kind],
             "targets": [self._target(i, *query) for i, query in enumerate(self.queries)],
         }
@@ -89,7 +96,7 @@ class Panel:
             made["custom"] = {
                 "lineWidth": 1,
                 "fillOpacity": 30 if self.stacked else 5,
-                "showPoints": "never",
+                "showPoints": "auto",
                 "stacking": {"mode": "normal" if self.stacked else "none", "group": "A"},
             }
         if self.kind == "state-timeline":
@@ -100,6 +107,13 @@ class Panel:
             steps = [{"color": colour, "value": value} for colour, value in colours]
             made["thresholds"] = {"mode": "absolute", "steps": steps}
         return made
+
+
+def _coloured(name: str, colour: str) -> dict[str, Any]:
+    return {
+        "matcher": {"id": "byName", "options": name},
+        "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": colour}}],
+    }
 
 
 def _words(of: dict[str, tuple[str, str]]) -> dict[str, Any]:

@@ -42,9 +42,11 @@ def ratio(part: str, whole: str) -> str:
     return f"{part} / {whole}"
 
 
-def top(query: str, count: int = 10) -> str:
-    """The highest series at each moment."""
-    return f"topk({count}, {query})"
+def top(query: str, counter: str, by: str, where: str) -> str:
+    """The series of the ten labels of which a counter grew most in the whole span: the same ones at
+    each moment."""
+    grown = _sum(f"increase({select(counter, where)}[$__range] @ end())", by)
+    return f"{query} and topk(10, {grown})"
 
 
 def or_zero(query: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import overlay
-from cluster import SERVERS, POD, Cluster, container, name, wait
+from cluster import POD, SERVERS, Cluster, container, name, wait
 from load import Client
 
 Row = dict[str, Any]

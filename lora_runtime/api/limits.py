@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 from ..errors import FieldViolation, InvalidRequestError
 
@@ -32,9 +33,15 @@ class RequestLimits:
     context_note: str = ""
     """Why that is less than the base's own context has; empty where it is not."""
 
-    def at_most(self) -> dict[str, int]:
+    def at_most(self) -> Mapping[str, int]:
         """Entries that each field may have, without those that may have any number."""
-        return {name: limit for name, limit in vars(self).items() if isinstance(limit, int)}
+        return self._at_most
+
+    @cached_property
+    def _at_most(self) -> dict[str, int]:
+        return {
+            f.name: limit for f in fields(self) if isinstance(limit := getattr(self, f.name), int)
+        }
 
     def check(self, count: Callable[[str], int]) -> None:
         """Check what `count` says of each field. Raises InvalidRequestError that names all that

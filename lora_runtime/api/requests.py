@@ -214,13 +214,27 @@ class Request:
         """Whether the answer's text has a form."""
         return self.sampling.structured is not None or self.forces_call
 
+    @property
+    def _has_chat(self) -> bool:
+        """Whether any field of a conversation is set."""
+        return bool(
+            self.messages
+            or self.continue_final_message
+            or self.chat_template_kwargs != {}
+            or self.tools
+            or self.documents
+            or self.tool_choice != ""
+        )
+
     def _count(self, field: str) -> int:
         if field == "structured":
             return 0 if self.sampling.structured is None else self.sampling.structured.size
-        owner = self if hasattr(self, field) else self.sampling
-        return len(getattr(owner, field) or ())
+        own: Any = vars(self).get(field, self)
+        return len((getattr(self.sampling, field) if own is self else own) or ())
 
     def _chat_violations(self) -> list[FieldViolation]:
+        if not self._has_chat:
+            return []
         last = self.messages[-1].role if self.messages else ""
         wrong = {
             "continue_final_message": "needs messages, the last the assistant's"
@@ -236,6 +250,8 @@ class Request:
         return [FieldViolation(name, text) for name, text in wrong.items() if text]
 
     def _composition_violations(self) -> list[FieldViolation]:
+        if not self.adapters:
+            return []
         names = [a.adapter_id for a in self.adapters]
         checks = [
             (not (self.adapter_id and names), "give one adapter or several, not both"),

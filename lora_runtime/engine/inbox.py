@@ -13,7 +13,6 @@ from ..errors import RETRY_AFTER_S, EngineFailedError, EngineStoppedError, Queue
 from ..requests.handle import RequestHandle
 from ..requests.sequence import LiveRequest
 
-
 _TURNS = 8
 """Turns of an event loop, of some microseconds where there is nothing to do, that a call takes at
 most from its arrival to here: calls that came together wake the engine thread together."""

@@ -71,7 +71,8 @@ class RequestHandle:
 
     def cancel(self) -> None:
         """Free sequences, KV blocks and lease before the next step. Idempotent."""
-        self._on_cancel(self)
+        if self._open_choices:  # else all is free, and the engine thread need not be woken for it
+            self._on_cancel(self)
         if self._parser is not None:
             self._parser.close()
 

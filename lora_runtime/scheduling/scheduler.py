@@ -4,7 +4,6 @@ preemption."""
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from typing import Protocol
@@ -261,7 +260,7 @@ class Scheduler:
     def _acquire(self, seq: Sequence) -> bool:
         acquired = not seq.versions or self.slots.acquire(seq.versions)
         if not acquired and seq.missed_at is None:
-            seq.missed_at = time.monotonic()
+            seq.missed_at = self.waiting.clock()
         return acquired
 
     def _start(self, seq: Sequence, budget: int) -> int:
@@ -280,7 +279,7 @@ class Scheduler:
         self._running.count(seq, 1)
         seq.turn = self.waiting.turn(seq)
         if seq.scheduled_at is None:
-            seq.scheduled_at = time.monotonic()
+            seq.scheduled_at = self.waiting.clock()
             seq.cached_tokens = seq.num_computed
             self.waiting.charge(seq.tenant, PROMPT_COST * seq.num_remaining, seq.caller)
         return count

@@ -55,7 +55,7 @@ def placement(
             envvar="LORAMUX_PLACEMENT_TOLERANCE",
             help="Part by which a replica's work may differ from the mean before adapters move.",
         ),
-    ] = 0.05,
+    ] = 0.03,
     log_format: Annotated[
         str,
         typer.Option(envvar="LORAMUX_LOG_FORMAT", help="json or console."),

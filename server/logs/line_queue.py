@@ -10,11 +10,15 @@ import os
 import select
 import threading
 import time
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 SIZE = 8192
 RESERVED = 2048
 """Places that only warnings and worse may take: a flood of other lines leaves room for them."""
+_GATHER_S = 0.005
+"""Seconds that a line waits for others."""
+_TOGETHER = select.PIPE_BUF
+"""Bytes of lines that are written together: a pipe takes so many at once, whoever else writes to it."""
 _TELL_S = 1.0
 """Least seconds between two lines that tell how many were dropped."""
 
@@ -32,6 +36,8 @@ class LineQueue(logging.Handler):
         self._lines: SimpleQueue[str | threading.Event] = SimpleQueue()
         self._counting = threading.RLock()
         self._dropped = self._told = 0
+        self._taken = 0
+        """Lines that the thread has and has not written."""
         self._told_at = 0.0
         threading.Thread(target=self._write_all, name="loramux-log", daemon=True).start()
 
@@ -48,14 +54,25 @@ class LineQueue(logging.Handler):
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        room = self._size if record.levelno >= logging.WARNING else self._size - self._reserved
-        if self._lines.qsize() >= room:
-            self._drop()
+        if not self._has_room(record.levelno):
             return
         try:
             self._lines.put(self.format(record))
         except Exception:
             self.handleError(record)
+
+    def put(self, line: str) -> None:
+        """Take a line that is rendered, and no warning."""
+        if self._has_room(logging.INFO):
+            self._lines.put(line)
+
+    def _has_room(self, level: int) -> bool:
+        """Whether there is room for another line; False counts it."""
+        room = self._size if level >= logging.WARNING else self._size - self._reserved
+        if self._lines.qsize() + max(0, self._taken - 1) < room:
+            return True
+        self._drop()
+        return False
 
     def finish(self, timeout_s: float) -> bool:
         """Wait until the lines so far are written; False if they are not in time."""
@@ -63,19 +80,41 @@ class LineQueue(logging.Handler):
         self._lines.put(written)
         return written.wait(timeout_s)
 
-    def _drop(self) -> None:
+    def _drop(self, lines: int = 1) -> None:
         with self._counting:
-            self._dropped += 1
+            self._dropped += lines
 
     def _write_all(self) -> None:
+        item: str | threading.Event | None = None
         while True:
-            item = self._lines.get()
+            if item is None:
+                item = self._lines.get()
+                # Each wake-up of this thread takes the interpreter from the others.
+                time.sleep(_GATHER_S)
             if isinstance(item, threading.Event):
                 item.set()
-            elif self._write(item):
+                item = None
+                continue
+            text, item = self._gathered(item)
+            if self._write(text):
                 self._tell_dropped()
             else:
-                self._drop()
+                self._drop(self._taken)
+            self._taken = 0
+
+    def _gathered(self, first: str) -> tuple[str, str | threading.Event | None]:
+        """Join lines that wait to one write, and give what comes behind them; None if nothing does."""
+        lines, size = [first], len(first)
+        self._taken = 1
+        while True:
+            try:
+                item = self._lines.get_nowait()
+            except Empty:
+                return "\n".join(lines), None
+            if isinstance(item, threading.Event) or (size := size + 1 + len(item)) >= _TOGETHER:
+                return "\n".join(lines), item
+            lines.append(item)
+            self._taken += 1
 
     def _tell_dropped(self) -> None:
         dropped, now = self._dropped, time.monotonic()

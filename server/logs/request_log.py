@@ -12,6 +12,7 @@ from lora_runtime import AdapterInfo, EngineObserver, RequestRecord
 
 from ..tracing.request import log_fields
 from .limit import limited
+from .setup import write_info
 
 log = structlog.get_logger("loramux.server")
 _ALWAYS = ("error", "timeout")
@@ -29,22 +30,9 @@ class RequestLog(EngineObserver):
     def on_request_finished(self, record: RequestRecord) -> None:
         if record.outcome not in _ALWAYS and random.random() >= self._share:
             return
-        log.info(
-            "request finished",
-            request_id=record.request_id,
-            adapter=record.adapter_id,
-            version=record.adapter_version[:12],
-            **_composition(record),
-            outcome=record.outcome,
-            prompt_tokens=record.prompt_tokens,
-            cached_tokens=record.cached_tokens,
-            completion_tokens=record.completion_tokens,
-            queue_ms=_ms(record.queue_s),
-            adapter_wait_ms=_ms(record.adapter_wait_s),
-            e2e_ms=_ms(record.e2e_s),
-            ttft_ms=_ms(record.ttft_s),
-            **log_fields(record),
-        )
+        fields = _fields(record)
+        if not write_info("request finished", fields):
+            log.info("request finished", **fields)
 
     def on_adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
         log.info(
@@ -82,6 +70,24 @@ class RequestLog(EngineObserver):
 
     def on_engine_failed(self, error: BaseException) -> None:
         log.critical("engine failed", error=repr(error))
+
+
+def _fields(record: RequestRecord) -> dict[str, Any]:
+    return {
+        "request_id": record.request_id,
+        "adapter": record.adapter_id,
+        "version": record.adapter_version[:12],
+        **_composition(record),
+        "outcome": record.outcome,
+        "prompt_tokens": record.prompt_tokens,
+        "cached_tokens": record.cached_tokens,
+        "completion_tokens": record.completion_tokens,
+        "queue_ms": _ms(record.queue_s),
+        "adapter_wait_ms": _ms(record.adapter_wait_s),
+        "e2e_ms": _ms(record.e2e_s),
+        "ttft_ms": _ms(record.ttft_s),
+        **log_fields(record),
+    }
 
 
 def _composition(record: RequestRecord) -> dict[str, list[dict[str, Any]]]:

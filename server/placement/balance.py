@@ -23,9 +23,9 @@ def merge(board: Board) -> None:
             board.move(adapter, smallest, largest)
 
 
-def balance(board: Board, tolerance: float, moves: int) -> int:
+def balance(board: Board, tolerance: float, moves: int) -> None:
     """Move work from the replica with the most to the one with the least, until both are within the
-    tolerance. Gives how many of the moves are left."""
+    tolerance, or the moves are used up."""
     steps = _FREE_STEPS * len(board.replicas) + moves
     for _ in range(steps):
         source, to = board.most(), board.least(board.replicas)
@@ -38,7 +38,6 @@ def balance(board: Board, tolerance: float, moves: int) -> int:
         if cost is None:
             break
         moves -= cost
-    return moves
 
 
 def _even_enough(board: Board, source: str, to: str, tolerance: float) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 
 _FORGOTTEN = 1e-6
@@ -28,7 +28,7 @@ class Demand:
         if not self._totals and not self._work:
             for counters in totals.values():
                 self._first.update(counters)
-            added: Counter[str] = Counter()
+            added: dict[str, float] = defaultdict(float)
         else:
             added = self._added(totals)
         self._totals = dict(totals)
@@ -41,8 +41,8 @@ class Demand:
         self._forget()
         return self._work if not self._first else dict(self._first)
 
-    def _added(self, totals: Mapping[str, dict[str, float]]) -> Counter[str]:
-        added: Counter[str] = Counter()
+    def _added(self, totals: Mapping[str, dict[str, float]]) -> dict[str, float]:
+        added: dict[str, float] = defaultdict(float)
         for replica, counters in totals.items():
             before = self._totals.get(replica)
             if before is None:  # new, or away for a while: when that was, nobody knows

@@ -12,6 +12,9 @@ _LOADED = re.compile(
     rf'^(?:vllm:|loramux_)lora_adapter_loaded\{{adapter_name={_NAME},level="gpu"', re.MULTILINE
 )
 _WORK = re.compile(rf"^loramux_adapter_work_tokens_total\{{adapter={_NAME}\}} (\S+)$", re.MULTILINE)
+_LOADS = re.compile(
+    r"^(?:vllm:|loramux_)(?:lora_)?adapter_load_seconds_count(?:\{.*\})? (\S+)$", re.MULTILINE
+)
 _ESCAPES = {r"\\": "\\", r"\n": "\n", r"\"": '"'}
 _ESCAPE = re.compile(r"\\.")
 
@@ -25,6 +28,8 @@ class Page:
     """Adapters in its slots."""
     work: dict[str, float]
     """Tokens computed by adapter, since it started."""
+    loads: float
+    """Adapters loaded since then."""
 
 
 def parse(text: str) -> Page:
@@ -34,10 +39,12 @@ def parse(text: str) -> Page:
         raise ValueError(
             "the page has no slots for adapters: no loramux server, or none with a base"
         )
+    loads = _LOADS.search(text)
     return Page(
         slots=int(float(slots[1])),
         resident=frozenset(_plain(name) for name in _LOADED.findall(text)),
         work={_plain(name): float(tokens) for name, tokens in _WORK.findall(text)},
+        loads=float(loads[1]) if loads else 0.0,
     )
 
 

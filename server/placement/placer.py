@@ -17,8 +17,9 @@ from .targets import Address
 
 log = structlog.get_logger("loramux.placement")
 
-_ADAPTERS_PER_MOVE = 50
-"""Of so many adapters one may be moved at each look, beyond those that must."""
+_LOADS_PER_MOVE = 4
+"""For so many loads that there were since the last look, one may be caused by a move: where much is
+loaded, moves are worth it, and they never add much."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Placer:
         self.counts = Counts()
         self.published: Published | None = None
         """None until adapters were asked for."""
+        self._last_loads: dict[str, float] = {}
         self._demand = Demand(settings.half_life_s)
         self._clock = clock
         self._looked = clock()
@@ -71,11 +73,17 @@ class Placer:
             name: Replica(page.slots, page.resident) for name, page in self.fleet.pages.items()
         }
         current = self.published.placement if self.published else {}
-        moves = max(1, len(demand) // _ADAPTERS_PER_MOVE)
-        placement = plan(demand, replicas, current, Rules(self.settings.tolerance, moves))
+        rules = Rules(self.settings.tolerance, max(1, self._loads() // _LOADS_PER_MOVE))
+        placement = plan(demand, replicas, current, rules)
         self.counts.most_over_mean = _most_over_mean(demand, placement, len(replicas))
         if placement != current:
             self._publish(current, placement)
+
+    def _loads(self) -> int:
+        """Loads since the last look, of the replicas that were seen then."""
+        last, self._last_loads = self._last_loads, {n: p.loads for n, p in self.fleet.pages.items()}
+        added = [now - last[name] for name, now in self._last_loads.items() if name in last]
+        return int(sum(loads for loads in added if loads > 0))
 
     def _publish(self, current: Placement, placement: Placement) -> None:
         addresses = self.fleet.addresses

@@ -30,7 +30,7 @@ _DIGITS = 4
 class Rules:
     """What a plan may do."""
 
-    tolerance: float = 0.05
+    tolerance: float = 0.03
     """Part by which a replica's work may differ from the mean before anything is moved."""
     moves: int = 0
     """Most loads that a plan may cost by itself. Adapters that are nowhere, or were on a replica
@@ -58,8 +58,8 @@ def plan(
     tail = Tail.of(board)
     settle(board, tail, rules.tolerance)
     merge(board)
-    left = balance(board, rules.tolerance, rules.moves)
-    consolidate(board, tail, rules.tolerance, left)
+    spent = consolidate(board, tail, rules.moves // 2)
+    balance(board, rules.tolerance, rules.moves - spent)
     return {adapter: _weights(board.shares[adapter]) for adapter in sorted(demand)}
 
 
@@ -75,7 +75,7 @@ def _keep(board: Board, current: Placement) -> None:
 def _weights(shares: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
     """Parts of an adapter's work, rounded: what is kept is the same in the next plan, to the bit."""
     whole = sum(shares.values())
-    ranked = sorted(shares, key=lambda name: (-shares[name], name))
-    weights = {name: round(shares[name] / whole, _DIGITS) if whole else 0.0 for name in ranked[1:]}
-    weights[ranked[0]] = round(1 - sum(weights.values()), _DIGITS)
-    return tuple((name, weights[name]) for name in ranked)
+    parts = {name: round(work / whole, _DIGITS) if whole else 0.0 for name, work in shares.items()}
+    first, *others = sorted(parts, key=lambda name: (-parts[name], name))
+    rest = round(1 - sum(parts[name] for name in others), _DIGITS)
+    return ((first, rest), *((name, parts[name]) for name in others))

@@ -15,4 +15,4 @@ class Settings:
     targets: Sequence[Target]
     interval_s: float = 5.0
     half_life_s: float = 300.0
-    tolerance: float = 0.05
+    tolerance: float = 0.03

@@ -12,6 +12,8 @@ _PART_OF_SLOTS = 4
 """One of so many slots of a replica that takes the tail is left to it."""
 _PART_OF_WORK = 0.5
 """Part of such a replica's work that the tail may be."""
+_LIMIT = 1.3
+"""Of the mean work, to which a replica may come by it; who has too much then gives a larger one."""
 _WORTH_A_SWAP = 2.0
 """Times by which one adapter must be asked for more than another to take its place."""
 
@@ -52,18 +54,20 @@ class Tail:
 class _Consolidation:
     """Moves between the replicas that take the tail and the others, as far as loads are left."""
 
-    def __init__(self, board: Board, tail: Tail, tolerance: float, moves: int) -> None:
-        self._board, self._tail, self._moves = board, tail, moves
-        self._limit = board.target * (1 + tolerance)
+    def __init__(self, board: Board, tail: Tail, moves: int) -> None:
+        self._board, self._tail, self.moves = board, tail, moves
+        self._limit = board.target * _LIMIT
         self._others = sorted(board.replicas.keys() - tail.replicas)
 
     def push(self) -> None:
         """Take what does not fit off the others."""
         board, tail = self._board, self._tail
+        room = {name: tail.room(board, name) for name in board.replicas}
         for source in self._others:
             for adapter in self._last(source, -board.free(source)):
-                rooms = [name for name in board.replicas if tail.room(board, name) > 0]
-                self._move(adapter, source, board.least(rooms or tail.replicas or board.replicas))
+                free = [name for name in room if room[name] > 0]
+                to = board.least(free or tail.replicas or board.replicas)
+                room[to] -= self._move(adapter, source, to)
 
     def pull(self) -> None:
         """Fill slots that the others have free with what is asked for most of the tail."""
@@ -81,11 +85,11 @@ class _Consolidation:
         for (cold, home), (hot, source) in zip(last, self._contending(), strict=False):
             if board.demand[hot] < _WORTH_A_SWAP * board.demand[cold]:
                 break
-            if self._moves >= 2 and self._move(hot, source, home):
+            if self.moves >= 2 and self._move(hot, source, home):
                 self._move(cold, home, source)
 
     def _last(self, replica: str, count: int) -> list[str]:
-        """Adapters that are on this replica alone and are asked for least."""
+        """Adapters of a replica that are asked for least."""
         board = self._board
         return board.by_demand(board.held[replica])[-count:] if count > 0 else []
 
@@ -101,18 +105,19 @@ class _Consolidation:
     def _move(self, adapter: str, source: str, to: str) -> bool:
         board = self._board
         cost = board.cost(adapter, source, to)
-        if to in board.shares[adapter] or cost > self._moves:
+        if to in board.shares[adapter] or cost > self.moves:
             return False
         if board.loads[to] + board.shares[adapter][source] > self._limit:
             return False
         board.move(adapter, source, to)
-        self._moves -= cost
+        self.moves -= cost
         return True
 
 
-def consolidate(board: Board, tail: Tail, tolerance: float, moves: int) -> None:
+def consolidate(board: Board, tail: Tail, moves: int) -> int:
     """Give those adapters a slot of their own that are asked for most."""
-    work = _Consolidation(board, tail, tolerance, moves)
+    work = _Consolidation(board, tail, moves)
     work.push()
     work.pull()
     work.swap()
+    return moves - work.moves

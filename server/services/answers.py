@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import chain, groupby
 from typing import Any
 
 from loramux.v1 import inference_pb2 as pb
@@ -63,6 +65,30 @@ def to_response(done: Generation, pause_s: float = 0) -> pb.GenerateResponse:
 
 def to_response_in_slices(done: Generation) -> pb.GenerateResponse:
     return to_response(done, _PAUSE_S)
+
+
+def joined(events: Sequence[TokenEvent]) -> list[TokenEvent]:
+    """Put the events of a choice that wait together into one, so that they take one message.
+
+    Those with a message of their own (`parse_answer`) stay as they are.
+    """
+    if len(events) == 1:
+        return list(events)
+    found: list[TokenEvent] = []
+    runs = groupby(events, key=lambda e: (e.index, e.message is None))
+    for (_, may_join), run in runs:
+        found += [_sum(list(run))] if may_join else run
+    return found
+
+
+def _sum(events: list[TokenEvent]) -> TokenEvent:
+    """Make one event of those of one choice; only the last may end it."""
+    return replace(
+        events[-1],
+        text="".join(e.text for e in events),
+        token_ids=tuple(chain.from_iterable(e.token_ids for e in events)),
+        logprobs=tuple(chain.from_iterable(e.logprobs for e in events)),
+    )
 
 
 def to_increment(handle: RequestHandle, e: TokenEvent) -> pb.GenerateStreamResponse:

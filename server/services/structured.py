@@ -7,11 +7,8 @@ from loramux.v1 import inference_pb2 as pb
 from lora_runtime import InvalidRequestError, StructuredAnswer
 
 
-def to_structured(message: pb.GenerateRequest) -> StructuredAnswer | None:
-    """The form that a message asks for; None if it asks for none. Raises InvalidRequestError."""
-    if not message.HasField("structured"):
-        return None
-    form = message.structured
+def to_structured(form: pb.StructuredAnswer) -> StructuredAnswer:
+    """Form that a message asks for. Raises InvalidRequestError."""
     kind = form.WhichOneof("form")
     if kind is None:
         raise InvalidRequestError.of("structured", "has no form that is known here")

@@ -28,7 +28,7 @@ ALL_ON = {
         "dashboard": {"enabled": True},
     }
 }
-NEVER_ALL = {
+KNOWN = {
     "code": {code.name for code in grpc.StatusCode},
     "status": {"500"},
     "reason": {
@@ -66,7 +66,8 @@ def panels(objects: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 def filled(expression: str) -> str:
     """As Grafana sends it."""
-    assert not re.search(r"\$(?!namespace|job|pod|adapter|__rate_interval)", expression)
+    assert not re.search(r"\$(?!namespace|job|pod|adapter|__rate_interval|__range)", expression)
+    expression = expression.replace("$__range", "1h")
     return expression.replace("$__rate_interval", "1m").replace('"$adapter"', '".*"')
 
 
@@ -79,7 +80,7 @@ def test_each_query_of_the_board_names_what_is_there(
         wrong
         for query in queries
         for one in asked(filled(query))
-        if (wrong := one.missing(there, NEVER_ALL)) is not None
+        if (wrong := one.missing(there, KNOWN)) is not None
     }
     assert not missing
 
@@ -93,7 +94,7 @@ def test_each_variable_of_the_board_names_what_is_there(
         found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
         assert found
         for one in asked(f"count by ({found[2]}) ({filled(found[1])})"):
-            assert one.missing(there, NEVER_ALL) is None
+            assert one.missing(there, KNOWN) is None
 
 
 def test_each_alert_names_what_is_there(objects: dict[str, dict[str, Any]], there: Series) -> None:
@@ -101,12 +102,26 @@ def test_each_alert_names_what_is_there(objects: dict[str, dict[str, Any]], ther
     assert len(alerts) > 15
     for alert in alerts:
         for one in asked(alert["expr"]):
-            assert one.missing(there, NEVER_ALL) is None, alert["alert"]
+            assert one.missing(there, KNOWN) is None, alert["alert"]
             assert {"namespace", "job"} <= {m.name for m in one.matchers}, alert["alert"]
             told = set(re.findall(r"\$labels\.(\w+)", json.dumps(alert["annotations"])))
             assert told <= (one.grouped_by or {"namespace", "job", "pod"}) or (
                 alert["alert"] == "LoramuxRequestsRejected"
             )
+
+
+def test_what_scales_names_what_is_there(there: Series) -> None:
+    found = {
+        one["kind"]: one.get("spec", {})
+        for how in ("hpa", "keda")
+        for one in render({"scaling": {how: {"enabled": True}}}, release="some")
+    }
+    (metric,) = found["HorizontalPodAutoscaler"]["metrics"]
+    assert there[metric["pods"]["metric"]["name"]] == [{}], "one series of each pod"
+    (trigger,) = found["ScaledObject"]["triggers"]
+    (one,) = asked(trigger["metadata"]["query"])
+    assert one.missing(there, KNOWN) is None
+    assert {"namespace", "job"} == {matcher.name for matcher in one.matchers}
 
 
 def test_each_alert_has_its_place_in_the_guide(objects: dict[str, dict[str, Any]]) -> None:
@@ -176,6 +191,23 @@ def test_pods_are_scraped_without_what_is_for_routers(
     assert {"targetLabel": "job", "replacement": "some-loramux"}.items() <= endpoint["relabelings"][
         0
     ].items()
+
+
+@pytest.mark.parametrize("release", ["some", "loramux", "another-loramux"])
+def test_the_pod_monitor_picks_the_servers_of_its_release(release: str) -> None:
+    others = {"router": {"enabled": True}} | ALL_ON
+    found = render(others, release=release)
+    (monitor,) = [one["spec"] for one in found if one["kind"] == "PodMonitor"]
+    picked = [
+        one["spec"]["template"]
+        for one in found
+        if one["kind"] in ("Deployment", "StatefulSet")
+        and monitor["selector"]["matchLabels"].items()
+        <= one["spec"]["template"]["metadata"]["labels"].items()
+    ]
+    (pod,) = picked
+    ports = {port["name"] for one in pod["spec"]["containers"] for port in one["ports"]}
+    assert monitor["podMetricsEndpoints"][0]["port"] in ports
 
 
 @pytest.mark.parametrize(

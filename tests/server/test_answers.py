@@ -13,8 +13,10 @@ from lora_runtime import (
     FinishReason,
     Generation,
     InvalidRequestError,
+    MessageDelta,
     SamplingParams,
     Timings,
+    TokenEvent,
     TokenLogprob,
     Usage,
 )
@@ -122,3 +124,27 @@ async def test_a_large_answer_is_made_on_a_thread(
     assert [p.top for p in again.choices[0].logprobs] == [p.top for p in before.choices[0].logprobs]
     await served.generate(prompt="x", max_new_tokens=8)
     assert len(used) == 1
+
+
+def increment(text: str, token: int, index: int = 0, **ends: Any) -> TokenEvent:
+    return TokenEvent(index, text, (token,), (TokenLogprob(token, -1.0),), **ends)
+
+
+def test_what_waits_of_a_stream_is_joined_by_choice() -> None:
+    end = {"finish_reason": FinishReason.LENGTH, "usage": Usage(1, 0, 3)}
+    events = [increment("a", 1), increment("b", 2), increment("x", 7, 1), increment("c", 3, **end)]
+    first, other, last = answers.joined(events)
+    assert (first.text, first.token_ids, first.finish_reason) == ("ab", (1, 2), None)
+    assert [p.token_id for p in first.logprobs] == [1, 2]
+    assert (other.index, other.text) == (1, "x")
+    assert (last.text, last.finish_reason, last.usage) == ("c", *end.values())
+
+
+def test_parts_of_a_parsed_message_are_not_joined() -> None:
+    events = [increment(t, i, message=MessageDelta(t)) for i, t in enumerate("ab")]
+    assert answers.joined(events) == events
+
+
+def test_an_increment_that_waits_alone_is_sent_as_it_is() -> None:
+    events = [increment("a", 1)]
+    assert answers.joined(events) == events

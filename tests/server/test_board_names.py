@@ -50,7 +50,8 @@ async def ask(served: Harness) -> None:
         await served.generate(adapter_id="a0", **fields)
     await served.generate(prompt="a longer prompt", max_new_tokens=1)
     stream = served.stream(prompt="hi", max_new_tokens=500, ignore_eos=True)
-    await stream.read()
+    for _ in range(2):  # so that it has more tokens than one
+        await stream.read()
     stream.cancel()
     with pytest.raises(grpc.aio.AioRpcError):
         await served.generate(prompt="")

@@ -76,9 +76,9 @@ async def test_scrape(tiny_base: Path, tiny_adapters: dict[str, Path], adapter_r
     assert value("prefill_tokens_total") >= len(prompt) + 2 + 2
     assert value("adapter_slots", state="idle") == 1
     assert value("adapter_slots", state="running") == 0
-    assert value("adapter_slots", state="free") == served.app.settings.max_adapters - 1
-    assert value("max_waiting_sequences") == served.app.settings.max_waiting
-    assert value("max_running_sequences") == served.app.settings.max_running
+    assert value("adapter_slots", state="free") == served.app.engine.info().max_adapters - 1
+    assert value("max_waiting_sequences") == served.app.engine.info().max_waiting
+    assert value("max_running_sequences") == served.app.engine.info().max_running
     assert value("device_memory_bytes", part="kv_cache") > 0
     assert samples["process_resident_memory_bytes", frozenset()] > 0
     assert samples["process_start_time_seconds", frozenset()] > 0

@@ -20,7 +20,9 @@ def port() -> Iterator[int]:
     registry = CollectorRegistry()
     Counter("seen", "Seen.", registry=registry).inc()
     port = free_port()
-    server = metrics_port.start("127.0.0.1", port, registry, {"/metrics/router": lambda: b"for routers\n"})
+    server = metrics_port.start(
+        "127.0.0.1", port, registry, {"/metrics/router": lambda: b"for routers\n"}
+    )
     yield port
     server.close()
 

@@ -1,5 +1,5 @@
 """The recipes of the examples' README: of loramux bench, and, where they are installed, with the real
-grpcurl and ghz."""
+grpcurl, ghz and k6."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from google.protobuf import descriptor_pool, json_format, message_factory
+from loramux.v1.inference_pb2 import GenerateRequest
 from typer.testing import CliRunner
 
 from server.cli import app
 
 from ..support.certificates import Authority
-from ..support.recipes import commands, first_screen, named, run
+from ..support.recipes import commands, data_files, first_screen, named, rooted, run
 from ..support.servers import Harness, make_settings, running
 from ..support.tokens import token_of, write_tokens
 
 ghz = pytest.mark.skipif(shutil.which("ghz") is None, reason="ghz is not on the PATH")
+k6 = pytest.mark.skipif(shutil.which("k6") is None, reason="k6 is not on the PATH")
 grpcurl = pytest.mark.skipif(shutil.which("grpcurl") is None, reason="grpcurl is not on the PATH")
 
 
@@ -76,7 +80,7 @@ def test_what_recipes_send_is_a_message() -> None:
     for command in [*commands("grpcurl"), *commands("ghz"), *first_screen("ghz")]:
         words = shlex.split(command.replace("\\\n", " "))
         for flag in {"-d", "--data"}.intersection(words):
-            data = json.loads(words[words.index(flag) + 1])
+            data = json.loads(re.sub(r"{{.*}}", "", words[words.index(flag) + 1]))
             (method,) = (word for word in words if re.fullmatch(r"[\w.]+/\w+", word))
             kind = descriptor_pool.Default().FindMethodByName(method.replace("/", ".")).input_type
             for one in data if isinstance(data, list) else [data]:
@@ -99,7 +103,26 @@ def assert_all_ok(command: str, status: int, output: str) -> None:
     assert int(counted[1]) == int(asked[1]) if asked else int(counted[1]) > 0
 
 
+@pytest.fixture
+def calls(tmp_path: Path) -> Path:
+    """A folder with the files of calls, as the recipes write them."""
+    for command in data_files():
+        subprocess.run(rooted(command), shell=True, check=True, cwd=tmp_path)
+    return tmp_path
+
+
+def test_calls_of_a_file_name_the_first_adapter_most(calls: Path) -> None:
+    read = {name: json.loads((calls / f"{name}.json").read_text()) for name in ("mix", "zipf")}
+    assert [one.get("adapter_id", "") for one in read["mix"]] == ["pirate", "json", ""]
+    counts = Counter(one.get("adapter_id", "") for one in read["zipf"])
+    assert [name for name, _ in counts.most_common()] == ["pirate", "json", ""]
+    assert counts.total() == 1000
+    for one in (*read["mix"], *read["zipf"]):
+        json_format.ParseDict(one, GenerateRequest())
+
+
 @ghz
+@pytest.mark.usefixtures("calls")
 @pytest.mark.parametrize(
     "command", [c for c in [*commands("ghz"), *first_screen("ghz")] if "--insecure" in c]
 )
@@ -116,6 +139,45 @@ async def test_ghz_with_tls_and_a_token(guarded: Harness, tmp_path: Path, comman
     assert status != 0, output
     # Refused at reflection already.
     assert "valid bearer token" in output
+
+
+def k6_ends(output: str) -> tuple[int, int]:
+    """Streams that ended OK, and all that ended."""
+    counts = [
+        int(found[1]) if (found := re.search(rf"{name}\S*:\s+(\d+)", output)) else 0
+        for name in (r"\{ status:OK \}\.", r"streams\.")
+    ]
+    return counts[0], counts[1]
+
+
+@k6
+@pytest.mark.parametrize("command", [c for c in commands("k6") if "CA=" not in c])
+async def test_k6(plain: Harness, tmp_path: Path, command: str) -> None:
+    status, output = await run(command, plain.app.port, tmp_path)
+    assert status == 0, output
+    ok, ended = k6_ends(output)
+    assert ok == ended > 0, output
+    assert "{ adapter:" in output
+
+
+@k6
+@pytest.mark.parametrize("command", [c for c in commands("k6") if "CA=" in c])
+async def test_k6_with_tls_and_a_token(
+    tiny_base: Path, roots: dict[str, Path], tmp_path: Path, command: str
+) -> None:
+    authority = Authority(tmp_path, "ca")
+    pair = authority.issue("server")
+    tokens = write_tokens(tmp_path / "tokens.yaml", user={"adapters": ["*"]})
+    settings = make_settings(
+        tiny_base, roots, tls_cert=pair.cert, tls_key=pair.key, auth_file=tokens
+    )
+    command = command.replace("CA=ca.pem", f"CA={tmp_path}/ca.pem")
+    async with running(settings) as served:
+        status, output = await run(
+            command, served.app.port, tmp_path, LORAMUX_TOKEN=token_of("user")
+        )
+        assert status == 0, output
+        assert k6_ends(output) == (20, 20), output
 
 
 @pytest.mark.parametrize("command", commands("loramux bench"))

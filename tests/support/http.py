@@ -24,6 +24,8 @@ class WebStore:
     drops: dict[str, str] = field(default_factory=dict)
     """What of a path's answer comes in drops without end: "header lines", or "bytes"."""
     seen: list[str] = field(default_factory=list)
+    authorizations: list[str | None] = field(default_factory=list)
+    """Authorization header of every request."""
     headers: dict[str, str] = field(default_factory=dict)
     """Headers of every answer."""
     etags: bool = True
@@ -44,6 +46,12 @@ class WebStore:
             *(f"/api/models/{repo}/revision/{r}" for r in (revision, self.commit)),
         ):
             self.files[path] = info
+        self.files[f"/api/models/{repo}/tree/{self.commit}"] = json.dumps(
+            [
+                {"type": "file", "path": name, "size": len(data), "oid": ""}
+                for name, data in files.items()
+            ]
+        ).encode()
         for name, data in files.items():
             self.files[f"/{repo}/resolve/{self.commit}/{name}"] = data
 
@@ -55,6 +63,7 @@ def web_store() -> Iterator[WebStore]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             store.seen.append(f"{self.command} {self.path}")
+            store.authorizations.append(self.headers["Authorization"])
             path = self.path.partition("?")[0]
             data = store.files.get(path)
             status = store.failures.get(path, 404 if data is None else 200)

@@ -1,4 +1,4 @@
-"""Commands of the examples' README, as written there."""
+"""Commands of the examples' READMEs, as written there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "examples" / "README.md"
+README, LOAD = ROOT / "examples" / "README.md", ROOT / "examples" / "load" / "README.md"
 ADDRESS, HTTP_ADDRESS = "localhost:50051", "localhost:8000"
 
 
@@ -23,12 +23,20 @@ def named(adapters: Mapping[str, Path], root: Path) -> dict[str, Path]:
 
 
 def commands(tool: str) -> list[str]:
-    """The commands of the section that is called as the tool is."""
-    section = README.read_text().split(f"\n## {tool}\n")[1].split("\n## ")[0]
+    """The commands of the section that is called as the tool is, on either page."""
+    pages = README.read_text() + LOAD.read_text()
+    section = pages.split(f"\n## {tool}\n")[1].split("\n## ")[0]
     found = _commands(section)
     assert found, f"no commands of {tool}"
     assert all(command.startswith(f"{tool} ") for command in found), found
     return found
+
+
+def data_files() -> list[str]:
+    """The commands that write the files of calls which others read."""
+    return _commands(
+        LOAD.read_text().split("\n## Calls for several adapters\n")[1].split("\n## ")[0]
+    )
 
 
 def first_screen(tool: str) -> list[str]:
@@ -62,10 +70,10 @@ async def run(
     command: str, port: int, cwd: Path, address: str = ADDRESS, **environment: str
 ) -> tuple[int, str]:
     """The exit status and all output of a command, run by a shell with no more changed than the
-    server's port."""
+    server's port, and the paths of what the repository has."""
     assert command.count(address) == 1, command
     process = await asyncio.create_subprocess_shell(
-        command.replace(address, f"localhost:{port}"),
+        rooted(command).replace(address, f"localhost:{port}"),
         cwd=cwd,
         env=os.environ | environment,
         stdout=asyncio.subprocess.PIPE,
@@ -74,6 +82,13 @@ async def run(
     output, _ = await process.communicate()
     assert process.returncode is not None
     return process.returncode, output.decode()
+
+
+def rooted(command: str) -> str:
+    """Give the repository's paths in a command as they are from anywhere."""
+    return command.replace("examples/load/", f"{ROOT}/examples/load/").replace(
+        "PROTOS=protos", f"PROTOS={ROOT}/protos"
+    )
 
 
 def _is_whole(command: str) -> bool:

@@ -5,18 +5,27 @@ from __future__ import annotations
 from panels import Panel
 from queries import ADAPTER, mean, now, quantiles, rate, ratio, select, top
 
+REQUESTS = "loramux_requests_total"
+TOKENS = "loramux_completion_tokens_total"
+
+
+def of_most(query: str, counter: str = REQUESTS) -> str:
+    """Series of the adapters that are asked for most."""
+    return top(query, counter, "adapter", ADAPTER)
+
+
 ADAPTERS = [
     Panel(
         "Requests by adapter",
         "reqps",
-        (("{{adapter}}", top(rate("loramux_requests_total", "adapter", ADAPTER))),),
+        (("{{adapter}}", of_most(rate(REQUESTS, "adapter", ADAPTER))),),
         about="The ten with most. Those beyond --metrics-adapter-labels are one: other.",
     ),
     Panel(
         "Tokens per second by adapter",
         "short",
-        (("{{adapter}}", top(rate("loramux_completion_tokens_total", "adapter", ADAPTER))),),
-        about="Of answers, counted when requests end.",
+        (("{{adapter}}", of_most(rate(TOKENS, "adapter", ADAPTER), TOKENS)),),
+        about="The ten with most tokens in answers, counted when requests end.",
     ),
     Panel(
         "First token by adapter, mean",
@@ -24,24 +33,25 @@ ADAPTERS = [
         (
             (
                 "{{adapter}}",
-                top(mean("loramux_adapter_time_to_first_token_seconds", "adapter", ADAPTER)),
+                of_most(mean("loramux_adapter_time_to_first_token_seconds", "adapter", ADAPTER)),
             ),
         ),
-        about="The ten slowest.",
+        about="Of the ten with most requests.",
     ),
     Panel(
         "Slots",
         "short",
         (("{{state}}", now("loramux_adapter_slots", "state")),),
         stacked=True,
+        colours={"running": "green", "idle": "light-green", "free": "text"},
         about="Running: with sequences in the batch. Idle: with an adapter that nobody uses now.",
     ),
     Panel(
-        "Requests that found their adapter in a slot",
+        "Requests that did not wait for their adapter",
         "percentunit",
         (
             (
-                "in a slot",
+                "at once",
                 ratio(
                     rate("loramux_adapter_wait_seconds_bucket", where='le="0.0"'),
                     rate("loramux_adapter_wait_seconds_count"),
@@ -49,7 +59,7 @@ ADAPTERS = [
             ),
         ),
         most=1,
-        about="The others waited until it was loaded. Requests for the base alone do not count.",
+        about="It was in a slot, or came into one at once. Requests for the base do not count.",
     ),
     Panel(
         "Wait for an adapter",

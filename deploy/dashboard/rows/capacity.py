@@ -83,12 +83,12 @@ CAPACITY = [
         about="Of one pod: what was set aside at start.",
     ),
     Panel(
-        "Adapters in slots",
+        "Bytes of adapters in slots",
         "bytes",
         (("{{pod}}", now("loramux_resident_adapter_bytes", "pod")),),
     ),
     Panel(
-        "Adapters in host memory alone",
+        "Bytes of adapters in host memory alone",
         "bytes",
         (
             ("{{pod}}", now("loramux_host_adapter_bytes", "pod")),

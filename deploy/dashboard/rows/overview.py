@@ -8,6 +8,27 @@ from queries import now, or_zero, quantile, quantiles, rate, ratio
 CALLS = 'method=~"loramux[.].*"'
 """Without health checks and reflection."""
 FAULTS = f'{CALLS},code=~"INTERNAL|UNKNOWN|DATA_LOSS"'
+CODES = {
+    "OK": "green",
+    "CANCELLED": "blue",
+    "DEADLINE_EXCEEDED": "purple",
+    "NOT_FOUND": "light-yellow",
+    "INVALID_ARGUMENT": "yellow",
+    "RESOURCE_EXHAUSTED": "orange",
+    "UNAVAILABLE": "light-red",
+    "INTERNAL": "red",
+    "UNKNOWN": "dark-red",
+}
+STATUSES = {
+    "200": "green",
+    "400": "yellow",
+    "404": "light-yellow",
+    "429": "orange",
+    "499": "blue",
+    "500": "red",
+    "503": "light-red",
+}
+OUTCOMES = {"ok": "green", "cancelled": "blue", "timeout": "orange", "error": "red"}
 
 OVERVIEW = [
     Panel(
@@ -65,6 +86,7 @@ OVERVIEW = [
         "reqps",
         (("{{code}}", rate("loramux_rpcs_total", "code", CALLS)),),
         stacked=True,
+        colours=CODES,
         about="They count when they end, streams too.",
     ),
     Panel(
@@ -72,6 +94,7 @@ OVERVIEW = [
         "reqps",
         (("{{status}}", rate("loramux_http_requests_total", "status")),),
         stacked=True,
+        colours=STATUSES,
     ),
     Panel(
         "Running and waiting",
@@ -110,6 +133,7 @@ OVERVIEW = [
         "reqps",
         (("{{outcome}}", rate("loramux_requests_total", "outcome")),),
         stacked=True,
+        colours=OUTCOMES,
         about="Cancelled and timeout are the callers'.",
     ),
 ]

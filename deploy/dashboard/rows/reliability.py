@@ -20,15 +20,10 @@ RELIABILITY = [
         about="Of adapters how many. draining: the pod is being stopped and finishes its calls.",
     ),
     Panel(
-        "Restarts",
-        "short",
-        (
-            (
-                "{{pod}}",
-                f"sum by (pod) (changes({select('process_start_time_seconds')}[$__rate_interval]))",
-            ),
-        ),
-        about="Processes that began anew in a pod that was there.",
+        "Age of the process",
+        "s",
+        (("{{pod}}", f"time() - max by (pod) ({select('process_start_time_seconds')})"),),
+        about="It begins anew with a restart.",
     ),
     Panel(
         "Rejected requests",
@@ -64,6 +59,13 @@ RELIABILITY = [
         "short",
         (("{{state}}", now("loramux_declared_adapters", "state")),),
         stacked=True,
+        colours={
+            "ready": "green",
+            "failed": "red",
+            "loading": "blue",
+            "pending": "yellow",
+            "removing": "orange",
+        },
         about="Of all pods together.",
     ),
     Panel(
@@ -73,7 +75,7 @@ RELIABILITY = [
             ("engines that failed", now("loramux_engine_failed")),
             ("adapters out of service", now("loramux_out_of_service_adapters")),
             (
-                "kinds of pods by what they serve, less one",
+                "sets of adapters that pods serve, beyond one",
                 f'count(count_values("digest", {select("loramux_adapters_digest")})) - 1',
             ),
         ),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -45,18 +44,17 @@ class EventLock(StoreListener):
         self._events: list[Callable[[], None]] = []
         self._depth = 0
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """The lock; the events under it are delivered after it, by whoever took it first."""
+    def __enter__(self) -> None:
+        """Take the lock; the events under it are delivered after it, by whoever took it first."""
+        self.changed.acquire()
+        self._depth += 1
+
+    def __exit__(self, *error: object) -> None:
         events: list[Callable[[], None]] = []
-        with self.changed:
-            self._depth += 1
-            try:
-                yield
-            finally:
-                self._depth -= 1
-                if self._depth == 0:
-                    events, self._events = self._events, []
+        self._depth -= 1
+        if self._depth == 0 and self._events:
+            events, self._events = self._events, []
+        self.changed.release()
         for event in events:
             try:
                 event()

@@ -74,12 +74,20 @@ def _run(work: Callable[[], None], done: Future[None]) -> None:
         done.set_result(None)
 
 
+_NOTHING: Future[None] = Future()
+"""What is done before it begins: to make a future takes a lock, a condition and a list."""
+_NOTHING.set_result(None)
+
+
 def joined(reads: Sequence[tuple[str, Future[None]]]) -> Future[None]:
     """A future that is done when all `reads` are, each for an adapter id; it fails with the first
     that does.
 
-    It is the caller's own: cancelling it leaves the reads to those who share them.
+    It is the caller's own, or one that is done: cancelling it leaves the reads to those who share
+    them.
     """
+    if not reads:
+        return _NOTHING
     own: Future[None] = Future()
     left, lock = [len(reads)], threading.Lock()
 
@@ -94,8 +102,6 @@ def joined(reads: Sequence[tuple[str, Future[None]]]) -> Future[None]:
             elif not left[0]:
                 own.set_result(None)
 
-    if not reads:
-        own.set_result(None)
     for adapter_id, read in reads:
         read.add_done_callback(lambda done, adapter_id=adapter_id: one_done(adapter_id, done))  # type: ignore[misc]
     return own

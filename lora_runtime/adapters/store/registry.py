@@ -58,7 +58,7 @@ class Registry:
 
     def locked(self) -> AbstractContextManager[None]:
         """The lock, re-entrant; the listener hears of what happens under it once it is free."""
-        return self.events.locked()
+        return self.events
 
     # --- ids ------------------------------------------------------------------------------------
 

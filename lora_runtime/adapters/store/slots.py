@@ -98,13 +98,12 @@ class Slots:
         return joined(reads)
 
     def have_read(self, uses: Sequence[WeightedAdapter]) -> bool:
-        """True if every version that `uses` may get was read before, and has the base's tokenizer."""
-        with self._registry.locked():
-            for use in uses:
-                alias = self._registry.aliases.get(use.adapter_id)
-                details = [] if alias is None else [v.details for v in alias.serving]
-                if not details or any(d is None or d.tokenizer for d in details):
-                    return False
+        """True if every version that `uses` may get at this moment was read before, and has the base's
+        tokenizer; takes no lock."""
+        for use in uses:
+            alias = self._registry.aliases.get(use.adapter_id)
+            if alias is None or any((d := v.details) is None or d.tokenizer for v in alias.serving):
+                return False
         return True
 
     def fill(self, versions: Sequence[AdapterVersion]) -> None:

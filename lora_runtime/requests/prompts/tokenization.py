@@ -10,8 +10,11 @@ from ...api.messages import read_objects
 from ...api.requests import Request
 from ...errors import InvalidRequestError
 from ...foreign.chat_forms import fitted, render_turns
+from ..text.backend import encode_short
 from .lengths import TextLimit
 
+_SHORT = 256
+"""Characters of a text whose encoding is too short for anything else to run meanwhile."""
 _REASON = 300
 """Characters of what a template says: some have all of the conversation in it."""
 
@@ -64,8 +67,13 @@ def encode(
     return tuple(ids)
 
 
-def _ids(tokenizer: Any, text: str, **options: bool) -> list[int]:
-    return tokenizer(text, verbose=False, **options)["input_ids"]
+def _ids(tokenizer: Any, text: str, *, add_special_tokens: bool) -> list[int]:
+    if (
+        len(text) <= _SHORT
+        and (ids := encode_short(tokenizer, text, add_special_tokens)) is not None
+    ):
+        return ids
+    return tokenizer(text, verbose=False, add_special_tokens=add_special_tokens)["input_ids"]
 
 
 def render_chat(request: Request, tokenizer: Any) -> str:

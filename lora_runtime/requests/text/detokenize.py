@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .backend import decode
 from .prompt_end import continues_character, last_tokens
 
 _REPLACEMENT = "\ufffd"
@@ -31,13 +32,13 @@ class IncrementalDetokenizer:
         self._tokenizer, self._skips = tokenizer, skip_special_tokens
         self._ids, self._read = last_tokens(tokenizer, context)
         self._prefix = 0
-        whole = self._decode(self._ids[: self._read]).rstrip(_REPLACEMENT)
-        self._done = len(whole)
-        """Characters of the text behind `_prefix` that are no news."""
-        self._begun = len(self._decode(self._ids)) - self._done if self._ids else 0
-        """U+FFFD behind these: what the context has begun, which stays so unless it is ended."""
         self._is_open = self._read < len(self._ids)
         """Whether bytes that are begun wait for the first token with a text."""
+        whole = self._decode(self._ids[: self._read])
+        self._done = len(whole.rstrip(_REPLACEMENT))
+        """Characters of the text behind `_prefix` that are no news."""
+        self._begun = len(self._decode(self._ids) if self._is_open else whole) - self._done
+        """U+FFFD behind these: what the context has begun, which stays so unless it is ended."""
 
     def push(self, token_id: int) -> str:
         """The text that `token_id` completes; "" while a character is unfinished."""
@@ -56,6 +57,8 @@ class IncrementalDetokenizer:
 
     def flush(self) -> str:
         """What is left at the end, without an unfinished character."""
+        if self._read == len(self._ids):
+            return ""
         return self._accept(self._new_text().rstrip(_REPLACEMENT))
 
     def special_text(self, token_id: int, always: bool = False) -> str:
@@ -104,6 +107,4 @@ class IncrementalDetokenizer:
         return self._text(ids, skip_special_tokens=self._skips)
 
     def _text(self, ids: list[int], *, skip_special_tokens: bool) -> str:
-        return self._tokenizer.decode(
-            ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
-        )
+        return decode(self._tokenizer, ids, skip_special_tokens)

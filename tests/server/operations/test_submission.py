@@ -17,6 +17,9 @@ from server.threads import Turns
 
 from ...support.servers import Harness, refused
 
+LONG = "x " * 200
+"""A prompt that goes to a thread."""
+
 
 async def test_calls_with_the_same_adapters_do_not_wait_for_each_other(served: Harness) -> None:
     """Adapters have turns at the threads: calls that took them in their own order would hold what
@@ -24,7 +27,7 @@ async def test_calls_with_the_same_adapters_do_not_wait_for_each_other(served: H
     orders = [["a0", "a1"], ["a1", "a0"], ["a0", "a0"], ["", "a0"]] * 40
     calls = [
         served.generate(
-            prompt="x", adapters=[{"adapter_id": name} for name in order], max_new_tokens=1
+            prompt=LONG, adapters=[{"adapter_id": name} for name in order], max_new_tokens=1
         )
         for order in orders
     ]
@@ -67,6 +70,6 @@ async def test_a_reading_that_failed_at_once_is_reported_once(
     monkeypatch.setattr(engine, "prepare", lambda request: failed)
     monkeypatch.setattr(engine, "submit", lambda request: pytest.fail("it is read again"))
     error = await refused(
-        served.generate(adapter_id="a0", prompt="x"), grpc.StatusCode.FAILED_PRECONDITION
+        served.generate(adapter_id="a0", prompt=LONG), grpc.StatusCode.FAILED_PRECONDITION
     )
     assert "gone" in error.details()

@@ -30,7 +30,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{/* Name, labels and annotations of an object: (list $ suffix component annotations). */}}
 {{- define "loramux.metadata" -}}
-{{- $root := index . 0 }}
+{{- $root := index . 0 -}}
 name: {{ include "loramux.fullname" $root }}{{ index . 1 }}
 labels:
   {{- include "loramux.labels" $root | nindent 2 }}
@@ -59,6 +59,10 @@ annotations:
 {{- else if $cpu }}
 {{- max 1 (floor (float64 $cpu) | int) }}
 {{- end }}
+{{- end }}
+
+{{- define "loramux.kind" -}}
+{{- ternary "StatefulSet" "Deployment" .Values.stateClaim.enabled }}
 {{- end }}
 
 {{- define "loramux.scaled" -}}

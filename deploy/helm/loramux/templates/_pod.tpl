@@ -13,9 +13,7 @@ emptyDir: {sizeLimit: {{ .fetch.sizeLimit }}}
 {{- end }}
 
 {{- define "loramux.modelMount" -}}
-{{- $mount := dict "name" "models" "mountPath" "/models" }}
-{{- with .Values.model.subPath }}{{ $_ := set $mount "subPath" . }}{{ end }}
-{{- toYaml $mount }}
+{name: models, mountPath: /models{{ with .Values.model.subPath }}, subPath: {{ toJson . }}{{ end }}{{ if .readOnly }}, readOnly: true{{ end }}}
 {{- end }}
 
 {{/* The init container that brings the base. */}}
@@ -39,6 +37,7 @@ emptyDir: {sizeLimit: {{ .fetch.sizeLimit }}}
     {{- end }}
   env:
     - {name: HF_HOME, value: /tmp/huggingface}
+    - {name: HF_XET_CHUNK_CACHE_SIZE_BYTES, value: "0"}  # no second copy in /tmp
     {{- with .env }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -51,7 +50,7 @@ emptyDir: {sizeLimit: {{ .fetch.sizeLimit }}}
   securityContext:
     {{- toYaml $.Values.securityContext | nindent 4 }}
   volumeMounts:
-    - {{- include "loramux.modelMount" $ | nindent 6 }}
+    - {{ include "loramux.modelMount" $ }}
     - {name: tmp, mountPath: /tmp}
 {{- end }}
 {{- end }}
@@ -121,8 +120,7 @@ volumeMounts:
   {{- if .Values.tls.enabled }}
   - {name: tls, mountPath: /etc/loramux-tls, readOnly: true}
   {{- end }}
-  - {{- include "loramux.modelMount" . | nindent 4 }}
-    readOnly: true
+  - {{ include "loramux.modelMount" (merge (dict "readOnly" true) .) }}
   - {name: cache, mountPath: /cache}
   - {name: state, mountPath: /state}
   - {name: tmp, mountPath: /tmp}
@@ -149,10 +147,17 @@ volumeMounts:
 {{- end }}
 - name: models
   {{- include "loramux.modelVolume" . | trim | nindent 2 }}
-{{- range $name := list "cache" "state" "tmp" }}
-- name: {{ $name }}
-  {{- toYaml (get $.Values.volumes $name) | nindent 2 }}
+- name: cache
+  {{- toYaml .Values.volumes.cache | nindent 2 }}
+{{- if not .Values.stateClaim.enabled }}
+# What LoadAdapter registered outlives the container, not the pod. For that each pod needs a claim of its own: two
+# servers must not write one file.
+- name: state
+  {{- toYaml .Values.volumes.state | nindent 2 }}
 {{- end }}
+# Also what Triton builds on a GPU (TRITON_CACHE_DIR in the image), so that a restarted container has it.
+- name: tmp
+  {{- toYaml .Values.volumes.tmp | nindent 2 }}
 {{- with .Values.sharedMemory }}
 - name: shm
   emptyDir: {medium: Memory, sizeLimit: {{ . }}}

@@ -53,7 +53,7 @@ async def test_a_full_queue_is_tried_again_when_it_was_said(
     front: HttpHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = front.server.app.engine
-    submit = engine.submit
+    submit = engine.submit_at_once
     refused: list[Any] = []
 
     def full_twice(request: Any) -> Any:
@@ -62,7 +62,7 @@ async def test_a_full_queue_is_tried_again_when_it_was_said(
             raise QueueFullError(8, 0.02)
         return submit(request)
 
-    monkeypatch.setattr(engine, "submit", full_twice)
+    monkeypatch.setattr(engine, "submit_at_once", full_twice)
     async with client_of(front, retries=2) as client:
         answer = await client.completions.create(model="", prompt="hello", max_tokens=2)
     assert answer.usage is not None

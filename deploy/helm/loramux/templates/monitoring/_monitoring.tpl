@@ -12,3 +12,19 @@ namespace={{ .Release.Namespace | quote }},job={{ include "loramux.fullname" . |
 {{- fail "monitoring needs loramux among settings.metrics_names" }}
 {{- end }}
 {{- end }}
+
+{{/* Name, labels and annotations: (list $ suffix labels annotations namespace). */}}
+{{- define "loramux.monitoring.metadata" -}}
+{{- $root := index . 0 -}}
+name: {{ include "loramux.fullname" $root }}{{ index . 1 }}
+namespace: {{ index . 4 | default $root.Release.Namespace }}
+labels:
+  {{- include "loramux.labels" $root | nindent 2 }}
+  {{- with index . 2 }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with merge (dict) (index . 3) ($root.Values.commonAnnotations | default dict) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,68 @@
+"""What things take, as measured on a real server."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Seconds of a core that steps take."""
+
+    step: float
+    """Of each, whatever is in it."""
+    decode_row: float
+    prefill_token: float
+    adapter: float
+    """Of each distinct adapter in it."""
+
+    def of(self, decode_rows: int, prefill_tokens: int, adapters: int) -> float:
+        return (
+            self.step
+            + self.decode_row * decode_rows
+            + self.prefill_token * prefill_tokens
+            + self.adapter * adapters
+        )
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of a core."""
+
+    steps: Steps
+    loads: tuple[float, ...]
+    """Of loads that were measured; one of them is drawn for each."""
+    call: float
+    """What the server's front does for a call."""
+    token: float
+    """The same for each token of an answer."""
+    client_call: float = 0.0
+    """What client and Envoy do for a call, where they share the machine."""
+    client_token: float = 0.0
+    interpreted: Steps = Steps(0, 0, 0, 0)
+    """Part of the steps that needs the interpreter's lock, as the front does: what they take of a
+    base that computes next to nothing."""
+    attention_span: float = float("inf")
+    """The base's: tokens of context that cost as much as all else of a token."""
+    step_error: float = 0.0
+    """Median of how far the steps that were measured are from the formula."""
+
+    def of_load(self, rng: random.Random) -> float:
+        return rng.choice(self.loads)
+
+    def save(self, path: Path) -> None:
+        """Write it to a file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Costs:
+        """Read what `save` wrote."""
+        found = json.loads(path.read_text())
+        steps, interpreted = Steps(**found["steps"]), Steps(**found["interpreted"])
+        return cls(
+            **found | {"loads": tuple(found["loads"]), "steps": steps, "interpreted": interpreted}
+        )

@@ -1,0 +1,38 @@
+"""Envoys that end under calls."""
+
+from __future__ import annotations
+
+import time
+
+from cluster import container, name, wait
+
+from scenarios.stage import ROUTERS, Stage
+
+_KILL = "import resource as r; r.prlimit(1, r.RLIMIT_CPU, (1, 1))"
+
+
+def kill(stage: Stage) -> None:
+    """SIGKILL of one of two Envoys: what runs through it is lost, and nothing else."""
+    stage.prepare()
+    pod = name(stage.routers()[0])
+    with stage.calls("SIGKILL of 1 of 2 Envoys", "Envoy"):
+        stage.debug(pod, _KILL)
+        wait(
+            lambda: container(stage.cluster.get("pod", pod))["restartCount"], 60, "restart of Envoy"
+        )
+        wait(lambda: len(stage.routers()) == 2, 60, "two Envoys")
+        time.sleep(10)
+
+
+def rollout(stage: Stage) -> None:
+    """Both Envoys are replaced, by another configuration."""
+    stage.prepare()
+    old = {name(pod) for pod in stage.routers()}
+    with stage.calls("rolling update of 2 Envoys"):
+        stage.apply(router={"maxConnections": 9999})
+        stage.settle()
+        wait(
+            lambda: not old & {name(pod) for pod in stage.pods(ROUTERS)},
+            180,
+            "end of the old Envoys",
+        )

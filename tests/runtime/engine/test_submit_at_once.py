@@ -1,0 +1,94 @@
+"""Requests that an event loop submits itself: the same answers and refusals, and none that take long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_runtime import (
+    ChatMessage,
+    Engine,
+    InvalidRequestError,
+    QueueFullError,
+    Request,
+    RequestHandle,
+    SamplingParams,
+    StructuredAnswer,
+    UnknownAdapterError,
+)
+
+SHORT = SamplingParams(max_new_tokens=3)
+Make = Callable[..., Engine]
+
+
+def at_once(engine: Engine, *requests: Request) -> list[RequestHandle | None]:
+    async def submit() -> list[RequestHandle | None]:
+        return [engine.submit_at_once(request) for request in requests]
+
+    return asyncio.run(submit())
+
+
+async def test_it_answers_as_submit_does(make_engine: Make, tiny_adapters: dict[str, Path]) -> None:
+    engine = make_engine()
+    for name in ("a1", "a2"):
+        engine.load_adapter(tiny_adapters[name])
+    requests = [
+        Request(prompt="hello", adapter_id=name, sampling=SHORT) for name in ("", "a1", "a2")
+    ]
+    handles = [engine.submit_at_once(request) for request in requests]
+    for request, handle in zip(requests, handles, strict=True):
+        assert handle is not None
+        assert (await handle.aresult()).text == engine.generate(request).text
+
+
+async def test_what_came_together_runs_together(make_engine: Make) -> None:
+    engine = make_engine()
+    engine.generate(Request(prompt="x", sampling=SHORT))
+    before = engine.stats().steps
+    handles = [
+        engine.submit_at_once(Request(prompt="hello", sampling=SamplingParams(max_new_tokens=1)))
+        for _ in range(8)
+    ]
+    assert await asyncio.gather(*(h.aresult() for h in handles if h is not None))
+    assert engine.stats().steps <= before + 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt": "x" * 257},
+        {"prompt": None, "token_ids": (5,) * 257},
+        {"prompt": None, "messages": (ChatMessage("user", "hi"),)},
+        {"sampling": SamplingParams(structured=StructuredAnswer("json_object"))},
+        {"sampling": SamplingParams(n=3)},
+        {"sampling": SamplingParams(logit_bias=tuple((i, 0.5) for i in range(257)))},
+        {"parse_answer": True},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_takes_longer_is_left_to_a_thread(make_engine: Make, changes: dict[str, Any]) -> None:
+    engine = make_engine()
+    assert at_once(engine, Request(**({"prompt": "hello"} | changes))) == [None]
+    assert engine.stats().waiting + engine.stats().running == 0
+
+
+def test_an_adapter_that_was_not_read_is_left_to_a_thread(
+    make_engine: Make, tiny_adapters: dict[str, Path]
+) -> None:
+    engine = make_engine(max_adapters=1)
+    assert at_once(engine, Request(prompt="hello", adapter_id="nobody")) == [None]
+    with pytest.raises(UnknownAdapterError):
+        engine.submit(Request(prompt="hello", adapter_id="nobody"))
+
+
+def test_it_refuses_as_submit_does(make_engine: Make) -> None:
+    engine = make_engine(max_running=1, max_waiting=1)
+    with pytest.raises(InvalidRequestError, match="temperature"):
+        at_once(engine, Request(prompt="hello", sampling=SamplingParams(temperature=-1)))
+    long = Request(prompt="hello", sampling=SamplingParams(max_new_tokens=64, ignore_eos=True))
+    with pytest.raises(QueueFullError):
+        at_once(engine, *(long,) * 16)
