@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,10 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from google.protobuf.descriptor import Descriptor
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from loramux.v1 import inference_pb2
 
 from tests.support.http_front import http_running
 from tests.support.servers import make_settings
