@@ -20,14 +20,16 @@ class Demand:
         self._half_life_s = half_life_s
         self._totals: dict[str, dict[str, float]] = {}
         """Counters by replica, by adapter."""
-        self._first: Counter[str] = Counter()
+        self._first: dict[str, float] = {}
         self._work: dict[str, float] = {}
 
     def count(self, totals: Mapping[str, dict[str, float]], seconds: float) -> Mapping[str, float]:
         """Take the counters as they are now, `seconds` after the last time, and give the work."""
         if not self._totals and not self._work:
             for counters in totals.values():
-                self._first.update(counters)
+                for adapter, work in counters.items():
+                    if work:
+                        self._first[adapter] = self._first.get(adapter, 0.0) + work
             added: dict[str, float] = defaultdict(float)
         else:
             added = self._added(totals)
