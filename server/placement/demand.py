@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 
 _FORGOTTEN = 1e-6
@@ -20,15 +20,17 @@ class Demand:
         self._half_life_s = half_life_s
         self._totals: dict[str, dict[str, float]] = {}
         """Counters by replica, by adapter."""
-        self._first: Counter[str] = Counter()
+        self._first: dict[str, float] = {}
         self._work: dict[str, float] = {}
 
     def count(self, totals: Mapping[str, dict[str, float]], seconds: float) -> Mapping[str, float]:
         """Take the counters as they are now, `seconds` after the last time, and give the work."""
         if not self._totals and not self._work:
             for counters in totals.values():
-                self._first.update({adapter: work for adapter, work in counters.items() if work})
-            added: Counter[str] = Counter()
+                for adapter, work in counters.items():
+                    if work:
+                        self._first[adapter] = self._first.get(adapter, 0.0) + work
+            added: dict[str, float] = defaultdict(float)
         else:
             added = self._added(totals)
         self._totals = dict(totals)
@@ -41,8 +43,8 @@ class Demand:
         self._forget()
         return self._work if not self._first else dict(self._first)
 
-    def _added(self, totals: Mapping[str, dict[str, float]]) -> Counter[str]:
-        added: Counter[str] = Counter()
+    def _added(self, totals: Mapping[str, dict[str, float]]) -> dict[str, float]:
+        added: dict[str, float] = defaultdict(float)
         for replica, counters in totals.items():
             before = self._totals.get(replica)
             if before is None:  # new, or away for a while: when that was, nobody knows
