@@ -20,7 +20,7 @@ from .helm import CHART, only, pod_of, render, settings_schema
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
-WITHOUT_DEFAULT = {".global", ".resources.claims", ".strategy.type", ".router.placement"}
+WITHOUT_DEFAULT = {".global", ".resources.claims", ".strategy.type"}
 
 
 def test_the_schema_has_the_servers_settings() -> None:
