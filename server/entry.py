@@ -16,6 +16,10 @@ def main() -> None:
     """Run the command line: entry point of the console script."""
     signal.signal(signal.SIGTERM, _end)
     _open_outputs()
+    if sys.argv[1:2] == ["health"]:
+        from .lifecycle import probe
+
+        sys.exit(probe.main(sys.argv[2:]))
     from .cli import main as run  # takes a second
 
     run()

@@ -16,7 +16,9 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 SCHEMA = Path(__file__).parent / "loramux" / "values.schema.json"
 _BLOCK = re.compile(r'(?<=\n    "settings": \{\n).+?(?=    \},\n)', re.DOTALL)
-_OWN = re.compile(r"base|host|(\w+_)?port|adapter_manifest|adapter_cache_dir|state_file|auth_file|tls_\w+")
+_OWN = re.compile(
+    r"base|host|(\w+_)?port|adapter_manifest|adapter_cache_dir|state_file|auth_file|tls_\w+"
+)
 """What the chart itself writes: its templates refuse them, and say what to use."""
 _WORDS = ("title", "description", "default", "format")
 
@@ -27,7 +29,7 @@ def block() -> str:
 
     schema = Settings.model_json_schema()
     lines = [
-        f'        {json.dumps(name)}: {json.dumps(_bare({} if _OWN.fullmatch(name) else one, schema))}'
+        f"        {json.dumps(name)}: {json.dumps(_bare({} if _OWN.fullmatch(name) else one, schema))}"
         for name, one in sorted(schema["properties"].items())
     ]
     inner = ",\n".join(lines)

@@ -75,8 +75,8 @@ class Routed:
     """The servers, what stands before them, and a client's pod."""
 
     cluster: Cluster
-    images: dict[str, dict[str, str]]
-    """Of server, Envoy and picker, as the chart's values have them."""
+    images: dict[str, str | None]
+    """Of server, envoy and picker; without one it is the chart's."""
     authority: bytes
     token: str
     memory: str = "1Gi"
@@ -85,7 +85,7 @@ class Routed:
 
     def deploy(self, adapters: list[str], slots: int, router: str) -> None:
         """New servers that know of `adapters`, with so many slots each."""
-        self._servers = servers(self.images["server"], adapters, slots, self.memory)
+        self._servers = servers(str(self.images["server"]), adapters, slots, self.memory)
         self.remove()
         self.route(router)
         wait(lambda: len(self.ready()) == SERVERS, 300, "servers")
@@ -96,7 +96,7 @@ class Routed:
 
     def route(self, router: str) -> None:
         """Route as ROUTERS has it."""
-        values = merged(self._servers, merged(images(self.images), ROUTERS[router]))
+        values = merged(self._servers, merged(front(self.images), ROUTERS[router]))
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(values, file)
             file.flush()
@@ -172,24 +172,25 @@ def listed(page: str) -> list[str]:
     return [one for one in found[1].split(",") if one] if found else []
 
 
-def images(names: dict[str, dict[str, str]]) -> dict[str, Any]:
-    """The chart's values of one Envoy and its images; its pod ends as soon as it may."""
-    brief = {
-        "replicas": 1,
-        "image": names["envoy"],
-        "maxConnectionAgeSeconds": 5,
-        "drainSeconds": 1,
-    }
-    return {"router": brief, "picker": {"image": names["picker"]}}
+def front(images: dict[str, str | None]) -> dict[str, Any]:
+    """The chart's values of one Envoy and the images; its pod ends as soon as it may."""
+    brief = {"replicas": 1, "maxConnectionAgeSeconds": 5, "drainSeconds": 1}
+    return {"router": brief | image(images["envoy"]), "picker": image(images["picker"])}
 
 
-def servers(
-    image: dict[str, str], adapters: list[str], slots: int, memory: str = "1Gi"
-) -> dict[str, Any]:
+def image(named: str | None) -> dict[str, Any]:
+    """The chart's value of an image, where one is named."""
+    if not named:
+        return {}
+    repository, _, tag = named.rpartition(":")
+    return {"image": {"repository": repository, "tag": tag, "pullPolicy": "IfNotPresent"}}
+
+
+def servers(server: str, adapters: list[str], slots: int, memory: str = "1Gi") -> dict[str, Any]:
     """The chart's values of three small servers that make their models themselves."""
     maker = {
         "name": "models",
-        "image": f"{image['repository']}:{image['tag']}",
+        "image": server,
         "imagePullPolicy": "IfNotPresent",
         "command": ["python", "/code/models.py", "/models", *adapters],
         "securityContext": {
@@ -209,9 +210,12 @@ def servers(
     }
     entries = [{"name": one, "source": f"/models/adapters/{one}"} for one in adapters]
     return {
-        "image": image,
+        **image(server),
         "replicas": SERVERS,
         "minReadySeconds": 0,
+        "networkPolicy": {
+            "dns": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]
+        },  # wherever the cluster has it
         "probes": {"startup": {"failureThreshold": 60}},  # several start at once, on few cores
         "model": {"volume": {"emptyDir": {}}},
         "initContainers": [maker],

@@ -1,4 +1,5 @@
-"""The command line: `loramux serve | generate | adapters | info | top | bench | token | train | fetch | placement`.
+"""The command line: `loramux serve | generate | adapters | info | top | health | bench | token | train | fetch |
+placement`.
 
 May import: auth, bench, bench.draws, config, environment, fetching, lifecycle, load_settings, logs,
 lora_runtime, lora_runtime.training, message_json, placement, process, sources, tls, top.
@@ -12,7 +13,7 @@ import typer
 
 from lora_runtime import __version__
 
-from . import adapters, bench, calls, fetch, placement, serve, token, top, train
+from . import adapters, bench, calls, fetch, health, placement, serve, token, top, train
 from .common import GroupedCommand
 from .vllm_flags import ServeCommand
 
@@ -28,6 +29,7 @@ app.command("generate")(calls.generate)
 app.add_typer(adapters.app, name="adapters")
 app.command("info")(calls.info)
 app.command("top")(top.top)
+app.command("health", context_settings=health.AS_THEY_ARE)(health.health)
 app.command("bench", cls=GroupedCommand)(bench.bench)
 app.command("token", short_help="Make a bearer token and its entry for --auth-file.")(token.token)
 app.command("fetch", short_help="Fetch a base model into a directory.")(fetch.fetch)

@@ -35,7 +35,9 @@ def fetch(source: str, target: Path, revision: str = "", sha256: str = "") -> bo
         (scratch / _MARKER).write_text(json.dumps(wanted))
         return _put(scratch, target, wanted)
     except OSError as error:
-        raise FetchError(redact(f"{error.strerror or error}: {error.filename or target}")) from error
+        raise FetchError(
+            redact(f"{error.strerror or error}: {error.filename or target}")
+        ) from error
 
 
 def is_there(target: Path, wanted: dict[str, str]) -> bool:

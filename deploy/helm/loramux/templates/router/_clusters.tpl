@@ -16,7 +16,7 @@
           name: envoy.load_balancing_policies.least_request
           typed_config:
             "@type": type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest
-      {{- else if or .root.Values.picker.enabled (dig "placement" "enabled" false $router) }}
+      {{- else if or .root.Values.picker.enabled (include "loramux.placement.enabled" .root) }}
       # The hosts that the header names, one after the other; what is none of the servers, or is out, is passed over.
       - typed_extension_config:
           name: envoy.load_balancing_policies.override_host
