@@ -131,10 +131,12 @@ image-check:  ## weigh the image, list its licences, let it serve without root a
 manifests: setup  ## write the settings into the Helm chart's schema, and its defaults into deploy/kubernetes.yaml
 	$(BIN)/python deploy/helm/settings_schema.py
 	$(BIN)/python deploy/helm/render.py
+	$(BIN)/python deploy/envoy/render.py
 
 manifests-check: setup  ## fail if one of them is not what it would be
 	$(BIN)/python deploy/helm/settings_schema.py --check
 	$(BIN)/python deploy/helm/render.py --check
+	$(BIN)/python deploy/envoy/render.py --check
 
 protos-check: setup  ## fail if the generated code is not that of protos/
 	$(BIN)/python protos/generate.py --check

@@ -55,7 +55,7 @@ class Metrics(EngineObserver):
         """What is on the page."""
         self._has_vllm_names = "vllm" in names
         self._router: RouterPage | None = None
-        self._work: AdapterWork | None = None
+        self.work: AdapterWork | None = None
         self._counted: dict[str, Counter | Histogram] = {}
         self._limit = max_adapter_labels
         self._labels: set[str] = set()
@@ -163,8 +163,8 @@ class Metrics(EngineObserver):
         else:
             loads = partial(plain, self._counted, LOAD_SECONDS)
         self._router = RouterPage(signals, loads)
-        self._work = AdapterWork(engine)
-        engine.add_observer(self._work)
+        self.work = AdapterWork(engine)
+        engine.add_observer(self.work)
 
     @property
     def pages(self) -> Pages:
@@ -173,7 +173,7 @@ class Metrics(EngineObserver):
 
     def placement_page(self) -> bytes:
         """Make the page for placement, empty as long as no base is loaded."""
-        return b"" if self._work is None else self._work.page(self.router_page)
+        return b"" if self.work is None else self.work.page(self.router_page)
 
     def router_page(self) -> bytes:
         """Make the page for routers, empty as long as no base is loaded."""

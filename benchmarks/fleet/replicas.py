@@ -17,7 +17,7 @@ from benchmarks.compare.peers.loramux_grpc import free_port
 
 from .bases import Base, manifest
 
-_START_TIMEOUT_S = 120
+_START_TIMEOUT_S = 300
 COUNTED = ("requests", "prompt_tokens", "completion_tokens", "adapter_loads")
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import random
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,9 @@ class Costs:
     def of_load(self, rng: random.Random) -> float:
         return rng.choice(self.loads)
 
-    def save(self, path: Path) -> None:
-        """Write it to a file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
-
     @classmethod
-    def read(cls, path: Path) -> Costs:
-        """Read what `save` wrote."""
-        found = json.loads(path.read_text())
+    def of(cls, found: Mapping[str, Any]) -> Costs:
+        """Read what was made of them by `asdict`, and by JSON."""
         steps, interpreted = Steps(**found["steps"]), Steps(**found["interpreted"])
-        return cls(
-            **found | {"loads": tuple(found["loads"]), "steps": steps, "interpreted": interpreted}
-        )
+        rest = {"loads": tuple(found["loads"]), "steps": steps, "interpreted": interpreted}
+        return cls(**{**found, **rest})

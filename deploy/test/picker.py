@@ -1,11 +1,11 @@
-"""Tries the endpoint picker of Gateway API Inference Extension before three servers: whether calls
-reach the one that holds their adapter, and what that saves against round robin.
+"""Tries the chart's router and picker before three servers: whether calls reach the one that holds their adapter,
+and what each way of routing costs in loads of adapters.
 
     python deploy/test/picker.py --image loramux:0.1.0 --out picker.json
-    python deploy/test/picker.py --image loramux:0.1.0 holder           # loads; by default both
+    python deploy/test/picker.py --image loramux:0.1.0 loads --routers "hash 200" picker   # some, of these routers
 
-Needs Python with PyYAML, kubectl, openssl, a KUBECONFIG that may make a namespace, and the InferencePool CRD.
-The images must be pullable or on the nodes.
+Needs Python with PyYAML, kubectl, helm, openssl, a KUBECONFIG that may make a namespace, and for the picker the
+InferencePool CRD. The images must be pullable or on the nodes.
 """
 
 from __future__ import annotations
@@ -13,28 +13,52 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import overlay
 from cluster import Cluster, name
-from routed import ENV, ENVOY, PICKER, ROUND_ROBIN, SERVERS, SLOTS, Routed
+from routed import ROUTERS, SERVERS, Routed
 from run import credentials, server_version
 
 CRD = "inferencepools.inference.networking.k8s.io"
-GRPC, HTTP = ("unary", "stream"), ("http", "http-stream")
-ROUTERS = {"openai": HTTP, "affinity": GRPC + HTTP, "mix": GRPC + HTTP}
-"""Files of picker/, and the kinds of calls that each can route."""
-COMPARED = (ROUND_ROBIN, "affinity", "mix")
+KINDS = ("unary", "stream", "http", "http-stream")
 COUNTS = ("calls", "failed", "reached", "loads")
-WARM, AT_ONCE = 200, 12
+WARM, AT_ONCE = 400, 24
+HELD = 4
+"""Slots of a server where each holds adapters of its own."""
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Adapters by how often they are called, and the slots of each server."""
+
+    weights: tuple[float, ...]
+    slots: int
+
+    def names(self) -> list[str]:
+        return names(len(self.weights))
+
+    def draw(self, count: int, seed: int) -> list[tuple[str, str]]:
+        """Calls of adapters, over both protocols, by chance."""
+        chance = random.Random(seed)
+        kinds = chance.choices(KINDS, k=count)
+        return list(zip(chance.choices(self.names(), self.weights, k=count), kinds, strict=True))
+
+
+WORKLOADS = {
+    "zipf": Workload(tuple(1 / place for place in range(1, 65)), 16),
+    # That of the picker's own tests; with fewer slots than adapters, as there all would be everywhere.
+    "split": Workload((0.12,) * 5 + (0.06,) * 5 + (0.02,) * 5, 6),
+}
 
 
 def main() -> None:
     args = arguments()
     cluster = Cluster(args.namespace)
-    if not cluster.run("get", "crd", CRD, "--ignore-not-found"):
+    crd = cluster.run("get", "crd", CRD, "--ignore-not-found")
+    if not crd and any("picker" in ROUTERS[router] for router in args.routers):
         raise SystemExit(f"the cluster has no {CRD}: apply that project's manifests.yaml first")
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": args.namespace}})
     try:
@@ -49,13 +73,17 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("what", nargs="*", help="default: both")
+    parser.add_argument("what", nargs="*", help="holder, loads; default: both")
     parser.add_argument("--image", default="loramux:0.1.0", help="the server's")
-    parser.add_argument("--picker-image", default=f"{PICKER}:v1.5.0")
-    parser.add_argument("--envoy-image", default=f"{ENVOY}:distroless-v1.40.0")
+    parser.add_argument("--picker-image", help="default: the chart's")
+    parser.add_argument("--envoy-image", help="default: the chart's")
     parser.add_argument("--namespace", default="loramux-picker-test", help="deleted at the end")
     parser.add_argument("--memory", default="1Gi", help="limit of each server")
-    parser.add_argument("--calls", type=int, default=1000, help="calls of each run of loads")
+    parser.add_argument(
+        "--routers", nargs="+", default=list(ROUTERS), choices=ROUTERS, metavar="ROUTER"
+    )
+    parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=WORKLOADS)
+    parser.add_argument("--calls", type=int, default=2000, help="calls of each run of loads")
     parser.add_argument("--rounds", type=int, default=3, help="runs of loads, routers in turn")
     parser.add_argument("--out", type=Path, help="JSON file")
     parser.add_argument("--keep", action="store_true", help="leave the namespace")
@@ -64,20 +92,32 @@ def arguments() -> argparse.Namespace:
 
 def measure(cluster: Cluster, args: argparse.Namespace) -> dict[str, list[Row]]:
     authority, token = credentials(cluster, args.image)
-    routed = Routed(cluster, args.picker_image, args.envoy_image, authority, token)
-    target = overlay.Target(args.image, memory=args.memory, env=ENV)
+    images = {"server": args.image, "envoy": args.envoy_image, "picker": args.picker_image}
+    routed = Routed(cluster, images, authority, token, args.memory)
     rows: dict[str, list[Row]] = {}
-    if not args.what or "holder" in args.what:
-        routed.deploy(target, names(SERVERS * SLOTS))
-        rows["holder"] = [row for router in ROUTERS for row in holder(routed, router)]
-    if not args.what or "loads" in args.what:
-        rows["loads"] = []
-        for count in (SERVERS * SLOTS, SERVERS * SLOTS + SLOTS):
-            routed.deploy(target, names(count))
-            for turn in range(args.rounds):
-                first = turn % len(COMPARED)  # each finds what another one left in the slots
-                for router in COMPARED[first:] + COMPARED[:first]:
-                    rows["loads"].append(loads(routed, router, names(count), args.calls, turn))
+    what = args.what or ["holder", "loads"]
+    if "holder" in what:
+        routed.deploy(names(SERVERS * HELD), HELD, "picker")
+        rows["holder"] = holder(routed, "picker")
+    if "loads" in what:
+        rows["loads"] = [
+            row for workload in args.workloads for row in compared(routed, workload, args)
+        ]
+    routed.remove()
+    return rows
+
+
+def compared(routed: Routed, workload: str, args: argparse.Namespace) -> list[Row]:
+    """Each router in turn, beginning with another one in each round: it finds what one before it left in the slots."""
+    asked = WORKLOADS[workload]
+    routed.deploy(asked.names(), asked.slots, args.routers[0])
+    rows = []
+    for turn in range(args.rounds):
+        first = turn % len(args.routers)
+        for router in args.routers[first:] + args.routers[:first]:
+            row = {"workload": workload, **loads(routed, router, asked, args.calls, turn)}
+            print(json.dumps(row), flush=True)
+            rows.append(row)
     return rows
 
 
@@ -88,13 +128,11 @@ def names(count: int) -> list[str]:
 def holder(routed: Routed, router: str) -> list[Row]:
     """Give each server adapters of its own, by turns others, and count where calls arrive."""
     routed.route(router)
-    adapters = names(SERVERS * SLOTS)
-    shares = [adapters[i * SLOTS : (i + 1) * SLOTS] for i in range(SERVERS)]
-    rows = {
-        kind: Row(router=router, kind=kind, **dict.fromkeys(COUNTS, 0)) for kind in ROUTERS[router]
-    }
+    adapters = names(SERVERS * HELD)
+    shares = [adapters[i * HELD : (i + 1) * HELD] for i in range(SERVERS)]
+    rows = {kind: Row(router=router, kind=kind, **dict.fromkeys(COUNTS, 0)) for kind in KINDS}
     for turn in range(SERVERS):
-        pods = [name(pod) for pod in routed.cluster.pods()]
+        pods = [name(pod) for pod in routed.pods()]
         placed = {pod: shares[(i + turn) % SERVERS] for i, pod in enumerate(pods)}
         routed.place(placed)
         for kind, row in rows.items():
@@ -110,18 +148,19 @@ def holder(routed: Routed, router: str) -> list[Row]:
     return list(rows.values())
 
 
-def loads(routed: Routed, router: str, adapters: list[str], count: int, turn: int) -> Row:
-    """Calls of adapters of different popularity (Zipf 1) over both protocols, some at once."""
+def loads(routed: Routed, router: str, workload: Workload, count: int, turn: int) -> Row:
+    """Calls of adapters of different popularity over both protocols, some at once."""
     routed.route(router)
-    routed.load(zipf(adapters, WARM, turn + 100), AT_ONCE)
+    routed.load(workload.draw(WARM, turn + 100), AT_ONCE)
     before = routed.count()
-    done = routed.load(zipf(adapters, count, turn), AT_ONCE)
+    done = routed.load(workload.draw(count, turn), AT_ONCE)
     found = routed.count().since(before)
     share = found.by_pod().values()
-    late = done["latencies"]
-    row = {
+    late = done["latencies"] or [0.0]
+    return {
         "router": router,
-        "adapters": len(adapters),
+        "adapters": len(workload.weights),
+        "slots": workload.slots,
         "calls": count,
         "failed": {end: n for end, n in done["ends"].items() if end != "OK"},
         "loads": sum(found.loads.values()),
@@ -129,17 +168,8 @@ def loads(routed: Routed, router: str, adapters: list[str], count: int, turn: in
         "p50_s": round(late[len(late) // 2], 4),
         "p99_s": round(late[len(late) * 99 // 100], 4),
         "calls_per_s": round(len(late) / done["seconds"], 1),
-        "texts_of_one_adapter": max(map(len, done["texts"].values())),
+        "texts_of_one_adapter": max(map(len, done["texts"].values()), default=0),
     }
-    print(json.dumps(row), flush=True)
-    return row
-
-
-def zipf(adapters: list[str], count: int, seed: int) -> list[tuple[str, str]]:
-    draw = random.Random(seed)
-    weights = [1 / place for place in range(1, len(adapters) + 1)]
-    kinds = draw.choices(GRPC + HTTP, k=count)
-    return list(zip(draw.choices(adapters, weights, k=count), kinds, strict=True))
 
 
 if __name__ == "__main__":

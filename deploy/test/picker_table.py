@@ -40,9 +40,8 @@ def holder(rows: list[dict[str, Any]]) -> str:
 def loads(rows: list[dict[str, Any]]) -> str:
     """Loads of 1,000 calls, and the share of the server with most calls; of all runs together."""
     body = []
-    keys = {(row["adapters"], row["router"]) for row in rows}
-    for key in sorted(keys, key=lambda key: (key[0], key[1] != "round robin", key[1])):
-        runs = [row for row in rows if (row["adapters"], row["router"]) == key]
+    for key in dict.fromkeys((row["adapters"], row["slots"], row["router"]) for row in rows):
+        runs = [row for row in rows if (row["adapters"], row["slots"], row["router"]) == key]
         calls = sum(run["calls"] for run in runs)
         per_thousand = 1000 * sum(run["loads"] for run in runs) / calls
         most = mean(run["most_of_one_server"] for run in runs)
@@ -50,6 +49,7 @@ def loads(rows: list[dict[str, Any]]) -> str:
         body.append([*map(str, key), f"{per_thousand:.0f}", f"{most:.2f}", f"{failed} of {calls}"])
     heads = [
         "adapters",
+        "slots of a server",
         "router",
         "loads of 1,000 calls",
         "most / mean calls of a server",

@@ -1,49 +1,51 @@
-"""Three servers of a cluster behind an endpoint picker, and what their own metrics say of calls."""
+"""Three servers of a cluster behind the chart's router or picker, and what their own metrics say of calls."""
 
 from __future__ import annotations
 
-import base64
 import json
 import re
-import shutil
+import subprocess
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import overlay
-import yaml
-from cluster import Cluster, name, wait
+from cluster import Cluster, is_ready, name, wait
 
 HERE = Path(__file__).parent
+CHART = HERE.parent / "helm" / "loramux"
 SERVERS = 3
-SLOTS = 4
-ENV = {
-    "LORAMUX_MAX_ADAPTERS": str(SLOTS),
-    "LORAMUX_ADAPTER_HOST_BYTES": "0",  # what leaves a slot is read again: each miss is a load
-    "LORAMUX_KV_CACHE_BYTES": str(128 << 20),
-}
-PICKER, ENVOY = (
-    "registry.k8s.io/gateway-api-inference-extension/epp",
-    "docker.io/envoyproxy/envoy",
-)
+LABEL = "app.kubernetes.io/component={}"
 ROUND_ROBIN = "round robin"
 _REQUESTS = r'^loramux_requests_total\{adapter="([^"]*)",outcome="[^"]*"\} (\S+)$'
 _PAGE = """
 import sys, urllib.request
 print(urllib.request.urlopen("http://localhost:9464" + sys.argv[1]).read().decode())
 """
+ROUTERS: dict[str, dict[str, Any]] = {
+    ROUND_ROBIN: {"router": {"enabled": True, "policy": "round_robin"}},
+    "least request": {"router": {"enabled": True, "policy": "least_request"}},
+    "hash": {"router": {"enabled": True, "hashBalanceFactor": 0}},
+    "hash 150": {"router": {"enabled": True, "hashBalanceFactor": 150}},
+    "hash 200": {"router": {"enabled": True, "hashBalanceFactor": 200}},
+    "picker": {"picker": {"enabled": True}},
+    "picker, calls weigh more": {
+        "picker": {"enabled": True, "weights": {"adapter": 3, "queue": 1, "running": 1}}
+    },
+    "placement": {"router": {"enabled": True, "placement": {"enabled": True}}},
+}
+"""The chart's values of each router; of one Envoy alone, so that what it knows is all there is."""
 
 
 @dataclass
 class Count:
     """What the servers counted, each by its pod."""
 
-    calls: dict[tuple[str, str], int]
+    calls: dict[tuple[str, str], int] = field(default_factory=dict)
     """Requests that ended, by pod and adapter."""
-    loads: dict[str, int]
+    loads: dict[str, int] = field(default_factory=dict)
     """Adapter versions read into a slot, by pod."""
 
     def add(self, pod: str, page: str) -> None:
@@ -70,65 +72,84 @@ class Count:
 
 @dataclass
 class Routed:
-    """The servers, the picker before them, and a client's pod."""
+    """The servers, what stands before them, and a client's pod."""
 
     cluster: Cluster
-    picker_image: str
-    envoy_image: str
+    images: dict[str, str | None]
+    """Of server, envoy and picker; without one it is the chart's."""
     authority: bytes
     token: str
+    memory: str = "1Gi"
+    _servers: dict[str, Any] = field(default_factory=dict)
+    _front: str = ""
 
-    def deploy(self, target: overlay.Target, adapters: list[str]) -> None:
-        """New servers that know of `adapters`, with nothing in their slots' places but by chance."""
-        self.cluster.run("delete", "deployment", "loramux", "--ignore-not-found")
-        wait(lambda: not self.cluster.pods(), 120, "end of the pods")
-        variant = overlay.Variant(SERVERS, adapters=tuple(adapters))
-        overlay.apply(self.cluster, target, variant)
-        self.cluster.wait_ready(SERVERS, 300)
+    def deploy(self, adapters: list[str], slots: int, router: str) -> None:
+        """New servers that know of `adapters`, with so many slots each."""
+        self._servers = servers(str(self.images["server"]), adapters, slots, self.memory)
+        self.remove()
+        self.route(router)
+        wait(lambda: len(self.ready()) == SERVERS, 300, "servers")
+
+    def remove(self) -> None:
+        self._helm("uninstall", "loramux", "--ignore-not-found", "--wait")
+        wait(lambda: not self.pods(), 120, "end of the pods")
 
     def route(self, router: str) -> None:
-        """Route as the file `router` says (its name without .yaml), or round robin."""
-        printed = self.cluster.python("client", (HERE / "descriptors.py").read_text())
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            shutil.copytree(HERE / "picker", folder, dirs_exist_ok=True)
-            (folder / "loramux.binpb").write_bytes(base64.b64decode(printed))
-            if router == ROUND_ROBIN:
-                file = folder / "envoy.yaml"
-                file.write_text(json.dumps(in_turn(yaml.safe_load(file.read_text()))))
-            images = {PICKER: self.picker_image, ENVOY: self.envoy_image}
-            file = folder / "kustomization.yaml"
-            file.write_text(kustomization(file.read_text(), self.cluster.namespace, images, router))
-            self.cluster.run("apply", "-f", "-", stdin=self.cluster.run("kustomize", name))
-        self.cluster.run("rollout", "status", "deployment/loramux-picker", "--timeout=180s")
-        wait(self._alone, 60, "end of the picker before")
-        time.sleep(2)  # it has read every server, and the Service knows it
+        """Route as ROUTERS has it."""
+        values = merged(self._servers, merged(front(self.images), ROUTERS[router]))
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            json.dump(values, file)
+            file.flush()
+            self._helm("upgrade", "--install", "loramux", str(CHART), "--values", file.name)
+        component = "picker" if "picker" in ROUTERS[router] else "router"
+        self._front = f"loramux-{component}"
+        status = ["rollout", "status", f"deployment/{self._front}", "--timeout=180s"]
+        self.cluster.run(*status)
+        wait(lambda: self._alone(component), 180, "end of the Envoys before")
+        time.sleep(2)  # a picker has read every server, and the Service knows it
 
-    def _alone(self) -> bool:
-        found = self.cluster.run("get", "pods", "-l", "app=loramux-picker", "-o", "name")
-        return len(found.split()) == 1
+    def _helm(self, *args: str) -> None:
+        command = ["helm", "--namespace", self.cluster.namespace, *args]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"helm {args[0]}: {done.stderr.strip()}")
+
+    def _alone(self, component: str) -> bool:
+        """Tell whether one Envoy runs, which is of this component."""
+        labels = "app.kubernetes.io/component in (router, picker)"
+        found = self.cluster.run("get", "pods", "-l", labels, "-o", "name").split()
+        return len(found) == 1 and f"-{component}-" in found[0]
+
+    def pods(self) -> list[dict[str, Any]]:
+        """The servers' pods, oldest first."""
+        label = LABEL.format("server")
+        found = json.loads(self.cluster.run("get", "pods", "-l", label, "-o", "json"))["items"]
+        living = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+        return sorted(living, key=lambda pod: pod["metadata"]["creationTimestamp"])
+
+    def ready(self) -> list[str]:
+        return [name(pod) for pod in self.pods() if is_ready(pod)]
 
     def load(self, calls: list[tuple[str, str]], at_once: int, **changes: Any) -> dict[str, Any]:
-        """Call through the picker, or what `changes` names."""
+        """Call through Envoy, or what `changes` names."""
         asked = {
             "calls": calls,
             "at_once": at_once,
             "tokens": 8,
-            "grpc": "loramux-picker:50051",
-            "http": "loramux-picker:8000",
+            "grpc": f"{self._front}:50051",
+            "http": f"{self._front}:8000",
             "token": self.token,
-            "authority": "",
+            "authority": self.authority.decode(),
         }
         script = (HERE / "picker_load.py").read_text()
         command = ["exec", "-i", "client", "--", "python", "-c", script]
         return dict(json.loads(self.cluster.run(*command, stdin=json.dumps(asked | changes))))
 
     def place(self, adapters: dict[str, list[str]]) -> None:
-        """Call each pod for its adapters, past the picker, and wait until its page has just these."""
+        """Call each pod for its adapters, past Envoy, and wait until its page has just these."""
         for pod, names in adapters.items():
             ip = self.cluster.get("pod", pod)["status"]["podIP"]
-            calls = [(adapter, "unary") for adapter in names]
-            done = self.load(calls, 1, grpc=f"{ip}:50051", authority=self.authority.decode())
+            done = self.load([(adapter, "unary") for adapter in names], 1, grpc=f"{ip}:50051")
             if done["ends"] != {"OK": len(names)}:
                 raise RuntimeError(f"{pod} does not serve {names}: {done['ends']}")
         for pod, names in adapters.items():
@@ -139,8 +160,8 @@ class Routed:
         return listed(self.cluster.python(pod, _PAGE, "/metrics/router"))
 
     def count(self) -> Count:
-        count = Count({}, {})
-        for pod in map(name, self.cluster.pods()):
+        count = Count()
+        for pod in self.ready():
             count.add(pod, self.cluster.python(pod, _PAGE, "/metrics"))
         return count
 
@@ -151,28 +172,74 @@ def listed(page: str) -> list[str]:
     return [one for one in found[1].split(",") if one] if found else []
 
 
-def kustomization(text: str, namespace: str, images: dict[str, str], router: str) -> str:
-    """That of picker/ for these: new images by the old ones' names, and what the picker decides by."""
-    if router != ROUND_ROBIN:
-        text = text.replace("=mix.yaml", f"={router}.yaml")
-    parts = {old: new.rpartition(":") for old, new in images.items()}
-    changed = [
-        {"name": old, "newName": name, "newTag": tag} for old, (name, _, tag) in parts.items()
-    ]
-    return json.dumps(yaml.safe_load(text) | {"namespace": namespace, "images": changed})
+def front(images: dict[str, str | None]) -> dict[str, Any]:
+    """The chart's values of one Envoy and the images; its pod ends as soon as it may."""
+    brief = {"replicas": 1, "maxConnectionAgeSeconds": 5, "drainSeconds": 1}
+    return {"router": brief | image(images["envoy"]), "picker": image(images["picker"])}
 
 
-def in_turn(envoy: dict[str, Any]) -> dict[str, Any]:
-    """Envoy's configuration without the picker: every call to the next server."""
-    resources = envoy["static_resources"]
-    for listener in resources["listeners"]:
-        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-        filters = manager["http_filters"]
-        manager["http_filters"] = [f for f in filters if not f["name"].endswith("ext_proc")]
-        for route in manager["route_config"]["virtual_hosts"][0]["routes"]:
-            route["route"]["cluster"] = route["route"]["cluster"].replace("picked", "any")
-            route.pop("typed_per_filter_config", None)
-    for cluster in resources["clusters"]:
-        if cluster["name"].startswith("any"):
-            cluster["lb_policy"] = "ROUND_ROBIN"
-    return envoy
+def image(named: str | None) -> dict[str, Any]:
+    """The chart's value of an image, where one is named."""
+    if not named:
+        return {}
+    repository, _, tag = named.rpartition(":")
+    return {"image": {"repository": repository, "tag": tag, "pullPolicy": "IfNotPresent"}}
+
+
+def servers(server: str, adapters: list[str], slots: int, memory: str = "1Gi") -> dict[str, Any]:
+    """The chart's values of three small servers that make their models themselves."""
+    maker = {
+        "name": "models",
+        "image": server,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python", "/code/models.py", "/models", *adapters],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "models", "mountPath": "/models"},
+            {"name": "code", "mountPath": "/code"},
+        ],
+    }
+    code = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "models"},
+        "data": {"models.py": (HERE / "models.py").read_text()},
+    }
+    entries = [{"name": one, "source": f"/models/adapters/{one}"} for one in adapters]
+    return {
+        **image(server),
+        "replicas": SERVERS,
+        "minReadySeconds": 0,
+        "networkPolicy": {
+            "dns": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]
+        },  # wherever the cluster has it
+        "probes": {"startup": {"failureThreshold": 60}},  # several start at once, on few cores
+        "model": {"volume": {"emptyDir": {}}},
+        "initContainers": [maker],
+        "extraVolumes": [{"name": "code", "configMap": {"name": "models"}}],
+        "extraObjects": [code],
+        "adapters": {"manifest": {"adapters": entries}},
+        "resources": {
+            "requests": {"cpu": "200m", "memory": "512Mi"},
+            "limits": {"memory": memory},
+        },
+        "settings": {
+            "threads": 1,
+            "max_adapters": slots,
+            "adapter_host_bytes": 0,  # what leaves a slot is read again: each miss is a load
+            "kv_cache_bytes": 128 << 20,
+        },
+    }
+
+
+def merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Put `other` over `one`, within maps too."""
+    both = {
+        key: merged(one[key], other[key])
+        for key in one.keys() & other.keys()
+        if isinstance(one[key], dict)
+    }
+    return one | other | both

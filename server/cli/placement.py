@@ -16,9 +16,9 @@ def placement(
         typer.Option(
             "--replica",
             envvar="LORAMUX_PLACEMENT_REPLICAS",
-            help="HOST:PORT of metrics ports: each address that HOST has is a replica. With "
-            "HOST:PORT=IP:PORT, IP:PORT is where Envoy reaches it, if not at its own listener's "
-            "port. Repeatable; in the variable parted by blanks.",
+            help="HOST:METRICS_PORT: each address that HOST has is a replica. With "
+            "HOST:METRICS_PORT=GRPC_PORT,HTTP_PORT where those are not 50051 and 8000. Repeatable; "
+            "in the variable parted by blanks.",
         ),
     ],
     host: Annotated[
@@ -38,7 +38,7 @@ def placement(
             envvar="LORAMUX_PLACEMENT_INTERVAL_S",
             help="Seconds between two looks at the replicas.",
         ),
-    ] = 5.0,
+    ] = 2.0,
     half_life_s: Annotated[
         float,
         typer.Option(

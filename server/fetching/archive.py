@@ -7,7 +7,7 @@ import os
 import shutil
 import tarfile
 import urllib.request
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from lora_runtime import redact
 
@@ -15,12 +15,13 @@ from .errors import FetchError
 
 AUTHORIZATION = "LORAMUX_FETCH_AUTHORIZATION"
 """Variable with the value of the request's Authorization header."""
+_CONFIG = "config.json"
 _TIMEOUT_S = 60
 _CHUNK = 1 << 20
 
 
 def fetch(source: str, directory: Path, sha256: str) -> None:
-    """Download, compare, unpack: a folder that holds all the rest is left out. Raises FetchError."""
+    """Download, compare, unpack the folder that has the config. Raises FetchError."""
     if not sha256:
         raise FetchError("an archive over HTTP needs its sha256")
     file = directory / "archive.download"
@@ -30,15 +31,12 @@ def fetch(source: str, directory: Path, sha256: str) -> None:
         raise FetchError(redact(f"{source}: {error}")) from error
     if found != sha256.lower():
         raise FetchError(redact(f"{source}: its sha256 is {found}, not {sha256}"))
-    unpacked = directory / "unpacked"
-    shutil.rmtree(unpacked, ignore_errors=True)  # of a try before
     try:
         with tarfile.open(file) as archive:
-            archive.extractall(unpacked, filter="data")
+            _unpack(archive, directory)
     except tarfile.TarError as error:
         raise FetchError(redact(f"{source}: {error}")) from error
     file.unlink()
-    _lift(unpacked, directory)
 
 
 def _download(source: str, file: Path) -> str:
@@ -55,10 +53,14 @@ def _download(source: str, file: Path) -> str:
     return digest.hexdigest()
 
 
-def _lift(unpacked: Path, directory: Path) -> None:
-    """Move what was unpacked up, out of the only folder that it is in."""
-    inner = list(unpacked.iterdir())
-    top = inner[0] if len(inner) == 1 and inner[0].is_dir() else unpacked
-    for path in top.iterdir():
-        path.rename(directory / path.name)
-    shutil.rmtree(unpacked)
+def _unpack(archive: tarfile.TarFile, directory: Path) -> None:
+    """Write the files beside the config, by their bare names: none gets out of the directory."""
+    files = [member for member in archive if member.isfile()]
+    configs = [PurePosixPath(f.name) for f in files if PurePosixPath(f.name).name == _CONFIG]
+    top = min((path.parent for path in configs), key=lambda path: len(path.parts), default=None)
+    for member in files:
+        path = PurePosixPath(member.name)
+        content = archive.extractfile(member)
+        if path.parent == top and content is not None:
+            with content, (directory / path.name).open("wb") as out:
+                shutil.copyfileobj(content, out, _CHUNK)

@@ -15,8 +15,8 @@ from queue import Empty, SimpleQueue
 SIZE = 8192
 RESERVED = 2048
 """Places that only warnings and worse may take: a flood of other lines leaves room for them."""
-_GATHER_S = 0.005
-"""Seconds that a line waits for others."""
+_GATHER_S = 0.02
+"""Seconds that a line waits for others; a warning waits for none."""
 _TOGETHER = select.PIPE_BUF
 """Bytes of lines that are written together: a pipe takes so many at once, whoever else writes to it."""
 _TELL_S = 1.0
@@ -35,6 +35,7 @@ class LineQueue(logging.Handler):
         # A signal's handler may log in the middle of either.
         self._lines: SimpleQueue[str | threading.Event] = SimpleQueue()
         self._counting = threading.RLock()
+        self._hurry = threading.Event()
         self._dropped = self._told = 0
         self._taken = 0
         """Lines that the thread has and has not written."""
@@ -60,6 +61,8 @@ class LineQueue(logging.Handler):
             self._lines.put(self.format(record))
         except Exception:
             self.handleError(record)
+        if record.levelno >= logging.WARNING:
+            self._hurry.set()
 
     def put(self, line: str) -> None:
         """Take a line that is rendered, and no warning."""
@@ -78,6 +81,7 @@ class LineQueue(logging.Handler):
         """Wait until the lines so far are written; False if they are not in time."""
         written = threading.Event()
         self._lines.put(written)
+        self._hurry.set()
         return written.wait(timeout_s)
 
     def _drop(self, lines: int = 1) -> None:
@@ -90,7 +94,8 @@ class LineQueue(logging.Handler):
             if item is None:
                 item = self._lines.get()
                 # Each wake-up of this thread takes the interpreter from the others.
-                time.sleep(_GATHER_S)
+                self._hurry.wait(_GATHER_S)
+                self._hurry.clear()
             if isinstance(item, threading.Event):
                 item.set()
                 item = None

@@ -12,22 +12,24 @@ _FORGOTTEN = 1e-6
 class Demand:
     """Work of late by adapter: what was counted `half_life_s` seconds ago counts half.
 
-    The counters' first values, which may be of days, tell how adapters compare; they weigh as one
-    half-life of what comes then.
+    The counters' first values, which may be of days, tell how adapters compare; they weigh no more
+    than one half-life of what comes then.
     """
 
     def __init__(self, half_life_s: float) -> None:
         self._half_life_s = half_life_s
         self._totals: dict[str, dict[str, float]] = {}
         """Counters by replica, by adapter."""
-        self._first: Counter[str] = Counter()
+        self._first: dict[str, float] = {}
         self._work: dict[str, float] = {}
 
     def count(self, totals: Mapping[str, dict[str, float]], seconds: float) -> Mapping[str, float]:
         """Take the counters as they are now, `seconds` after the last time, and give the work."""
         if not self._totals and not self._work:
             for counters in totals.values():
-                self._first.update(counters)
+                for adapter, work in counters.items():
+                    if work:
+                        self._first[adapter] = self._first.get(adapter, 0.0) + work
             added: dict[str, float] = defaultdict(float)
         else:
             added = self._added(totals)
@@ -56,7 +58,7 @@ class Demand:
         whole = sum(self._first.values())
         if not added or not whole:
             return
-        weight = added * self._half_life_s / seconds / whole
+        weight = min(1.0, added * self._half_life_s / seconds / whole)
         for adapter, work in self._first.items():
             self._work[adapter] = self._work.get(adapter, 0.0) + work * weight
         self._first.clear()

@@ -28,7 +28,7 @@ class Page:
     """Adapters in its slots."""
     work: dict[str, float]
     """Tokens computed by adapter, since it started."""
-    loads: float
+    loads: float = 0.0
     """Adapters loaded since then."""
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
+from types import FrameType
 
 import structlog
 import uvicorn
@@ -37,11 +39,19 @@ def run(settings: Settings, host: str, port: int, log_format: str) -> None:
     )
     log.info(
         "placing",
-        replicas=[f"{target.host}:{target.port}" for target in settings.targets],
+        replicas=[f"{target.host}:{target.metrics}" for target in settings.targets],
         address=f"{host}:{listener.getsockname()[1]}",
         interval_s=settings.interval_s,
     )
+    # Once it has ended its connections, uvicorn raises the signal again.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    log.info("stopped")
+    sys.exit(0)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -15,12 +15,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .plan import Placement
-from .targets import Address
+from .targets import Address, Protocol
 
 ADAPTER_HEADER = "x-loramux-adapter"
 DRAW_HEADER = "x-loramux-draw"
 """Holds what differs with every request: what a fraction is drawn by."""
 HOSTS_HEADER = "x-gateway-destination-endpoint"
+RESOURCES: dict[str, Protocol] = {
+    "loramux.placement.grpc": "grpc",
+    "loramux.placement.http": "http",
+}
+"""What Envoy asks for, by the protocol of the listener that it is for."""
 RESOURCE_TYPE = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
 _TYPE = "type.googleapis.com/envoy."
 _MILLION = 1_000_000
@@ -34,8 +39,8 @@ def version_of(placement: Placement) -> str:
 def response(
     placement: Placement, addresses: Mapping[str, Address], names: Iterable[str]
 ) -> dict[str, Any]:
-    """Make the answer to Envoy's request for resources. `names`: of resources, which end in the
-    port of the cluster that they are for, as in `loramux.placement.50051`. Raises ValueError."""
+    """Make the answer to Envoy's request for resources. Raises ValueError for one whose name is not
+    in RESOURCES."""
     return {
         "version_info": version_of(placement),
         "type_url": RESOURCE_TYPE,
@@ -48,10 +53,10 @@ def response(
 
 
 def _hosts(addresses: Mapping[str, Address], name: str) -> dict[str, str]:
-    _, _, port = name.rpartition(".")
-    if not port.isdecimal():
-        raise ValueError(f"the resource's name {name!r} does not end in a port")
-    return {replica: address.served_at(int(port)) for replica, address in addresses.items()}
+    if name not in RESOURCES:
+        raise ValueError(f"there is no {name!r}, but {' and '.join(RESOURCES)}")
+    protocol = RESOURCES[name]
+    return {replica: address.served_at(protocol) for replica, address in addresses.items()}
 
 
 def _filter(placement: Placement, hosts: Mapping[str, str]) -> dict[str, Any]:

@@ -6,47 +6,52 @@ import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
+Protocol = Literal["grpc", "http"]
 _TARGET = re.compile(
-    r"(?P<host>\[[^]]+\]|[^:=\[\]]+):(?P<port>\d+)(?:=(?P<serves>(?:\[[^]]+\]|[^:=\[\]]+):\d+))?"
+    r"(?P<host>\[[^]]+\]|[^:=\[\]]+):(?P<port>\d+)(?:=(?P<grpc>\d+)(?:,(?P<http>\d+))?)?"
 )
+_PORTS = range(1, 65536)
 
 
 @dataclass(frozen=True)
 class Target:
-    """Metrics port of one or more replicas, which are all the addresses of `host`."""
+    """One or more replicas: all the addresses of `host`, with their ports."""
 
     host: str
-    port: int
-    serves: str = ""
-    """IP:PORT at which Envoy knows the replica, if that is not its address with the port of Envoy's
-    listener."""
+    metrics: int
+    grpc: int = 50051
+    http: int = 8000
 
     @classmethod
     def parse(cls, text: str) -> Target:
-        """Read HOST:PORT or HOST:PORT=IP:PORT. Raises ValueError."""
+        """Read HOST:METRICS, HOST:METRICS=GRPC or HOST:METRICS=GRPC,HTTP. Raises ValueError."""
         found = _TARGET.fullmatch(text)
-        if found is None or not 0 < int(found["port"]) < 65536:
-            raise ValueError(f"{text!r} is not HOST:PORT, nor HOST:PORT=IP:PORT")
-        return cls(found["host"].strip("[]"), int(found["port"]), found["serves"] or "")
+        if found is None:
+            raise ValueError(f"{text!r} is not HOST:METRICS or HOST:METRICS=GRPC,HTTP")
+        ports = [int(found[name] or getattr(cls, name, 0)) for name in ("port", "grpc", "http")]
+        if wrong := [port for port in ports if port not in _PORTS]:
+            raise ValueError(f"{text!r}: {wrong[0]} is no port")
+        return cls(found["host"].strip("[]"), *ports)
 
 
 @dataclass(frozen=True)
 class Address:
-    """One replica."""
+    """One replica, with its ports."""
 
     ip: str
-    port: int
-    """Of its metrics."""
-    serves: str = ""
+    metrics: int
+    grpc: int = 50051
+    http: int = 8000
 
     @property
     def name(self) -> str:
-        return joined(self.ip, self.port)
+        return joined(self.ip, self.metrics)
 
-    def served_at(self, port: int) -> str:
-        """Give the address by which Envoy knows it. `port`: of Envoy's cluster."""
-        return self.serves or joined(self.ip, port)
+    def served_at(self, protocol: Protocol) -> str:
+        """Give the address by which Envoy knows it."""
+        return joined(self.ip, self.grpc if protocol == "grpc" else self.http)
 
 
 def joined(ip: str, port: int) -> str:
@@ -58,8 +63,8 @@ def resolve(targets: Iterable[Target]) -> dict[str, Address]:
     """Look all targets up: addresses by their name. Raises OSError where one has none."""
     found = {}
     for target in targets:
-        answers = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        answers = socket.getaddrinfo(target.host, target.metrics, type=socket.SOCK_STREAM)
         for *_, (ip, *_rest) in answers:
-            address = Address(str(ip), target.port, target.serves)
+            address = Address(str(ip), target.metrics, target.grpc, target.http)
             found[address.name] = address
     return found

@@ -40,14 +40,8 @@ class Release:
             file.flush()
             return self.run(*args, str(CHART), "--values", file.name)
 
-    def installed(self) -> bool:
-        return any(
-            one["name"] == self.name for one in json.loads(self.run("list", "-a", "-o", "json"))
-        )
-
     def uninstall(self) -> None:
-        if self.installed():
-            self.run("uninstall", self.name, "--wait", "--timeout", "5m")
+        self.run("uninstall", self.name, "--ignore-not-found", "--wait", "--timeout", "5m")
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Values:

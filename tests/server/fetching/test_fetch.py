@@ -46,7 +46,7 @@ def held(directory: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in directory.iterdir() if not p.name.startswith(".")}
 
 
-@pytest.mark.parametrize("folder", ["", "base/"])
+@pytest.mark.parametrize("folder", ["", "./", "a/base/"])
 def test_an_archive(web: WebStore, tmp_path: Path, folder: str) -> None:
     web.files["/b.tar.gz"], sha256 = packed(BASE, folder)
     target = tmp_path / "models" / "base"
@@ -63,10 +63,12 @@ def test_an_archive_that_is_another(web: WebStore, tmp_path: Path) -> None:
     assert not (tmp_path / "base").exists()
 
 
-def test_an_archive_that_leaves_its_folder(web: WebStore, tmp_path: Path) -> None:
-    web.files["/b.tar.gz"], sha256 = packed(BASE | {"../../out": b""})
-    with pytest.raises(FetchError, match="outside the destination"):
-        fetch(f"{web.url}/b.tar.gz", tmp_path / "models" / "base", sha256=sha256)
+def test_what_leaves_the_folder_of_an_archive_is_left_out(web: WebStore, tmp_path: Path) -> None:
+    more = {"../../out": b"", "onnx/config.json": b"other"}
+    web.files["/b.tar.gz"], sha256 = packed(BASE | more)
+    target = tmp_path / "models" / "base"
+    assert fetch(f"{web.url}/b.tar.gz", target, sha256=sha256)
+    assert held(target) == BASE
     assert not (tmp_path / "out").exists()
 
 
@@ -138,6 +140,12 @@ def test_what_is_refused(tmp_path: Path, source: str, options: dict[str, str], t
     with pytest.raises(FetchError, match=told):
         fetch(source, tmp_path / "base", **options)
     assert not (tmp_path / "base").exists()
+
+
+def test_what_is_no_archive(web: WebStore, tmp_path: Path) -> None:
+    web.files["/b.tar"] = b"no tar"
+    with pytest.raises(FetchError, match=r"/b.tar: (file could not be opened|not a)"):
+        fetch(f"{web.url}/b.tar", tmp_path / "base", sha256=hashlib.sha256(b"no tar").hexdigest())
 
 
 def test_what_is_no_base(web: WebStore, tmp_path: Path) -> None:

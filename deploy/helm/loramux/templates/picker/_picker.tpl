@@ -53,6 +53,8 @@ args:
   - --model-server-metrics-port=9464  # the pool's is that of calls, for the gateway
   {{- end }}
   - --tracing=false
+  - --enable-pprof=false
+  - --metrics-endpoint-auth=false  # the policy says who may read them
 env: [{name: NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}]
 ports:
   - {name: picker, containerPort: 9002}

@@ -16,7 +16,7 @@
           name: envoy.load_balancing_policies.least_request
           typed_config:
             "@type": type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest
-      {{- else if or .root.Values.picker.enabled (dig "placement" "enabled" false $router) }}
+      {{- else if or .root.Values.picker.enabled (include "loramux.placement.enabled" .root) }}
       # The hosts that the header names, one after the other; what is none of the servers, or is out, is passed over.
       - typed_extension_config:
           name: envoy.load_balancing_policies.override_host
@@ -25,9 +25,9 @@
             override_host_sources: [{header: x-gateway-destination-endpoint}]
             fallback_policy:
               policies:
-                {{- include "loramux.envoy.hash" .root | nindent 16 }}
+                {{- include "loramux.envoy.policy" .root | nindent 16 }}
       {{- else }}
-      {{- include "loramux.envoy.hash" .root | nindent 6 }}
+      {{- include "loramux.envoy.policy" .root | nindent 6 }}
       {{- end }}
   common_lb_config:
     update_merge_window: 0s  # what is out is out now, not within a second
@@ -83,11 +83,25 @@
       - lb_endpoints:
           {{- range include "loramux.router.servers" .root | fromJsonArray }}
           - endpoint: {address: {socket_address: {address: {{ .host }}, port_value: {{ index . $.protocol }}}}}
+            {{- if $router.servers }}
+            metadata: {filter_metadata: {envoy.lb: {hash_key: "{{ .host }}:{{ .grpc }}"}}}  # the same over gRPC and HTTP
+            {{- end }}
           {{- end }}
 {{- end }}
 
-{{/* One server for an adapter, as long as it has not many more calls than the others. */}}
-{{- define "loramux.envoy.hash" -}}
+{{/* By the adapter: one server, as long as it has not many more calls than the others. Or without it. */}}
+{{- define "loramux.envoy.policy" -}}
+{{- if eq .Values.router.policy "round_robin" -}}
+- typed_extension_config:
+    name: envoy.load_balancing_policies.round_robin
+    typed_config:
+      "@type": type.googleapis.com/envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin
+{{- else if eq .Values.router.policy "least_request" -}}
+- typed_extension_config:
+    name: envoy.load_balancing_policies.least_request
+    typed_config:
+      "@type": type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest
+{{- else -}}
 - typed_extension_config:
     name: envoy.load_balancing_policies.maglev
     typed_config:
@@ -95,6 +109,7 @@
       {{- with .Values.router.hashBalanceFactor }}
       consistent_hashing_lb_config: {hash_balance_factor: {{ . }}}
       {{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "loramux.envoy.http2" -}}

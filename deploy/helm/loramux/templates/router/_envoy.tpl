@@ -38,6 +38,9 @@ static_resources:
         cluster_name: picker
         endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 9002}}}}]}]
     {{- end }}
+    {{- if include "loramux.placement.enabled" . }}
+    {{- include "loramux.envoy.placementCluster" . | nindent 4 }}
+    {{- end }}
     - name: admin
       type: STATIC
       load_assignment:

@@ -29,6 +29,9 @@
 {{- if .root.Values.picker.enabled }}
 {{ include "loramux.envoy.picking" . }}
 {{- end }}
+{{- if include "loramux.placement.enabled" .root }}
+{{ include "loramux.envoy.placing" . }}
+{{- end }}
 - name: envoy.filters.http.router
   typed_config:
     "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router

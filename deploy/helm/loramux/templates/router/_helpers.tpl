@@ -74,7 +74,7 @@ client.yaml: |
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:
-  {{- include "loramux.metadata" (list .root (printf "-from-%s" .component) "server" nil) | nindent 2 }}
+  {{- include "loramux.metadata" (list .root (printf "-%s-to-servers" .component) "server" nil) | nindent 2 }}
 spec:
   podSelector:
     matchLabels:

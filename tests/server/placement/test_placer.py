@@ -1,0 +1,106 @@
+"""Looks at stand-ins for replicas, and what comes of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.placement.placer import Placer
+from server.placement.settings import Settings
+from server.placement.targets import Address, Target
+
+from .replicas import StandIn, stand_ins
+
+
+def placer_of(replicas: list[StandIn]) -> Placer:
+    now = iter(range(0, 10_000, 5))
+    targets = [Target("127.0.0.1", replica.port) for replica in replicas]
+    return Placer(Settings(targets), lambda: float(next(now)))
+
+
+def placed(placer: Placer) -> dict[str, list[str]]:
+    assert placer.published is not None
+    return {name: [n for n, _ in ways] for name, ways in placer.published.placement.items()}
+
+
+def test_adapters_are_placed_where_they_are() -> None:
+    with stand_ins(2) as (one, other):
+        placer = placer_of([one, other])
+        placer.look()
+        assert placer.published is None  # nobody has asked for anything
+        one.work, one.resident = {"a": 10}, {"a"}
+        other.work, other.resident = {"b": 10}, {"b"}
+        placer.look()
+    assert placed(placer) == {"a": [f"127.0.0.1:{one.port}"], "b": [f"127.0.0.1:{other.port}"]}
+    assert placer.counts.changes == 1
+    assert placer.counts.moves == 0
+
+
+def test_a_replica_is_gone_after_three_looks_without_an_answer() -> None:
+    with stand_ins(2) as (one, other):
+        placer = placer_of([one, other])
+        one.work, other.work = {"a": 10}, {"b": 10}
+        placer.look()
+        before = placed(placer)
+        assert len({home for homes in before.values() for home in homes}) == 2
+        other.close()
+        for _ in range(2):
+            placer.look()
+            assert placed(placer) == before
+        placer.look()
+        there = f"127.0.0.1:{one.port}"
+        assert placed(placer) == {"a": [there], "b": [there]}
+        one.close()
+        for _ in range(4):  # nobody answers: more likely it is the network here
+            placer.look()
+    assert placed(placer) == {"a": [there], "b": [there]}
+    assert placer.fleet.failures == 3 + 8
+
+
+def test_a_name_that_the_dns_does_not_know() -> None:
+    placer = Placer(Settings([Target("nowhere.invalid", 9464)]))
+    placer.look()
+    assert placer.published is None
+    assert placer.fleet.failures == 1
+
+
+def test_moves_follow_loads() -> None:
+    with stand_ins(2, slots=40) as (one, other):
+        placer = placer_of([one, other])
+        one.work = {f"a{i:02}": 10 for i in range(30)}
+        one.resident = set(one.work)
+        placer.look()
+        one.work = dict.fromkeys(one.work, 1000)
+        placer.look()
+        first = placer.counts.moves
+        one.loads = 80
+        one.work = dict.fromkeys(one.work, 2000)
+        placer.look()
+    assert first <= 1
+    assert placer.counts.moves <= first + 20
+    homes = [ways[0] for ways in placed(placer).values()]
+    assert homes.count(f"127.0.0.1:{other.port}") >= 10
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("pods.ns.svc:9464", Target("pods.ns.svc", 9464, 50051, 8000)),
+        ("10.0.0.1:9464=50061", Target("10.0.0.1", 9464, 50061, 8000)),
+        ("[fd00::1]:9464=50061,8001", Target("fd00::1", 9464, 50061, 8001)),
+    ],
+)
+def test_targets(text: str, target: Target) -> None:
+    assert Target.parse(text) == target
+
+
+@pytest.mark.parametrize(
+    "text", ["", "host", "host:0", "host:99999", "host:1=", "a:b:1", "h:1=2,3,4"]
+)
+def test_targets_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match="is no"):
+        Target.parse(text)
+
+
+def test_addresses_as_envoy_writes_them() -> None:
+    assert Address("fd00::1", 9464).served_at("grpc") == "[fd00::1]:50051"
+    assert Address("10.0.0.1", 9464, 1, 2).served_at("http") == "10.0.0.1:2"
