@@ -5,7 +5,7 @@ MODEL := .models/SmolLM2-135M-Instruct
 ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adapters/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo load serve test test-slow test-attacks test-ends fuzz test-lowest lint format types proto-lint proto-breaking proto-baseline protos protos-check manifests manifests-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
+.PHONY: help setup base demo load serve test test-slow test-attacks test-ends fuzz test-lowest lint format types proto-lint proto-breaking proto-baseline protos protos-check image image-check manifests manifests-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
         bench bench-kernels dashboard clients clean
 
 help:  ## list the targets
@@ -117,6 +117,16 @@ proto-baseline: setup proto-breaking  ## make the baseline anew: with each relea
 
 protos: setup  ## regenerate the Python code of protos/
 	$(BIN)/python protos/generate.py
+
+# podman, docker, or their like; bases and torch as the Dockerfile has them, unless they are named here.
+ENGINE ?= podman
+IMAGE ?= loramux:0.1.0
+image:  ## build the image: make image BASE=... BUILD_BASE=... ENGINE=docker IMAGE_ARGS='more for the build'
+	$(ENGINE) build -f deploy/Dockerfile -t $(IMAGE) $(foreach name,BASE BUILD_BASE,$(if $($(name)),--build-arg $(name)=$($(name)))) \
+	  --build-arg TORCH='$(TORCH)' $(IMAGE_ARGS) .
+
+image-check:  ## weigh the image, list its licences, let it serve without root and network: ARGS='--write docs/results/image.md'
+	$(PYTHON) deploy/image/check.py $(IMAGE) --engine '$(ENGINE)' $(ARGS)
 
 manifests: setup  ## write the settings into the Helm chart's schema, and its defaults into deploy/kubernetes.yaml
 	$(BIN)/python deploy/helm/settings_schema.py

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.common.paths import ARTIFACTS, MODEL
 from benchmarks.common.workloads import adapter_dir
@@ -60,6 +59,8 @@ def _tiny() -> Path:
 
 
 def _save_model(directory: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM  # slow to import, and rarely wanted
+
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=_VOCAB,
@@ -81,6 +82,8 @@ def _save_model(directory: Path) -> None:
 
 
 def _save_tokenizer(directory: Path) -> None:
+    from transformers import PreTrainedTokenizerFast  # as above
+
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     ids = {letter: i for i, letter in enumerate(letters)} | {"<s>": _BOS, "</s>": _EOS}
     raw = Tokenizer(models.BPE(ids, []))

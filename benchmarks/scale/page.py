@@ -25,7 +25,11 @@ _CHANGES = {"lost": "a replica is lost", "hot": "a tenant gets hot"}
 def write() -> None:
     """Write what there are results for."""
     tables: dict[str, str] = {}
-    for path, made in ((COSTS, _of_costs), (COMPARED, _of_compared), (SCALE, _of_scale)):
+    for path, made in (
+        (COSTS, tables_of_costs),
+        (COMPARED, tables_of_compared),
+        (SCALE, tables_of_scale),
+    ):
         if path.exists():
             tables |= made(json.loads(path.read_text()))
     fill(PAGE, tables)
@@ -40,7 +44,8 @@ def draw(report: Mapping[str, Any], folder: Path) -> None:
         draw_changes(report[study], title, folder / f"scale-{study}.png")
 
 
-def _of_costs(report: Mapping[str, Any]) -> dict[str, str]:
+def tables_of_costs(report: Mapping[str, Any]) -> dict[str, str]:
+    """Make the table of what things take."""
     head = ("ms of a core", *report["costs"])
     bases = list(report["costs"].values())
     rows = [
@@ -58,7 +63,8 @@ def _of_costs(report: Mapping[str, Any]) -> dict[str, str]:
     return {"costs": table(head, rows) + _machine(report)}
 
 
-def _of_compared(report: Mapping[str, Any]) -> dict[str, str]:
+def tables_of_compared(report: Mapping[str, Any]) -> dict[str, str]:
+    """Make the tables of measurement beside simulation."""
     head = ("load", "policy", "loads of 1,000", "TTFT p50, ms", "highest / mean", "calls/s")
     rows = [
         (
@@ -86,7 +92,8 @@ def _within(found: Sequence[float]) -> tuple[str, str, str]:
     return f"{median(sizes):.0%}", f"{max(sizes):.0%}", f"{near} of {len(sizes)}"
 
 
-def _of_scale(report: Mapping[str, Any]) -> dict[str, str]:
+def tables_of_scale(report: Mapping[str, Any]) -> dict[str, str]:
+    """Make the tables of the studies."""
     head = (
         "policy",
         "calls/s of the fleet",

@@ -38,7 +38,7 @@ def placement(
             envvar="LORAMUX_PLACEMENT_INTERVAL_S",
             help="Seconds between two looks at the replicas.",
         ),
-    ] = 5.0,
+    ] = 2.0,
     half_life_s: Annotated[
         float,
         typer.Option(

@@ -12,8 +12,8 @@ _FORGOTTEN = 1e-6
 class Demand:
     """Work of late by adapter: what was counted `half_life_s` seconds ago counts half.
 
-    The counters' first values, which may be of days, tell how adapters compare; they weigh as one
-    half-life of what comes then.
+    The counters' first values, which may be of days, tell how adapters compare; they weigh no more
+    than one half-life of what comes then.
     """
 
     def __init__(self, half_life_s: float) -> None:
@@ -58,7 +58,7 @@ class Demand:
         whole = sum(self._first.values())
         if not added or not whole:
             return
-        weight = added * self._half_life_s / seconds / whole
+        weight = min(1.0, added * self._half_life_s / seconds / whole)
         for adapter, work in self._first.items():
             self._work[adapter] = self._work.get(adapter, 0.0) + work * weight
         self._first.clear()

@@ -37,7 +37,7 @@ class PlacementMetrics(Collector):
             ("changes", "Placements that differed from the one before.", counts.changes),
             (
                 "moves",
-                "Replicas that came to an adapter which had others: at most so many loads.",
+                "Loads that placements caused, of adapters that were in another slot.",
                 counts.moves,
             ),
         ]

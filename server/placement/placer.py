@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -18,8 +18,12 @@ from .targets import Address
 log = structlog.get_logger("loramux.placement")
 
 _LOADS_PER_MOVE = 4
-"""For so many loads that there were since the last look, one may be caused by a move: where much is
-loaded, moves are worth it, and they never add much."""
+"""For so many loads one may be caused by a move: where much is loaded, moves are worth it, and they
+never add much."""
+_FIRST_PART = 4
+"""For one of so many slots the first plan may cause one."""
+_SECONDS_PER_MOVE = 30
+"""In so much time one may be caused besides: work is evened out where nothing is loaded, too."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Counts:
     changes: int = 0
     """Placements that differed from the one before."""
     moves: int = 0
-    """Replicas that came to an adapter which had others: at most so many loads."""
+    """Loads that placements caused, of adapters that were in another slot."""
     most_over_mean: float = 1.0
     """Work of the replica that gets the most, over the mean, as planned."""
 
@@ -52,6 +56,8 @@ class Placer:
         self.counts = Counts()
         self.published: Published | None = None
         """None until adapters were asked for."""
+        self._moves = 0.0
+        """Loads that plans may cost."""
         self._last_loads: dict[str, float] = {}
         self._demand = Demand(settings.half_life_s)
         self._clock = clock
@@ -64,6 +70,11 @@ class Placer:
         seconds, self._looked = now - self._looked, now
         self.counts.looks += 1
         pages = self.fleet.pages
+        slots = sum(page.slots for page in pages.values())
+        earned = self._loads() / _LOADS_PER_MOVE + seconds / _SECONDS_PER_MOVE
+        if self.published is None:
+            earned = slots / _FIRST_PART
+        self._moves = min(self._moves + earned, max(1, slots))
         demand = self._demand.count({name: page.work for name, page in pages.items()}, seconds)
         if pages and demand:
             self._plan(demand)
@@ -73,22 +84,34 @@ class Placer:
             name: Replica(page.slots, page.resident) for name, page in self.fleet.pages.items()
         }
         current = self.published.placement if self.published else {}
-        rules = Rules(self.settings.tolerance, max(1, self._loads() // _LOADS_PER_MOVE))
+        rules = Rules(self.settings.tolerance, int(self._moves))
         placement = plan(demand, replicas, current, rules)
         self.counts.most_over_mean = _most_over_mean(demand, placement, len(replicas))
         if placement != current:
             self._publish(current, placement)
 
-    def _loads(self) -> int:
+    def _loads(self) -> float:
         """Loads since the last look, of the replicas that were seen then."""
         last, self._last_loads = self._last_loads, {n: p.loads for n, p in self.fleet.pages.items()}
         added = [now - last[name] for name, now in self._last_loads.items() if name in last]
-        return int(sum(loads for loads in added if loads > 0))
+        return sum(loads for loads in added if loads > 0)
+
+    def _caused(self, current: Placement, placement: Placement) -> int:
+        """Count loads that come of a change alone: of adapters that are in a slot, but not where
+        they are placed now."""
+        resident = {name: page.resident for name, page in self.fleet.pages.items()}
+        caused = 0
+        for adapter in current.keys() & placement:
+            before, now = dict(current[adapter]), dict(placement[adapter])
+            if any(adapter in resident.get(name, ()) for name in before):
+                caused += sum(adapter not in resident[name] for name in now.keys() - before)
+        return caused
 
     def _publish(self, current: Placement, placement: Placement) -> None:
         addresses = self.fleet.addresses
         self.published = Published(placement, addresses)
-        moves = sum(_came(current[name], placement[name]) for name in current.keys() & placement)
+        moves = self._caused(current, placement)
+        self._moves = max(0.0, self._moves - moves)
         self.counts.changes += 1
         self.counts.moves += moves
         log.info(
@@ -101,10 +124,6 @@ class Placer:
             replicas=len(addresses),
             most_over_mean=round(self.counts.most_over_mean, 3),
         )
-
-
-def _came(before: Sequence[tuple[str, float]], now: Sequence[tuple[str, float]]) -> int:
-    return len({name for name, _ in now} - {name for name, _ in before})
 
 
 def _most_over_mean(demand: Mapping[str, float], placement: Placement, replicas: int) -> float:

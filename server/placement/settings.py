@@ -13,6 +13,6 @@ class Settings:
     """Settings of a placement; the command line says what each is."""
 
     targets: Sequence[Target]
-    interval_s: float = 5.0
+    interval_s: float = 2.0
     half_life_s: float = 300.0
     tolerance: float = 0.03

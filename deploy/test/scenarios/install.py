@@ -39,13 +39,13 @@ def kinds(stage: Stage) -> None:
     known = {
         line.split()[-1] for line in stage.cluster.run("api-resources", "--no-headers").splitlines()
     }
-    taken, unknown = set[str](), set[str]()
-    for values in EVERYTHING:
-        for one in _objects(stage, values):
-            (taken if one["kind"] in known else unknown).add(one["kind"])
-            if one["kind"] in known:
-                _dry_run(stage, one)
-    stage.fact("kinds that the API server takes", ", ".join(sorted(taken)), True)
+    rendered = [one for values in EVERYTHING for one in _objects(stage, values)]
+    unknown = {one["kind"] for one in rendered} - known
+    taken = {one["kind"] for one in rendered} & known
+    errors = _dry_run(stage, [one for one in rendered if one["kind"] in known])
+    stage.fact("kinds that the API server takes", ", ".join(sorted(taken)), not errors)
+    for error in errors:
+        stage.fact("what it refuses", error, False)
     if unknown:
         stage.fact("kinds that it does not know", ", ".join(sorted(unknown)))
 
@@ -68,18 +68,14 @@ def _listed(text: str) -> list[dict[str, Any]]:
     return found
 
 
-def _dry_run(stage: Stage, one: dict[str, Any]) -> None:
-    flags = [
-        "apply",
-        "--server-side",
-        "--dry-run=server",
-        "--field-manager=test",
-        "--force-conflicts",
-    ]
-    command = stage.cluster.command(*flags, "--validate=strict", "-f", "-")
-    done = subprocess.run(command, input=json.dumps(one), capture_output=True, text=True)
-    if done.returncode:
-        stage.fact(f"{one['kind']} {one['metadata']['name']}", done.stderr.strip()[:300], False)
+def _dry_run(stage: Stage, objects: list[dict[str, Any]]) -> list[str]:
+    """What the API server refuses of them, a text each."""
+    found = {f"{one['kind']} {json.dumps(one, sort_keys=True)}": one for one in objects}
+    flags = ["apply", "--server-side", "--dry-run=server", "--field-manager=cluster-test"]
+    command = stage.cluster.command(*flags, "--force-conflicts", "--validate=strict", "-f", "-")
+    text = "\n---\n".join(json.dumps(one) for one in found.values())
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    return done.stderr.strip().splitlines() if done.returncode else []
 
 
 def uninstall(stage: Stage) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 from cluster import Cluster, name
 from overlay import client
@@ -24,6 +25,8 @@ def reached(host, port):
 print(json.dumps([reached(host, port) for host, port in json.loads(sys.argv[1])]))
 """
 Target = tuple[str, int]
+Tried = tuple[str, bool, bool]
+"""What was tried, whether it was reached, and whether it must be."""
 
 
 def policies(stage: Stage) -> None:
@@ -42,8 +45,7 @@ def policies(stage: Stage) -> None:
         stage.prepare(networkPolicy={"metricsFrom": [among]})
         for other in (stranger, monitor):
             other.run("wait", "--for=condition=Ready", "pod/client", "--timeout=120s")
-        inwards(stage, stranger, monitor)
-        outwards(stage, address(stranger))
+        told(stage, [*inwards(stage, stranger, monitor), *outwards(stage, address(stranger))])
     finally:
         for other in (stranger, monitor):
             other.run("delete", "namespace", other.namespace, "--wait=false", check=False)
@@ -60,28 +62,18 @@ def address(cluster: Cluster) -> str:
     return str(cluster.get("pod", "client")["status"]["podIP"])
 
 
-def inwards(stage: Stage, stranger: Cluster, monitor: Cluster) -> None:
+def inwards(stage: Stage, stranger: Cluster, monitor: Cluster) -> Iterator[Tried]:
     for what, pods in (("servers", stage.cluster.pods()), ("Envoys", stage.routers())):
         ip = str(pods[0]["status"]["podIP"])
-        check(stage, f"{what}: calls from another namespace", tried(stranger, (ip, 50051)), True)
-        check(stage, f"{what}: metrics from another namespace", tried(stranger, (ip, 9464)), False)
-        check(
-            stage,
-            f"{what}: metrics from their own namespace",
-            tried(stage.cluster, (ip, 9464)),
-            False,
-        )
-        check(
-            stage,
-            f"{what}: metrics from a namespace that is named",
-            tried(monitor, (ip, 9464)),
-            True,
-        )
+        yield f"{what}: calls from another namespace", tried(stranger, (ip, 50051)), True
+        yield f"{what}: metrics from another namespace", tried(stranger, (ip, 9464)), False
+        yield f"{what}: metrics from their own", tried(stage.cluster, (ip, 9464)), False
+        yield f"{what}: metrics from one that is named", tried(monitor, (ip, 9464)), True
 
 
-def outwards(stage: Stage, elsewhere: str) -> None:
-    """The client reaches what it should not matter to reach; servers and Envoys do not."""
-    server, router = stage.cluster.pods()[0], name(stage.routers()[0])
+def outwards(stage: Stage, elsewhere: str) -> Iterator[Tried]:
+    """What the client reaches, servers and Envoys must not."""
+    server, router = name(stage.cluster.pods()[0]), name(stage.routers()[0])
     api = stage.cluster.run("get", "endpoints", "kubernetes", "--namespace=default", "-o", "json")
     subset = json.loads(api)["subsets"][0]
     targets = {
@@ -89,10 +81,10 @@ def outwards(stage: Stage, elsewhere: str) -> None:
         "the API server": (subset["addresses"][0]["ip"], subset["ports"][0]["port"]),
     }
     for what, target in targets.items():
-        check(stage, f"client to {what}", tried(stage.cluster, target), True)
-        check(stage, f"server to {what}", tried(stage.cluster, target, name(server)), False)
+        yield f"client to {what}", tried(stage.cluster, target), True
+        yield f"server to {what}", tried(stage.cluster, target, server), False
         code = _TRY.replace("sys.argv[1]", repr(json.dumps([target])))
-        check(stage, f"Envoy to {what}", json.loads(stage.debug(router, code))[0], False)
+        yield f"Envoy to {what}", json.loads(stage.debug(router, code))[0], False
 
 
 def tried(cluster: Cluster, target: Target, pod: str = "client") -> bool:
@@ -100,5 +92,13 @@ def tried(cluster: Cluster, target: Target, pod: str = "client") -> bool:
     return bool(json.loads(cluster.python(pod, _TRY, json.dumps([target])))[0])
 
 
-def check(stage: Stage, what: str, reached: bool, wanted: bool) -> None:
-    stage.fact(what, "reached" if reached else "not reached", reached == wanted)
+def told(stage: Stage, found: list[Tried]) -> None:
+    """A row of what must be reached, one of what must not, and one for each that is otherwise."""
+    for wanted, word in ((True, "let through"), (False, "held off")):
+        ends = [reached == wanted for _, reached, must in found if must == wanted]
+        value = f"{sum(ends)} of {len(ends)}"
+        which = [what for what, _, must in found if must == wanted]
+        stage.fact(f"connections that must be {word} and are", value, all(ends), which=which)
+    for what, reached, wanted in found:
+        if reached != wanted:
+            stage.fact(what, "reached" if reached else "not reached", False)

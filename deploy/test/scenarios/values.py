@@ -25,8 +25,9 @@ class Images:
     picker: str
 
 
-def values(images: Images, memory: str) -> Values:
-    return {
+def values(images: Images, memory: str, dns: str) -> Values:
+    outside = {"networkPolicy": {"dns": [{"ipBlock": {"cidr": f"{dns}/32"}}]}} if dns else {}
+    return outside | {
         "image": image(images.server),
         "replicas": 2,
         "model": {"existingClaim": "", "volume": {"emptyDir": {}}},
