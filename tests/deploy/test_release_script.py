@@ -119,7 +119,7 @@ def test_failures_and_the_table_name_what_does_not_hold() -> None:
 
     ends = {"statusCodeDistribution": {"OK": 8, "Unavailable": 2}}
     reports = {"Service": {"EOF": 1, DIALING: 1}, "Envoy": {}}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"scenario": "kill", "measure": "a kill", "kind": "unary"}
         | judged(ends | {"errorDistribution": errors}, way)
         for way, errors in reports.items()
