@@ -61,7 +61,7 @@ def test_nobody_but_router_and_prometheus_reaches_it() -> None:
     assert who[1]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
     (_, to_servers) = spec["egress"]
     assert to_servers["ports"] == [{"port": "metrics"}]
-    into = only(objects, "NetworkPolicy", "-from-placement")["spec"]
+    into = only(objects, "NetworkPolicy", "-placement-to-servers")["spec"]
     assert into["ingress"][0]["ports"] == [{"port": "metrics"}]
     router = only(objects, "NetworkPolicy", "loramux-router")["spec"]["egress"]
     assert [one for one in router if one["ports"] == [{"port": 9470}]]
