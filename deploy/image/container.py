@@ -83,7 +83,9 @@ class Server:
 
     def tokens(self, *options: str) -> int:
         """Tokens of an answer of the adapter's."""
-        said = self.call("loramux", "generate", "hi", "-a", "support", "--json", *options)
+        said = self.call(
+            "loramux", "generate", "hi", "--no-chat", "-a", "support", "--json", *options
+        )
         events = [json.loads(line) for line in said.splitlines()]
         return sum(len(event.get("token_ids", [])) for event in events)
 
