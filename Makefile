@@ -122,7 +122,7 @@ protos: setup  ## regenerate the Python code of protos/
 ENGINE ?= podman
 IMAGE ?= loramux:0.1.0
 image:  ## build the image: make image BASE=... BUILD_BASE=... ENGINE=docker IMAGE_ARGS='more for the build'
-	$(ENGINE) build -f deploy/Dockerfile -t $(IMAGE) $(foreach name,BASE BUILD_BASE,$(if $($(name)),--build-arg $(name)=$($(name)))) \
+	$(ENGINE) build -f deploy/Dockerfile -t $(IMAGE) $(foreach name,BASE BUILD_BASE EXTRAS,$(if $($(name)),--build-arg $(name)='$($(name))')) \
 	  --build-arg TORCH='$(TORCH)' $(IMAGE_ARGS) .
 
 image-check:  ## weigh the image, list its licences, let it serve without root and network: ARGS='--write docs/results/image.md'

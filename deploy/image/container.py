@@ -62,9 +62,13 @@ class Server:
                 self.call("loramux", "health")
                 return time.monotonic() - started
             except RuntimeError as error:
-                if time.monotonic() - started > _START_S:
+                if not self._runs() or time.monotonic() - started > _START_S:
                     raise RuntimeError(f"it is not ready: {error}\n{self.log()}") from None
                 time.sleep(0.5)
+
+    def _runs(self) -> bool:
+        state = self._engine.run("inspect", "--format", "{{.State.Running}}", self._name)
+        return state.strip() == "true"
 
     def log(self) -> str:
         done = subprocess.run(
@@ -79,7 +83,9 @@ class Server:
 
     def tokens(self, *options: str) -> int:
         """Tokens of an answer of the adapter's."""
-        said = self.call("loramux", "generate", "hi", "-a", "support", "--json", *options)
+        said = self.call(
+            "loramux", "generate", "hi", "--no-chat", "-a", "support", "--json", *options
+        )
         events = [json.loads(line) for line in said.splitlines()]
         return sum(len(event.get("token_ids", [])) for event in events)
 

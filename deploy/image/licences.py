@@ -30,7 +30,11 @@ def licence_of(package: dict[str, Any]) -> str:
         if "expression" in entry:
             return str(entry["expression"])
     named = [entry["license"] for entry in entries]
-    ids = [one["id"] for one in named if "id" in one]
-    return " AND ".join(sorted(set(ids))) or next(
-        (one["name"].partition("\n")[0] for one in named if one.get("name")), ""
-    )
+    ids = {one["id"] for one in named if "id" in one}
+    return " AND ".join(sorted(ids)) or next(map(_words, named), "")
+
+
+def _words(licence: dict[str, Any]) -> str:
+    """What a package says where it has no identifier: a text's first line, or a classifier's end."""
+    text: str = licence.get("text", {}).get("content") or licence["name"]
+    return text.partition("\n")[0].rpartition(" :: ")[2]

@@ -65,7 +65,8 @@ def test_packages_by_licence_and_those_without_one(check: ModuleType) -> None:
         "one": [{"expression": "Apache-2.0 AND MIT"}],
         "two": [{"license": {"id": "MIT"}}, {"license": {"id": "BSD-3-Clause"}}],
         "three": [{"license": {"name": "A text\nof many lines"}}, {"license": {"id": "MIT"}}],
-        "four": [{"license": {"name": "A text\nof many lines"}}],
+        "four": [{"license": {"name": "declared", "text": {"content": "A text\nof many lines"}}}],
+        "six": [{"license": {"name": "License :: OSI Approved :: BSD License"}}],
         "five": [],
     }
     components = [
@@ -75,6 +76,7 @@ def test_packages_by_licence_and_those_without_one(check: ModuleType) -> None:
         "": ["five 1"],
         "A text": ["four 1"],
         "Apache-2.0 AND MIT": ["one 1"],
+        "BSD License": ["six 1"],
         "BSD-3-Clause AND MIT": ["two 1"],
         "MIT": ["three 1"],
     }

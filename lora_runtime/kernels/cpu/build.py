@@ -143,7 +143,9 @@ def main() -> None:
     """Build every target beside the sources: for images without a compiler."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for target in TARGETS if platform.machine() in _MACHINES else ():
-        build(target, _packaged(target))
+        output = _packaged(target)
+        output.parent.mkdir(exist_ok=True)  # for all users, where a cache is for its owner alone
+        build(target, output)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -168,6 +169,24 @@ def test_a_compiler_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(build.NoKernelsError, match="do not build"):
         build.build(build.host_target(), tmp_path / "kernels.so")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_kernels_of_an_image_are_for_every_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = tmp_path / "csrc"
+    sources.mkdir()
+    (sources / "empty.cpp").touch()
+    monkeypatch.setattr(build, "SOURCES", sources)
+    monkeypatch.setattr(build, "_call", lambda command: Path(command[-1]).touch())
+    monkeypatch.setenv("CXX", sys.executable)
+    before = os.umask(0o022)
+    try:
+        build.main()
+    finally:
+        os.umask(before)
+    assert len(list((tmp_path / "lib").glob("*.so"))) == len(build.TARGETS)
+    assert (tmp_path / "lib").stat().st_mode & 0o777 == 0o755
 
 
 def test_a_program_that_differs_is_not_used(
