@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,17 @@ def draw_capacity(report: Mapping[str, Any], target: Path) -> None:
     figure, axis = plt.subplots(figsize=(8, 3.2), layout="constrained")
     names = list(report["capacity"])
     for i, name in enumerate(names):
-        values = [one["replicas_per_million_a_day"] for one in report["capacity"][name]]
+        needed = [one["replicas_per_million_a_day"] for one in report["capacity"][name]]
+        values = [value for value in needed if math.isfinite(value)]
+        if not values:
+            axis.text(0, i, "  never", va="center", fontsize=8)
+            continue
         mean = sum(values) / len(values)
         axis.barh(i, mean, color=_COLOURS[i % len(_COLOURS)])
         axis.plot(values, [i] * len(values), "|", color="black", markersize=9)
         axis.text(mean, i, f"  {mean:.2f}", va="center", fontsize=8)
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.invert_yaxis()
-    axis.set_xscale("log")
     axis.margins(x=0.12)
     setup = report["setup"]
     axis.set_title(

@@ -96,12 +96,12 @@ def _seconds(text: str) -> float:
 def _ask(options: argparse.Namespace) -> bool:
     """The server's answer. Raises ProbeError."""
     with _channel(options) as channel:
-        check = channel.unary_unary(_CHECK)
+        check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_CHECK)
         try:
             answer = check(_LIVE if options.live else _READY, timeout=options.timeout_s)
         except grpc.RpcError as error:
             raise ProbeError(f"{options.target} {_reason(error, options.timeout_s)}") from None
-    return bytes(answer) == _SERVING
+    return answer == _SERVING
 
 
 def _channel(options: argparse.Namespace) -> grpc.Channel:

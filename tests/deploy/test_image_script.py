@@ -42,7 +42,7 @@ def archive(layers: dict[str, bytes], config: str, history: list[dict[str, Any]]
 @pytest.mark.parametrize("names", [("1.tar", "2.tar", "c.json"), ("blobs/sha256/1", "2", "c")])
 def test_layers_of_a_saved_image(check: ModuleType, names: tuple[str, str, str]) -> None:
     plain, random = b"\0" * 3_000_000, os.urandom(100_000)
-    history = [
+    history: list[dict[str, Any]] = [
         {"created_by": "/bin/sh -c #(nop) ADD file in /"},
         {"created_by": "/bin/sh -c #(nop) USER 10001", "empty_layer": True},
         {"created_by": "/bin/sh -c useradd loramux"},
@@ -59,7 +59,7 @@ def test_layers_of_a_saved_image(check: ModuleType, names: tuple[str, str, str])
 
 
 def test_packages_by_licence_and_those_without_one(check: ModuleType) -> None:
-    from licences import by_licence  # type: ignore[import-not-found]
+    from licences import by_licence
 
     entries: dict[str, list[dict[str, Any]]] = {
         "one": [{"expression": "Apache-2.0 AND MIT"}],

@@ -65,7 +65,7 @@ def test_calls_go_where_the_table_says(tmp_path: Path) -> None:
         by_hash = asked(here, "new")
         servers = here.servers
         addresses = {s.name: Address("127.0.0.1", 1, s.grpc, s.http) for s in servers}
-        table = dict.fromkeys("abc", (("s1", 1.0),))
+        table: dict[str, tuple[tuple[str, float], ...]] = dict.fromkeys("abc", (("s1", 1.0),))
         table["hot"] = (("s0", 0.5), ("s1", 0.25), ("s2", 0.25))
         placer.published = Published(table, addresses)
         wait_until(lambda: all(asked(here, name).keys() == {"s1"} for name in "abc"))
