@@ -5,7 +5,7 @@ MODEL := .models/SmolLM2-135M-Instruct
 ADAPTERS := $(foreach name,pirate json sentiment,--adapter $(name)=examples/adapters/$(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup base demo load serve test test-slow test-attacks test-ends fuzz test-lowest lint format types proto-lint proto-breaking proto-baseline protos protos-check image image-check manifests manifests-check adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
+.PHONY: help setup base demo load serve test test-slow test-attacks test-ends fuzz test-lowest lint format types proto-lint proto-breaking proto-baseline protos protos-check image image-check manifests manifests-check cluster-test adapters experiments architectures gpu-check gpu-lease gpu-carry gpu-oldest \
         bench bench-kernels dashboard clients clean
 
 help:  ## list the targets
@@ -137,6 +137,10 @@ manifests-check: setup  ## fail if one of them is not what it would be
 	$(BIN)/python deploy/helm/settings_schema.py --check
 	$(BIN)/python deploy/helm/render.py --check
 	$(BIN)/python deploy/envoy/render.py --check
+
+# IMAGE is the one above; what else release.py takes: make cluster-test IMAGE=... ARGS='--other-image ... kill drain'.
+cluster-test:  ## test the chart on the cluster of KUBECONFIG (30 minutes; kubectl, helm, openssl and ghz on the PATH): deploy/test/README.md
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) deploy/test/release.py --image $(IMAGE) --out cluster-test.json $(ARGS)
 
 protos-check: setup  ## fail if the generated code is not that of protos/
 	$(BIN)/python protos/generate.py --check

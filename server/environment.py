@@ -21,6 +21,11 @@ OTHERS = frozenset(
         "KEY",
         "TOKEN",
         "TOKEN_FILE",
+        "FETCH_AUTHORIZATION",
+        *(
+            f"PLACEMENT_{n}"
+            for n in ("REPLICAS", "HOST", "PORT", "INTERVAL_S", "HALF_LIFE_S", "TOLERANCE")
+        ),
         # of the runtime
         "KERNEL_CACHE",
         "PREFILL_TILES",

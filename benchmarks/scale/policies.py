@@ -31,8 +31,9 @@ class _Looks:
     def look(self) -> None:
         replicas = self._fleet.replicas
         self.pages = {
-            name: Page(seen.slots, seen.resident, dict(replicas[int(name)].work))
+            name: Page(seen.slots, seen.resident, dict(one.work), one.loads)
             for name, seen in self._fleet.seen().items()
+            for one in [replicas[int(name)]]
         }
         self.addresses = {name: Address(name, 1) for name in self.pages}
 

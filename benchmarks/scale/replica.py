@@ -69,6 +69,8 @@ class Replica:
         self.most = config.max_running + config.max_waiting
         self.under_way: set[Asked] = set()
         self.work: dict[str, float] = {}
+        self.loads = 0
+        """Adapters that were loaded since it began."""
         """Tokens computed by adapter."""
         self._on_loaded = on_loaded
         self.store = Store(config, sizes.adapter_bytes, self._load, self._loaded)
@@ -107,6 +109,7 @@ class Replica:
             self._step()
 
     def _loaded(self) -> None:
+        self.loads += 1
         self._on_loaded()
         self._wake()
 

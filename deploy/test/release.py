@@ -82,6 +82,7 @@ def arguments() -> argparse.Namespace:
 def staged(cluster: Cluster, args: argparse.Namespace, authority: Authority) -> Stage:
     """The client's pod, Secrets, and the ConfigMap of the program that makes models."""
     release = Release(args.release, args.namespace)
+    release.uninstall()  # of a run before, with another authority
     cluster.run("delete", "pod", "client", "--ignore-not-found")
     code = {"models.py": (HERE / "models.py").read_text()}
     cluster.apply(

@@ -1,5 +1,5 @@
 """Writes a table of docs/results/cluster.md from what run.py or two_servers.py measured under the
-labels "before" and "after"; the table's place is named as the file.
+labels "before" and "after", or the tables of release.py; their place is named as the file.
 
     python deploy/test/table.py benchmarks/results/cluster.json docs/results/cluster.md
 """
@@ -11,6 +11,8 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+
+from scenarios.table import tables
 
 LABELS = ("before", "after")
 ORDER = ("rollout", "deletion", "SIGKILL", "SIGTERM", "HTTP", "scale", "broken")
@@ -27,6 +29,8 @@ def main() -> None:
 
 
 def table(results: dict[str, Any]) -> str:
+    if "scenarios" in results:
+        return tables(results["scenarios"]["rows"])
     rows: dict[str, dict[str, str]] = {}
     for label in LABELS:
         for row in results.get(label, {"rows": []})["rows"]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 from prometheus_client import CollectorRegistry, generate_latest
@@ -38,6 +39,8 @@ class PlacementApp:
         self._tables: dict[tuple[str, ...], tuple[Published, bytes]] = {}
         """Last answer by names of resources."""
         self._looked = -float("inf")
+        # A name that does not resolve holds up nothing but the next look.
+        self._threads = ThreadPoolExecutor(2, "loramux-placement")
         self.routes = Starlette(
             routes=[
                 Route(DISCOVERY, self._discover, methods=["POST"]),
@@ -53,13 +56,15 @@ class PlacementApp:
         task = asyncio.create_task(self._keep_looking())
         yield
         task.cancel()
+        self._threads.shutdown(wait=False)
 
     async def _keep_looking(self) -> None:
         interval_s = self._placer.settings.interval_s
         while True:
             try:
-                await asyncio.to_thread(self._placer.look)
-                self._looked = asyncio.get_running_loop().time()
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._threads, self._placer.look)
+                self._looked = loop.time()
             except Exception:  # the last placement is still right; health tells
                 log.exception("look failed")
             await asyncio.sleep(interval_s)
@@ -79,7 +84,8 @@ class PlacementApp:
         if given == version_of(published.placement):
             return Response(status_code=304)
         try:
-            table = await asyncio.to_thread(self._table, published, names)
+            loop = asyncio.get_running_loop()
+            table = await loop.run_in_executor(self._threads, self._table, published, names)
         except ValueError as error:
             return PlainTextResponse(f"{error}\n", 404)
         return Response(table, media_type="application/json")

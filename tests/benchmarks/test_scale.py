@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,8 @@ def fleet_of(
     policy: str, costs: Costs = COSTS, replicas: int = 3, seed: int = 0, **config: int
 ) -> Fleet:
     make = next(p for p in POLICIES if p.name == policy).of(seed)
-    sizes = Sizes(EngineConfig(**{"max_adapters": 16, "adapter_host_bytes": 0, **config}))
+    given: dict[str, Any] = {"max_adapters": 16, "adapter_host_bytes": 0, **config}
+    sizes = Sizes(EngineConfig(**given))
     return Fleet(Events(), replicas, costs, sizes, make, seed=seed)
 
 

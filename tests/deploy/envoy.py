@@ -107,9 +107,11 @@ def merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def routed(folder: Path, count: int = 3, **values: Any) -> Iterator[Routed]:
     """Run servers with Envoy before them, without TLS."""
-    ports = free_ports(2 * count + 4)
+    ports = free_ports(2 * count + 5)
     servers = [Server(f"s{i}", ports.pop(), ports.pop()) for i in range(count)]
-    here = Routed(servers, dict(zip(("grpc", "http", "metrics", "admin"), ports, strict=True)))
+    here = Routed(
+        servers, dict(zip(("grpc", "http", "metrics", "admin", "choice"), ports, strict=True))
+    )
     plain = {
         "tls": {"enabled": False},
         "router": {

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
 
-_FILE = Path(__file__).parents[2] / "deploy" / "helm" / "render.py"
-_SPEC = importlib.util.spec_from_file_location("chart_render", _FILE)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-chart_render = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(chart_render)
+_FOLDER = Path(__file__).parents[2] / "deploy" / "helm"
+
+
+def _script(name: str) -> ModuleType:
+    """A module of a folder that is no package."""
+    spec = importlib.util.spec_from_file_location(f"chart_{name}", _FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+chart_render = _script("render")
+settings_schema = _script("settings_schema")
 
 CHART: Path = chart_render.CHART
 
@@ -27,7 +37,7 @@ def render(
         one
         for path, text in found.items()
         if not path.endswith("NOTES.txt")
-        for one in yaml.safe_load_all(text)
+        for one in yaml.load_all(text, yaml.CSafeLoader)
         if one
     ]
 
@@ -38,3 +48,15 @@ def only(objects: list[dict[str, Any]], kind: str, name: str = "") -> dict[str, 
         one for one in objects if one["kind"] == kind and one["metadata"]["name"].endswith(name)
     ]
     return found
+
+
+def pod_of(objects: list[dict[str, Any]], kind: str = "Deployment") -> dict[str, Any]:
+    """The servers' pod."""
+    [workload] = [
+        one
+        for one in objects
+        if one["kind"] == kind
+        and one["metadata"]["labels"]["app.kubernetes.io/component"] == "server"
+    ]
+    spec: dict[str, Any] = workload["spec"]["template"]["spec"]
+    return spec

@@ -62,16 +62,15 @@ def test_its_account_is_the_pickers_alone() -> None:
 
 def test_envoy_asks_it_with_the_adapter_and_knows_the_servers_ports() -> None:
     resources = config(objects(WITH_ENVOY), "picker")
-    for listener, port in zip(resources["listeners"], (50051, 8000), strict=False):
-        names = [one["name"].rpartition(".")[2] for one in manager(listener)["http_filters"]]
-        assert names[1:] == ["lua", "ext_proc", "ports", "router"]
-        asked, ports = manager(listener)["http_filters"][2:4]
-        assert asked["typed_config"]["failure_mode_allow"]
-        code = ports["typed_config"]["default_source_code"]["inline_string"]
+    listeners = {one["name"]: one for one in resources["listeners"]}
+    for name, port in {"grpc": 50051, "http": 8000}.items():
+        filters = manager(listeners[name])["http_filters"]
+        assert [one["name"].rpartition(".")[2] for one in filters][1:] == ["lua", "router"]
+        code = filters[1]["typed_config"]["default_source_code"]["inline_string"]
         assert f'gsub(":9464,", ":{port},")' in code
-        routes = manager(listener)["route_config"]["virtual_hosts"][0]["routes"]
-        assert "typed_per_filter_config" not in routes[0]
-        assert all("typed_per_filter_config" in one for one in routes[1:])
+    choice = listeners["choice"]
+    assert choice["address"]["socket_address"]["address"] == "127.0.0.1"
+    assert manager(choice)["http_filters"][0]["name"].endswith("ext_proc")
     policies = {
         one["name"]: one["load_balancing_policy"]["policies"][0]["typed_extension_config"]["name"]
         for one in resources["clusters"]

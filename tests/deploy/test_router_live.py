@@ -73,7 +73,6 @@ def test_a_callers_headers_choose_nothing(here: Routed, channel: grpc.Channel) -
     sent = {
         "x-loramux-adapter": "a1",
         "x-gateway-destination-endpoint": f"127.0.0.1:{other.grpc}",
-        "x-gateway-model-name-rewrite": "a1",
         "x-envoy-upstream-rq-timeout-ms": "1",
         "x-envoy-max-retries": "9",
         "x-request-id": "mine",

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 OWN = {"lora_runtime", "server", "tests", "benchmarks", "loramux", "loramux_client"}
-SCRIPTS = {path.stem for path in (ROOT / "deploy").glob("*/*.py")}
+SCRIPTS = {path.stem for path in (ROOT / "deploy").glob("*/*")}
 ELSEWHERE = ROOT / "tests/clients/checks"
 """Runs where the clients are installed."""
 WITH_TORCH = {"triton"}

@@ -131,7 +131,7 @@ def increment(text: str, token: int, index: int = 0, **ends: Any) -> TokenEvent:
 
 
 def test_what_waits_of_a_stream_is_joined_by_choice() -> None:
-    end = {"finish_reason": FinishReason.LENGTH, "usage": Usage(1, 0, 3)}
+    end: dict[str, Any] = {"finish_reason": FinishReason.LENGTH, "usage": Usage(1, 0, 3)}
     events = [increment("a", 1), increment("b", 2), increment("x", 7, 1), increment("c", 3, **end)]
     first, other, last = answers.joined(events)
     assert (first.text, first.token_ids, first.finish_reason) == ("ab", (1, 2), None)

@@ -40,13 +40,13 @@ async def all_gone(held: list[weakref.ref[Any]]) -> bool:
 
 def watch_requests(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Any]]:
     held: list[weakref.ref[Any]] = []
-    prepare = engine.prepare
+    submit = engine.submit_at_once
 
     def watched(request: Any) -> Any:
         held.append(weakref.ref(request))
-        return prepare(request)
+        return submit(request)
 
-    monkeypatch.setattr(engine, "prepare", watched)
+    monkeypatch.setattr(engine, "submit_at_once", watched)
     return held
 
 
@@ -78,12 +78,11 @@ async def test_refused_requests(
 async def test_failed_requests(
     served: Harness, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
 ) -> None:
-    held = watch_requests(served.app.engine, monkeypatch)
-
     def fail(request: Any) -> None:
         raise kind("a panic")
 
-    monkeypatch.setattr(served.app.engine, "submit", fail)
+    monkeypatch.setattr(served.app.engine, "submit_at_once", fail)
+    held = watch_requests(served.app.engine, monkeypatch)
     for _ in range(5):
         await refused(served.generate(prompt="x"), grpc.StatusCode.INTERNAL)
     assert len(held) == 5

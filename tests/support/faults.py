@@ -144,7 +144,7 @@ def in_stops(e: Engine, live: LiveRequest, patch: pytest.MonkeyPatch, raises: Ra
 
 
 def in_push(e: Engine, live: LiveRequest, patch: pytest.MonkeyPatch, raises: Raise) -> None:
-    patch.setattr(live.handle, "push", lambda event: raises())
+    patch.setattr(live.handle, "push", lambda *_: raises())
 
 
 def in_flush(e: Engine, live: LiveRequest, patch: pytest.MonkeyPatch, raises: Raise) -> None:

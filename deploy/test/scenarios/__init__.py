@@ -23,5 +23,6 @@ SCENARIOS: dict[str, Callable[[Stage], None]] = {
     "cache": faults.cache,
     "envoy-kill": routers.kill,
     "envoy-rollout": routers.rollout,
+    "envoy-kill-headless": routers.kill_headless,
     "uninstall": install.uninstall,
 }

@@ -24,7 +24,8 @@ def deletion(stage: Stage) -> None:
 def kill(stage: Stage) -> None:
     """SIGKILL of each server's process: what runs in it is lost, but for calls that Envoy can try again."""
     stage.prepare()
-    with stage.calls("SIGKILL of 2 servers, one after the other", "Service", "Envoy streams"):
+    lost = ("Service", "Envoy streams")
+    with stage.calls("SIGKILL of 2 servers, one after the other", lost):
         for victim in stage.cluster.ready():
             stage.cluster.kill(victim)
             stage.cluster.wait_restart(victim)

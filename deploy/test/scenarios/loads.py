@@ -21,6 +21,7 @@ KINDS = {"unary": ("Generate", 8, 4.0), "streams": ("GenerateStream", 30, 2.0)}
 """Method, tokens, and calls a second."""
 HTTP_RATE = 2.0
 Report = dict[str, Any]
+Names = tuple[str, ...]
 
 
 class Caller:
@@ -93,13 +94,16 @@ class Loads:
         self._cluster.python("client", _STOP, *(_pid(*run) for run in self._runs))
         return {run: _report(run, process) for run, process in self._runs.items()}
 
-    def rows(self, measure: str, killed: tuple[str, ...] = ()) -> list[Row]:
-        """Ends the runs; `killed` names ways and kinds of which a process was killed."""
-        return [
-            {"measure": measure, "kind": kind}
-            | judged(report, way, way in killed or f"{way} {kind}" in killed)
-            for (way, kind), report in self.end().items()
-        ]
+    def rows(self, measure: str, killed: Names = (), refusing: Names = ()) -> list[Row]:
+        """Ends the runs. `killed` and `refusing` name ways, or ways and kinds: of those a process was
+        killed, and these may be refused calls beside the Service's."""
+        found = []
+        for (way, kind), report in self.end().items():
+            names = {way, f"{way} {kind}"}
+            may = True if names & set(refusing) else None
+            row = judged(report, way, bool(names & set(killed)), may)
+            found.append({"measure": measure, "kind": kind} | row)
+        return found
 
 
 def _pid(way: str, kind: str) -> str:

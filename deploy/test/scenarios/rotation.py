@@ -16,13 +16,16 @@ MOST_S = 180
 """A kubelet looks at what it has mounted every minute or so."""
 
 
+Seen = dict[str, Callable[[Report], bool]]
+
+
 def adapters(stage: Stage) -> None:
     """An adapter more by helm upgrade: no pod is replaced."""
     stage.prepare()
     before = stage.cluster.ready()
     with stage.calls("an adapter more in the values"):
         stage.apply(adapters={"manifest": {"adapters": entries([*ADAPTERS, SPARE[0]])}})
-        times = each(stage, lambda one: one["status"] == "OK", adapter=SPARE[0])
+        times = followed(stage, {"served": served}, adapter=SPARE[0])["served"]
         time.sleep(5)
     stage.fact("from an edit of adapters until each pod serves it", shown(times), True)
     replaced = {*before} - {*stage.cluster.ready()}
@@ -34,19 +37,19 @@ def secrets(stage: Stage) -> None:
     stage.prepare()
     keep, first, second = stage.tokens
     give(stage, keep, first)
-    each(stage, lambda one: one["status"] == "OK", token=first)
+    followed(stage, {"accepted": served}, token=first)
     old = {one["certificate"] for one in stage.probe(*stage.addresses()).values()}
+    renewed: Seen = {"renewed": lambda one: one["certificate"] not in {*old, ""}}
     with stage.calls("rotation of a token and of the certificate"):
         give(stage, keep, first, second)
         files = stage.authority.issue(stage.release)
         stage.cluster.apply(overlay.secret(TLS, "kubernetes.io/tls", **files))
-        accepted = each(stage, lambda one: one["status"] == "OK", token=second)
-        renewed = each(stage, lambda one: one["certificate"] not in {*old, ""})
+        times = followed(stage, {"accepted": served} | renewed, token=second)
         give(stage, keep, second)
-        refused = each(stage, lambda one: one["status"] == "UNAUTHENTICATED", token=first)
-    stage.fact("from a new token until each pod takes it", shown(accepted), True)
-    stage.fact("from then until each pod and Envoy shows the new certificate", shown(renewed), True)
-    stage.fact("from a token's end until each pod refuses it", shown(refused), True)
+        times |= followed(stage, {"refused": refused}, token=first)
+    stage.fact("from a new token until each pod takes it", shown(times["accepted"]), True)
+    stage.fact("from a new certificate until each pod shows it", shown(times["renewed"]), True)
+    stage.fact("from a token's end until each pod refuses it", shown(times["refused"]), True)
 
 
 def give(stage: Stage, *tokens: str) -> None:
@@ -55,17 +58,28 @@ def give(stage: Stage, *tokens: str) -> None:
     stage.cluster.apply(overlay.secret(TOKENS, tokens_yaml=text.encode()))
 
 
-def each(stage: Stage, holds: Callable[[Report], bool], **asked: str) -> list[float]:
-    """Seconds from now until `holds` of each address. Raises TimeoutError."""
-    began, left, times = time.monotonic(), set(stage.addresses()), list[float]()
+def served(one: Report) -> bool:
+    return bool(one["status"] == "OK")
 
-    def all_hold() -> bool:
-        done = {at for at, one in stage.probe(*sorted(left), **asked).items() if holds(one)}
-        times.extend([time.monotonic() - began] * len(done))
-        left.difference_update(done)
+
+def refused(one: Report) -> bool:
+    return bool(one["status"] == "UNAUTHENTICATED")
+
+
+def followed(stage: Stage, wanted: Seen, **asked: str) -> dict[str, list[float]]:
+    """Seconds from now until each server and each Envoy is seen as wanted. Raises TimeoutError."""
+    began, addresses = time.monotonic(), stage.addresses()
+    left = {(what, at) for what in wanted for at in addresses}
+    times: dict[str, list[float]] = {what: [] for what in wanted}
+
+    def all_have() -> bool:
+        found = stage.probe(*sorted({at for _, at in left}), **asked)
+        for what, at in [one for one in left if wanted[one[0]](found[one[1]])]:
+            times[what].append(time.monotonic() - began)
+            left.remove((what, at))
         return not left
 
-    wait(all_hold, MOST_S, "pods that have followed", pause=1)
+    wait(all_have, MOST_S, "pods that have followed", pause=1)
     return times
 
 

@@ -12,16 +12,29 @@ _KILL = "import resource as r; r.prlimit(1, r.RLIMIT_CPU, (1, 1))"
 
 
 def kill(stage: Stage) -> None:
-    """SIGKILL of one of two Envoys: what runs through it is lost, and nothing else."""
+    """SIGKILL of one of two Envoys: what runs through it is lost; for a moment its Service still names it."""
     stage.prepare()
+    with stage.calls("SIGKILL of 1 of 2 Envoys", ("Envoy",), ("Envoy",)):
+        _kill_one(stage)
+
+
+def kill_headless(stage: Stage) -> None:
+    """The same with a headless Service, by which clients know both Envoys: none is refused."""
+    stage.release.uninstall()  # a Service's address cannot be changed
+    try:
+        stage.prepare(router={"service": {"clusterIP": "None"}})
+        with stage.calls("SIGKILL of 1 of 2 Envoys, whose Service is headless", ("Envoy",)):
+            _kill_one(stage)
+    finally:
+        stage.release.uninstall()
+
+
+def _kill_one(stage: Stage) -> None:
     pod = name(stage.routers()[0])
-    with stage.calls("SIGKILL of 1 of 2 Envoys", "Envoy"):
-        stage.debug(pod, _KILL)
-        wait(
-            lambda: container(stage.cluster.get("pod", pod))["restartCount"], 60, "restart of Envoy"
-        )
-        wait(lambda: len(stage.routers()) == 2, 60, "two Envoys")
-        time.sleep(10)
+    stage.debug(pod, _KILL)
+    wait(lambda: container(stage.cluster.get("pod", pod))["restartCount"], 60, "restart of Envoy")
+    wait(lambda: len(stage.routers()) == 2, 60, "two Envoys")
+    time.sleep(10)
 
 
 def rollout(stage: Stage) -> None:

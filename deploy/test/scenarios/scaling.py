@@ -21,7 +21,7 @@ def scale(stage: Stage) -> None:
     stage.prepare(replicas=1)
     with stage.calls("1 → 3 → 1 servers"):
         stage.apply(replicas=3)
-        stage.cluster.wait_ready(3)
+        stage.cluster.wait_ready(3, 300)
         time.sleep(MINUTE)
         before = served(stage)
         time.sleep(20)

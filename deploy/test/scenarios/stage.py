@@ -12,7 +12,7 @@ from typing import Any
 
 from cluster import POD, Cluster, is_ready, name, wait
 
-from scenarios.loads import Caller, Report
+from scenarios.loads import Caller, Names, Report
 from scenarios.pki import Authority
 from scenarios.release import Release, Values, merged
 from scenarios.values import Images
@@ -58,8 +58,8 @@ class Stage:
             wanted, pods = spec["replicas"], self.pods(selector)
             if status.get("observedGeneration") != deployment["metadata"]["generation"]:
                 return "a change is not seen"
-            counts = {status.get(key, 0) for key in ("updatedReplicas", "availableReplicas")}
-            if counts != {wanted}:
+            kinds = ("replicas", "updatedReplicas", "availableReplicas")
+            if {status.get(kind, 0) for kind in kinds} != {wanted}:
                 return f"{deployment['metadata']['name']}: {status}"
             if selector != ROUTERS and len(pods) != wanted:  # an Envoy that goes may take a minute
                 return f"pods that end: {[name(pod) for pod in pods]}"
@@ -89,8 +89,9 @@ class Stage:
         ]
 
     @contextmanager
-    def calls(self, measure: str, *killed: str) -> Iterator[None]:
-        """Calls by all ways while the block runs, some seconds before and after it."""
+    def calls(self, measure: str, killed: Names = (), refusing: Names = ()) -> Iterator[None]:
+        """Calls by all ways while the block runs, some seconds before and after it; the names are
+        those of `Loads.rows`."""
         loads = self.caller.begin(self.factor)
         try:
             time.sleep(6)
@@ -99,7 +100,7 @@ class Stage:
         except BaseException:
             loads.end()
             raise
-        for row in loads.rows(measure, killed):
+        for row in loads.rows(measure, killed, refusing):
             self.add(row)
 
     def fact(self, measure: str, value: str, ok: bool | None = None, **notes: Any) -> None:

@@ -14,11 +14,14 @@ BEFORE = re.compile(
 WAYS = ("Service", "Envoy")
 
 
-def judged(report: dict[str, Any], way: str, killed: bool = False) -> Row:
+def judged(
+    report: dict[str, Any], way: str, killed: bool = False, refusing: bool | None = None
+) -> Row:
     """A row from ghz's report: how calls ended, and whether that is what callers were promised.
 
     No call may be lost, and none be refused but over the Service with UNAVAILABLE. `killed` says that
-    a process on the calls' way was ended with SIGKILL: what ran in it is lost of necessity.
+    a process on the calls' way was ended with SIGKILL: what ran in it is lost of necessity. `refusing`
+    says whether calls may be refused where that is not what the way says.
     """
     statuses: dict[str, int] = report.get("statusCodeDistribution") or {}
     errors: dict[str, int] = report.get("errorDistribution") or {}
@@ -26,7 +29,8 @@ def judged(report: dict[str, Any], way: str, killed: bool = False) -> Row:
     refused = min(sum(n for text, n in errors.items() if BEFORE.search(text)), calls - fine)
     lost = calls - fine - refused
     wrong = [name for name in statuses if name not in ("OK", "Unavailable")]
-    ok = calls > 0 and not wrong and (not lost or killed) and (way == "Service" or not refused)
+    may_refuse = way == "Service" if refusing is None else refusing
+    ok = calls > 0 and not wrong and (not lost or killed) and (not refused or may_refuse)
     return {
         "way": way,
         "calls": calls,

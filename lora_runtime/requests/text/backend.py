@@ -38,12 +38,16 @@ def decode(tokenizer: Any, ids: list[int], skip_special_tokens: bool) -> str:
     )
 
 
-@cache
 def _is_plain(kind: type, methods: tuple[str, ...]) -> bool:
     """Whether a kind of tokenizer has these methods from transformers, and a backend below them."""
+    base, own = _transformers()
+    return issubclass(kind, base) and all(getattr(kind, name) is own[name] for name in methods)
+
+
+@cache
+def _transformers() -> tuple[type, dict[str, Any]]:
+    """Give transformers' class with a backend, and its methods as they were at first."""
     # Imported late: where there is a tokenizer, it is there.
     from transformers import TokenizersBackend
 
-    return issubclass(kind, TokenizersBackend) and all(
-        getattr(kind, name) is getattr(TokenizersBackend, name) for name in methods
-    )
+    return TokenizersBackend, {n: getattr(TokenizersBackend, n) for n in (*_READING, *_WRITING)}

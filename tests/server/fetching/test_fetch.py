@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import socket
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import fsspec
 import pytest
 from huggingface_hub import constants
 
+from server.fetching import archive
 from server.fetching.errors import FetchError
 from server.fetching.fetch import fetch
 from tests.support.http import WebStore, web_store
@@ -152,3 +154,22 @@ def test_what_is_no_base(web: WebStore, tmp_path: Path) -> None:
     web.files["/b.tar"], sha256 = packed({"config.json": b"{}"})
     with pytest.raises(FetchError, match=r"has no \*.safetensors"):
         fetch(f"{web.url}/b.tar", tmp_path / "base", sha256=sha256)
+
+
+def test_the_first_of_two_pods_fetches_for_both(
+    web: WebStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web.files["/b.tar.gz"], sha256 = packed(BASE)
+    target, bring = tmp_path / "base", archive.fetch
+    done: list[bool] = []
+
+    def slow(source: str, directory: Path, checksum: str) -> None:
+        monkeypatch.setattr(archive, "fetch", bring)
+        monkeypatch.setattr(socket, "gethostname", lambda: "another")
+        done.append(fetch(source, target, sha256=checksum))
+        bring(source, directory, checksum)
+
+    monkeypatch.setattr(archive, "fetch", slow)
+    done.append(fetch(f"{web.url}/b.tar.gz", target, sha256=sha256))
+    assert done == [True, False]
+    assert held(target) == BASE

@@ -62,12 +62,22 @@ annotations:
 {{- end }}
 
 {{- define "loramux.kind" -}}
+{{- if and .Values.stateClaim.enabled (eq (.Values.strategy.type | default "RollingUpdate") "Recreate") }}
+{{- fail "strategy.type Recreate is for pods without stateClaim" }}
+{{- end }}
 {{- ternary "StatefulSet" "Deployment" .Values.stateClaim.enabled }}
 {{- end }}
 
 {{- define "loramux.scaled" -}}
 {{- if and .Values.scaling.hpa.enabled .Values.scaling.keda.enabled }}
 {{- fail "scaling: hpa and keda are both on, of which each would undo what the other does" }}
+{{- end }}
+{{- range $by := list "hpa" "keda" }}
+{{- with get $.Values.scaling $by }}
+{{- if gt (int .minReplicas) (int .maxReplicas) }}
+{{- fail (printf "scaling.%s: minReplicas %d is more than maxReplicas %d" $by (int .minReplicas) (int .maxReplicas)) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- if or .Values.scaling.hpa.enabled .Values.scaling.keda.enabled }}true{{ end }}
 {{- end }}

@@ -62,6 +62,10 @@ ports:
 readinessProbe:
   grpc: {port: 9003, service: inference-extension}
   periodSeconds: 2
+livenessProbe:  # one that hangs
+  grpc: {port: 9003, service: inference-extension}
+  periodSeconds: 10
+  failureThreshold: 6
 {{- if .envoy.enabled }}
 lifecycle:
   preStop:

@@ -24,19 +24,16 @@ static_resources:
     {{- include "loramux.envoy.listener" (dict "root" . "protocol" "grpc" "port" 50051) | nindent 4 }}
     {{- include "loramux.envoy.listener" (dict "root" . "protocol" "http" "port" 8000) | nindent 4 }}
     {{- include "loramux.envoy.page" . | nindent 4 }}
+    {{- if .Values.picker.enabled }}
+    {{- include "loramux.envoy.choice" . | nindent 4 }}
+    {{- end }}
   clusters:
     {{- range $protocol := list "grpc" "http" }}
     {{- include "loramux.envoy.servers" (dict "root" $ "protocol" $protocol "name" "adapters") | nindent 4 }}
     {{- include "loramux.envoy.servers" (dict "root" $ "protocol" $protocol "name" "any") | nindent 4 }}
     {{- end }}
     {{- if .Values.picker.enabled }}
-    - name: picker
-      type: STATIC
-      connect_timeout: 1s
-      {{- include "loramux.envoy.http2" . | nindent 6 }}
-      load_assignment:
-        cluster_name: picker
-        endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 9002}}}}]}]
+    {{- include "loramux.envoy.pickerClusters" . | nindent 4 }}
     {{- end }}
     {{- if include "loramux.placement.enabled" . }}
     {{- include "loramux.envoy.placementCluster" . | nindent 4 }}

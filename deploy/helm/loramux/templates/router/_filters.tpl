@@ -26,9 +26,6 @@
     default_source_code:
       inline_string: |
         {{- include "loramux.envoy.naming" . | nindent 8 }}
-{{- if .root.Values.picker.enabled }}
-{{ include "loramux.envoy.picking" . }}
-{{- end }}
 {{- if include "loramux.placement.enabled" .root }}
 {{ include "loramux.envoy.placing" . }}
 {{- end }}
@@ -53,19 +50,21 @@ local function adapter(fields)
   if type(name) == "string" and not base[name] then return name end
 end
 {{- end }}
+{{- if .root.Values.picker.enabled }}
+{{ include "loramux.envoy.asking" . }}
+{{- end }}
 function envoy_on_request(handle)
   local headers = handle:headers()
   -- What the caller sent under these names does not count.
   headers:remove("x-loramux-adapter")
   headers:remove("x-gateway-destination-endpoint")
-  headers:remove("x-gateway-model-name-rewrite")
   local fields = handle:streamInfo():dynamicMetadata():get("{{ ternary "envoy.filters.http.grpc_field_extraction" "loramux" $grpc }}")
   local name = fields and adapter(fields)
   -- A name that no header can have is for any server to refuse.
   if name and #name > 0 and #name <= 1024 and not name:find("%c") then
     headers:add("x-loramux-adapter", name)
     {{- if .root.Values.picker.enabled }}
-    headers:add("x-gateway-model-name-rewrite", name)
+    pick(handle, name)
     {{- end }}
   end
   handle:clearRouteCache()

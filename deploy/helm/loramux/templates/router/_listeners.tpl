@@ -88,24 +88,12 @@ reflection, pages) may change something, and is tried elsewhere only if it reach
     cluster: any_{{ $.protocol }}
     timeout: 0s
     {{- include "loramux.envoy.retry" (dict "root" $.root "on" $again) | nindent 4 }}
-  {{- with include "loramux.envoy.unpicked" $.root }}{{ . | nindent 2 }}{{ end }}
 {{- end }}
 - match: {prefix: /}
   route:
     cluster: any_{{ .protocol }}
     timeout: 0s
     {{- include "loramux.envoy.retry" (dict "root" .root "on" "connect-failure,refused-stream") | nindent 4 }}
-  {{- with include "loramux.envoy.unpicked" .root }}{{ . | nindent 2 }}{{ end }}
-{{- end }}
-
-{{/* What has no adapter is not the picker's: it would wait for the end of calls that go on both ways. */}}
-{{- define "loramux.envoy.unpicked" -}}
-{{- if .Values.picker.enabled -}}
-typed_per_filter_config:
-  envoy.filters.http.ext_proc:
-    "@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute
-    disabled: true
-{{- end }}
 {{- end }}
 
 {{- define "loramux.envoy.retry" -}}
