@@ -19,6 +19,8 @@ import weight
 from container import Engine, Server, serving
 from licences import licences
 
+STAGES = ("torch", "the other packages", "loramux")
+"""What the Dockerfile's last stage copies, in its order."""
 COMPILERS = ("gcc", "g++", "cc", "ld", "pip")
 _SCHEMA = '{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}'
 _COST = """
@@ -111,8 +113,14 @@ def parts(engine: Engine, image: str) -> str:
 
 def layers(engine: Engine, image: str) -> str:
     found = weight.layers(engine, image)
-    rows = [(made_by(one.made_by), megabytes(one.size), megabytes(one.compressed)) for one in found]
-    return table(("layer", "MB", "MB with gzip"), rows)
+    rows = [
+        (name, megabytes(one.size), megabytes(one.compressed))
+        for name, one in zip(layer_names([one.made_by for one in found]), found, strict=True)
+    ]
+    total = [
+        sum(sizes) for sizes in zip(*((one.size, one.compressed) for one in found), strict=True)
+    ]
+    return table(("layer", "MB", "MB with gzip"), [*rows, ("**all**", *map(megabytes, total))])
 
 
 def licence_table(engine: Engine, image: str) -> str:
@@ -123,10 +131,17 @@ def licence_table(engine: Engine, image: str) -> str:
     return table(("licence", "packages", ""), rows)
 
 
-def made_by(line: str) -> str:
-    """The Dockerfile's line of a layer, short."""
-    text = re.sub(r"^.*?#\(nop\)\s*|^/bin/sh -c\s*|\s+#.*$|sha256:\w+", "", line)
-    return f"`{text.strip()[:60]}`" if text.strip() else "the base image"
+def layer_names(lines: list[str]) -> list[str]:
+    """What layers hold, from the instructions that made them: the last copies are the stages'."""
+    texts = [
+        re.sub(r"^.*?#\(nop\)\s*|^(/bin/sh -c|RUN)\s*|\s+# buildkit$", "", line) for line in lines
+    ]
+    copies = [i for i, text in enumerate(texts) if text.startswith("COPY ")][-len(STAGES) :]
+    names = dict(zip(copies, STAGES, strict=True))
+    return [
+        names.get(i, f"`{text.split()[0]}`" if i > copies[0] else "the base image")
+        for i, text in enumerate(texts)
+    ]
 
 
 def megabytes(size: int) -> str:

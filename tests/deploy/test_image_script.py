@@ -52,9 +52,28 @@ def test_layers_of_a_saved_image(check: ModuleType, names: tuple[str, str, str])
     assert (lower.size, upper.size) == (len(plain), len(random))
     assert abs(lower.compressed - len(gzip.compress(plain, 6))) < 64
     assert upper.compressed > 100_000
-    assert [check.made_by(one.made_by) for one in (lower, upper)] == [
-        "`ADD file in /`",
-        "`useradd loramux`",
+
+
+def test_layers_are_named_by_what_made_them(check: ModuleType) -> None:
+    podman = "/bin/sh -c #(nop) "
+    assert check.layer_names(
+        [
+            f"{podman}ADD file:4bf in /",
+            f"{podman}COPY dir:993 in /opt/loramux ",
+            "/bin/sh -c useradd --uid 10001 loramux",
+            f"{podman}COPY dir:161 in / ",
+            f"{podman}COPY dir:c3a in / ",
+        ]
+    ) == ["the base image", "torch", "`useradd`", "the other packages", "loramux"]
+    docker = "COPY /layer / # buildkit"
+    assert check.layer_names(
+        ["COPY x / # buildkit", docker, "RUN useradd # buildkit", docker, docker]
+    ) == [
+        "the base image",
+        "torch",
+        "`useradd`",
+        "the other packages",
+        "loramux",
     ]
 
 
