@@ -63,7 +63,8 @@ class Inbox:
         self.unfinished_sequences = 0
         self._unfinished_requests = 0
         self._expected = 0
-        self._will_wake = False
+        self._waking: asyncio.AbstractEventLoop | None = None
+        """Loop that will wake the engine thread; one that has ended meanwhile will not."""
 
     def open(self) -> None:
         self._admitting = True
@@ -103,8 +104,8 @@ class Inbox:
             self._mail.requests.append(live)
             if loop is None:
                 self._changed.notify_all()
-        if loop is not None and not self._will_wake:
-            self._will_wake = True
+        if loop is not None and self._waking is not loop:
+            self._waking = loop
             loop.call_soon(self._wake, loop, _TURNS)
 
     def _wake(self, loop: asyncio.AbstractEventLoop, turns: int) -> None:
@@ -112,7 +113,7 @@ class Inbox:
         if turns:
             loop.call_soon(self._wake, loop, turns - 1)
             return
-        self._will_wake = False
+        self._waking = None
         with self._changed:
             self._changed.notify_all()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,7 +23,7 @@ from ..operations.adapter_pages import AdapterPages
 from ..operations.reads import Reads
 from ..operations.server_reports import ServerReports
 from ..operations.submission import Submission
-from ..request_ids import METADATA_KEY, is_safe
+from ..request_ids import METADATA_KEY, is_safe, new_id
 from ..threads import Threads
 from .access import Access
 from .bodies.json_text import Limits
@@ -75,7 +74,7 @@ class Call:
     def __init__(self, parts: Parts, request: Request, route: str) -> None:
         self.parts, self.request, self.route = parts, request, route
         given = request.headers.get(METADATA_KEY, "")
-        self.request_id = given if is_safe(given) else uuid.uuid4().hex
+        self.request_id = given if is_safe(given) else new_id()
         self.who: Caller = ANYONE
         self._handles: list[RequestHandle] = []
 

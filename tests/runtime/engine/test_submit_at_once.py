@@ -92,3 +92,16 @@ def test_it_refuses_as_submit_does(make_engine: Make) -> None:
     long = Request(prompt="hello", sampling=SamplingParams(max_new_tokens=64, ignore_eos=True))
     with pytest.raises(QueueFullError):
         at_once(engine, *(long,) * 16)
+
+
+def test_a_loop_that_ended_leaves_others_their_wake_ups(make_engine: Make) -> None:
+    engine = make_engine()
+    one = Request(prompt="hello", sampling=SHORT)
+    at_once(engine, one)  # its loop has ended before the engine thread was woken
+
+    async def ask() -> str:
+        handle = engine.submit_at_once(one)
+        assert handle is not None
+        return (await asyncio.wait_for(handle.aresult(), 30)).text
+
+    assert asyncio.run(ask()) == engine.generate(one).text
