@@ -51,7 +51,7 @@ def main() -> int:
     shown = _table(rounds, list(checkouts))
     print(shown)
     if len(loads) == len(LOADS):
-        save(RESULTS / "calls.json", {"machine": machine(), "rounds": args.rounds, "loads": found})
+        save({"machine": machine(), "rounds": args.rounds, "loads": found}, RESULTS / "calls.json")
         fill(PAGE, {"calls": shown})
     return 0
 

@@ -25,6 +25,7 @@ from ..errors import (
 )
 from ..requests.handle import RequestHandle
 from ..requests.prompts.prompt_tokens import PromptTokens
+from ..requests.text.backend import SHORT_CHARACTERS
 from ..scheduling.limits import Limits
 from .chats import ForeignChats
 from .inbox import Inbox
@@ -33,8 +34,6 @@ from .observers import Observers
 from .submit import RequestBuilder
 
 log = logging.getLogger(__name__)
-_LIGHT_CHARACTERS = 256
-"""Characters of a prompt that tokenizers take less time for than a thread does to begin."""
 _LIGHT_ENTRIES = 256
 _LIGHT_CHOICES = 2
 
@@ -212,7 +211,7 @@ def is_light(request: Request) -> bool:
         request.messages is None
         and not request.is_constrained
         and not request.parse_answer
-        and len(request.prompt or "") <= _LIGHT_CHARACTERS
+        and len(request.prompt or "") <= SHORT_CHARACTERS
         and len(request.token_ids or ()) <= _LIGHT_ENTRIES
         and len(params.logit_bias) <= _LIGHT_ENTRIES
         and params.n <= _LIGHT_CHOICES

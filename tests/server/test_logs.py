@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,6 +163,35 @@ def test_request_lines_can_be_sampled(share: float, lines: int) -> None:
             log.on_request_finished(finished(outcome))
     assert [line["outcome"] for line in logged[-2:]] == ["error", "timeout"]
     assert abs(len(logged) - 2 - lines) <= (150 if share == 0.5 else 0)
+
+
+BOTH_WAYS = """
+import sys
+import structlog
+from server import logs
+from server.logs.setup import write_info
+logs.configure(*sys.argv[1:])
+fields = {"adapter": "a\\n\\u00fc\\udc80", "n": 1, "ms": None, "parts": [{"id": "x", "weight": 0.5}]}
+if write_info("request finished", fields):
+    structlog.get_logger("loramux.server").info("request finished", **fields)
+"""
+
+
+def told(log_format: str, level: str) -> list[str]:
+    command = [sys.executable, "-c", BOTH_WAYS, log_format, level]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stderr.splitlines()
+
+
+def test_the_direct_line_is_what_structlog_writes() -> None:
+    direct, usual = (json.loads(line) for line in told("json", "INFO"))
+    assert direct.pop("timestamp") <= usual.pop("timestamp")
+    assert list(direct.items()) == list(usual.items())
+
+
+@pytest.mark.parametrize(("log_format", "level"), [("json", "WARNING"), ("console", "INFO")])
+def test_there_is_no_direct_line_where_none_is_wanted(log_format: str, level: str) -> None:
+    assert told(log_format, level) == []
 
 
 def finished(outcome: str) -> RequestRecord:

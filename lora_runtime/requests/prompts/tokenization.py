@@ -10,11 +10,9 @@ from ...api.messages import read_objects
 from ...api.requests import Request
 from ...errors import InvalidRequestError
 from ...foreign.chat_forms import fitted, render_turns
-from ..text.backend import encode_short
+from ..text.backend import SHORT_CHARACTERS, encode_short
 from .lengths import TextLimit
 
-_SHORT = 256
-"""Characters of a text whose encoding is too short for anything else to run meanwhile."""
 _REASON = 300
 """Characters of what a template says: some have all of the conversation in it."""
 
@@ -69,7 +67,7 @@ def encode(
 
 def _ids(tokenizer: Any, text: str, *, add_special_tokens: bool) -> list[int]:
     if (
-        len(text) <= _SHORT
+        len(text) <= SHORT_CHARACTERS
         and (ids := encode_short(tokenizer, text, add_special_tokens)) is not None
     ):
         return ids

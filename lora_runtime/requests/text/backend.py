@@ -6,6 +6,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+SHORT_CHARACTERS = 256
+"""Characters of a text that is encoded in less time than a thread takes to begin."""
 _READING = ("__call__", "_encode_plus")
 _WRITING = ("decode", "_decode")
 
