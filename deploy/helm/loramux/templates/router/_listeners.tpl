@@ -107,5 +107,5 @@ retry_policy:
     - name: envoy.retry_host_predicates.previous_hosts
       typed_config:
         "@type": type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate
-  host_selection_retry_max_attempts: 5
+  host_selection_retry_max_attempts: 32  # each draws from the hash anew, the same ones for every retry
 {{- end }}
