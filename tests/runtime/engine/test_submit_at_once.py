@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from lora_runtime import (
     UnknownAdapterError,
 )
 
+from ...support.processes import wait_until
+
 SHORT = SamplingParams(max_new_tokens=3)
 Make = Callable[..., Engine]
 
@@ -32,6 +37,34 @@ def at_once(engine: Engine, *requests: Request) -> list[RequestHandle | None]:
     return asyncio.run(submit())
 
 
+async def submitted(engine: Engine, request: Request) -> RequestHandle:
+    """Submit again where the engine thread had the adapters' lock that very moment."""
+    async with asyncio.timeout(30):
+        while (handle := engine.submit_at_once(request)) is None:
+            await asyncio.sleep(0)
+    return handle
+
+
+@contextmanager
+def taken_lock(engine: Engine) -> Iterator[None]:
+    """Let another thread have the adapters' lock."""
+    taken, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with engine._store._registry.locked():
+            taken.set()
+            free.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    taken.wait(60)
+    try:
+        yield
+    finally:
+        free.set()
+        thread.join()
+
+
 async def test_it_answers_as_submit_does(make_engine: Make, tiny_adapters: dict[str, Path]) -> None:
     engine = make_engine()
     for name in ("a1", "a2"):
@@ -39,9 +72,8 @@ async def test_it_answers_as_submit_does(make_engine: Make, tiny_adapters: dict[
     requests = [
         Request(prompt="hello", adapter_id=name, sampling=SHORT) for name in ("", "a1", "a2")
     ]
-    handles = [engine.submit_at_once(request) for request in requests]
+    handles = [await submitted(engine, request) for request in requests]
     for request, handle in zip(requests, handles, strict=True):
-        assert handle is not None
         assert (await handle.aresult()).text == engine.generate(request).text
 
 
@@ -83,6 +115,44 @@ def test_an_adapter_that_was_not_read_is_left_to_a_thread(
     assert at_once(engine, Request(prompt="hello", adapter_id="nobody")) == [None]
     with pytest.raises(UnknownAdapterError):
         engine.submit(Request(prompt="hello", adapter_id="nobody"))
+    engine.load_adapter(tiny_adapters["a1"])
+    (registration,) = engine.registrations()
+    engine.unload_adapter("a1")
+    engine.register(registration)
+    assert at_once(engine, Request(prompt="hello", adapter_id="a1")) == [None]
+    assert engine.stats().loading_adapters == 0
+
+
+def test_a_lock_that_is_taken_is_left_to_a_thread(
+    make_engine: Make, tiny_adapters: dict[str, Path]
+) -> None:
+    engine = make_engine()
+    engine.load_adapter(tiny_adapters["a1"])
+    request = Request(prompt="hello", adapter_id="a1", sampling=SHORT)
+    with ThreadPoolExecutor() as pool:
+        with taken_lock(engine):
+            assert at_once(engine, request) == [None]
+            answer = pool.submit(engine.generate, request)
+        assert answer.result(60).text == engine.generate(request).text
+    wait_until(lambda: engine.stats().leases == 0)
+
+
+def test_a_refusal_waits_for_no_lock(
+    make_engine: Make, tiny_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+    engine.load_adapter(tiny_adapters["a1"])
+    lock = taken_lock(engine)
+
+    def refuse(*_: Any) -> None:
+        lock.__enter__()  # the request has its adapter by now
+        raise InvalidRequestError("refused")
+
+    monkeypatch.setattr(engine._intake._builder, "build", refuse)
+    with pytest.raises(InvalidRequestError, match="refused"):
+        asyncio.run(submitted(engine, Request(prompt="hello", adapter_id="a1")))
+    lock.__exit__(None, None, None)
+    wait_until(lambda: engine.stats().leases == 0)
 
 
 def test_it_refuses_as_submit_does(make_engine: Make) -> None:
@@ -100,8 +170,7 @@ def test_a_loop_that_ended_leaves_others_their_wake_ups(make_engine: Make) -> No
     at_once(engine, one)  # its loop has ended before the engine thread was woken
 
     async def ask() -> str:
-        handle = engine.submit_at_once(one)
-        assert handle is not None
+        handle = await submitted(engine, one)
         return (await asyncio.wait_for(handle.aresult(), 30)).text
 
     assert asyncio.run(ask()) == engine.generate(one).text
