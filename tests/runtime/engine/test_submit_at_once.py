@@ -15,6 +15,7 @@ import pytest
 from lora_runtime import (
     ChatMessage,
     Engine,
+    EngineObserver,
     InvalidRequestError,
     QueueFullError,
     Request,
@@ -28,6 +29,16 @@ from ...support.processes import wait_until
 
 SHORT = SamplingParams(max_new_tokens=3)
 Make = Callable[..., Engine]
+
+
+class Rejections(EngineObserver):
+    """The errors of requests that were not taken."""
+
+    def __init__(self) -> None:
+        self.errors: list[Exception] = []
+
+    def on_request_rejected(self, request: Request, error: Exception) -> None:
+        self.errors.append(error)
 
 
 def at_once(engine: Engine, *requests: Request) -> list[RequestHandle | None]:
@@ -162,6 +173,21 @@ def test_it_refuses_as_submit_does(make_engine: Make) -> None:
     long = Request(prompt="hello", sampling=SamplingParams(max_new_tokens=64, ignore_eos=True))
     with pytest.raises(QueueFullError):
         at_once(engine, *(long,) * 16)
+
+
+async def test_a_shutdown_on_the_loop_drains_what_that_has_submitted(make_engine: Make) -> None:
+    engine = make_engine()
+    handle = await submitted(engine, Request(prompt="hello", sampling=SHORT))
+    assert engine.shutdown(drain_s=60)
+    assert handle.result().choices[0].token_ids
+
+
+def test_without_a_loop_nothing_is_refused(make_engine: Make) -> None:
+    engine, heard = make_engine(), Rejections()
+    engine.add_observer(heard)
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        engine.submit_at_once(Request(prompt="hello"))
+    assert heard.errors == []
 
 
 def test_a_loop_that_ended_leaves_others_their_wake_ups(make_engine: Make) -> None:
