@@ -76,6 +76,22 @@ def test_what_is_no_longer_registered_is_forgotten() -> None:
     assert parse(metrics.placement_page().decode()).work == {"a": 11.0}
 
 
+@pytest.mark.parametrize("number", ["+Inf", "NaN", "-1.0", "1e300", "x"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "loramux_max_gpu_lora_adapters {}\n",
+        'loramux_adapter_work_tokens_total{{adapter="a"}} {}\n',
+        "loramux_adapter_load_seconds_count {}\n",
+    ],
+)
+def test_what_is_no_count(line: str, number: str) -> None:
+    rest = "vllm:max_gpu_lora_adapters 4.0\n"
+    assert parse(line.format("2.0") + rest).slots in (2, 4)
+    with pytest.raises(ValueError, match="is no count"):
+        parse(line.format(number) + rest)
+
+
 @pytest.mark.parametrize("text", ["", "<html>", "vllm:num_requests_waiting 0.0\n"])
 def test_what_is_no_server_s_page(text: str) -> None:
     with pytest.raises(ValueError, match="no loramux server, or none with a base"):
