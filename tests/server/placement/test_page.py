@@ -24,7 +24,9 @@ class Registered(Stub):
         return [AdapterUse(name, "v", 1.0) for name in self.ids]
 
 
-def record(*ids: str, prompt: int = 10, cached: int = 4, answer: int = 5) -> RequestRecord:
+def record(
+    *ids: str, prompt: int = 10, cached: int = 4, answer: int = 5, ttft_s: float | None = 0.1
+) -> RequestRecord:
     return RequestRecord(
         request_id="r",
         adapter_id=ids[0] if ids else "",
@@ -34,7 +36,7 @@ def record(*ids: str, prompt: int = 10, cached: int = 4, answer: int = 5) -> Req
         cached_tokens=cached,
         completion_tokens=answer,
         queue_s=0,
-        ttft_s=0.1,
+        ttft_s=ttft_s,
         e2e_s=0.2,
         adapters=tuple(AdapterUse(name, "v", 1.0) for name in ids),
         choice_tokens=(answer,),
@@ -52,6 +54,7 @@ def test_a_server_s_page(names: tuple[str, ...]) -> None:
         engine_finished(metrics, record(name))
     engine_finished(metrics, record("a", 'quo"te'))
     engine_finished(metrics, record())
+    engine_finished(metrics, record("a", answer=0, ttft_s=None))  # it only waited
     page = parse(metrics.placement_page().decode())
     assert page.slots == 4
     assert page.resident == frozenset(NAMES)

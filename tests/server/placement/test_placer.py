@@ -103,6 +103,7 @@ def dripping() -> Iterator[int]:
                 client.sendall(b"#")
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
         thread = threading.Thread(target=answer)
         thread.start()
         try:
