@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,8 @@ async def submitted(engine: Engine, request: Request) -> RequestHandle:
 
 
 @contextmanager
-def taken_lock(engine: Engine) -> Iterator[None]:
-    """Let another thread have the adapters' lock."""
+def taken_lock(engine: Engine) -> Iterator[threading.Thread]:
+    """Let another thread have the adapters' lock, for as long as it lives."""
     taken, free = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -70,7 +70,7 @@ def taken_lock(engine: Engine) -> Iterator[None]:
     thread.start()
     taken.wait(60)
     try:
-        yield
+        yield thread
     finally:
         free.set()
         thread.join()
@@ -153,16 +153,17 @@ def test_a_refusal_waits_for_no_lock(
 ) -> None:
     engine = make_engine()
     engine.load_adapter(tiny_adapters["a1"])
-    lock = taken_lock(engine)
+    holders: list[threading.Thread] = []
+    with ExitStack() as stack:
 
-    def refuse(*_: Any) -> None:
-        lock.__enter__()  # the request has its adapter by now
-        raise InvalidRequestError("refused")
+        def refuse(*_: Any) -> None:  # the request has its adapter by now
+            holders.append(stack.enter_context(taken_lock(engine)))
+            raise InvalidRequestError.of("prompt", "refused")
 
-    monkeypatch.setattr(engine._intake._builder, "build", refuse)
-    with pytest.raises(InvalidRequestError, match="refused"):
-        asyncio.run(submitted(engine, Request(prompt="hello", adapter_id="a1")))
-    lock.__exit__(None, None, None)
+        monkeypatch.setattr(engine._intake._builder, "build", refuse)
+        with pytest.raises(InvalidRequestError, match="refused"):
+            asyncio.run(submitted(engine, Request(prompt="hello", adapter_id="a1")))
+        assert holders[0].is_alive()
     wait_until(lambda: engine.stats().leases == 0)
 
 
