@@ -272,9 +272,12 @@ class Engine:
 
     def submit_at_once(self, request: Request) -> RequestHandle | None:
         """Submit a request whose way into the queue is short enough for an event loop: a prompt of a
-        line, an adapter that was read before. None for any other, of which nothing is begun.
+        line, an adapter that was read before. None for any other, of which nothing is begun, and
+        where another thread has the adapters' lock.
 
-        Raises as `submit`.
+        It starts when the running loop goes on: await the handle, since `result` there may wait for
+        ever. One whose loop ended first starts with the next request. Raises as `submit`, and
+        RuntimeError without a running loop.
         """
         return self._intake.submit_at_once(request)
 

@@ -139,6 +139,7 @@ class Inbox:
     def stop(self, drain_s: float) -> None:
         """Let the engine thread end, once all requests have or `drain_s` seconds are over."""
         with self._changed:
+            self._changed.notify_all()  # of requests whose loop has not come to it: it may wait here
             self._changed.wait_for(lambda: not self._unfinished_requests or self.failure, drain_s)
             self._stopping = True
             self._changed.notify_all()

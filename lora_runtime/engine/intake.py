@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from ..adapters.store.store import AdapterStore
+from ..adapters.store.version import AdapterVersion
 from ..api.limits import RequestLimits
 from ..api.requests import Request
 from ..errors import (
@@ -60,20 +61,20 @@ class Intake:
         arrived = time.monotonic()
         with self._rejecting(request):
             self._wait_until_prepared(request)
-            return self._submit(request, arrived)
+            self._inbox.check_open()
+            return self._submit(request, self._store.lease(request.uses), arrived)
 
     def submit_at_once(self, request: Request) -> RequestHandle | None:
-        """Queue a request that takes no longer than a thread's start, on an event loop. Raises as
-        Engine.submit."""
-        if not (is_light(request) and self._store.slots.have_read(request.uses)):
+        """Queue a request that takes no longer than a thread's start, on the running event loop.
+        Raises as Engine.submit."""
+        loop = asyncio.get_running_loop()
+        if not is_light(request):
             return None
         arrived = time.monotonic()
         with self._rejecting(request):
-            prepared = self._prepare(request)
-            if not prepared.done():  # a new version of the adapter, this very moment
-                return None
-            prepared.result()
-            return self._submit(request, arrived, asyncio.get_running_loop())
+            self._check(request)
+            versions = self._store.lease_at_once(request.uses)
+            return None if versions is None else self._submit(request, versions, arrived, loop)
 
     def tokenize(self, request: Request, add_special_tokens: bool) -> PromptTokens:
         """Wait as `submit`, and encode its prompt alone. Raises as Engine.tokenize."""
@@ -120,16 +121,22 @@ class Intake:
                 "the request's deadline passed while its adapter was read, or its chat rendered"
             ) from None
 
-    def _prepare(self, request: Request) -> Future[None]:
+    def _check(self, request: Request) -> None:
+        """Check what it asks for, and that there is room: before a read begins that nobody would
+        wait for, and before a prompt is encoded."""
         request.validate(self._request_limits)
-        adapter_ids, choices = _adapter_ids(request), request.sampling.n
-        caller = request.caller, request.caller_max_waiting
-        # Before a read begins that nobody would wait for, and before a prompt is encoded.
+        choices = request.sampling.n
         self._inbox.check_room(choices)
-        self._limits.check(adapter_ids, choices, *caller)
+        self._limits.check(
+            _adapter_ids(request), choices, request.caller, request.caller_max_waiting
+        )
+
+    def _prepare(self, request: Request) -> Future[None]:
+        self._check(request)
         reading = self._store.slots.prepare(request.uses)
         if not reading.done():
-            self._limits.enter(adapter_ids, choices, 0, *caller)
+            adapter_ids, choices = _adapter_ids(request), request.sampling.n
+            self._limits.enter(adapter_ids, choices, 0, request.caller, request.caller_max_waiting)
             reading.add_done_callback(
                 lambda _: self._limits.leave(adapter_ids, choices, request.caller)
             )
@@ -176,12 +183,11 @@ class Intake:
     def _submit(
         self,
         request: Request,
+        versions: list[AdapterVersion],
         arrived: float,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> RequestHandle:
-        self._inbox.check_open()
-        uses = request.uses
-        versions = self._store.lease(uses)
+        """Queue a request with the versions that are leased for it, or release them."""
         try:
             live = self._builder.build(request, versions, arrived)
             choices = len(live.sequences)
@@ -198,7 +204,8 @@ class Intake:
                 self._limits.leave(live.adapter_ids, choices, request.caller)
                 raise
         except BaseException:
-            self._store.release(uses, versions)
+            release = self._store.release if loop is None else self._store.release_at_once
+            release(request.uses, versions)
             raise
         return live.handle
 

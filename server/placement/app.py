@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from .metrics import PlacementMetrics
 from .placer import Placer, Published
-from .table import response, version_of
+from .table import response
 
 log = structlog.get_logger("loramux.placement")
 
@@ -81,7 +81,7 @@ class PlacementApp:
         published = self._placer.published
         if published is None:
             return PlainTextResponse("no adapter has been asked for yet\n", 503)
-        if given == version_of(published.placement):
+        if given == published.version:
             return Response(status_code=304)
         try:
             loop = asyncio.get_running_loop()

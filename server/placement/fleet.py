@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import http.client
-import urllib.request
+import socket
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
 
 import structlog
 
@@ -16,13 +19,11 @@ log = structlog.get_logger("loramux.placement")
 
 PATH = "/metrics/placement"
 _TIMEOUT_S = 3.0
+"""For a page as a whole: the look waits for the slowest."""
 _MOST_BYTES = 64 << 20
 _THREADS = 16
 _MISSES = 3
 """Looks in a row that a replica may not answer before it is gone."""
-# No proxy that the environment names, and nothing but http.
-_OPEN = urllib.request.OpenerDirector()
-_OPEN.add_handler(urllib.request.HTTPHandler())
 
 
 class Fleet:
@@ -78,14 +79,47 @@ class Fleet:
         return self.pages.get(name) if self._misses[name] < _MISSES else None
 
 
+class _Limited(socket.socket):
+    """A connection that is read until some moment, however little comes at a time."""
+
+    def __init__(self, connected: socket.socket, end: float) -> None:
+        super().__init__(fileno=connected.detach())
+        self._end = end
+        self._limit()
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        self._limit()
+        return super().recv_into(buffer, nbytes, flags)
+
+    def _limit(self) -> None:
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self.settimeout(left)
+
+
+def _read(address: Address) -> str:
+    """Read the replica's page. Raises OSError, HTTPException, ValueError."""
+    end = time.monotonic() + _TIMEOUT_S
+    connection = http.client.HTTPConnection(address.ip, address.metrics, timeout=_TIMEOUT_S)
+    with closing(connection):
+        connection.connect()
+        connection.sock = _Limited(connection.sock, end)
+        connection.request("GET", PATH, headers={"connection": "close"})
+        with connection.getresponse() as answer:
+            if answer.status != 200:
+                raise ValueError(f"status {answer.status} for {PATH}")
+            body = answer.read(_MOST_BYTES + 1)
+            if len(body) > _MOST_BYTES:
+                raise ValueError(f"more than {_MOST_BYTES} bytes for {PATH}")
+            if answer.length:
+                raise ValueError(f"{PATH} ends early")
+    return body.decode()
+
+
 def _fetch(address: Address) -> Page | str:
     """Give the replica's page, or why there is none."""
     try:
-        url = f"http://{address.name}{PATH}"
-        with _OPEN.open(url, timeout=_TIMEOUT_S) as answer:
-            if answer.status != 200:
-                return f"status {answer.status} for {PATH}"
-            text = answer.read(_MOST_BYTES).decode()
-        return parse(text)
+        return parse(_read(address))
     except (OSError, http.client.HTTPException, ValueError) as error:
         return str(error) or type(error).__name__

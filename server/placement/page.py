@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ _WORK = re.compile(rf"^loramux_adapter_work_tokens_total\{{adapter={_NAME}\}} (\
 _LOADS = re.compile(
     r"^(?:vllm:|loramux_)(?:lora_)?adapter_load_seconds_count(?:\{.*\})? (\S+)$", re.MULTILINE
 )
+_MOST = 2.0**53
+"""Of a number: beyond it counters do not count, and sums may be no numbers."""
 _ESCAPES = {r"\\": "\\", r"\n": "\n", r"\"": '"'}
 _ESCAPE = re.compile(r"\\.")
 
@@ -33,7 +36,8 @@ class Page:
 
 
 def parse(text: str) -> Page:
-    """Read a page. Raises ValueError for one that is not a loramux server's, or has no base yet."""
+    """Read a page. Raises ValueError for one that is not a loramux server's, has no base yet, or has
+    what is no count."""
     slots = _SLOTS.search(text)
     if slots is None:
         raise ValueError(
@@ -41,11 +45,22 @@ def parse(text: str) -> Page:
         )
     loads = _LOADS.search(text)
     return Page(
-        slots=int(float(slots[1])),
+        slots=int(_number(slots[1])),
         resident=frozenset(_plain(name) for name in _LOADED.findall(text)),
-        work={_plain(name): float(tokens) for name, tokens in _WORK.findall(text)},
-        loads=float(loads[1]) if loads else 0.0,
+        work={_plain(name): _number(tokens) for name, tokens in _WORK.findall(text)},
+        loads=_number(loads[1]) if loads else 0.0,
     )
+
+
+def _number(text: str) -> float:
+    """Read a count. Raises ValueError for what is none, such as NaN."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= _MOST:
+        raise ValueError(f"{text[:32]!r} on the page is no count")
+    return number
 
 
 def _plain(value: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -13,6 +13,7 @@ from .demand import Demand
 from .fleet import Fleet
 from .plan import Placement, Rules, plan
 from .settings import Settings
+from .table import version_of
 from .targets import Address
 
 log = structlog.get_logger("loramux.placement")
@@ -32,6 +33,11 @@ class Published:
 
     placement: Placement
     addresses: Mapping[str, Address]
+    version: str = field(init=False)
+    """Made once: every Envoy asks for it every second."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "version", version_of(self.placement))
 
 
 @dataclass

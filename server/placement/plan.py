@@ -19,7 +19,7 @@ from .tail import Tail, consolidate
 
 Placement = Mapping[str, tuple[tuple[str, float], ...]]
 """Replicas of each adapter with their share of its requests, the largest first; the shares of one
-adapter add up to 1."""
+adapter are more than 0 and add up to 1."""
 
 
 _DIGITS = 4
@@ -68,14 +68,15 @@ def _keep(board: Board, current: Placement) -> None:
     for adapter, work in board.demand.items():
         homes = [(name, share) for name, share in current.get(adapter, ()) if name in board.held]
         whole = sum(share for _, share in homes)
-        for name, share in homes:
+        for name, share in homes if whole else ():
             board.give(adapter, name, work * share / whole)
 
 
 def _weights(shares: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
-    """Parts of an adapter's work, rounded: what is kept is the same in the next plan, to the bit."""
+    """Parts of an adapter's work, rounded: what is kept is the same in the next plan, to the bit.
+    Those of nothing are left out."""
     whole = sum(shares.values())
     parts = {name: round(work / whole, _DIGITS) if whole else 0.0 for name, work in shares.items()}
     first, *others = sorted(parts, key=lambda name: (-parts[name], name))
     rest = round(1 - sum(parts[name] for name in others), _DIGITS)
-    return ((first, rest), *((name, parts[name]) for name in others))
+    return ((first, rest), *((name, parts[name]) for name in others if parts[name]))

@@ -9,9 +9,9 @@ from lora_runtime import Engine, EngineObserver, RequestRecord
 from .page import escaped
 
 _HEAD = (
-    "# HELP loramux_adapter_work_tokens_total Tokens computed for requests that ended: of the "
-    "prompt, without those found in the prefix cache, and of the answer; of a composition for its "
-    "first adapter.\n"
+    "# HELP loramux_adapter_work_tokens_total Tokens computed for requests that ended, if they "
+    "came to a token: of the prompt, without those found in the prefix cache, and of the answer; of "
+    "a composition for its first adapter.\n"
     "# TYPE loramux_adapter_work_tokens_total counter\n"
 )
 
@@ -25,7 +25,7 @@ class AdapterWork(EngineObserver):
         self._stale = False
 
     def on_request_finished(self, record: RequestRecord) -> None:
-        if record.adapters:
+        if record.adapters and record.ttft_s is not None:  # else it may only have waited
             adapter = record.adapters[0].adapter_id
             work = record.prompt_tokens - record.cached_tokens + record.completion_tokens
             self._tokens[adapter] = self._tokens.get(adapter, 0) + work

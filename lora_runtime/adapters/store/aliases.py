@@ -59,7 +59,8 @@ class Alias:
     @property
     def serving(self) -> list[AdapterVersion]:
         """Versions that new requests may get."""
-        return [self.current] if self.canary is None else [self.current, self.canary]
+        canary = self.canary
+        return [self.current] if canary is None else [self.current, canary]
 
     @property
     def versions(self) -> list[AdapterVersion]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
 
@@ -60,6 +61,18 @@ class EventLock(StoreListener):
                 event()
             except Exception:  # the others are to be heard of, and the call has done its work
                 log.exception("an adapter's news was not heard")
+
+    @contextmanager
+    def if_free(self) -> Iterator[bool]:
+        """Take the lock unless another thread has it, and say whether; never waits."""
+        if not self.changed.acquire(blocking=False):
+            yield False
+            return
+        self._depth += 1
+        try:
+            yield True
+        finally:
+            self.__exit__()
 
     def adapter_loaded(self, info: AdapterInfo, seconds: float) -> None:
         self._events.append(partial(self._listener.adapter_loaded, info, seconds))

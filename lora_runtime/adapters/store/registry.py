@@ -60,6 +60,10 @@ class Registry:
         """The lock, re-entrant; the listener hears of what happens under it once it is free."""
         return self.events
 
+    def locked_if_free(self) -> AbstractContextManager[bool]:
+        """The same lock, unless another thread has it, and whether it was free; never waits."""
+        return self.events.if_free()
+
     # --- ids ------------------------------------------------------------------------------------
 
     def alias(self, adapter_id: str) -> Alias:

@@ -99,7 +99,7 @@ class Slots:
 
     def have_read(self, uses: Sequence[WeightedAdapter]) -> bool:
         """True if every version that `uses` may get at this moment was read before, and has the base's
-        tokenizer; takes no lock."""
+        tokenizer. Takes no lock: for as long as it holds, the caller has it."""
         for use in uses:
             alias = self._registry.aliases.get(use.adapter_id)
             if alias is None or any((d := v.details) is None or d.tokenizer for v in alias.serving):

@@ -4,6 +4,7 @@ requests name."""
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -171,6 +172,27 @@ class AdapterStore:
     def release(self, uses: Sequence[WeightedAdapter], versions: Sequence[AdapterVersion]) -> None:
         """End the leases that were given for the same uses."""
         self._registry.release(uses, versions)
+
+    def lease_at_once(self, uses: Sequence[WeightedAdapter]) -> list[AdapterVersion] | None:
+        """Versions as `lease` gives them, for an event loop: None if one that `uses` may get was not
+        read, or has a tokenizer of its own, or if another thread has the lock. Never waits."""
+        with self._registry.locked_if_free() as free:
+            return self._registry.lease(uses) if free and self.slots.have_read(uses) else None
+
+    def release_at_once(
+        self, uses: Sequence[WeightedAdapter], versions: Sequence[AdapterVersion]
+    ) -> None:
+        """Release as `release`, for an event loop: a thread does it if another has the lock."""
+        with self._registry.locked_if_free() as free:
+            if free:
+                self._registry.release(uses, versions)
+                return
+        threading.Thread(
+            target=self._registry.release,
+            args=(uses, versions),
+            name="loramux-release",
+            daemon=True,  # whoever has the lock may hang
+        ).start()
 
     def take_out(self, version: AdapterVersion, reason: str) -> None:
         """Take a version out of service, because steps with it fail."""

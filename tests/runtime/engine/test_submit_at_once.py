@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 from lora_runtime import (
     ChatMessage,
     Engine,
+    EngineObserver,
     InvalidRequestError,
     QueueFullError,
     Request,
@@ -21,8 +25,20 @@ from lora_runtime import (
     UnknownAdapterError,
 )
 
+from ...support.processes import wait_until
+
 SHORT = SamplingParams(max_new_tokens=3)
 Make = Callable[..., Engine]
+
+
+class Rejections(EngineObserver):
+    """The errors of requests that were not taken."""
+
+    def __init__(self) -> None:
+        self.errors: list[Exception] = []
+
+    def on_request_rejected(self, request: Request, error: Exception) -> None:
+        self.errors.append(error)
 
 
 def at_once(engine: Engine, *requests: Request) -> list[RequestHandle | None]:
@@ -32,6 +48,34 @@ def at_once(engine: Engine, *requests: Request) -> list[RequestHandle | None]:
     return asyncio.run(submit())
 
 
+async def submitted(engine: Engine, request: Request) -> RequestHandle:
+    """Submit again where the engine thread had the adapters' lock that very moment."""
+    async with asyncio.timeout(30):
+        while (handle := engine.submit_at_once(request)) is None:
+            await asyncio.sleep(0)
+    return handle
+
+
+@contextmanager
+def taken_lock(engine: Engine) -> Iterator[threading.Thread]:
+    """Let another thread have the adapters' lock, for as long as it lives."""
+    taken, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with engine._store._registry.locked():
+            taken.set()
+            free.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    taken.wait(60)
+    try:
+        yield thread
+    finally:
+        free.set()
+        thread.join()
+
+
 async def test_it_answers_as_submit_does(make_engine: Make, tiny_adapters: dict[str, Path]) -> None:
     engine = make_engine()
     for name in ("a1", "a2"):
@@ -39,9 +83,8 @@ async def test_it_answers_as_submit_does(make_engine: Make, tiny_adapters: dict[
     requests = [
         Request(prompt="hello", adapter_id=name, sampling=SHORT) for name in ("", "a1", "a2")
     ]
-    handles = [engine.submit_at_once(request) for request in requests]
+    handles = [await submitted(engine, request) for request in requests]
     for request, handle in zip(requests, handles, strict=True):
-        assert handle is not None
         assert (await handle.aresult()).text == engine.generate(request).text
 
 
@@ -83,6 +126,45 @@ def test_an_adapter_that_was_not_read_is_left_to_a_thread(
     assert at_once(engine, Request(prompt="hello", adapter_id="nobody")) == [None]
     with pytest.raises(UnknownAdapterError):
         engine.submit(Request(prompt="hello", adapter_id="nobody"))
+    engine.load_adapter(tiny_adapters["a1"])
+    (registration,) = engine.registrations()
+    engine.unload_adapter("a1")
+    engine.register(registration)
+    assert at_once(engine, Request(prompt="hello", adapter_id="a1")) == [None]
+    assert engine.stats().loading_adapters == 0
+
+
+def test_a_lock_that_is_taken_is_left_to_a_thread(
+    make_engine: Make, tiny_adapters: dict[str, Path]
+) -> None:
+    engine = make_engine()
+    engine.load_adapter(tiny_adapters["a1"])
+    request = Request(prompt="hello", adapter_id="a1", sampling=SHORT)
+    with ThreadPoolExecutor() as pool:
+        with taken_lock(engine):
+            assert at_once(engine, request) == [None]
+            answer = pool.submit(engine.generate, request)
+        assert answer.result(60).text == engine.generate(request).text
+    wait_until(lambda: engine.stats().leases == 0)
+
+
+def test_a_refusal_waits_for_no_lock(
+    make_engine: Make, tiny_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+    engine.load_adapter(tiny_adapters["a1"])
+    holders: list[threading.Thread] = []
+    with ExitStack() as stack:
+
+        def refuse(*_: Any) -> None:  # the request has its adapter by now
+            holders.append(stack.enter_context(taken_lock(engine)))
+            raise InvalidRequestError.of("prompt", "refused")
+
+        monkeypatch.setattr(engine._intake._builder, "build", refuse)
+        with pytest.raises(InvalidRequestError, match="refused"):
+            asyncio.run(submitted(engine, Request(prompt="hello", adapter_id="a1")))
+        assert holders[0].is_alive()
+    wait_until(lambda: engine.stats().leases == 0)
 
 
 def test_it_refuses_as_submit_does(make_engine: Make) -> None:
@@ -94,14 +176,28 @@ def test_it_refuses_as_submit_does(make_engine: Make) -> None:
         at_once(engine, *(long,) * 16)
 
 
+async def test_a_shutdown_on_the_loop_drains_what_that_has_submitted(make_engine: Make) -> None:
+    engine = make_engine()
+    handle = await submitted(engine, Request(prompt="hello", sampling=SHORT))
+    assert engine.shutdown(drain_s=60)
+    assert handle.result().choices[0].token_ids
+
+
+def test_without_a_loop_nothing_is_refused(make_engine: Make) -> None:
+    engine, heard = make_engine(), Rejections()
+    engine.add_observer(heard)
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        engine.submit_at_once(Request(prompt="hello"))
+    assert heard.errors == []
+
+
 def test_a_loop_that_ended_leaves_others_their_wake_ups(make_engine: Make) -> None:
     engine = make_engine()
     one = Request(prompt="hello", sampling=SHORT)
     at_once(engine, one)  # its loop has ended before the engine thread was woken
 
     async def ask() -> str:
-        handle = engine.submit_at_once(one)
-        assert handle is not None
+        handle = await submitted(engine, one)
         return (await asyncio.wait_for(handle.aresult(), 30)).text
 
     assert asyncio.run(ask()) == engine.generate(one).text

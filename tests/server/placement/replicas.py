@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from prometheus_client import CollectorRegistry
@@ -19,7 +19,7 @@ class StandIn:
         self.port = free_port()
         self.slots, self.loads = slots, 0
         self.resident: set[str] = set()
-        self.work: dict[str, int] = {}
+        self.work: Mapping[str, float] = {}
         pages = {metrics_port.PLACEMENT_PATH: self._page}
         self._server = metrics_port.start("127.0.0.1", self.port, CollectorRegistry(), pages)
 

@@ -24,7 +24,9 @@ class Registered(Stub):
         return [AdapterUse(name, "v", 1.0) for name in self.ids]
 
 
-def record(*ids: str, prompt: int = 10, cached: int = 4, answer: int = 5) -> RequestRecord:
+def record(
+    *ids: str, prompt: int = 10, cached: int = 4, answer: int = 5, ttft_s: float | None = 0.1
+) -> RequestRecord:
     return RequestRecord(
         request_id="r",
         adapter_id=ids[0] if ids else "",
@@ -34,7 +36,7 @@ def record(*ids: str, prompt: int = 10, cached: int = 4, answer: int = 5) -> Req
         cached_tokens=cached,
         completion_tokens=answer,
         queue_s=0,
-        ttft_s=0.1,
+        ttft_s=ttft_s,
         e2e_s=0.2,
         adapters=tuple(AdapterUse(name, "v", 1.0) for name in ids),
         choice_tokens=(answer,),
@@ -52,6 +54,7 @@ def test_a_server_s_page(names: tuple[str, ...]) -> None:
         engine_finished(metrics, record(name))
     engine_finished(metrics, record("a", 'quo"te'))
     engine_finished(metrics, record())
+    engine_finished(metrics, record("a", answer=0, ttft_s=None))  # it only waited
     page = parse(metrics.placement_page().decode())
     assert page.slots == 4
     assert page.resident == frozenset(NAMES)
@@ -74,6 +77,22 @@ def test_what_is_no_longer_registered_is_forgotten() -> None:
     assert metrics.work is not None
     metrics.work.on_registrations_changed()
     assert parse(metrics.placement_page().decode()).work == {"a": 11.0}
+
+
+@pytest.mark.parametrize("number", ["+Inf", "NaN", "-1.0", "1e300", "x"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "loramux_max_gpu_lora_adapters {}\n",
+        'loramux_adapter_work_tokens_total{{adapter="a"}} {}\n',
+        "loramux_adapter_load_seconds_count {}\n",
+    ],
+)
+def test_what_is_no_count(line: str, number: str) -> None:
+    rest = "vllm:max_gpu_lora_adapters 4.0\n"
+    assert parse(line.format("2.0") + rest).slots in (2, 4)
+    with pytest.raises(ValueError, match="is no count"):
+        parse(line.format(number) + rest)
 
 
 @pytest.mark.parametrize("text", ["", "<html>", "vllm:num_requests_waiting 0.0\n"])

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
 import pytest
 
+from server.placement import fleet
 from server.placement.placer import Placer
 from server.placement.settings import Settings
 from server.placement.targets import Address, Target
@@ -54,6 +60,53 @@ def test_a_replica_is_gone_after_three_looks_without_an_answer() -> None:
             placer.look()
     assert placed(placer) == {"a": [there], "b": [there]}
     assert placer.fleet.failures == 3 + 8
+
+
+def test_a_page_that_is_not_to_be_used_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    with stand_ins(1) as (one,):
+        placer = placer_of([one])
+        one.work = {"a": 10}
+        placer.look()
+        one.work = {"a": float("nan"), "b": float("inf")}
+        placer.look()
+        assert placer.fleet.failures == 1
+        one.work = {"b": 10}
+        monkeypatch.setattr(fleet, "_MOST_BYTES", 10)
+        placer.look()
+        assert placer.fleet.failures == 2
+    assert placed(placer) == {"a": [f"127.0.0.1:{one.port}"]}
+
+
+def test_a_page_that_never_ends_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "_TIMEOUT_S", 0.3)
+    with stand_ins(1) as (one,), dripping() as port:
+        placer = Placer(Settings([Target("127.0.0.1", port), Target("127.0.0.1", one.port)]))
+        one.work = {"a": 10}
+        placer.look()
+    assert placed(placer) == {"a": [f"127.0.0.1:{one.port}"]}
+    assert placer.fleet.failures == 1
+
+
+@contextmanager
+def dripping() -> Iterator[int]:
+    """Run a server that answers a byte now and then, and give its port."""
+    end = threading.Event()
+
+    def answer() -> None:
+        with suppress(OSError), listener.accept()[0] as client:
+            client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            while not end.wait(0.02):
+                client.sendall(b"#")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            end.set()
+            thread.join()
 
 
 def test_a_name_that_the_dns_does_not_know() -> None:

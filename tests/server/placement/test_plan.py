@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 
 import pytest
@@ -66,7 +67,7 @@ def test_every_adapter_is_on_replicas_that_live(
         assert len(set(names)) == len(names)
         assert set(names) <= replicas.keys()
         assert sum(share for _, share in ways) == pytest.approx(1)
-        assert all(share >= 0 for _, share in ways)
+        assert all(share > 0 for _, share in ways)
     again = plan(demand, dict(reversed(replicas.items())), {"a0": (("r0", 1.0),)}, EVENLY)
     assert again == plan(dict(reversed(demand.items())), replicas, {"a0": (("r0", 1.0),)}, EVENLY)
 
@@ -161,6 +162,30 @@ def _residing(placement: Placement, replicas: Mapping[str, Replica]) -> dict[str
         name: Replica(replica.slots, frozenset(homes(placement, name)))
         for name, replica in replicas.items()
     }
+
+
+def test_replicas_come_and_go() -> None:
+    draw = random.Random(3)
+    demand = zipf(20) | {"hot": 4.0}
+    replicas = {f"r{i}": Replica(8) for i in range(4)}
+    placement: Placement = {}
+    for i in range(300):
+        if len(replicas) > 1 and draw.random() < 0.5:
+            del replicas[draw.choice(sorted(replicas))]
+        else:
+            replicas[f"n{i}"] = Replica(8)
+        demand = {name: work * draw.uniform(0.5, 2) for name, work in demand.items()}
+        rules = Rules(draw.choice([0.0, 0.03]), draw.choice([0, 2, 1000]))
+        placement = plan(demand, _residing(placement, replicas), placement, rules)
+        for ways in placement.values():
+            assert sum(share for _, share in ways) == pytest.approx(1)
+            assert all(share > 0 and name in replicas for name, share in ways)
+
+
+def test_a_share_of_nothing_is_none() -> None:
+    replicas = {"r0": Replica(4), "r1": Replica(4)}
+    before = {"a": (("gone", 1.0), ("r0", 0.0))}
+    assert plan({"a": 1.0, "b": 1.0}, replicas, before, Rules())["a"] == (("r0", 1.0),)
 
 
 def test_an_adapter_goes_where_it_is_loaded() -> None:
