@@ -80,7 +80,8 @@ def joined(events: Sequence[TokenEvent]) -> list[TokenEvent]:
         choices.setdefault(event.index, []).append(event)
     found: list[TokenEvent] = []
     for of_choice in choices.values():
-        for may_join, run in groupby(of_choice, key=lambda e: e.message is None):
+        runs = groupby(of_choice, key=lambda e: e.message is None)
+        for may_join, run in runs:
             found += [_sum(list(run))] if may_join else run
     return found
 
