@@ -55,7 +55,7 @@ def _request(source: str) -> urllib.request.Request:
         if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
             raise FetchError(f"{redact(source)}: {AUTHORIZATION} is sent over https:// alone")
         if not value.isprintable():  # the library would show it
-            raise FetchError(f"{AUTHORIZATION} is more than one line")
+            raise FetchError(f"{AUTHORIZATION} must be one line of visible characters")
         # Not to where a redirect leads.
         request.add_unredirected_header("Authorization", value)
     return request

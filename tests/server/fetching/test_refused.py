@@ -106,7 +106,7 @@ def test_a_damaged_note_of_what_was_fetched(tmp_path: Path, marker: bytes) -> No
     ("source", "value", "told"),
     [
         ("http://host/b.tar", "Bearer secret", "is sent over https:// alone"),
-        ("https://host/b.tar", "Bearer\nsecret", "is more than one line"),
+        ("https://host/b.tar", "Bearer\nsecret", "must be one line"),
     ],
 )
 def test_a_key_that_would_be_seen(
