@@ -31,8 +31,8 @@ async def test_a_reader_that_stalls_gets_everything_in_order(served: Harness) ->
     options = [("grpc.http2.bdp_probe", 0)]
     async with grpc.aio.insecure_channel(served.target, options=options) as channel:
         stub = inference_pb2_grpc.InferenceStub(channel)
-        stream = stub.GenerateStream(pb.GenerateRequest(**FIELDS))
-        first = await stream.read()
+        stream = aiter(stub.GenerateStream(pb.GenerateRequest(**FIELDS)))
+        first = await anext(stream)
         await served.idle_stats()
         events = [first, *[event async for event in stream]]
     assert len(events) < 4 * TOKENS

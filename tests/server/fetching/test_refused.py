@@ -122,10 +122,10 @@ def test_an_error_of_a_library_shows_no_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(source: str, directory: Path) -> None:
-        raise RuntimeError("user me, password secret, of s3://me:secret@host")
+        raise RuntimeError("user robot, password secret, of s3://robot:secret@host")
 
     monkeypatch.setattr(store, "fetch", failing)
     with pytest.raises(FetchError) as caught:
-        fetch("s3://me:secret@host/b", tmp_path / "base")
+        fetch("s3://robot:secret@host/b", tmp_path / "base")
     told = "s3://host/b: RuntimeError: user ***, password ***, of s3://host"
     assert (str(caught.value), caught.value.__context__) == (told, None)
