@@ -88,7 +88,7 @@ if TYPE_CHECKING:
     from .adapters.peft.inspect import render_text as report_to_text
     from .adapters.peft.inspect import to_json as report_to_json
     from .adapters.sources.source_files import REQUIRED as ADAPTER_FILES
-    from .adapters.sources.source_files import missing_adapter_file, redact
+    from .adapters.sources.source_files import missing_adapter_file, redact, scrub
     from .adapters.sources.sources import is_remote
     from .base_model import BaseModel
     from .engine.engine import Engine
@@ -106,6 +106,7 @@ else:  # where a type checker does not look: for it, a module with a __getattr__
         "redact": "adapters.sources.source_files:redact",
         "report_to_json": "adapters.peft.inspect:to_json",
         "report_to_text": "adapters.peft.inspect:render_text",
+        "scrub": "adapters.sources.source_files:scrub",
     }
 
     def __getattr__(name: str) -> object:
@@ -196,4 +197,5 @@ __all__ = [
     "redact",
     "report_to_json",
     "report_to_text",
+    "scrub",
 ]

@@ -1,7 +1,7 @@
 """loramux's server: services, configuration, command line, metrics and health.
 
 May import: auth, cli, declared, grpc, http, http.bodies, http.connections, lifecycle, logs,
-lora_runtime, operations, services, signals, tracing.
+lora_runtime, metrics, operations, services, tracing.
 """
 
 import os

@@ -1,7 +1,8 @@
-"""Files that are replaced while the server runs."""
+"""Files that are replaced while the server runs, and files that outlast a crash."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 Stamp = tuple[int, int, int] | None
@@ -14,3 +15,12 @@ def stamp(path: Path) -> Stamp:
     except OSError:
         return None
     return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+def sync(path: Path) -> None:
+    """Flush a file's content, or which files a directory has, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -15,7 +15,7 @@ def fetch(
         str,
         typer.Argument(
             help="hf://org/name, a folder of a store such as s3://bucket/folder, or a tar archive "
-            "at https://."
+            "at https:// or http://."
         ),
     ],
     directory: Annotated[Path, typer.Argument(help="Where the base shall be.")],
@@ -27,7 +27,8 @@ def fetch(
     """Fetch a base model into a directory, whole or not at all, unless it is there.
 
     A hub's token is in HF_TOKEN, stores have their own variables (AWS_ACCESS_KEY_ID, ...), and an
-    archive's Authorization header is in LORAMUX_FETCH_AUTHORIZATION.
+    archive's Authorization header is in LORAMUX_FETCH_AUTHORIZATION, which goes out over https://
+    alone.
     """
     from ..fetching.errors import FetchError
     from ..fetching.fetch import fetch as bring  # hubs and stores are not for every command

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lora_runtime import EngineObserver, LoramuxError, Registration
 
+from ..files import sync
 from .types import AdapterEngine
 
 log = structlog.get_logger("loramux.server")
@@ -167,8 +168,4 @@ class StateFile(EngineObserver):
             stream.flush()
             os.fsync(descriptor)
         temporary.rename(self._path)
-        directory = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync(self._path.parent)

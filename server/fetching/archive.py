@@ -6,51 +6,59 @@ import hashlib
 import os
 import shutil
 import tarfile
+import tempfile
 import urllib.request
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from lora_runtime import redact
 
+from ..tls import is_loopback
 from .errors import FetchError
 
 AUTHORIZATION = "LORAMUX_FETCH_AUTHORIZATION"
-"""Variable with the value of the request's Authorization header."""
+"""Variable with the value of the request's Authorization header, which goes out over TLS alone, or to
+this machine."""
 _CONFIG = "config.json"
 _TIMEOUT_S = 60
 _CHUNK = 1 << 20
 
 
 def fetch(source: str, directory: Path, sha256: str) -> None:
-    """Download, compare, unpack the folder that has the config. Raises FetchError."""
+    """Download, compare, unpack the folder that has the config.
+
+    Raises FetchError, and what urllib and tarfile have for errors.
+    """
     if not sha256:
         raise FetchError("an archive over HTTP needs its sha256")
-    file = directory / "archive.download"
-    try:
-        found = _download(source, file)
-    except (OSError, ValueError) as error:  # a URL that is none is the latter
-        raise FetchError(redact(f"{source}: {error}")) from error
-    if found != sha256.lower():
-        raise FetchError(redact(f"{source}: its sha256 is {found}, not {sha256}"))
-    try:
-        with tarfile.open(file) as archive:
+    request = _request(source)
+    with tempfile.TemporaryFile(dir=directory) as file:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+            shutil.copyfileobj(answer, file, _CHUNK)
+        # Of what is on the disk: that is unpacked.
+        file.seek(0)
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256.lower():
+            raise FetchError(f"{redact(source)}: its sha256 is {found}, not {sha256}")
+        file.seek(0)
+        with tarfile.open(fileobj=file) as archive:
             _unpack(archive, directory)
-    except tarfile.TarError as error:
-        raise FetchError(redact(f"{source}: {error}")) from error
-    file.unlink()
 
 
-def _download(source: str, file: Path) -> str:
-    """Write the answer to a file; gives its sha256."""
+def _request(source: str) -> urllib.request.Request:
+    """Make the request. Raises FetchError where a secret would be seen."""
+    parts = urlsplit(source)
+    if "@" in parts.netloc:
+        raise FetchError(f"{redact(source)}: a user and a password belong into {AUTHORIZATION}")
     request = urllib.request.Request(source)
-    if value := os.environ.get(AUTHORIZATION):
+    if value := os.environ.get(AUTHORIZATION, "").strip():
+        if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+            raise FetchError(f"{redact(source)}: {AUTHORIZATION} is sent over https:// alone")
+        if not value.isprintable():  # the library would show it
+            raise FetchError(f"{AUTHORIZATION} must be one line of visible characters")
         # Not to where a redirect leads.
         request.add_unredirected_header("Authorization", value)
-    digest = hashlib.sha256()
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer, file.open("wb") as out:
-        while chunk := answer.read(_CHUNK):
-            digest.update(chunk)
-            out.write(chunk)
-    return digest.hexdigest()
+    return request
 
 
 def _unpack(archive: tarfile.TarFile, directory: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
-import socket
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-from lora_runtime import redact
+from lora_runtime import redact, scrub
 
+from ..files import sync
 from . import archive, hub, store
 from .errors import FetchError
+from .scratch import scratch, sweep
 
 _MARKER = ".loramux-fetched.json"
 """File in the directory that says what was fetched."""
@@ -24,65 +26,96 @@ def fetch(source: str, target: Path, revision: str = "", sha256: str = "") -> bo
     Several may do it at once for one volume: the first that is done wins.
     """
     wanted = {"source": redact(source), "revision": revision, "sha256": sha256}
-    if is_there(target, wanted):
-        return False
-    # A restarted container of a pod goes on where it was.
-    scratch = target.parent / f".{target.name}.{socket.gethostname()}"
     try:
-        scratch.mkdir(parents=True, exist_ok=True)
-        _bring(source, scratch, revision, sha256)
-        _check(scratch, wanted["source"])
-        (scratch / _MARKER).write_text(json.dumps(wanted))
-        return _put(scratch, target, wanted)
+        sweep(target)
+        if is_there(target, wanted):
+            return False
+        with scratch(target) as directory:
+            _bring(source, directory, revision, sha256)
+            _check(directory, wanted["source"])
+            (directory / _MARKER).write_text(json.dumps(wanted))
+            return _put(directory, target, wanted)
     except OSError as error:
-        raise FetchError(
-            redact(f"{error.strerror or error}: {error.filename or target}")
-        ) from error
+        place = error.filename2 or error.filename or target
+        raise FetchError(f"{error.strerror or error}: {place}") from error
 
 
 def is_there(target: Path, wanted: dict[str, str]) -> bool:
     """Tell whether the directory has this base. Raises FetchError if it has another."""
     if not (target / _MODEL).is_file():
         return False
-    try:
-        found = json.loads((target / _MARKER).read_text())
-    except FileNotFoundError:
-        raise FetchError(
-            f"{target} has a base that was not fetched here: serve it without fetching, or fetch "
-            "to another directory"
-        ) from None
+    found = _marked(target)
     if found != wanted:
         had = ", ".join(f"{key} {value}" for key, value in found.items() if value)
         raise FetchError(f"{target} has another base ({had}): fetch to another directory")
     return True
 
 
-def _bring(source: str, scratch: Path, revision: str, sha256: str) -> None:
-    scheme = source.partition("://")[0]
+def _marked(target: Path) -> dict[str, Any]:
+    """What a directory says of its base."""
+    try:
+        found = json.loads((target / _MARKER).read_bytes())
+    except FileNotFoundError:
+        raise FetchError(
+            f"{target} has a base that was not fetched here: serve it without fetching, or fetch "
+            "to another directory"
+        ) from None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise FetchError(f"{target / _MARKER} is damaged: remove {target}, and fetch again")
+    return found
+
+
+def _bring(source: str, directory: Path, revision: str, sha256: str) -> None:
+    """Fetch a source's files. Raises FetchError, whose message names no secret; OSError of the
+    directory is one too."""
+    scheme = _scheme(source)
     if revision and scheme != "hf":
         raise FetchError("a revision is for hf:// alone")
     if sha256 and scheme not in ("http", "https"):
         raise FetchError("a sha256 is for archives over http:// and https:// alone")
-    if scheme == "hf":
-        hub.fetch(source, scratch, revision)
-    elif scheme in ("http", "https"):
-        archive.fetch(source, scratch, sha256)
-    else:
-        store.fetch(source, scratch)
+    try:
+        if scheme == "hf":
+            hub.fetch(source, directory, revision)
+        elif scheme in ("http", "https"):
+            archive.fetch(source, directory, sha256)
+        else:
+            store.fetch(source, directory)
+        return
+    except FetchError:
+        raise
+    except Exception as error:  # each library has its own
+        reason = scrub(source, f"{type(error).__name__}: {error}")
+    # Outside of the handler: a library's error may hold the whole URL, and would stay attached as
+    # the context.
+    raise FetchError(f"{redact(source)}: {reason}")
 
 
-def _check(scratch: Path, name: str) -> None:
+def _scheme(source: str) -> str:
+    """Scheme of a source. Raises FetchError if it is none that can be split."""
+    try:
+        parts = urlsplit(source)
+    except ValueError:
+        raise FetchError(f"{redact(source)} is no URL") from None
+    return parts.scheme if "://" in source else ""
+
+
+def _check(directory: Path, name: str) -> None:
     for pattern in (_MODEL, _WEIGHTS):
-        if not any(scratch.glob(pattern)):
+        if not any(directory.glob(pattern)):
             raise FetchError(f"{name} has no {pattern}: it is no base model")
 
 
-def _put(scratch: Path, target: Path, wanted: dict[str, str]) -> bool:
+def _put(directory: Path, target: Path, wanted: dict[str, str]) -> bool:
+    """Give a directory its place, for good; False if another one was first."""
+    for path in (*directory.iterdir(), directory):
+        sync(path)
     try:
-        scratch.rename(target)
+        directory.rename(target)
     except OSError:
         if not is_there(target, wanted):
             raise
-        shutil.rmtree(scratch)  # another one was first
         return False
+    sync(target.parent)
     return True

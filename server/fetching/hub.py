@@ -6,9 +6,9 @@ import re
 import shutil
 from pathlib import Path
 
-import httpx
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError
+
+from lora_runtime import redact
 
 from .errors import FetchError
 
@@ -18,18 +18,19 @@ _FILES = ["*.safetensors", "*.json", "*.model", "*.tiktoken", "*.txt", "*.jinja"
 
 
 def fetch(source: str, directory: Path, revision: str) -> None:
-    """Download the files of a base that lie in the repository itself. Raises FetchError."""
+    """Download the files of a base that lie in the repository itself. Raises FetchError, and
+    huggingface_hub's own errors."""
     match = _SOURCE.fullmatch(source)
     if match is None:
-        raise FetchError(f"{source} must have the form hf://org/name")
-    try:
-        huggingface_hub.snapshot_download(
-            match[1],
-            revision=revision or None,
-            local_dir=directory,
-            allow_patterns=_FILES,
-            ignore_patterns=["*/*"],
+        raise FetchError(
+            f"{redact(source)} must have the form hf://org/name: a token belongs into HF_TOKEN, a "
+            "revision into --revision"
         )
-    except (HfHubHTTPError, httpx.HTTPError, FileNotFoundError) as error:
-        raise FetchError(f"{source}: {error}") from error
+    huggingface_hub.snapshot_download(
+        match[1],
+        revision=revision or None,
+        local_dir=directory,
+        allow_patterns=_FILES,
+        ignore_patterns=["*/*"],
+    )
     shutil.rmtree(directory / ".cache", ignore_errors=True)  # of the download

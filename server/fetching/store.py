@@ -6,18 +6,11 @@ from pathlib import Path
 
 import fsspec.core
 
-from lora_runtime import redact
-
-from .errors import FetchError
-
 
 def fetch(source: str, directory: Path) -> None:
-    """Download the files that lie in a folder itself. Raises FetchError."""
-    try:
-        files, root = fsspec.core.url_to_fs(source)
-        for found in files.ls(root, detail=True):
-            if found["type"] == "file":
-                name = found["name"].rstrip("/").rpartition("/")[2]
-                files.get_file(found["name"], str(directory / name))
-    except Exception as error:  # each store has its own
-        raise FetchError(redact(f"{source}: {type(error).__name__}: {error}")) from error
+    """Download the files that lie in a folder itself. Raises what each store has for errors."""
+    files, root = fsspec.core.url_to_fs(source)
+    for found in files.ls(root, detail=True):
+        if found["type"] == "file":
+            name = found["name"].rstrip("/").rpartition("/")[2]
+            files.get_file(found["name"], str(directory / name))

@@ -10,6 +10,7 @@ import os
 import select
 import threading
 import time
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 SIZE = 8192
@@ -32,10 +33,11 @@ class LineQueue(logging.Handler):
     def __init__(self, fd: int, size: int = SIZE, reserved: int = RESERVED) -> None:
         super().__init__()
         self._fd, self._size, self._reserved = fd, size, reserved
-        # A signal's handler may log in the middle of either.
+        # A signal's handler may log in the middle of each: an Event's lock would wait for itself.
         self._lines: SimpleQueue[str | threading.Event] = SimpleQueue()
         self._counting = threading.RLock()
-        self._hurry = threading.Event()
+        self._hurry: SimpleQueue[None] = SimpleQueue()
+        """Something, where the lines so far shall wait for no others."""
         self._dropped = self._told = 0
         self._taken = 0
         """Lines that the thread has and has not written."""
@@ -62,7 +64,7 @@ class LineQueue(logging.Handler):
         except Exception:
             self.handleError(record)
         if record.levelno >= logging.WARNING:
-            self._hurry.set()
+            self._write_soon()
 
     def put(self, line: str) -> None:
         """Take a line that is rendered, and no warning."""
@@ -81,8 +83,13 @@ class LineQueue(logging.Handler):
         """Wait until the lines so far are written; False if they are not in time."""
         written = threading.Event()
         self._lines.put(written)
-        self._hurry.set()
+        self._write_soon()
         return written.wait(timeout_s)
+
+    def _write_soon(self) -> None:
+        """End the wait for others, of lines that are in the queue."""
+        if self._hurry.empty():  # one is enough: it is taken before the lines are
+            self._hurry.put(None)
 
     def _drop(self, lines: int = 1) -> None:
         with self._counting:
@@ -93,9 +100,7 @@ class LineQueue(logging.Handler):
         while True:
             if item is None:
                 item = self._lines.get()
-                # Each wake-up of this thread takes the interpreter from the others.
-                self._hurry.wait(_GATHER_S)
-                self._hurry.clear()
+                self._gather()
             if isinstance(item, threading.Event):
                 item.set()
                 item = None
@@ -106,6 +111,13 @@ class LineQueue(logging.Handler):
             else:
                 self._drop(self._taken)
             self._taken = 0
+
+    def _gather(self) -> None:
+        """Wait for other lines: each wake-up of this thread takes the interpreter from the others."""
+        with suppress(Empty):
+            self._hurry.get(timeout=_GATHER_S)
+            while True:
+                self._hurry.get_nowait()
 
     def _gathered(self, first: str) -> tuple[str, str | threading.Event | None]:
         """Join lines that wait to one write, and give what comes behind them; None if nothing does."""

@@ -70,14 +70,19 @@ def to_response_in_slices(done: Generation) -> pb.GenerateResponse:
 def joined(events: Sequence[TokenEvent]) -> list[TokenEvent]:
     """Put the events of a choice that wait together into one, so that they take one message.
 
-    Those with a message of their own (`parse_answer`) stay as they are.
+    Those with a message of their own (`parse_answer`) stay as they are. The order is kept within a
+    choice, not between choices.
     """
     if len(events) == 1:
         return list(events)
+    choices: dict[int, list[TokenEvent]] = {}
+    for event in events:
+        choices.setdefault(event.index, []).append(event)
     found: list[TokenEvent] = []
-    runs = groupby(events, key=lambda e: (e.index, e.message is None))
-    for (_, may_join), run in runs:
-        found += [_sum(list(run))] if may_join else run
+    for of_choice in choices.values():
+        runs = groupby(of_choice, key=lambda e: e.message is None)
+        for may_join, run in runs:
+            found += [_sum(list(run))] if may_join else run
     return found
 
 

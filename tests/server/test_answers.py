@@ -132,12 +132,14 @@ def increment(text: str, token: int, index: int = 0, **ends: Any) -> TokenEvent:
 
 def test_what_waits_of_a_stream_is_joined_by_choice() -> None:
     end: dict[str, Any] = {"finish_reason": FinishReason.LENGTH, "usage": Usage(1, 0, 3)}
-    events = [increment("a", 1), increment("b", 2), increment("x", 7, 1), increment("c", 3, **end)]
-    first, other, last = answers.joined(events)
-    assert (first.text, first.token_ids, first.finish_reason) == ("ab", (1, 2), None)
-    assert [p.token_id for p in first.logprobs] == [1, 2]
-    assert (other.index, other.text) == (1, "x")
-    assert (last.text, last.finish_reason, last.usage) == ("c", *end.values())
+    first = [increment("a", 1), increment("b", 2), increment("c", 3, **end)]
+    other = [increment("x", 7, 1), increment("y", 8, 1)]
+    events = [first[0], other[0], first[1], other[1], first[2]]
+    one, two = answers.joined(events)
+    assert (one.index, one.text, one.token_ids) == (0, "abc", (1, 2, 3))
+    assert [p.token_id for p in one.logprobs] == [1, 2, 3]
+    assert (one.finish_reason, one.usage) == tuple(end.values())
+    assert (two.index, two.text, two.token_ids, two.finish_reason) == (1, "xy", (7, 8), None)
 
 
 def test_parts_of_a_parsed_message_are_not_joined() -> None:

@@ -1,39 +1,32 @@
-"""Prometheus metrics, fed by the engine's events."""
+"""Metrics of what happens: steps, requests, adapters, calls."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import grpc
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    Summary,
-)
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, Summary
 
 from lora_runtime import (
     AdapterInfo,
     Engine,
     EngineObserver,
-    FinishReason,
     Request,
     RequestRecord,
     StepStats,
 )
 
-from .digest import AdaptersDigest
-from .gauges import EngineGauges, LogLines
-from .grpc.calls import CallInterceptor
-from .metrics_port import PLACEMENT_PATH, ROUTER_PATH, Pages
-from .signals.boards import LOAD_SECONDS, BoardNames, plain, renamed
-from .signals.page import RouterPage
-from .signals.router import RouterSignals
-from .signals.work import AdapterWork
+from ..digest import AdaptersDigest
+from ..gauges import EngineGauges, LogLines
+from ..grpc.calls import CallInterceptor
+from ..metrics_port import PLACEMENT_PATH, ROUTER_PATH, Pages
+from ..signals.boards import LOAD_SECONDS, BoardNames, plain, renamed
+from ..signals.page import RouterPage
+from ..signals.router import RouterSignals
+from ..signals.work import AdapterWork
+from .families import Families
+from .labels import AdapterLabels, finish_reason
 
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STEPS = (*_LATENCY, 120, 300)
@@ -56,20 +49,18 @@ class Metrics(EngineObserver):
         self._has_vllm_names = "vllm" in names
         self._router: RouterPage | None = None
         self.work: AdapterWork | None = None
-        self._counted: dict[str, Counter | Histogram] = {}
-        self._limit = max_adapter_labels
-        self._labels: set[str] = set()
-        self._lock = threading.Lock()
-        self._requests = self._counter("requests", "Requests that ended.", "adapter", "outcome")
-        self._rejected = self._counter(
+        self._families = made = Families(self.registry)
+        self._labels = AdapterLabels(max_adapter_labels)
+        self._requests = made.counter("requests", "Requests that ended.", "adapter", "outcome")
+        self._rejected = made.counter(
             "requests_rejected", "Requests refused before they were queued.", "reason"
         )
-        self._prompt = self._counter("prompt_tokens", "Prompt tokens.", "adapter")
-        self._cached = self._counter(
+        self._prompt = made.counter("prompt_tokens", "Prompt tokens.", "adapter")
+        self._cached = made.counter(
             "prefix_cache_hit_tokens", "Prompt tokens found in the prefix cache.", "adapter"
         )
-        self._completion = self._counter("completion_tokens", "Generated tokens.", "adapter")
-        self._ttft = self._histogram(
+        self._completion = made.counter("completion_tokens", "Generated tokens.", "adapter")
+        self._ttft = made.histogram(
             "time_to_first_token_seconds", "Arrival to first token.", _LATENCY
         )
         self._adapter_ttft = Summary(
@@ -78,63 +69,63 @@ class Metrics(EngineObserver):
             ["adapter"],
             registry=self.registry,
         )
-        self._itl = self._histogram(
+        self._itl = made.histogram(
             "inter_token_latency_seconds", "Between tokens of a sequence.", _LATENCY
         )
-        self._queue = self._histogram("queue_seconds", "Arrival to first step.", _LATENCY)
-        self._adapter_wait = self._histogram(
+        self._queue = made.histogram("queue_seconds", "Arrival to first step.", _LATENCY)
+        self._adapter_wait = made.histogram(
             "adapter_wait_seconds",
             "The part of the queue's time that a request's adapter was being loaded; 0 for those that "
             "did not wait for it.",
             (0, *_LATENCY),
         )
-        self._e2e = self._histogram("request_seconds", "Arrival to end.", _LATENCY)
-        self._prefill = self._histogram("prefill_seconds", "First step to first token.", _LATENCY)
-        self._decode = self._histogram("decode_seconds", "First to last token.", _LATENCY)
-        self._token_time = self._histogram(
+        self._e2e = made.histogram("request_seconds", "Arrival to end.", _LATENCY)
+        self._prefill = made.histogram("prefill_seconds", "First step to first token.", _LATENCY)
+        self._decode = made.histogram("decode_seconds", "First to last token.", _LATENCY)
+        self._token_time = made.histogram(
             "time_per_output_token_seconds",
             "Between tokens, the mean of each request's first choice.",
             _LATENCY,
         )
-        self._prompt_length = self._histogram(
+        self._prompt_length = made.histogram(
             "request_prompt_tokens", "Prompt tokens of a request.", _LENGTHS
         )
-        self._answer_length = self._histogram(
+        self._answer_length = made.histogram(
             "request_completion_tokens", "Generated tokens of a request.", _LENGTHS
         )
-        self._longest = self._histogram(
+        self._longest = made.histogram(
             "request_longest_choice_tokens", "Generated tokens of its longest choice.", _LENGTHS
         )
-        self._finished = self._counter(
+        self._finished = made.counter(
             "finished_requests", "Requests that ended, by what ended them.", "reason"
         )
-        self._step = self._histogram("step_seconds", "One engine step.", _STEPS)
-        self._generated = self._counter("generated_tokens", "Tokens sampled, as steps end.")
-        self._prefilled = self._counter(
-            "prefill_tokens", "Tokens of prompts that steps computed, as they end."
+        self._step = made.histogram("step_seconds", "One engine step.", _STEPS)
+        self._generated = made.counter("generated_tokens", "Tokens sampled, as steps end.")
+        self._prefilled = made.counter(
+            "prefill_tokens",
+            "Tokens that steps computed in rows of more than one, as they end: of prompts, or again "
+            "after a preemption.",
         )
-        self._tokens = self._histogram("step_tokens", "Tokens in a step.", _SIZES)
-        self._sequences = self._histogram("step_sequences", "Sequences in a step.", _SIZES)
-        self._distinct = self._histogram(
+        self._tokens = made.histogram("step_tokens", "Tokens in a step.", _SIZES)
+        self._sequences = made.histogram("step_sequences", "Sequences in a step.", _SIZES)
+        self._distinct = made.histogram(
             "step_distinct_adapters", "Distinct adapters in a step.", (0, *_SIZES)
         )
-        self._loads = self._counter("adapter_loads", "Adapter versions loaded.")
-        self._load_time = self._histogram(
+        self._loads = made.counter("adapter_loads", "Adapter versions loaded.")
+        self._load_time = made.histogram(
             "adapter_load_seconds", "Reading, checking and copying an adapter version.", _LATENCY
         )
-        self._load_failures = self._counter(
+        self._load_failures = made.counter(
             "adapter_load_failures", "Adapters that could not be loaded."
         )
-        self._evictions = self._counter(
+        self._evictions = made.counter(
             "adapter_evictions", "Adapter versions that left their slot.", "reason"
         )
-        self._refused = self._counter(
+        self._refused = made.counter(
             "calls_refused", "Calls without a valid token, or outside its scope.", "reason"
         )
-        self._calls = self._counter("rpcs", "Calls that ended, of every service.", "method", "code")
-        self._http = self._counter(
-            "http_requests", "Calls over HTTP that ended.", "route", "status"
-        )
+        self._calls = made.counter("rpcs", "Calls that ended, of every service.", "method", "code")
+        self._http = made.counter("http_requests", "Calls over HTTP that ended.", "route", "status")
         self._failed = Gauge(
             "loramux_engine_failed", "1 once the engine has failed.", registry=self.registry
         )
@@ -150,7 +141,7 @@ class Metrics(EngineObserver):
         """Take events from `engine` and read its gauges at every scrape. `model_name`: the base's,
         on what has vLLM's names."""
         engine.add_observer(self)
-        self.registry.register(EngineGauges(engine, self._own_label))
+        self.registry.register(EngineGauges(engine, self._labels.has_own))
         digest = AdaptersDigest(engine)
         engine.add_observer(digest)
         self.registry.register(digest)
@@ -158,10 +149,10 @@ class Metrics(EngineObserver):
         signals = RouterSignals(engine, model_name, prefix)
         self.shown.register(signals)
         if self._has_vllm_names:
-            self.shown.register(BoardNames(self._counted, engine, model_name))
-            loads = partial(renamed, self._counted, LOAD_SECONDS, model_name)
+            self.shown.register(BoardNames(self._families.by_name, engine, model_name))
+            loads = partial(renamed, self._families.by_name, LOAD_SECONDS, model_name)
         else:
-            loads = partial(plain, self._counted, LOAD_SECONDS)
+            loads = partial(plain, self._families.by_name, LOAD_SECONDS)
         self._router = RouterPage(signals, loads)
         self.work = AdapterWork(engine)
         engine.add_observer(self.work)
@@ -190,20 +181,19 @@ class Metrics(EngineObserver):
             self._itl.observe(gap)
 
     def on_request_finished(self, record: RequestRecord) -> None:
-        ids = [use.adapter_id for use in record.adapters]
-        adapter = "composition" if len(ids) > 1 else self._label(ids[0] if ids else "")
+        adapter = self._labels.of(record)
         self._requests.labels(adapter, record.outcome).inc()
         self._prompt.labels(adapter).inc(record.prompt_tokens)
         self._cached.labels(adapter).inc(record.cached_tokens)
         self._completion.labels(adapter).inc(record.completion_tokens)
         self._queue.observe(record.queue_s)
-        if ids:
+        if record.adapters:
             self._adapter_wait.observe(record.adapter_wait_s)
         self._e2e.observe(record.e2e_s)
         self._prompt_length.observe(record.prompt_tokens)
         self._answer_length.observe(record.completion_tokens)
         self._longest.observe(max(record.choice_tokens))
-        self._finished.labels(_finish_reason(record)).inc()
+        self._finished.labels(finish_reason(record)).inc()
         if record.ttft_s is not None:
             self._ttft.observe(record.ttft_s)
             self._adapter_ttft.labels(adapter).observe(record.ttft_s)
@@ -251,33 +241,3 @@ class Metrics(EngineObserver):
 
     def on_engine_failed(self, error: BaseException) -> None:
         self._failed.set(1)
-
-    def _label(self, adapter_id: str) -> str:
-        if not adapter_id:
-            return "base"
-        return adapter_id if self._own_label(adapter_id) else "other"
-
-    def _own_label(self, adapter_id: str) -> bool:
-        """True if the adapter has a label of its own: that bounds the number of time series,
-        however many come and go."""
-        with self._lock:
-            if len(self._labels) < self._limit:
-                self._labels.add(adapter_id)
-            return adapter_id in self._labels
-
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        counter = Counter(f"loramux_{name}", text, labels, registry=self.registry)
-        self._counted[name] = counter
-        return counter
-
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        histogram = Histogram(f"loramux_{name}", text, buckets=buckets, registry=self.registry)
-        self._counted[name] = histogram
-        return histogram
-
-
-def _finish_reason(record: RequestRecord) -> str:
-    """What ended a request, in vLLM's words; of several choices what ended the first."""
-    if record.outcome != "ok":
-        return "error" if record.outcome == "error" else "abort"
-    return "length" if record.finish_reasons[:1] == (FinishReason.LENGTH,) else "stop"
