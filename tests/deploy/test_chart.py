@@ -201,6 +201,7 @@ def test_a_base_is_fetched_before_the_server_starts() -> None:
                 ],
             },
         },
+        "adapters": {"manifest": {"adapters": [{"name": "a", "source": "/models/base/a"}]}},
         "networkPolicy": {"egress": [{"ports": [{"port": 443}]}]},
     }
     spec = pod(render(values))
@@ -212,7 +213,11 @@ def test_a_base_is_fetched_before_the_server_starts() -> None:
 
 
 def test_keda_scales_by_what_waits_in_the_release() -> None:
-    objects = render({"scaling": {"keda": {"enabled": True}}}, release="some", namespace="models")
+    values = {
+        "scaling": {"keda": {"enabled": True}},
+        "monitoring": {"podMonitor": {"enabled": True}},
+    }
+    objects = render(values, release="some", namespace="models")
     [trigger] = only(objects, "ScaledObject")["spec"]["triggers"]
     assert trigger["metadata"]["query"] == (
         'sum(loramux_waiting_sequences{namespace="models",job="some-loramux"})'
@@ -237,27 +242,3 @@ def test_the_test_asks_as_a_client_does() -> None:
     assert env["LORAMUX_TARGET"]["value"] == "loramux:50051"
     assert env["LORAMUX_CA"]["value"] == "/etc/loramux-tls/ca.crt"
     assert env["LORAMUX_TOKEN"]["valueFrom"]["secretKeyRef"]["name"] == "loramux-test-token"
-
-
-@pytest.mark.parametrize(
-    ("values", "told"),
-    [
-        ({"replica": 2}, "replica"),
-        ({"image": {"tags": "1"}}, "tags"),
-        ({"replicas": -1}, "replicas"),
-        ({"settings": {"port": 1}}, "settings.port is the chart's own"),
-        ({"settings": {"base": "/b"}}, "use model.base"),
-        ({"model": {"existingClaim": ""}}, "existingClaim, volume and fetch.source"),
-        ({"model": {"fetch": {"source": "hf://o/n"}}}, "networkPolicy.egress"),
-        ({"model": {"fetch": {"sha256": "x"}}}, "sha256"),
-        ({"tls": {"enabled": False, "mutual": True}}, "tls.mutual needs"),
-        (
-            {"scaling": {"hpa": {"enabled": True}, "keda": {"enabled": True}}},
-            "hpa and keda are both on",
-        ),
-        ({"gateway": {"grpcRoute": {"enabled": True}}}, "name a Gateway"),
-    ],
-)
-def test_what_cannot_be_is_refused_by_name(values: dict[str, Any], told: str) -> None:
-    with pytest.raises(helm_python.HelmError, match=re.escape(told)):
-        render(values)

@@ -103,7 +103,7 @@ def parsed(args: list[str]) -> dict[str, Any]:
 def test_the_command_line_takes_what_the_containers_say() -> None:
     fetch = {"source": "https://host/base.tar.gz", "sha256": "0" * 64}
     values = {
-        "model": {"existingClaim": "", "fetch": fetch},
+        "model": {"existingClaim": "base", "fetch": fetch},
         "networkPolicy": {"egress": [{"ports": [{"port": 443}]}]},
     }
     objects = render(values)

@@ -114,7 +114,7 @@ def test_what_scales_names_what_is_there(there: Series) -> None:
     found = {
         one["kind"]: one.get("spec", {})
         for how in ("hpa", "keda")
-        for one in render({"scaling": {how: {"enabled": True}}}, release="some")
+        for one in render({"scaling": {how: {"enabled": True}}} | ALL_ON, release="some")
     }
     (metric,) = found["HorizontalPodAutoscaler"]["metrics"]
     assert there[metric["pods"]["metric"]["name"]] == [{}], "one series of each pod"
@@ -191,23 +191,6 @@ def test_pods_are_scraped_without_what_is_for_routers(
     assert {"targetLabel": "job", "replacement": "some-loramux"}.items() <= endpoint["relabelings"][
         0
     ].items()
-
-
-@pytest.mark.parametrize("release", ["some", "loramux", "another-loramux"])
-def test_the_pod_monitor_picks_the_servers_of_its_release(release: str) -> None:
-    others = {"router": {"enabled": True}} | ALL_ON
-    found = render(others, release=release)
-    (monitor,) = [one["spec"] for one in found if one["kind"] == "PodMonitor"]
-    picked = [
-        one["spec"]["template"]
-        for one in found
-        if one["kind"] in ("Deployment", "StatefulSet")
-        and monitor["selector"]["matchLabels"].items()
-        <= one["spec"]["template"]["metadata"]["labels"].items()
-    ]
-    (pod,) = picked
-    ports = {port["name"] for one in pod["spec"]["containers"] for port in one["ports"]}
-    assert monitor["podMetricsEndpoints"][0]["port"] in ports
 
 
 @pytest.mark.parametrize(

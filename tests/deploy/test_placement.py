@@ -19,7 +19,7 @@ def envoy(objects: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def test_it_is_off_by_default() -> None:
-    for values in ({}, {"router": {"enabled": True}}, {"router": {"placement": {"enabled": True}}}):
+    for values in ({}, {"router": {"enabled": True}}):
         assert not [one for one in render(values) if "placement" in one["metadata"]["name"]]
 
 

@@ -58,7 +58,23 @@ def test_the_pod_is_closed() -> None:
         for volume in spec["volumes"]
         if "secret" in volume
     }
-    assert keys == {"servers-tls": {"ca.crt"}, "router-tls": {"tls.crt", "tls.key"}}
+    assert keys == {"router-tls": {"tls.crt", "tls.key"}}
+    assert authorities(spec) == {"loramux-tls": {"ca.crt"}}
+
+
+def authorities(spec: dict[str, Any]) -> dict[str, set[str]]:
+    """The Secrets that Envoy has towards the servers, and their keys."""
+    (volume,) = [volume for volume in spec["volumes"] if volume["name"] == "servers-tls"]
+    secrets = [source["secret"] for source in volume["projected"]["sources"]]
+    return {one["name"]: {item["key"] for item in one["items"]} for one in secrets}
+
+
+def test_envoy_has_a_certificate_of_its_own_towards_the_servers() -> None:
+    router = ON["router"] | {"upstreamTLS": {"caSecret": "authority", "clientSecret": "client"}}
+    found = objects({"tls": {"mutual": True}, "router": router})
+    spec = only(found, "Deployment", "-router")["spec"]["template"]["spec"]
+    assert authorities(spec) == {"authority": {"ca.crt"}, "client": {"tls.crt", "tls.key"}}
+    assert "loramux-tls" in {v.get("secret", {}).get("secretName") for v in spec["volumes"]}
 
 
 def test_a_stop_outlasts_connections_and_calls() -> None:
@@ -154,7 +170,10 @@ def test_envoy_reads_the_fields_that_name_adapters() -> None:
     "values",
     [
         {},
-        {"tls": {"mutual": True}, "router": {"accessLog": True}},
+        {
+            "tls": {"mutual": True},
+            "router": {"accessLog": True, "upstreamTLS": {"clientSecret": "client"}},
+        },
         {"router": {"policy": "least_request"}},
         {"router": {"hashBalanceFactor": 0, "servers": [{"host": "a", "grpc": 1, "http": 2}]}},
         {"picker": {"enabled": True}},

@@ -89,7 +89,7 @@ EVERYTHING: list[Values] = [
             "dashboard": {"enabled": True},
         },
     },
-    {"scaling": {"keda": {"enabled": True}}},
+    {"scaling": {"keda": {"enabled": True}}, "monitoring": {"podMonitor": {"enabled": True}}},
     {"router": {"enabled": False}, "picker": {"enabled": True}},
     {"router": {"enabled": False}, "picker": {"enabled": True, "envoy": {"enabled": False}}},
 ]

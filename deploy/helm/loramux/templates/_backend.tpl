@@ -1,8 +1,5 @@
 {{/* Name of the Service that calls from inside the cluster go to. */}}
 {{- define "loramux.front" -}}
-{{- if and .Values.router.enabled .Values.picker.enabled }}
-{{- fail "router and picker are both on: which of them is to choose the server?" }}
-{{- end }}
 {{- include "loramux.fullname" . }}
 {{- with include "loramux.router.component" . }}-{{ . }}{{ end }}
 {{- end }}

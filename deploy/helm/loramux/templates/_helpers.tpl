@@ -1,15 +1,19 @@
-{{- define "loramux.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{/* Short enough for what is put behind it, and no other long name's. */}}
+{{- define "loramux.short" -}}
+{{- if gt (len .) 40 }}{{ printf "%s-%s" (trunc 31 . | trimSuffix "-") (sha256sum . | trunc 8) }}{{ else }}{{ trimSuffix "-" . }}{{ end }}
 {{- end }}
 
-{{/* Short enough for what is put behind it. */}}
+{{- define "loramux.name" -}}
+{{- include "loramux.short" (default .Chart.Name .Values.nameOverride) }}
+{{- end }}
+
 {{- define "loramux.fullname" -}}
 {{- if .Values.fullnameOverride }}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- include "loramux.short" .Values.fullnameOverride }}
 {{- else if contains (include "loramux.name" .) .Release.Name }}
-{{- .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- include "loramux.short" .Release.Name }}
 {{- else }}
-{{- printf "%s-%s" .Release.Name (include "loramux.name" .) | trunc 40 | trimSuffix "-" }}
+{{- include "loramux.short" (printf "%s-%s" .Release.Name (include "loramux.name" .)) }}
 {{- end }}
 {{- end }}
 
@@ -28,13 +32,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- end }}
 
-{{/* Name, labels and annotations of an object: (list $ suffix component annotations). */}}
+{{/* Name, labels and annotations of an object: (list $ suffix component annotations), and more labels behind these. */}}
 {{- define "loramux.metadata" -}}
 {{- $root := index . 0 -}}
 name: {{ include "loramux.fullname" $root }}{{ index . 1 }}
 labels:
   {{- include "loramux.labels" $root | nindent 2 }}
   app.kubernetes.io/component: {{ index . 2 }}
+{{- range slice . 4 }}
+{{- with . }}
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
 {{- with merge (dict) (index . 3 | default dict) $root.Values.commonAnnotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
@@ -62,29 +71,16 @@ annotations:
 {{- end }}
 
 {{- define "loramux.kind" -}}
-{{- if and .Values.stateClaim.enabled (eq (.Values.strategy.type | default "RollingUpdate") "Recreate") }}
-{{- fail "strategy.type Recreate is for pods without stateClaim" }}
-{{- end }}
 {{- ternary "StatefulSet" "Deployment" .Values.stateClaim.enabled }}
 {{- end }}
 
 {{- define "loramux.scaled" -}}
-{{- if and .Values.scaling.hpa.enabled .Values.scaling.keda.enabled }}
-{{- fail "scaling: hpa and keda are both on, of which each would undo what the other does" }}
-{{- end }}
-{{- range $by := list "hpa" "keda" }}
-{{- with get $.Values.scaling $by }}
-{{- if gt (int .minReplicas) (int .maxReplicas) }}
-{{- fail (printf "scaling.%s: minReplicas %d is more than maxReplicas %d" $by (int .minReplicas) (int .maxReplicas)) }}
-{{- end }}
-{{- end }}
-{{- end }}
 {{- if or .Values.scaling.hpa.enabled .Values.scaling.keda.enabled }}true{{ end }}
 {{- end }}
 
 {{/* Seconds from SIGTERM to SIGKILL. */}}
 {{- define "loramux.gracePeriod" -}}
-{{- $drain := add (ceil (.Values.settings.drain_delay_s | default 0)) (ceil (.Values.settings.drain_s | default 30)) 10 }}
+{{- $drain := add (ceil (dig "drain_delay_s" 0 .Values.settings)) (ceil (dig "drain_s" 30 .Values.settings)) 10 }}
 {{- with .Values.terminationGracePeriodSeconds }}
 {{- if lt (int .) (int $drain) }}
 {{- fail (printf "terminationGracePeriodSeconds: %d is less than the settings need, drain_delay_s + drain_s + 10 = %d" (int .) (int $drain)) }}
@@ -102,4 +98,17 @@ imagePullSecrets:
 {{- end }}
 securityContext:
   {{- toYaml .Values.podSecurityContext | nindent 2 }}
+{{- end }}
+
+{{/* Where pods go: of values with these keys, those that are given. */}}
+{{- define "loramux.scheduling" -}}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- range $key := list "nodeSelector" "tolerations" "affinity" }}
+{{- with get $ $key }}
+{{ $key }}:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
 {{- end }}

@@ -132,6 +132,11 @@ volumeMounts:
   {{- end }}
 {{- end }}
 
+{{/* Helm merges a volume's source with the default one, an emptyDir, which gives way. */}}
+{{- define "loramux.volumeSource" -}}
+{{- toYaml (ternary (omit . "emptyDir") . (gt (len .) 1)) }}
+{{- end }}
+
 {{- define "loramux.volumes" -}}
 - name: config
   configMap: {name: {{ include "loramux.fullname" . }}}
@@ -148,16 +153,16 @@ volumeMounts:
 - name: models
   {{- include "loramux.modelVolume" . | trim | nindent 2 }}
 - name: cache
-  {{- toYaml .Values.volumes.cache | nindent 2 }}
+  {{- include "loramux.volumeSource" .Values.volumes.cache | nindent 2 }}
 {{- if not .Values.stateClaim.enabled }}
 # What LoadAdapter registered outlives the container, not the pod. For that each pod needs a claim of its own: two
 # servers must not write one file.
 - name: state
-  {{- toYaml .Values.volumes.state | nindent 2 }}
+  {{- include "loramux.volumeSource" .Values.volumes.state | nindent 2 }}
 {{- end }}
 # Also what Triton builds on a GPU (TRITON_CACHE_DIR in the image), so that a restarted container has it.
 - name: tmp
-  {{- toYaml .Values.volumes.tmp | nindent 2 }}
+  {{- include "loramux.volumeSource" .Values.volumes.tmp | nindent 2 }}
 {{- with .Values.sharedMemory }}
 - name: shm
   emptyDir: {medium: Memory, sizeLimit: {{ . }}}

@@ -1,10 +1,12 @@
 {{/* Rules of NetworkPolicies that servers, router and picker share. */}}
 {{- define "loramux.dnsEgress" -}}
+{{- with .Values.networkPolicy.dns }}
 - ports:
     - {port: 53, protocol: UDP}
     - {port: 53, protocol: TCP}
   to:
-    {{- toYaml .Values.networkPolicy.dns | nindent 4 }}
+    {{- toYaml . | nindent 4 }}
+{{- end }}
 {{- end }}
 
 {{/* Calls from everyone, or from those of a list and `helm test`: (list $ peers). */}}

@@ -19,15 +19,12 @@ tls_client_ca: /etc/loramux-tls/ca.crt
 
 {{/* Where a value of the chart says what a setting would. */}}
 {{- define "loramux.checkSettings" -}}
-{{- $instead := dict "base" "model.base" "host" "" "port" "" "http_port" "" "metrics_port" "" "health_port" "" "adapter_manifest" "adapters.manifest" "adapter_cache_dir" "volumes.cache" "state_file" "volumes.state" "auth_file" "auth" "tls_cert" "tls" "tls_key" "tls" "tls_client_ca" "tls.mutual" }}
+{{- $instead := dict "base" "model.base" "host" "extraEnv, LORAMUX_HOST" "port" "" "http_port" "" "metrics_port" "" "health_port" "" "adapter_manifest" "adapters.manifest" "adapter_cache_dir" "volumes.cache" "state_file" "volumes.state" "auth_file" "auth" "tls_cert" "tls" "tls_key" "tls" "tls_client_ca" "tls.mutual" }}
 {{- range $name, $value := .Values.settings }}
 {{- if hasKey $instead $name }}
 {{- $use := get $instead $name }}
 {{- fail (printf "settings.%s is the chart's own%s" $name (ternary (printf ": use %s" $use) "" (ne $use ""))) }}
 {{- end }}
-{{- end }}
-{{- if and .Values.tls.mutual (not .Values.tls.enabled) }}
-{{- fail "tls.mutual needs tls.enabled" }}
 {{- end }}
 {{- end }}
 

@@ -5,26 +5,35 @@ namespace={{ .Release.Namespace | quote }},job={{ include "loramux.fullname" . |
 
 {{/* Refuse what would leave the board empty and the alerts silent. */}}
 {{- define "loramux.monitoring.check" -}}
-{{- $settings := .Values.settings | default dict }}
-
-{{- $names := get $settings "metrics_names" | default (list "loramux") }}
-{{- if not (contains "loramux" (toString $names)) }}
+{{- if not (has "loramux" (.Values.settings.metrics_names | default (list "loramux"))) }}
 {{- fail "monitoring needs loramux among settings.metrics_names" }}
 {{- end }}
 {{- end }}
 
-{{/* Name, labels and annotations: (list $ suffix labels annotations namespace). */}}
-{{- define "loramux.monitoring.metadata" -}}
-{{- $root := index . 0 -}}
-name: {{ include "loramux.fullname" $root }}{{ index . 1 }}
-namespace: {{ index . 4 | default $root.Release.Namespace }}
-labels:
-  {{- include "loramux.labels" $root | nindent 2 }}
-  {{- with index . 2 }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-{{- with merge (dict) (index . 3) ($root.Values.commonAnnotations | default dict) }}
-annotations:
-  {{- toYaml . | nindent 2 }}
+{{/* A port of pods, whose series get this job: (list $ port job). */}}
+{{- define "loramux.monitoring.endpoint" -}}
+{{- with (index . 0).Values.monitoring.podMonitor -}}
+- port: {{ index $ 1 }}
+  path: /metrics
+  interval: {{ .interval }}
+  scrapeTimeout: {{ .scrapeTimeout }}
+  relabelings:
+    - {targetLabel: job, replacement: {{ index $ 2 | quote }}}
+    {{- with .relabelings }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  metricRelabelings:
+    # They are for routers: each change of what is in the slots would be a new series of the one, each adapter one of
+    # the other.
+    - sourceLabels: [__name__]
+      regex: (vllm:|loramux_)lora_(requests_info|adapter_loaded)
+      action: drop
+    # When a counter began says nothing that Prometheus does not find by itself, and is a series more for each.
+    - sourceLabels: [__name__]
+      regex: .*_created
+      action: drop
+    {{- with .metricRelabelings }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
 {{- end }}
 {{- end }}

@@ -99,11 +99,12 @@ volumeMounts:
 
 {{/* The API server has no label that a rule could name. */}}
 {{- define "loramux.picker.apiServer" -}}
-- ports:
-    - {port: 443}
-    - {port: 6443}
-  {{- with .Values.picker.apiServer }}
-  to:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
+{{- $ports := dict "ports" (list (dict "port" 443) (dict "port" 6443)) }}
+{{- range .Values.picker.apiServer | default (list dict) }}
+- {{ toYaml (merge dict . $ports) | nindent 2 | trim }}
+{{- end }}
+{{- end }}
+
+{{- define "loramux.picker.serviceAccount" -}}
+{{- .Values.picker.serviceAccount.name | default (printf "%s-picker" (include "loramux.fullname" .)) }}
 {{- end }}

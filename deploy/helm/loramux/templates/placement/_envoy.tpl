@@ -44,10 +44,5 @@
 {{- end }}
 
 {{- define "loramux.placement.enabled" -}}
-{{- if and .Values.router.enabled .Values.router.placement.enabled }}
-{{- if .Values.picker.enabled }}
-{{- fail "router.placement and picker are both on: one of them names the servers" }}
-{{- end -}}
-true
-{{- end }}
+{{- if and .Values.router.enabled .Values.router.placement.enabled }}true{{ end }}
 {{- end }}

@@ -41,18 +41,8 @@ app.kubernetes.io/component: {{ include "loramux.router.component" . }}
 {{- tpl ($secret | default .Values.tls.existingSecret) . }}
 {{- end }}
 
-{{- define "loramux.router.check" -}}
-{{- if semverCompare "<1.30-0" .Capabilities.KubeVersion.Version }}
-{{- fail "router and picker need Kubernetes 1.30 or newer: a stop of Envoy begins with a pause, which older ones do not have" }}
-{{- end }}
-{{- if and .Values.tls.mutual (not .Values.router.tls.enabled) }}
-{{- fail "tls.mutual needs router.tls.enabled: Envoy asks clients for certificates in the servers' place" }}
-{{- end }}
-{{- end }}
-
 {{/* Envoy's files, by name. */}}
 {{- define "loramux.router.files" -}}
-{{- include "loramux.router.check" . -}}
 envoy.yaml: |
   {{- include "loramux.envoy" . | nindent 2 }}
 {{- if .Values.tls.enabled }}

@@ -33,16 +33,23 @@ volumeMounts:
 - name: envoy
   configMap: {name: {{ include "loramux.router.name" . }}}
 {{- if .Values.tls.enabled }}
+{{- with .Values.router.upstreamTLS }}
 - name: servers-tls
-  secret:
-    secretName: {{ tpl .Values.tls.existingSecret . }}
+  projected:
     defaultMode: 0440
-    items:
-      - {key: {{ .Values.router.upstreamTLS.caKey }}, path: {{ .Values.router.upstreamTLS.caKey }}}
-      {{- if .Values.tls.mutual }}
-      - {key: tls.crt, path: tls.crt}
-      - {key: tls.key, path: tls.key}
+    sources:
+      - secret:
+          name: {{ tpl (.caSecret | default $.Values.tls.existingSecret) $ }}
+          items:
+            - {key: {{ .caKey }}, path: {{ .caKey }}}
+      {{- if $.Values.tls.mutual }}
+      - secret:
+          name: {{ tpl .clientSecret $ }}
+          items:
+            - {key: tls.crt, path: tls.crt}
+            - {key: tls.key, path: tls.key}
       {{- end }}
+{{- end }}
 {{- end }}
 {{- if .Values.router.tls.enabled }}
 - name: router-tls
