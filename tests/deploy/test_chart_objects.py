@@ -43,7 +43,10 @@ def test_long_names_that_begin_alike_differ() -> None:
 
 
 def test_the_api_server_has_rules_of_its_own() -> None:
-    rules = [{"to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}]}, {"ports": [{"port": 8443}]}]
+    rules: list[dict[str, Any]] = [
+        {"to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}]},
+        {"ports": [{"port": 8443}]},
+    ]
     more = {"ports": [{"port": 4317}]}
     values = {
         "picker": {"enabled": True, "apiServer": rules},
