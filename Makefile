@@ -139,7 +139,7 @@ manifests-check: setup  ## fail if one of them is not what it would be
 	$(BIN)/python deploy/envoy/render.py --check
 
 # IMAGE is the one above; what else release.py takes: make cluster-test IMAGE=... ARGS='--other-image ... kill drain'.
-cluster-test:  ## test the chart on the cluster of KUBECONFIG (30 minutes; kubectl, helm, openssl and ghz on the PATH): deploy/test/README.md
+cluster-test:  ## test the chart on the cluster of KUBECONFIG (35 minutes; kubectl, helm, openssl and ghz on the PATH): deploy/test/README.md
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) deploy/test/release.py --image $(IMAGE) --out cluster-test.json $(ARGS)
 
 protos-check: setup  ## fail if the generated code is not that of protos/

@@ -1,7 +1,7 @@
 """Tests the chart on a Kubernetes cluster: what is done to a release while calls come in over its Service
 and through its Envoy, and which calls fail.
 
-    python deploy/test/release.py --image loramux:0.1.0 --out release.json       # all, about 30 minutes
+    python deploy/test/release.py --image loramux:0.1.0 --out release.json       # all, about 35 minutes
     python deploy/test/release.py --image loramux:0.1.0 kill drain               # some scenarios
 
 Needs kubectl (and a KUBECONFIG that may make namespaces), helm, openssl, and a ghz for the pods' kind of processor.
