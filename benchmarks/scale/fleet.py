@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from server.bench.draws.arrivals import Arrivals, arrival_times
 from server.bench.draws.popularity import weighted
 from server.placement.board import Replica as Seen
 
@@ -73,9 +74,14 @@ class Fleet:
             Replica(events, host, costs, sizes, random.Random(f"loads {seed} {i}"), self._loaded)
             for i, host in enumerate(hosts)
         ]
-        self.keys = [f"{seed}-{i}" for i in range(count)]
         self.active = [0] * count
         self.alive = list(range(count))
+        self.route_by(make_router, seed)
+
+    def route_by(self, make_router: MakeRouter, seed: int) -> None:
+        """Put another router before the replicas, which stay as they are; `seed` says what is hashed
+        where."""
+        self.keys = [f"{seed}-{i}" for i in range(len(self.replicas))]
         self.router = make_router(self)
 
     def seen(self) -> Mapping[str, Seen]:
@@ -114,7 +120,11 @@ class Traffic:
         self._warmup, self._draws = (
             self._drawn(load.weights, f"adapters {kind}{seed}") for kind in ("warm-up ", "")
         )
-        self._lengths, self._gaps = random.Random(f"lengths {seed}"), random.Random(f"gaps {seed}")
+        self._lengths = random.Random(f"lengths {seed}")
+        self._times = arrival_times(
+            Arrivals.POISSON, load.rate or 1.0, 1.0, random.Random(f"arrivals {seed}")
+        )
+        self._due = 0.0
         self._left = load.warmup + load.requests
         self._before = 0
         self._under_way = 0
@@ -124,7 +134,7 @@ class Traffic:
         self._first = list(first)
         self._left += len(self._first)
         if self._load.rate is not None:
-            self._next_arrival()
+            self._await_arrival()
         else:
             for _ in range(self._load.concurrency):
                 self._send()
@@ -137,11 +147,14 @@ class Traffic:
     def _drawn(weights: Sequence[float], seed: str) -> Iterator[int]:
         return weighted(range(len(weights)), weights, random.Random(seed))
 
-    def _next_arrival(self) -> None:
-        assert self._load.rate is not None
+    def _await_arrival(self) -> None:
+        before, self._due = self._due, next(self._times)
+        self._events.after(self._due - before, self._arrive)
+
+    def _arrive(self) -> None:
         self._send()
         if self._left > 0:
-            self._events.after(self._gaps.expovariate(self._load.rate), self._next_arrival)
+            self._await_arrival()
 
     def _send(self) -> None:
         if self._left <= 0:
