@@ -31,12 +31,14 @@ from benchmarks.fleet.page import RESULT as MEASURED
 
 from . import page
 from .against import compared
-from .calibrate import calibrate
+from .calibrate import calibrate, calibrate_processes
 from .costs import Costs
 from .policies import POLICIES
 from .studies import Setup, capacity, hot, lost
 
 _AT_SCALE = "smollm2"
+_WITHOUT_WORK = "tiny"
+"""A base whose steps show what the interpreter takes."""
 _SEEDS = 3
 _COMMON_LOAD = 0.8
 """Load of the changes, as a part of the least capacity of any policy that keeps up with half of the
@@ -65,8 +67,9 @@ def _arguments() -> argparse.Namespace:
 def _calibrate(args: argparse.Namespace) -> None:
     program = envoy_program(args.envoy)
     found = {name: calibrate(base, program) for name, base in BASES.items()}
-    interpreted = found["tiny"].steps
-    costs = {name: asdict(replace(one, interpreted=interpreted)) for name, one in found.items()}
+    steps = found[_WITHOUT_WORK].steps
+    of_all = calibrate_processes(BASES[_WITHOUT_WORK], program, steps)
+    costs = {name: asdict(replace(one, interpreted=steps, **of_all)) for name, one in found.items()}
     save({"machine": machine(), "costs": costs}, page.COSTS)
 
 

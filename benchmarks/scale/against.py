@@ -13,12 +13,15 @@ from lora_runtime import EngineConfig
 
 from .costs import Costs
 from .events import Events
-from .fleet import Fleet, Outcome, Traffic
+from .fleet import Fleet
 from .load import Load
 from .policies import POLICIES, Policy
 from .replica import Sizes
+from .traffic import Outcome, Traffic
 
 _OUTPUT_TOKENS = 8
+_LEAST = 5
+"""Of the figures: three loads of a thousand calls tell nothing of one."""
 _ENVOY_STARTS_S = 2.0
 """From the first look of placement to the first request: the fleet waits for Envoy's health checks."""
 
@@ -54,7 +57,7 @@ class Site:
     """Servers on one machine that live through many turns, as the measured ones do."""
 
     def __init__(self, cell: Cell, costs: Costs, replicas: int, cores: int) -> None:
-        self._events, self._costs = Events(), costs
+        self._events = Events()
         config = EngineConfig(max_adapters=cell.slots, adapter_host_bytes=0)
         first = POLICIES[0].of(0)
         self.fleet = Fleet(
@@ -81,7 +84,7 @@ class Site:
         return self._sent(replace(warm, warmup=0, requests=cell.calls, rate=real["rate"]), seed)
 
     def _sent(self, load: Load, seed: int, first: Sequence[int] = ()) -> Outcome:
-        traffic = Traffic(self.fleet, load, self._costs, seed)
+        traffic = Traffic(self.fleet, load, seed)
         traffic.begin(first)
         self._events.run(traffic.goes_on)
         return traffic.outcome
@@ -97,10 +100,12 @@ def _both(real: Mapping[str, Any], outcomes: Sequence[Outcome]) -> dict[str, lis
     }
 
 
-def differences(found: Mapping[str, Any], what: str) -> list[float]:
-    """How far the simulation is from the measurement, as a part of it, for each cell and policy."""
-    pairs = [policy[what] for cell in found.values() for policy in cell.values()]
-    return [simulation / real - 1 for real, simulation in pairs if real]
+def differences(found: Mapping[str, Any], base: str, what: str) -> list[float]:
+    """How far the simulation is from the measurement, as a part of it, for each cell of a base and
+    each policy. Left out is what is next to nothing."""
+    cells = [cell for name, cell in found.items() if name.partition("-")[0] == base]
+    pairs = [policy[what] for cell in cells for policy in cell.values()]
+    return [simulation / real - 1 for real, simulation in pairs if real > _LEAST]
 
 
 def _loads(outcomes: Sequence[Outcome]) -> float:

@@ -14,10 +14,11 @@ from lora_runtime import EngineConfig
 
 from .costs import Costs
 from .events import Events
-from .fleet import Fleet, Outcome, Traffic
+from .fleet import Fleet
 from .load import Load
 from .policies import POLICIES
 from .replica import Sizes
+from .traffic import Outcome, Traffic
 
 _STUCK = 200
 """Calls under way for each replica, beyond which a fleet does not keep up."""
@@ -73,7 +74,7 @@ class Run:
             rate=rate,
             spread=True,
         )
-        self.traffic = Traffic(self.fleet, load, costs, seed)
+        self.traffic = Traffic(self.fleet, load, seed)
 
     def go(self, begins: Callable[[], object] = lambda: None) -> Outcome | None:
         """Run it; `begins` is called with the first counted request. Gives None where the fleet
