@@ -68,9 +68,9 @@ def calibrate_processes(base: Base, program: Path, steps: Steps) -> dict[str, Pr
 
 
 def scaled(loads: Sequence[float], mean: float) -> tuple[float, ...]:
-    """Give loads as they are, but for their mean: what a server uses for one, which is more than
-    the reading that an engine reports."""
-    factor = mean * len(loads) / sum(loads)
+    """Give loads as they are, but for their mean: what a server uses for one, where that is more
+    than the reading that an engine reports."""
+    factor = max(1.0, mean * len(loads) / sum(loads))
     return tuple(factor * load for load in loads)
 
 

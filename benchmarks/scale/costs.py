@@ -67,6 +67,6 @@ class Costs:
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> Costs:
         """Read what was made of them by `asdict`, and by JSON."""
-        rest = {name: Steps(**found[name]) for name in ("steps", "interpreted")}
-        rest |= {name: Process(**found[name]) for name in ("front", "envoy", "client")}
-        return cls(**{**found, **rest, "loads": tuple(found["loads"])})
+        steps = {name: Steps(**found[name]) for name in ("steps", "interpreted")}
+        processes = {name: Process(**found[name]) for name in ("front", "envoy", "client")}
+        return cls(**{**found, **steps, **processes, "loads": tuple(found["loads"])})

@@ -72,8 +72,13 @@ async def used(
     in_steps = steps.step * count + steps.adapter * distinct
     in_steps += steps.prefill_token * prompt_tokens
     in_steps += steps.decode_row * (step_tokens - prompt_tokens)
-    of_calls = (server_s - in_steps, envoy_s, client_s)
-    return Used(*(s / calls for s in of_calls), calls * tokens / count, loads / calls)
+    return Used(
+        (server_s - in_steps) / calls,
+        envoy_s / calls,
+        client_s / calls,
+        calls * tokens / count,
+        loads / calls,
+    )
 
 
 def fitted_process(alone: Sequence[float], together: Sequence[float], told: float) -> Process:

@@ -142,7 +142,7 @@ def _changes_table(study: Mapping[str, Any]) -> str:
         "TTFT p99, ms: before, most, at the end",
         "cut off",
     )
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, found in study.items():
         if not found["keeps_up"]:
             rows.append((name, "does not keep up", "–", "–"))

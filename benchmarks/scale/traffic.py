@@ -73,7 +73,8 @@ class Traffic:
 
     @staticmethod
     def _drawn(weights: Sequence[float], seed: str) -> Iterator[int]:
-        return weighted(range(len(weights)), weights, random.Random(seed))
+        numbers = [str(number) for number in range(len(weights))]
+        return map(int, weighted(numbers, weights, random.Random(seed)))
 
     def _await_arrival(self) -> None:
         before, self._due = self._due, next(self._times)
