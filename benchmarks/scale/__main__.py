@@ -1,8 +1,8 @@
 """Fleets simulated: calibrated on a real server, held to the measured fleet, then read at scale.
 
-    python -m benchmarks.scale calibrate    # costs of a real server; nothing else may run; 2 minutes
-    python -m benchmarks.scale compare      # beside what benchmarks.fleet measured; 2 minutes
-    python -m benchmarks.scale studies      # 64 replicas, 10,000 adapters; about 15 minutes
+    python -m benchmarks.scale calibrate    # costs of a real server; nothing else may run; 6 minutes
+    python -m benchmarks.scale compare      # beside what benchmarks.fleet measured; 3 minutes
+    python -m benchmarks.scale studies      # 64 replicas, 10,000 adapters; about 13 minutes
 
 Each writes its result below benchmarks/results, and its tables and pictures of
 docs/results/scale.md.
@@ -31,13 +31,15 @@ from benchmarks.fleet.page import RESULT as MEASURED
 
 from . import page
 from .against import compared
-from .calibrate import calibrate
+from .calibrate import calibrate, calibrate_processes
 from .costs import Costs
 from .policies import POLICIES
 from .studies import Setup, capacity, hot, lost
 
 _AT_SCALE = "smollm2"
-_SEEDS = 3
+_WITHOUT_WORK = "tiny"
+"""A base whose steps show what the interpreter takes."""
+_SEEDS = 2
 _COMMON_LOAD = 0.8
 """Load of the changes, as a part of the least capacity of any policy that keeps up with half of the
 best one's."""
@@ -65,8 +67,11 @@ def _arguments() -> argparse.Namespace:
 def _calibrate(args: argparse.Namespace) -> None:
     program = envoy_program(args.envoy)
     found = {name: calibrate(base, program) for name, base in BASES.items()}
-    interpreted = found["tiny"].steps
-    costs = {name: asdict(replace(one, interpreted=interpreted)) for name, one in found.items()}
+    steps = found[_WITHOUT_WORK].steps
+    of_all = calibrate_processes(BASES[_WITHOUT_WORK], program, steps)
+    shared = {name: asdict(one) for name, one in of_all.items()}
+    shared["interpreted"] = asdict(steps)
+    costs = {name: asdict(one) | shared for name, one in found.items()}
     save({"machine": machine(), "costs": costs}, page.COSTS)
 
 

@@ -1,67 +1,96 @@
 """Costs of a real server with one thread: its steps, its loads, its front.
 
-Steps and loads are an engine's own reports, alone in this process. The front is what a server's
-process uses beyond its steps, in a closed loop through Envoy without a load; the client's part is
-what Envoy and the caller use meanwhile.
+Steps and loads are an engine's own reports, alone in this process; then another process computes
+beside it. The front is what a server's process uses beyond its steps, in closed loops through Envoy.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
+import multiprocessing
 import random
-import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
-from loramux_client import AsyncClient
 
 from benchmarks.common.recorder import Recorder as Reports
 from benchmarks.common.workloads import adapter_dir
-from benchmarks.fleet.bases import Base, adapter_names
+from benchmarks.fleet.bases import BASES, Base, adapter_names
 from benchmarks.fleet.envoy import routing
 from benchmarks.fleet.policies import ROUND_ROBIN
-from benchmarks.fleet.replicas import Replica, page_of, serving
+from benchmarks.fleet.replicas import serving
 from lora_runtime import Engine, EngineConfig, Request, SamplingParams, StepStats
-from server.bench.call import Ask
-from server.bench.draws.mix import Mix
-from server.bench.draws.prompts import Prompt
-from server.bench.grpc_driver import GrpcDriver
-from server.bench.load import Load, run
-from server.bench.recorder import Recorder
 
-from .costs import Costs, Steps
+from .costs import Costs, Process, Steps
+from .front import CALLERS, FEW, MANY, Used, fitted_process, used
 
 _SLOTS = 16
 _BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24)
-_CALLS, _CALLERS = 300, 8
-_FEW, _MANY = 1, 17
-"""Tokens of the answers from whose difference the cost of one is taken."""
-_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+_NEIGHBOUR_TIMEOUT_S = 120
 
 
 def calibrate(base: Base, program: Path, repeats: int = 3) -> Costs:
-    """Measure everything; `program`: Envoy. Takes a minute, and a machine with nothing else on it."""
+    """Measure an engine, and what a server uses for loads; `program`: Envoy."""
     costs = of_engine(base, repeats)
     with serving(base, 1, _SLOTS) as replicas, routing(program, ROUND_ROBIN, replicas, 0) as port:
-        few, many = (
-            asyncio.run(_front(base, port, replicas[0], costs, tokens)) for tokens in (_FEW, _MANY)
+
+        async def of(adapters: int) -> Used:
+            return await used(base, port, replicas[0], costs.steps, FEW, CALLERS, adapters, 100)
+
+        without, loading = (asyncio.run(of(count)) for count in (CALLERS, len(adapter_names())))
+    of_load = (loading.front - without.front) / (loading.loads - without.loads)
+    return replace(costs, loads=scaled(costs.loads, of_load))
+
+
+def calibrate_processes(base: Base, program: Path, steps: Steps) -> dict[str, Process]:
+    """Measure what the processes take around calls, which is the same for any base: with one that
+    computes next to nothing."""
+    with serving(base, 1, _SLOTS) as replicas, routing(program, ROUND_ROBIN, replicas, 0) as port:
+
+        async def of(tokens: int, callers: int) -> Used:
+            return await used(base, port, replicas[0], steps, tokens, callers, CALLERS, 300)
+
+        alone = [asyncio.run(of(tokens, 1)) for tokens in (FEW, MANY)]
+        together = [asyncio.run(of(tokens, CALLERS)) for tokens in (FEW, MANY)]
+    return {
+        name: fitted_process(
+            [getattr(one, name) for one in alone],
+            [getattr(one, name) for one in together],
+            together[1].told,
         )
-    token, client_token = ((m - f) / (_MANY - _FEW) for f, m in zip(few, many, strict=True))
-    return replace(
-        costs,
-        token=max(0.0, token),
-        call=max(0.0, few[0] - _FEW * token),
-        client_token=max(0.0, client_token),
-        client_call=max(0.0, few[1] - _FEW * client_token),
-    )
+        for name in ("front", "envoy", "client")
+    }
+
+
+def scaled(loads: Sequence[float], mean: float) -> tuple[float, ...]:
+    """Give loads as they are, but for their mean: what a server uses for one, where that is more
+    than the reading that an engine reports."""
+    factor = max(1.0, mean * len(loads) / sum(loads))
+    return tuple(factor * load for load in loads)
 
 
 def of_engine(base: Base, repeats: int) -> Costs:
     """Measure an engine's steps and loads."""
+    with _engine(base) as engine:
+        reports = Reports()
+        engine.add_observer(reports)
+        loads = _loads(engine, reports, repeats)
+        steps = _steps(engine, reports, repeats)
+        span = engine.base.attention_span
+        alone_s = _steps_cpu_s(engine, reports, repeats)
+        with _neighbour(base):
+            beside = _steps_cpu_s(engine, reports, repeats) / alone_s
+    return replace(fitted(steps), loads=tuple(loads), attention_span=span, beside=max(1.0, beside))
+
+
+@contextmanager
+def _engine(base: Base) -> Iterator[Engine]:
+    """Run an engine that knows all adapters."""
     config = EngineConfig(
         threads=1,
         dtype=base.dtype,
@@ -71,15 +100,43 @@ def of_engine(base: Base, repeats: int) -> Costs:
     )
     directory = base.directory()
     with Engine(str(directory), config) as engine:
-        reports = Reports()
-        engine.add_observer(reports)
         engine.warm_up()
         for name in adapter_names():
             engine.load_adapter(str(adapter_dir(name, directory)), name)
-        loads = _loads(engine, reports, repeats)
-        steps = _steps(engine, reports, repeats)
-        span = engine.base.attention_span
-    return replace(fitted(steps), loads=tuple(loads), attention_span=span)
+        yield engine
+
+
+def _steps_cpu_s(engine: Engine, reports: Reports, repeats: int) -> float:
+    """Seconds of a core that the same steps take each time."""
+    before = time.process_time()
+    _steps(engine, reports, repeats)
+    return time.process_time() - before
+
+
+@contextmanager
+def _neighbour(base: Base) -> Iterator[None]:
+    """Let another process compute steps meanwhile."""
+    spawning = multiprocessing.get_context("spawn")
+    runs, is_over = spawning.Event(), spawning.Event()
+    process = spawning.Process(target=_compute, args=(base.name, runs, is_over))
+    process.start()
+    try:
+        if not runs.wait(_NEIGHBOUR_TIMEOUT_S):
+            raise SystemExit("the other process did not start")
+        yield
+    finally:
+        is_over.set()
+        process.join()
+
+
+def _compute(base: str, runs: Event, is_over: Event) -> None:
+    with _engine(BASES[base]) as engine:
+        reports = Reports()
+        engine.add_observer(reports)
+        _steps(engine, reports, 1)
+        runs.set()
+        while not is_over.is_set():
+            _steps(engine, reports, 1)
 
 
 def fitted(steps: Sequence[StepStats]) -> Costs:
@@ -96,7 +153,7 @@ def fitted(steps: Sequence[StepStats]) -> Costs:
     parts = np.zeros(rows.shape[1])
     parts[kept] = found
     error = float(np.median(np.abs(rows @ parts / seconds - 1)))
-    return Costs(Steps(*map(float, parts)), loads=(), call=0, token=0, step_error=error)
+    return Costs(Steps(*map(float, parts)), loads=(), front=Process(), step_error=error)
 
 
 def _content(stats: StepStats) -> tuple[int, int, int, int]:
@@ -137,52 +194,3 @@ def _steps(engine: Engine, reports: Reports, repeats: int) -> list[StepStats]:
 def _request(adapter: str, prompt_tokens: int, new_tokens: int) -> Request:
     sampling = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
     return Request(adapter_id=adapter, token_ids=(65,) * prompt_tokens, sampling=sampling)
-
-
-async def _front(
-    base: Base, port: int, server: Replica, costs: Costs, tokens: int
-) -> tuple[float, float]:
-    """Seconds of a core for each call: of the server beyond its steps, of Envoy and client."""
-    ask = Ask(tokens, ignore_eos=True, stream=True, timeout_s=60, salted=True)
-    mix = Mix(adapter_names()[:_CALLERS], [Prompt(base.prompt)])
-    async with GrpcDriver(AsyncClient(f"127.0.0.1:{port}", retry=False), ask) as driver:
-        await run(Load(_CALLERS * 4, None, _CALLERS), mix.work("warm"), driver, Recorder(), 0)
-        before = _used(server)
-        await run(Load(_CALLS, None, _CALLERS), mix.work("front"), driver, Recorder(), 0)
-        after = _used(server)
-    server_s, others_s, *sums = (a - b for a, b in zip(after, before, strict=True))
-    steps, step_tokens, prompt_tokens, adapters = sums
-    # Not the seconds that the steps were seen to take: who waits for a core is in these.
-    of = costs.steps
-    in_steps = of.step * steps + of.adapter * adapters
-    in_steps += of.prefill_token * prompt_tokens + of.decode_row * (step_tokens - prompt_tokens)
-    return (server_s - in_steps) / _CALLS, others_s / _CALLS
-
-
-def _used(server: Replica) -> list[float]:
-    """What there was so far: seconds of the server's process, and of this one and Envoy, and the
-    sums of what was in steps."""
-    page = page_of(server)
-    own = Path("/proc/self/task").glob("*/children")
-    children = [int(pid) for tasks in own for pid in tasks.read_text().split()]
-    others = sum(_cpu_s(pid) for pid in children if pid != server.process.pid)
-    sums = [
-        _total(page, f"loramux_{name}")
-        for name in (
-            "step_seconds_count",
-            "step_tokens_sum",
-            "prompt_tokens_total",
-            "step_distinct_adapters_sum",
-        )
-    ]
-    return [_cpu_s(server.process.pid), others + time.process_time(), *sums]
-
-
-def _total(page: str, name: str) -> float:
-    found = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", page, re.MULTILINE)
-    return sum(map(float, found))
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * _TICK_S

@@ -29,24 +29,35 @@ class Steps:
 
 
 @dataclass(frozen=True)
+class Process:
+    """Seconds of a core that a process takes which answers, passes on or asks."""
+
+    wake: float = 0.0
+    """To wake up, for one or many things."""
+    call: float = 0.0
+    token: float = 0.0
+    """Of an answer."""
+
+
+@dataclass(frozen=True)
 class Costs:
     """Seconds of a core."""
 
     steps: Steps
     loads: tuple[float, ...]
     """Of loads that were measured; one of them is drawn for each."""
-    call: float
-    """What the server's front does for a call."""
-    token: float
-    """The same for each token of an answer."""
-    client_call: float = 0.0
-    """What client and Envoy do for a call, where they share the machine."""
-    client_token: float = 0.0
+    front: Process
+    """The server's process beyond steps and loads."""
+    envoy: Process = Process()
+    client: Process = Process()
+    """These two where they share the machine."""
     interpreted: Steps = Steps(0, 0, 0, 0)
     """Part of the steps that needs the interpreter's lock, as the front does: what they take of a
     base that computes next to nothing."""
     attention_span: float = float("inf")
     """The base's: tokens of context that cost as much as all else of a token."""
+    beside: float = 1.0
+    """How many times longer things take while another process computes, too."""
     step_error: float = 0.0
     """Median of how far the steps that were measured are from the formula."""
 
@@ -56,6 +67,6 @@ class Costs:
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> Costs:
         """Read what was made of them by `asdict`, and by JSON."""
-        steps, interpreted = Steps(**found["steps"]), Steps(**found["interpreted"])
-        rest = {"loads": tuple(found["loads"]), "steps": steps, "interpreted": interpreted}
-        return cls(**{**found, **rest})
+        steps = {name: Steps(**found[name]) for name in ("steps", "interpreted")}
+        processes = {name: Process(**found[name]) for name in ("front", "envoy", "client")}
+        return cls(**{**found, **steps, **processes, "loads": tuple(found["loads"])})

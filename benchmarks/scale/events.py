@@ -27,3 +27,9 @@ class Events:
         while self._heap and goes_on():
             self.now, _, call = heapq.heappop(self._heap)
             call()
+
+    def pass_by(self, seconds: float) -> None:
+        """Let so many seconds go by, with what happens in them."""
+        over: list[float] = []
+        self.after(seconds, lambda: over.append(self.now))
+        self.run(lambda: not over)

@@ -1,44 +1,17 @@
-"""Replicas, the router before them, and the calls that go through it."""
+"""Replicas, and the router before them."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 
-from server.bench.draws.popularity import weighted
 from server.placement.board import Replica as Seen
 
-from .costs import Costs
+from .costs import Costs, Process
 from .events import Events
 from .host import Host, Thread
-from .load import Load
-from .replica import Asked, Replica, Sizes
+from .replica import Replica, Sizes
 from .routers import Router
-
-
-@dataclass
-class Outcome:
-    """What came of a load's counted requests."""
-
-    ttft_s: list[float] = field(default_factory=list)
-    adapters: list[int] = field(default_factory=list)
-    """Whom each of these asked."""
-    arrived_s: list[float] = field(default_factory=list)
-    replicas: list[int] = field(default_factory=list)
-    """Who answered each."""
-    sent: int = 0
-    refused: int = 0
-    lost: int = 0
-    """Begun when their replica was lost."""
-    loads: int = 0
-    began_s: float = 0.0
-    ended_s: float = 0.0
-    calls: list[int] = field(default_factory=list)
-    """Counted requests by replica."""
-    tokens: list[int] = field(default_factory=list)
-
 
 MakeRouter = Callable[["Fleet"], Router]
 
@@ -61,11 +34,13 @@ class Fleet:
         cores: int = 2,
         shared: bool = False,
     ) -> None:
-        self.events, self._costs = events, costs
+        self.events = events
         hosts = (
-            [Host(events, cores)] * count if shared else [Host(events, cores) for _ in range(count)]
+            [Host(events, cores, costs.beside)] * count
+            if shared
+            else [Host(events, cores, costs.beside) for _ in range(count)]
         )
-        self._client = Thread(hosts[0]) if shared else None
+        self._ways = [(p, Thread(hosts[0], p.wake)) for p in (costs.client, costs.envoy) if shared]
         self.loaded_s: list[float] = []
         """When each load was through."""
         self.slots = sizes.config.max_adapters
@@ -73,9 +48,14 @@ class Fleet:
             Replica(events, host, costs, sizes, random.Random(f"loads {seed} {i}"), self._loaded)
             for i, host in enumerate(hosts)
         ]
-        self.keys = [f"{seed}-{i}" for i in range(count)]
         self.active = [0] * count
         self.alive = list(range(count))
+        self.route_by(make_router, seed)
+
+    def route_by(self, make_router: MakeRouter, seed: int) -> None:
+        """Put another router before the replicas, which stay as they are; `seed` says what is hashed
+        where."""
+        self.keys = [f"{seed}-{i}" for i in range(len(self.replicas))]
         self.router = make_router(self)
 
     def seen(self) -> Mapping[str, Seen]:
@@ -95,144 +75,22 @@ class Fleet:
     def _loaded(self) -> None:
         self.loaded_s.append(self.events.now)
 
-    def on_machine(self, seconds: float, then: Callable[[], object]) -> None:
-        """Let client and Envoy work, if they share the replicas' machine."""
-        if self._client is None:
-            then()
-        else:
-            self._client.start(seconds, then)
+    def towards(self, then: Callable[[], object]) -> None:
+        """Let a call come from the client, through Envoy, if they share the replicas' machine."""
+        self._pass(self._ways, lambda process: process.call, then)
 
+    def back(self, then: Callable[[], object]) -> None:
+        """Let a token come to the client."""
+        self._pass(self._ways[::-1], lambda process: process.token, then)
 
-class Traffic:
-    """A load on a fleet: requests are made, and what comes of them is kept."""
-
-    def __init__(self, fleet: Fleet, load: Load, costs: Costs, seed: int) -> None:
-        self.outcome = Outcome(calls=[0] * len(fleet.replicas), tokens=[0] * len(fleet.replicas))
-        self._fleet, self._load, self._costs = fleet, load, costs
-        self._events = fleet.events
-        # As the bench draws them: the same seed names the same adapters there.
-        self._warmup, self._draws = (
-            self._drawn(load.weights, f"adapters {kind}{seed}") for kind in ("warm-up ", "")
-        )
-        self._lengths, self._gaps = random.Random(f"lengths {seed}"), random.Random(f"gaps {seed}")
-        self._left = load.warmup + load.requests
-        self._before = 0
-        self._under_way = 0
-
-    def begin(self, first: Sequence[int] = ()) -> None:
-        """Send the load; `first`: adapters that are asked once before it, not counted."""
-        self._first = list(first)
-        self._left += len(self._first)
-        if self._load.rate is not None:
-            self._next_arrival()
-        else:
-            for _ in range(self._load.concurrency):
-                self._send()
-
-    def shift(self, weights: Sequence[float], seed: int) -> None:
-        """Let others be popular from now on."""
-        self._draws = self._drawn(weights, f"shifted {seed}")
-
-    @staticmethod
-    def _drawn(weights: Sequence[float], seed: str) -> Iterator[int]:
-        return weighted(range(len(weights)), weights, random.Random(seed))
-
-    def _next_arrival(self) -> None:
-        assert self._load.rate is not None
-        self._send()
-        if self._left > 0:
-            self._events.after(self._gaps.expovariate(self._load.rate), self._next_arrival)
-
-    def _send(self) -> None:
-        if self._left <= 0:
-            return
-        self._left -= 1
-        self._under_way += 1
-        counted = self._left < self._load.requests
-        draws = self._draws if counted else self._warmup
-        adapter = self._first.pop(0) if self._first else next(draws)
-        if counted and not self.outcome.sent:
-            self._before, self.outcome.began_s = len(self._fleet.loaded_s), self._events.now
-        self.outcome.sent += counted
-        call = _Call(self, adapter, counted, *self._load.lengths(self._lengths))
-        self._fleet.on_machine(self._costs.client_call, call.route)
-
-    @property
-    def under_way(self) -> int:
-        """Calls that have no end yet."""
-        return self._under_way
-
-    def ended(self) -> None:
-        """Take up that a call is over."""
-        self._under_way -= 1
-        self.outcome.loads = len(self._fleet.loaded_s) - self._before
-        self.outcome.ended_s = self._events.now
-        if self._load.rate is None:
-            self._send()
-
-    def goes_on(self) -> bool:
-        """Whether there are calls to send, or under way."""
-        return self._left > 0 or self._under_way > 0
-
-    def name(self, adapter: int) -> str:
-        """Give an adapter's id: as the measurement has it where there are names, else its number."""
-        names = self._load.names
-        return names[adapter] if names else f"a{adapter}"
-
-    @property
-    def fleet(self) -> Fleet:
-        return self._fleet
-
-    @property
-    def client_token_s(self) -> float:
-        return self._costs.client_token
-
-
-class _Call:
-    def __init__(
-        self, traffic: Traffic, adapter: int, counted: bool, prompt: int, output: int
+    def _pass(
+        self,
+        ways: Sequence[tuple[Process, Thread]],
+        seconds: Callable[[Process], float],
+        then: Callable[[], object],
     ) -> None:
-        self._traffic, self._adapter, self._counted = traffic, adapter, counted
-        self._prompt, self._output = prompt, output
-        self._arrived = traffic.fleet.events.now
-        self._is_first = True
-        self._number = -1
-
-    def route(self) -> None:
-        """Pick a replica and ask it."""
-        fleet, outcome = self._traffic.fleet, self._traffic.outcome
-        name = self._traffic.name(self._adapter)
-        self._number = number = fleet.router.pick(name)
-        fleet.active[number] += 1
-        asked = Asked(name, self._prompt, self._output, self._token, self._lost)
-        if not fleet.replicas[number].submit(asked):
-            fleet.active[number] -= 1
-            outcome.refused += self._counted
-            self._traffic.ended()
-        elif self._counted:
-            outcome.calls[number] += 1
-            outcome.tokens[number] += self._prompt + self._output
-
-    def _lost(self) -> None:
-        """Ask another replica, unless the answer has begun."""
-        if self._is_first:
-            self.route()
-        else:
-            self._traffic.outcome.lost += self._counted
-            self._traffic.ended()
-
-    def _token(self, asked: Asked, is_last: bool) -> None:
-        is_first, self._is_first = self._is_first, False
-        heard = partial(self._heard, is_first, is_last)
-        self._traffic.fleet.on_machine(self._traffic.client_token_s, heard)
-
-    def _heard(self, is_first: bool, is_last: bool) -> None:
-        fleet, outcome = self._traffic.fleet, self._traffic.outcome
-        if is_first and self._counted:
-            outcome.ttft_s.append(fleet.events.now - self._arrived)
-            outcome.arrived_s.append(self._arrived)
-            outcome.adapters.append(self._adapter)
-            outcome.replicas.append(self._number)
-        if is_last:
-            fleet.active[self._number] -= 1
-            self._traffic.ended()
+        if not ways:
+            then()
+            return
+        process, thread = ways[0]
+        thread.start(seconds(process), lambda: self._pass(ways[1:], seconds, then))

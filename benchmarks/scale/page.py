@@ -19,6 +19,8 @@ COSTS, COMPARED, SCALE = (
 )
 PAGE = ROOT / "docs/results/scale.md"
 _PICTURES = ROOT / "docs/results"
+_PROCESSES = {"front": "the server", "envoy": "Envoy", "client": "the client"}
+_OF_PROCESS = {"wake": "waking up", "call": "a call", "token": "a token"}
 _CHANGES = {"lost": "a replica is lost", "hot": "a tenant gets hot"}
 
 
@@ -54,10 +56,15 @@ def tables_of_costs(report: Mapping[str, Any]) -> dict[str, str]:
         ("a prompt token", *(_ms(base["steps"]["prefill_token"]) for base in bases)),
         ("a distinct adapter of a step", *(_ms(base["steps"]["adapter"]) for base in bases)),
         ("a load, median", *(_ms(median(base["loads"])) for base in bases)),
-        ("the front, a call", *(_ms(base["call"]) for base in bases)),
-        ("the front, a token", *(_ms(base["token"]) for base in bases)),
-        ("client and Envoy, a call", *(_ms(base["client_call"]) for base in bases)),
-        ("client and Envoy, a token", *(_ms(base["client_token"]) for base in bases)),
+        *(
+            (f"{title}, {what}", *(_ms(base[process][field]) for base in bases))
+            for process, title in _PROCESSES.items()
+            for field, what in _OF_PROCESS.items()
+        ),
+        (
+            "longer beside another process",
+            *(f"{base['beside'] - 1:.0%}" for base in bases),
+        ),
         ("steps beside the formula, median", *(f"{base['step_error']:.0%}" for base in bases)),
     ]
     return {"costs": table(head, rows) + _machine(report)}
@@ -76,13 +83,15 @@ def tables_of_compared(report: Mapping[str, Any]) -> dict[str, str]:
         for name, found in policies.items()
     ]
     said = [
-        (title, *_within(differences(report["cells"], what)))
-        for what, title in (("loads_per_1000", "loads"), ("ttft_p50_ms", "TTFT p50"))
+        (f"{title}, {base}", *_within(differences(report["cells"], base, what)))
+        for base in dict.fromkeys(cell.partition("-")[0] for cell in report["cells"])
+        for what, title in _COMPARED.items()
     ]
     within = table(("", "median difference", "largest", "within 10 %"), said)
     return {"compared": table(head, rows), "within": within + _machine(report)}
 
 
+_COMPARED = {"loads_per_1000": "loads", "ttft_p50_ms": "TTFT p50", "calls_per_s": "calls/s"}
 _COMPARED_COLUMNS = (("loads_per_1000", 0), ("ttft_p50_ms", 1), ("balance", 2), ("calls_per_s", 0))
 
 
@@ -133,7 +142,7 @@ def _changes_table(study: Mapping[str, Any]) -> str:
         "TTFT p99, ms: before, most, at the end",
         "cut off",
     )
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, found in study.items():
         if not found["keeps_up"]:
             rows.append((name, "does not keep up", "–", "–"))

@@ -50,14 +50,16 @@ def draw_changes(study: Mapping[str, Any], title: str, target: Path) -> None:
         if not found["keeps_up"]:
             continue
         colour = _COLOURS[i % len(_COLOURS)]
-        above.plot(found["second"], found["loads"], label=name, color=colour, linewidth=1.2)
-        below.plot(found["second"], found["ttft_p99_ms"], color=colour, linewidth=1.2)
+        whole = slice(sum(value > 0 for value in found["ttft_p99_ms"]) - 1)  # not the last, in part
+        seconds = found["second"][whole]
+        above.plot(seconds, found["loads"][whole], label=name, color=colour, linewidth=1.2)
+        below.plot(seconds, found["ttft_p99_ms"][whole], color=colour, linewidth=1.2)
     above.set_title(
         f"{title} at second 0 (simulated): adapter loads a second", fontsize=9, loc="left"
     )
     below.set_title("TTFT p99 of the requests that came in that second, ms", fontsize=9, loc="left")
     below.set_yscale("log")
-    above.legend(fontsize=7, ncols=4, frameon=False)
+    figure.legend(loc="outside lower center", fontsize=8, ncols=7, frameon=False)
     above.set_ylim(bottom=0)
     for axis in (above, below):
         axis.axvline(0, color="black", linewidth=0.6)

@@ -39,7 +39,8 @@ class _Looks:
 
 
 class Placed:
-    """The project's own placement, which looks at its interval; Envoy takes up its table later.
+    """The project's own placement, which looks at its interval; Envoy takes up its table later, but
+    for the first one, without which it does not begin.
 
     Who is not in the table goes by a fallback.
     """
@@ -51,6 +52,8 @@ class Placed:
         self._fallback = LeastRequest(fleet, rng)
         self._table: Mapping[str, tuple[tuple[str, float], ...]] = {}
         self._look()
+        if (first := self._placer.published) is not None:
+            self._take(first.placement)
 
     def changed(self) -> None:
         self._alive = set(self._fleet.alive)
@@ -71,7 +74,11 @@ class Placed:
         if (published := self._placer.published) is not None:
             late = self._rng.random() * ENVOY_REFRESH_S
             events.after(late, lambda: self._take(published.placement))
-        events.after(self._settings.interval_s, self._look)
+        events.after(self._settings.interval_s, self._look_again)
+
+    def _look_again(self) -> None:
+        if self._fleet.router is self:
+            self._look()
 
     def _take(self, table: Mapping[str, tuple[tuple[str, float], ...]]) -> None:
         self._table = table
@@ -81,10 +88,11 @@ def _picker(fleet: Fleet, rng: random.Random) -> Router:
     router = Scored(fleet, rng)
 
     def refresh() -> None:
-        router.refresh()
-        fleet.events.after(PICKER_REFRESH_S, refresh)
+        if fleet.router is router:
+            router.refresh()
+            fleet.events.after(PICKER_REFRESH_S, refresh)
 
-    refresh()
+    fleet.events.after(PICKER_REFRESH_S, refresh)
     return router
 
 

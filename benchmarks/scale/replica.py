@@ -64,7 +64,7 @@ class Replica:
         """`on_loaded`: hears of each adapter that is in."""
         self._events, self._host, self._costs, self._rng = events, host, costs, rng
         self._lock = Lock()
-        self._front = Thread(host, self._lock)
+        self._front = Thread(host, costs.front.wake, self._lock)
         config = sizes.config
         self.most = config.max_running + config.max_waiting
         self.under_way: set[Asked] = set()
@@ -92,7 +92,7 @@ class Replica:
         if len(self.under_way) >= self.most:
             return False
         self.under_way.add(asked)
-        self._front.start(self._costs.call, lambda: self._arrive(asked))
+        self._front.start(self._costs.front.call, lambda: self._arrive(asked))
         return True
 
     def stop(self) -> Seq[Asked]:
@@ -114,7 +114,7 @@ class Replica:
         self._wake()
 
     def _load(self, done: Callable[[], object]) -> None:
-        self._host.start(self._costs.of_load(self._rng), done, weight=_NICE)
+        self._host.start(self._costs.of_load(self._rng), done, weight=_NICE, lock=self._lock)
 
     def _step(self) -> None:
         """Take in what has come, and begin a step if anything can run."""
@@ -164,7 +164,7 @@ class Replica:
             if not seq.num_remaining:
                 sampled.append(self._sample(seq))
         if sampled:
-            self._front.start(self._costs.token * len(sampled), lambda: self._tell(sampled))
+            self._front.start(self._costs.front.token * len(sampled), lambda: self._tell(sampled))
         self._step()
 
     def _sample(self, seq: Sequence) -> tuple[Asked, bool]:

@@ -14,10 +14,11 @@ from lora_runtime import EngineConfig
 
 from .costs import Costs
 from .events import Events
-from .fleet import Fleet, Outcome, Traffic
+from .fleet import Fleet
 from .load import Load
 from .policies import POLICIES
 from .replica import Sizes
+from .traffic import Outcome, Traffic
 
 _STUCK = 200
 """Calls under way for each replica, beyond which a fleet does not keep up."""
@@ -35,8 +36,8 @@ class Setup:
     cores: int = 2
     prompt_tokens: int = 64
     output_tokens: int = 16
-    warmup: int = 4_000
-    requests: int = 8_000
+    warmup: int = 1_000
+    requests: int = 2_500
     objective_s: float = 0.5
     """TTFT that 99 of 100 requests are to have."""
 
@@ -73,7 +74,7 @@ class Run:
             rate=rate,
             spread=True,
         )
-        self.traffic = Traffic(self.fleet, load, costs, seed)
+        self.traffic = Traffic(self.fleet, load, seed)
 
     def go(self, begins: Callable[[], object] = lambda: None) -> Outcome | None:
         """Run it; `begins` is called with the first counted request. Gives None where the fleet
@@ -99,7 +100,7 @@ def _with_history(fleet: Fleet, setup: Setup, rate: float) -> Fleet:
     return fleet
 
 
-def capacity(setup: Setup, costs: Costs, policy: str, seed: int, steps: int = 6) -> dict[str, Any]:
+def capacity(setup: Setup, costs: Costs, policy: str, seed: int, steps: int = 5) -> dict[str, Any]:
     """Find the highest rate at which the TTFT objective holds, by halving; with its loads."""
     low, high = 0.0, _ceiling(setup, costs)
     best: dict[str, Any] = {}

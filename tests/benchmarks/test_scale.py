@@ -11,19 +11,22 @@ from typing import Any
 
 import pytest
 
-from benchmarks.scale.costs import Costs, Steps
+from benchmarks.scale.costs import Costs, Process, Steps
 from benchmarks.scale.events import Events
-from benchmarks.scale.fleet import Fleet, Outcome, Traffic
-from benchmarks.scale.host import Host, Lock, Thread
+from benchmarks.scale.fleet import Fleet
+from benchmarks.scale.front import FEW, MANY, fitted_process
+from benchmarks.scale.host import SWITCH_S, Host, Lock, Thread
 from benchmarks.scale.load import Load
 from benchmarks.scale.maglev import bounded, hashed, table
 from benchmarks.scale.policies import POLICIES
 from benchmarks.scale.replica import Sizes
+from benchmarks.scale.traffic import Outcome, Traffic
 from lora_runtime import EngineConfig
 
 STEP_S = 0.01
-COSTS = Costs(Steps(0.002, 0.0004, 0.0001, 0.0003), (0.02, 0.03), call=0.001, token=0.0001)
-ONE_AT_A_TIME = Costs(Steps(STEP_S, 0, 0, 0), (0.0,), call=0, token=0)
+FRONT = Process(wake=0.0005, call=0.001, token=0.0001)
+COSTS = Costs(Steps(0.002, 0.0004, 0.0001, 0.0003), (0.02, 0.03), FRONT)
+ONE_AT_A_TIME = Costs(Steps(STEP_S, 0, 0, 0), (0.0,), Process())
 ZIPF = [1 / rank for rank in range(1, 65)]
 
 
@@ -38,7 +41,7 @@ def fleet_of(
 
 def simulated(policy: str, load: Load, seed: int = 0) -> Outcome:
     fleet = fleet_of(policy, seed=seed)
-    traffic = Traffic(fleet, load, COSTS, seed)
+    traffic = Traffic(fleet, load, seed)
     traffic.begin()
     fleet.events.run(traffic.goes_on)
     return traffic.outcome
@@ -73,7 +76,7 @@ def test_policies_that_know_the_adapter_load_less() -> None:
 
 def test_slots_that_hold_all_adapters_load_each_once_a_replica() -> None:
     fleet = fleet_of("round robin", max_adapters=64)
-    traffic = Traffic(fleet, replace(LOAD, requests=600), COSTS, 0)
+    traffic = Traffic(fleet, replace(LOAD, requests=600), 0)
     traffic.begin()
     fleet.events.run(traffic.goes_on)
     loaded = sum(len(replica.store.resident) for replica in fleet.replicas)
@@ -85,7 +88,7 @@ def test_a_server_of_one_at_a_time_waits_as_queueing_theory_has_it() -> None:
     utilisation = 0.6
     fleet = fleet_of("round robin", ONE_AT_A_TIME, replicas=1, max_running=1, max_waiting=4000)
     load = Load([1.0], 6000, 200, 8, 1, rate=utilisation / STEP_S)
-    traffic = Traffic(fleet, load, ONE_AT_A_TIME, 0)
+    traffic = Traffic(fleet, load, 0)
     traffic.begin()
     fleet.events.run(traffic.goes_on)
     mean_s = sum(traffic.outcome.ttft_s) / 6000
@@ -95,7 +98,7 @@ def test_a_server_of_one_at_a_time_waits_as_queueing_theory_has_it() -> None:
 
 def test_what_a_lost_replica_had_not_begun_is_answered_by_others() -> None:
     fleet = fleet_of("least request")
-    traffic = Traffic(fleet, replace(LOAD, requests=400, rate=300.0), COSTS, 0)
+    traffic = Traffic(fleet, replace(LOAD, requests=400, rate=300.0), 0)
     fleet.events.after(0.6, lambda: fleet.lose(1))
     traffic.begin()
     fleet.events.run(traffic.goes_on)
@@ -109,7 +112,7 @@ def test_what_a_lost_replica_had_not_begun_is_answered_by_others() -> None:
 
 def test_a_full_queue_refuses() -> None:
     fleet = fleet_of("round robin", replicas=1, max_running=2, max_waiting=2)
-    traffic = Traffic(fleet, Load(ZIPF, 50, 0, 32, 4, rate=1e4), COSTS, 0)
+    traffic = Traffic(fleet, Load(ZIPF, 50, 0, 32, 4, rate=1e4), 0)
     traffic.begin()
     fleet.events.run(traffic.goes_on)
     outcome = traffic.outcome
@@ -146,7 +149,7 @@ def test_more_than_the_cores_share_them() -> None:
     assert found["a"] == found["b"] == found["c"] == pytest.approx(3.25)
 
 
-def test_those_of_one_lock_have_one_core_and_light_ones_what_is_left() -> None:
+def test_those_of_one_lock_take_turns_and_light_ones_have_what_is_left() -> None:
     def start(events: Events, noted: Callable[[str], Callable[[], None]]) -> None:
         lock, host = Lock(), Host(events, 2)
         host.start(1.0, noted("locked"), lock=lock)
@@ -157,16 +160,44 @@ def test_those_of_one_lock_have_one_core_and_light_ones_what_is_left() -> None:
         other.start(1.0, noted("light"), weight=0.25)
 
     found = ends(start)
-    assert found == {"free": 1.0, "heavy": 1.25, "locked": 2.0, "locked too": 2.0, "light": 2.0}
+    assert found.pop("locked") == pytest.approx(2.0 - SWITCH_S)
+    assert found == {"free": 1.0, "heavy": 1.25, "locked too": 2.0, "light": 2.0}
 
 
-def test_a_thread_does_one_thing_after_the_other() -> None:
+def test_a_light_holder_of_a_lock_holds_up_who_waits_for_it_until_the_switch() -> None:
     def start(events: Events, noted: Callable[[str], Callable[[], None]]) -> None:
-        thread = Thread(Host(events, 2))
-        thread.start(1.0, noted("first"))
-        thread.start(1.0, noted("second"))
+        lock, host = Lock(), Host(events, 1)
+        host.start(1.0, noted("light"), weight=0.25, lock=lock)
+        host.start(0.001, noted("heavy"), lock=lock)
+        host.start(1.0, noted("elsewhere"))
 
-    assert ends(start) == {"first": 1.0, "second": 2.0}
+    assert ends(start)["heavy"] == pytest.approx(SWITCH_S + 0.002)
+
+
+def test_things_take_longer_beside_others() -> None:
+    def start(events: Events, noted: Callable[[str], Callable[[], None]]) -> None:
+        host = Host(events, 2, beside=1.25)
+        host.start(1.0, noted("short"))
+        host.start(2.0, noted("long"))
+
+    assert ends(start) == {"short": 1.25, "long": 2.25}
+
+
+def test_a_thread_does_one_thing_after_the_other_and_wakes_up_once_for_what_has_come() -> None:
+    def start(events: Events, noted: Callable[[str], Callable[[], None]]) -> None:
+        thread = Thread(Host(events, 2), wake_s=0.5)
+        for name in ("first", "second", "third"):
+            thread.start(1.0, noted(name))
+
+    assert ends(start) == {"first": 1.5, "second": 3.0, "third": 4.0}
+
+
+def test_what_processes_take_is_found_from_few_and_many_at_once() -> None:
+    wake, call, token, told = 0.4, 2.0, 0.1, 4.0
+    alone = [call + FEW * token + (1 + FEW) * wake, call + MANY * token + (1 + MANY) * wake]
+    together = [call + n * token + (1 + n) * wake / told for n in (FEW, MANY)]
+    found = fitted_process(alone, together, told)
+    assert (found.wake, found.call, found.token) == pytest.approx((wake, call, token))
 
 
 # --- Maglev -----------------------------------------------------------------------------------------

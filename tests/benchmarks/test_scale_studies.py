@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from benchmarks.scale import page
-from benchmarks.scale.costs import Costs, Steps
+from benchmarks.scale.costs import Costs, Process, Steps
 from benchmarks.scale.studies import Run, Setup, capacity, hot, lost
 
-COSTS = Costs(Steps(0.002, 0.0004, 0.0001, 0.0003), (0.02, 0.03), call=0.001, token=0.0001)
+FRONT = Process(wake=0.0005, call=0.001, token=0.0001)
+COSTS = Costs(Steps(0.002, 0.0004, 0.0001, 0.0003), (0.02, 0.03), FRONT)
 SETUP = Setup(
     replicas=3, adapters=200, slots=8, prompt_tokens=16, output_tokens=4, warmup=50, requests=300
 )
@@ -69,12 +70,12 @@ def test_the_page_has_a_row_for_each_policy_and_pictures(
 
 def test_what_was_measured_stands_beside_what_was_simulated() -> None:
     both = {"loads_per_1000": [100, 105], "ttft_p50_ms": [20, 30], "balance": [1, 1]}
-    cells = {"a load": {"hash": both | {"calls_per_s": [200, 210]}}}
+    cells = {"tiny-zipf": {"hash": both | {"calls_per_s": [200, 210]}}}
     about = {"cores": 2, "cpu": "a processor", "date": "2026-01-01"}
     tables = page.tables_of_compared({"machine": about, "cells": cells})
     assert (
-        "| a load | hash | 100 / 105 | 20.0 / 30.0 | 1.00 / 1.00 | 200 / 210 |"
+        "| tiny-zipf | hash | 100 / 105 | 20.0 / 30.0 | 1.00 / 1.00 | 200 / 210 |"
         in tables["compared"]
     )
-    assert "| loads | 5% | 5% | 1 of 1 |" in tables["within"]
-    assert "| TTFT p50 | 50% | 50% | 0 of 1 |" in tables["within"]
+    assert "| loads, tiny | 5% | 5% | 1 of 1 |" in tables["within"]
+    assert "| TTFT p50, tiny | 50% | 50% | 0 of 1 |" in tables["within"]
