@@ -26,7 +26,7 @@ def draw_capacity(report: Mapping[str, Any], target: Path) -> None:
         mean = sum(values) / len(values)
         axis.barh(i, mean, color=_COLOURS[i % len(_COLOURS)])
         axis.plot(values, [i] * len(values), "|", color="black", markersize=9)
-        axis.text(mean, i, f"  {mean:.2f}", va="center", fontsize=8)
+        axis.text(max(values), i, f"  {mean:.2f}", va="center", fontsize=8)
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.invert_yaxis()
     axis.margins(x=0.12)
