@@ -39,6 +39,7 @@ def named(*names: str) -> dict[str, Any]:
         ({"model": {"existingClaim": ""}}, "existingClaim, volume and fetch.source"),
         ({"model": {"fetch": {"source": "hf://o/n"}}}, "networkPolicy.egress"),
         ({"model": {"fetch": {"sha256": "x"}}}, "sha256"),
+        ({"model": {"fetch": {"source": "https://host/base.tar.gz"}}}, "sha256"),
         ({"tls": {"enabled": False, "mutual": True}}, "tls.mutual needs"),
         (
             {"scaling": {"hpa": {"enabled": True}, "keda": {"enabled": True}}},

@@ -3,6 +3,7 @@
 {{- include "loramux.check.front" . }}
 {{- include "loramux.check.secrets" . }}
 {{- include "loramux.check.adapters" . }}
+{{- include "loramux.check.fetch" . }}
 {{- include "loramux.check.metrics" . }}
 {{- include "loramux.check.scaling" . }}
 {{- include "loramux.check.claims" . }}
@@ -37,11 +38,19 @@
 {{- if and $number (hasKey $units $unit) }}{{ mulf $number (get $units $unit) }}{{ end }}
 {{- end }}
 
+{{- define "loramux.check.fetch" -}}
+{{- with .Values.model.fetch }}
+{{- if and (regexMatch "^https?://" .source) (not .sha256) }}
+{{- fail "model.fetch.source is an archive, which needs model.fetch.sha256" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Declared adapters that would never be there: an emptyDir has what is fetched, and what containers or mounts of one's own bring. */}}
 {{- define "loramux.check.adapters" -}}
 {{- $own := or .Values.initContainers .Values.extraContainers .Values.extraVolumeMounts .Values.adapters.existingConfigMap }}
 {{- if and .Values.model.fetch.source (hasPrefix "emptyDir" (include "loramux.modelVolume" . | trim)) (not $own) }}
-{{- range dig "adapters" list .Values.adapters.manifest }}
+{{- range dig "adapters" list (.Values.adapters.manifest | default dict) }}
 {{- $source := trimPrefix "file://" (toString .source) }}
 {{- if and (hasPrefix "/models/" $source) (not (hasPrefix (printf "/models/%s/" $.Values.model.base) $source)) }}
 {{- fail (printf "adapters.manifest: nothing fills %s, the source of %v: the volume is an emptyDir, to which model.fetch brings %s alone" $source .name $.Values.model.base) }}
