@@ -79,10 +79,14 @@ def _move(board: Board, source: str, to: str, work: float, moves: int) -> int | 
     fitting = [name for name, share in candidates.items() if share <= work]
     whole = max(fitting, key=lambda name: (candidates[name], name), default=None)
     largest = max(candidates, key=lambda name: (candidates[name], name))
-    if whole is not None and (candidates[whole] >= work / 2 or candidates[largest] < work):
+    copy_cost = board.copy_cost(largest, to)
+    if whole is not None and (
+        candidates[whole] >= work / 2 or candidates[largest] < work or copy_cost > moves
+    ):
         cost = board.cost(whole, source, to)
         board.move(whole, source, to)
         return cost
-    cost = board.cost(largest, source, to)
+    if copy_cost > moves:
+        return None
     board.shift(largest, source, to, work)
-    return cost
+    return copy_cost

@@ -60,6 +60,12 @@ class Board:
             return 0
         return int(adapter in self.replicas[source].resident)
 
+    def copy_cost(self, adapter: str, to: str) -> int:
+        """Give how many loads it costs that `to` serves it, too. What is nowhere comes anyway."""
+        if adapter in self.replicas[to].resident:
+            return 0
+        return int(any(adapter in replica.resident for replica in self.replicas.values()))
+
     def free(self, replica: str) -> int:
         """Give the slots that nothing is placed on; below 0 where more is placed than fits."""
         return self.replicas[replica].slots - len(self.held[replica])
