@@ -2,6 +2,7 @@
 {{- define "loramux.check" -}}
 {{- include "loramux.check.front" . }}
 {{- include "loramux.check.secrets" . }}
+{{- include "loramux.check.fetch" . }}
 {{- include "loramux.check.adapters" . }}
 {{- include "loramux.check.metrics" . }}
 {{- include "loramux.check.scaling" . }}
@@ -37,11 +38,27 @@
 {{- if and $number (hasKey $units $unit) }}{{ mulf $number (get $units $unit) }}{{ end }}
 {{- end }}
 
+{{/* What `loramux fetch` refuses. */}}
+{{- define "loramux.check.fetch" -}}
+{{- with .Values.model.fetch }}
+{{- $archive := regexMatch "^https?://" .source }}
+{{- if and $archive (not .sha256) }}
+{{- fail "model.fetch.source is an archive, which needs model.fetch.sha256" }}
+{{- end }}
+{{- if and .source .sha256 (not $archive) }}
+{{- fail "model.fetch.sha256 is for archives over http:// and https:// alone" }}
+{{- end }}
+{{- if and .source .revision (not (hasPrefix "hf://" .source)) }}
+{{- fail "model.fetch.revision is for hf:// alone" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Declared adapters that would never be there: an emptyDir has what is fetched, and what containers or mounts of one's own bring. */}}
 {{- define "loramux.check.adapters" -}}
 {{- $own := or .Values.initContainers .Values.extraContainers .Values.extraVolumeMounts .Values.adapters.existingConfigMap }}
 {{- if and .Values.model.fetch.source (hasPrefix "emptyDir" (include "loramux.modelVolume" . | trim)) (not $own) }}
-{{- range dig "adapters" list .Values.adapters.manifest }}
+{{- range dig "adapters" list (.Values.adapters.manifest | default dict) }}
 {{- $source := trimPrefix "file://" (toString .source) }}
 {{- if and (hasPrefix "/models/" $source) (not (hasPrefix (printf "/models/%s/" $.Values.model.base) $source)) }}
 {{- fail (printf "adapters.manifest: nothing fills %s, the source of %v: the volume is an emptyDir, to which model.fetch brings %s alone" $source .name $.Values.model.base) }}
