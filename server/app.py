@@ -148,8 +148,8 @@ class App:
     async def load(self) -> None:
         """Load the base, warm up, load adapters, open the serving port.
 
-        Health turns to SERVING once all that are declared serve. Raises StateFileError,
-        RuntimeError for a port that was taken meanwhile, and what the engine raises.
+        Health turns to SERVING once all that are declared serve. Raises StateFileError, OSError
+        or RuntimeError for a port that was taken meanwhile, and what the engine raises.
         """
         log.info("loading base model", base=self.settings.base)
         in_thread = self._threads.starting.run

@@ -69,11 +69,17 @@ def _try_to_bind(family: int, where: Any) -> OSError | None:
 def add_port(
     server: grpc.aio.Server, settings: Settings, secure: grpc.ServerCredentials | None
 ) -> int:
-    """Add the port; gives the one that was taken. Raises RuntimeError."""
+    """Add the port; gives the one that was taken. Raises OSError if it is another's by now, and
+    RuntimeError."""
     where = address(settings, settings.port)
-    if secure is None:
-        return server.add_insecure_port(where)
-    return server.add_secure_port(where, secure)
+    try:
+        if secure is None:
+            return server.add_insecure_port(where)
+        return server.add_secure_port(where, secure)
+    except RuntimeError:  # gRPC keeps the reason to its own log
+        with named_port("--port", settings.port):
+            check_port(settings)
+        raise
 
 
 def channel_options(settings: Settings) -> list[tuple[str, int]]:

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
+try:
+    import helm_python  # noqa: F401
+    import yaml
+except ModuleNotFoundError as error:
+    sys.exit(f"{error}: pip install helm-python-sdk pyyaml")
 
 HERE = Path(__file__).parent
 _CHART = HERE.parent / "helm" / "render.py"

@@ -142,16 +142,16 @@ def policy(
     as_json: AsJson = False,
 ) -> None:
     """Set what an adapter's requests may take. Takes the place of the whole former policy."""
-    answer = client.set_policy(
-        name,
-        **_given(
-            weight=weight,
-            max_running=max_running,
-            max_waiting=max_waiting,
-            tokens_per_minute=tokens_per_minute,
-            pinned=pinned,
-        ),
+    given = _given(
+        weight=weight,
+        max_running=max_running,
+        max_waiting=max_waiting,
+        tokens_per_minute=tokens_per_minute,
+        pinned=pinned,
     )
+    if not given:
+        fail("name what to set, such as --weight 1: it takes the place of the whole policy", 2)
+    answer = client.set_policy(name, **given)
     _show([answer.adapter] if answer.HasField("adapter") else [], as_json)
 
 

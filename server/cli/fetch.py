@@ -27,8 +27,8 @@ def fetch(
     """Fetch a base model into a directory, whole or not at all, unless it is there.
 
     A hub's token is in HF_TOKEN, stores have their own variables (AWS_ACCESS_KEY_ID, ...), and an
-    archive's Authorization header is in LORAMUX_FETCH_AUTHORIZATION, which goes out over https://
-    alone.
+    archive's Authorization header is in LORAMUX_FETCH_AUTHORIZATION, which is refused over http://
+    but to this machine.
     """
     from ..fetching.errors import FetchError
     from ..fetching.fetch import fetch as bring  # hubs and stores are not for every command

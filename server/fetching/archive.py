@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tarfile
 import tempfile
@@ -19,6 +20,7 @@ from .errors import FetchError
 AUTHORIZATION = "LORAMUX_FETCH_AUTHORIZATION"
 """Variable with the value of the request's Authorization header, which goes out over TLS alone, or to
 this machine."""
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _CONFIG = "config.json"
 _TIMEOUT_S = 60
 _CHUNK = 1 << 20
@@ -31,6 +33,8 @@ def fetch(source: str, directory: Path, sha256: str) -> None:
     """
     if not sha256:
         raise FetchError("an archive over HTTP needs its sha256")
+    if not _SHA256.fullmatch(sha256):
+        raise FetchError(f"{sha256!r} is no sha256, which has 64 hexadecimal digits")
     request = _request(source)
     with tempfile.TemporaryFile(dir=directory) as file:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
@@ -53,7 +57,9 @@ def _request(source: str) -> urllib.request.Request:
     request = urllib.request.Request(source)
     if value := os.environ.get(AUTHORIZATION, "").strip():
         if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
-            raise FetchError(f"{redact(source)}: {AUTHORIZATION} is sent over https:// alone")
+            raise FetchError(
+                f"{redact(source)}: {AUTHORIZATION} is refused over http:// but to this machine"
+            )
         if not value.isprintable():  # the library would show it
             raise FetchError(f"{AUTHORIZATION} must be one line of visible characters")
         # Not to where a redirect leads.

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from .metrics import PlacementMetrics
 from .placer import Placer, Published
-from .table import response
+from .table import RESOURCES, response
 
 log = structlog.get_logger("loramux.placement")
 
@@ -102,7 +102,16 @@ class PlacementApp:
 
     async def _placement(self, _: Request) -> Response:
         published = self._placer.published
-        return JSONResponse(dict(published.placement) if published else {})
+        found = self._placer.fleet.addresses
+        return JSONResponse(
+            {
+                "replicas": {
+                    name: {protocol: address.served_at(protocol) for protocol in RESOURCES.values()}
+                    for name, address in found.items()
+                },
+                "adapters": dict(published.placement) if published else {},
+            }
+        )
 
     async def _health(self, _: Request) -> Response:
         age_s = asyncio.get_running_loop().time() - self._looked

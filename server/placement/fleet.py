@@ -66,6 +66,8 @@ class Fleet:
 
     def _note(self, name: str, answer: Page | str) -> None:
         if isinstance(answer, Page):
+            if self._misses[name]:
+                log.info("replica answers again", replica=name)
             self._misses[name] = 0
             return
         self.failures += 1
@@ -121,5 +123,9 @@ def _fetch(address: Address) -> Page | str:
     """Give the replica's page, or why there is none."""
     try:
         return parse(_read(address))
+    except http.client.RemoteDisconnected as error:
+        return str(error)
+    except http.client.BadStatusLine:  # with what came there, such as frames of HTTP/2
+        return "no HTTP there: is it the metrics port?"
     except (OSError, http.client.HTTPException, ValueError) as error:
         return str(error) or type(error).__name__

@@ -39,7 +39,7 @@ def run(settings: Settings, host: str, port: int, log_format: str) -> None:
     )
     log.info(
         "placing",
-        replicas=[f"{target.host}:{target.metrics}" for target in settings.targets],
+        replicas=[str(target) for target in settings.targets],
         address=f"{host}:{listener.getsockname()[1]}",
         interval_s=settings.interval_s,
     )

@@ -10,7 +10,7 @@ from typing import Literal
 
 Protocol = Literal["grpc", "http"]
 _TARGET = re.compile(
-    r"(?P<host>\[[^]]+\]|[^:=\[\]]+):(?P<port>\d+)(?:=(?P<grpc>\d+)(?:,(?P<http>\d+))?)?"
+    r"(?P<host>\[[^]]+\]|[^:=\[\]]+):(?P<port>\d+)(?:=(?P<grpc>\d+),(?P<http>\d+))?"
 )
 _PORTS = range(1, 65536)
 
@@ -26,14 +26,19 @@ class Target:
 
     @classmethod
     def parse(cls, text: str) -> Target:
-        """Read HOST:METRICS, HOST:METRICS=GRPC or HOST:METRICS=GRPC,HTTP. Raises ValueError."""
+        """Read HOST:METRICS or HOST:METRICS=GRPC,HTTP. Raises ValueError."""
         found = _TARGET.fullmatch(text)
         if found is None:
-            raise ValueError(f"{text!r} is not HOST:METRICS or HOST:METRICS=GRPC,HTTP")
+            raise ValueError(
+                f"{text!r} is not HOST:METRICS or HOST:METRICS=GRPC,HTTP, which needs both ports"
+            )
         ports = [int(found[name] or getattr(cls, name, 0)) for name in ("port", "grpc", "http")]
         if wrong := [port for port in ports if port not in _PORTS]:
             raise ValueError(f"{text!r}: {wrong[0]} is no port")
         return cls(found["host"].strip("[]"), *ports)
+
+    def __str__(self) -> str:
+        return f"{joined(self.host, self.metrics)}={self.grpc},{self.http}"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,10 @@ def keda(**values: Any) -> dict[str, Any]:
     return {"scaling": {"keda": {"enabled": True} | values}}
 
 
+def fetched(source: str, **values: str) -> dict[str, Any]:
+    return {"model": {"fetch": {"source": source} | values}}
+
+
 def named(*names: str) -> dict[str, Any]:
     return {"settings": {"metrics_names": list(names)}}
 
@@ -50,6 +54,9 @@ def named(*names: str) -> dict[str, Any]:
         ({"resources": {"limits": {"cpu": "3900m"}}}, "resources.limits.cpu 3900m"),
         ({"resources": {"requests": {"memory": "9000Mi"}}}, "resources.limits.memory 8Gi"),
         ({"router": {"resources": {"limits": {"cpu": "50m"}}}}, "router.resources.requests.cpu"),
+        (fetched("https://h/b.tar"), "model.fetch.source is an archive, which needs"),
+        (fetched("https://h/b.tar", sha256="0" * 64, revision="v1"), "model.fetch.revision is for"),
+        (fetched("hf://o/n", sha256="0" * 64), "model.fetch.sha256 is for"),
         (FETCHED, "nothing fills /models/adapters/support"),
         ({"picker": POOL, "gateway": {"grpcRoute": GATE}}, "gateway.grpcRoute"),
         (
@@ -109,6 +116,8 @@ def test_what_would_not_work_is_refused_by_name(values: dict[str, Any], told: st
         keda(minReplicas=0, triggers=[{"type": "cron"}]) | {"monitoring": MONITORED},
         named("vllm") | {"scaling": {"hpa": {"enabled": True, "metric": "vllm_waiting"}}},
         {"auth": {"enabled": False, "existingSecret": ""}, "test": {"tokenSecret": ""}},
+        {"adapters": {"manifest": None}},
+        FETCHED | {"adapters": {"manifest": None}},
         {"stateClaim": {"enabled": True}, "strategy": {"type": "RollingUpdate"}},
     ],
 )

@@ -127,6 +127,8 @@ async def test_changes_of_an_adapter(served: Harness) -> None:
     assert (
         await run(served, "adapters", "policy", "*", "--weight", "3", "--json")
     ).stdout == "[]\n"
+    nothing = await run(served, "adapters", "policy", "mine", code=2)
+    assert "name what to set" in nothing.stderr
     await run(served, "adapters", "canary", "mine", "2", code=2)
     result = await run(served, "adapters", "load", "hf://org/name", code=1)
     assert "PERMISSION_DENIED" in result.stderr

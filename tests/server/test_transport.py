@@ -6,9 +6,10 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
-from server.transport import check_port
+from server.transport import add_port, check_port
 
 from ..support.servers import make_settings
 
@@ -46,3 +47,10 @@ def test_a_port_that_is_taken_at_one_address(
         port = other.getsockname()[1]
         with pytest.raises(OSError, match="in use"):
             check_port(make_settings(tmp_path, host="localhost", port=port))
+
+
+async def test_a_port_that_was_taken_meanwhile(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(OSError, match=rf"--port {port}: Address already in use"):
+            add_port(grpc.aio.server(), make_settings(tmp_path, port=port), None)

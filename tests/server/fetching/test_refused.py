@@ -21,6 +21,7 @@ from .bases import BASE, SUM, packed
     ("source", "options", "told"),
     [
         ("https://host/b.tar", {}, "needs its sha256"),
+        ("https://host/b.tar", {"sha256": "1234"}, "'1234' is no sha256"),
         ("s3://bucket/b", {"revision": "v1"}, "for hf:// alone"),
         ("hf://org/name", SUM, "for archives"),
         ("hf://name", {}, "must have the form"),
@@ -105,7 +106,7 @@ def test_a_damaged_note_of_what_was_fetched(tmp_path: Path, marker: bytes) -> No
 @pytest.mark.parametrize(
     ("source", "value", "told"),
     [
-        ("http://host/b.tar", "Bearer secret", "is sent over https:// alone"),
+        ("http://host/b.tar", "Bearer secret", "is refused over http:// but to this machine"),
         ("https://host/b.tar", "Bearer\nsecret", "must be one line"),
     ],
 )
@@ -116,6 +117,17 @@ def test_a_key_that_would_be_seen(
     with pytest.raises(FetchError, match=told) as caught:
         fetch(source, tmp_path / "base", **SUM)
     assert "secret" not in str(caught.value)
+
+
+def test_a_package_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(source: str) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", missing)
+    with pytest.raises(FetchError) as caught:
+        fetch("s3://bucket/b", tmp_path / "base")
+    told = "s3://bucket/b: Install s3fs to access S3: pip install 'loramux[sources]'"
+    assert str(caught.value) == told
 
 
 def test_an_error_of_a_library_shows_no_key(

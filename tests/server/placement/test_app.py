@@ -42,7 +42,7 @@ def client(placer: Placer) -> Iterator[TestClient]:
 
 def test_nothing_is_placed_yet(client: TestClient) -> None:
     assert client.post(DISCOVERY, json=ASKED).status_code == 503
-    assert client.get("/placement").json() == {}
+    assert client.get("/placement").json() == {"replicas": {}, "adapters": {}}
 
 
 def test_a_table(client: TestClient, placer: Placer) -> None:
@@ -61,7 +61,10 @@ def test_a_table(client: TestClient, placer: Placer) -> None:
     assert again.status_code == 304
     http = client.post(DISCOVERY, json={"resource_names": ["loramux.placement.http"]}).text
     assert "10.0.0.2:2" in http
-    assert client.get("/placement").json()["hot"] == [["r0", 0.75], ["r1", 0.25]]
+    placer.fleet.addresses = ADDRESSES
+    shown = client.get("/placement").json()
+    assert shown["adapters"]["hot"] == [["r0", 0.75], ["r1", 0.25]]
+    assert shown["replicas"]["r1"] == {"grpc": "10.0.0.2:1", "http": "10.0.0.2:2"}
     placer.published = Published({}, ADDRESSES)
     assert client.post(DISCOVERY, json=ASKED).json()["version_info"] != answer["version_info"]
 
@@ -126,6 +129,8 @@ def test_the_command() -> None:
             _, logged = process.communicate(timeout=30)
     assert process.returncode == 0
     events = [json.loads(line) for line in logged.splitlines()]
+    shown = [f"127.0.0.1:{replica.port}=50051,8000" for replica in replicas]
+    assert [event["replicas"] for event in events if event["event"] == "placing"] == [shown]
     (change,) = [event for event in events if event["event"] == "placement changed"]
     assert change["adapters"] == change["new"] == 2
     assert change["moves"] == 0
@@ -134,6 +139,6 @@ def test_the_command() -> None:
 def page(port: int) -> dict[str, Any]:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/placement", timeout=10) as answer:
-            return dict(json.load(answer))
+            return dict(json.load(answer)["adapters"])
     except urllib.error.URLError:
         return {}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
+import structlog
 
 from server.placement import fleet
 from server.placement.placer import Placer
@@ -109,6 +110,38 @@ def dripping() -> Iterator[int]:
             thread.join()
 
 
+def test_a_port_of_something_else_is_told_by_its_name() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        placer = Placer(Settings([Target("127.0.0.1", listener.getsockname()[1])]))
+
+        def answer() -> None:
+            with listener.accept()[0] as client:
+                client.recv(1 << 16)
+                client.sendall(b"\0\0\x06\x04\0\0\0\0\0\0\x05\0\0@\0")  # as gRPC's port does
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with structlog.testing.capture_logs() as logged:
+            placer.look()
+        thread.join()
+    (line,) = logged
+    assert line["reason"] == "no HTTP there: is it the metrics port?"
+
+
+def test_a_replica_that_answers_again_is_told_once() -> None:
+    with stand_ins(1) as (one,):
+        placer = placer_of([one])
+        one.work = {"a": -1}
+        with structlog.testing.capture_logs() as logged:
+            for _ in range(2):
+                placer.look()
+            one.work = {"a": 1}
+            for _ in range(2):
+                placer.look()
+    events = [line["event"] for line in logged if "replica " in line["event"]]
+    assert events == ["replica does not answer", "replica answers again"]
+
+
 def test_a_name_that_the_dns_does_not_know() -> None:
     placer = Placer(Settings([Target("nowhere.invalid", 9464)]))
     placer.look()
@@ -138,16 +171,16 @@ def test_moves_follow_loads() -> None:
     ("text", "target"),
     [
         ("pods.ns.svc:9464", Target("pods.ns.svc", 9464, 50051, 8000)),
-        ("10.0.0.1:9464=50061", Target("10.0.0.1", 9464, 50061, 8000)),
         ("[fd00::1]:9464=50061,8001", Target("fd00::1", 9464, 50061, 8001)),
     ],
 )
 def test_targets(text: str, target: Target) -> None:
     assert Target.parse(text) == target
+    assert Target.parse(str(target)) == target
 
 
 @pytest.mark.parametrize(
-    "text", ["", "host", "host:0", "host:99999", "host:1=", "a:b:1", "h:1=2,3,4"]
+    "text", ["", "host", "host:0", "host:99999", "host:1=", "h:1=2", "a:b:1", "h:1=2,3,4"]
 )
 def test_targets_that_are_none(text: str) -> None:
     with pytest.raises(ValueError, match="is no"):

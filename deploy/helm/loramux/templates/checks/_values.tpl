@@ -2,6 +2,7 @@
 {{- define "loramux.check" -}}
 {{- include "loramux.check.front" . }}
 {{- include "loramux.check.secrets" . }}
+{{- include "loramux.check.fetch" . }}
 {{- include "loramux.check.adapters" . }}
 {{- include "loramux.check.fetch" . }}
 {{- include "loramux.check.metrics" . }}
@@ -38,10 +39,18 @@
 {{- if and $number (hasKey $units $unit) }}{{ mulf $number (get $units $unit) }}{{ end }}
 {{- end }}
 
+{{/* What `loramux fetch` refuses. */}}
 {{- define "loramux.check.fetch" -}}
 {{- with .Values.model.fetch }}
-{{- if and (regexMatch "^https?://" .source) (not .sha256) }}
+{{- $archive := regexMatch "^https?://" .source }}
+{{- if and $archive (not .sha256) }}
 {{- fail "model.fetch.source is an archive, which needs model.fetch.sha256" }}
+{{- end }}
+{{- if and .source .sha256 (not $archive) }}
+{{- fail "model.fetch.sha256 is for archives over http:// and https:// alone" }}
+{{- end }}
+{{- if and .source .revision (not (hasPrefix "hf://" .source)) }}
+{{- fail "model.fetch.revision is for hf:// alone" }}
 {{- end }}
 {{- end }}
 {{- end }}
