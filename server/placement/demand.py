@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 _FORGOTTEN = 1e-6
 """Part of all work below which an adapter is as good as never asked for."""
+_NONE = 1e-9
+"""Tokens that are no work: halved on and on, it would become numbers that cannot be divided by."""
 
 
 class Demand:
@@ -64,5 +66,5 @@ class Demand:
         self._first.clear()
 
     def _forget(self) -> None:
-        least = sum(self._work.values()) * _FORGOTTEN
+        least = max(sum(self._work.values()) * _FORGOTTEN, _NONE)
         self._work = {adapter: work for adapter, work in self._work.items() if work > least}
