@@ -30,7 +30,7 @@ class Demand:
         if not self._totals and not self._work:
             for counters in totals.values():
                 for adapter, work in counters.items():
-                    if work:
+                    if work > _NONE:
                         self._first[adapter] = self._first.get(adapter, 0.0) + work
             added: dict[str, float] = defaultdict(float)
         else:
