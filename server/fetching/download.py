@@ -62,7 +62,7 @@ class Download:
         self._check(self._whole or 0)
         self._size, self._began = 0, time.monotonic()
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = CHUNK, /) -> bytes:
         left = size if self._whole is None else min(size, self._whole - self._size)
         part = self._answer.read1(left) if left else b""
         self._size += len(part)
