@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from lora_runtime import redact
 
 from ..tls import is_loopback
+from .download import CHUNK, Download, opened
 from .errors import FetchError
 
 AUTHORIZATION = "LORAMUX_FETCH_AUTHORIZATION"
@@ -22,8 +23,6 @@ AUTHORIZATION = "LORAMUX_FETCH_AUTHORIZATION"
 this machine."""
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _CONFIG = "config.json"
-_TIMEOUT_S = 60
-_CHUNK = 1 << 20
 
 
 def fetch(source: str, directory: Path, sha256: str) -> None:
@@ -37,8 +36,9 @@ def fetch(source: str, directory: Path, sha256: str) -> None:
         raise FetchError(f"{sha256!r} is no sha256, which has 64 hexadecimal digits")
     request = _request(source)
     with tempfile.TemporaryFile(dir=directory) as file:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-            shutil.copyfileobj(answer, file, _CHUNK)
+        with opened(request) as answer:
+            free = shutil.disk_usage(directory).free
+            shutil.copyfileobj(Download(redact(source), answer, free), file, CHUNK)
         # Of what is on the disk: that is unpacked.
         file.seek(0)
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -70,6 +70,9 @@ def _request(source: str) -> urllib.request.Request:
 def _unpack(archive: tarfile.TarFile, directory: Path) -> None:
     """Write the files beside the config, by their bare names: none gets out of the directory."""
     files = [member for member in archive if member.isfile()]
+    for member in files:
+        if member.issparse():  # a few bytes of it become any number
+            raise FetchError(f"{member.name!r} in the archive is a sparse file: pack it whole")
     configs = [PurePosixPath(f.name) for f in files if PurePosixPath(f.name).name == _CONFIG]
     top = min((path.parent for path in configs), key=lambda path: len(path.parts), default=None)
     for member in files:
@@ -77,4 +80,4 @@ def _unpack(archive: tarfile.TarFile, directory: Path) -> None:
         content = archive.extractfile(member)
         if path.parent == top and content is not None:
             with content, (directory / path.name).open("wb") as out:
-                shutil.copyfileobj(content, out, _CHUNK)
+                shutil.copyfileobj(content, out, CHUNK)

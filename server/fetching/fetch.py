@@ -94,6 +94,9 @@ def _bring(source: str, directory: Path, revision: str, sha256: str) -> None:
 
 def _scheme(source: str) -> str:
     """Scheme of a source. Raises FetchError if it is none that can be split."""
+    if any(not character.isprintable() or character.isspace() for character in source):
+        # Not shown: it cannot be told where a secret in it ends.
+        raise FetchError("a source is a URL, without blanks and control characters")
     try:
         parts = urlsplit(source)
     except ValueError:

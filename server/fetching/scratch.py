@@ -38,8 +38,10 @@ def sweep(target: Path) -> None:
     with contextlib.suppress(OSError):
         left = [f for f in target.parent.iterdir() if f.name.startswith(_prefix(target))]
     for folder in left:
-        with contextlib.suppress(OSError):
-            if (lock := _try_lock(folder)) is not None:
+        if folder.is_symlink():
+            continue
+        with contextlib.suppress(OSError):  # without a lock: no fetch made it
+            if (lock := _try_lock(folder, create=0)) is not None:
                 _remove(folder, lock)
 
 
@@ -50,16 +52,15 @@ def _prefix(target: Path) -> str:
 def _claim(target: Path) -> tuple[Path, int]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
-        with contextlib.suppress(FileNotFoundError):  # swept before it was locked
-            if (lock := _try_lock(folder)) is not None:
-                if os.fstat(lock).st_nlink:
-                    return folder, lock
-                os.close(lock)
+        if (lock := _try_lock(folder, os.O_CREAT)) is not None:
+            if os.fstat(lock).st_nlink:
+                return folder, lock
+            os.close(lock)  # swept before it was locked
 
 
-def _try_lock(folder: Path) -> int | None:
-    """Lock a folder; None if it has a writer. Raises OSError."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+def _try_lock(folder: Path, create: int) -> int | None:
+    """Lock a folder, with O_CREAT one that has no lock; None if it has a writer. Raises OSError."""
+    flags = os.O_RDWR | create | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(folder / _LOCK, flags, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -108,6 +108,8 @@ def _channel(options: argparse.Namespace) -> grpc.Channel:
     settings: list[tuple[str, str | int]] = [("grpc.enable_http_proxy", 0)]  # it is in this pod
     if options.server_name:
         settings.append(("grpc.ssl_target_name_override", options.server_name))
+    if bool(options.key) != bool(options.cert):
+        raise ProbeError("--key and --cert go together")
     files = (options.ca, options.key, options.cert)
     if not (options.tls or any(files)):
         return grpc.insecure_channel(options.target, settings)

@@ -25,8 +25,8 @@ log = structlog.get_logger("loramux.placement")
 DISCOVERY = "/v3/discovery:extension_configs"
 _MOST_BYTES = 1 << 20
 """Of a request: Envoy tells of itself and names its resources."""
-_LATE = 5
-"""Intervals without a look after which health is gone."""
+_LATE, _LATE_S = 5, 15
+"""Intervals without a look after which health is gone, and seconds that are in time in any case."""
 
 
 class PlacementApp:
@@ -76,7 +76,7 @@ class PlacementApp:
             given = str(asked.get("version_info", ""))
             if refused := asked.get("error_detail"):
                 log.error("Envoy refuses the placement", reason=str(refused)[:2000])
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return PlainTextResponse("a DiscoveryRequest with resource_names is wanted\n", 400)
         published = self._placer.published
         if published is None:
@@ -115,7 +115,7 @@ class PlacementApp:
 
     async def _health(self, _: Request) -> Response:
         age_s = asyncio.get_running_loop().time() - self._looked
-        late = age_s > _LATE * self._placer.settings.interval_s
+        late = age_s > max(_LATE_S, _LATE * self._placer.settings.interval_s)
         return PlainTextResponse("late\n" if late else "ok\n", 503 if late else 200)
 
     async def _metrics(self, _: Request) -> Response:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 _FORGOTTEN = 1e-6
 """Part of all work below which an adapter is as good as never asked for."""
+_NONE = 1e-9
+"""Tokens that are no work: halved on and on, it would become numbers that cannot be divided by."""
 
 
 class Demand:
@@ -28,7 +30,7 @@ class Demand:
         if not self._totals and not self._work:
             for counters in totals.values():
                 for adapter, work in counters.items():
-                    if work:
+                    if work > _NONE:
                         self._first[adapter] = self._first.get(adapter, 0.0) + work
             added: dict[str, float] = defaultdict(float)
         else:
@@ -64,5 +66,5 @@ class Demand:
         self._first.clear()
 
     def _forget(self) -> None:
-        least = sum(self._work.values()) * _FORGOTTEN
+        least = max(sum(self._work.values()) * _FORGOTTEN, _NONE)
         self._work = {adapter: work for adapter, work in self._work.items() if work > least}

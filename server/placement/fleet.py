@@ -20,8 +20,8 @@ log = structlog.get_logger("loramux.placement")
 PATH = "/metrics/placement"
 _TIMEOUT_S = 3.0
 """For a page as a whole: the look waits for the slowest."""
-_MOST_BYTES = 64 << 20
-_THREADS = 16
+_MOST_BYTES = 8 << 20
+_THREADS = 64
 _MISSES = 3
 """Looks in a row that a replica may not answer before it is gone."""
 

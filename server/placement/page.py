@@ -6,7 +6,8 @@ import math
 import re
 from dataclasses import dataclass
 
-_NAME = r'"((?:[^"\\]|\\.)*)"'
+# Of a line, and bounded: a page of quotes that do not end would take minutes.
+_NAME = r'"((?:[^"\\\n]|\\.){0,1024})"'
 # The whole text format would take ten times as long, and there may be thousands of lines.
 _SLOTS = re.compile(r"^(?:vllm:|loramux_)max_gpu_lora_adapters(?:\{.*\})? (\S+)$", re.MULTILINE)
 _LOADED = re.compile(

@@ -96,6 +96,13 @@ def manager(listener: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def test_a_message_that_does_not_come_is_not_waited_for() -> None:
+    for listener in config(objects())["listeners"][:2]:
+        assert manager(listener)["request_timeout"] == "30s"
+    (envoy,) = only(objects(), "Deployment", "-router")["spec"]["template"]["spec"]["containers"]
+    assert envoy["resources"]["limits"]["memory"] == "768Mi"  # maxHeapBytes is less by far
+
+
 def test_policies_join_envoy_and_servers() -> None:
     found = objects()
     policy = only(found, "NetworkPolicy", "-router")["spec"]

@@ -59,6 +59,12 @@ def test_an_adapter_has_one_server(here: Routed, channel: grpc.Channel) -> None:
     assert generate(channel, adapters=weighted)["server"] == servers[ADAPTERS[0]]
 
 
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "Application/JSON"])
+def test_json_by_other_names(here: Routed, kind: str) -> None:
+    headers = post(here.ports["http"], b'{"model": "a1"}', kind)["headers"]
+    assert headers["x-loramux-adapter"] == "a1"
+
+
 def test_calls_of_the_base_go_anywhere(here: Routed, channel: grpc.Channel) -> None:
     answers = [generate(channel) for _ in range(20)]
     answers += [complete(here, model="base") for _ in range(20)]

@@ -57,6 +57,11 @@ async def test_the_servers_own_variables_say_where(
         assert "UNAVAILABLE" in said
 
 
+@pytest.mark.parametrize("option", ["--key", "--cert"])
+async def test_half_of_a_certificate(ask: Ask, option: str) -> None:
+    assert await ask(option, __file__) == (1, "not ready: --key and --cert go together\n")
+
+
 async def test_mutual_tls_without_a_token(tiny_base: Path, tmp_path: Path, ask: Ask) -> None:
     authority = Authority(tmp_path, "authority")
     server, client = authority.issue("server"), authority.issue("client")

@@ -30,6 +30,8 @@ from .bases import BASE, SUM, packed
         ("https://me:secret@host/b.tar", SUM, "https://host/b.tar: a user and a password belong"),
         ("https://host:a/b?key=secret", SUM, "https://host:a/b: InvalidURL: nonnumeric port: 'a'"),
         ("http://[me:secret@host/b", SUM, "is no URL"),
+        ("https://host/b.tar?key= secret", SUM, "without blanks"),
+        ("https://host/b.tar?key=\x01secret", SUM, "without blanks"),
         ("hf://secret@org/name", {}, "hf://org/name must have the form .* HF_TOKEN"),
         ("hf://-org/name", {}, "hf://-org/name: HFValidationError"),
     ],

@@ -56,6 +56,7 @@ def test_what_a_killed_fetch_left_goes_and_what_another_writes_stays(
         fetch(f"{web.url}/b.tar.gz", target, sha256=sha256)
     (left := tmp_path / ".base.fetch-left" / "base").mkdir(parents=True)
     (left / "model-2.safetensors").write_bytes(b"of another base")
+    (left.parent / "lock").touch()
     with scratch(target) as running:
         assert fetch(f"{web.url}/b.tar.gz", target, sha256=sha256) is not is_there
         assert sorted(tmp_path.iterdir()) == sorted([target, running.parent])
@@ -73,3 +74,17 @@ def test_what_took_its_place_is_on_the_disk(
     files = sorted((path.name, False) for path in target.iterdir())
     assert sorted(synced[: len(files)]) == files
     assert synced[len(files) :] == [("base", False), (tmp_path.name, True)]
+
+
+def test_what_no_fetch_made_stays(web: WebStore, tmp_path: Path) -> None:
+    web.files["/b.tar.gz"], sha256 = packed(BASE)
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    (elsewhere / "lock").touch()
+    (bases := tmp_path / "bases").mkdir()
+    (link := bases / ".base.fetch-link").symlink_to(elsewhere)
+    (own := bases / ".base.fetch-own").mkdir()
+    (own / "precious").touch()
+    assert fetch(f"{web.url}/b.tar.gz", bases / "base", sha256=sha256)
+    assert list(elsewhere.iterdir()) == [elsewhere / "lock"]
+    assert list(own.iterdir()) == [own / "precious"]
+    assert link.is_symlink()

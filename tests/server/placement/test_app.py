@@ -86,6 +86,7 @@ def hosts_of(entry: dict[str, Any]) -> list[str]:
         (b'{"resource_names": [5]}', 404),
         (b'{"resource_names": ["other"]}', 404),
         (b" " * (1 << 21), 400),
+        (b"[" * (1 << 19), 400),
     ],
 )
 def test_what_is_no_request(client: TestClient, placer: Placer, body: bytes, status: int) -> None:

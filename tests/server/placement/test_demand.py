@@ -45,3 +45,4 @@ def test_what_nobody_asks_for_is_forgotten() -> None:
     demand.count({"r": {}}, 0)
     demand.count({"r": {"a": 1.0}}, 1)
     assert demand.count({"r": {"a": 1.0, "b": 1e3}}, 40).keys() == {"b"}
+    assert not demand.count({"r": {"a": 1.0, "b": 1e3}}, 45)

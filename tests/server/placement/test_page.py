@@ -99,3 +99,9 @@ def test_what_is_no_count(line: str, number: str) -> None:
 def test_what_is_no_server_s_page(text: str) -> None:
     with pytest.raises(ValueError, match="no loramux server, or none with a base"):
         parse(text)
+
+
+def test_a_name_that_does_not_end() -> None:
+    line = 'loramux_adapter_work_tokens_total{adapter="'
+    page = "vllm:max_gpu_lora_adapters 4.0\n" + line + "\n" + line * 1000 + '"} 1.0\n'
+    assert parse(page + line + 'a"} 2.0\n').work == {"a": 2.0}

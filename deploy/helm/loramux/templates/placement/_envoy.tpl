@@ -40,7 +40,7 @@
     cluster_name: placement
     endpoints:
       - lb_endpoints:
-          - endpoint: {address: {socket_address: {address: {{ .Values.router.placement.host | default (printf "%s-placement" (include "loramux.fullname" .)) }}, port_value: {{ .Values.router.placement.port }}}}}
+          - endpoint: {address: {socket_address: {address: {{ .Values.router.placement.host | default (printf "%s-placement" (include "loramux.fullname" .)) | quote }}, port_value: {{ .Values.router.placement.port }}}}}
 {{- end }}
 
 {{- define "loramux.placement.enabled" -}}

@@ -82,9 +82,9 @@
     endpoints:
       - lb_endpoints:
           {{- range include "loramux.router.servers" .root | fromJsonArray }}
-          - endpoint: {address: {socket_address: {address: {{ .host }}, port_value: {{ index . $.protocol }}}}}
+          - endpoint: {address: {socket_address: {address: {{ .host | quote }}, port_value: {{ index . $.protocol }}}}}
             {{- if $router.servers }}
-            metadata: {filter_metadata: {envoy.lb: {hash_key: "{{ .host }}:{{ .grpc }}"}}}  # the same over gRPC and HTTP
+            metadata: {filter_metadata: {envoy.lb: {hash_key: {{ printf "%s:%d" .host (int .grpc) | quote }}}}}  # the same over gRPC and HTTP
             {{- end }}
           {{- end }}
 {{- end }}

@@ -16,6 +16,7 @@
   typed_config:
     "@type": type.googleapis.com/envoy.extensions.filters.http.json_to_metadata.v3.JsonToMetadata
     request_rules:
+      allow_content_types_regex: {regex: "(?i)application/json *(;.*)?"}  # in any case, and with parameters
       rules:
         - selectors: [{key: model}]
           on_present: {metadata_namespace: loramux, key: model}

@@ -24,6 +24,9 @@
             {{- end }}
             stream_idle_timeout: 0s  # a call that waits in the queue is silent
             request_headers_timeout: 10s
+            # A message that does not come holds memory. The time ends with the request, or with an answer's first byte:
+            # answers run on, and so do streams both ways that were answered once.
+            request_timeout: 30s
             # Clients come to know other Envoys, and leave one that goes; their running calls finish.
             common_http_protocol_options: {max_connection_duration: {{ $router.maxConnectionAgeSeconds }}s}
             http1_safe_max_connection_duration: true

@@ -51,7 +51,7 @@ transport_socket:
   name: envoy.transport_sockets.tls
   typed_config:
     "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
-    sni: {{ $name }}
+    sni: {{ $name | quote }}
     common_tls_context:
       {{- if .Values.tls.mutual }}
       tls_certificate_sds_secret_configs:
@@ -59,6 +59,6 @@ transport_socket:
       {{- end }}
       combined_validation_context:
         default_validation_context:
-          match_typed_subject_alt_names: [{san_type: DNS, matcher: {exact: {{ $name }}}}]
+          match_typed_subject_alt_names: [{san_type: DNS, matcher: {exact: {{ $name | quote }}}}]
         validation_context_sds_secret_config: {{ include "loramux.envoy.secret" (list "authority" .) }}
 {{- end }}
