@@ -62,6 +62,7 @@ def arguments() -> argparse.Namespace:
     add("--picker-image", default="registry.k8s.io/gateway-api-inference-extension/epp:v1.5.0")
     add("--namespace", default="loramux-cluster-test", help="made, and deleted at the end")
     add("--release", default="tenants", help="its name")
+    add("--front", default="router", choices=("router", "picker"), help="before the servers")
     add("--memory", default="2Gi", help="limit of each server")
     add("--rate", type=float, default=1, help="factor of the calls a second")
     add("--crds", type=Path, help="folder of CRDs that are applied (and stay), for optional kinds")
@@ -81,7 +82,9 @@ def arguments() -> argparse.Namespace:
 
 def staged(cluster: Cluster, args: argparse.Namespace, authority: Authority) -> Stage:
     """The client's pod, Secrets, and the ConfigMap of the program that makes models."""
-    release = Release(args.release, args.namespace)
+    release = Release(args.release, args.namespace, args.front)
+    if args.crds:  # a picker has an InferencePool
+        cluster.run("apply", "--server-side", "-f", str(args.crds))
     release.uninstall()  # of a run before, with another authority
     cluster.run("delete", "pod", "client", "--ignore-not-found")
     code = {"models.py": (HERE / "models.py").read_text()}
@@ -99,7 +102,7 @@ def staged(cluster: Cluster, args: argparse.Namespace, authority: Authority) -> 
     )
     images = values.Images(args.image, args.other_image, args.envoy_image, args.picker_image)
     caller = Caller(cluster, release, Path(args.ghz), authority.certificate, token)
-    made = values.values(images, args.memory, dns_outside(cluster))
+    made = values.values(images, args.memory, dns_outside(cluster), args.front)
     return Stage(cluster, release, images, made, authority, caller, tokens, args.crds, args.rate)
 
 

@@ -25,21 +25,23 @@ def _scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             del sys.modules[name]
 
 
-def values() -> dict[str, Any]:
+def values(front: str = "router") -> dict[str, Any]:
     from scenarios.values import Images
     from scenarios.values import values as made
 
-    return made(Images("a/server:1", "a/server:2", "envoy:3", "picker:4"), "1Gi", "10.0.0.10")
+    images = Images("a/server:1", "a/server:2", "envoy:3", "picker:4")
+    return made(images, "1Gi", "10.0.0.10", front)
 
 
-def test_the_values_are_those_of_the_chart() -> None:
+@pytest.mark.parametrize("front", ["router", "picker"])
+def test_the_values_are_those_of_the_chart(front: str) -> None:
     from scenarios.release import Release
 
-    release = Release("tenants", "default")
-    objects = render(values(), release.name)
+    release = Release("tenants", "default", front)
+    objects = render(values(front), release.name)
     servers = only(objects, "Deployment", "loramux")
     assert servers["metadata"]["name"] == release.full
-    assert only(objects, "Deployment", "router")["metadata"]["name"] == release.router
+    assert only(objects, "Deployment", front)["metadata"]["name"] == release.router
     pod = servers["spec"]["template"]["spec"]
     mounted = {one["name"] for one in pod["initContainers"][0]["volumeMounts"]}
     assert mounted <= {one["name"] for one in pod["volumes"]}

@@ -14,11 +14,12 @@ Values = dict[str, Any]
 
 
 class Release:
-    def __init__(self, name: str, namespace: str) -> None:
-        self.name, self.namespace = name, namespace
+    def __init__(self, name: str, namespace: str, front: str = "router") -> None:
+        """`front`: what stands before the servers, router or picker."""
+        self.name, self.namespace, self.front = name, namespace, front
         self.full = f"{name}-loramux"
         """What the chart calls its objects, whose Service is called just so."""
-        self.router = f"{self.full}-router"
+        self.router = f"{self.full}-{front}"
 
     def run(self, *args: str) -> str:
         command = ["helm", "--namespace", self.namespace, *args]

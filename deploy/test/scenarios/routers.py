@@ -6,7 +6,7 @@ import time
 
 from cluster import container, name, wait
 
-from scenarios.stage import ROUTERS, Stage
+from scenarios.stage import Stage
 
 _KILL = "import resource as r; r.prlimit(1, r.RLIMIT_CPU, (1, 1))"
 
@@ -45,7 +45,7 @@ def rollout(stage: Stage) -> None:
         stage.apply(router={"maxConnections": 9999})
         stage.settle()
         wait(
-            lambda: not old & {name(pod) for pod in stage.pods(ROUTERS)},
+            lambda: not old & {name(pod) for pod in stage.pods(stage.of_routers)},
             180,
             "end of the old Envoys",
         )

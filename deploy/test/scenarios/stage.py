@@ -18,8 +18,6 @@ from scenarios.release import Release, Values, merged
 from scenarios.values import Images
 from scenarios.verdict import Row
 
-ROUTERS = "app.kubernetes.io/name=loramux,app.kubernetes.io/component=router"
-
 
 @dataclass
 class Stage:
@@ -61,7 +59,9 @@ class Stage:
             kinds = ("replicas", "updatedReplicas", "availableReplicas")
             if {status.get(kind, 0) for kind in kinds} != {wanted}:
                 return f"{deployment['metadata']['name']}: {status}"
-            if selector != ROUTERS and len(pods) != wanted:  # an Envoy that goes may take a minute
+            if (
+                selector != self.of_routers and len(pods) != wanted
+            ):  # an Envoy that goes may take a minute
                 return f"pods that end: {[name(pod) for pod in pods]}"
         return ""
 
@@ -81,9 +81,14 @@ class Stage:
         found = json.loads(self.cluster.run("get", "pods", "-l", selector, "-o", "json"))["items"]
         return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
+    @property
+    def of_routers(self) -> str:
+        """The selector of Envoy's pods."""
+        return f"app.kubernetes.io/name=loramux,app.kubernetes.io/component={self.release.front}"
+
     def routers(self) -> list[POD]:
         """Envoy's pods that serve."""
-        found = self.pods(ROUTERS)
+        found = self.pods(self.of_routers)
         return [
             one for one in found if is_ready(one) and "deletionTimestamp" not in one["metadata"]
         ]

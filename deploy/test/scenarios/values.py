@@ -25,7 +25,7 @@ class Images:
     picker: str
 
 
-def values(images: Images, memory: str, dns: str) -> Values:
+def values(images: Images, memory: str, dns: str, front: str) -> Values:
     outside = {"networkPolicy": {"dns": [{"ipBlock": {"cidr": f"{dns}/32"}}]}} if dns else {}
     return outside | {
         "image": image(images.server),
@@ -42,10 +42,11 @@ def values(images: Images, memory: str, dns: str) -> Values:
             "limits": {"memory": memory},
         },
         "router": {
-            "enabled": True,
+            "enabled": front == "router",
             "image": image(images.envoy),
             "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
         },
+        "picker": {"enabled": front == "picker", "image": image(images.picker)},
         "test": {"adapter": ADAPTERS[0], "tokenSecret": TEST_TOKEN},
     }
 
