@@ -20,6 +20,9 @@ from .resolver import Resolver
 _THREADS_EACH = max(2, (os.cpu_count() or 1) // 2)
 """Threads for submission that one caller may have at once, and half of those of one adapter:
 tokenizers compute, and steps need the cores, too."""
+_AT_ONCE = 32
+"""Requests that go in straight from the event loop within one turn of it, each in a quarter of a
+millisecond."""
 M = TypeVar("M")
 
 
@@ -37,6 +40,26 @@ T = TypeVar("T", bound=RequestHandle | Future | _Made)
 D = TypeVar("D", bound=RequestHandle | _Made)
 
 
+class _Turn:
+    """What goes in within one turn of the event loop: what a flood has beyond that goes by threads,
+    so that it holds up nobody else's."""
+
+    def __init__(self, most: int = _AT_ONCE) -> None:
+        self._most = self._left = most
+
+    def has_room(self) -> bool:
+        """Take a place, if there is one."""
+        if self._left == self._most:
+            asyncio.get_running_loop().call_soon(self._renew)
+        if not self._left:
+            return False
+        self._left -= 1
+        return True
+
+    def _renew(self) -> None:
+        self._left = self._most
+
+
 class Submission:
     """Submission of one server: its turns are those of all fronts together."""
 
@@ -45,6 +68,7 @@ class Submission:
     ) -> None:
         self._engine, self._threads, self._resolver = engine, threads, resolver
         self._callers, self._adapters = Turns(_THREADS_EACH), Turns(2 * _THREADS_EACH)
+        self._turn = _Turn()
 
     async def submit(
         self,
@@ -63,7 +87,9 @@ class Submission:
         with submitting(request) as traced:
             await self._resolve(traced, who)
             # To go to a thread and back takes as long as a short prompt does.
-            if handle := engine.submit_at_once(_of(traced, who, time_left)):
+            if self._turn.has_room() and (
+                handle := engine.submit_at_once(_of(traced, who, time_left))
+            ):
                 return _if_it_fits(handle, max_bytes, engine)
             return await self._prepared(
                 traced,

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from lora_runtime import AdapterUnavailableError, Request
+from lora_runtime import AdapterUnavailableError, Request, SamplingParams
 from server.auth.tokens import Caller
 from server.threads import Turns
 
@@ -73,3 +73,21 @@ async def test_a_reading_that_failed_at_once_is_reported_once(
         served.generate(adapter_id="a0", prompt=LONG), grpc.StatusCode.FAILED_PRECONDITION
     )
     assert "gone" in error.details()
+
+
+async def test_a_burst_goes_in_by_threads(served: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, straight, by_thread = served.app.engine, [], []
+    submit, at_once = engine.submit, engine.submit_at_once
+    monkeypatch.setattr(engine, "submit", lambda r: by_thread.append(r) or submit(r))
+    monkeypatch.setattr(engine, "submit_at_once", lambda r: straight.append(r) or at_once(r))
+    submission, who = (
+        served.app._operations.submission,
+        Caller(name="x", token_sha256="0" * 64, adapters=("*",)),
+    )
+    request = Request(prompt="hi", sampling=SamplingParams(max_new_tokens=1))
+    handles = await asyncio.gather(*(submission.submit(request, who) for _ in range(40)))
+    for handle in handles:
+        await handle.aresult()
+    assert (len(straight), len(by_thread)) == (32, 8)
+    await (await submission.submit(request, who)).aresult()
+    assert len(straight) == 33
