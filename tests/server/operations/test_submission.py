@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
+from unittest import mock
 
 import grpc
 import pytest
@@ -76,18 +77,17 @@ async def test_a_reading_that_failed_at_once_is_reported_once(
 
 
 async def test_a_burst_goes_in_by_threads(served: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, straight, by_thread = served.app.engine, [], []
-    submit, at_once = engine.submit, engine.submit_at_once
-    monkeypatch.setattr(engine, "submit", lambda r: by_thread.append(r) or submit(r))
-    monkeypatch.setattr(engine, "submit_at_once", lambda r: straight.append(r) or at_once(r))
-    submission, who = (
-        served.app._operations.submission,
-        Caller(name="x", token_sha256="0" * 64, adapters=("*",)),
-    )
+    engine = served.app.engine
+    straight = mock.Mock(side_effect=engine.submit_at_once)
+    by_thread = mock.Mock(side_effect=engine.submit)
+    monkeypatch.setattr(engine, "submit_at_once", straight)
+    monkeypatch.setattr(engine, "submit", by_thread)
+    submission = served.app._operations.submission
+    who = Caller(name="x", token_sha256="0" * 64, adapters=("*",))
     request = Request(prompt="hi", sampling=SamplingParams(max_new_tokens=1))
     handles = await asyncio.gather(*(submission.submit(request, who) for _ in range(40)))
     for handle in handles:
         await handle.aresult()
-    assert (len(straight), len(by_thread)) == (32, 8)
+    assert (straight.call_count, by_thread.call_count) == (32, 8)
     await (await submission.submit(request, who)).aresult()
-    assert len(straight) == 33
+    assert straight.call_count == 33
