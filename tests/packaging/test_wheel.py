@@ -198,7 +198,7 @@ def test_it_streams_from_the_base_and_an_adapter(
                 "--target",
                 address,
                 "--max-new-tokens",
-                "8",
+                "200",  # a few tokens may all go out as one event
                 "--json",
                 *arguments,
             )
