@@ -156,7 +156,7 @@ def test_what_has_no_time_left_is_not_begun(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("how", "told"),
-    [("wrong", "wrong"), pytest.param("crash", "killed by SIGSEGV", marks=pytest.mark.slow)],
+    [("wrong", "wrong"), ("crash", "killed by SIGSEGV")],
 )
 def test_a_wrong_tile_is_turned_off_for_what_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, told: str

@@ -162,6 +162,7 @@ def test_the_quick_mode_runs_every_experiment_and_fills_every_table(quick: Path)
         assert (quick / "docs" / f"lora-{picture}.png").stat().st_size > 5_000
 
 
+@pytest.mark.slow
 def test_served_answers_agree_with_the_merged_weights(quick: Path) -> None:
     scores = Store(quick / "results").load("compositions")
     assert {"base", "both, weights 0.5", "first and second"} <= scores.keys()
@@ -175,6 +176,7 @@ def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.lora.plots.draw_all", lambda plan, store, docs: None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_plots")
 def test_what_is_there_is_not_run_again(quick: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = quick / "results" / "runs.json"
@@ -184,6 +186,7 @@ def test_what_is_there_is_not_run_again(quick: Path, capsys: pytest.CaptureFixtu
     assert "to do" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_plots")
 def test_a_run_with_other_settings_is_done_again(
     quick: Path, capsys: pytest.CaptureFixture[str]

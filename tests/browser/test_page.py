@@ -82,6 +82,7 @@ async def test_names_of_one_slot_are_all_in_it(
         engine.unload_adapter("twin")
 
 
+@pytest.mark.slow
 async def test_a_thousand_adapters_in_a_table_of_few_rows(server: HttpHarness, show: Show) -> None:
     async with show(server) as shown:
         page = shown.page
@@ -100,6 +101,7 @@ async def test_a_thousand_adapters_in_a_table_of_few_rows(server: HttpHarness, s
         assert "adapters?page_size=50" in "".join(shown.requests)
 
 
+@pytest.mark.slow
 async def test_versions_canaries_policies(
     server: HttpHarness, show: Show, versions: list[Path]
 ) -> None:
@@ -200,6 +202,7 @@ async def test_a_server_that_is_gone_and_back(server: HttpHarness, show: Show) -
         await expect(alert).to_be_hidden()
 
 
+@pytest.mark.slow
 async def test_a_page_that_nobody_sees_asks_for_nothing(server: HttpHarness, show: Show) -> None:
     hidden = (
         "Object.defineProperty(document, 'hidden', { get: () => window.isHidden, set: () => 0 })"

@@ -12,6 +12,7 @@ from playwright.async_api import Page, expect
 
 from ..support.http_front import HttpHarness, http_running
 from ..support.servers import make_settings
+from ..support.slow import slow_but
 from .conftest import Pace, Show
 
 NAMES = [f"a{i}" for i in range(8)]
@@ -36,7 +37,7 @@ async def ask(page: Page) -> None:
     await page.get_by_role("button", name="Ask", exact=True).click()
 
 
-@pytest.mark.parametrize("form", ["chat", "plain text"])
+@pytest.mark.parametrize("form", slow_but(["chat"], ["chat", "plain text"]))
 async def test_four_models_side_by_side(few: HttpHarness, show: Show, form: str) -> None:
     models = ["", *NAMES[:3]]
     async with show(few) as shown:
@@ -70,6 +71,7 @@ async def _answer(server: HttpHarness, form: str, model: str) -> str:
     return str(told.json()["choices"][0]["text"])
 
 
+@pytest.mark.slow
 async def test_one_that_fails_leaves_the_others(few: HttpHarness, show: Show) -> None:
     async with show(few) as shown:
         page = shown.page
@@ -82,6 +84,7 @@ async def test_one_that_fails_leaves_the_others(few: HttpHarness, show: Show) ->
         await expect(columns.nth(0)).to_contain_text("8 tokens")
 
 
+@pytest.mark.slow
 async def test_no_more_than_four_and_none_twice(few: HttpHarness, show: Show) -> None:
     async with show(few) as shown:
         page, chips = shown.page, shown.page.locator("#chosen li")
@@ -97,6 +100,7 @@ async def test_no_more_than_four_and_none_twice(few: HttpHarness, show: Show) ->
         await expect(chips).to_have_text([re.compile(name) for name in [*NAMES[:3], "base model"]])
 
 
+@pytest.mark.slow
 async def test_names_are_suggested(few: HttpHarness, show: Show) -> None:
     async with show(few) as shown:
         page, options = shown.page, shown.page.locator("#names option")

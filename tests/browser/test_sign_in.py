@@ -37,6 +37,7 @@ async def sign_in(page: Page, token: str) -> None:
     await page.get_by_role("button", name="Show the server").click()
 
 
+@pytest.mark.slow
 async def test_a_wrong_token_then_a_right_one(guarded: HttpHarness, show: Show) -> None:
     async with show(guarded, ready=False) as shown:
         page = shown.page
@@ -53,6 +54,7 @@ async def test_a_wrong_token_then_a_right_one(guarded: HttpHarness, show: Show) 
         assert token_of("all") not in "".join(shown.requests)
 
 
+@pytest.mark.slow
 async def test_a_scope_and_signing_out(guarded: HttpHarness, show: Show) -> None:
     async with show(guarded, ready=False) as shown:
         page = shown.page

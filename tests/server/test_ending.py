@@ -179,6 +179,7 @@ def test_clients_that_stay(tmp_path: Path, tiny_base: Path, tiny_adapters: dict[
     assert set(Path("/dev/shm").iterdir()) <= shared
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(
     tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str, Path]
 ) -> None:

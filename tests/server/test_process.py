@@ -161,6 +161,7 @@ def test_sigterm_without_patience(
     assert server.process.wait(timeout=60) == 0
 
 
+@pytest.mark.slow
 def test_sigterm_while_loading(tmp_path: Path, tiny_base: Path) -> None:
     server = Process(tmp_path, "--base", str(tiny_base))
     with server.channel() as channel:

@@ -24,6 +24,7 @@ from server.cli import app
 from ..support.certificates import Authority
 from ..support.recipes import commands, data_files, first_screen, named, rooted, run
 from ..support.servers import Harness, make_settings, running
+from ..support.slow import slow_but
 from ..support.tokens import token_of, write_tokens
 
 ghz = pytest.mark.skipif(shutil.which("ghz") is None, reason="ghz is not on the PATH")
@@ -180,7 +181,12 @@ async def test_k6_with_tls_and_a_token(
         assert k6_ends(output) == (20, 20), output
 
 
-@pytest.mark.parametrize("command", commands("loramux bench"))
+@pytest.mark.parametrize(
+    "command",
+    slow_but(
+        [c for c in commands("loramux bench") if "--rate" not in c], commands("loramux bench")
+    ),
+)
 async def test_loramux_bench(plain: Harness, command: str) -> None:
     words = [*shlex.split(command)[1:], "--json", "--target", plain.target]
     ran = await asyncio.to_thread(CliRunner().invoke, app, words)

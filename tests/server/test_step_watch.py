@@ -54,6 +54,7 @@ async def until(served: Harness, wanted: int) -> None:
                 break
 
 
+@pytest.mark.slow
 async def test_a_step_that_hangs_and_ends_after_all(impatient: Harness) -> None:
     gate = HangingSteps(impatient.app.engine)
     with capture_logs() as lines:
@@ -88,6 +89,7 @@ async def test_every_look() -> None:
         assert (await shown(health))[0] is state
 
 
+@pytest.mark.slow
 async def test_a_step_that_hangs_while_the_server_drains(impatient: Harness) -> None:
     gate = HangingSteps(impatient.app.engine)
     call = asyncio.ensure_future(impatient.generate(prompt="abc", max_new_tokens=1))

@@ -172,7 +172,9 @@ async def test_what_does_not_finish_is_told_so(tiny_base: Path, stream: bool) ->
     assert error["error"]["type"] == "service_unavailable_error"
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize(
+    "tls", [pytest.param(False, id="plain", marks=pytest.mark.slow), pytest.param(True, id="tls")]
+)
 async def test_no_call_that_was_accepted_fails(tiny_base: Path, tmp_path: Path, tls: bool) -> None:
     """Clients that try nothing again, until nobody listens any more."""
     ends: Counter[str] = Counter()
