@@ -110,7 +110,7 @@ def test_the_command_line_takes_what_the_containers_say() -> None:
     [fetcher] = pod_of(objects)["initContainers"]
     assert fetch.items() <= parsed(fetcher["args"]).items()
     [ask] = only(objects, "Pod")["spec"]["containers"]
-    assert parsed(ask["args"])["adapter"] == ["support"]
+    assert list(parsed(ask["args"])["adapter"]) == ["support"]
 
 
 @pytest.mark.parametrize("values", [{}, {"router": {"enabled": True}}], ids=["default", "router"])

@@ -11,8 +11,12 @@ import pytest
 
 from lora_runtime import EngineFailedError
 from lora_runtime.backends.backend import RunnerSpec
-from lora_runtime.backends.tensor_parallel.runner import TensorParallelRunner
 from lora_runtime.scheduling.batch import packed
+
+pytest.importorskip(
+    "transformers.distributed.parallel_utils", reason="tensor parallel needs transformers 5.20"
+)
+from lora_runtime.backends.tensor_parallel.runner import TensorParallelRunner
 
 ONE = np.ones(1, np.int32)
 
