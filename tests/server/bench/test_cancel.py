@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
 
 import grpc
+import pytest
 from loramux.v1 import inference_pb2, inference_pb2_grpc
 from typer.testing import CliRunner
 
@@ -29,6 +31,14 @@ class Interrupting(inference_pb2_grpc.InferenceServicer):
             self.over.wait(60)
         usage = inference_pb2.Usage(completion_tokens=2)
         return inference_pb2.GenerateResponse(choices=[inference_pb2.Choice(usage=usage)])
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """As a terminal has it, whatever began the tests, or ran loops before, has made of it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_it_gives_what_there_is() -> None:
