@@ -17,6 +17,9 @@ _TURNS = 8
 """Turns of an event loop, of some microseconds where there is nothing to do, that a call takes at
 most from its arrival to here: calls that came together wake the engine thread together."""
 
+_GATHERING_S = 0.003
+"""Seconds for these turns at most, from the engine thread's first look on."""
+
 
 @dataclass
 class Arrivals:
@@ -156,10 +159,19 @@ class Inbox:
         to end."""
         with self._changed:
             self._changed.wait_for(lambda: self._mail or self._stopping, timeout_s)
+            if timeout_s is None:
+                self._gather()
             if self._stopping:
                 return None
             mail, self._mail = self._mail, Arrivals()
             return mail
+
+    def _gather(self) -> None:
+        """Wait, with nothing to compute, for the loop that is about to wake this thread: mail that
+        came during the last step would else be a step of its own, and the rest of the calls that
+        came with it the next one."""
+        self._changed.wait_for(lambda: self._waking is None or self._stopping, _GATHERING_S)
+        self._waking = None
 
     def take_last_requests(self) -> list[LiveRequest]:
         """Close, and give what had not been taken."""

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import grpc
 import structlog
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ..tracing.tracing import Tracing
 
 log = structlog.get_logger("loramux.server")
+M = TypeVar("M")
+_Way = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Awaitable[Any]]]
 UNKNOWN_METHOD = "other"
 """Method of calls of what is not served; their names are the callers' and without end."""
 
@@ -34,6 +36,22 @@ class CallObserver(Protocol):
         """
 
 
+class PerHandler(Generic[M]):
+    """What is made of handlers, by method: gRPC gives the same one for each call of a method, unless
+    another interceptor makes its own."""
+
+    def __init__(self, make: Callable[[Any], M]) -> None:
+        self._make = make
+        self._made: dict[str, tuple[Any, M]] = {}
+
+    def of(self, method: str, handler: Any) -> M:
+        """Give what is made of a handler; it is made anew if the method had another one before."""
+        kept = self._made.get(method)
+        if kept is None or kept[0] is not handler:
+            kept = self._made[method] = handler, self._make(handler)
+        return kept[1]
+
+
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Interceptor that tells observers of each call; to be the outermost one.
 
@@ -46,6 +64,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Calls since the start."""
         self.open = 0
         """Calls that have arrived and not ended, those without a handler yet among them."""
+        self._ways: PerHandler[_Way] = PerHandler(_way_of)
         self._may_pass = asyncio.Event()
         self._may_pass.set()
 
@@ -83,8 +102,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _watched(self, handler: Any, call: _Call) -> Any:
         """Make a handler in the shape of `handler`, which must be asynchronous."""
-        make, behavior = shape(handler)
-        run = _to_end if inspect.iscoroutinefunction(behavior) else _write_all
+        make, behavior, run = self._ways.of(call.method, handler)
 
         async def watched(request: Any, context: grpc.aio.ServicerContext) -> Any:
             self._begin(call, context)
@@ -162,6 +180,12 @@ def shape(handler: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
     if handler.response_streaming:
         return grpc.unary_stream_rpc_method_handler, handler.unary_stream
     return grpc.unary_unary_rpc_method_handler, handler.unary_unary
+
+
+def _way_of(handler: Any) -> _Way:
+    """Give a handler's shape, and how what it does is run."""
+    make, behavior = shape(handler)
+    return make, behavior, _to_end if inspect.iscoroutinefunction(behavior) else _write_all
 
 
 async def _to_end(

@@ -24,7 +24,7 @@ from lora_runtime import InvalidRequestError, RequestLimits
 
 from .. import errors
 from ..request_ids import request_id_of
-from .calls import shape
+from .calls import PerHandler, shape
 
 _FIELDS = 256
 """Most fields of a message that are no entries of a list."""
@@ -70,6 +70,7 @@ class LimitInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, limits: Callable[[], RequestLimits]) -> None:
         self._limits = limits
+        self._limited = PerHandler(self._limit)
 
     async def intercept_service(
         self,
@@ -77,20 +78,19 @@ class LimitInterceptor(grpc.aio.ServerInterceptor):
         details: grpc.HandlerCallDetails,
     ) -> Any:
         handler = await continuation(details)
-        if (
-            handler is None
-            or handler.request_streaming
-            or (parse := handler.request_deserializer) is None
-        ):
+        return None if handler is None else self._limited.of(details.method, handler)
+
+    def _limit(self, handler: Any) -> Any:
+        """Make a handler that is told of what is over a limit; one of another kind stays as it is."""
+        if handler.request_streaming or (parse := handler.request_deserializer) is None:
             return handler
         kind = getattr(parse, "__self__", None)  # it is the message's FromString
         if not isinstance(descriptor := getattr(kind, "DESCRIPTOR", None), Descriptor):
             return handler
-        limits = self._limits()
 
         def read(data: bytes) -> Message | Refused:
             try:
-                return over_limit(data, descriptor, limits) or parse(data)
+                return over_limit(data, descriptor, self._limits()) or parse(data)
             except DecodeError:
                 return Refused("message", f"is no {descriptor.full_name}")
 
@@ -225,16 +225,10 @@ def _guarded(behavior: Callable[..., Any]) -> Callable[..., Any]:
         await refuse(refused, context)
         yield
 
-    refusing = refuse if inspect.iscoroutinefunction(behavior) else refuse_stream
+    async def guarded(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        return await (refuse if isinstance(request, Refused) else behavior)(request, context)
 
-    def guarded(request: Any, context: grpc.aio.ServicerContext) -> Any:
-        run = refusing if isinstance(request, Refused) else behavior
-        return run(request, context)
+    def guarded_stream(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        return (refuse_stream if isinstance(request, Refused) else behavior)(request, context)
 
-    if inspect.iscoroutinefunction(behavior):
-
-        async def guarded_unary(request: Any, context: grpc.aio.ServicerContext) -> Any:
-            return await guarded(request, context)
-
-        return guarded_unary
-    return guarded
+    return guarded if inspect.iscoroutinefunction(behavior) else guarded_stream

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,10 +25,12 @@ from lora_runtime import (
     StructuredAnswer,
     UnknownAdapterError,
 )
+from lora_runtime.engine import inbox
 
 from ...support.processes import wait_until
 
 SHORT = SamplingParams(max_new_tokens=3)
+LIVE: Any = SimpleNamespace(sequences=[object()])
 Make = Callable[..., Engine]
 
 
@@ -98,6 +101,36 @@ async def test_what_came_together_runs_together(make_engine: Make) -> None:
     ]
     assert await asyncio.gather(*(h.aresult() for h in handles if h is not None))
     assert engine.stats().steps <= before + 2
+
+
+async def test_what_came_during_a_step_waits_for_the_rest_of_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inbox, "_GATHERING_S", 30)
+    box = inbox.Inbox(8, 8)
+    box.open()
+    box.submit(LIVE, asyncio.get_running_loop())
+    taken = asyncio.get_running_loop().run_in_executor(None, box.take, None)
+    box.submit(LIVE, asyncio.get_running_loop())
+    mail = await asyncio.wait_for(taken, 10)
+    assert mail is not None
+    assert mail.requests == [LIVE, LIVE]
+
+
+def test_a_loop_that_ended_is_not_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "_GATHERING_S", 0.01)
+    box = inbox.Inbox(8, 8)
+    box.open()
+
+    async def submit() -> None:
+        box.submit(LIVE, asyncio.get_running_loop())
+
+    asyncio.run(submit())
+    assert box.take(None)
+    monkeypatch.setattr(inbox, "_GATHERING_S", 30)
+    box.submit(LIVE)
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(box.take, None).result(10)
 
 
 @pytest.mark.parametrize(
