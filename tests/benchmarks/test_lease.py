@@ -154,6 +154,7 @@ def test_what_has_no_time_left_is_not_begun(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "told"),
     [("wrong", "wrong"), ("crash", "killed by SIGSEGV")],

@@ -72,6 +72,7 @@ def test_a_log_that_nobody_reads_does_not_keep_the_process() -> None:
     os.close(write)
 
 
+@pytest.mark.slow
 def test_leaving_waits_once_for_who_reads_the_log() -> None:
     read, write = os.pipe()
     os.write(write, b"x" * fcntl.fcntl(write, fcntl.F_GETPIPE_SZ))  # it is full

@@ -140,6 +140,7 @@ def test_closed_outputs_are_open_on_nothing(closed: str) -> None:
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_servers_log_is_json_from_the_first_line_to_the_last(
     tmp_path: Path, tiny_base: Path, tiny_adapters: dict[str, Path]
 ) -> None:

@@ -225,15 +225,12 @@ def test_sigterm_during_a_start_that_hangs(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "says"),
     [
         (["--base", "no/such/dir"], "is not a directory"),
-        pytest.param(
-            ["--base", "BASE", "--adapter", "x=no/such/dir"],
-            "is not a directory",
-            marks=pytest.mark.slow,
-        ),
+        (["--base", "BASE", "--adapter", "x=no/such/dir"], "is not a directory"),
     ],
     ids=["base", "adapter"],
 )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import pytest_asyncio
 from loramux.v1 import inference_pb2
 
-from ..support.servers import Harness, refused
+from ..support.servers import Harness, make_settings, refused, running
 from .test_cli import run
 
 ASK: dict[str, Any] = {"prompt": "hello", "max_new_tokens": 60}
@@ -27,6 +29,15 @@ TEXTS = {
     "choice": {"one", "two"},
     "lark": {f"<{a}{b}>" for a in "abc" for b in "abc"},
 }
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served(tiny_base: Path) -> AsyncIterator[Harness]:
+    """One for all: it keeps its programs for grammars, which take a second to begin."""
+    async with running(make_settings(tiny_base)) as harness:
+        yield harness
 
 
 @pytest.mark.parametrize("kind", FORMS)

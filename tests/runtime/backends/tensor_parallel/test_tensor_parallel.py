@@ -234,6 +234,7 @@ def test_adapters_take_turns_and_a_follower_that_dies_fails_the_engine(
         ranks.held()
 
 
+@pytest.mark.slow
 def test_engines_that_share_a_split_base(tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
     """Their steps take turns on all ranks alike, and the base outlives them."""
     base = BaseModel.load(tiny_base, device="cpu", dtype="float32", tensor_parallel=2)
