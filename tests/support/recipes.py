@@ -87,7 +87,7 @@ async def run(
 def rooted(command: str) -> str:
     """Give the repository's paths in a command as they are from anywhere."""
     return command.replace("examples/load/", f"{ROOT}/examples/load/").replace(
-        "PROTOS=protos", f"PROTOS={ROOT}/protos"
+        "PROTOS=$PWD/protos", f"PROTOS={ROOT}/protos"
     )
 
 
