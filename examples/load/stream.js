@@ -4,7 +4,8 @@
 //
 // ADAPTERS in turn, the empty name is the base. CALLS in all, or DURATION=30s; RPS=10 sends calls when they are due (an
 // open loop). TOKENS and PROMPT of a call; TOKEN is a bearer token, TLS=1 turns TLS on, CA is the authority's file. The
-// schema comes from the server's reflection, with PROTOS=$PWD/protos from these files (an absolute path: k6 looks beside the script).
+// schema comes from the server's reflection, with PROTOS=$PWD/protos from these files (a whole path: k6 looks for others
+// beside the script).
 import grpc from 'k6/net/grpc';
 import exec from 'k6/execution';
 import { Counter, Trend } from 'k6/metrics';
