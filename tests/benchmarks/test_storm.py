@@ -1,4 +1,4 @@
-"""Half a minute of reloads, evictions and aborts from many threads: benchmarks/adapter_life/storm
+"""A quarter of a minute of reloads, evictions and aborts from many threads: benchmarks/adapter_life/storm
 on the tiny base."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from benchmarks.adapter_life.storm.clients import Cast
 from benchmarks.adapter_life.storm.run import run_storm, show
 from lora_runtime import Engine
 
-SECONDS = 30
+SECONDS = 15
 SLOTS = 8
 HOSTED = 6
 PROMPTS = [[1, 2, 3], [*range(30)], [*range(20), 7, *range(20, 40)], [*range(70)]]

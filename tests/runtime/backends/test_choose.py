@@ -18,6 +18,8 @@ from lora_runtime.backends.torch.backend import TorchBackend
 from lora_runtime.model.files import BaseFiles
 from lora_runtime.model.frozen import FrozenModel
 
+from ...support.versions import need
+
 SAMPLING = SamplingParams(max_new_tokens=4, ignore_eos=True)
 SETTINGS = EngineConfig(device="cpu", dtype="float32", kv_cache_bytes=8 << 20)
 
@@ -99,9 +101,7 @@ def in_memory(tiny_base: Path, name: str, **settings: Any) -> BaseModel:
 @pytest.mark.parametrize("in_directory", [True, False])
 def test_a_model_in_memory_is_not_split(tiny_base: Path, in_directory: bool) -> None:
     """Not even where its name is that of a directory with a base."""
-    pytest.importorskip(
-        "transformers.distributed.parallel_utils", reason="tensor parallel needs transformers 5.20"
-    )
+    need("transformers", 5, 20, "tensor parallel")
     name = str(tiny_base) if in_directory else "in memory"
     with pytest.raises(BaseModelError, match="split while it is read from its files"):
         in_memory(tiny_base, name, tensor_parallel=2)

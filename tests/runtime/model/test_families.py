@@ -15,7 +15,7 @@ from ...support.models import SHAPE, VOCAB, make_tokenizer
 from ...support.reference import relative_error
 from ...support.slow import slow_but
 from ...support.updates import POSITIONS, Row, make_adapter, random_adapter, run, updates_of
-from ...support.versions import version_of
+from ...support.versions import need
 
 EXPERTS = {
     "num_experts": 4,
@@ -45,8 +45,8 @@ TARGETS = {"jetmoe": ["kv_proj"]}
 
 
 def _model(kind: str) -> PreTrainedModel:
-    if kind == "dory" and version_of("transformers") < (5, 24):
-        pytest.skip("dory needs transformers 5.24")
+    if kind == "dory":
+        need("transformers", 5, 24, kind)
     torch.manual_seed(0)
     config = CONFIG_MAPPING[kind](**(SHAPE | {"num_hidden_layers": 2} | FAMILIES[kind]))
     return AutoModelForCausalLM.from_config(

@@ -23,7 +23,7 @@ from lora_runtime import (
 from ...support.broken import LAYER, OTHER_ATTENTION, OTHER_ROWS, break_attention, break_rows
 from ...support.models import SHAPE, make_tokenizer, save_base
 from ...support.slow import slow_but
-from ...support.versions import version_of
+from ...support.versions import need
 
 SMALL = SHAPE | {"num_hidden_layers": 2, "head_dim": 16}
 ENCODERS: dict[str, dict[str, Any]] = {
@@ -106,10 +106,10 @@ def test_a_causal_one_of_them_is_served() -> None:
     served(model_of("bert", is_decoder=True))
 
 
-@pytest.mark.skipif(version_of("transformers") < (5, 24), reason="dory needs transformers 5.24")
 def test_a_cache_that_loops_share_is_refused() -> None:
     """Steps keep what each pass through a layer has seen; where all read the last one's, the first
     decode row differs."""
+    need("transformers", 5, 24, "dory")
     fields: dict[str, Any] = {"num_hidden_layers": 3, "n_input_layers": 1, "n_output_layers": 1}
     served(model_of("dory", **fields))
     with pytest.raises(BaseModelError, match=r"in decode rows, from layer 'model\.layers\.1' on"):
