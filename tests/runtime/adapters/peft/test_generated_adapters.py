@@ -75,4 +75,4 @@ def test_an_adapter_is_equal_or_refused(held: Callable[[str], Held]) -> None:
 
 @pytest.mark.slow
 def test_more_adapters_are_equal_or_refused(held: Callable[[str], Held]) -> None:
-    hold(held, KINDS, 200)
+    hold(held, KINDS, 120)
