@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.common.paths import RESULTS, ROOT
-from benchmarks.common.report import machine, save
+from benchmarks.common.report import machine, save, told
 from benchmarks.common.tables import fill, table
 
 from .loads import LOADS, Load, send
@@ -51,8 +51,9 @@ def main() -> int:
     shown = _table(rounds, list(checkouts))
     print(shown)
     if len(loads) == len(LOADS):
-        save({"machine": machine(), "rounds": args.rounds, "loads": found}, RESULTS / "calls.json")
-        fill(PAGE, {"calls": shown})
+        about = machine()
+        save({"machine": about, "rounds": args.rounds, "loads": found}, RESULTS / "calls.json")
+        fill(PAGE, {"calls": f"{shown}\n{args.rounds} rounds, {told(about)}.\n"})
     return 0
 
 

@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import quantiles
@@ -25,6 +25,11 @@ def machine() -> dict[str, Any]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "model": MODEL.name,
     }
+
+
+def told(about: Mapping[str, Any]) -> str:
+    """Say of a result's `machine` what it was, and when: "2 cores of AMD EPYC, 2026-11-28"."""
+    return f"{about['cores']} cores of {about['cpu']}, {about['date']}"
 
 
 def percentiles(values: Sequence[float]) -> list[float]:

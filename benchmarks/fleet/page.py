@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.common.paths import RESULTS, ROOT
+from benchmarks.common.report import told
 from benchmarks.common.tables import fill, table
 
 from .loads import CLASSES
@@ -29,10 +30,7 @@ _HEAD = (
 
 def write(report: Mapping[str, Any]) -> None:
     """Write the page's tables."""
-    about = report["machine"]
-    foot = (
-        f"\n{report['rounds']} rounds, {about['cores']} cores of {about['cpu']}, {about['date']}.\n"
-    )
+    foot = f"\n{report['rounds']} rounds, {told(report['machine'])}.\n"
     fill(PAGE, {name: cell_table(cell) + foot for name, cell in report["cells"].items()})
 
 

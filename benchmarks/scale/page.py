@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.common.paths import RESULTS, ROOT
+from benchmarks.common.report import told
 from benchmarks.common.tables import fill, table
 
 from .against import differences
@@ -179,5 +180,4 @@ def _ms(seconds: float) -> str:
 
 
 def _machine(report: Mapping[str, Any]) -> str:
-    about = report["machine"]
-    return f"\n{about['cores']} cores of {about['cpu']}, {about['date']}.\n"
+    return f"\n{told(report['machine'])}.\n"
