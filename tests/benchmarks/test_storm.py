@@ -1,5 +1,5 @@
-"""A quarter of a minute of reloads, evictions and aborts from many threads: benchmarks/adapter_life/storm
-on the tiny base."""
+"""A quarter of a minute of reloads, evictions and aborts from many threads:
+benchmarks/adapter_life/storm on the tiny base."""
 
 from __future__ import annotations
 
