@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     own_port = variables("LORAMUX_HEALTH_PORT") or variables("LORAMUX_PORT") or "50051"
     parser.add_argument(
         "--target",
+        type=_target,
         default=variables("LORAMUX_TARGET") or f"127.0.0.1:{own_port}",
         metavar="HOST:PORT",
         help="gRPC's port or the health port (%(default)s; LORAMUX_TARGET, else the server's own LORAMUX_HEALTH_PORT "
@@ -81,6 +82,13 @@ def _add_tls(parser: argparse.ArgumentParser) -> None:
         default = Path(value) if value else None
         tls.add_argument(f"--{name}", type=Path, default=default, metavar="FILE", help=what)
     tls.add_argument("--server-name", default="", help="name in its certificate, if not HOST")
+
+
+def _target(text: str) -> str:
+    port = text.rpartition(":")[2]
+    if port.isdigit() and not 0 < int(port) < 65536:  # gRPC would take it modulo 65536
+        raise argparse.ArgumentTypeError(f"{port} is no port")
+    return text
 
 
 def _seconds(text: str) -> float:

@@ -37,8 +37,10 @@ class Fleet:
         """Their addresses."""
         self.failures = 0
         """Looks at a replica, or in the DNS, that failed."""
+        self._of_targets: dict[Target, dict[str, Address]] = {}
+        """What the DNS has; of a target that it no longer has what it had."""
         self._found: dict[str, Address] = {}
-        """What the DNS has."""
+        """All of that."""
         self._misses: dict[str, int] = {}
         self._threads = ThreadPoolExecutor(_THREADS, "loramux-placement-look")
 
@@ -57,11 +59,13 @@ class Fleet:
             self.addresses = {name: self._found[name] for name in pages}
 
     def _resolve(self) -> None:
-        try:
-            self._found = resolve(self._targets)
-        except OSError as error:
-            self.failures += 1
-            log.warning("replicas not found in the DNS", reason=str(error))
+        for target in self._targets:
+            try:
+                self._of_targets[target] = resolve(target)
+            except OSError as error:
+                self.failures += 1
+                log.warning("replicas not found in the DNS", host=target.host, reason=str(error))
+        self._found = {n: a for found in self._of_targets.values() for n, a in found.items()}
         self._misses = {name: self._misses.get(name, 0) for name in self._found}
 
     def _note(self, name: str, answer: Page | str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,7 +34,12 @@ class Target:
         ports = [int(found[name] or getattr(cls, name, 0)) for name in ("port", "grpc", "http")]
         if wrong := [port for port in ports if port not in _PORTS]:
             raise ValueError(f"{text!r}: {wrong[0]} is no port")
-        return cls(found["host"].strip("[]"), *ports)
+        host = found["host"].strip("[]")
+        try:
+            host.encode("idna")  # as each look in the DNS will
+        except UnicodeError:
+            raise ValueError(f"{text!r}: {host!r} is no host's name") from None
+        return cls(host, *ports)
 
     def __str__(self) -> str:
         return f"{joined(self.host, self.metrics)}={self.grpc},{self.http}"
@@ -64,12 +68,10 @@ def joined(ip: str, port: int) -> str:
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 
-def resolve(targets: Iterable[Target]) -> dict[str, Address]:
-    """Look all targets up: addresses by their name. Raises OSError where one has none."""
-    found = {}
-    for target in targets:
-        answers = socket.getaddrinfo(target.host, target.metrics, type=socket.SOCK_STREAM)
-        for *_, (ip, *_rest) in answers:
-            address = Address(str(ip), target.metrics, target.grpc, target.http)
-            found[address.name] = address
-    return found
+def resolve(target: Target) -> dict[str, Address]:
+    """Look a target up: its addresses by their name. Raises OSError where it has none."""
+    answers = socket.getaddrinfo(target.host, target.metrics, type=socket.SOCK_STREAM)
+    addresses = (
+        Address(str(ip), target.metrics, target.grpc, target.http) for *_, (ip, *_rest) in answers
+    )
+    return {address.name: address for address in addresses}

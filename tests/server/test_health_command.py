@@ -57,6 +57,14 @@ async def test_the_servers_own_variables_say_where(
         assert "UNAVAILABLE" in said
 
 
+@pytest.mark.parametrize("port", ["0", "65536", "121587"])
+def test_a_port_that_is_none_is_not_another(capsys: pytest.CaptureFixture[str], port: str) -> None:
+    """gRPC takes it modulo 65536."""
+    with pytest.raises(SystemExit, match="2"):
+        main(["--target", f"127.0.0.1:{port}"])
+    assert f"{port} is no port" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["--key", "--cert"])
 async def test_half_of_a_certificate(ask: Ask, option: str) -> None:
     assert await ask(option, __file__) == (1, "not ready: --key and --cert go together\n")

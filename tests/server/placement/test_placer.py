@@ -78,6 +78,40 @@ def test_a_page_that_is_not_to_be_used_is_no_answer(monkeypatch: pytest.MonkeyPa
     assert placed(placer) == {"a": [f"127.0.0.1:{one.port}"]}
 
 
+def test_a_name_that_the_dns_does_not_have_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = fleet.resolve
+
+    def resolve(target: Target) -> dict[str, Address]:
+        if target.host == "gone":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return found(target)
+
+    monkeypatch.setattr(fleet, "resolve", resolve)
+    with stand_ins(1) as (one,), structlog.testing.capture_logs() as logs:
+        placer = Placer(Settings([Target("gone", 9464), Target("127.0.0.1", one.port)]))
+        one.work = {"a": 10}
+        placer.look()
+    assert placed(placer) == {"a": [f"127.0.0.1:{one.port}"]}
+    assert [line["host"] for line in logs if "DNS" in line["event"]] == ["gone"]
+
+
+def test_what_the_dns_has_no_longer_is_asked_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(target: Target) -> dict[str, Address]:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    with stand_ins(1) as (one,):
+        placer = placer_of([one])
+        one.work = {"a": 10}
+        placer.look()
+        monkeypatch.setattr(fleet, "resolve", nothing)
+        one.work = {"a": 20, "b": 20}
+        placer.look()
+    assert set(placed(placer)) == {"a", "b"}
+    assert placer.fleet.failures == 1
+
+
 def test_a_page_that_never_ends_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet, "_TIMEOUT_S", 0.3)
     with stand_ins(1) as (one,), dripping() as port:
@@ -180,7 +214,7 @@ def test_targets(text: str, target: Target) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "host", "host:0", "host:99999", "host:1=", "h:1=2", "a:b:1", "h:1=2,3,4"]
+    "text", ["", "host", "host:0", "host:99999", "host:1=", "h:1=2", "a:b:1", "h:1=2,3,4", "a..b:1"]
 )
 def test_targets_that_are_none(text: str) -> None:
     with pytest.raises(ValueError, match="is no"):
