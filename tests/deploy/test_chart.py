@@ -212,6 +212,13 @@ def test_a_base_is_fetched_before_the_server_starts() -> None:
     assert models["emptyDir"] == {"sizeLimit": "50Gi"}
 
 
+@pytest.mark.parametrize("base", ["a #b", "a: b", "a\nport: 1", 'a "b"'])
+def test_a_bases_name_is_no_more_than_that(base: str) -> None:
+    found = settings(render({"model": {"base": base}}))
+    assert found["base"] == f"/models/{base}"
+    assert "port" not in found
+
+
 def test_keda_scales_by_what_waits_in_the_release() -> None:
     values = {
         "scaling": {"keda": {"enabled": True}},

@@ -28,9 +28,9 @@ emptyDir: {sizeLimit: {{ .fetch.sizeLimit }}}
   args:
     - fetch
     - {{ .source | quote }}
-    - /models/{{ $.Values.model.base }}
+    - {{ printf "/models/%s" $.Values.model.base | toJson }}
     {{- with .revision }}
-    - --revision={{ . }}
+    - {{ printf "--revision=%s" . | toJson }}
     {{- end }}
     {{- with .sha256 }}
     - --sha256={{ . }}

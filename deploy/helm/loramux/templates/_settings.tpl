@@ -1,12 +1,12 @@
 {{/* The settings that the chart knows itself. */}}
 {{- define "loramux.ownSettings" -}}
-base: /models/{{ .Values.model.base }}
+base: {{ printf "/models/%s" .Values.model.base | toJson }}
 adapter_manifest: /etc/loramux-adapters/adapters.yaml
 adapter_cache_dir: /cache
 state_file: /state/adapters.json
 health_port: 50052  # Kubernetes' gRPC probes speak no TLS
 {{- if .Values.auth.enabled }}
-auth_file: /etc/loramux-tokens/{{ .Values.auth.key }}
+auth_file: {{ printf "/etc/loramux-tokens/%s" .Values.auth.key | toJson }}
 {{- end }}
 {{- if .Values.tls.enabled }}
 tls_cert: /etc/loramux-tls/tls.crt
