@@ -28,6 +28,12 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if not 0 <= args.zipf <= 100:
+        parser.error("--zipf: a number from 0 to 100")
+    if args.zipf and args.count is None:
+        parser.error("--zipf needs --count")
+    if args.count is not None and args.count < 1:
+        parser.error("--count: at least 1")
     names = args.adapter
     if args.count is not None:
         names = drawn(names, args.zipf, args.count, args.seed)

@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -120,6 +121,22 @@ def test_calls_of_a_file_name_the_first_adapter_most(calls: Path) -> None:
     assert counts.total() == 1000
     for one in (*read["mix"], *read["zipf"]):
         json_format.ParseDict(one, GenerateRequest())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--zipf nan --count 3", "--zipf: a number"),
+        ("--zipf=-1 --count 3", "--zipf: a number"),
+        ("--zipf 1", "--zipf needs --count"),
+        ("--count 0", "--count: at least 1"),
+    ],
+)
+def test_a_file_of_calls_that_cannot_be_drawn(options: str, told: str) -> None:
+    command = rooted(f"{sys.executable} examples/load/calls.py -a pirate {options}")
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert told in done.stderr
 
 
 @ghz
