@@ -192,10 +192,11 @@ class TemplateQueue:
                     if self._closed:
                         worker.interrupt()
             answer = worker.ask(task.work, *task.arguments, limits=limits, max_bytes=task.max_bytes)
-            future.set_result(task.checked(answer))
+            result = task.checked(answer)
             if is_slow and time.monotonic() - began < _QUICK_S:
-                with self._wake:
+                with self._wake:  # before the result: who has it may ask at once for another
                     self._slow.pop(key, None)
+            future.set_result(result)
             return worker
         except BaseException as error:
             if worker is not None:  # what it has done may have left it large
